@@ -1,0 +1,1 @@
+//! The broker of a single node: hands publications to this process' workers.

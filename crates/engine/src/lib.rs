@@ -1,0 +1,10 @@
+//! Fanlight's core without I/O: sessions, hub, policy, and the contracts of brokers.
+
+pub mod auth;
+pub mod broker;
+pub mod hub;
+pub mod limits;
+pub mod policy;
+pub mod publication;
+pub mod session;
+pub mod time;

@@ -1,0 +1,90 @@
+//! `Publication`: one message on its way to subscribers, shared by reference.
+
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use fanlight_proto::{Destination, Position};
+use uuid::Uuid;
+
+/// A publication's id: a `UUIDv7`, chosen by the node that accepted it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PublicationId(pub Uuid);
+
+/// A session's id: a `UUIDv7`.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SessionId(pub Uuid);
+
+/// One message on its way to subscribers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Publication {
+    /// Its id, unique over the cluster.
+    pub id: PublicationId,
+    /// Where it goes; a user destination is resolved to its user or session.
+    pub destination: Destination,
+    /// The body, as the publisher sent it.
+    pub body: Bytes,
+    /// What the body is.
+    pub content_type: ContentType,
+    /// The sender's headers that are passed on, in order; names and values are unescaped.
+    pub headers: Box<[(Box<str>, Box<str>)]>,
+    /// The user that published it; `None` for an anonymous session or a backend.
+    pub publisher: Option<Arc<str>>,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// Its place in the destination's history, where one is kept.
+    pub position: Option<Position>,
+}
+
+/// What a body is. The common types are kept without an allocation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ContentType {
+    /// Not said by the publisher.
+    Unspecified,
+    /// `application/json`
+    Json,
+    /// `text/plain`
+    Text,
+    /// Any other, as it was sent.
+    Other(Box<str>),
+}
+
+impl ContentType {
+    /// The header's value; `None` when unspecified.
+    pub fn as_str(&self) -> Option<&str> {
+        match self {
+            Self::Unspecified => None,
+            Self::Json => Some("application/json"),
+            Self::Text => Some("text/plain"),
+            Self::Other(text) => Some(text),
+        }
+    }
+}
+
+impl From<&str> for ContentType {
+    fn from(text: &str) -> Self {
+        match text {
+            "" => Self::Unspecified,
+            "application/json" => Self::Json,
+            "text/plain" => Self::Text,
+            other => Self::Other(other.into()),
+        }
+    }
+}
+
+macro_rules! uuid_text {
+    ($type:ty) => {
+        impl fmt::Display for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.simple().fmt(f)
+            }
+        }
+        impl fmt::Debug for $type {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.simple().fmt(f)
+            }
+        }
+    };
+}
+uuid_text!(PublicationId);
+uuid_text!(SessionId);
