@@ -1,0 +1,69 @@
+//! What `--dev` adds: a page to try the gateway on, and tokens for it.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use axum::Json;
+use http::{StatusCode, header};
+use serde::Deserialize;
+
+use crate::jwt;
+use crate::node::Node;
+use crate::problem::Problem;
+
+/// The page and `/dev/token`.
+pub fn routes(node: &Arc<Node>) -> Router {
+    Router::new()
+        .route("/", get(asset("text/html; charset=utf-8", include_str!("../web/index.html"))))
+        .route("/app.js", get(asset("text/javascript", include_str!("../web/app.js"))))
+        .route("/style.css", get(asset("text/css", include_str!("../web/style.css"))))
+        .route("/favicon.ico", get(StatusCode::NO_CONTENT))
+        .route("/dev/token", get(token))
+        .with_state(Arc::clone(node))
+}
+
+#[derive(Deserialize)]
+struct TokenQuery {
+    user: String,
+}
+
+/// A token for `user`, signed with the first key that can sign.
+async fn token(
+    State(node): State<Arc<Node>>,
+    Query(TokenQuery { user }): Query<TokenQuery>,
+) -> Response {
+    match jwt::mint_dev(&node.config.auth, &user, node.clock.now()) {
+        Ok(token) => {
+            let body = Json(serde_json::json!({ "token": token }));
+            ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(error) => Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "no_token",
+            format!("no token could be made: {error}"),
+        )
+        .into_response(),
+    }
+}
+
+/// Everything comes from this origin, and no script or style stands in the page itself.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
+
+fn asset(
+    content_type: &'static str,
+    text: &'static str,
+) -> impl AsyncFn() -> Response + Clone + Send + 'static {
+    async move || {
+        let headers = [
+            (header::CONTENT_TYPE, content_type),
+            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::CACHE_CONTROL, "no-cache"),
+        ];
+        (headers, text).into_response()
+    }
+}
