@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod broker;
 pub mod hub;
+pub mod ids;
 pub mod limits;
 pub mod policy;
 pub mod publication;
