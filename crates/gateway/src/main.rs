@@ -1,2 +1,7 @@
-//! x
-fn main() {}
+//! `fanlight`: the gateway and its command line.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    fanlight::cli::run(std::env::args_os())
+}

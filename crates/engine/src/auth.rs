@@ -1,0 +1,1 @@
+//! Identity: claims checked and turned into a principal.

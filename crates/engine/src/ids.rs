@@ -1,0 +1,1 @@
+//! Time-ordered ids from a seed and the time, without a clock.

@@ -1,0 +1,1 @@
+//! Every bound that concerns a session, with its unit and default.
