@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, HttpServer};
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, ServeOptions};
-use crate::drain::{self, Draining, Schedule};
+use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
 use crate::telemetry::{self, Metrics};
@@ -29,8 +29,11 @@ use crate::{admin, dev, health};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
-    let ServeOptions { config, dev, conformance } = options;
+    let ServeOptions { config, warnings, dev, conformance } = options;
     telemetry::init_log(&config.log)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     let metrics = Metrics::install()?;
     let tracker = TaskTracker::new();
     let shutdown = CancellationToken::new();
@@ -38,7 +41,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (public_listener, public) = reserve("listen.public", config.listen.public)?;
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
 
-    let inboxes: Vec<_> = (0..worker_count(&config)).map(|_| inbox(INBOX_MESSAGES)).collect();
+    let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let sinks = inboxes
         .iter()
         .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
@@ -47,7 +50,6 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let authenticator = Arc::new(Authenticator::new(&config.auth)?);
     let clock = Clock::start();
     let shared = Arc::new(worker_shared(&config, &authenticator, &broker, clock)?);
-    let schedule = Schedule::new(&config.drain);
     let mut node = Node::new(config, authenticator, broker, clock);
     node.dev = dev;
     node.conformance = conformance;
@@ -86,9 +88,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     tracker.spawn(keep_up(metrics, Arc::clone(&node), shutdown.clone()));
     announce(&node, public, admin);
 
-    wait_for_end(&drain_asked).await?;
+    let plan = match wait_for_end(&drain_asked).await? {
+        End::Signal => node.config.drain.after_sigterm(),
+        End::Operator => node.config.drain.unhurried(),
+    };
     tracker.spawn(exit_on_second_signal());
-    drain::run(&node, workers, schedule).await;
+    drain::run(&node, workers, plan).await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -99,13 +104,6 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     accept::reserve(address).with_context(|| {
         format!("{option}: can't listen on {address}; free the port or choose another address")
     })
-}
-
-fn worker_count(config: &Config) -> u16 {
-    match config.workers {
-        0 => thread::available_parallelism().map_or(1, |cores| cores.get().min(256) as u16),
-        workers => workers,
-    }
 }
 
 fn start_broker(
@@ -230,15 +228,22 @@ fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
     }
 }
 
-async fn wait_for_end(drain_asked: &Notify) -> anyhow::Result<()> {
+/// Who ended the node.
+enum End {
+    /// SIGTERM or SIGINT: a kill follows.
+    Signal,
+    /// `POST /drain`: nothing hurries.
+    Operator,
+}
+
+async fn wait_for_end(drain_asked: &Notify) -> anyhow::Result<End> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-        () = drain_asked.notified() => {}
-    }
-    Ok(())
+    Ok(tokio::select! {
+        _ = terminate.recv() => End::Signal,
+        _ = interrupt.recv() => End::Signal,
+        () = drain_asked.notified() => End::Operator,
+    })
 }
 
 /// Whoever asks twice does not want to wait for the drain.

@@ -35,7 +35,7 @@ use tokio::time::MissedTickBehavior;
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, DrainPlan, Inbox, WorkerHandle, inbox};
+pub use inbox::{Adopted, Inbox, WorkerHandle, inbox};
 use slot::{Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -197,7 +197,7 @@ impl Worker {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
-                Inbox::Drain(plan) => self.begin_drain(plan),
+                Inbox::Drain { window } => self.begin_drain(window),
             }
         }
         if !deliveries.is_empty() {

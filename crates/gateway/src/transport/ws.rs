@@ -126,9 +126,7 @@ fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, B
     if endpoint == Endpoint::Echo {
         return Ok(Agreed { accept_key, protocol: None, compression, principal: None });
     }
-    let query = request.uri().query().unwrap_or_default();
-    let token = jwt::token_from(headers, query, &node.config.auth)
-        .map_err(|error| unauthorized(&error.to_string()))?;
+    let token = jwt::token_from(headers, request.uri(), &node.config.auth);
     let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
     origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
         Box::new(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string()))

@@ -16,8 +16,11 @@ pub enum Inbox {
     Adopt(Box<Adopted>),
     /// Publications arrived.
     Deliver(Delivery),
-    /// The node drains.
-    Drain(DrainPlan),
+    /// The node drains: connections are to be closed evenly over `window`.
+    Drain {
+        /// How long to take; zero closes all at once.
+        window: Duration,
+    },
 }
 
 /// An upgraded connection on its way to its slot.
@@ -36,13 +39,6 @@ pub struct Adopted {
     pub echo: bool,
     /// Its place in the limits.
     pub admitted: Admitted,
-}
-
-/// How a worker ends its connections: evenly over `window`, then whatever is left at once.
-#[derive(Debug, Clone, Copy)]
-pub struct DrainPlan {
-    /// How long to take; zero closes all at once.
-    pub window: Duration,
 }
 
 /// The sending side of a worker's inbox.

@@ -10,7 +10,7 @@ use rand::seq::SliceRandom;
 use slab::Slab;
 
 use super::slot::{Phase, Role, Slot};
-use super::{DrainPlan, Ticket, Worker};
+use super::{Ticket, Worker};
 
 /// How often a slice is swept; [`SLICES`] of them make a round.
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
@@ -25,7 +25,7 @@ pub(super) struct Sweep {
 
 /// A drain under way.
 struct Drain {
-    plan: DrainPlan,
+    window: Duration,
     started_ms: u64,
     /// Who is still to go, shuffled, so that no group of users goes at once.
     remaining: Vec<Ticket>,
@@ -83,8 +83,8 @@ impl Worker {
         }
     }
 
-    /// Begins to close every connection, evenly over the plan's window.
-    pub(super) fn begin_drain(&mut self, plan: DrainPlan) {
+    /// Begins to close every connection, evenly over `window`.
+    pub(super) fn begin_drain(&mut self, window: Duration) {
         let mut remaining: Vec<Ticket> = self
             .slots
             .iter()
@@ -93,13 +93,13 @@ impl Worker {
         remaining.shuffle(&mut rand::rng());
         let total = remaining.len();
         let started_ms = self.shared.clock.now().mono_ms;
-        self.sweep.drain = Some(Drain { plan, started_ms, remaining, total });
+        self.sweep.drain = Some(Drain { window, started_ms, remaining, total });
         self.pace_drain(self.shared.clock.now());
     }
 
     fn pace_drain(&mut self, now: Now) {
         let Some(drain) = &mut self.sweep.drain else { return };
-        let window_ms = drain.plan.window.as_millis() as u64;
+        let window_ms = drain.window.as_millis() as u64;
         let elapsed_ms = now.mono_ms - drain.started_ms;
         let due = if elapsed_ms >= window_ms {
             drain.total
