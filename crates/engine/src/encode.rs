@@ -49,12 +49,16 @@ struct StompRest {
 /// Up to here a STOMP message is copied for each subscription id; above, its shared part is sent
 /// from where it is.
 const COPY_MAX_BYTES: usize = 2048;
+/// The longest header of a server's frame (RFC 6455 §5.2).
+const WS_HEADER_BYTES: usize = 10;
+/// zlib's own default; a publication is compressed once, however many get it.
+const DEFLATE_LEVEL: u32 = 6;
 
 impl Encoder {
     /// Messages of at least `deflate_min_bytes` are worth compressing.
     pub fn new(deflate_min_bytes: usize) -> Self {
         Self {
-            deflater: Deflater::default(),
+            deflater: Deflater::new(DEFLATE_LEVEL),
             deflate_min_bytes,
             chunks: HashMap::default(),
             stomp: [const { Vec::new() }; 3],
@@ -73,7 +77,7 @@ impl Encoder {
     /// Frames one message of a session's own: an answer, not a publication.
     pub fn frame(&mut self, text: bool, payload: &[u8], framing: Framing) -> Chunk {
         let opcode = if text { Opcode::Text } else { Opcode::Binary };
-        let mut out = Vec::with_capacity(payload.len() + ws::MAX_HEADER_BYTES);
+        let mut out = Vec::with_capacity(payload.len() + WS_HEADER_BYTES);
         if framing == Framing::WebSocketDeflate && payload.len() >= self.deflate_min_bytes {
             let mut deflated = Vec::with_capacity(payload.len() / 2);
             self.deflater.piece(payload, &mut deflated);
@@ -224,7 +228,7 @@ fn native_message(publication: &Publication) -> Bytes {
             body: &publication.body,
             content_type: publication.content_type.as_str(),
             from: publication.publisher.as_deref(),
-            at: publication.at_unix_ms,
+            at_unix_ms: publication.at_unix_ms,
             position: publication.position,
             headers: &publication.headers,
         },

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use axum::Json;
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -17,9 +17,9 @@ use crate::problem::Problem;
 /// The page and `/dev/token`.
 pub fn routes(node: &Arc<Node>) -> Router {
     Router::new()
-        .route("/", get(asset("text/html; charset=utf-8", include_str!("../web/index.html"))))
-        .route("/app.js", get(asset("text/javascript", include_str!("../web/app.js"))))
-        .route("/style.css", get(asset("text/css", include_str!("../web/style.css"))))
+        .route("/", asset("text/html; charset=utf-8", include_str!("../web/index.html")))
+        .route("/app.js", asset("text/javascript", include_str!("../web/app.js")))
+        .route("/style.css", asset("text/css", include_str!("../web/style.css")))
         .route("/favicon.ico", get(StatusCode::NO_CONTENT))
         .route("/dev/token", get(token))
         .with_state(Arc::clone(node))
@@ -53,17 +53,12 @@ async fn token(
 const CONTENT_SECURITY_POLICY: &str =
     "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
 
-fn asset(
-    content_type: &'static str,
-    text: &'static str,
-) -> impl AsyncFn() -> Response + Clone + Send + 'static {
-    async move || {
-        let headers = [
-            (header::CONTENT_TYPE, content_type),
-            (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
-            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
-            (header::CACHE_CONTROL, "no-cache"),
-        ];
-        (headers, text).into_response()
-    }
+fn asset(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Node>> {
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    get(async move || (headers, text))
 }

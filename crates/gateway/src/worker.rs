@@ -18,7 +18,7 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
-use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
+use fanlight_engine::session::{Cx, Done, Effect, Handshake, Protocol, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use fanlight_proto::ws::deflate::Inflater;
@@ -120,7 +120,7 @@ impl Worker {
     ) -> io::Result<Self> {
         Ok(Self {
             id,
-            poll: AsyncFd::with_interest(mio::Poll::new()?, tokio::io::Interest::READABLE)?,
+            poll: watch(mio::Poll::new()?)?,
             inbox,
             slots: Slab::new(),
             next_serial: 0,
@@ -210,30 +210,23 @@ impl Worker {
     fn adopt(&mut self, adopted: Adopted) {
         let Adopted { socket, leftover, handshake, protocol, compression, echo, admitted } = adopted;
         let now = self.shared.clock.now();
-        let entry = self.slots.vacant_entry();
-        let key = SessionKey(entry.key() as u32);
+        let key = SessionKey(self.slots.vacant_key() as u32);
         let mut socket = mio::net::TcpStream::from_std(socket);
         let interest = Interest::READABLE | Interest::WRITABLE;
-        let registered =
-            self.poll.get_ref().registry().register(&mut socket, Token(entry.key()), interest);
+        let token = Token(key.0 as usize);
+        let registered = self.poll.get_ref().registry().register(&mut socket, token, interest);
         if let Err(error) = registered {
             tracing::warn!(%error, "a new connection could not be registered; it is dropped");
             return;
         }
         self.next_serial += 1;
-        let serial = self.next_serial;
-        let role = if echo {
-            Role::Echo
-        } else {
-            let id = self.ids.session(now);
-            Role::Session(Session::new(key, id, protocol, handshake, now))
-        };
-        entry.insert(Slot {
+        let role = if echo { Role::Echo } else { self.new_session(key, protocol, handshake, now) };
+        self.slots.insert(Slot {
             socket,
             decoder: ws::Decoder::new(ws::Role::Server, compression),
             role,
             outbox: None,
-            serial,
+            serial: self.next_serial,
             last_received_ms: now.mono_ms,
             last_sent_ms: now.mono_ms,
             blocked_since_ms: 0,
@@ -248,6 +241,24 @@ impl Worker {
             let mut leftover = leftover.to_vec();
             self.feed(key, &mut leftover, now);
         }
+    }
+
+    fn new_session(
+        &mut self,
+        key: SessionKey,
+        protocol: Option<Protocol>,
+        handshake: Handshake,
+        now: Now,
+    ) -> Role {
+        let id = self.ids.session(now);
+        let mut cx = Cx {
+            now,
+            rules: &self.shared.rules,
+            hub: &mut self.hub,
+            ids: &mut self.ids,
+            effects: &mut self.effects,
+        };
+        Role::Session(Session::new(key, id, protocol, handshake, &mut cx))
     }
 
     /// Runs a step of a session with its context, then carries out what it asked for.
@@ -368,32 +379,51 @@ impl Worker {
     }
 
     fn stage_control(&mut self, key: SessionKey, opcode: Opcode, payload: &[u8]) {
-        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        let mut out = Vec::with_capacity(payload.len() + ws::MAX_HEADER_BYTES);
+        let mut out = Vec::with_capacity(payload.len() + 2);
         ws::frame(&mut out, opcode, payload);
-        self.stage.push(key, slot, Chunk::new([out.into()], 1));
+        self.stage_bytes(key, out);
+    }
+
+    /// Stages one frame.
+    fn stage_bytes(&mut self, key: SessionKey, frame: Vec<u8>) {
+        if let Some(slot) = self.slots.get_mut(key.0 as usize) {
+            self.stage.push(key, slot, Chunk::new([frame.into()], 1));
+        }
     }
 
     /// Begins the end of a connection: the session is over, its close frame goes out behind what
     /// is queued, and the socket is dropped once the peer has closed too or a moment has passed.
     fn close(&mut self, key: SessionKey, reason: CloseReason, now: Now) {
-        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        self.close_with_code(key, reason, reason.websocket_code(), now);
+    }
+
+    fn close_with_code(&mut self, key: SessionKey, reason: CloseReason, code: u16, now: Now) {
+        if self.end_session(key, reason, now) {
+            let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
+            let mut out = Vec::new();
+            ws::close_frame(&mut out, code, text);
+            self.stage_bytes(key, out);
+        }
+    }
+
+    /// Drops a connection at once: there is nobody to say goodbye to.
+    fn cut(&mut self, key: SessionKey, reason: CloseReason, now: Now) {
+        self.end_session(key, reason, now);
+        self.remove(key);
+    }
+
+    /// Ends what the connection carries; whether it was still open.
+    fn end_session(&mut self, key: SessionKey, reason: CloseReason, now: Now) -> bool {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
         if !slot.is_open() {
-            return;
+            return false;
         }
         let deadline_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         slot.paused = false;
         self.stats.closed(reason);
         self.with_session(key, now, Session::on_closed);
-        if slot::is_silent(reason) {
-            self.remove(key);
-            return;
-        }
-        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        let mut out = Vec::new();
-        ws::close_frame(&mut out, reason.websocket_code(), reason.code());
-        self.stage.push(key, slot, Chunk::new([out.into()], 1));
+        true
     }
 
     /// Ends a connection without a word. The socket closes when the slot drops.
@@ -444,10 +474,7 @@ impl Worker {
                 let message = "the connection did not keep up with its messages";
                 self.fault(key, CloseReason::SlowConsumer, message, now);
             }
-            Written::Full | Written::Lost => {
-                self.close(key, CloseReason::ConnectionLost, now);
-                self.remove(key);
-            }
+            Written::Full | Written::Lost => self.cut(key, CloseReason::ConnectionLost, now),
         }
     }
 
@@ -457,6 +484,15 @@ impl Worker {
         // An echo has no session to end.
         self.close(key, reason, now);
     }
+}
+
+/// Lets tokio watch the poll, so that this thread also accepts, and waits for the broker.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that lie about their descriptor; a mio::Poll owns its own"
+)]
+fn watch(poll: mio::Poll) -> io::Result<AsyncFd<mio::Poll>> {
+    AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)
 }
 
 /// Waits until a socket is ready and takes the events of those that are.

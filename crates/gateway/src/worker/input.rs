@@ -9,7 +9,7 @@ use fanlight_proto::CloseReason;
 use fanlight_proto::ws::{Message, Opcode, WsError};
 use mio::event::Event;
 
-use super::slot::{Phase, Role, Written};
+use super::slot::{Phase, Role, Slot, Written};
 use super::{Ticket, Worker};
 
 impl Worker {
@@ -167,14 +167,19 @@ impl Worker {
 
     /// The peer began the closing handshake: it gets its answer (RFC 6455 §5.5.1).
     fn on_peer_close(&mut self, key: SessionKey, code: Option<u16>, now: Now) {
-        self.close_for_peer(key, code, now);
+        let code = code.unwrap_or(CloseReason::ClientClosed.websocket_code());
+        self.close_with_code(key, CloseReason::ClientClosed, code, now);
+        if let Some(Slot { phase: Phase::Closing { peer_closed, .. }, .. }) =
+            self.slots.get_mut(key.0 as usize)
+        {
+            *peer_closed = true;
+        }
         self.flush_stage();
         self.end_if_closed(key);
     }
 
     fn on_peer_gone(&mut self, key: SessionKey, now: Now) {
-        self.close(key, CloseReason::ConnectionLost, now);
-        self.remove(key);
+        self.cut(key, CloseReason::ConnectionLost, now);
     }
 
     fn on_malformed(&mut self, key: SessionKey, error: &WsError, now: Now) {

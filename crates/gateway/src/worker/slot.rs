@@ -5,7 +5,6 @@ use std::io::{self, IoSlice, Write};
 use fanlight_engine::encode::Framing;
 use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits};
 use fanlight_engine::session::Session;
-use fanlight_proto::CloseReason;
 use fanlight_proto::ws::Decoder;
 use mio::net::TcpStream;
 
@@ -188,11 +187,6 @@ fn send(socket: &mut TcpStream, chunks: &[Chunk], scratch: &mut Vec<u8>) -> io::
             result => return result,
         }
     }
-}
-
-/// Why a connection ends without a word: there is nobody to hear it.
-pub(super) fn is_silent(reason: CloseReason) -> bool {
-    matches!(reason, CloseReason::ConnectionLost)
 }
 
 /// Up to here, pieces are copied together for one `send`.

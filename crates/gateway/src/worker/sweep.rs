@@ -69,9 +69,7 @@ impl Worker {
             return;
         }
         if slot.is_stuck(now.mono_ms, self.shared.send_time_ms) {
-            self.stats.closed(CloseReason::SendTimeout);
-            self.close(key, CloseReason::ConnectionLost, now);
-            self.remove(key);
+            self.cut(key, CloseReason::SendTimeout, now);
             return;
         }
         if let Role::Session(_) = slot.role {
