@@ -12,9 +12,6 @@ pub mod server {
     #[expect(clippy::unused_async, reason = "the server that replaces this waits")]
     pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         let ServeOptions { config, .. } = options;
-        anyhow::bail!(
-            "this build has no server; it would listen on {}",
-            config.listen.public
-        )
+        anyhow::bail!("this build has no server; it would listen on {}", config.listen.public)
     }
 }
