@@ -61,11 +61,7 @@ enum Command {
 
 /// An error of several lines, with those after the first set apart.
 fn indented(text: &str) -> String {
-    if text.contains('\n') {
-        format!("\n{text}").replace('\n', "\n  ")
-    } else {
-        text.into()
-    }
+    if text.contains('\n') { format!("\n{text}").replace('\n', "\n  ") } else { text.into() }
 }
 
 /// Prints what a program will read.

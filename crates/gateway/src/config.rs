@@ -33,3 +33,6 @@ pub struct ServeOptions {
     /// Whether the endpoints for public conformance suites are mounted. Only with `dev`.
     pub conformance: bool,
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,4 @@
-//! Tokens: which key may have signed one, and whether it did. What the claims mean is the
-//! engine's to say (`fanlight_engine::auth`).
+//! Tokens: which key may have signed one, and whether it did. What claims mean is the engine's.
 
 mod extract;
 mod keys;
@@ -7,9 +6,11 @@ mod mint;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanlight_engine::auth::{AuthError, Claims, Principal, TokenRules};
+use fanlight_engine::time::Now;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use crate::config::{Algorithm, Auth, Problem};
 use keys::VerifyingKey;
@@ -17,16 +18,14 @@ use keys::VerifyingKey;
 pub use extract::{TokenSource, token_from};
 pub use mint::{MintError, SigningKey, mint};
 
-/// A token's claims, by name.
-pub type Claims = Map<String, Value>;
-
-/// Checks tokens against the configured keys.
+/// Checks tokens against the configured keys and rules.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: Vec<VerifyingKey>,
+    rules: TokenRules,
 }
 
-/// Why a token is refused. The texts are for the client: they tell nothing of the keys.
+/// Why a token's signature is not accepted, for `token inspect` and the log.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// Not three parts of base64url, or not JSON within.
@@ -52,10 +51,27 @@ pub enum TokenError {
     BadSignature,
 }
 
+impl From<TokenError> for AuthError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Malformed | TokenError::CriticalExtension => Self::Malformed,
+            TokenError::UnknownKey { .. } | TokenError::AlgorithmNotAllowed { .. } => {
+                Self::UnknownKey
+            }
+            TokenError::BadSignature => Self::BadSignature,
+        }
+    }
+}
+
 impl Authenticator {
-    /// Reads the configured keys.
-    pub fn from_config(auth: &Auth) -> Result<Self, Vec<Problem>> {
-        keys::read_all(&auth.keys).map(|keys| Self { keys })
+    /// Reads the configured keys; `rules` say what claims must be.
+    pub fn new(auth: &Auth, rules: TokenRules) -> Result<Self, Vec<Problem>> {
+        Ok(Self { keys: keys::read_all(&auth.keys)?, rules })
+    }
+
+    /// Who `token` says its bearer is, once everything about it is known to be good.
+    pub fn authenticate(&self, token: &str, now: Now) -> Result<Principal, AuthError> {
+        self.rules.principal(&self.verify(token)?, now)
     }
 
     /// The claims of `token`, once its signature is known to be good. Their times, issuer and
@@ -86,16 +102,12 @@ impl Authenticator {
             None => !foreign || key.id.is_empty(),
         };
         if !self.keys.iter().any(|key| eligible(&key)) && foreign {
-            return Err(TokenError::UnknownKey {
-                kid: header.kid.clone().unwrap_or_default(),
-            });
+            return Err(TokenError::UnknownKey { kid: header.kid.clone().unwrap_or_default() });
         }
         let algorithm = header.alg.parse::<Algorithm>().ok();
         let fitting = move |key: &&VerifyingKey| eligible(key) && Some(key.algorithm) == algorithm;
         if !self.keys.iter().any(|key| fitting(&key)) {
-            return Err(TokenError::AlgorithmNotAllowed {
-                algorithm: header.alg.clone(),
-            });
+            return Err(TokenError::AlgorithmNotAllowed { algorithm: header.alg.clone() });
         }
         Ok(self.keys.iter().filter(fitting))
     }
@@ -134,12 +146,7 @@ impl<'t> Token<'t> {
         if header.crit.is_some() {
             return Err(TokenError::CriticalExtension);
         }
-        Ok(Self {
-            header,
-            signed,
-            payload,
-            signature,
-        })
+        Ok(Self { header, signed, payload, signature })
     }
 
     fn is_signed_with(&self, key: &VerifyingKey) -> bool {
@@ -153,9 +160,7 @@ impl<'t> Token<'t> {
 }
 
 fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
-    let bytes = URL_SAFE_NO_PAD
-        .decode(part)
-        .map_err(|_| TokenError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
 }
 

@@ -48,11 +48,7 @@ pub(super) fn run(command: &ConfigCommand) -> anyhow::Result<()> {
 }
 
 fn check(file: Option<PathBuf>, as_json: bool) -> anyhow::Result<()> {
-    let layers = Layers {
-        file,
-        ..Layers::default()
-    }
-    .with_process_env();
+    let layers = Layers { file, ..Layers::default() }.with_process_env();
     let config = Config::load(&layers)?.checked()?;
     let warnings = config.warnings();
     if as_json {

@@ -36,53 +36,23 @@ pub(super) struct Serve {
 impl Serve {
     /// What `fanlight` without a command does.
     pub(super) fn dev() -> Self {
-        Self {
-            dev: true,
-            ..Self::default()
-        }
+        Self { dev: true, ..Self::default() }
     }
 
     fn layers(&self) -> Layers {
         let flags = [
-            (
-                "--listen",
-                "listen.public",
-                self.listen.map(|address| address.to_string()),
-            ),
-            (
-                "--admin",
-                "listen.admin",
-                self.admin.map(|address| address.to_string()),
-            ),
+            ("--listen", "listen.public", self.listen.map(|address| address.to_string())),
+            ("--admin", "listen.admin", self.admin.map(|address| address.to_string())),
             ("--redis", "redis.url", self.redis.clone()),
-            (
-                "--redis",
-                "broker.kind",
-                self.redis.as_ref().map(|_| "redis".into()),
-            ),
-            (
-                "--workers",
-                "workers",
-                self.workers.map(|workers| workers.to_string()),
-            ),
+            ("--redis", "broker.kind", self.redis.as_ref().map(|_| "redis".into())),
+            ("--workers", "workers", self.workers.map(|workers| workers.to_string())),
         ];
         let flags = flags
             .into_iter()
-            .filter_map(|(name, key, value)| {
-                Some(Flag {
-                    name,
-                    key,
-                    value: value?,
-                })
-            })
+            .filter_map(|(name, key, value)| Some(Flag { name, key, value: value? }))
             .collect();
-        Layers {
-            dev: self.dev,
-            file: self.config.clone(),
-            flags,
-            ..Layers::default()
-        }
-        .with_process_env()
+        Layers { dev: self.dev, file: self.config.clone(), flags, ..Layers::default() }
+            .with_process_env()
     }
 }
 
@@ -103,10 +73,5 @@ fn options(command: &Serve) -> anyhow::Result<ServeOptions> {
     }
     let config = Config::load(&command.layers())?.checked()?;
     let warnings = config.warnings();
-    Ok(ServeOptions {
-        config,
-        warnings,
-        dev: command.dev,
-        conformance: command.conformance,
-    })
+    Ok(ServeOptions { config, warnings, dev: command.dev, conformance: command.conformance })
 }

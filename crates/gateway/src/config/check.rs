@@ -1,6 +1,6 @@
 //! Checks that concern more than one option: what is missing, and what does not fit together.
 
-use std::collections::HashSet;
+use fanlight_engine::auth::TokenRules;
 
 use super::problem::Problem;
 use super::values::OriginRule;
@@ -32,18 +32,10 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
         );
     }
     if config.origin.allow.contains(&OriginRule::Any) {
-        warn(
-            "origin.allow",
-            "any web page may connect",
-            "list the origins of your own pages",
-        );
+        warn("origin.allow", "any web page may connect", "list the origins of your own pages");
     }
     if !config.auth.require_exp {
-        warn(
-            "auth.require_exp",
-            "tokens without `exp` are good for ever",
-            "leave it true",
-        );
+        warn("auth.require_exp", "tokens without `exp` are good for ever", "leave it true");
     }
     let shared_issuer = config.auth.keys.iter().any(|key| !key.algorithm.is_hmac());
     if shared_issuer && config.auth.issuer.is_empty() && config.auth.audience.is_empty() {
@@ -83,13 +75,10 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
 
 fn identity(config: &Config, problems: &mut Vec<Problem>) {
     let auth = &config.auth;
-    if let Err(key_problems) = Authenticator::from_config(auth) {
+    if let Err(key_problems) = Authenticator::new(auth, TokenRules::default()) {
         problems.extend(key_problems);
     }
-    let anonymous = config
-        .namespaces
-        .iter()
-        .any(|namespace| namespace.anonymous);
+    let anonymous = config.namespaces.iter().any(|namespace| namespace.anonymous);
     if auth.keys.is_empty() && !anonymous {
         problems.push(Problem::new(
             "auth.keys",
@@ -98,16 +87,11 @@ fn identity(config: &Config, problems: &mut Vec<Problem>) {
              namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`",
         ));
     }
-    for (key, claim) in [
-        ("auth.user_claim", &auth.user_claim),
-        ("auth.roles_claim", &auth.roles_claim),
-    ] {
+    for (key, claim) in
+        [("auth.user_claim", &auth.user_claim), ("auth.roles_claim", &auth.roles_claim)]
+    {
         if claim.is_empty() {
-            problems.push(Problem::new(
-                key,
-                "empty",
-                "name a claim, or remove the option",
-            ));
+            problems.push(Problem::new(key, "empty", "name a claim, or remove the option"));
         }
     }
     if !auth.cookie.is_empty() {
@@ -130,24 +114,16 @@ fn identity(config: &Config, problems: &mut Vec<Problem>) {
 }
 
 fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
-    let mut names = HashSet::new();
-    for (index, namespace) in config.namespaces.iter().enumerate() {
-        let key = format!("namespaces[{index}].name");
-        let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
-        if namespace.name.is_empty() || !namespace.name.chars().all(legal) {
-            problems.push(Problem::new(
-                key.clone(),
-                "not a name",
-                "use letters, digits, - and _, as in \"news\"",
-            ));
-        }
-        if !names.insert(&namespace.name) {
-            problems.push(Problem::new(
-                key,
-                "the name of another namespace too",
-                "rename one",
-            ));
-        }
+    if config.namespaces.is_empty() {
+        problems.push(Problem::new(
+            "namespaces",
+            "there are none, so no destination could be used",
+            "add a [[namespaces]] for each part of the destination space, as in \
+             `name = \"topic\"`, `match = \"/topic/**\"`",
+        ));
+    }
+    if let Err(problem) = config.compiled_policy() {
+        problems.push(problem);
     }
 }
 
@@ -164,14 +140,8 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.headers", limits.headers.into()),
         ("limits.header", limits.header.0),
         ("native.heartbeat", config.native.heartbeat.as_ms()),
-        (
-            "drain.shutdown_timeout",
-            config.drain.shutdown_timeout.as_ms(),
-        ),
-        (
-            "redis.response_timeout",
-            config.redis.response_timeout.as_ms(),
-        ),
+        ("drain.shutdown_timeout", config.drain.shutdown_timeout.as_ms()),
+        ("redis.response_timeout", config.redis.response_timeout.as_ms()),
     ] {
         if value == 0 {
             problems.push(Problem::new(key, "zero", "set it above zero, or remove it"));
@@ -188,11 +158,7 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ));
     }
     if limits.message.0 > MESSAGE_MAX_BYTES {
-        problems.push(Problem::new(
-            "limits.message",
-            "more than 64MiB",
-            "send less at once",
-        ));
+        problems.push(Problem::new("limits.message", "more than 64MiB", "send less at once"));
     }
     if limits.messages_per_second > 0 && limits.message_burst == 0 {
         problems.push(Problem::new(

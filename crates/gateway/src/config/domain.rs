@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanlight_engine::auth::TokenRules;
+use fanlight_engine::limits::{Heartbeats, Limits, Rate};
+use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Config, Drain, Origin, Redis};
+use super::{Action, Config, Drain, Effect, Namespace, Origin, Redis, Rule};
 
 impl Config {
     /// How many worker threads to run.
@@ -17,6 +20,122 @@ impl Config {
         match self.workers {
             0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
             workers => workers.into(),
+        }
+    }
+
+    /// Namespaces and rules, compiled.
+    pub fn compiled_policy(&self) -> Result<Policy, Problem> {
+        let namespaces: Vec<_> = self.namespaces.iter().map(Namespace::to_domain).collect();
+        let rules: Vec<_> = self.policy.rules.iter().map(Rule::to_domain).collect();
+        Policy::new(&namespaces, &rules).map_err(|error| self.policy_problem(&error))
+    }
+
+    /// What tokens must say; `policy` says which of their claims to keep.
+    pub fn token_rules(&self, policy: &Policy) -> TokenRules {
+        let auth = &self.auth;
+        let unless_empty = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        TokenRules {
+            issuer: unless_empty(&auth.issuer),
+            audience: unless_empty(&auth.audience),
+            leeway_s: auth.leeway.0.as_secs(),
+            require_exp: auth.require_exp,
+            user_claim: auth.user_claim.clone(),
+            roles_claim: auth.roles_claim.clone(),
+            kept_claims: policy.claim_names(),
+        }
+    }
+
+    /// What one session may use.
+    pub fn session_limits(&self) -> Limits {
+        let limits = &self.limits;
+        Limits {
+            message_bytes: limits.message.as_bytes(),
+            pre_auth_frame_bytes: limits.pre_auth_frame.as_bytes(),
+            headers: limits.headers as usize,
+            header_bytes: limits.header.as_bytes(),
+            subscriptions: limits.subscriptions as usize,
+            messages: Rate { per_s: limits.messages_per_second, burst: limits.message_burst },
+            commands: Rate { per_s: limits.commands_per_second, burst: limits.command_burst },
+            connect_timeout_ms: limits.connect_time.as_ms(),
+            transactions: limits.transactions as usize,
+            transaction_frames: limits.transaction_frames as usize,
+            transaction_bytes: limits.transaction.as_bytes(),
+            drain_timeout_ms: self.drain.deadline.as_ms(),
+            ..Limits::default()
+        }
+    }
+
+    /// How often heartbeats go.
+    pub fn heartbeats(&self) -> Heartbeats {
+        let ms = |span: super::Span| u32::try_from(span.as_ms()).unwrap_or(u32::MAX);
+        Heartbeats {
+            stomp_send_ms: ms(self.stomp.heartbeat_send),
+            stomp_receive_ms: ms(self.stomp.heartbeat_receive),
+            native_ms: ms(self.native.heartbeat),
+            ..Heartbeats::default()
+        }
+    }
+
+    fn policy_problem(&self, error: &PolicyError) -> Problem {
+        let fault = error.to_string();
+        let named = |name: &String| self.namespaces.iter().rposition(|own| own.name == *name);
+        match error {
+            PolicyError::BadName { name } | PolicyError::DuplicateName { name } => {
+                let key = format!("namespaces[{}].name", named(name).unwrap_or_default());
+                Problem::new(key, fault, "choose a name of its own, as in \"news\"")
+            }
+            PolicyError::BadNamespacePattern { name, .. } => {
+                let key = format!("namespaces[{}].match", named(name).unwrap_or_default());
+                Problem::new(key, fault, "write a pattern, as in \"/topic/news.*\"")
+            }
+            PolicyError::BadRulePattern { rule, .. } => Problem::new(
+                format!("policy.rules[{rule}].destination"),
+                fault,
+                "write a pattern, as in \"/topic/news.*\"",
+            ),
+            PolicyError::UnknownVariable { rule, .. }
+            | PolicyError::AmbiguousVariable { rule, .. } => Problem::new(
+                format!("policy.rules[{rule}].claims"),
+                fault,
+                "compare with a variable as in destination = \"/topic/rooms/{room}\", \
+                 claims = { room = \"{room}\" }",
+            ),
+        }
+    }
+}
+
+impl Namespace {
+    fn to_domain(&self) -> policy::Namespace {
+        policy::Namespace {
+            name: self.name.clone(),
+            pattern: self.pattern.to_string(),
+            patterns: self.patterns,
+            anonymous: self.anonymous,
+        }
+    }
+}
+
+impl Rule {
+    fn to_domain(&self) -> PolicyRule {
+        let action = |action: &Action| match action {
+            Action::Subscribe => policy::Action::Subscribe,
+            Action::Publish => policy::Action::Publish,
+        };
+        PolicyRule {
+            effect: match self.effect {
+                Effect::Allow => RuleEffect::Allow,
+                Effect::Deny => RuleEffect::Deny,
+            },
+            actions: self.actions.iter().map(action).collect(),
+            destination: self.destination.to_string(),
+            who: match self.authenticated {
+                None => Who::Anyone,
+                Some(true) => Who::Authenticated,
+                Some(false) => Who::Anonymous,
+            },
+            users: self.users.clone(),
+            roles: self.roles.clone(),
+            claims: self.claims.clone(),
         }
     }
 }
@@ -49,11 +168,7 @@ impl Redis {
             Some(path) => {
                 let text = std::fs::read_to_string(path).map_err(|error| {
                     let fault = format!("can't read {}: {error}", path.display());
-                    Problem::new(
-                        "redis.url_file",
-                        fault,
-                        "check the path and its permissions",
-                    )
+                    Problem::new("redis.url_file", fault, "check the path and its permissions")
                 })?;
                 Secret::new(text.trim())
             }
@@ -92,11 +207,7 @@ pub struct DrainPlan {
 impl Drain {
     /// The plan for a drain that nothing hurries, as `POST /drain` starts it.
     pub fn unhurried(&self) -> DrainPlan {
-        DrainPlan {
-            grace: self.grace.0,
-            window: self.window.0,
-            deadline: self.deadline.0,
-        }
+        DrainPlan { grace: self.grace.0, window: self.window.0, deadline: self.deadline.0 }
     }
 
     /// The plan when the process must have ended after `left`: the window gives way first, but
@@ -105,11 +216,7 @@ impl Drain {
         let plan = self.unhurried();
         let deadline = plan.deadline.min(left / 6);
         let grace = plan.grace.min(left / 3);
-        DrainPlan {
-            grace,
-            deadline,
-            window: plan.window.min(left - grace - deadline),
-        }
+        DrainPlan { grace, deadline, window: plan.window.min(left - grace - deadline) }
     }
 
     /// The plan after SIGTERM.
@@ -146,11 +253,18 @@ mod tests {
 
     #[test]
     fn an_allow_list_stands_in_for_the_own_host() {
-        let origin = Origin {
-            allow: vec!["https://*.example.com".parse().unwrap()],
-        };
+        let origin = Origin { allow: vec!["https://*.example.com".parse().unwrap()] };
         assert!(origin.admits("https://app.example.com", Some("rt.example.com")));
         assert!(!origin.admits("https://rt.example.net", Some("rt.example.net")));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_engine() {
+        let config = Config::default();
+        assert_eq!(config.session_limits(), Limits::default());
+        assert_eq!(config.heartbeats(), Heartbeats::default());
+        let policy = config.compiled_policy().unwrap();
+        assert_eq!(config.token_rules(&policy), TokenRules::default());
     }
 
     #[test]
@@ -159,14 +273,8 @@ mod tests {
         for seconds in [1, 6, 30, 60, 120, 255, 1000] {
             let left = Duration::from_secs(seconds);
             let plan = drain.within(left);
-            assert!(
-                plan.grace + plan.window + plan.deadline <= left,
-                "{plan:?} in {left:?}"
-            );
-            assert!(
-                plan.window >= (left / 2).min(drain.window.0),
-                "{plan:?} in {left:?}"
-            );
+            assert!(plan.grace + plan.window + plan.deadline <= left, "{plan:?} in {left:?}");
+            assert!(plan.window >= (left / 2).min(drain.window.0), "{plan:?} in {left:?}");
         }
         assert_eq!(drain.within(Duration::from_secs(255)), drain.unhurried());
     }

@@ -61,11 +61,7 @@ impl Layers {
             builder = builder.add_source(Layer(layer));
         }
         let merged = builder.build().map_err(|error| {
-            Problem::new(
-                "configuration",
-                error.to_string(),
-                "check the names of the options set",
-            )
+            Problem::new("configuration", error.to_string(), "check the names of the options set")
         })?;
         Ok(merged.cache)
     }
@@ -117,7 +113,7 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, ConfigError> {
 fn parse(text: &str, path: &Path) -> Result<Map<String, Value>, ConfigError> {
     let table = DeTable::parse(text).map_err(|error| ConfigError::Syntax {
         path: path.into(),
-        message: error.to_string(),
+        message: error.to_string().trim_end().into(),
     })?;
     let place = |at: usize| {
         let line = text[..at].bytes().filter(|byte| *byte == b'\n').count() + 1;
@@ -129,10 +125,7 @@ fn parse(text: &str, path: &Path) -> Result<Map<String, Value>, ConfigError> {
 fn table_value(table: &DeTable<'_>, place: &dyn Fn(usize) -> String) -> Map<String, Value> {
     let entries = table.iter().map(|(key, value)| {
         let origin = place(key.span().start);
-        (
-            key.get_ref().to_string(),
-            toml_value(value.get_ref(), &origin, place),
-        )
+        (key.get_ref().to_string(), toml_value(value.get_ref(), &origin, place))
     });
     entries.collect()
 }
@@ -208,23 +201,18 @@ fn env_value(
 ) -> Result<Value, ConfigError> {
     let origin = name.to_owned();
     let general = reference::without_indices(path);
-    let is_list = options
-        .iter()
-        .any(|option| option.path == general && option.is_list);
+    let is_list = options.iter().any(|option| option.path == general && option.is_list);
     if !is_list {
         return Ok(Value::new(Some(&origin), text));
     }
     if text.trim_start().starts_with('[') {
         let parsed = DeValue::parse(text).map_err(|error| ConfigError::Syntax {
             path: name.into(),
-            message: error.to_string(),
+            message: error.to_string().trim_end().into(),
         })?;
         return Ok(toml_value(parsed.get_ref(), &origin, &|_| origin.clone()));
     }
-    let items = text
-        .split(',')
-        .map(str::trim)
-        .filter(|item| !item.is_empty());
+    let items = text.split(',').map(str::trim).filter(|item| !item.is_empty());
     let items = items.map(|item| Value::new(Some(&origin), item)).collect();
     Ok(Value::new(Some(&origin), ValueKind::Array(items)))
 }

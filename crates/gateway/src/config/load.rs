@@ -27,10 +27,7 @@ impl Config {
     /// Reads `layers` over the built-in defaults.
     pub fn load(layers: &Layers) -> Result<Loaded, ConfigError> {
         let merged = layers.merged()?;
-        let places = Places {
-            merged: merged.clone(),
-            options: reference::options(),
-        };
+        let places = Places { merged: merged.clone(), options: reference::options() };
         let mut problems = Vec::new();
         let mut unknown = |path: serde_ignored::Path<'_>| {
             problems.push(places.unknown(&dotted(&path)));
@@ -40,10 +37,10 @@ impl Config {
         let tracked = serde_path_to_error::Deserializer::new(ignored, &mut track);
         match <Self as serde::Deserialize>::deserialize(tracked) {
             Ok(config) if problems.is_empty() => Ok(Loaded { config, places }),
-            Ok(_) => Err(ConfigError::Invalid(problems)),
+            Ok(_) => Err(ConfigError::Invalid(sorted(problems))),
             Err(error) => {
                 problems.push(places.wrong(&track.path(), error));
-                Err(ConfigError::Invalid(problems))
+                Err(ConfigError::Invalid(sorted(problems)))
             }
         }
     }
@@ -61,9 +58,7 @@ impl Loaded {
         if problems.is_empty() {
             return Ok(self.config);
         }
-        let placed = problems
-            .into_iter()
-            .map(|problem| self.places.locate(problem));
+        let placed = problems.into_iter().map(|problem| self.places.locate(problem));
         Err(ConfigError::Invalid(placed.collect()))
     }
 }
@@ -81,10 +76,8 @@ impl Places {
     fn unknown(&self, path: &str) -> Problem {
         let mut problem = self.locate(Problem::new(path, "there is no such option", ""));
         problem.value = None;
-        let by_variable = problem
-            .place
-            .as_deref()
-            .is_some_and(|p| p.starts_with(super::ENV_PREFIX));
+        let by_variable =
+            problem.place.as_deref().is_some_and(|p| p.starts_with(super::ENV_PREFIX));
         problem.remedy = match self.suggestion(path) {
             Some(path) if by_variable => format!("did you mean {}?", reference::env_name(&path)),
             Some(path) => format!("did you mean `{path}`?"),
@@ -102,72 +95,57 @@ impl Places {
         for option in &self.options {
             let rest = match section {
                 "" => Some(option.path.as_str()),
-                _ => option
-                    .path
-                    .strip_prefix(section)
-                    .and_then(|rest| rest.strip_prefix('.')),
+                _ => option.path.strip_prefix(section).and_then(|rest| rest.strip_prefix('.')),
             };
             names.extend(rest.and_then(|rest| rest.split(['.', '[']).next()));
         }
         let similar = |candidate: &&str| strsim::normalized_damerau_levenshtein(candidate, name);
-        let best = names
-            .iter()
-            .max_by(|a, b| similar(a).total_cmp(&similar(b)));
+        let best = names.iter().max_by(|a, b| similar(a).total_cmp(&similar(b)));
         if let Some(best) = best.filter(|best| similar(best) >= SIMILAR_ENOUGH) {
             let parent = path.strip_suffix(name).unwrap_or_default();
             return Some(format!("{parent}{best}"));
         }
         let elsewhere = |option: &&OptionDoc| option.path.rsplit('.').next() == Some(name);
-        self.options
-            .iter()
-            .find(elsewhere)
-            .map(|option| option.path.clone())
+        self.options.iter().find(elsewhere).map(|option| option.path.clone())
     }
 
     fn wrong(&self, path: &serde_path_to_error::Path, error: config::ConfigError) -> Problem {
         let path = tracked(path);
-        let option = self
-            .options
-            .iter()
-            .find(|o| o.path == reference::without_indices(&path));
-        let fault = fault_of(error);
-        let missing = fault
-            .strip_prefix("missing field `")
-            .and_then(|rest| rest.strip_suffix('`'));
-        if let Some(field) = missing {
-            let mut problem = self.locate(Problem::new(&path, "", ""));
+        let option = self.options.iter().find(|o| o.path == reference::without_indices(&path));
+        if let Some(field) = missing_field(&error) {
+            let mut problem = self.locate(Problem::new(
+                path,
+                format!("`{field}` is missing"),
+                format!("add `{field}`; `fanlight config defaults` tells what it is"),
+            ));
             problem.value = None;
-            problem.fault = format!("`{field}` is missing");
-            problem.remedy = format!("add `{field}`; `fanlight config defaults` tells what it is");
             return problem;
         }
+        let fault = fault_of(error);
+        if let Some((fault, remedy)) = fault.split_once("; ") {
+            return self.locate(Problem::new(path, fault, remedy));
+        }
         let remedy = option.map_or_else(String::new, |option| match &option.default {
-            Some(default) => format!("it holds {}, as in the default {default}", option.kind),
-            None => format!("it holds {}", option.kind),
+            Some(default) => format!("give it a {}, as in the default {default}", option.kind),
+            None => format!("give it a {}", option.kind),
         });
         self.locate(Problem::new(path, fault, remedy))
     }
 
     fn value(&self, path: &str) -> Option<&Value> {
-        let steps = path
-            .split(['.', '['])
-            .map(|step| step.trim_end_matches(']'));
-        steps
-            .filter(|step| !step.is_empty())
-            .try_fold(&self.merged, |value, step| match &value.kind {
+        let steps = path.split(['.', '[']).map(|step| step.trim_end_matches(']'));
+        steps.filter(|step| !step.is_empty()).try_fold(&self.merged, |value, step| {
+            match &value.kind {
                 ValueKind::Table(table) => table.get(step),
                 ValueKind::Array(items) => items.get(step.parse::<usize>().ok()?),
                 _ => None,
-            })
+            }
+        })
     }
 
     fn shown(&self, path: &str, value: &Value) -> Option<String> {
         let general = reference::without_indices(path);
-        if self
-            .options
-            .iter()
-            .any(|option| option.is_secret && option.path == general)
-        {
+        if self.options.iter().any(|option| option.is_secret && option.path == general) {
             return Some(Secret::HIDDEN.into());
         }
         match &value.kind {
@@ -176,6 +154,12 @@ impl Places {
             scalar => Some(scalar.to_string()),
         }
     }
+}
+
+/// In one order for the same mistakes, whatever order the tables had.
+fn sorted(mut problems: Vec<Problem>) -> Vec<Problem> {
+    problems.sort_by(|a, b| a.key.cmp(&b.key));
+    problems
 }
 
 /// The place of a value, or of the first thing in it that has one.
@@ -187,14 +171,19 @@ fn place_of(value: &Value) -> Option<&str> {
     })
 }
 
+/// The field that a table lacks, without the path that the error has before it.
+fn missing_field(error: &config::ConfigError) -> Option<String> {
+    match error {
+        config::ConfigError::At { error, .. } => missing_field(error),
+        config::ConfigError::NotFound(path) => path.rsplit([']', '.']).next().map(Into::into),
+        _ => None,
+    }
+}
+
 fn fault_of(error: config::ConfigError) -> String {
     match error {
         config::ConfigError::At { error, .. } => fault_of(*error),
-        config::ConfigError::Type {
-            unexpected,
-            expected,
-            ..
-        } => {
+        config::ConfigError::Type { unexpected, expected, .. } => {
             // Its type can't be named outside the crate; the text of a string may be a secret.
             let unexpected = unexpected.to_string();
             let found = match unexpected.split(' ').next() {
@@ -223,20 +212,15 @@ fn dotted(path: &serde_ignored::Path<'_>) -> String {
 
 fn tracked(path: &serde_path_to_error::Path) -> String {
     use serde_path_to_error::Segment;
-    path.iter()
-        .fold(String::new(), |before, segment| match segment {
-            Segment::Seq { index } => format!("{before}[{index}]"),
-            Segment::Map { key } => joined(before, key),
-            Segment::Enum { .. } | Segment::Unknown => before,
-        })
+    path.iter().fold(String::new(), |before, segment| match segment {
+        Segment::Seq { index } => format!("{before}[{index}]"),
+        Segment::Map { key } => joined(before, key),
+        Segment::Enum { .. } | Segment::Unknown => before,
+    })
 }
 
 fn joined(before: String, key: &str) -> String {
-    if before.is_empty() {
-        key.into()
-    } else {
-        before + "." + key
-    }
+    if before.is_empty() { key.into() } else { before + "." + key }
 }
 
 /// Below this a suggestion would be a guess.

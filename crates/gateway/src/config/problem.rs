@@ -52,13 +52,7 @@ impl Problem {
         remedy: impl Into<String>,
     ) -> Self {
         let (key, fault, remedy) = (key.into(), fault.into(), remedy.into());
-        Self {
-            key,
-            value: None,
-            place: None,
-            fault,
-            remedy,
-        }
+        Self { key, value: None, place: None, fault, remedy }
     }
 }
 

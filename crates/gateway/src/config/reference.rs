@@ -22,6 +22,8 @@ pub struct OptionDoc {
     pub default: Option<String>,
     /// What it means.
     pub doc: String,
+    /// Whether it must be given, where the table it stands in is.
+    pub is_required: bool,
     /// Whether its value is never shown.
     pub is_secret: bool,
     /// Whether it holds several values.
@@ -43,13 +45,12 @@ pub fn options() -> Vec<OptionDoc> {
     }
     let rank = |path: &str| {
         let own = defaults.iter().position(|line| line.path == path);
-        own.or_else(|| {
-            let section = section_of(path);
-            defaults.iter().rposition(|line| line.section == section)
-        })
-        .unwrap_or(defaults.len())
+        let section = section_of(path);
+        let last =
+            || defaults.iter().rposition(|line| line.section == section && !section.is_empty());
+        own.or_else(last).unwrap_or(defaults.len())
     };
-    options.sort_by_key(|option| rank(&option.path));
+    options.sort_by_key(|option| (rank(&option.path), table_of(&option.path), !option.is_required));
     options
 }
 
@@ -66,7 +67,9 @@ pub fn defaults() -> String {
     let mut section = String::new();
     for line in default_lines() {
         if line.section != section {
-            close_section(&section, &options, &mut text);
+            if !section.is_empty() {
+                close_section(&section, &options, &mut text);
+            }
             section.clone_from(&line.section);
             let doc = description(&schema, &section);
             let _ = write!(text, "\n{}[{section}]\n", comment(&doc));
@@ -105,10 +108,7 @@ pub fn without_indices(path: &str) -> String {
 /// The variable that sets the option at `path`.
 pub fn env_name(path: &str) -> String {
     let path = path.replace("[]", ".N").replace('[', ".").replace(']', "");
-    format!(
-        "{ENV_PREFIX}{}",
-        path.to_ascii_uppercase().replace('.', "__")
-    )
+    format!("{ENV_PREFIX}{}", path.to_ascii_uppercase().replace('.', "__"))
 }
 
 /// One `key = value` of the defaults.
@@ -125,24 +125,12 @@ fn default_lines() -> Vec<DefaultLine> {
     let mut section = String::new();
     let mut lines = Vec::new();
     for line in text.lines() {
-        if let Some(name) = line
-            .strip_prefix('[')
-            .and_then(|rest| rest.strip_suffix(']'))
-        {
+        if let Some(name) = line.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
             name.clone_into(&mut section);
         } else if let Some((key, value)) = line.split_once(" = ") {
-            let path = if section.is_empty() {
-                key.into()
-            } else {
-                format!("{section}.{key}")
-            };
+            let path = if section.is_empty() { key.into() } else { format!("{section}.{key}") };
             let (key, value) = (key.to_owned(), value.to_owned());
-            lines.push(DefaultLine {
-                section: section.clone(),
-                key,
-                value,
-                path,
-            });
+            lines.push(DefaultLine { section: section.clone(), key, value, path });
         }
     }
     lines
@@ -152,25 +140,34 @@ fn default_lines() -> Vec<DefaultLine> {
 fn close_section(section: &str, options: &[OptionDoc], text: &mut String) {
     let shown = default_lines();
     let hidden = options.iter().filter(|option| {
-        section_of(&option.path) == section && !shown.iter().any(|line| line.path == option.path)
+        let is_shown = shown.iter().any(|line| line.path == option.path);
+        section_of(&option.path) == section && !option.path.contains("[]") && !is_shown
     });
     for option in hidden {
-        let is_table = options
-            .iter()
-            .any(|other| other.path.starts_with(&format!("{}[]", option.path)));
+        let is_table =
+            options.iter().any(|other| other.path.starts_with(&format!("{}[]", option.path)));
         let key = option.path.rsplit('.').next().unwrap_or_default();
         if !is_table {
             let _ = write!(text, "{}# {key} =\n\n", comment(&option.doc));
             continue;
         }
         let _ = write!(text, "{}# [[{}]]\n", comment(&option.doc), option.path);
+        text.push_str("#\n");
         let prefix = format!("{}[].", option.path);
         for item in options.iter().filter(|item| item.path.starts_with(&prefix)) {
             let name = &item.path[prefix.len()..];
-            text.push_str(&comment(&format!("- {name} ({}): {}", item.kind, item.doc)));
+            let needed = if item.is_required { ", required" } else { "" };
+            let line = format!("- {name} ({}{needed}): {}", item.kind, item.doc);
+            text.push_str(&comment(&line));
         }
         text.push('\n');
     }
+}
+
+/// The list of tables that an option belongs to, so that tables stay together; a list itself
+/// counts as the first of its own.
+fn table_of(path: &str) -> String {
+    path.split("[]").next().unwrap_or_default().to_owned()
 }
 
 fn section_of(path: &str) -> &str {
@@ -182,12 +179,10 @@ fn walk(root: &Value, node: &Value, path: &str, options: &mut Vec<OptionDoc>) {
     let Some(properties) = node.get("properties").and_then(Value::as_object) else {
         return;
     };
+    let required = node.get("required").and_then(Value::as_array);
+    let required: Vec<_> = required.into_iter().flatten().filter_map(Value::as_str).collect();
     for (key, property) in properties {
-        let path = if path.is_empty() {
-            key.clone()
-        } else {
-            format!("{path}.{key}")
-        };
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
         let target = resolve(root, property);
         let doc = text_of(property, "description").or_else(|| text_of(target, "description"));
         if target.get("properties").is_some() {
@@ -200,6 +195,7 @@ fn walk(root: &Value, node: &Value, path: &str, options: &mut Vec<OptionDoc>) {
             kind: kind(root, target),
             default: None,
             doc: doc.unwrap_or_default(),
+            is_required: required.contains(&key.as_str()),
             is_secret: target.get("writeOnly").is_some(),
             is_list: items.is_some(),
             path: path.clone(),
@@ -219,9 +215,7 @@ fn kind(root: &Value, node: &Value) -> String {
         return title.into();
     }
     let names = match node.get("type") {
-        Some(Value::Array(names)) => names
-            .iter()
-            .find_map(|n| n.as_str().filter(|n| *n != "null")),
+        Some(Value::Array(names)) => names.iter().find_map(|n| n.as_str().filter(|n| *n != "null")),
         Some(name) => name.as_str(),
         None => None,
     };
@@ -230,9 +224,7 @@ fn kind(root: &Value, node: &Value) -> String {
         Some("integer") => "whole number".into(),
         Some("boolean") => "true or false".into(),
         Some("array") => {
-            let items = node
-                .get("items")
-                .map_or(&Value::Null, |items| resolve(root, items));
+            let items = node.get("items").map_or(&Value::Null, |items| resolve(root, items));
             match kind(root, items).as_str() {
                 "table" => "list of tables".into(),
                 item => format!("list of {item}"),
@@ -245,19 +237,14 @@ fn kind(root: &Value, node: &Value) -> String {
 fn resolve<'s>(root: &'s Value, node: &'s Value) -> &'s Value {
     let reference = node.get("$ref").and_then(Value::as_str);
     let pointer = reference.and_then(|reference| reference.strip_prefix('#'));
-    pointer
-        .and_then(|pointer| root.pointer(pointer))
-        .unwrap_or(node)
+    pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(node)
 }
 
 fn description(root: &Value, section: &str) -> String {
     let mut node = root;
     let mut own = None;
     for key in section.split('.') {
-        let property = node
-            .get("properties")
-            .and_then(|all| all.get(key))
-            .unwrap_or(&Value::Null);
+        let property = node.get("properties").and_then(|all| all.get(key)).unwrap_or(&Value::Null);
         node = resolve(root, property);
         own = text_of(property, "description").or_else(|| text_of(node, "description"));
     }
@@ -265,10 +252,7 @@ fn description(root: &Value, section: &str) -> String {
 }
 
 fn text_of(node: &Value, key: &str) -> Option<String> {
-    let text = node
-        .as_object()
-        .and_then(|node: &Map<_, _>| node.get(key))?
-        .as_str()?;
+    let text = node.as_object().and_then(|node: &Map<_, _>| node.get(key))?.as_str()?;
     Some(text.split_whitespace().collect::<Vec<_>>().join(" "))
 }
 

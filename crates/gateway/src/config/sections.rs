@@ -34,7 +34,7 @@ pub struct Config {
     /// or close, never silence.
     pub limits: Limits,
     /// What destinations are like, by pattern; the first match wins. A destination that none
-    /// matches can be used, with every option at its default.
+    /// matches can't be used.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub namespaces: Vec<Namespace>,
     /// Who may do what. What no rule allows is denied.
@@ -67,8 +67,8 @@ pub struct Listen {
 pub struct Auth {
     /// What a token's `iss` must be. Empty: not checked.
     pub issuer: String,
-    /// A token's `aud` must name one of these. Empty: not checked.
-    pub audience: Vec<String>,
+    /// What a token's `aud` must be, alone or in a list. Empty: not checked.
+    pub audience: String,
     /// By how much the clocks of the token's issuer and this node may differ.
     pub leeway: Span,
     /// Whether a token without `exp` is refused.
@@ -210,6 +210,11 @@ pub struct Limits {
     pub messages_per_second: u32,
     /// Messages that one session may send at once.
     pub message_burst: u32,
+    /// Everything else that one session may ask for per second, in the long run. 0: no limit.
+    pub commands_per_second: u32,
+    /// Everything else that one session may ask for at once: connecting again, a client
+    /// subscribes to all it had.
+    pub command_burst: u32,
     /// Headers of one STOMP frame.
     pub headers: u32,
     /// The longest header line of a STOMP frame.
@@ -225,7 +230,7 @@ pub struct Limits {
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Namespace {
-    /// Its name, in metrics and broker keys: letters, digits, `-`, `_`.
+    /// Its name, in metrics and broker keys: 1-64 of a-z, 0-9, `_` and `-`.
     pub name: String,
     /// The destinations that belong to it: `?`, `*`, `**` and `{variable}` as in Spring.
     #[serde(rename = "match")]
@@ -269,18 +274,20 @@ pub struct Rule {
     /// What it is about. Empty: every action.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub actions: Vec<Action>,
-    /// The destinations it is about. `{user}` stands for the session's own user, literally.
+    /// The destinations it is about. `{user}` stands for the session's own user, literally; a rule
+    /// on `/user/queue/...` or `/user/**` allows only one's own.
     pub destination: Pattern,
-    /// Whether the session must have a user.
-    #[serde(default)]
-    pub authenticated: bool,
+    /// true: only with a user; false: only without. Absent: either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticated: Option<bool>,
     /// The user must be one of these.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub users: Vec<String>,
     /// The user must have one of these roles.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub roles: Vec<String>,
-    /// The token must have each of these claims, with this value or with a list that holds it.
+    /// The token must have each of these claims, with this value or with a list that holds it. A
+    /// value of `{variable}` is what that variable stands for in the destination.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub claims: BTreeMap<String, String>,
 }
@@ -409,7 +416,7 @@ impl Default for Auth {
     fn default() -> Self {
         Self {
             issuer: String::new(),
-            audience: Vec::new(),
+            audience: String::new(),
             leeway: Span::seconds(30),
             require_exp: true,
             user_claim: "sub".into(),
@@ -423,28 +430,19 @@ impl Default for Auth {
 
 impl Default for WebSocket {
     fn default() -> Self {
-        Self {
-            path: "/ws".into(),
-            compression: false,
-            compression_min_bytes: 256,
-        }
+        Self { path: "/ws".into(), compression: false, compression_min_bytes: 256 }
     }
 }
 
 impl Default for Stomp {
     fn default() -> Self {
-        Self {
-            heartbeat_send: Span::seconds(10),
-            heartbeat_receive: Span::seconds(10),
-        }
+        Self { heartbeat_send: Span::seconds(10), heartbeat_receive: Span::seconds(10) }
     }
 }
 
 impl Default for Native {
     fn default() -> Self {
-        Self {
-            heartbeat: Span::seconds(25),
-        }
+        Self { heartbeat: Span::seconds(25) }
     }
 }
 
@@ -463,6 +461,8 @@ impl Default for Limits {
             connections_per_ip: 100,
             messages_per_second: 50,
             message_burst: 100,
+            commands_per_second: 100,
+            command_burst: 400,
             headers: 64,
             header: Size::kib(8),
             transactions: 8,
@@ -474,18 +474,13 @@ impl Default for Limits {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            on_forbidden: OnForbidden::Error,
-            rules: Vec::new(),
-        }
+        Self { on_forbidden: OnForbidden::Error, rules: Vec::new() }
     }
 }
 
 impl Default for Broker {
     fn default() -> Self {
-        Self {
-            kind: BrokerKind::Redis,
-        }
+        Self { kind: BrokerKind::Redis }
     }
 }
 
@@ -514,9 +509,6 @@ impl Default for Drain {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            format: LogFormat::Pretty,
-            level: "info".into(),
-        }
+        Self { format: LogFormat::Pretty, level: "info".into() }
     }
 }

@@ -29,9 +29,7 @@ impl FromStr for Span {
     type Err = BadSpan;
 
     fn from_str(text: &str) -> Result<Self, BadSpan> {
-        humantime::parse_duration(text)
-            .map(Self)
-            .map_err(|_| BadSpan)
+        humantime::parse_duration(text).map(Self).map_err(|_| BadSpan)
     }
 }
 
@@ -66,19 +64,14 @@ impl FromStr for Size {
     type Err = BadSize;
 
     fn from_str(text: &str) -> Result<Self, BadSize> {
-        text.parse::<bytesize::ByteSize>()
-            .map(|size| Self(size.as_u64()))
-            .map_err(|_| BadSize)
+        text.parse::<bytesize::ByteSize>().map(|size| Self(size.as_u64())).map_err(|_| BadSize)
     }
 }
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let units = [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-        match units
-            .into_iter()
-            .find(|(bytes, _)| self.0 != 0 && self.0.is_multiple_of(*bytes))
-        {
+        match units.into_iter().find(|(bytes, _)| self.0 != 0 && self.0.is_multiple_of(*bytes)) {
             Some((bytes, unit)) => write!(f, "{}{unit}", self.0 / bytes),
             None => write!(f, "{}B", self.0),
         }
@@ -185,10 +178,7 @@ impl FromStr for OriginRule {
             let known = domain.split('.').all(is_label);
             let suffix = authority.strip_prefix('*').unwrap_or_default().to_owned();
             return if known {
-                Ok(Self::Subdomains {
-                    scheme: format!("{scheme}://"),
-                    suffix,
-                })
+                Ok(Self::Subdomains { scheme: format!("{scheme}://"), suffix })
             } else {
                 Err(BadOrigin)
             };
@@ -214,9 +204,7 @@ impl fmt::Display for OriginRule {
 
 fn is_label(label: &str) -> bool {
     !label.is_empty()
-        && label
-            .bytes()
-            .all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+        && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
 }
 
 /// Serde and schema by way of `FromStr` and `Display`, so that a value reads the same in a file,
@@ -320,59 +308,27 @@ mod tests {
 
     #[test]
     fn sizes_and_durations_read_as_people_write_them() {
-        for (text, bytes) in [
-            ("64KiB", 65_536),
-            ("1 MiB", 1 << 20),
-            ("512", 512),
-            ("1kB", 1000),
-        ] {
+        for (text, bytes) in [("64KiB", 65_536), ("1 MiB", 1 << 20), ("512", 512), ("1kB", 1000)] {
             assert_eq!(text.parse(), Ok(Size(bytes)), "{text}");
         }
-        for (text, ms) in [
-            ("25s", 25_000),
-            ("1m 30s", 90_000),
-            ("250ms", 250),
-            ("0s", 0),
-        ] {
+        for (text, ms) in [("25s", 25_000), ("1m 30s", 90_000), ("250ms", 250), ("0s", 0)] {
             assert_eq!(text.parse::<Span>().map(Span::as_ms), Ok(ms), "{text}");
         }
-        assert_eq!(
-            "25".parse::<Span>(),
-            Err(BadSpan),
-            "a duration needs its unit"
-        );
+        assert_eq!("25".parse::<Span>(), Err(BadSpan), "a duration needs its unit");
         assert_eq!("many".parse::<Size>(), Err(BadSize));
     }
 
     #[test]
     fn what_is_shown_reads_back_the_same() {
-        for size in [
-            Size(0),
-            Size(1),
-            Size(1000),
-            Size::kib(64),
-            Size(3 << 20),
-            Size(1 << 30),
-        ] {
+        for size in [Size(0), Size(1), Size(1000), Size::kib(64), Size(3 << 20), Size(1 << 30)] {
             assert_eq!(size.to_string().parse(), Ok(size));
         }
-        for span in [
-            Span::seconds(0),
-            Span::seconds(240),
-            Span(Duration::from_millis(1500)),
-        ] {
+        for span in [Span::seconds(0), Span::seconds(240), Span(Duration::from_millis(1500))] {
             assert_eq!(span.to_string().parse(), Ok(span));
         }
-        for text in [
-            "*",
-            "https://a.example.com",
-            "https://*.example.com:8443",
-            "http://[::1]:80",
-        ] {
-            assert_eq!(
-                text.parse::<OriginRule>().map(|rule| rule.to_string()),
-                Ok(text.into())
-            );
+        for text in ["*", "https://a.example.com", "https://*.example.com:8443", "http://[::1]:80"]
+        {
+            assert_eq!(text.parse::<OriginRule>().map(|rule| rule.to_string()), Ok(text.into()));
         }
     }
 
@@ -382,43 +338,22 @@ mod tests {
             ("https://app.example.com", "https://app.example.com", true),
             ("https://app.example.com", "https://APP.example.com", true),
             ("https://app.example.com", "http://app.example.com", false),
-            (
-                "https://app.example.com",
-                "https://app.example.com:444",
-                false,
-            ),
+            ("https://app.example.com", "https://app.example.com:444", false),
             ("https://*.example.com", "https://a.b.example.com", true),
             ("https://*.example.com", "https://example.com", false),
             ("https://*.example.com", "https://evilexample.com", false),
-            (
-                "https://*.example.com",
-                "https://evil.com/.example.com",
-                false,
-            ),
-            (
-                "https://*.example.com",
-                "https://evil.com#.example.com",
-                false,
-            ),
+            ("https://*.example.com", "https://evil.com/.example.com", false),
+            ("https://*.example.com", "https://evil.com#.example.com", false),
             ("https://*.example.com", "http://a.example.com", false),
-            (
-                "https://*.example.com:8443",
-                "https://a.example.com:8443",
-                true,
-            ),
+            ("https://*.example.com:8443", "https://a.example.com:8443", true),
             ("*", "https://anything.test", true),
         ] {
             let parsed: OriginRule = rule.parse().unwrap();
             assert_eq!(parsed.admits(origin), admitted, "{rule} on {origin}");
         }
-        for text in [
-            "example.com",
-            "https://",
-            "ftp://a",
-            "https://a/b",
-            "https://*",
-            "https://a:x",
-        ] {
+        for text in
+            ["example.com", "https://", "ftp://a", "https://a/b", "https://*", "https://a:x"]
+        {
             assert_eq!(text.parse::<OriginRule>(), Err(BadOrigin), "{text}");
         }
     }
@@ -426,10 +361,7 @@ mod tests {
     #[test]
     fn a_secret_never_shows() {
         let secret = Secret::new("hunter2");
-        let shown = format!(
-            "{secret} {secret:?} {}",
-            serde_json::to_string(&secret).unwrap()
-        );
+        let shown = format!("{secret} {secret:?} {}", serde_json::to_string(&secret).unwrap());
         assert!(!shown.contains("hunter2"), "{shown}");
     }
 }

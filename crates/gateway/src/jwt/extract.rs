@@ -34,28 +34,18 @@ pub fn token_from(headers: &HeaderMap, uri: &Uri, auth: &Auth) -> Option<(String
 fn from_authorization(headers: &HeaderMap) -> Option<String> {
     let value = headers.get(AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
-    scheme
-        .eq_ignore_ascii_case("bearer")
-        .then(|| token.trim().to_owned())
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
 }
 
 fn from_subprotocol(headers: &HeaderMap) -> Option<String> {
     let offers = headers.get_all(SEC_WEBSOCKET_PROTOCOL).into_iter();
-    let offers = offers
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','));
-    offers
-        .filter_map(|offer| offer.trim().strip_prefix("bearer."))
-        .map(str::to_owned)
-        .next()
+    let offers = offers.filter_map(|value| value.to_str().ok()).flat_map(|value| value.split(','));
+    offers.filter_map(|offer| offer.trim().strip_prefix("bearer.")).map(str::to_owned).next()
 }
 
 fn from_query(uri: &Uri) -> Option<String> {
     let Query(pairs) = Query::<Vec<(String, String)>>::try_from_uri(uri).ok()?;
-    pairs
-        .into_iter()
-        .find(|(name, _)| name == "access_token")
-        .map(|(_, token)| token)
+    pairs.into_iter().find(|(name, _)| name == "access_token").map(|(_, token)| token)
 }
 
 /// RFC 6265 §4.2.1: pairs separated by semicolons; a value may be quoted. HTTP/2 may split them
@@ -64,18 +54,11 @@ fn from_cookie(headers: &HeaderMap, name: &str) -> Option<String> {
     if name.is_empty() {
         return None;
     }
-    let lines = headers
-        .get_all(COOKIE)
-        .into_iter()
-        .filter_map(|value| value.to_str().ok());
-    let mut pairs = lines
-        .flat_map(|line| line.split(';'))
-        .filter_map(|pair| pair.split_once('='));
+    let lines = headers.get_all(COOKIE).into_iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.split_once('='));
     let (_, value) = pairs.find(|(own, _)| own.trim() == name)?;
     let value = value.trim();
-    let unquoted = value
-        .strip_prefix('"')
-        .and_then(|value| value.strip_suffix('"'));
+    let unquoted = value.strip_prefix('"').and_then(|value| value.strip_suffix('"'));
     Some(unquoted.unwrap_or(value).to_owned())
 }
 
@@ -97,21 +80,10 @@ mod tests {
 
     #[test]
     fn a_token_is_found_wherever_a_client_can_put_it() {
-        let auth = Auth {
-            cookie: "sid".into(),
-            ..Auth::default()
-        };
+        let auth = Auth { cookie: "sid".into(), ..Auth::default() };
         for (headers, uri, source) in [
-            (
-                &[("authorization", "Bearer t.o.k")][..],
-                "/ws",
-                TokenSource::Header,
-            ),
-            (
-                &[("authorization", "bearer  t.o.k")],
-                "/ws",
-                TokenSource::Header,
-            ),
+            (&[("authorization", "Bearer t.o.k")][..], "/ws", TokenSource::Header),
+            (&[("authorization", "bearer  t.o.k")], "/ws", TokenSource::Header),
             (
                 &[("sec-websocket-protocol", "v12.stomp, bearer.t.o.k")],
                 "/ws",
@@ -127,16 +99,8 @@ mod tests {
             ),
             (&[], "/ws?a=b&access_token=t.o.k", TokenSource::Query),
             (&[], "/ws?access_token=t%2Eo.k", TokenSource::Query),
-            (
-                &[("cookie", "xsid=no; sid=t.o.k; b=c")],
-                "/ws",
-                TokenSource::Cookie,
-            ),
-            (
-                &[("cookie", "a=b"), ("cookie", "sid=\"t.o.k\"")],
-                "/ws",
-                TokenSource::Cookie,
-            ),
+            (&[("cookie", "xsid=no; sid=t.o.k; b=c")], "/ws", TokenSource::Cookie),
+            (&[("cookie", "a=b"), ("cookie", "sid=\"t.o.k\"")], "/ws", TokenSource::Cookie),
         ] {
             assert_eq!(
                 found(headers, uri, &auth),
@@ -148,10 +112,7 @@ mod tests {
 
     #[test]
     fn what_is_switched_off_or_not_for_us_is_not_read() {
-        let auth = Auth {
-            query: false,
-            ..Auth::default()
-        };
+        let auth = Auth { query: false, ..Auth::default() };
         for (headers, uri) in [
             (&[("authorization", "Basic dTpw")][..], "/ws"),
             (&[], "/ws?access_token=t.o.k"),
@@ -164,14 +125,8 @@ mod tests {
 
     #[test]
     fn a_cookie_counts_only_where_nothing_stronger_is_given() {
-        let auth = Auth {
-            cookie: "sid".into(),
-            ..Auth::default()
-        };
+        let auth = Auth { cookie: "sid".into(), ..Auth::default() };
         let both = [("cookie", "sid=weak"), ("authorization", "Bearer strong")];
-        assert_eq!(
-            found(&both, "/ws", &auth),
-            Some(("strong".into(), TokenSource::Header))
-        );
+        assert_eq!(found(&both, "/ws", &auth), Some(("strong".into(), TokenSource::Header)));
     }
 }

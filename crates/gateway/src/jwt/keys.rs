@@ -72,11 +72,7 @@ pub(super) fn read_all(keys: &[AuthKey]) -> Result<Vec<VerifyingKey>, Vec<Proble
         }
         match read_one(key) {
             Ok(key) => read.push(key),
-            Err(Fault {
-                option,
-                what,
-                remedy,
-            }) => {
+            Err(Fault { option, what, remedy }) => {
                 let path = match option {
                     "" => format!("auth.keys[{index}]"),
                     option => format!("auth.keys[{index}].{option}"),
@@ -85,11 +81,7 @@ pub(super) fn read_all(keys: &[AuthKey]) -> Result<Vec<VerifyingKey>, Vec<Proble
             }
         }
     }
-    if problems.is_empty() {
-        Ok(read)
-    } else {
-        Err(problems)
-    }
+    if problems.is_empty() { Ok(read) } else { Err(problems) }
 }
 
 /// What is wrong with one key.
@@ -100,11 +92,7 @@ struct Fault {
 }
 
 fn fault(option: &'static str, what: impl Into<String>, remedy: impl Into<String>) -> Fault {
-    Fault {
-        option,
-        what: what.into(),
-        remedy: remedy.into(),
-    }
+    Fault { option, what: what.into(), remedy: remedy.into() }
 }
 
 fn read_one(key: &AuthKey) -> Result<VerifyingKey, Fault> {
@@ -121,18 +109,10 @@ fn read_one(key: &AuthKey) -> Result<VerifyingKey, Fault> {
         DecodingKey::from_secret(&material)
     } else {
         public_key(&material, key.algorithm).map_err(|what| {
-            fault(
-                option,
-                what,
-                "give the public key as PEM (-----BEGIN PUBLIC KEY-----)",
-            )
+            fault(option, what, "give the public key as PEM (-----BEGIN PUBLIC KEY-----)")
         })?
     };
-    Ok(VerifyingKey {
-        id: key.id.clone(),
-        algorithm: key.algorithm,
-        decoding,
-    })
+    Ok(VerifyingKey { id: key.id.clone(), algorithm: key.algorithm, decoding })
 }
 
 /// The key's bytes and the option they came from.
@@ -143,25 +123,12 @@ fn material(key: &AuthKey) -> Result<(&'static str, Vec<u8>), Fault> {
         ("public_key_pem", !key.public_key_pem.is_empty()),
         ("public_key_file", key.public_key_file.is_some()),
     ];
-    let wanted = if key.algorithm.is_hmac() {
-        "secret"
-    } else {
-        "public_key"
-    };
+    let wanted = if key.algorithm.is_hmac() { "secret" } else { "public_key" };
     let remedy = match wanted {
-        "secret" => format!(
-            "{} needs exactly one of secret and secret_file",
-            key.algorithm
-        ),
-        _ => format!(
-            "{} needs exactly one of public_key_pem and public_key_file",
-            key.algorithm
-        ),
+        "secret" => format!("{} needs exactly one of secret and secret_file", key.algorithm),
+        _ => format!("{} needs exactly one of public_key_pem and public_key_file", key.algorithm),
     };
-    let mut set = given
-        .into_iter()
-        .filter(|(_, set)| *set)
-        .map(|(option, _)| option);
+    let mut set = given.into_iter().filter(|(_, set)| *set).map(|(option, _)| option);
     let option = match (set.next(), set.next()) {
         (Some(option), None) if option.starts_with(wanted) => option,
         (Some(option), None) => return Err(fault(option, "does not fit the algorithm", remedy)),
@@ -201,10 +168,7 @@ pub(super) fn check_secret(secret: &[u8], algorithm: Algorithm) -> Result<(), St
         return Err("a PEM file is no secret: its public part is known to others".into());
     }
     if secret.len() < algorithm.secret_min_bytes() {
-        return Err(format!(
-            "a secret of {} bytes is too short for {algorithm}",
-            secret.len()
-        ));
+        return Err(format!("a secret of {} bytes is too short for {algorithm}", secret.len()));
     }
     Ok(())
 }
@@ -220,10 +184,7 @@ fn public_key(pem: &[u8], algorithm: Algorithm) -> Result<DecodingKey, String> {
         Algorithm::Es256 | Algorithm::Es384 => {
             (DecodingKey::from_ec_pem(pem).map_err(wrong)?, is_on_curve)
         }
-        _ => (
-            DecodingKey::from_rsa_pem(pem).map_err(wrong)?,
-            is_long_enough,
-        ),
+        _ => (DecodingKey::from_rsa_pem(pem).map_err(wrong)?, is_long_enough),
     };
     let bytes = key.try_get_as_bytes().map_err(wrong)?.len();
     match fits(algorithm, bytes) {
@@ -237,12 +198,7 @@ fn public_key(pem: &[u8], algorithm: Algorithm) -> Result<DecodingKey, String> {
 
 /// An uncompressed point of P-256 has 65 bytes, of P-384 97.
 fn is_on_curve(algorithm: Algorithm, point_bytes: usize) -> bool {
-    point_bytes
-        == if algorithm == Algorithm::Es384 {
-            97
-        } else {
-            65
-        }
+    point_bytes == if algorithm == Algorithm::Es384 { 97 } else { 65 }
 }
 
 /// The DER of a key holds its modulus, 256 bytes for 2048 bits, and little else.

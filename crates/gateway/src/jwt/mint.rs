@@ -2,9 +2,9 @@
 
 use std::fmt;
 
+use fanlight_engine::auth::Claims;
 use jsonwebtoken::{EncodingKey, Header};
 
-use super::Claims;
 use super::keys::check_secret;
 use crate::config::{Algorithm, Secret};
 
@@ -44,18 +44,11 @@ impl SigningKey {
     /// A shared secret, for HS*.
     pub fn from_secret(algorithm: Algorithm, secret: &Secret) -> Result<Self, MintError> {
         if !algorithm.is_hmac() {
-            return Err(MintError::WrongKind {
-                algorithm,
-                needed: "a private key",
-            });
+            return Err(MintError::WrongKind { algorithm, needed: "a private key" });
         }
         let bytes = secret.reveal().as_bytes();
         check_secret(bytes, algorithm).map_err(MintError::BadSecret)?;
-        Ok(Self {
-            id: String::new(),
-            algorithm,
-            encoding: EncodingKey::from_secret(bytes),
-        })
+        Ok(Self { id: String::new(), algorithm, encoding: EncodingKey::from_secret(bytes) })
     }
 
     /// A private key as PEM, for all others.
@@ -64,19 +57,12 @@ impl SigningKey {
             Algorithm::Es256 | Algorithm::Es384 => EncodingKey::from_ec_pem(pem),
             Algorithm::EdDsa => EncodingKey::from_ed_pem(pem),
             other if other.is_hmac() => {
-                return Err(MintError::WrongKind {
-                    algorithm,
-                    needed: "a shared secret",
-                });
+                return Err(MintError::WrongKind { algorithm, needed: "a shared secret" });
             }
             _ => EncodingKey::from_rsa_pem(pem),
         };
         let encoding = encoding.map_err(|_| MintError::BadKey { algorithm })?;
-        Ok(Self {
-            id: String::new(),
-            algorithm,
-            encoding,
-        })
+        Ok(Self { id: String::new(), algorithm, encoding })
     }
 
     /// Puts `id` into tokens as `kid`.

@@ -4,22 +4,18 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
+use fanlight_engine::auth::Claims;
 use serde_json::{Value, json};
 
 use super::super::print_json;
 use crate::config::{Algorithm, Auth, Config, Layers, Secret, Span};
-use crate::jwt::{Claims, SigningKey, mint};
+use crate::jwt::{SigningKey, mint};
 
 /// Make a signed token, to try things out or for a script.
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Mint {
     /// The shared secret, for HS*. Better given by the variable, which other users can't see.
-    #[arg(
-        long,
-        env = "FANLIGHT_SECRET",
-        hide_env_values = true,
-        conflicts_with = "key_file"
-    )]
+    #[arg(long, env = "FANLIGHT_SECRET", hide_env_values = true, conflicts_with = "key_file")]
     secret: Option<Secret>,
     /// The private key as a PEM file, for all other algorithms.
     #[arg(long, value_name = "FILE", requires = "algorithm")]
@@ -53,10 +49,7 @@ pub(in crate::cli) struct Mint {
 pub(in crate::cli) fn run(command: Mint) -> anyhow::Result<()> {
     let auth = match &command.config {
         Some(_) => {
-            let layers = Layers {
-                file: command.config.clone(),
-                ..Layers::default()
-            };
+            let layers = Layers { file: command.config.clone(), ..Layers::default() };
             Config::load(&layers.with_process_env())?.config.auth
         }
         None => Auth::default(),
@@ -109,14 +102,11 @@ fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
     if !auth.issuer.is_empty() {
         claims.insert("iss".into(), json!(auth.issuer));
     }
-    if let Some(audience) = auth.audience.first() {
-        claims.insert("aud".into(), json!(audience));
+    if !auth.audience.is_empty() {
+        claims.insert("aud".into(), json!(auth.audience));
     }
     claims.insert("iat".into(), json!(now_s));
-    claims.insert(
-        "exp".into(),
-        json!(now_s.saturating_add(command.expires.0.as_secs())),
-    );
+    claims.insert("exp".into(), json!(now_s.saturating_add(command.expires.0.as_secs())));
     for claim in &command.claims {
         let Some((name, value)) = claim.split_once('=') else {
             bail!("--claim {claim:?} is not NAME=VALUE");
@@ -128,7 +118,5 @@ fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
 }
 
 pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
