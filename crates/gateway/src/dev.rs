@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
+use anyhow::Context;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use axum::Json;
+use fanlight_engine::auth::Claims;
 use http::{StatusCode, header};
 use serde::Deserialize;
 
-use crate::jwt;
+use crate::jwt::{self, SigningKey};
 use crate::node::Node;
 use crate::problem::Problem;
 
@@ -35,7 +37,7 @@ async fn token(
     State(node): State<Arc<Node>>,
     Query(TokenQuery { user }): Query<TokenQuery>,
 ) -> Response {
-    match jwt::mint_dev(&node.config.auth, &user, node.clock.now()) {
+    match mint(&node, &user) {
         Ok(token) => {
             let body = Json(serde_json::json!({ "token": token }));
             ([(header::CACHE_CONTROL, "no-store")], body).into_response()
@@ -48,6 +50,20 @@ async fn token(
         .into_response(),
     }
 }
+
+/// Signed with the key that `--dev` made, for an hour.
+fn mint(node: &Node, user: &str) -> anyhow::Result<String> {
+    let auth = &node.config.auth;
+    let key = auth.keys.iter().find(|key| !key.secret.is_empty());
+    let key = key.context("no key with a secret is configured")?;
+    let signing = SigningKey::from_secret(key.algorithm, &key.secret)?.with_id(&key.id);
+    let mut claims = Claims::new();
+    claims.insert(auth.user_claim.clone(), user.into());
+    claims.insert("exp".into(), (node.clock.now().unix_s() + TOKEN_TIME_S).into());
+    Ok(jwt::mint(&signing, &claims)?)
+}
+
+const TOKEN_TIME_S: u64 = 3600;
 
 /// Everything comes from this origin, and no script or style stands in the page itself.
 const CONTENT_SECURITY_POLICY: &str =

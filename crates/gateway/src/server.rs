@@ -9,6 +9,7 @@ use anyhow::Context;
 use axum::Router;
 use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
 use fanlight_engine::outbox::OutboxLimits;
+use fanlight_engine::session::Rules;
 use fanlight_redis::RedisBroker;
 use socket2::Socket;
 use tokio::signal::unix::{SignalKind, signal};
@@ -18,7 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::clock::Clock;
-use crate::config::{BrokerKind, Config, ServeOptions};
+use crate::config::{BrokerKind, Config, ConfigError, ServeOptions};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
@@ -47,9 +48,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
         .collect();
     let broker = start_broker(&config, sinks, &tracker, &shutdown)?;
-    let authenticator = Arc::new(Authenticator::new(&config.auth)?);
     let clock = Clock::start();
-    let shared = Arc::new(worker_shared(&config, &authenticator, &broker, clock)?);
+    let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), clock)?);
+    let authenticator = Arc::clone(&shared.authenticator);
     let mut node = Node::new(config, authenticator, broker, clock);
     node.dev = dev;
     node.conformance = conformance;
@@ -122,14 +123,22 @@ fn start_broker(
 
 fn worker_shared(
     config: &Config,
-    authenticator: &Arc<Authenticator>,
-    broker: &Arc<dyn Broker>,
+    broker: Arc<dyn Broker>,
     clock: Clock,
 ) -> anyhow::Result<WorkerShared> {
+    let policy = config.compiled_policy()?;
+    let token_rules = config.token_rules(&policy);
+    let authenticator = Authenticator::new(&config.auth, token_rules).map_err(ConfigError::from)?;
+    let rules = Rules {
+        policy,
+        limits: config.session_limits(),
+        heartbeats: config.heartbeats(),
+        on_forbidden: config.on_forbidden(),
+    };
     Ok(WorkerShared {
-        rules: Arc::new(config.rules()?),
-        authenticator: Arc::clone(authenticator),
-        broker: Arc::clone(broker),
+        rules: Arc::new(rules),
+        authenticator: Arc::new(authenticator),
+        broker,
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),

@@ -18,7 +18,7 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
-use fanlight_engine::session::{Cx, Done, Effect, Handshake, Protocol, Rules, Session};
+use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use fanlight_proto::ws::deflate::Inflater;
@@ -220,7 +220,12 @@ impl Worker {
             return;
         }
         self.next_serial += 1;
-        let role = if echo { Role::Echo } else { self.new_session(key, protocol, handshake, now) };
+        let role = if echo {
+            Role::Echo
+        } else {
+            let id = self.ids.session(now);
+            Role::Session(Session::new(key, id, protocol, handshake, now))
+        };
         self.slots.insert(Slot {
             socket,
             decoder: ws::Decoder::new(ws::Role::Server, compression),
@@ -241,24 +246,6 @@ impl Worker {
             let mut leftover = leftover.to_vec();
             self.feed(key, &mut leftover, now);
         }
-    }
-
-    fn new_session(
-        &mut self,
-        key: SessionKey,
-        protocol: Option<Protocol>,
-        handshake: Handshake,
-        now: Now,
-    ) -> Role {
-        let id = self.ids.session(now);
-        let mut cx = Cx {
-            now,
-            rules: &self.shared.rules,
-            hub: &mut self.hub,
-            ids: &mut self.ids,
-            effects: &mut self.effects,
-        };
-        Role::Session(Session::new(key, id, protocol, handshake, &mut cx))
     }
 
     /// Runs a step of a session with its context, then carries out what it asked for.

@@ -12,6 +12,7 @@ use bytes::Bytes;
 use fanlight_engine::auth::Principal;
 use fanlight_engine::session::{Handshake, Protocol};
 use fanlight_proto::native;
+use fanlight_proto::stomp::Version;
 use fanlight_proto::ws::{deflate, handshake};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
@@ -286,8 +287,8 @@ fn unauthorized(detail: &str) -> Box<Problem> {
 }
 
 const SUBPROTOCOLS: [(&str, Protocol); 4] = [
-    ("v12.stomp", Protocol::Stomp),
-    ("v11.stomp", Protocol::Stomp),
-    ("v10.stomp", Protocol::Stomp),
+    ("v12.stomp", Protocol::Stomp(Version::V12)),
+    ("v11.stomp", Protocol::Stomp(Version::V11)),
+    ("v10.stomp", Protocol::Stomp(Version::V10)),
     (native::SUBPROTOCOL, Protocol::Native),
 ];

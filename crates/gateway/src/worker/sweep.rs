@@ -130,14 +130,17 @@ impl Worker {
     }
 
     fn drain_one(&mut self, ticket: Ticket, now: Now) {
-        if !self.is_current(ticket) {
+        let Some(slot) = self.slots.get(ticket.key.0 as usize) else { return };
+        if slot.serial != ticket.serial {
             return;
         }
-        self.with_session(ticket.key, now, |session, cx| {
-            session.on_drain(cx, RECONNECT_AFTER_MS);
-        });
-        // An echo has no session that would ask for it.
-        self.close(ticket.key, CloseReason::Draining, now);
+        match slot.role {
+            // It closes by itself once its client has the answer that it waits for.
+            Role::Session(_) => self.with_session(ticket.key, now, |session, cx| {
+                session.on_drain(cx, RECONNECT_AFTER_MS);
+            }),
+            Role::Echo => self.close(ticket.key, CloseReason::Draining, now),
+        }
     }
 }
 
