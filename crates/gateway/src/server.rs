@@ -116,7 +116,7 @@ fn start_broker(
     Ok(match config.broker.kind {
         BrokerKind::Memory => Arc::new(MemoryBroker::new(sinks)),
         BrokerKind::Redis => {
-            RedisBroker::start(config.redis()?, sinks, tracker.clone(), shutdown.clone())
+            RedisBroker::start(config.redis_config().map_err(ConfigError::from)?, sinks, tracker.clone(), shutdown.clone())
         }
     })
 }
@@ -126,9 +126,9 @@ fn worker_shared(
     broker: Arc<dyn Broker>,
     clock: Clock,
 ) -> anyhow::Result<WorkerShared> {
-    let policy = config.compiled_policy()?;
+    let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
-    let authenticator = Authenticator::new(&config.auth, token_rules).map_err(ConfigError::from)?;
+    let authenticator = Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
     let rules = Rules {
         policy,
         limits: config.session_limits(),
