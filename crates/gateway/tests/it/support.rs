@@ -42,6 +42,12 @@ level = "warn"
 [[auth.keys]]
 algorithm = "HS256"
 secret = "a secret for tests, thirty-two bytes or more"
+[[namespaces]]
+name = "topic"
+match = "/topic/**"
+[[namespaces]]
+name = "user"
+match = "/user/**"
 [[policy.rules]]
 effect = "allow"
 destination = "/topic/open.*"
