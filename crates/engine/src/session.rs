@@ -14,6 +14,7 @@
 mod backlog;
 mod connect;
 mod fault;
+mod headers;
 mod heartbeat;
 mod live;
 mod native;
@@ -36,7 +37,6 @@ use crate::publication::{Publication, SessionId};
 use crate::time::Now;
 
 use backlog::Backlog;
-use connect::Connecting;
 use fault::Fault;
 use heartbeat::Due;
 use live::{Live, Work};
@@ -164,10 +164,17 @@ pub struct Session {
 
 #[derive(Debug)]
 enum State {
-    AwaitConnect { since_ms: u64, principal: Option<Arc<Principal>> },
+    AwaitConnect {
+        since_ms: u64,
+        principal: Option<Arc<Principal>>,
+    },
     Live(Live),
     /// It ends as soon as the client has the answer it waits for.
-    Draining { live: Live, until_ms: u64, retry_after_ms: u64 },
+    Draining {
+        live: Live,
+        until_ms: u64,
+        retry_after_ms: u64,
+    },
     Closed(CloseReason),
 }
 
@@ -176,7 +183,10 @@ enum Codec {
     /// The first message tells.
     Undecided,
     Native,
-    Stomp { decoder: fanlight_proto::stomp::Decoder, offered: Version },
+    Stomp {
+        decoder: fanlight_proto::stomp::Decoder,
+        offered: Version,
+    },
 }
 
 impl Session {
@@ -220,7 +230,7 @@ impl Session {
             (_, Incoming::Text(text)) => self.native_input(cx, text),
             (_, Incoming::Binary(bytes)) => match std::str::from_utf8(bytes) {
                 Ok(text) => self.native_input(cx, text),
-                Err(_) => self.fail(cx, Fault::not_utf8()),
+                Err(_) => self.fail(cx, &Fault::not_utf8()),
             },
         }
     }
@@ -241,7 +251,7 @@ impl Session {
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
-                self.fail(cx, Fault::internal());
+                self.fail(cx, &Fault::internal());
             }
         }
         if self.is_busy() {
@@ -260,7 +270,7 @@ impl Session {
             State::Closed(_) => {}
             State::AwaitConnect { since_ms, .. } => {
                 if cx.now.mono_ms >= *since_ms + cx.rules.limits.connect_timeout_ms {
-                    self.fail(cx, Fault::connect_timeout());
+                    self.fail(cx, &Fault::connect_timeout());
                 }
             }
             State::Draining { until_ms, retry_after_ms, .. } => {
@@ -271,7 +281,7 @@ impl Session {
             }
             State::Live(live) => {
                 if live.principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now)) {
-                    return self.fail(cx, Fault::token_expired());
+                    return self.fail(cx, &Fault::token_expired());
                 }
                 match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
                     Due::Nothing => {}
@@ -279,7 +289,7 @@ impl Session {
                         cx.effects.push(Effect::Write { text: true, payload: b"\n".to_vec() });
                     }
                     Due::Ping => cx.effects.push(Effect::Ping),
-                    Due::Silent => self.fail(cx, Fault::heartbeat_timeout()),
+                    Due::Silent => self.fail(cx, &Fault::heartbeat_timeout()),
                 }
             }
         }
@@ -305,7 +315,7 @@ impl Session {
 
     /// Ends the session for what the driver found wrong; the client is told in its protocol.
     pub fn close_with_error(&mut self, cx: &mut Cx<'_>, reason: CloseReason, message: &str) {
-        self.fail(cx, Fault::of_driver(reason, message));
+        self.fail(cx, &Fault::of_driver(reason, message));
     }
 
     /// Gives back what the session holds, once its transport is gone. May be called again.
@@ -395,19 +405,21 @@ impl Session {
     }
 
     /// Tells the client of a fault that belongs to no request, and ends if the fault is such.
-    fn fail(&mut self, cx: &mut Cx<'_>, fault: Fault) {
+    fn fail(&mut self, cx: &mut Cx<'_>, fault: &Fault) {
         match self.codec {
             _ if self.is_closed() => {}
             Codec::Undecided => self.end(cx, fault.reason),
             Codec::Native => self.native_fail(cx, fault, None),
-            Codec::Stomp { .. } => self.stomp_fail(cx, &fault, None),
+            Codec::Stomp { .. } => self.stomp_fail(cx, fault, None),
         }
     }
 
     fn say_goodbye(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64) {
         match self.codec {
             Codec::Native => self.native_reconnect(cx, retry_after_ms, CloseReason::Draining),
-            Codec::Undecided | Codec::Stomp { .. } => self.fail(cx, Fault::draining(retry_after_ms)),
+            Codec::Undecided | Codec::Stomp { .. } => {
+                self.fail(cx, &Fault::draining(retry_after_ms));
+            }
         }
     }
 
@@ -455,4 +467,14 @@ fn detect(message: &[u8]) -> Option<Protocol> {
     let is_command = |command: &fanlight_proto::stomp::Command| command.as_str().as_bytes() == line;
     let is_stomp = fanlight_proto::stomp::Command::ALL.iter().any(is_command);
     is_stomp.then_some(Protocol::Stomp(Version::V12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_is_small() {
+        assert!(size_of::<Session>() <= 176, "{}", size_of::<Session>());
+    }
 }

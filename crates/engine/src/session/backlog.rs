@@ -19,7 +19,9 @@ pub(super) enum Backlog {
 impl Session {
     /// Goes on with the backlog until the session is busy again.
     pub(super) fn resume(&mut self, cx: &mut Cx<'_>) {
-        let Some(backlog) = self.backlog.take() else { return };
+        let Some(backlog) = self.backlog.take() else {
+            return;
+        };
         match *backlog {
             Backlog::Stomp(bytes) => {
                 let mut rest: &[u8] = &bytes;

@@ -1,4 +1,4 @@
-//! From AwaitConnect to Live: the token, the handshake's principal, or nobody.
+//! How a session becomes connected: by its token, by its handshake's principal, or as nobody.
 
 use std::sync::Arc;
 
@@ -45,7 +45,7 @@ impl Session {
     ) {
         match result {
             Ok(principal) => self.accept(cx, Some(Arc::new(principal)), connecting),
-            Err(error) => self.fail(cx, Fault::from(error).fatal()),
+            Err(error) => self.fail(cx, &Fault::from(error).fatal()),
         }
     }
 

@@ -50,7 +50,11 @@ impl Fault {
     }
 
     /// A fault whose code is that of its reason.
-    fn of(reason: CloseReason, message: impl Into<Cow<'static, str>>, remedy: &'static str) -> Self {
+    fn of(
+        reason: CloseReason,
+        message: impl Into<Cow<'static, str>>,
+        remedy: &'static str,
+    ) -> Self {
         Self::new(reason.code(), message, remedy, reason)
     }
 
@@ -160,6 +164,16 @@ impl Fault {
         Self::new("bad_header", message, remedy, CloseReason::ProtocolError)
     }
 
+    pub(super) fn reserved_header(name: &str) -> Self {
+        let message = format!("the header {name:?} can't be set by clients");
+        Self::new("bad_header", message, "choose another name", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn header_too_long(limit: usize) -> Self {
+        let message = format!("a header may have at most {limit} bytes");
+        Self::of(CloseReason::TooLarge, message, "put large values into the body")
+    }
+
     pub(super) fn id_too_long(limit: usize) -> Self {
         let message = format!("an id may have at most {limit} bytes");
         Self::of(CloseReason::LimitExceeded, message, "choose a shorter one")
@@ -210,7 +224,12 @@ impl Fault {
 
     pub(super) fn transaction_exists() -> Self {
         let message = "there is a transaction of this id already";
-        Self::new("transaction_exists", message, "commit or abort it first", CloseReason::ProtocolError)
+        Self::new(
+            "transaction_exists",
+            message,
+            "commit or abort it first",
+            CloseReason::ProtocolError,
+        )
     }
 
     pub(super) fn no_transaction() -> Self {
@@ -224,7 +243,8 @@ impl Fault {
     }
 
     pub(super) fn rate_limited(RetryAfterMs(retry_after_ms): RetryAfterMs) -> Self {
-        let fault = Self::of(CloseReason::RateLimited, "too many messages", "send fewer per second");
+        let fault =
+            Self::of(CloseReason::RateLimited, "too many messages", "send fewer per second");
         fault.retry_after(retry_after_ms)
     }
 
@@ -239,7 +259,8 @@ impl Fault {
     }
 
     pub(super) fn subscription_revoked(to: &str) -> Self {
-        let message = format!("the new token does not allow the subscription to {to}; it has ended");
+        let message =
+            format!("the new token does not allow the subscription to {to}; it has ended");
         Self::of(CloseReason::Forbidden, message, "")
     }
 }

@@ -5,6 +5,7 @@ use crate::limits::Heartbeats;
 
 /// What was agreed at CONNECT, in milliseconds; 0 is nothing.
 #[derive(Debug, Clone, Copy, Default)]
+#[expect(clippy::struct_field_names, reason = "units are last in names")]
 pub(super) struct Beats {
     /// How often the client is owed a STOMP heartbeat.
     pub(super) send_ms: u32,

@@ -11,7 +11,7 @@ use super::connect::Connecting;
 use super::heartbeat::Beats;
 use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
-use super::{Cx, Effect, Fault, Session};
+use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
 use crate::broker::{Joined, PublishError, Published};
 use crate::hub::Wire;
@@ -102,9 +102,10 @@ impl Live {
 
     /// Counts one message against its rate.
     pub(super) fn admit(&mut self, cx: &Cx<'_>, is_send: bool) -> Result<(), Fault> {
-        let (gcra, rate) = match is_send {
-            true => (&mut self.messages, cx.rules.limits.messages),
-            false => (&mut self.commands, cx.rules.limits.commands),
+        let (gcra, rate) = if is_send {
+            (&mut self.messages, cx.rules.limits.messages)
+        } else {
+            (&mut self.commands, cx.rules.limits.commands)
         };
         gcra.admit(cx.now.mono_ms, rate).map_err(Fault::rate_limited)
     }
@@ -135,9 +136,11 @@ impl Session {
         mut outgoing: VecDeque<Outgoing>,
         answer: Answer,
     ) {
-        let Some((permit, publication)) = outgoing.pop_front() else {
+        let Some((permit, mut publication)) = outgoing.pop_front() else {
             return self.confirm(cx, answer, Note::default());
         };
+        // In a transaction it may have waited for its COMMIT.
+        publication.at_unix_ms = cx.now.unix_ms;
         let work = Work::Publish(Publishing { answer, rest: outgoing });
         self.start(cx, work, Effect::Publish(permit, publication));
     }
@@ -154,7 +157,7 @@ impl Session {
                 let note = Note { message_id: Some(published.id), ..Note::default() };
                 self.confirm(cx, answer, note);
             }
-            Err(error) => self.refuse(cx, error.into(), &answer),
+            Err(error) => self.refuse(cx, &error.into(), &answer),
         }
     }
 
@@ -237,15 +240,15 @@ impl Session {
         match answer {
             Answer::Nobody => {}
             Answer::Receipt(receipt) => self.stomp_receipt(cx, &receipt, note),
-            Answer::Request(id) => self.native_ok(cx, id, note),
+            Answer::Request(id) => native::ok(cx, id, note),
         }
     }
 
     /// Tells that a request failed, and ends the session if the fault is such.
-    pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, fault: Fault, answer: &Answer) {
+    pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, fault: &Fault, answer: &Answer) {
         match answer {
             Answer::Nobody => self.fail(cx, fault),
-            Answer::Receipt(receipt) => self.stomp_fail(cx, &fault, Some(receipt)),
+            Answer::Receipt(receipt) => self.stomp_fail(cx, fault, Some(receipt)),
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
         }
     }

@@ -11,6 +11,7 @@ use fanlight_proto::native::{
 
 use super::backlog::Backlog;
 use super::connect::Connecting;
+use super::headers;
 use super::heartbeat::Beats;
 use super::live::{Answer, Draft, Joining, Note, Work};
 use super::{Cx, Effect, Fault, Session};
@@ -21,7 +22,9 @@ impl Session {
     pub(super) fn native_input(&mut self, cx: &mut Cx<'_>, text: &str) {
         let mut messages = native::parse(text);
         while !self.is_busy() && !self.is_closed() {
-            let Some(message) = messages.next() else { return };
+            let Some(message) = messages.next() else {
+                return;
+            };
             self.native_message(cx, message);
         }
         if self.is_busy() {
@@ -47,7 +50,7 @@ impl Session {
         if let Err(fault) = outcome {
             // Who has not connected gets no second try.
             let fault = if self.is_connected() { fault } else { fault.fatal() };
-            self.native_fail(cx, fault, id);
+            self.native_fail(cx, &fault, id);
         }
     }
 
@@ -55,11 +58,7 @@ impl Session {
         self.live_mut().ok_or_else(Fault::not_connected)?.admit(cx, is_send)
     }
 
-    fn native_request(
-        &mut self,
-        cx: &mut Cx<'_>,
-        message: ClientMessage<'_>,
-    ) -> Result<(), Fault> {
+    fn native_request(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
         if let ClientMessage::Connect { token } = message {
             return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
         }
@@ -76,6 +75,9 @@ impl Session {
                 Ok(())
             }
             ClientMessage::Send { to, body, content_type, headers, id } => {
+                for (name, value) in &headers {
+                    headers::check(name, value, &cx.rules.limits)?;
+                }
                 let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
                 let content_type = content_type.as_deref().unwrap_or("application/json").into();
                 let draft = Draft { to: &to, body, content_type, headers: headers.collect() };
@@ -91,7 +93,7 @@ impl Session {
                 Ok(())
             }
             ClientMessage::Ping { id } => {
-                self.native_write(cx, &ServerMessage::Pong { id });
+                write(cx, &ServerMessage::Pong { id });
                 Ok(())
             }
         }
@@ -112,7 +114,7 @@ impl Session {
                 subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
             },
         };
-        self.native_write(cx, &message);
+        write(cx, &message);
     }
 
     /// A refreshed token must be the same user's, and what it no longer allows ends.
@@ -125,55 +127,38 @@ impl Session {
         let user = self.principal().map(|principal| Arc::clone(&principal.user));
         let principal = match result {
             Ok(principal) if Some(&principal.user) == user.as_ref() => principal,
-            Ok(_) => return self.native_fail(cx, Fault::other_user(), id),
-            Err(error) => return self.native_fail(cx, error.into(), id),
+            Ok(_) => return self.native_fail(cx, &Fault::other_user(), id),
+            Err(error) => return self.native_fail(cx, &error.into(), id),
         };
         let Some(live) = self.live_mut() else { return };
         live.principal = Some(Arc::new(principal));
         let all: Vec<Box<str>> = live.subscriptions.ids().map(Into::into).collect();
         for to in all {
             if self.may_subscribe(cx, &to).is_err() && self.unsubscribe(cx, &to).is_ok() {
-                self.native_fail(cx, Fault::subscription_revoked(&to), None);
+                self.native_fail(cx, &Fault::subscription_revoked(&to), None);
             }
         }
         self.confirm(cx, Answer::to(id), Note::default());
     }
 
-    pub(super) fn native_ok(&mut self, cx: &mut Cx<'_>, id: RequestId, note: Note) {
-        let message_id = note.message_id.map(|id| id.to_string());
-        let message = ServerMessage::Ok { id, message_id, degraded: note.degraded };
-        self.native_write(cx, &message);
-    }
-
-    pub(super) fn native_fail(&mut self, cx: &mut Cx<'_>, fault: Fault, id: Option<RequestId>) {
+    pub(super) fn native_fail(&mut self, cx: &mut Cx<'_>, fault: &Fault, id: Option<RequestId>) {
         if self.is_closed() {
             return;
         }
         let ends = fault.ends(false, cx.rules.on_forbidden);
-        let (message, reason) = (fault.text(), fault.reason);
+        let message = fault.text();
         let code = Cow::Borrowed(fault.code);
         let retry_after_ms = fault.retry_after_ms;
-        self.native_write(cx, &ServerMessage::Error { id, code, message, retry_after_ms });
+        write(cx, &ServerMessage::Error { id, code, message, retry_after_ms });
         if ends {
-            self.end(cx, reason);
+            self.end(cx, fault.reason);
         }
     }
 
-    pub(super) fn native_reconnect(
-        &mut self,
-        cx: &mut Cx<'_>,
-        after_ms: u64,
-        reason: CloseReason,
-    ) {
+    pub(super) fn native_reconnect(&mut self, cx: &mut Cx<'_>, after_ms: u64, reason: CloseReason) {
         let message = ServerMessage::Reconnect { after_ms, reason: reason.code().into() };
-        self.native_write(cx, &message);
+        write(cx, &message);
         self.end(cx, reason);
-    }
-
-    fn native_write(&self, cx: &mut Cx<'_>, message: &ServerMessage) {
-        let mut payload = Vec::new();
-        message.write(&mut payload);
-        cx.effects.push(Effect::Write { text: true, payload });
     }
 }
 
@@ -192,6 +177,18 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
         | ClientMessage::Refresh { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
     }
+}
+
+/// Tells that a request was done.
+pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
+    let message_id = note.message_id.map(|id| id.to_string());
+    write(cx, &ServerMessage::Ok { id, message_id, degraded: note.degraded });
+}
+
+fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
+    let mut payload = Vec::new();
+    message.write(&mut payload);
+    cx.effects.push(Effect::Write { text: true, payload });
 }
 
 /// The message apart from the text that it was read from.

@@ -6,11 +6,11 @@ use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
 
 use super::backlog::Backlog;
 use super::connect::Connecting;
+use super::headers;
 use super::heartbeat::{self, Beats};
 use super::live::{Answer, Draft, Joining, Note};
 use super::{Codec, Cx, Effect, Fault, Session, State};
 use crate::hub::Wire;
-use crate::publication::ContentType;
 
 impl Session {
     pub(super) fn stomp_input(&mut self, cx: &mut Cx<'_>, input: &[u8]) {
@@ -30,12 +30,14 @@ impl Session {
                 headers: cx.rules.limits.headers,
                 header_bytes: cx.rules.limits.header_bytes,
             };
-            let Codec::Stomp { decoder, .. } = &mut self.codec else { return };
+            let Codec::Stomp { decoder, .. } = &mut self.codec else {
+                return;
+            };
             match decoder.next(input, &limits) {
                 Ok(None) => return,
                 Ok(Some(Incoming::Heartbeat)) => {}
                 Ok(Some(Incoming::Frame(frame))) => self.stomp_frame(cx, &frame),
-                Err(error) => self.fail(cx, error.into()),
+                Err(error) => self.fail(cx, &error.into()),
             }
         }
     }
@@ -46,14 +48,14 @@ impl Session {
         let receipt = frame.header("receipt").filter(|_| asks);
         let mut answer = match receipt {
             Some(receipt) if receipt.len() > cx.rules.limits.id_bytes => {
-                return self.fail(cx, Fault::id_too_long(cx.rules.limits.id_bytes));
+                return self.fail(cx, &Fault::id_too_long(cx.rules.limits.id_bytes));
             }
             Some(receipt) => Answer::Receipt(receipt.into()),
             None => Answer::Nobody,
         };
         match self.stomp_command(cx, frame, &mut answer) {
             Ok(()) => self.confirm(cx, answer, Note::default()),
-            Err(fault) => self.refuse(cx, fault, &answer),
+            Err(fault) => self.refuse(cx, &fault, &answer),
         }
         if frame.command == Command::Disconnect {
             self.end(cx, fanlight_proto::CloseReason::ClientClosed);
@@ -142,7 +144,7 @@ impl Session {
             Some(_) => Some(self.open_transaction(frame)?),
             None => None,
         };
-        let passed_on = frame.headers.iter().filter(|(name, _)| !is_reserved(name));
+        let passed_on = frame.headers.iter().filter(|(name, _)| !headers::is_reserved(name));
         let draft = Draft {
             to: required(frame, "destination")?,
             body: frame.body.clone(),
@@ -237,9 +239,10 @@ impl Session {
     fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
         let id = required(frame, "transaction")?;
         let open = self.live().and_then(|live| live.transactions.as_deref());
-        match open.is_some_and(|open| open.contains(id)) {
-            true => Ok(id),
-            false => Err(Fault::no_transaction()),
+        if open.is_some_and(|open| open.contains(id)) {
+            Ok(id)
+        } else {
+            Err(Fault::no_transaction())
         }
     }
 
@@ -322,36 +325,6 @@ fn transaction_id<'f>(cx: &Cx<'_>, frame: &'f Frame) -> Result<&'f str, Fault> {
     let limit = cx.rules.limits.id_bytes;
     if id.len() > limit { Err(Fault::id_too_long(limit)) } else { Ok(id) }
 }
-
-/// Whether a header of SEND is the server's own in MESSAGE, or ends here: receivers must be able
-/// to trust the former, and must not see credentials.
-fn is_reserved(name: &str) -> bool {
-    RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
-}
-
-const RESERVED: [&str; 21] = [
-    "accept-version",
-    "ack",
-    "authorization",
-    "code",
-    "content-length",
-    "content-type",
-    "degraded",
-    "destination",
-    "epoch",
-    "heart-beat",
-    "login",
-    "message-id",
-    "offset",
-    "passcode",
-    "receipt",
-    "recovered",
-    "redelivered",
-    "session",
-    "subscription",
-    "transaction",
-    "user-name",
-];
 
 /// CONNECTED's `server`.
 const SERVER: &str = concat!("fanlight/", env!("CARGO_PKG_VERSION"));

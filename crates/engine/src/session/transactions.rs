@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use super::live::Outgoing;
 use super::Fault;
+use super::live::Outgoing;
 use crate::limits::Limits;
 
 /// The open transactions of a session.
