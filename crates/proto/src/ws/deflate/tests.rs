@@ -62,6 +62,7 @@ fn a_message_that_is_cut_short_or_is_not_deflate_is_refused() {
         b"\xff",                                     // a block type that does not exist
         b"\xf2\x48\xcd\xc9",                         // cut inside a block
         b"\x00\x05\x00\xfa\xff\x48\x65",             // cut inside a stored block
+        b"\x00\x64\x00\x9b\xff\x48\x65",             // the same, of more bytes than we append
         b"\x00\x05\x00\xfb\xff\x48\x65\x6c\x6c\x6f", // a length that its complement denies
         b"\xf3\x48\xcd\xc9\xc9\x07\x00",             // a final block and no empty one behind it
         &long[..long.len() / 2],
