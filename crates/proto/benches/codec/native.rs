@@ -52,7 +52,7 @@ fn fields<'a>(body: &'a [u8], content_type: Option<&'a str>) -> MessageFields<'a
         body,
         content_type,
         from: Some("ann"),
-        at: 1_790_000_000_000,
+        at_unix_ms: 1_790_000_000_000,
         position: None,
         headers: &[],
     }

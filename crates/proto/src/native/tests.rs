@@ -34,7 +34,7 @@ pub(super) fn fields(body: &[u8]) -> MessageFields<'_> {
         body,
         content_type: None,
         from: None,
-        at: 1,
+        at_unix_ms: 1,
         position: None,
         headers: &[],
     }
