@@ -10,9 +10,7 @@ fn parse_send_128_byte_json(bencher: Bencher<'_, '_>) {
         r#"{{"type":"send","to":"/topic/orders.42","data":{},"id":1}}"#,
         json_of_128_bytes()
     );
-    bencher
-        .counter(ItemsCount::new(1_u32))
-        .bench(|| parse(black_box(&text)).next());
+    bencher.counter(ItemsCount::new(1_u32)).bench(|| parse(black_box(&text)).next());
 }
 
 #[divan::bench]
