@@ -1,12 +1,24 @@
 //! Who may subscribe and publish where: namespaces, ordered rules, default deny, permits.
 
+mod cover;
 mod namespace;
+mod rule;
 
-use fanlight_proto::{Destination, DestinationError};
+use std::sync::Arc;
+
+use fanlight_proto::{Destination, DestinationError, DestinationPattern, PatternError};
 
 use crate::broker::Channel;
+use crate::hub::Target;
+use crate::publication::SessionId;
 
-pub use namespace::{Namespace, Namespaces, PolicyError};
+pub use crate::auth::Principal;
+pub use namespace::{Namespace, Namespaces};
+pub use rule::{Action, PolicyRule, RuleEffect, Who};
+
+use cover::Glob;
+use namespace::Resolved;
+use rule::Rule;
 
 /// The right to publish to one destination (design invariant 6).
 ///
@@ -18,12 +30,236 @@ pub struct PublishPermit {
     channel: Channel,
 }
 
-impl PublishPermit {
-    /// The permit of a backend, which may publish wherever a namespace is.
-    pub fn for_backend(
-        namespaces: &Namespaces,
+/// The right to subscribe to one destination or pattern (design invariant 6).
+///
+/// Only this module makes one. What it is for is absolute, as with [`PublishPermit`].
+#[derive(Debug, Clone)]
+pub struct SubscribePermit {
+    target: Target,
+    channel: Channel,
+}
+
+/// Namespaces and rules, ready for use.
+///
+/// What no namespace has is denied; what no rule matches is denied; else the first rule that
+/// matches decides. A user destination is matched by its absolute name, and where it is the
+/// session's own also by the name without the user: `/user/queue/x` and `/user/ann/queue/x` are
+/// one destination, so a rule on either applies to both. `/user/**` allows only one's own, and
+/// denies everyone's.
+#[derive(Debug, Clone, Default)]
+pub struct Policy {
+    namespaces: Namespaces,
+    rules: Box<[Rule]>,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'s> {
+    /// The user, or `None` for an anonymous session.
+    pub principal: Option<&'s Principal>,
+    /// The session.
+    pub session: SessionId,
+}
+
+/// Why something is not allowed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Denied {
+    /// The destination is in no configured namespace.
+    #[error("no namespace has this destination")]
+    NoNamespace,
+    /// The namespace is not for sessions without a user.
+    #[error("this needs a user; connect with a token")]
+    Anonymous,
+    /// No rule allows it, or one denies it.
+    #[error("not allowed here by the policy")]
+    NotAllowed,
+    /// `/user/queue/...` without a user or session whose own it could be.
+    #[error("an own destination needs a user; name one: /user/{{name}}/queue/...")]
+    NoUser,
+    /// `/user/~...`, which only the session itself has, under its own name.
+    #[error("a session's private destination can't be named; use /user/queue/...")]
+    SessionPrivate,
+    /// The namespace does not allow patterns.
+    #[error("patterns are not allowed in this namespace; subscribe to each destination")]
+    Patterns,
+    /// The pattern could match destinations of more than one namespace, or of none.
+    #[error("the pattern reaches beyond its namespace; make it narrower")]
+    PatternTooWide,
+    /// The pattern could match destinations of more than one user.
+    #[error("a pattern can't range over users; name one, or use /user/queue/...")]
+    PatternOverUsers,
+    /// The user's name makes the destination invalid.
+    #[error(transparent)]
+    Destination(#[from] DestinationError),
+    /// The user's name makes the pattern invalid.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+}
+
+/// What is wrong with a policy's configuration, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PolicyError {
+    /// A namespace's name can't stand in a channel's name.
+    #[error("namespace {name:?}: a name is 1-64 of a-z, A-Z, 0-9, _ and -")]
+    BadName {
+        /// The name.
+        name: String,
+    },
+    /// Two namespaces share a name.
+    #[error("namespace {name:?} is defined twice; rename one")]
+    DuplicateName {
+        /// The name.
+        name: String,
+    },
+    /// A namespace's pattern does not parse.
+    #[error("namespace {name:?}: pattern {pattern:?}: {error}")]
+    BadNamespacePattern {
+        /// The namespace.
+        name: String,
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        error: PatternError,
+    },
+    /// A rule's destination does not parse.
+    #[error("rule {rule}: destination {pattern:?}: {error}")]
+    BadRulePattern {
+        /// The rule, counted from 0.
+        rule: usize,
+        /// The pattern.
+        pattern: String,
+        /// What is wrong with it.
+        error: PatternError,
+    },
+    /// A claim is compared with a variable that the destination does not have.
+    #[error("rule {rule}: the destination has no {{{variable}}} to compare a claim with")]
+    UnknownVariable {
+        /// The rule, counted from 0.
+        rule: usize,
+        /// The variable.
+        variable: String,
+    },
+    /// A compared variable could stand for more than one part of a destination.
+    #[error(
+        "rule {rule}: {{{variable}}} is compared, so it must be the only wildcard of its segment \
+         and have no ** before it"
+    )]
+    AmbiguousVariable {
+        /// The rule, counted from 0.
+        rule: usize,
+        /// The variable.
+        variable: String,
+    },
+}
+
+impl Policy {
+    /// Checks and compiles; the error names what is faulty.
+    pub fn new(namespaces: &[Namespace], rules: &[PolicyRule]) -> Result<Self, PolicyError> {
+        let compiled = rules.iter().enumerate().map(|(at, rule)| Rule::new(at, rule));
+        Ok(Self {
+            namespaces: Namespaces::new(namespaces)?,
+            rules: compiled.collect::<Result<_, _>>()?,
+        })
+    }
+
+    /// The namespaces, for publishing without a session.
+    pub fn namespaces(&self) -> &Namespaces {
+        &self.namespaces
+    }
+
+    /// The claims that rules name: a principal needs no others.
+    pub fn claim_names(&self) -> Vec<String> {
+        let mut names: Vec<String> =
+            self.rules.iter().flat_map(Rule::claim_names).map(str::to_owned).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
+    /// Whether a session without a user could do anything.
+    pub fn allows_anonymous(&self) -> bool {
+        self.namespaces.any_anonymous()
+    }
+
+    /// Whether `subject` may publish to `destination`.
+    pub fn publish(
+        &self,
+        subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<Self, Denied> {
+    ) -> Result<PublishPermit, Denied> {
+        let (destination, channel) = self.decide(Action::Publish, subject, destination)?;
+        Ok(PublishPermit { destination, channel })
+    }
+
+    /// Whether `subject` may subscribe to `destination`.
+    pub fn subscribe(
+        &self,
+        subject: &Subject<'_>,
+        destination: &Destination,
+    ) -> Result<SubscribePermit, Denied> {
+        let (destination, channel) = self.decide(Action::Subscribe, subject, destination)?;
+        Ok(SubscribePermit { target: Target::Destination(destination), channel })
+    }
+
+    /// Whether `subject` may subscribe to every destination that `pattern` matches.
+    ///
+    /// The answer is yes only if that is certain: one namespace has them all and allows patterns,
+    /// one rule allows them all, and no rule before it denies any. So each destination that a
+    /// permitted pattern matches could also be subscribed to by itself. Several rules that only
+    /// together allow all of a pattern do not count.
+    pub fn subscribe_pattern(
+        &self,
+        subject: &Subject<'_>,
+        pattern: &DestinationPattern,
+    ) -> Result<SubscribePermit, Denied> {
+        let resolved = Resolved::pattern(pattern.as_str(), subject)?;
+        let (absolute, shown) = (Glob::of(&resolved.absolute), Glob::of(&resolved.shown));
+        let namespace = self.namespaces.covering(&absolute, &shown)?;
+        let channel = namespace.channel.clone().ok_or(Denied::Patterns)?;
+        if subject.principal.is_none() && !namespace.anonymous {
+            return Err(Denied::Anonymous);
+        }
+        let names = resolved.names();
+        let globs = [Some(&absolute), resolved.is_own.then_some(&shown)];
+        for rule in self.rules.iter().filter(|rule| rule.concerns(Action::Subscribe, subject)) {
+            if rule.allows() {
+                if rule.covers(subject, &names) {
+                    let target = Target::Pattern(Arc::new(resolved.absolute.parse()?));
+                    return Ok(SubscribePermit { target, channel });
+                }
+            } else if globs.into_iter().flatten().any(|glob| rule.overlaps(glob)) {
+                return Err(Denied::NotAllowed);
+            }
+        }
+        Err(Denied::NotAllowed)
+    }
+
+    fn decide(
+        &self,
+        action: Action,
+        subject: &Subject<'_>,
+        destination: &Destination,
+    ) -> Result<(Destination, Channel), Denied> {
+        let (destination, resolved) = Resolved::destination(destination, subject)?;
+        let namespace = self.namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
+        if subject.principal.is_none() && !namespace.anonymous {
+            return Err(Denied::Anonymous);
+        }
+        let names = resolved.names();
+        let mut rules = self.rules.iter().filter(|rule| rule.concerns(action, subject));
+        match rules.find(|rule| rule.matches(subject, &names)) {
+            Some(rule) if rule.allows() => {
+                let channel = namespace.channel_of(&destination);
+                Ok((destination, channel))
+            }
+            _ => Err(Denied::NotAllowed),
+        }
+    }
+}
+
+impl PublishPermit {
+    /// The permit of a backend, which may publish wherever there is a namespace.
+    pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
         let destination = namespace::absolute(destination, None)?;
         let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
         Ok(Self { channel: namespace.channel_of(&destination), destination })
@@ -40,16 +276,19 @@ impl PublishPermit {
     }
 }
 
-/// Why something is not allowed.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Denied {
-    /// The destination is in no configured namespace.
-    #[error("no namespace covers this destination")]
-    NoNamespace,
-    /// `/user/queue/...` without a user or session whose own it could be.
-    #[error("an own destination needs a user; name one: /user/{{name}}/queue/...")]
-    NoUser,
-    /// The user's name makes the destination invalid.
-    #[error(transparent)]
-    Destination(#[from] DestinationError),
+impl SubscribePermit {
+    /// What it allows to subscribe to.
+    pub fn target(&self) -> &Target {
+        &self.target
+    }
+
+    /// The broker's channel for that.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
+    /// Both, for the hub.
+    pub fn into_parts(self) -> (Target, Channel) {
+        (self.target, self.channel)
+    }
 }

@@ -1,1 +1,21 @@
-//! x
+//! The gateway: listeners, transports, workers, configuration and command line.
+//!
+//! One message's way through the node is in `docs/architecture.md`.
+
+pub mod accept;
+pub mod admin;
+pub mod admission;
+pub mod cli;
+pub mod clock;
+pub mod config;
+pub mod dev;
+pub mod drain;
+pub mod health;
+pub mod jwt;
+pub mod node;
+pub mod origin;
+pub mod problem;
+pub mod server;
+pub mod telemetry;
+pub mod transport;
+pub mod worker;

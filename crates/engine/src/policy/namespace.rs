@@ -1,20 +1,22 @@
-//! Namespaces: which part of the destination space has which options; the first match wins.
+//! Namespaces, and the one absolute name of each destination.
 
 use std::collections::HashSet;
 
 use fanlight_proto::destination::DestinationKind;
-use fanlight_proto::{Destination, DestinationPattern, PatternError};
+use fanlight_proto::{Destination, DestinationPattern};
 
-use super::Denied;
+use super::cover::Glob;
+use super::rule::Names;
+use super::{Denied, PolicyError, Subject};
 use crate::broker::Channel;
 
-/// A configured part of the destination space.
+/// A configured part of the destination space; the first that matches has a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Namespace {
-    /// Names it in errors and in broker channels: 1-64 of `a-z 0-9 _ -`.
+    /// Names it in errors and in broker channels: 1-64 of `a-z A-Z 0-9 _ -`.
     pub name: String,
     /// The destinations in it. User destinations match by `/user/queue/...` (without the name)
-    /// and by `/user/{name}/queue/...`.
+    /// as well as by `/user/{name}/queue/...`.
     pub pattern: String,
     /// Whether clients may subscribe to patterns in it. Its publications then travel on one
     /// channel to every node with a subscriber anywhere in it.
@@ -31,37 +33,22 @@ pub struct Namespaces {
 
 #[derive(Debug, Clone)]
 pub(super) struct Compiled {
-    pub(super) pattern: DestinationPattern,
+    pattern: DestinationPattern,
+    glob: Glob,
     /// Set where patterns are allowed.
     pub(super) channel: Option<Channel>,
     pub(super) anonymous: bool,
 }
 
-/// What is wrong with a policy's configuration, and where.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum PolicyError {
-    /// A namespace's name can't stand in a channel's name.
-    #[error("namespace {name:?}: a name is 1-64 of a-z, 0-9, _ and -")]
-    BadName {
-        /// The name.
-        name: String,
-    },
-    /// Two namespaces share a name.
-    #[error("namespace {name:?} is defined twice; rename one")]
-    DuplicateName {
-        /// The name.
-        name: String,
-    },
-    /// A namespace's pattern does not parse.
-    #[error("namespace {name:?}: pattern {pattern:?}: {error}")]
-    BadNamespacePattern {
-        /// The namespace.
-        name: String,
-        /// The pattern.
-        pattern: String,
-        /// What is wrong with it.
-        error: PatternError,
-    },
+/// The names of a destination or pattern, as one subject sees it.
+#[derive(Debug)]
+pub(super) struct Resolved {
+    /// With the user or session in it, in canonical spelling.
+    pub(super) absolute: String,
+    /// The same without.
+    pub(super) shown: String,
+    /// Whether it is the subject's own.
+    pub(super) is_own: bool,
 }
 
 impl Namespaces {
@@ -69,30 +56,34 @@ impl Namespaces {
     pub fn new(namespaces: &[Namespace]) -> Result<Self, PolicyError> {
         let mut names = HashSet::new();
         let mut ordered = Vec::with_capacity(namespaces.len());
-        for namespace in namespaces {
-            let name = namespace.name.clone();
-            if !is_good_name(&name) {
-                return Err(PolicyError::BadName { name });
+        for Namespace { name, pattern, patterns, anonymous } in namespaces {
+            if !is_good_name(name) {
+                return Err(PolicyError::BadName { name: name.clone() });
             }
-            if !names.insert(name.as_str().to_owned()) {
-                return Err(PolicyError::DuplicateName { name });
+            if !names.insert(name) {
+                return Err(PolicyError::DuplicateName { name: name.clone() });
             }
-            let pattern = namespace.pattern.parse().map_err(|error| {
-                let pattern = namespace.pattern.clone();
-                PolicyError::BadNamespacePattern { name: name.clone(), pattern, error }
+            let parsed = pattern.parse().map_err(|error| PolicyError::BadNamespacePattern {
+                name: name.clone(),
+                pattern: pattern.clone(),
+                error,
             })?;
-            let channel = namespace.patterns.then(|| Channel::of_namespace(&name));
-            ordered.push(Compiled { pattern, channel, anonymous: namespace.anonymous });
+            ordered.push(Compiled {
+                pattern: parsed,
+                glob: Glob::of(pattern),
+                channel: patterns.then(|| Channel::of_namespace(name)),
+                anonymous: *anonymous,
+            });
         }
         Ok(Self { ordered: ordered.into() })
     }
 
     /// Whether sessions without a user have any use here.
-    pub fn any_anonymous(&self) -> bool {
+    pub(super) fn any_anonymous(&self) -> bool {
         self.ordered.iter().any(|namespace| namespace.anonymous)
     }
 
-    /// The first that has `destination`, which is absolute.
+    /// The one that has `destination`, which is absolute.
     pub(super) fn of(&self, destination: &Destination) -> Option<&Compiled> {
         let shown = destination.shown();
         let matches = |namespace: &&Compiled| {
@@ -101,8 +92,18 @@ impl Namespaces {
         self.ordered.iter().find(matches)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Compiled> {
-        self.ordered.iter()
+    /// The one that has every destination of a pattern.
+    pub(super) fn covering(&self, absolute: &Glob, shown: &Glob) -> Result<&Compiled, Denied> {
+        for namespace in &self.ordered {
+            let glob = &namespace.glob;
+            if glob.covers(absolute) || glob.covers(shown) {
+                return Ok(namespace);
+            }
+            if glob.overlaps(absolute) || glob.overlaps(shown) {
+                return Err(Denied::PatternTooWide);
+            }
+        }
+        Err(Denied::NoNamespace)
     }
 }
 
@@ -113,35 +114,100 @@ impl Compiled {
     }
 }
 
+impl Resolved {
+    pub(super) fn destination(
+        destination: &Destination,
+        subject: &Subject<'_>,
+    ) -> Result<(Destination, Self), Denied> {
+        let is_user =
+            matches!(destination.kind(), DestinationKind::OwnUser | DestinationKind::NamedUser);
+        if !is_user {
+            let absolute = destination.as_str().to_owned();
+            let shown = absolute.clone();
+            return Ok((destination.clone(), Self { absolute, shown, is_own: false }));
+        }
+        if is_session_private(destination) {
+            return Err(Denied::SessionPrivate);
+        }
+        let own = own_segment(subject)?;
+        let destination = absolute(destination, Some(&own))?;
+        let absolute = destination.as_str().to_owned();
+        let shown = destination.shown().into_owned();
+        let is_own = has_user(&absolute, &own);
+        Ok((destination, Self { absolute, shown, is_own }))
+    }
+
+    pub(super) fn pattern(text: &str, subject: &Subject<'_>) -> Result<Self, Denied> {
+        let Some(rest) = text.strip_prefix("/user/") else {
+            return Ok(Self { absolute: text.to_owned(), shown: text.to_owned(), is_own: false });
+        };
+        let (first, path) = rest.split_once('/').unwrap_or((rest, ""));
+        if first.contains(['*', '?', '{']) {
+            return Err(Denied::PatternOverUsers);
+        }
+        if first.starts_with('~') {
+            return Err(Denied::SessionPrivate);
+        }
+        let own = own_segment(subject)?;
+        if matches!(first, "queue" | "topic") {
+            let absolute = format!("/user/{own}/{rest}");
+            return Ok(Self { absolute, shown: text.to_owned(), is_own: true });
+        }
+        let named: Destination = format!("/user/{first}/queue/x").parse()?;
+        let user = segment_of(&named.user_name().ok_or(Denied::NoUser)?)?;
+        let absolute = format!("/user/{user}/{path}");
+        Ok(Self { is_own: user == own, absolute, shown: format!("/user/{path}") })
+    }
+
+    pub(super) fn names(&self) -> Names<'_> {
+        Names { absolute: &self.absolute, own: self.is_own.then_some(&self.shown) }
+    }
+}
+
 /// `destination` with its user resolved and spelled in the one canonical way, so that
-/// `/user/%61nn/queue/x` is no second name of `/user/ann/queue/x`.
+/// `/user/%61nn/queue/x` is no second name of `/user/ann/queue/x`. `own` is a canonical segment.
 pub(super) fn absolute(
     destination: &Destination,
     own: Option<&str>,
 ) -> Result<Destination, Denied> {
-    match destination.kind() {
-        DestinationKind::OwnUser => {
+    match (destination.kind(), destination.user_path(), destination.user_name()) {
+        (DestinationKind::OwnUser, Some(path), _) => {
             let own = own.ok_or(Denied::NoUser)?;
-            let path = destination.user_path().unwrap_or_default();
             Ok(format!("/user/{own}{path}").parse()?)
         }
-        DestinationKind::NamedUser if !is_session_private(destination) => {
-            let (Some(user), Some(path)) = (destination.user_name(), destination.user_path())
-            else {
-                return Err(Denied::NoUser);
-            };
+        (DestinationKind::NamedUser, Some(path), Some(user))
+            if !is_session_private(destination) =>
+        {
             Ok(Destination::for_user(&user, path)?)
         }
         _ => Ok(destination.clone()),
     }
 }
 
-/// Whether it is `/user/~{session}/...`.
-pub(super) fn is_session_private(destination: &Destination) -> bool {
+/// The segment after `/user/` in the subject's own destinations.
+fn own_segment(subject: &Subject<'_>) -> Result<String, Denied> {
+    match subject.principal {
+        Some(principal) => segment_of(&principal.user),
+        None => Ok(format!("~{}", subject.session)),
+    }
+}
+
+/// A user's name as a segment of a destination.
+fn segment_of(user: &str) -> Result<String, Denied> {
+    let example = Destination::for_user(user, "/queue/x")?;
+    let segment = example.as_str().split('/').nth(2).unwrap_or_default();
+    Ok(segment.to_owned())
+}
+
+fn has_user(absolute: &str, own: &str) -> bool {
+    absolute.split('/').nth(2) == Some(own)
+}
+
+fn is_session_private(destination: &Destination) -> bool {
     destination.as_str().starts_with("/user/~")
 }
 
 fn is_good_name(name: &str) -> bool {
-    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'_' | b'-');
+    let good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-');
     (1..=64).contains(&name.len()) && name.bytes().all(good)
 }

@@ -1,0 +1,71 @@
+//! The command line.
+
+mod completions;
+mod config;
+mod serve;
+mod token;
+
+use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Runs the command that `args` (with the program's name first) ask for.
+pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(args) {
+        Ok(cli) => cli,
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(1));
+        }
+    };
+    let outcome = match cli.command {
+        None => serve::run(&serve::Serve::dev()),
+        Some(Command::Serve(command)) => serve::run(&command),
+        Some(Command::Config(command)) => config::run(&command),
+        Some(Command::Token(command)) => token::run(command),
+        Some(Command::Completions(command)) => completions::run(&command),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {}", indented(&format!("{error:#}")));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A real-time gateway: WebSocket and STOMP in front of any backend.
+///
+/// Without a command: `fanlight serve --dev`, to try it out.
+#[derive(Debug, Parser)]
+#[command(name = "fanlight", version, propagate_version = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve clients until told to stop.
+    Serve(serve::Serve),
+    /// Check, list and describe the configuration.
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
+    /// Make and read tokens.
+    #[command(subcommand)]
+    Token(token::TokenCommand),
+    /// Print a completion script for a shell.
+    Completions(completions::Completions),
+}
+
+/// An error of several lines, with those after the first set apart.
+fn indented(text: &str) -> String {
+    if text.contains('\n') { format!("\n{text}").replace('\n', "\n  ") } else { text.into() }
+}
+
+/// Prints what a program will read.
+fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
+    println!("{}", serde_json::to_string_pretty(value)?);
+    Ok(())
+}

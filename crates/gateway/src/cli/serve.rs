@@ -1,0 +1,77 @@
+//! `fanlight serve`.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+
+use crate::config::{Config, Flag, Layers, ServeOptions};
+
+/// Serve clients until told to stop.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Serve {
+    /// Try it out: this machine only, in memory, a random secret, open rules.
+    #[arg(long)]
+    dev: bool,
+    /// The configuration file.
+    #[arg(long, value_name = "FILE", env = "FANLIGHT_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address and port for clients [option listen.public].
+    #[arg(long, value_name = "ADDR")]
+    listen: Option<SocketAddr>,
+    /// Address and port for metrics, health and drain [option listen.admin].
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Use the Redis at this URL as the broker [options redis.url, broker.kind].
+    #[arg(long, value_name = "URL")]
+    redis: Option<String>,
+    /// Threads that carry connections, 0 for one per core [option workers].
+    #[arg(long, value_name = "N")]
+    workers: Option<u16>,
+    /// Mount the endpoints for public conformance suites; needs --dev.
+    #[arg(long)]
+    conformance: bool,
+}
+
+impl Serve {
+    /// What `fanlight` without a command does.
+    pub(super) fn dev() -> Self {
+        Self { dev: true, ..Self::default() }
+    }
+
+    fn layers(&self) -> Layers {
+        let flags = [
+            ("--listen", "listen.public", self.listen.map(|address| address.to_string())),
+            ("--admin", "listen.admin", self.admin.map(|address| address.to_string())),
+            ("--redis", "redis.url", self.redis.clone()),
+            ("--redis", "broker.kind", self.redis.as_ref().map(|_| "redis".into())),
+            ("--workers", "workers", self.workers.map(|workers| workers.to_string())),
+        ];
+        let flags = flags
+            .into_iter()
+            .filter_map(|(name, key, value)| Some(Flag { name, key, value: value? }))
+            .collect();
+        Layers { dev: self.dev, file: self.config.clone(), flags, ..Layers::default() }
+            .with_process_env()
+    }
+}
+
+pub(super) fn run(command: &Serve) -> anyhow::Result<()> {
+    let options = options(command)?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("can't start the runtime")?;
+    runtime.block_on(crate::server::serve(options))
+}
+
+fn options(command: &Serve) -> anyhow::Result<ServeOptions> {
+    if command.conformance && !command.dev {
+        bail!(
+            "--conformance opens unauthenticated echo services, so it is only for --dev; add --dev"
+        );
+    }
+    let config = Config::load(&command.layers())?.checked()?;
+    let warnings = config.warnings();
+    Ok(ServeOptions { config, warnings, dev: command.dev, conformance: command.conformance })
+}

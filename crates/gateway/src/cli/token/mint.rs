@@ -1,0 +1,122 @@
+//! `fanlight token mint`.
+
+use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context as _, anyhow, bail};
+use fanlight_engine::auth::Claims;
+use serde_json::{Value, json};
+
+use super::super::print_json;
+use crate::config::{Algorithm, Auth, Config, Layers, Secret, Span};
+use crate::jwt::{SigningKey, mint};
+
+/// Make a signed token, to try things out or for a script.
+#[derive(Debug, clap::Args)]
+pub(in crate::cli) struct Mint {
+    /// The shared secret, for HS*. Better given by the variable, which other users can't see.
+    #[arg(long, env = "FANLIGHT_SECRET", hide_env_values = true, conflicts_with = "key_file")]
+    secret: Option<Secret>,
+    /// The private key as a PEM file, for all other algorithms.
+    #[arg(long, value_name = "FILE", requires = "algorithm")]
+    key_file: Option<PathBuf>,
+    /// The algorithm, HS256 unless given.
+    #[arg(long)]
+    algorithm: Option<Algorithm>,
+    /// The key's id, put into the token as `kid`.
+    #[arg(long)]
+    kid: Option<String>,
+    /// Take secret, issuer, audience and the names of claims from this configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The user.
+    #[arg(long)]
+    user: String,
+    /// A role; may be repeated.
+    #[arg(long = "role", value_name = "ROLE")]
+    roles: Vec<String>,
+    /// A further claim; the value is JSON, or text; may be repeated.
+    #[arg(long = "claim", value_name = "NAME=VALUE")]
+    claims: Vec<String>,
+    /// How long it is good.
+    #[arg(long, default_value = "1h")]
+    expires: Span,
+    /// Print token and claims as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+pub(in crate::cli) fn run(command: Mint) -> anyhow::Result<()> {
+    let auth = match &command.config {
+        Some(_) => {
+            let layers = Layers { file: command.config.clone(), ..Layers::default() };
+            Config::load(&layers.with_process_env())?.config.auth
+        }
+        None => Auth::default(),
+    };
+    let claims = claims(&command, &auth, unix_seconds())?;
+    let token = mint(&signing_key(&command, &auth)?, &claims)?;
+    if command.json {
+        return print_json(&json!({ "token": token, "claims": claims }));
+    }
+    println!("{token}");
+    Ok(())
+}
+
+fn signing_key(command: &Mint, auth: &Auth) -> anyhow::Result<SigningKey> {
+    let id = command.kid.clone();
+    if let (Some(path), Some(algorithm)) = (&command.key_file, command.algorithm) {
+        let pem = std::fs::read(path).with_context(|| format!("can't read {}", path.display()))?;
+        return Ok(SigningKey::from_pem(algorithm, &pem)?.with_id(id.unwrap_or_default()));
+    }
+    if let Some(secret) = &command.secret {
+        let algorithm = command.algorithm.unwrap_or(Algorithm::Hs256);
+        return Ok(SigningKey::from_secret(algorithm, secret)?.with_id(id.unwrap_or_default()));
+    }
+    let wanted = |key: &&crate::config::AuthKey| {
+        key.algorithm.is_hmac() && id.as_ref().is_none_or(|id| *id == key.id)
+    };
+    let key = auth.keys.iter().find(wanted).ok_or_else(|| {
+        anyhow!(
+            "no key to sign with; give --secret, --key-file with --algorithm, or --config with a \
+             configuration that has a shared secret"
+        )
+    })?;
+    let secret = match &key.secret_file {
+        Some(path) => {
+            let text = std::fs::read_to_string(path);
+            let text = text.with_context(|| format!("can't read {}", path.display()))?;
+            Secret::new(text.trim_end_matches(['\r', '\n']))
+        }
+        None => key.secret.clone(),
+    };
+    Ok(SigningKey::from_secret(key.algorithm, &secret)?.with_id(key.id.clone()))
+}
+
+fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
+    let mut claims = Claims::new();
+    claims.insert(auth.user_claim.clone(), json!(command.user));
+    if !command.roles.is_empty() {
+        claims.insert(auth.roles_claim.clone(), json!(command.roles));
+    }
+    if !auth.issuer.is_empty() {
+        claims.insert("iss".into(), json!(auth.issuer));
+    }
+    if !auth.audience.is_empty() {
+        claims.insert("aud".into(), json!(auth.audience));
+    }
+    claims.insert("iat".into(), json!(now_s));
+    claims.insert("exp".into(), json!(now_s.saturating_add(command.expires.0.as_secs())));
+    for claim in &command.claims {
+        let Some((name, value)) = claim.split_once('=') else {
+            bail!("--claim {claim:?} is not NAME=VALUE");
+        };
+        let value = serde_json::from_str(value).unwrap_or_else(|_| Value::from(value));
+        claims.insert(name.into(), value);
+    }
+    Ok(claims)
+}
+
+pub(super) fn unix_seconds() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,38 @@
+//! Configuration: defaults, file, environment and flags, into one validated [`Config`].
+
+mod check;
+mod domain;
+mod layers;
+mod load;
+mod problem;
+pub mod reference;
+mod sections;
+mod values;
+
+pub use domain::DrainPlan;
+pub use layers::{ENV_PREFIX, Flag, Layers};
+pub use load::Loaded;
+pub use problem::{ConfigError, Problem};
+pub use sections::{
+    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, Limits, Listen,
+    Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Redis, Rule, Stomp,
+    WebSocket,
+};
+pub use values::{BadOrigin, BadSize, BadSpan, OriginRule, Secret, Size, Span};
+
+/// What `fanlight serve` serves.
+#[derive(Debug, Clone)]
+pub struct ServeOptions {
+    /// The configuration, checked.
+    pub config: Config,
+    /// What it says that is hardly meant; to be logged at the start.
+    pub warnings: Vec<Problem>,
+    /// Whether the development preset is on: the secret and ready-made tokens are printed, and a
+    /// page to try things is served.
+    pub dev: bool,
+    /// Whether the endpoints for public conformance suites are mounted. Only with `dev`.
+    pub conformance: bool,
+}
+
+#[cfg(test)]
+mod tests;

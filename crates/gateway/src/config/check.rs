@@ -1,0 +1,192 @@
+//! Checks that concern more than one option: what is missing, and what does not fit together.
+
+use fanlight_engine::auth::TokenRules;
+
+use super::problem::Problem;
+use super::values::OriginRule;
+use super::{BrokerKind, Config};
+use crate::jwt::Authenticator;
+
+/// Everything that keeps `config` from being served.
+pub(super) fn problems(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    listen(config, &mut problems);
+    identity(config, &mut problems);
+    namespaces(config, &mut problems);
+    limits(config, &mut problems);
+    broker(config, &mut problems);
+    problems
+}
+
+/// What is allowed, but hardly meant.
+pub(super) fn warnings(config: &Config) -> Vec<Problem> {
+    let mut warnings = Vec::new();
+    let mut warn = |key: &str, fault: &str, remedy: &str| {
+        warnings.push(Problem::new(key, fault, remedy));
+    };
+    if config.policy.rules.is_empty() {
+        warn(
+            "policy.rules",
+            "there are none, so every subscription and every message is denied",
+            "add a [[policy.rules]] for each thing that clients may do",
+        );
+    }
+    if config.origin.allow.contains(&OriginRule::Any) {
+        warn("origin.allow", "any web page may connect", "list the origins of your own pages");
+    }
+    if !config.auth.require_exp {
+        warn("auth.require_exp", "tokens without `exp` are good for ever", "leave it true");
+    }
+    let shared_issuer = config.auth.keys.iter().any(|key| !key.algorithm.is_hmac());
+    if shared_issuer && config.auth.issuer.is_empty() && config.auth.audience.is_empty() {
+        warn(
+            "auth.audience",
+            "any token that the key's owner signs is accepted, also one made for another service",
+            "set auth.audience, auth.issuer or both",
+        );
+    }
+    warnings
+}
+
+fn listen(config: &Config, problems: &mut Vec<Problem>) {
+    if config.listen.public == config.listen.admin && config.listen.public.port() != 0 {
+        problems.push(Problem::new(
+            "listen.admin",
+            "the same address as listen.public",
+            "give the admin listener a port of its own, which the public can't reach",
+        ));
+    }
+    let path = &config.websocket.path;
+    if !path.starts_with('/') || path.contains(['?', '#', '{', '}', '*', ' ']) {
+        problems.push(Problem::new(
+            "websocket.path",
+            "not a path",
+            "begin it with /, without a query, as in \"/ws\"",
+        ));
+    }
+    if matches!(path.as_str(), "/" | "/livez" | "/readyz") {
+        problems.push(Problem::new(
+            "websocket.path",
+            "taken by another endpoint",
+            "choose a path of its own, as in \"/ws\"",
+        ));
+    }
+}
+
+fn identity(config: &Config, problems: &mut Vec<Problem>) {
+    let auth = &config.auth;
+    if let Err(key_problems) = Authenticator::new(auth, TokenRules::default()) {
+        problems.extend(key_problems);
+    }
+    let anonymous = config.namespaces.iter().any(|namespace| namespace.anonymous);
+    if auth.keys.is_empty() && !anonymous {
+        problems.push(Problem::new(
+            "auth.keys",
+            "there are none, so nobody could connect",
+            "add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a \
+             namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`",
+        ));
+    }
+    for (key, claim) in
+        [("auth.user_claim", &auth.user_claim), ("auth.roles_claim", &auth.roles_claim)]
+    {
+        if claim.is_empty() {
+            problems.push(Problem::new(key, "empty", "name a claim, or remove the option"));
+        }
+    }
+    if !auth.cookie.is_empty() {
+        let legal = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
+        if !auth.cookie.chars().all(legal) {
+            problems.push(Problem::new(
+                "auth.cookie",
+                "not the name of a cookie",
+                "use letters, digits, - and _",
+            ));
+        }
+        if config.origin.allow.contains(&OriginRule::Any) {
+            problems.push(Problem::new(
+                "origin.allow",
+                "\"*\" together with auth.cookie: any web page could act as its visitor",
+                "list the origins of your own pages, or don't use a cookie",
+            ));
+        }
+    }
+}
+
+fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
+    if config.namespaces.is_empty() {
+        problems.push(Problem::new(
+            "namespaces",
+            "there are none, so no destination could be used",
+            "add a [[namespaces]] for each part of the destination space, as in \
+             `name = \"topic\"`, `match = \"/topic/**\"`",
+        ));
+    }
+    if let Err(problem) = config.compiled_policy() {
+        problems.push(problem);
+    }
+}
+
+fn limits(config: &Config, problems: &mut Vec<Problem>) {
+    let limits = &config.limits;
+    for (key, value) in [
+        ("limits.message", limits.message.0),
+        ("limits.pre_auth_frame", limits.pre_auth_frame.0),
+        ("limits.outbox_frames", limits.outbox_frames.into()),
+        ("limits.send_time", limits.send_time.as_ms()),
+        ("limits.connect_time", limits.connect_time.as_ms()),
+        ("limits.request_head_time", limits.request_head_time.as_ms()),
+        ("limits.subscriptions", limits.subscriptions.into()),
+        ("limits.headers", limits.headers.into()),
+        ("limits.header", limits.header.0),
+        ("native.heartbeat", config.native.heartbeat.as_ms()),
+        ("drain.shutdown_timeout", config.drain.shutdown_timeout.as_ms()),
+        ("redis.response_timeout", config.redis.response_timeout.as_ms()),
+    ] {
+        if value == 0 {
+            problems.push(Problem::new(key, "zero", "set it above zero, or remove it"));
+        }
+    }
+    if limits.outbox < limits.message {
+        problems.push(Problem::new(
+            "limits.outbox",
+            format!(
+                "smaller than limits.message ({}): such a message could never be sent",
+                limits.message
+            ),
+            "make it several times as large",
+        ));
+    }
+    if limits.message.0 > MESSAGE_MAX_BYTES {
+        problems.push(Problem::new("limits.message", "more than 64MiB", "send less at once"));
+    }
+    if limits.messages_per_second > 0 && limits.message_burst == 0 {
+        problems.push(Problem::new(
+            "limits.message_burst",
+            "zero, with limits.messages_per_second set: nobody could send anything",
+            "set it to at least 1",
+        ));
+    }
+}
+
+fn broker(config: &Config, problems: &mut Vec<Problem>) {
+    if config.broker.kind != BrokerKind::Redis {
+        return;
+    }
+    if let Err(problem) = config.redis.resolved_url() {
+        problems.push(problem);
+    }
+    let prefix = &config.redis.prefix;
+    if prefix.is_empty()
+        || prefix.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.:".contains(c))
+    {
+        problems.push(Problem::new(
+            "redis.prefix",
+            "not a prefix for keys",
+            "use letters, digits and -_.: as in \"fl\"",
+        ));
+    }
+}
+
+/// Above this the arithmetic of frames and buffers would need another look.
+const MESSAGE_MAX_BYTES: u64 = 64 << 20;

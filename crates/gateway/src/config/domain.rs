@@ -1,0 +1,306 @@
+//! From options to what the rest of the gateway works with.
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanlight_engine::auth::TokenRules;
+use fanlight_engine::limits::{Heartbeats, Limits, Rate};
+use fanlight_engine::session;
+use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_redis::config::RedisConfig;
+use rand::RngCore as _;
+
+use super::problem::Problem;
+use super::values::Secret;
+use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Redis, Rule};
+
+impl Config {
+    /// How many worker threads to run.
+    pub fn worker_count(&self) -> usize {
+        match self.workers {
+            0 => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+            workers => workers.into(),
+        }
+    }
+
+    /// Namespaces and rules, compiled.
+    pub fn compiled_policy(&self) -> Result<Policy, Problem> {
+        let namespaces: Vec<_> = self.namespaces.iter().map(Namespace::to_domain).collect();
+        let rules: Vec<_> = self.policy.rules.iter().map(Rule::to_domain).collect();
+        Policy::new(&namespaces, &rules).map_err(|error| self.policy_problem(&error))
+    }
+
+    /// What tokens must say; `policy` says which of their claims to keep.
+    pub fn token_rules(&self, policy: &Policy) -> TokenRules {
+        let auth = &self.auth;
+        let unless_empty = |text: &String| Some(text.clone()).filter(|text| !text.is_empty());
+        TokenRules {
+            issuer: unless_empty(&auth.issuer),
+            audience: unless_empty(&auth.audience),
+            leeway_s: auth.leeway.0.as_secs(),
+            require_exp: auth.require_exp,
+            user_claim: auth.user_claim.clone(),
+            roles_claim: auth.roles_claim.clone(),
+            kept_claims: policy.claim_names(),
+        }
+    }
+
+    /// What one session may use.
+    pub fn session_limits(&self) -> Limits {
+        let limits = &self.limits;
+        Limits {
+            message_bytes: limits.message.as_bytes(),
+            pre_auth_frame_bytes: limits.pre_auth_frame.as_bytes(),
+            headers: limits.headers as usize,
+            header_bytes: limits.header.as_bytes(),
+            subscriptions: limits.subscriptions as usize,
+            messages: Rate { per_s: limits.messages_per_second, burst: limits.message_burst },
+            commands: Rate { per_s: limits.commands_per_second, burst: limits.command_burst },
+            connect_timeout_ms: limits.connect_time.as_ms(),
+            transactions: limits.transactions as usize,
+            transaction_frames: limits.transaction_frames as usize,
+            transaction_bytes: limits.transaction.as_bytes(),
+            drain_timeout_ms: self.drain.deadline.as_ms(),
+            ..Limits::default()
+        }
+    }
+
+    /// How often heartbeats go.
+    pub fn heartbeats(&self) -> Heartbeats {
+        let ms = |span: super::Span| u32::try_from(span.as_ms()).unwrap_or(u32::MAX);
+        Heartbeats {
+            stomp_send_ms: ms(self.stomp.heartbeat_send),
+            stomp_receive_ms: ms(self.stomp.heartbeat_receive),
+            native_ms: ms(self.native.heartbeat),
+            ..Heartbeats::default()
+        }
+    }
+
+    /// What follows a denial.
+    pub fn on_forbidden(&self) -> session::OnForbidden {
+        match self.policy.on_forbidden {
+            OnForbidden::Error => session::OnForbidden::ByProtocol,
+            OnForbidden::Close => session::OnForbidden::Close,
+        }
+    }
+
+    /// The broker's connection.
+    pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
+        let url = self.redis.resolved_url()?;
+        let config = RedisConfig::parse_url(url.reveal()).map_err(|error| {
+            let remedy = "write redis://[user:password@]host:port[/db]";
+            Problem::new("redis.url", error.to_string(), remedy)
+        })?;
+        Ok(RedisConfig {
+            prefix: self.redis.prefix.clone(),
+            linger: self.redis.linger.0,
+            response_timeout: self.redis.response_timeout.0,
+            ..config
+        })
+    }
+
+    fn policy_problem(&self, error: &PolicyError) -> Problem {
+        let fault = error.to_string();
+        let named = |name: &String| self.namespaces.iter().rposition(|own| own.name == *name);
+        match error {
+            PolicyError::BadName { name } | PolicyError::DuplicateName { name } => {
+                let key = format!("namespaces[{}].name", named(name).unwrap_or_default());
+                Problem::new(key, fault, "choose a name of its own, as in \"news\"")
+            }
+            PolicyError::BadNamespacePattern { name, .. } => {
+                let key = format!("namespaces[{}].match", named(name).unwrap_or_default());
+                Problem::new(key, fault, "write a pattern, as in \"/topic/news.*\"")
+            }
+            PolicyError::BadRulePattern { rule, .. } => Problem::new(
+                format!("policy.rules[{rule}].destination"),
+                fault,
+                "write a pattern, as in \"/topic/news.*\"",
+            ),
+            PolicyError::UnknownVariable { rule, .. }
+            | PolicyError::AmbiguousVariable { rule, .. } => Problem::new(
+                format!("policy.rules[{rule}].claims"),
+                fault,
+                "compare with a variable as in destination = \"/topic/rooms/{room}\", \
+                 claims = { room = \"{room}\" }",
+            ),
+        }
+    }
+}
+
+impl Namespace {
+    fn to_domain(&self) -> policy::Namespace {
+        policy::Namespace {
+            name: self.name.clone(),
+            pattern: self.pattern.to_string(),
+            patterns: self.patterns,
+            anonymous: self.anonymous,
+        }
+    }
+}
+
+impl Rule {
+    fn to_domain(&self) -> PolicyRule {
+        let action = |action: &Action| match action {
+            Action::Subscribe => policy::Action::Subscribe,
+            Action::Publish => policy::Action::Publish,
+        };
+        PolicyRule {
+            effect: match self.effect {
+                Effect::Allow => RuleEffect::Allow,
+                Effect::Deny => RuleEffect::Deny,
+            },
+            actions: self.actions.iter().map(action).collect(),
+            destination: self.destination.to_string(),
+            who: match self.authenticated {
+                None => Who::Anyone,
+                Some(true) => Who::Authenticated,
+                Some(false) => Who::Anonymous,
+            },
+            users: self.users.clone(),
+            roles: self.roles.clone(),
+            claims: self.claims.clone(),
+        }
+    }
+}
+
+impl Origin {
+    /// Whether a request with this `Origin` may go on; `host` is what the request was made to.
+    ///
+    /// A request without an origin does not come from a web page: whether it may go on is not for
+    /// this rule to say, except that one which a cookie authenticates may not.
+    pub fn admits(&self, origin: &str, host: Option<&str>) -> bool {
+        if self.allow.is_empty() {
+            let own = origin.split_once("://").map(|(_, authority)| authority);
+            return own.is_some_and(|own| host.is_some_and(|host| own.eq_ignore_ascii_case(host)));
+        }
+        self.allow.iter().any(|rule| rule.admits(origin))
+    }
+}
+
+impl Redis {
+    /// The URL, from wherever it is configured.
+    pub fn resolved_url(&self) -> Result<Secret, Problem> {
+        let url = match &self.url_file {
+            Some(_) if !self.url.is_empty() => {
+                return Err(Problem::new(
+                    "redis.url_file",
+                    "set together with redis.url",
+                    "remove one",
+                ));
+            }
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| {
+                    let fault = format!("can't read {}: {error}", path.display());
+                    Problem::new("redis.url_file", fault, "check the path and its permissions")
+                })?;
+                Secret::new(text.trim())
+            }
+            None => self.url.clone(),
+        };
+        if url.is_empty() {
+            return Err(Problem::new(
+                "redis.url",
+                "not set",
+                "set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a \
+                 single node without Redis set broker.kind = \"memory\"",
+            ));
+        }
+        if !url.reveal().starts_with("redis://") {
+            return Err(Problem::new(
+                "redis.url",
+                "not a URL of Redis",
+                "write redis://[user:password@]host:port[/db]",
+            ));
+        }
+        Ok(url)
+    }
+}
+
+/// The steps of one drain, compressed to fit the time there is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DrainPlan {
+    /// Readiness has failed; nothing is closed yet.
+    pub grace: Duration,
+    /// Sessions are closed at a steady pace.
+    pub window: Duration,
+    /// What has not closed is waited for, then cut.
+    pub deadline: Duration,
+}
+
+impl Drain {
+    /// The plan for a drain that nothing hurries, as `POST /drain` starts it.
+    pub fn unhurried(&self) -> DrainPlan {
+        DrainPlan { grace: self.grace.0, window: self.window.0, deadline: self.deadline.0 }
+    }
+
+    /// The plan when the process must have ended after `left`: the window gives way first, but
+    /// never below half of what is left.
+    pub fn within(&self, left: Duration) -> DrainPlan {
+        let plan = self.unhurried();
+        let deadline = plan.deadline.min(left / 6);
+        let grace = plan.grace.min(left / 3);
+        DrainPlan { grace, deadline, window: plan.window.min(left - grace - deadline) }
+    }
+
+    /// The plan after SIGTERM.
+    pub fn after_sigterm(&self) -> DrainPlan {
+        self.within(self.shutdown_timeout.0)
+    }
+}
+
+/// A secret of 256 random bits, as text.
+pub(super) fn random_secret() -> Secret {
+    let mut bytes = [0; 32];
+    rand::rng().fill_bytes(&mut bytes);
+    Secret::new(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_allow_list_only_pages_of_the_own_host_are_admitted() {
+        let origin = Origin::default();
+        for (page, host, admitted) in [
+            ("https://chat.example.com", Some("chat.example.com"), true),
+            ("http://localhost:8080", Some("localhost:8080"), true),
+            ("http://localhost:8080", Some("localhost:9090"), false),
+            ("https://evil.test", Some("chat.example.com"), false),
+            ("https://evil.test", None, false),
+            ("null", Some("null"), false),
+        ] {
+            assert_eq!(origin.admits(page, host), admitted, "{page} to {host:?}");
+        }
+    }
+
+    #[test]
+    fn an_allow_list_stands_in_for_the_own_host() {
+        let origin = Origin { allow: vec!["https://*.example.com".parse().unwrap()] };
+        assert!(origin.admits("https://app.example.com", Some("rt.example.com")));
+        assert!(!origin.admits("https://rt.example.net", Some("rt.example.net")));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_engine() {
+        let config = Config::default();
+        assert_eq!(config.session_limits(), Limits::default());
+        assert_eq!(config.heartbeats(), Heartbeats::default());
+        let policy = config.compiled_policy().unwrap();
+        assert_eq!(config.token_rules(&policy), TokenRules::default());
+    }
+
+    #[test]
+    fn a_drain_fits_the_time_there_is_and_keeps_half_of_it_for_closing() {
+        let drain = Drain::default();
+        for seconds in [1, 6, 30, 60, 120, 255, 1000] {
+            let left = Duration::from_secs(seconds);
+            let plan = drain.within(left);
+            assert!(plan.grace + plan.window + plan.deadline <= left, "{plan:?} in {left:?}");
+            assert!(plan.window >= (left / 2).min(drain.window.0), "{plan:?} in {left:?}");
+        }
+        assert_eq!(drain.within(Duration::from_secs(255)), drain.unhurried());
+    }
+}

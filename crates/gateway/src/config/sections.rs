@@ -1,0 +1,514 @@
+//! Every option of the gateway, its default and its meaning. The doc comments are the reference.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use fanlight_proto::{DestinationPattern, PatternError};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::values::{OriginRule, Secret, Size, Span, as_text, words};
+
+/// Everything that can be configured.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Config {
+    /// Threads that carry connections. 0: one per core.
+    pub workers: u16,
+    /// Where the gateway listens.
+    pub listen: Listen,
+    /// Who clients are: tokens and the keys that sign them.
+    pub auth: Auth,
+    /// Which web pages may connect.
+    pub origin: Origin,
+    /// The WebSocket endpoint.
+    pub websocket: WebSocket,
+    /// STOMP over WebSocket.
+    pub stomp: Stomp,
+    /// The native protocol, `fanlight.v1.json`.
+    pub native: Native,
+    /// Bounds on everything a client can make the gateway hold. Exceeding one gives a typed error
+    /// or close, never silence.
+    pub limits: Limits,
+    /// What destinations are like, by pattern; the first match wins. A destination that none
+    /// matches can't be used.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub namespaces: Vec<Namespace>,
+    /// Who may do what. What no rule allows is denied.
+    pub policy: Policy,
+    /// What carries messages between nodes.
+    pub broker: Broker,
+    /// The connection to Redis or Valkey, where that is the broker.
+    pub redis: Redis,
+    /// How sessions leave a node that goes away.
+    pub drain: Drain,
+    /// The log, on standard error.
+    pub log: Log,
+}
+
+/// Where the gateway listens.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Listen {
+    /// Address and port for clients.
+    #[schemars(with = "String")]
+    pub public: SocketAddr,
+    /// Address and port for metrics, health and drain. Not for the public: it asks for no token.
+    #[schemars(with = "String")]
+    pub admin: SocketAddr,
+}
+
+/// Who clients are: tokens and the keys that sign them.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Auth {
+    /// What a token's `iss` must be. Empty: not checked.
+    pub issuer: String,
+    /// What a token's `aud` must be, alone or in a list. Empty: not checked.
+    pub audience: String,
+    /// By how much the clocks of the token's issuer and this node may differ.
+    pub leeway: Span,
+    /// Whether a token without `exp` is refused.
+    pub require_exp: bool,
+    /// The claim that names the user.
+    pub user_claim: String,
+    /// The claim that lists the user's roles: an array, or one text with spaces between.
+    pub roles_claim: String,
+    /// The cookie to read a token from. Empty: no cookie. With a cookie, every request that
+    /// carries it needs a good `Origin`.
+    pub cookie: String,
+    /// Whether a token may come as the query parameter `access_token`, which the browser's
+    /// WebSocket needs where it can't use a cookie or a subprotocol.
+    pub query: bool,
+    /// The keys that tokens may be signed with.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub keys: Vec<AuthKey>,
+}
+
+/// A key that tokens may be signed with. The algorithm is fixed here and never taken from a token.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct AuthKey {
+    /// Its `kid`. A token with this `kid` is checked with this key only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub id: String,
+    /// The algorithm.
+    pub algorithm: Algorithm,
+    /// HS*: the shared secret, at least as long as the hash (32 bytes for HS256).
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    pub secret: Secret,
+    /// HS*: a file that holds the shared secret; a final newline is not part of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret_file: Option<PathBuf>,
+    /// All others: the public key as PEM text.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub public_key_pem: String,
+    /// All others: a PEM file with the public key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub public_key_file: Option<PathBuf>,
+}
+
+words! {
+    /// A signature algorithm (RFC 7518 §3.1, RFC 8037).
+    Algorithm {
+        /// HMAC with SHA-256.
+        Hs256 = "HS256",
+        /// HMAC with SHA-384.
+        Hs384 = "HS384",
+        /// HMAC with SHA-512.
+        Hs512 = "HS512",
+        /// RSA PKCS #1 v1.5 with SHA-256.
+        Rs256 = "RS256",
+        /// RSA PKCS #1 v1.5 with SHA-384.
+        Rs384 = "RS384",
+        /// RSA PKCS #1 v1.5 with SHA-512.
+        Rs512 = "RS512",
+        /// RSA-PSS with SHA-256.
+        Ps256 = "PS256",
+        /// RSA-PSS with SHA-384.
+        Ps384 = "PS384",
+        /// RSA-PSS with SHA-512.
+        Ps512 = "PS512",
+        /// ECDSA with P-256 and SHA-256.
+        Es256 = "ES256",
+        /// ECDSA with P-384 and SHA-384.
+        Es384 = "ES384",
+        /// Ed25519.
+        EdDsa = "EdDSA",
+    }
+}
+
+/// Which web pages may connect.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Origin {
+    /// The allowed values of `Origin`: exact, `https://*.example.com`, or `*` for any. Empty: only
+    /// pages of the gateway's own host.
+    pub allow: Vec<OriginRule>,
+}
+
+/// The WebSocket endpoint.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct WebSocket {
+    /// The path that clients connect to.
+    pub path: String,
+    /// Whether to agree to compression (permessage-deflate). Costs CPU and saves bandwidth. A
+    /// compressed message may not unfold to more than `limits.message`.
+    pub compression: bool,
+    /// Messages of fewer bytes are sent uncompressed.
+    pub compression_min_bytes: u32,
+}
+
+/// STOMP over WebSocket.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Stomp {
+    /// How often the server offers to send a heartbeat. "0s": never.
+    pub heartbeat_send: Span,
+    /// How often the server wants to hear from the client. "0s": never.
+    pub heartbeat_receive: Span,
+}
+
+/// The native protocol, `fanlight.v1.json`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Native {
+    /// How often either side sends something; twice that without hearing anything ends the
+    /// session. Keep it well below the idle timeout of the load balancer.
+    pub heartbeat: Span,
+}
+
+/// Bounds on everything a client can make the gateway hold.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Limits {
+    /// The largest message from a client, uncompressed.
+    pub message: Size,
+    /// The largest message before the session is authenticated.
+    pub pre_auth_frame: Size,
+    /// Bytes that may wait for one slow client before it is closed.
+    pub outbox: Size,
+    /// Messages that may wait for one slow client before it is closed.
+    pub outbox_frames: u32,
+    /// How long a client may take nothing of what waits for it.
+    pub send_time: Span,
+    /// How long a client may take from the connection to a successful CONNECT.
+    pub connect_time: Span,
+    /// How long a client may take to send the head of an HTTP request.
+    pub request_head_time: Span,
+    /// Subscriptions of one session.
+    pub subscriptions: u32,
+    /// Connections of this node. 0: no limit but the open files.
+    pub connections: u32,
+    /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit, which a
+    /// node behind a load balancer needs.
+    pub connections_per_ip: u32,
+    /// Messages per second that one session may send, in the long run. 0: no limit.
+    pub messages_per_second: u32,
+    /// Messages that one session may send at once.
+    pub message_burst: u32,
+    /// Everything else that one session may ask for per second, in the long run. 0: no limit.
+    pub commands_per_second: u32,
+    /// Everything else that one session may ask for at once: connecting again, a client
+    /// subscribes to all it had.
+    pub command_burst: u32,
+    /// Headers of one STOMP frame.
+    pub headers: u32,
+    /// The longest header line of a STOMP frame.
+    pub header: Size,
+    /// STOMP transactions that a session may have open.
+    pub transactions: u32,
+    /// Frames in one STOMP transaction.
+    pub transaction_frames: u32,
+    /// Bytes in one STOMP transaction.
+    pub transaction: Size,
+}
+
+/// What the destinations of a pattern are like.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Namespace {
+    /// Its name, in metrics and broker keys: 1-64 of a-z, 0-9, `_` and `-`.
+    pub name: String,
+    /// The destinations that belong to it: `?`, `*`, `**` and `{variable}` as in Spring.
+    #[serde(rename = "match")]
+    pub pattern: Pattern,
+    /// Whether clients may subscribe to patterns here. Every node then gets all messages of the
+    /// namespace for which it has any subscriber.
+    #[serde(default)]
+    pub patterns: bool,
+    /// Whether sessions without a token may use it, as far as the policy allows.
+    #[serde(default)]
+    pub anonymous: bool,
+}
+
+/// Who may do what.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Policy {
+    /// What follows a denial: "error" answers and keeps the session where the protocol can (STOMP
+    /// always closes after an ERROR), "close" ends it.
+    pub on_forbidden: OnForbidden,
+    /// The rules, in order; the first that matches decides.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<Rule>,
+}
+
+words! {
+    /// What follows a denial.
+    OnForbidden {
+        /// Answer with an error.
+        Error = "error",
+        /// End the session.
+        Close = "close",
+    }
+}
+
+/// One rule. All conditions that are given must hold.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct Rule {
+    /// Whether it allows or denies.
+    pub effect: Effect,
+    /// What it is about. Empty: every action.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub actions: Vec<Action>,
+    /// The destinations it is about. `{user}` stands for the session's own user, literally; a rule
+    /// on `/user/queue/...` or `/user/**` allows only one's own.
+    pub destination: Pattern,
+    /// true: only with a user; false: only without. Absent: either.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub authenticated: Option<bool>,
+    /// The user must be one of these.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub users: Vec<String>,
+    /// The user must have one of these roles.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<String>,
+    /// The token must have each of these claims, with this value or with a list that holds it. A
+    /// value of `{variable}` is what that variable stands for in the destination.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub claims: BTreeMap<String, String>,
+}
+
+words! {
+    /// Whether a rule allows or denies.
+    Effect {
+        /// Allows.
+        Allow = "allow",
+        /// Denies.
+        Deny = "deny",
+    }
+}
+
+words! {
+    /// What a rule is about.
+    Action {
+        /// Receiving.
+        Subscribe = "subscribe",
+        /// Sending.
+        Publish = "publish",
+    }
+}
+
+/// What carries messages between nodes.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Broker {
+    /// "redis" for a cluster, or "memory" for a single node that loses nothing by being alone.
+    pub kind: BrokerKind,
+}
+
+words! {
+    /// What carries messages between nodes.
+    BrokerKind {
+        /// This process only.
+        Memory = "memory",
+        /// Redis or Valkey.
+        Redis = "redis",
+    }
+}
+
+/// The connection to Redis or Valkey.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Redis {
+    /// `redis://[user:password@]host:port[/db]`.
+    pub url: Secret,
+    /// A file that holds the URL, instead of `url`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub url_file: Option<PathBuf>,
+    /// What every key and channel begins with; clusters that share a Redis need different ones.
+    pub prefix: String,
+    /// How long a node stays subscribed to a channel that it no longer needs.
+    pub linger: Span,
+    /// How long a command may take before it counts as failed.
+    pub response_timeout: Span,
+}
+
+/// How sessions leave a node that goes away.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Drain {
+    /// From failing readiness to the first close, for the load balancer to notice.
+    pub grace: Span,
+    /// The time over which sessions are closed, evenly and in random order.
+    pub window: Span,
+    /// After the window: how long sockets that have not closed are waited for.
+    pub deadline: Span,
+    /// From SIGTERM to the end of the process, at most. `grace`, `window` and `deadline` are
+    /// compressed to fit. Keep it just below the time after which the supervisor kills.
+    pub shutdown_timeout: Span,
+}
+
+/// The log, on standard error.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Log {
+    /// "json" for machines, "pretty" for people.
+    pub format: LogFormat,
+    /// "error", "warn", "info", "debug" or "trace", or directives as in
+    /// "info,fanlight_redis=debug".
+    pub level: String,
+}
+
+words! {
+    /// How the log is written.
+    LogFormat {
+        /// For people.
+        Pretty = "pretty",
+        /// For machines.
+        Json = "json",
+    }
+}
+
+/// A pattern over destinations, as an option.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Pattern(pub DestinationPattern);
+
+impl FromStr for Pattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        text.parse().map(Self)
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+as_text!(Pattern, "Pattern", { "type": "string", "title": "pattern" });
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            public: SocketAddr::from(([0, 0, 0, 0], 8080)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+        }
+    }
+}
+
+impl Default for Auth {
+    fn default() -> Self {
+        Self {
+            issuer: String::new(),
+            audience: String::new(),
+            leeway: Span::seconds(30),
+            require_exp: true,
+            user_claim: "sub".into(),
+            roles_claim: "roles".into(),
+            cookie: String::new(),
+            query: true,
+            keys: Vec::new(),
+        }
+    }
+}
+
+impl Default for WebSocket {
+    fn default() -> Self {
+        Self { path: "/ws".into(), compression: false, compression_min_bytes: 256 }
+    }
+}
+
+impl Default for Stomp {
+    fn default() -> Self {
+        Self { heartbeat_send: Span::seconds(10), heartbeat_receive: Span::seconds(10) }
+    }
+}
+
+impl Default for Native {
+    fn default() -> Self {
+        Self { heartbeat: Span::seconds(25) }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            message: Size::kib(64),
+            pre_auth_frame: Size::kib(8),
+            outbox: Size::kib(512),
+            outbox_frames: 4096,
+            send_time: Span::seconds(10),
+            connect_time: Span::seconds(10),
+            request_head_time: Span::seconds(10),
+            subscriptions: 128,
+            connections: 0,
+            connections_per_ip: 100,
+            messages_per_second: 50,
+            message_burst: 100,
+            commands_per_second: 100,
+            command_burst: 400,
+            headers: 64,
+            header: Size::kib(8),
+            transactions: 8,
+            transaction_frames: 64,
+            transaction: Size::kib(256),
+        }
+    }
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self { on_forbidden: OnForbidden::Error, rules: Vec::new() }
+    }
+}
+
+impl Default for Broker {
+    fn default() -> Self {
+        Self { kind: BrokerKind::Redis }
+    }
+}
+
+impl Default for Redis {
+    fn default() -> Self {
+        Self {
+            url: Secret::default(),
+            url_file: None,
+            prefix: "fl".into(),
+            linger: Span::seconds(5),
+            response_timeout: Span::seconds(2),
+        }
+    }
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self {
+            grace: Span::seconds(10),
+            window: Span::seconds(240),
+            deadline: Span::seconds(5),
+            shutdown_timeout: Span::seconds(30),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Pretty, level: "info".into() }
+    }
+}

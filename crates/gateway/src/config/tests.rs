@@ -1,0 +1,256 @@
+//! What layers do to each other, and what a wrong option is told.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use expect_test::{Expect, expect};
+
+use super::*;
+
+fn layers(file: &str, env: &[(&str, &str)]) -> (tempfile::TempDir, Layers) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("f.toml");
+    std::fs::write(&path, file).unwrap();
+    let env = env.iter().map(|(k, v)| (OsString::from(k), OsString::from(v))).collect();
+    (folder, Layers { file: Some(path), env, ..Layers::default() })
+}
+
+fn load(file: &str, env: &[(&str, &str)]) -> Config {
+    let (_folder, layers) = layers(file, env);
+    Config::load(&layers).unwrap().config
+}
+
+/// The error for a file and an environment, with the file called `f.toml`.
+fn check(file: &str, env: &[(&str, &str)], expected: Expect) {
+    let (folder, layers) = layers(file, env);
+    let error = Config::load(&layers).and_then(Loaded::checked).unwrap_err();
+    let folder = format!("{}/", folder.path().display());
+    expected.assert_eq(&error.to_string().replace(&folder, ""));
+}
+
+#[test]
+fn each_layer_wins_over_the_one_before() {
+    let (_folder, mut layers) = layers(
+        "workers = 3\n[listen]\npublic = '127.0.0.1:1'\nadmin = '127.0.0.1:2'",
+        &[("FANLIGHT__LISTEN__PUBLIC", "127.0.0.1:3"), ("FANLIGHT__LISTEN__ADMIN", "127.0.0.1:4")],
+    );
+    layers.dev = true;
+    layers.flags.push(Flag { name: "--admin", key: "listen.admin", value: "127.0.0.1:5".into() });
+    let config = Config::load(&layers).unwrap().config;
+    assert_eq!(config.broker.kind, BrokerKind::Memory, "the preset, over the default");
+    assert_eq!(config.workers, 3, "the file, over the default");
+    assert_eq!(config.listen.public.port(), 3, "the environment, over the file");
+    assert_eq!(config.listen.admin.port(), 5, "a flag, over the environment");
+}
+
+#[test]
+fn the_environment_can_set_lists_and_what_is_in_them() {
+    let config = load(
+        "[[auth.keys]]\nid = 'a'\nalgorithm = 'HS256'",
+        &[
+            ("FANLIGHT__ORIGIN__ALLOW", "https://a.test, https://*.b.test"),
+            ("FANLIGHT__AUTH__KEYS__0__SECRET", "from the environment"),
+            ("FANLIGHT__POLICY__RULES", "[{ effect = 'allow', destination = '/topic/**' }]"),
+            ("FANLIGHT__AUTH__QUERY", "false"),
+            ("FANLIGHT__LIMITS__MESSAGE", "1MiB"),
+            ("UNRELATED", "x"),
+        ],
+    );
+    assert_eq!(config.origin.allow.len(), 2);
+    assert_eq!(config.auth.keys[0].id, "a");
+    assert_eq!(config.auth.keys[0].secret, Secret::new("from the environment"));
+    assert_eq!(config.policy.rules[0].effect, Effect::Allow);
+    assert!(!config.auth.query);
+    assert_eq!(config.limits.message, Size(1 << 20));
+}
+
+#[test]
+fn an_unknown_option_is_an_error_with_a_suggestion() {
+    check(
+        "[listen]\npubic = '0.0.0.0:80'\n[native]\nheartbeat_send = '1s'\n[nonsense]\nx = 1",
+        &[("FANLIGHT__ORIGIN__ALOW", "*")],
+        expect![[r#"
+            listen.pubic (f.toml:2): there is no such option
+              remedy: did you mean `listen.public`?
+            native.heartbeat_send (f.toml:4): there is no such option
+              remedy: did you mean `native.heartbeat`?
+            nonsense (f.toml:6): there is no such option
+              remedy: remove it; `fanlight config defaults` lists every option
+            origin.alow (FANLIGHT__ORIGIN__ALOW): there is no such option
+              remedy: did you mean FANLIGHT__ORIGIN__ALLOW?"#]],
+    );
+}
+
+#[test]
+fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
+    check(
+        "[limits]\nmessage = '64 potatoes'",
+        &[],
+        expect![[r#"
+        limits.message = "64 potatoes" (f.toml:2): not a size
+          remedy: write a number of bytes with or without a unit, as in "64KiB" or "1MiB""#]],
+    );
+    check(
+        "[auth]\nquery = [1]",
+        &[],
+        expect![[r#"
+        auth.query (f.toml:2): a list, where a boolean belongs
+          remedy: give it a true or false, as in the default true"#]],
+    );
+    check(
+        "[broker]\nkind = 'redsi'",
+        &[],
+        expect![[r#"
+        broker.kind = "redsi" (f.toml:2): not one of "memory", "redis"
+          remedy: give it a "memory" or "redis", as in the default "redis""#]],
+    );
+    check(
+        "[origin]\nallow = ['https://a.test', 'a.test']",
+        &[],
+        expect![[r#"
+            origin.allow[1] = "a.test" (f.toml:2): not an origin
+              remedy: write scheme and host without a path, as in "https://app.example.com", "https://*.example.com" or "http://localhost:3000", or "*" for any"#]],
+    );
+    check(
+        "[[auth.keys]]\nsecret = 'x'",
+        &[],
+        expect![[r#"
+        auth.keys[0] (f.toml:1): `algorithm` is missing
+          remedy: add `algorithm`; `fanlight config defaults` tells what it is"#]],
+    );
+    check(
+        "[[namespaces]]\nname = 'x'\nmatch = '/nowhere/**'",
+        &[],
+        expect![[r#"
+            namespaces[0].match = "/nowhere/**" (f.toml:3): destination must begin with /topic/, /queue/, /user/ or /app/
+              remedy: give it a pattern"#]],
+    );
+    check(
+        "",
+        &[("FANLIGHT__WORKERS", "many")],
+        expect![[r#"
+        workers = "many" (FANLIGHT__WORKERS): text, where an integer belongs
+          remedy: give it a whole number, as in the default 0"#]],
+    );
+    check(
+        "",
+        &[("FANLIGHT__STOMP__HEARTBEAT_SEND", "10")],
+        expect![[r#"
+            stomp.heartbeat_send = "10" (FANLIGHT__STOMP__HEARTBEAT_SEND): not a duration
+              remedy: write a number with its unit, as in "25s", "1m 30s" or "250ms""#]],
+    );
+    check(
+        "[listen\n",
+        &[],
+        expect![[r#"
+        f.toml is not valid TOML: TOML parse error at line 1, column 8
+          |
+        1 | [listen
+          |        ^
+        unclosed table, expected `]`"#]],
+    );
+}
+
+#[test]
+fn what_is_missing_or_does_not_fit_is_told_all_at_once() {
+    check(
+        "",
+        &[],
+        expect![[r#"
+        auth.keys: there are none, so nobody could connect
+          remedy: add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`
+        namespaces: there are none, so no destination could be used
+          remedy: add a [[namespaces]] for each part of the destination space, as in `name = "topic"`, `match = "/topic/**"`
+        redis.url: not set
+          remedy: set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a single node without Redis set broker.kind = "memory""#]],
+    );
+    check(
+        "[auth]
+cookie = 'sid'
+[origin]
+allow = ['*']
+[[auth.keys]]
+id = 'a'
+algorithm = 'HS256'
+secret = 'hunter2'
+[[auth.keys]]
+id = 'a'
+algorithm = 'RS256'
+secret = 'hunter2'
+[[namespaces]]
+name = 'Topic!'
+match = '/topic/**'
+[limits]
+outbox = '1KiB'
+[broker]
+kind = 'memory'",
+        &[],
+        expect![[r#"
+            auth.keys[0].secret = (hidden) (f.toml:8): a secret of 7 bytes is too short for HS256
+              remedy: use 32 random bytes or more, as from `openssl rand -hex 32`
+            auth.keys[1].id = "a" (f.toml:10): the id of another key too
+              remedy: give each key an id of its own
+            auth.keys[1].secret = (hidden) (f.toml:12): does not fit the algorithm
+              remedy: RS256 needs exactly one of public_key_pem and public_key_file
+            origin.allow (f.toml:4): "*" together with auth.cookie: any web page could act as its visitor
+              remedy: list the origins of your own pages, or don't use a cookie
+            namespaces[0].name = "Topic!" (f.toml:14): namespace "Topic!": a name is 1-64 of a-z, A-Z, 0-9, _ and -
+              remedy: choose a name of its own, as in "news"
+            limits.outbox = "1KiB" (f.toml:17): smaller than limits.message (64KiB): such a message could never be sent
+              remedy: make it several times as large"#]],
+    );
+}
+
+#[test]
+fn no_secret_is_shown_by_errors_debug_or_json() {
+    let file = "[redis]\nurl = 'hunter2'\n[[auth.keys]]\nalgorithm = 'HS256'\nsecret = 'hunter2'";
+    let (_folder, layers) = layers(file, &[]);
+    let loaded = Config::load(&layers).unwrap();
+    let json = serde_json::to_string(&loaded.config).unwrap();
+    let shown = format!("{:?} {json}", loaded.config);
+    let error = loaded.checked().unwrap_err().to_string();
+    assert!(!shown.contains("hunter2") && !error.contains("hunter2"), "{shown} {error}");
+}
+
+#[test]
+fn the_development_preset_can_be_served_and_has_a_new_secret_each_time() {
+    let dev = || Config::load(&Layers { dev: true, ..Layers::default() }).unwrap();
+    assert_ne!(dev().config.auth.keys[0].secret, dev().config.auth.keys[0].secret);
+    let config = dev().checked().unwrap();
+    assert!(config.listen.public.ip().is_loopback() && config.listen.admin.ip().is_loopback());
+    assert_eq!(config.drain.grace.as_ms(), 0);
+}
+
+#[test]
+fn the_reference_parses_back_to_the_defaults() {
+    let config = load(&reference::defaults(), &[]);
+    assert_eq!(config, Config::default());
+}
+
+#[test]
+fn the_examples_of_the_reference_are_valid() {
+    let config = load(reference::EXAMPLES, &[]);
+    assert!(!config.auth.keys.is_empty() && !config.namespaces.is_empty());
+    assert!(!config.policy.rules.is_empty());
+}
+
+#[test]
+fn every_option_can_be_set_by_its_variable_and_has_a_meaning() {
+    for option in reference::options() {
+        assert!(!option.doc.is_empty(), "{} has no doc", option.path);
+        let Some(default) = option.default.as_deref().filter(|_| !option.is_list) else {
+            continue;
+        };
+        let value = default.trim_matches('"');
+        assert_eq!(load("", &[(&option.env, value)]), Config::default(), "{}", option.env);
+    }
+}
+
+/// `UPDATE_EXPECT=1 cargo test -p fanlight` writes them anew.
+#[test]
+fn the_reference_in_the_documentation_is_up_to_date() {
+    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs");
+    expect_test::expect_file![docs.join("reference.toml")].assert_eq(&reference::defaults());
+    let schema = serde_json::to_string_pretty(&reference::schema()).unwrap();
+    expect_test::expect_file![docs.join("reference.schema.json")].assert_eq(&(schema + "\n"));
+}

@@ -1,0 +1,168 @@
+//! Tokens: which key may have signed one, and whether it did. What claims mean is the engine's.
+
+mod extract;
+mod keys;
+mod mint;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use fanlight_engine::auth::{AuthError, Claims, Principal, TokenRules};
+use fanlight_engine::time::Now;
+use jsonwebtoken::crypto;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::config::{Algorithm, Auth, Problem};
+use keys::VerifyingKey;
+
+pub use extract::{TokenSource, token_from};
+pub use mint::{MintError, SigningKey, mint};
+
+/// Checks tokens against the configured keys and rules.
+#[derive(Debug)]
+pub struct Authenticator {
+    keys: Vec<VerifyingKey>,
+    rules: TokenRules,
+}
+
+/// Why a token's signature is not accepted, for `token inspect` and the log.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TokenError {
+    /// Not three parts of base64url, or not JSON within.
+    #[error("not a signed token (JWS compact serialization)")]
+    Malformed,
+    /// An extension that must be understood, and is not (RFC 7515 §4.1.11).
+    #[error("the token demands an extension that is not supported")]
+    CriticalExtension,
+    /// A `kid` that no key has.
+    #[error("no key with the token's kid {kid:?}")]
+    UnknownKey {
+        /// The `kid`.
+        kid: String,
+    },
+    /// An algorithm that the key, or every key, is not for.
+    #[error("no key for the token's algorithm {algorithm:?}")]
+    AlgorithmNotAllowed {
+        /// The `alg`.
+        algorithm: String,
+    },
+    /// Signed with another key, or changed since.
+    #[error("the token's signature is wrong")]
+    BadSignature,
+}
+
+impl From<TokenError> for AuthError {
+    fn from(error: TokenError) -> Self {
+        match error {
+            TokenError::Malformed | TokenError::CriticalExtension => Self::Malformed,
+            TokenError::UnknownKey { .. } | TokenError::AlgorithmNotAllowed { .. } => {
+                Self::UnknownKey
+            }
+            TokenError::BadSignature => Self::BadSignature,
+        }
+    }
+}
+
+impl Authenticator {
+    /// Reads the configured keys; `rules` say what claims must be.
+    pub fn new(auth: &Auth, rules: TokenRules) -> Result<Self, Vec<Problem>> {
+        Ok(Self { keys: keys::read_all(&auth.keys)?, rules })
+    }
+
+    /// Who `token` says its bearer is, once everything about it is known to be good.
+    pub fn authenticate(&self, token: &str, now: Now) -> Result<Principal, AuthError> {
+        self.rules.principal(&self.verify(token)?, now)
+    }
+
+    /// The claims of `token`, once its signature is known to be good. Their times, issuer and
+    /// audience are not looked at.
+    pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
+        let token = Token::parse(token)?;
+        let mut candidates = self.candidates(&token.header)?;
+        if candidates.any(|key| token.is_signed_with(key)) {
+            token.claims()
+        } else {
+            Err(TokenError::BadSignature)
+        }
+    }
+
+    /// The keys to try: the one with the token's `kid`, else those for its algorithm.
+    fn candidates<'k>(
+        &'k self,
+        header: &Header,
+    ) -> Result<impl Iterator<Item = &'k VerifyingKey> + use<'k>, TokenError> {
+        let named =
+            |key: &&VerifyingKey| !key.id.is_empty() && header.kid.as_ref() == Some(&key.id);
+        let by_kid = self.keys.iter().any(|key| named(&key));
+        let kid = header.kid.clone().filter(|_| by_kid);
+        // A key with an id is tried for a token without `kid`, but never for one with another.
+        let foreign = header.kid.is_some() && !by_kid;
+        let eligible = move |key: &&VerifyingKey| match &kid {
+            Some(kid) => key.id == *kid,
+            None => !foreign || key.id.is_empty(),
+        };
+        if !self.keys.iter().any(|key| eligible(&key)) && foreign {
+            return Err(TokenError::UnknownKey { kid: header.kid.clone().unwrap_or_default() });
+        }
+        let algorithm = header.alg.parse::<Algorithm>().ok();
+        let fitting = move |key: &&VerifyingKey| eligible(key) && Some(key.algorithm) == algorithm;
+        if !self.keys.iter().any(|key| fitting(&key)) {
+            return Err(TokenError::AlgorithmNotAllowed { algorithm: header.alg.clone() });
+        }
+        Ok(self.keys.iter().filter(fitting))
+    }
+}
+
+/// What a token says of itself, unverified; for `token inspect` only.
+pub fn unverified(token: &str) -> Result<(Value, Claims), TokenError> {
+    let parsed = Token::parse(token)?;
+    let header = decode(token.split('.').next().unwrap_or_default())?;
+    Ok((header, parsed.claims()?))
+}
+
+/// A token, split but not trusted.
+struct Token<'t> {
+    header: Header,
+    signed: &'t str,
+    payload: &'t str,
+    signature: &'t str,
+}
+
+#[derive(Deserialize)]
+struct Header {
+    alg: String,
+    kid: Option<String>,
+    crit: Option<Value>,
+}
+
+impl<'t> Token<'t> {
+    fn parse(token: &'t str) -> Result<Self, TokenError> {
+        let (signed, signature) = token.rsplit_once('.').ok_or(TokenError::Malformed)?;
+        let (header, payload) = signed.split_once('.').ok_or(TokenError::Malformed)?;
+        if payload.contains('.') {
+            return Err(TokenError::Malformed);
+        }
+        let header: Header = decode(header)?;
+        if header.crit.is_some() {
+            return Err(TokenError::CriticalExtension);
+        }
+        Ok(Self { header, signed, payload, signature })
+    }
+
+    fn is_signed_with(&self, key: &VerifyingKey) -> bool {
+        let signed = self.signed.as_bytes();
+        crypto::verify(self.signature, signed, &key.decoding, key.algorithm.into()).unwrap_or(false)
+    }
+
+    fn claims(&self) -> Result<Claims, TokenError> {
+        decode(self.payload)
+    }
+}
+
+fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
+    let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
+    serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
+}
+
+#[cfg(test)]
+mod tests;

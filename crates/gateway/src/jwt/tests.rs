@@ -1,0 +1,225 @@
+//! Which tokens are accepted, and why others are not.
+
+use serde_json::json;
+
+use super::*;
+use crate::config::{AuthKey, Secret};
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+const PAIRS: [(&[Algorithm], &str); 4] = [
+    (
+        &[
+            Algorithm::Rs256,
+            Algorithm::Rs384,
+            Algorithm::Rs512,
+            Algorithm::Ps256,
+            Algorithm::Ps384,
+            Algorithm::Ps512,
+        ],
+        "rsa",
+    ),
+    (&[Algorithm::Es256], "p256"),
+    (&[Algorithm::Es384], "p384"),
+    (&[Algorithm::EdDsa], "ed25519"),
+];
+
+fn pem(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys");
+    std::fs::read_to_string(format!("{folder}/{name}.pem")).unwrap()
+}
+
+fn key(algorithm: Algorithm, id: &str, secret: &str, public_key_pem: &str) -> AuthKey {
+    AuthKey {
+        id: id.into(),
+        algorithm,
+        secret: Secret::new(secret),
+        secret_file: None,
+        public_key_pem: public_key_pem.into(),
+        public_key_file: None,
+    }
+}
+
+fn hmac(id: &str, secret: &str) -> AuthKey {
+    key(Algorithm::Hs256, id, secret, "")
+}
+
+fn authenticator(keys: &[AuthKey]) -> Authenticator {
+    Authenticator::new(&Auth { keys: keys.into(), ..Auth::default() }, rules()).unwrap()
+}
+
+fn rules() -> TokenRules {
+    TokenRules {
+        issuer: Some("https://id.test".into()),
+        audience: Some("fanlight".into()),
+        leeway_s: 30,
+        ..TokenRules::default()
+    }
+}
+
+fn problems(key: AuthKey) -> String {
+    let auth = Auth { keys: vec![key], ..Auth::default() };
+    let problems = Authenticator::new(&auth, TokenRules::default()).unwrap_err();
+    problems.iter().map(|problem| format!("{}: {}\n", problem.key, problem.fault)).collect()
+}
+
+fn claims() -> Claims {
+    let claims = json!({ "sub": "ann", "exp": 2_000, "iss": "https://id.test", "aud": "fanlight" });
+    claims.as_object().unwrap().clone()
+}
+
+fn signed(algorithm: Algorithm, secret: &str, kid: &str) -> String {
+    let key = SigningKey::from_secret(algorithm, &Secret::new(secret)).unwrap().with_id(kid);
+    mint(&key, &claims()).unwrap()
+}
+
+/// A token with any header, signed with HMAC-SHA256 over `secret`, however unfit that is.
+fn forged(header: &Value, secret: &[u8]) -> String {
+    let part = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let message = format!("{}.{}", part(header), part(&Value::Object(claims())));
+    let key = jsonwebtoken::EncodingKey::from_secret(secret);
+    let algorithm = jsonwebtoken::Algorithm::HS256;
+    let signature = crypto::sign(message.as_bytes(), &key, algorithm).unwrap();
+    format!("{message}.{signature}")
+}
+
+#[test]
+fn a_token_of_every_algorithm_is_accepted_by_its_key() {
+    for algorithm in [Algorithm::Hs256, Algorithm::Hs384, Algorithm::Hs512] {
+        let token = signed(algorithm, SECRET, "");
+        assert_eq!(authenticator(&[key(algorithm, "", SECRET, "")]).verify(&token), Ok(claims()));
+    }
+    for (algorithms, name) in PAIRS {
+        for algorithm in algorithms {
+            let private = pem(&format!("{name}.private"));
+            let signing = SigningKey::from_pem(*algorithm, private.as_bytes()).unwrap();
+            let token = mint(&signing, &claims()).unwrap();
+            let public = pem(&format!("{name}.public"));
+            let checked = authenticator(&[key(*algorithm, "", "", &public)]).verify(&token);
+            assert_eq!(checked, Ok(claims()), "{algorithm}");
+        }
+    }
+}
+
+#[test]
+fn the_public_key_is_no_secret_even_if_the_token_says_so() {
+    let public = pem("rsa.public");
+    let token = forged(&json!({ "alg": "HS256" }), public.as_bytes());
+    let refused = Err(TokenError::AlgorithmNotAllowed { algorithm: "HS256".into() });
+    assert_eq!(authenticator(&[key(Algorithm::Rs256, "", "", &public)]).verify(&token), refused);
+    // Nor where another key is for that algorithm.
+    let both = authenticator(&[key(Algorithm::Rs256, "", "", &public), hmac("", SECRET)]);
+    assert_eq!(both.verify(&token), Err(TokenError::BadSignature));
+    let named = forged(&json!({ "alg": "HS256", "kid": "rsa" }), public.as_bytes());
+    let both = authenticator(&[key(Algorithm::Rs256, "rsa", "", &public), hmac("", SECRET)]);
+    assert_eq!(both.verify(&named), refused);
+}
+
+#[test]
+fn an_unsigned_token_is_refused() {
+    let part = |text: &str| URL_SAFE_NO_PAD.encode(text);
+    for algorithm in ["none", "None", "NONE", "", "hs256"] {
+        let header = json!({ "alg": algorithm }).to_string();
+        let token = format!("{}.{}.", part(&header), part(r#"{"sub":"ann","exp":2000}"#));
+        let refused = Err(TokenError::AlgorithmNotAllowed { algorithm: algorithm.into() });
+        assert_eq!(authenticator(&[hmac("", SECRET)]).verify(&token), refused, "{algorithm:?}");
+    }
+}
+
+#[test]
+fn kid_selects_the_key() {
+    let other = SECRET.replace('0', "9");
+    let keys = authenticator(&[hmac("a", SECRET), hmac("b", &other)]);
+    let token = |secret: &str, kid: &str| signed(Algorithm::Hs256, secret, kid);
+    assert_eq!(keys.verify(&token(SECRET, "a")), Ok(claims()));
+    assert_eq!(keys.verify(&token(&other, "b")), Ok(claims()));
+    assert_eq!(keys.verify(&token(SECRET, "b")), Err(TokenError::BadSignature));
+    let unknown = Err(TokenError::UnknownKey { kid: "c".into() });
+    assert_eq!(keys.verify(&token(SECRET, "c")), unknown);
+    assert_eq!(keys.verify(&token(&other, "")), Ok(claims()), "without kid, all are tried");
+    let anonymous = authenticator(&[hmac("", SECRET)]);
+    assert_eq!(anonymous.verify(&token(SECRET, "c")), Ok(claims()), "a key without id takes any");
+}
+
+#[test]
+fn what_was_changed_or_signed_by_others_is_refused() {
+    let keys = authenticator(&[hmac("", SECRET)]);
+    let token = signed(Algorithm::Hs256, SECRET, "");
+    let (message, signature) = token.rsplit_once('.').unwrap();
+    let (header, _) = message.split_once('.').unwrap();
+    let root = URL_SAFE_NO_PAD.encode(r#"{"sub":"root","exp":2000}"#);
+    for token in [
+        format!("{header}.{root}.{signature}"),
+        format!("{message}."),
+        format!("{message}.{}", &signature[1..]),
+        signed(Algorithm::Hs256, &SECRET.replace('0', "1"), ""),
+    ] {
+        assert_eq!(keys.verify(&token), Err(TokenError::BadSignature), "{token}");
+    }
+}
+
+#[test]
+fn garbage_is_malformed() {
+    let keys = authenticator(&[hmac("", SECRET)]);
+    let token = signed(Algorithm::Hs256, SECRET, "");
+    for garbage in
+        ["", ".", "..", "a.b", "a.b.c", "\0.é.\u{1F600}", &format!("{token}.x"), &token[1..]]
+    {
+        assert_eq!(keys.verify(garbage), Err(TokenError::Malformed), "{garbage:?}");
+    }
+    let demanding =
+        forged(&json!({ "alg": "HS256", "crit": ["b64"], "b64": false }), SECRET.as_bytes());
+    assert_eq!(keys.verify(&demanding), Err(TokenError::CriticalExtension));
+}
+
+#[test]
+fn a_token_with_a_good_signature_still_needs_good_claims() {
+    let keys = authenticator(&[hmac("", SECRET)]);
+    let key = SigningKey::from_secret(Algorithm::Hs256, &Secret::new(SECRET)).unwrap();
+    let refusal = |claim: &str, value: Value, unix_s: u64| {
+        let mut claims = claims();
+        claims.insert(claim.into(), value);
+        let now = Now { mono_ms: 0, unix_ms: unix_s * 1000 };
+        keys.authenticate(&mint(&key, &claims).unwrap(), now).map(|ann| ann.user.to_string())
+    };
+    assert_eq!(refusal("x", json!(1), 2_029), Ok("ann".into()));
+    assert_eq!(refusal("x", json!(1), 2_030), Err(AuthError::Expired));
+    assert_eq!(refusal("nbf", json!(1_000), 969), Err(AuthError::NotYetValid));
+    assert_eq!(refusal("nbf", json!(1_000), 970), Ok("ann".into()));
+    assert_eq!(refusal("iss", json!("https://evil.test"), 1_000), Err(AuthError::WrongIssuer));
+    assert_eq!(refusal("aud", json!(["other"]), 1_000), Err(AuthError::WrongAudience));
+    assert_eq!(keys.authenticate("x", Now { mono_ms: 0, unix_ms: 0 }), Err(AuthError::Malformed));
+}
+
+#[test]
+fn a_key_that_could_not_be_safe_is_refused_at_the_start() {
+    let two = AuthKey { public_key_pem: pem("rsa.public"), ..hmac("", SECRET) };
+    let both = key(Algorithm::Rs256, "", SECRET, "");
+    let cases = [
+        hmac("", "short"),
+        hmac("", &pem("rsa.public")),
+        hmac("", ""),
+        two,
+        both,
+        key(Algorithm::Rs256, "", "", &pem("rsa.private")),
+        key(Algorithm::Rs256, "", "", &pem("rsa1024.public")),
+        key(Algorithm::Rs256, "", "", &pem("p256.public")),
+        key(Algorithm::Es256, "", "", &pem("p384.public")),
+        key(Algorithm::EdDsa, "", "", "not a key"),
+        AuthKey { secret_file: Some("/nowhere/secret".into()), ..hmac("", "") },
+    ];
+    let told: String = cases.into_iter().map(problems).collect();
+    expect_test::expect![[r#"
+        auth.keys[0].secret: a secret of 5 bytes is too short for HS256
+        auth.keys[0].secret: a PEM file is no secret: its public part is known to others
+        auth.keys[0]: no key in it
+        auth.keys[0].public_key_pem: a second key in one entry
+        auth.keys[0].secret: does not fit the algorithm
+        auth.keys[0].public_key_pem: a private key, which has no business here
+        auth.keys[0].public_key_pem: an RSA key of fewer than 2048 bits
+        auth.keys[0].public_key_pem: not a public key for RS256
+        auth.keys[0].public_key_pem: a key on another curve than that of ES256
+        auth.keys[0].public_key_pem: not a public key for EdDSA
+        auth.keys[0].secret_file: can't read /nowhere/secret: No such file or directory (os error 2)
+    "#]]
+    .assert_eq(&told);
+}

@@ -1,0 +1,454 @@
+//! What clients send: JSON text → [`ClientMessage`]s.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::vec;
+
+use bytes::Bytes;
+use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_json::value::RawValue;
+
+use super::error::{NativeError, Problem};
+use super::{RequestId, body};
+
+/// One request of a client. Texts are borrowed from the input where they have no escapes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ClientMessage<'a> {
+    /// Opens the session.
+    Connect {
+        /// The token, unless the handshake carried it.
+        token: Option<Cow<'a, str>>,
+    },
+    /// Asks for a destination's messages.
+    Subscribe {
+        /// The destination or pattern.
+        to: Cow<'a, str>,
+        /// The request.
+        id: Option<RequestId>,
+    },
+    /// Ends a subscription.
+    Unsubscribe {
+        /// The destination or pattern, as it was subscribed.
+        to: Cow<'a, str>,
+        /// The request.
+        id: Option<RequestId>,
+    },
+    /// Publishes.
+    Send {
+        /// The destination.
+        to: Cow<'a, str>,
+        /// The body: JSON text as it was sent, or what the base64 stood for.
+        body: Bytes,
+        /// What the body is; absent means JSON.
+        content_type: Option<Cow<'a, str>>,
+        /// At most [`MAX_HEADERS`], in the order sent, no name twice.
+        headers: HeaderPairs<'a>,
+        /// The request.
+        id: Option<RequestId>,
+    },
+    /// Replaces the session's token before it expires.
+    Refresh {
+        /// The new token.
+        token: Cow<'a, str>,
+        /// The request.
+        id: Option<RequestId>,
+    },
+    /// Asks for a `pong`.
+    Ping {
+        /// The request.
+        id: Option<RequestId>,
+    },
+}
+
+/// Names and values of a `send`'s headers.
+pub type HeaderPairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
+
+/// Parses one text message: an object, or an array of at most [`MAX_BATCH`] objects.
+///
+/// Each object is parsed by itself when it is taken, so that a bad one doesn't lose the others.
+/// Text that can't be taken apart, or an array that is too long, gives one error and nothing else.
+pub fn parse(text: &str) -> Messages<'_> {
+    Messages(
+        match text.trim_start_matches(WHITESPACE).as_bytes().first() {
+            Some(b'[') => match serde_json::from_str::<Batch<'_>>(text) {
+                Ok(Batch(elements)) if elements.len() > MAX_BATCH => {
+                    Source::Failed(Some(Problem::BatchTooLarge))
+                }
+                Ok(Batch(elements)) => Source::Many(elements.into_iter()),
+                Err(error) => Source::Failed(Some(not_json(&error))),
+            },
+            _ => Source::One(Some(text)),
+        },
+    )
+}
+
+/// The messages of one text message; see [`parse`].
+#[derive(Debug)]
+pub struct Messages<'a>(Source<'a>);
+
+/// The most messages in one array.
+pub const MAX_BATCH: usize = 64;
+
+/// The most headers in a `send`.
+pub const MAX_HEADERS: usize = 64;
+
+#[derive(Debug)]
+enum Source<'a> {
+    One(Option<&'a str>),
+    Many(vec::IntoIter<&'a RawValue>),
+    Failed(Option<Problem>),
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<ClientMessage<'a>, NativeError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match &mut self.0 {
+            Source::One(text) => text.take().map(parse_object),
+            Source::Many(elements) => elements.next().map(|element| parse_object(element.get())),
+            Source::Failed(problem) => problem.take().map(|p| Err(NativeError::new(p, None))),
+        }
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        let left = match &self.0 {
+            Source::One(text) => usize::from(text.is_some()),
+            Source::Many(elements) => elements.len(),
+            Source::Failed(problem) => usize::from(problem.is_some()),
+        };
+        (left, Some(left))
+    }
+}
+
+impl ExactSizeIterator for Messages<'_> {}
+
+/// The types of client messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Connect,
+    Subscribe,
+    Unsubscribe,
+    Send,
+    Refresh,
+    Ping,
+}
+
+/// The fields of client messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Field {
+    Type,
+    Id,
+    Token,
+    To,
+    Data,
+    ContentType,
+    Headers,
+}
+
+impl Kind {
+    pub(super) const ALL: [Self; 6] = [
+        Self::Connect,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Send,
+        Self::Refresh,
+        Self::Ping,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Subscribe => "subscribe",
+            Self::Unsubscribe => "unsubscribe",
+            Self::Send => "send",
+            Self::Refresh => "refresh",
+            Self::Ping => "ping",
+        }
+    }
+
+    /// The fields it may have.
+    pub(super) fn fields(self) -> &'static [Field] {
+        use Field::{ContentType, Data, Headers, Id, To, Token, Type};
+        match self {
+            Self::Connect => &[Type, Token],
+            Self::Subscribe | Self::Unsubscribe => &[Type, To, Id],
+            Self::Send => &[Type, To, Data, ContentType, Headers, Id],
+            Self::Refresh => &[Type, Token, Id],
+            Self::Ping => &[Type, Id],
+        }
+    }
+
+    pub(super) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|kind| kind.name() == name)
+    }
+}
+
+impl Field {
+    const ALL: [Self; 7] = [
+        Self::Type,
+        Self::Id,
+        Self::Token,
+        Self::To,
+        Self::Data,
+        Self::ContentType,
+        Self::Headers,
+    ];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Type => "type",
+            Self::Id => "id",
+            Self::Token => "token",
+            Self::To => "to",
+            Self::Data => "data",
+            Self::ContentType => "content_type",
+            Self::Headers => "headers",
+        }
+    }
+
+    fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|field| field.name() == name)
+    }
+}
+
+fn parse_object(text: &str) -> Result<ClientMessage<'_>, NativeError> {
+    if !text.trim_start_matches(WHITESPACE).starts_with('{') {
+        return Err(NativeError::new(Problem::NotAnObject, None));
+    }
+    let fields: Fields<'_> =
+        serde_json::from_str(text).map_err(|error| NativeError::new(not_json(&error), None))?;
+    let id = match fields.value(Field::Id).map(RequestId::from_raw) {
+        None => None,
+        Some(Ok(id)) => Some(id),
+        Some(Err(problem)) => return Err(NativeError::new(problem, None)),
+    };
+    fields
+        .into_message(id.clone())
+        .map_err(|problem| NativeError::new(problem, id))
+}
+
+/// An object taken apart, but not yet understood: so an error knows its request's id wherever in
+/// the object that stands.
+#[derive(Default)]
+struct Fields<'a> {
+    values: [Option<&'a RawValue>; Field::ALL.len()],
+    unknown: Option<Box<str>>,
+    repeated: Option<Field>,
+}
+
+impl<'a> Fields<'a> {
+    fn into_message(self, id: Option<RequestId>) -> Result<ClientMessage<'a>, Problem> {
+        let kind = self.kind()?;
+        self.check_names(kind)?;
+        Ok(match kind {
+            Kind::Connect => ClientMessage::Connect {
+                token: self.text(Field::Token)?,
+            },
+            Kind::Subscribe => ClientMessage::Subscribe {
+                to: self.required(Field::To)?,
+                id,
+            },
+            Kind::Unsubscribe => ClientMessage::Unsubscribe {
+                to: self.required(Field::To)?,
+                id,
+            },
+            Kind::Send => {
+                let to = self.required(Field::To)?;
+                let content_type = self.text(Field::ContentType)?;
+                let data = self.values[Field::Data as usize].ok_or(Problem::MissingField {
+                    field: Field::Data.name(),
+                })?;
+                let body = body::decode(data, content_type.as_deref())?;
+                ClientMessage::Send {
+                    to,
+                    body,
+                    content_type,
+                    headers: self.headers()?,
+                    id,
+                }
+            }
+            Kind::Refresh => ClientMessage::Refresh {
+                token: self.required(Field::Token)?,
+                id,
+            },
+            Kind::Ping => ClientMessage::Ping { id },
+        })
+    }
+
+    fn kind(&self) -> Result<Kind, Problem> {
+        let name = self.required(Field::Type)?;
+        Kind::named(&name).ok_or_else(|| Problem::UnknownType {
+            found: beginning(&name),
+        })
+    }
+
+    /// Refuses what messages of this type do not have, or have once only.
+    fn check_names(&self, kind: Kind) -> Result<(), Problem> {
+        let misplaced = Field::ALL
+            .into_iter()
+            .find(|field| self.values[*field as usize].is_some() && !kind.fields().contains(field));
+        let unknown = self.unknown.as_deref().or(misplaced.map(Field::name));
+        if let Some(found) = unknown {
+            return Err(Problem::UnknownField {
+                kind: kind.name(),
+                found: found.into(),
+            });
+        }
+        match self.repeated {
+            Some(field) => Err(Problem::Repeated {
+                field: field.name().into(),
+            }),
+            None => Ok(()),
+        }
+    }
+
+    /// The value, unless it is absent or `null`.
+    fn value(&self, field: Field) -> Option<&'a RawValue> {
+        self.values[field as usize].filter(|value| value.get() != "null")
+    }
+
+    fn text(&self, field: Field) -> Result<Option<Cow<'a, str>>, Problem> {
+        let Some(value) = self.value(field) else {
+            return Ok(None);
+        };
+        match serde_json::from_str(value.get()) {
+            Ok(Text(text)) => Ok(Some(text)),
+            Err(_) => Err(Problem::WrongType {
+                field: field.name(),
+                expected: "a string",
+            }),
+        }
+    }
+
+    fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {
+        self.text(field)?.ok_or(Problem::MissingField {
+            field: field.name(),
+        })
+    }
+
+    fn headers(&self) -> Result<HeaderPairs<'a>, Problem> {
+        let Some(value) = self.value(Field::Headers) else {
+            return Ok(Vec::new());
+        };
+        let Headers(headers) =
+            serde_json::from_str(value.get()).map_err(|_| Problem::WrongType {
+                field: Field::Headers.name(),
+                expected: "an object of strings",
+            })?;
+        if headers.len() > MAX_HEADERS {
+            return Err(Problem::TooManyHeaders);
+        }
+        for (at, (name, _)) in headers.iter().enumerate() {
+            if headers[..at].iter().any(|(earlier, _)| earlier == name) {
+                return Err(Problem::Repeated {
+                    field: beginning(name),
+                });
+            }
+        }
+        Ok(headers)
+    }
+}
+
+impl<'de> Deserialize<'de> for Fields<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Fields<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
+                let mut fields = Fields::default();
+                while let Some(Text(name)) = map.next_key()? {
+                    let value = map.next_value()?;
+                    match Field::named(&name) {
+                        None => fields.unknown = fields.unknown.or_else(|| Some(beginning(&name))),
+                        Some(field) => {
+                            if fields.values[field as usize].replace(value).is_some() {
+                                fields.repeated = Some(field);
+                            }
+                        }
+                    }
+                }
+                Ok(fields)
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// A string, borrowed where it has no escapes. (Serde does not borrow in an `Option<Cow<str>>`.)
+#[derive(serde::Deserialize)]
+pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// The elements of an array, at most one more than allowed.
+struct Batch<'a>(Vec<&'a RawValue>);
+
+impl<'de> Deserialize<'de> for Batch<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Array;
+        impl<'de> Visitor<'de> for Array {
+            type Value = Batch<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an array")
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Batch<'de>, A::Error> {
+                let mut elements = Vec::new();
+                while elements.len() <= MAX_BATCH
+                    && let Some(element) = seq.next_element()?
+                {
+                    elements.push(element);
+                }
+                while seq.next_element::<IgnoredAny>()?.is_some() {}
+                Ok(Batch(elements))
+            }
+        }
+        deserializer.deserialize_seq(Array)
+    }
+}
+
+/// The members of an object of strings, at most one more than allowed.
+struct Headers<'a>(HeaderPairs<'a>);
+
+impl<'de> Deserialize<'de> for Headers<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+        impl<'de> Visitor<'de> for Object {
+            type Value = Headers<'de>;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object of strings")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Headers<'de>, A::Error> {
+                let mut headers = Vec::new();
+                while headers.len() <= MAX_HEADERS
+                    && let Some((Text(name), Text(value))) = map.next_entry()?
+                {
+                    headers.push((name, value));
+                }
+                while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
+                Ok(Headers(headers))
+            }
+        }
+        deserializer.deserialize_map(Object)
+    }
+}
+
+fn not_json(error: &serde_json::Error) -> Problem {
+    Problem::NotJson {
+        reason: error.to_string().into(),
+    }
+}
+
+/// Enough of a client's text to recognise it in an error.
+fn beginning(text: &str) -> Box<str> {
+    text.chars().take(32).collect::<String>().into()
+}
+
+/// JSON's (RFC 8259 §2).
+const WHITESPACE: [char; 4] = [' ', '\t', '\n', '\r'];

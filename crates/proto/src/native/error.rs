@@ -1,0 +1,132 @@
+//! What a client did wrong in the native protocol, and to which request it is to be told.
+
+use std::fmt;
+
+use crate::close::CloseReason;
+
+use super::RequestId;
+use super::client::{Kind, MAX_BATCH, MAX_HEADERS};
+
+/// A message that can't be understood, and the id to answer it with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NativeError {
+    problem: Problem,
+    request_id: Option<RequestId>,
+}
+
+/// A rule that the client broke.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Not JSON.
+    #[error("not JSON: {reason}")]
+    NotJson {
+        /// What the parser says, with line and column.
+        reason: Box<str>,
+    },
+    /// JSON, but neither an object nor, at the top, an array.
+    #[error("a message is a JSON object with a `type`, or an array of such objects")]
+    NotAnObject,
+    /// More objects in an array than [`MAX_BATCH`].
+    #[error("more than {MAX_BATCH} messages in one array; send them in several")]
+    BatchTooLarge,
+    /// `id` is neither a number nor a string, or longer than [`RequestId::MAX_BYTES`].
+    #[error(
+        "`id` must be a number or a string of at most {} bytes",
+        RequestId::MAX_BYTES
+    )]
+    BadId,
+    /// A `type` that is not known here; only its beginning is kept.
+    #[error("unknown type {found:?}; known are {}", list(Kind::ALL.map(Kind::name)))]
+    UnknownType {
+        /// The type's beginning.
+        found: Box<str>,
+    },
+    /// A field that messages of this type do not have; only its beginning is kept.
+    #[error("unknown field {found:?} in {kind}; known are {}", known_fields(kind))]
+    UnknownField {
+        /// The message's type.
+        kind: &'static str,
+        /// The field's beginning.
+        found: Box<str>,
+    },
+    /// A field, or a name in `headers`, that occurs twice.
+    #[error("{field:?} occurs twice")]
+    Repeated {
+        /// Its name.
+        field: Box<str>,
+    },
+    /// A required field is missing.
+    #[error("missing field `{field}`")]
+    MissingField {
+        /// Its name.
+        field: &'static str,
+    },
+    /// A field's value is of the wrong JSON type.
+    #[error("`{field}` must be {expected}")]
+    WrongType {
+        /// Its name.
+        field: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+    /// `data` is not base64, though its content type is not JSON.
+    #[error(
+        "`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON"
+    )]
+    NotBase64,
+    /// More headers than [`MAX_HEADERS`].
+    #[error("more than {MAX_HEADERS} headers")]
+    TooManyHeaders,
+}
+
+impl NativeError {
+    pub(super) fn new(problem: Problem, request_id: Option<RequestId>) -> Self {
+        Self {
+            problem,
+            request_id,
+        }
+    }
+
+    /// What is wrong.
+    pub fn problem(&self) -> &Problem {
+        &self.problem
+    }
+
+    /// The id of the request that is to be answered, where one could be read.
+    pub fn request_id(&self) -> Option<&RequestId> {
+        self.request_id.as_ref()
+    }
+
+    /// Why the session ends, should it end for this; its code is also the `error`'s.
+    pub fn close_reason(&self) -> CloseReason {
+        match self.problem {
+            Problem::BatchTooLarge | Problem::TooManyHeaders => CloseReason::LimitExceeded,
+            Problem::NotJson { .. }
+            | Problem::NotAnObject
+            | Problem::BadId
+            | Problem::UnknownType { .. }
+            | Problem::UnknownField { .. }
+            | Problem::Repeated { .. }
+            | Problem::MissingField { .. }
+            | Problem::WrongType { .. }
+            | Problem::NotBase64 => CloseReason::ProtocolError,
+        }
+    }
+}
+
+impl fmt::Display for NativeError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.problem.fmt(f)
+    }
+}
+
+impl std::error::Error for NativeError {}
+
+fn known_fields(kind: &str) -> String {
+    let fields = Kind::named(kind).map(Kind::fields).unwrap_or_default();
+    list(fields.iter().map(|field| field.name()))
+}
+
+fn list(names: impl IntoIterator<Item = &'static str>) -> String {
+    names.into_iter().collect::<Vec<_>>().join(", ")
+}

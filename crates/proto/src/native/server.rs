@@ -1,0 +1,244 @@
+//! What the server sends; clients and tests read it back.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::de::{self, Deserialize, Deserializer};
+use serde::{Deserialize as DeriveDeserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::position::Position;
+
+use super::{Problem, RequestId, body};
+
+/// One message of the server. A `message` is written by [`super::write_message`] and read here.
+///
+/// Reading ignores fields that it does not know, and works with `serde_json` only, whose raw values
+/// it keeps.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum ServerMessage {
+    /// The session is open.
+    Connected {
+        /// The session's id.
+        session: String,
+        /// The user, unless anonymous.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        user: Option<String>,
+        /// When the token expires, in milliseconds since the Unix epoch.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        expires: Option<u64>,
+        /// How long the connection may be silent before either side calls it dead.
+        heartbeat_ms: u32,
+        /// What the client must keep to.
+        limits: SessionLimits,
+    },
+    /// A request was done.
+    Ok {
+        /// The request.
+        id: RequestId,
+        /// The id of what a `send` published.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        message_id: Option<String>,
+        /// Whether only this node's subscribers were reached.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        degraded: bool,
+    },
+    /// A request was refused, or the session ends.
+    Error {
+        /// The request, where it is known.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<RequestId>,
+        /// A stable code to switch on.
+        code: Cow<'static, str>,
+        /// What is wrong and what to do, for people.
+        message: String,
+        /// When to try again.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        retry_after_ms: Option<u64>,
+    },
+    /// A publication on a subscribed destination.
+    Message(Message),
+    /// The session is about to be closed; connect anew.
+    Reconnect {
+        /// When to.
+        after_ms: u64,
+        /// Why: the close reason's code.
+        reason: Cow<'static, str>,
+    },
+    /// The answer to `ping`.
+    Pong {
+        /// The request.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        id: Option<RequestId>,
+    },
+}
+
+/// What a session may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, DeriveDeserialize, JsonSchema)]
+pub struct SessionLimits {
+    /// The largest message, in bytes.
+    pub message_bytes: u64,
+    /// The most subscriptions.
+    pub subscriptions: u32,
+}
+
+/// A publication on a subscribed destination, as a client reads it.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct Message {
+    /// The destination.
+    pub to: String,
+    /// The publication's id.
+    pub id: String,
+    /// The body: any JSON, or base64 when `content_type` is one that is not JSON.
+    #[schemars(with = "serde_json::Value")]
+    pub data: Box<RawValue>,
+    /// What the body is; absent means `application/json`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// The user that published it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub from: Option<String>,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub at: u64,
+    /// The history it has its `offset` in. A string, as it may exceed what a JSON number holds in
+    /// `JavaScript`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// Its number in that history, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// The sender's headers.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+}
+
+impl ServerMessage {
+    /// Appends the message as JSON.
+    pub fn write(&self, out: &mut Vec<u8>) {
+        serde_json::to_writer(out, self).expect("a Vec takes all that is written");
+    }
+}
+
+impl Message {
+    /// The body, as the publisher sent it.
+    pub fn body(&self) -> Result<Bytes, Problem> {
+        body::decode(&self.data, self.content_type.as_deref())
+    }
+
+    /// Its place in the destination's history, where one is kept.
+    pub fn position(&self) -> Option<Position> {
+        let epoch = u64::from_str_radix(self.epoch.as_deref()?, 16).ok()?;
+        Some(Position {
+            epoch,
+            offset: self.offset?,
+        })
+    }
+}
+
+impl<'de> Deserialize<'de> for ServerMessage {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Flat::deserialize(deserializer)?.into_message()
+    }
+}
+
+/// Any message of the server. A derived internally tagged enum buffers its content, through which a
+/// raw value does not come.
+#[derive(DeriveDeserialize)]
+struct Flat {
+    #[serde(rename = "type")]
+    kind: Kind,
+    id: Option<Box<RawValue>>,
+    session: Option<String>,
+    user: Option<String>,
+    expires: Option<u64>,
+    heartbeat_ms: Option<u32>,
+    limits: Option<SessionLimits>,
+    message_id: Option<String>,
+    #[serde(default)]
+    degraded: bool,
+    code: Option<String>,
+    message: Option<String>,
+    retry_after_ms: Option<u64>,
+    to: Option<String>,
+    #[serde(default, deserialize_with = "present")]
+    data: Option<Box<RawValue>>,
+    content_type: Option<String>,
+    from: Option<String>,
+    at: Option<u64>,
+    epoch: Option<String>,
+    offset: Option<u64>,
+    #[serde(default)]
+    headers: BTreeMap<String, String>,
+    after_ms: Option<u64>,
+    reason: Option<String>,
+}
+
+#[derive(DeriveDeserialize)]
+#[serde(rename_all = "snake_case")]
+enum Kind {
+    Connected,
+    Ok,
+    Error,
+    Message,
+    Reconnect,
+    Pong,
+}
+
+impl Flat {
+    fn into_message<E: de::Error>(self) -> Result<ServerMessage, E> {
+        let request_id = |raw: Option<Box<RawValue>>| {
+            raw.map(|raw| RequestId::from_raw(&raw).map_err(E::custom))
+                .transpose()
+        };
+        Ok(match self.kind {
+            Kind::Connected => ServerMessage::Connected {
+                session: required(self.session, "session")?,
+                user: self.user,
+                expires: self.expires,
+                heartbeat_ms: required(self.heartbeat_ms, "heartbeat_ms")?,
+                limits: required(self.limits, "limits")?,
+            },
+            Kind::Ok => ServerMessage::Ok {
+                id: required(request_id(self.id)?, "id")?,
+                message_id: self.message_id,
+                degraded: self.degraded,
+            },
+            Kind::Error => ServerMessage::Error {
+                id: request_id(self.id)?,
+                code: required(self.code, "code")?.into(),
+                message: required(self.message, "message")?,
+                retry_after_ms: self.retry_after_ms,
+            },
+            Kind::Message => ServerMessage::Message(Message {
+                to: required(self.to, "to")?,
+                id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
+                data: required(self.data, "data")?,
+                content_type: self.content_type,
+                from: self.from,
+                at: required(self.at, "at")?,
+                epoch: self.epoch,
+                offset: self.offset,
+                headers: self.headers,
+            }),
+            Kind::Reconnect => ServerMessage::Reconnect {
+                after_ms: required(self.after_ms, "after_ms")?,
+                reason: required(self.reason, "reason")?.into(),
+            },
+            Kind::Pong => ServerMessage::Pong {
+                id: request_id(self.id)?,
+            },
+        })
+    }
+}
+
+fn required<T, E: de::Error>(value: Option<T>, field: &'static str) -> Result<T, E> {
+    value.ok_or_else(|| E::missing_field(field))
+}
+
+/// Keeps a `null` that is there apart from a field that is not.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}

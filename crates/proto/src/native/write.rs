@@ -1,0 +1,69 @@
+//! The hot path: one `message` per publication and node, written without an intermediate value.
+
+use crate::position::Position;
+
+use super::body;
+
+/// What a `message` tells.
+#[derive(Debug, Clone, Copy)]
+pub struct MessageFields<'a> {
+    /// The destination, as the subscriber is shown it.
+    pub to: &'a str,
+    /// The publication's id.
+    pub id: &'a str,
+    /// The body, as the publisher sent it.
+    pub body: &'a [u8],
+    /// What the publisher says the body is.
+    pub content_type: Option<&'a str>,
+    /// The user that published it.
+    pub from: Option<&'a str>,
+    /// When it was accepted, in milliseconds since the Unix epoch.
+    pub at_unix_ms: u64,
+    /// Its place in the destination's history, where one is kept.
+    pub position: Option<Position>,
+    /// The sender's headers that are passed on.
+    pub headers: &'a [(Box<str>, Box<str>)],
+}
+
+/// Appends a `message`. A reader gets it as [`super::Message`].
+pub fn write_message(out: &mut Vec<u8>, fields: &MessageFields<'_>) {
+    out.reserve(fields.body.len() + 192);
+    out.extend_from_slice(br#"{"type":"message","to":"#);
+    json(out, fields.to);
+    out.extend_from_slice(br#","id":"#);
+    json(out, fields.id);
+    out.extend_from_slice(br#","data":"#);
+    if let Some(content_type) = body::encode(out, fields.body, fields.content_type) {
+        out.extend_from_slice(br#","content_type":"#);
+        json(out, content_type);
+    }
+    if let Some(from) = fields.from {
+        out.extend_from_slice(br#","from":"#);
+        json(out, from);
+    }
+    out.extend_from_slice(br#","at":"#);
+    json(out, &fields.at_unix_ms);
+    if let Some(Position { epoch, offset }) = fields.position {
+        out.extend_from_slice(br#","epoch":"#);
+        json(out, &format_args!("{epoch:x}"));
+        out.extend_from_slice(br#","offset":"#);
+        json(out, &offset);
+    }
+    if !fields.headers.is_empty() {
+        out.extend_from_slice(br#","headers":{"#);
+        for (at, (name, value)) in fields.headers.iter().enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            json(out, name);
+            out.push(b':');
+            json(out, value);
+        }
+        out.push(b'}');
+    }
+    out.push(b'}');
+}
+
+fn json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {
+    serde_json::to_writer(out, value).expect("a Vec takes all that is written");
+}

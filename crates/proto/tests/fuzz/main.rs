@@ -1,0 +1,3 @@
+//! Fuzz targets: a short random smoke under `cargo test`, real fuzzing under `cargo bolero test`.
+
+mod ws;
