@@ -1,4 +1,5 @@
 //! A server that does what a test tells it.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
 use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::handshake::accept_key;
