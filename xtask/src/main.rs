@@ -1,2 +1,61 @@
-//! x
-fn main() {}
+//! Fanlight's development commands: `cargo xtask ci|test|tidy|bench|fuzz`.
+
+mod bench;
+mod ci;
+mod process;
+mod requirements;
+mod test;
+mod tidy;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+/// Fanlight's development commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+enum Task {
+    /// Everything CI checks: format, lints, docs, tidy, tests.
+    Ci,
+    /// Installs what the tests need, then runs all of them.
+    Test {
+        /// Passed to `cargo test`: a filter, or `-- --nocapture` and the like.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
+    /// Checks the rules of the tree that compilers do not: arrows, budgets, dead files.
+    Tidy,
+    /// Runs the benchmarks, then the idle-memory and fan-out harness.
+    Bench {
+        /// Only benchmarks whose name contains this; the harness is then left out.
+        filter: Option<String>,
+    },
+    /// Runs each fuzz target for longer than the tests do.
+    Fuzz {
+        /// Time for each target.
+        #[arg(long, default_value_t = 60)]
+        seconds: u64,
+        /// Only targets whose name contains this.
+        filter: Option<String>,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Task::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
+        Task::Ci => ci::run(),
+        Task::Test { arguments } => test::run(&arguments),
+        Task::Tidy => tidy::run(),
+        Task::Bench { filter } => bench::benches(filter.as_deref()),
+        Task::Fuzz { seconds, filter } => bench::fuzz(seconds, filter.as_deref()),
+    }
+}

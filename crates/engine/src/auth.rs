@@ -56,7 +56,9 @@ pub enum AuthError {
     #[error("the token is not a JWT; send one as it was issued, without quotes")]
     Malformed,
     /// No key is configured for its `kid` and algorithm.
-    #[error("the token was signed with a key that is not configured here; check its `kid` and `alg`")]
+    #[error(
+        "the token was signed with a key that is not configured here; check its `kid` and `alg`"
+    )]
     UnknownKey,
     /// The signature is not by the key.
     #[error("the token's signature is wrong; was it issued for this gateway's key?")]
@@ -189,7 +191,9 @@ impl TokenRules {
         if self.issuer.is_some() && issuer != self.issuer.as_deref() {
             return Err(AuthError::WrongIssuer);
         }
-        let Some(audience) = &self.audience else { return Ok(()) };
+        let Some(audience) = &self.audience else {
+            return Ok(());
+        };
         let named = match claims.get("aud") {
             Some(Value::String(one)) => one == audience,
             Some(Value::Array(many)) => many.iter().any(|one| one.as_str() == Some(audience)),
@@ -200,8 +204,9 @@ impl TokenRules {
 
     fn user(&self, claims: &Claims) -> Result<Arc<str>, AuthError> {
         let claim = || self.user_claim.clone();
-        let value =
-            claims.get(&self.user_claim).ok_or_else(|| AuthError::MissingClaim { claim: claim() })?;
+        let value = claims
+            .get(&self.user_claim)
+            .ok_or_else(|| AuthError::MissingClaim { claim: claim() })?;
         let user = match value {
             Value::String(name) => Some(name.clone()),
             Value::Number(number) => Some(number.to_string()),
@@ -256,7 +261,9 @@ impl AuthError {
 
 /// A `NumericDate` (RFC 7519 §2): seconds, perhaps with a fraction.
 fn seconds(claims: &Claims, claim: &str) -> Result<Option<u64>, AuthError> {
-    let Some(value) = claims.get(claim) else { return Ok(None) };
+    let Some(value) = claims.get(claim) else {
+        return Ok(None);
+    };
     let whole = value.as_u64();
     #[expect(clippy::cast_sign_loss, reason = "a float cast saturates: a negative date becomes 0")]
     let seconds = whole.or_else(|| value.as_f64().map(|seconds| seconds as u64));
@@ -297,7 +304,8 @@ mod tests {
 
     #[test]
     fn a_good_token_becomes_a_principal_with_only_the_claims_that_rules_name() {
-        let rules = TokenRules { kept_claims: vec!["org".into(), "level".into()], ..TokenRules::default() };
+        let rules =
+            TokenRules { kept_claims: vec!["org".into(), "level".into()], ..TokenRules::default() };
         let claims = json!({
             "sub": "ann", "exp": 1_000_100, "jti": "t-1", "roles": ["admin", "ops"],
             "org": ["a", "b", "", {}], "level": 3, "email": "ann@example.com",

@@ -2,6 +2,7 @@
 
 mod memory;
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -32,6 +33,13 @@ impl Channel {
 
     /// Its text, as it appears in broker keys.
     pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Lets maps keyed by channels be asked with a plain text.
+impl Borrow<str> for Channel {
+    fn borrow(&self) -> &str {
         &self.0
     }
 }

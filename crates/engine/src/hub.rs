@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fanlight_proto::stomp::Version;
 use fanlight_proto::{Destination, DestinationPattern};
+use slab::Slab;
 
 use crate::broker::Channel;
 
@@ -41,11 +42,63 @@ pub enum Wire<'a> {
     },
 }
 
-/// Which sessions of one worker get a publication.
+/// A [`Wire`] as a small value: equal values mean equal bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WireKey {
+    /// Native JSON.
+    Native,
+    /// STOMP with an interned subscription id.
+    Stomp {
+        /// The session's version.
+        version: Version,
+        /// Names the subscription id: see [`Hub::subscription_id`].
+        id: InternedId,
+        /// Whether messages carry an `ack` header.
+        ack: bool,
+    },
+}
+
+/// A subscription id that the hub keeps once, however many subscribers use it (`sub-0` is the
+/// first id of every `@stomp/stompjs` client).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct InternedId(u32);
+
+/// One subscriber of a matching subscription.
+#[derive(Debug, Clone, Copy)]
+pub struct Member {
+    /// Who gets the publication.
+    pub session: SessionKey,
+    /// In which bytes.
+    pub wire: WireKey,
+    subscription: SubscriptionKey,
+}
+
+/// Which sessions of one worker get a publication. Subscribing and unsubscribing cost the same
+/// however many subscriptions there are.
 #[derive(Debug, Default)]
 pub struct Hub {
-    subscriptions: HashMap<u32, (SessionKey, Target, Channel)>,
-    next: u32,
+    exact: HashMap<Destination, GroupKey, foldhash::quality::RandomState>,
+    patterns: HashMap<Channel, Vec<GroupKey>, foldhash::quality::RandomState>,
+    groups: Slab<Group>,
+    places: Slab<Place>,
+    ids: Interner,
+}
+
+type GroupKey = usize;
+
+/// The subscribers of one target, in no particular order.
+#[derive(Debug)]
+struct Group {
+    target: Target,
+    channel: Channel,
+    members: Vec<Member>,
+}
+
+/// Where a subscription stands, so that it can be removed without a search.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    group: u32,
+    index: u32,
 }
 
 impl Hub {
@@ -60,26 +113,251 @@ impl Hub {
         session: SessionKey,
         target: Target,
         channel: Channel,
-        _wire: Wire<'_>,
+        wire: Wire<'_>,
     ) -> SubscriptionKey {
-        self.next += 1;
-        self.subscriptions.insert(self.next, (session, target, channel));
-        SubscriptionKey(self.next)
+        let group = self.group_of(target, channel);
+        let wire = match wire {
+            Wire::Native => WireKey::Native,
+            Wire::Stomp { version, id, ack } => {
+                WireKey::Stomp { version, id: self.ids.intern(id), ack }
+            }
+        };
+        let members = &mut self.groups[group].members;
+        let place = Place { group: group as u32, index: members.len() as u32 };
+        let subscription = SubscriptionKey(self.places.insert(place) as u32);
+        members.push(Member { session, wire, subscription });
+        subscription
     }
 
-    /// Removes a subscription.
+    /// Removes a subscription. `key` must come from [`Hub::subscribe`] and be used once.
     pub fn unsubscribe(&mut self, key: SubscriptionKey) {
-        let removed = self.subscriptions.remove(&key.0);
-        debug_assert!(removed.is_some(), "unsubscribed twice");
+        let Some(place) = self.places.try_remove(key.0 as usize) else {
+            debug_assert!(false, "unsubscribed twice");
+            return;
+        };
+        let group_key = place.group as usize;
+        let group = &mut self.groups[group_key];
+        let removed = group.members.swap_remove(place.index as usize);
+        if let Some(moved) = group.members.get(place.index as usize) {
+            self.places[moved.subscription.0 as usize].index = place.index;
+        }
+        if let WireKey::Stomp { id, .. } = removed.wire {
+            self.ids.release(id);
+        }
+        if group.members.is_empty() {
+            self.remove_group(group_key);
+        } else if group.members.capacity() > 4 * group.members.len().max(4) {
+            group.members.shrink_to(2 * group.members.len());
+        }
+    }
+
+    /// The subscribers of a publication to `destination` that came on `channel`: a slice for each
+    /// matching destination or pattern.
+    pub fn matching<'h>(
+        &'h self,
+        channel: &Channel,
+        destination: &'h Destination,
+    ) -> impl Iterator<Item = &'h [Member]> {
+        let exact = self.exact.get(destination).copied();
+        let patterns = match self.patterns.is_empty() {
+            true => &[][..],
+            false => self.patterns.get(channel).map_or(&[][..], Vec::as_slice),
+        };
+        let matching = patterns.iter().copied().filter(|&key| match &self.groups[key].target {
+            Target::Pattern(pattern) => pattern.matches(destination.as_str()),
+            Target::Destination(_) => false,
+        });
+        exact.into_iter().chain(matching).map(|key| self.groups[key].members.as_slice())
+    }
+
+    /// The subscription id behind a [`WireKey`].
+    pub fn subscription_id(&self, id: InternedId) -> &str {
+        self.ids.text(id)
     }
 
     /// How many subscriptions there are.
     pub fn len(&self) -> usize {
-        self.subscriptions.len()
+        self.places.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.subscriptions.is_empty()
+        self.places.is_empty()
+    }
+
+    fn group_of(&mut self, target: Target, channel: Channel) -> GroupKey {
+        match &target {
+            Target::Destination(destination) => {
+                if let Some(&key) = self.exact.get(destination) {
+                    return key;
+                }
+                let destination = destination.clone();
+                let key = self.groups.insert(Group { target, channel, members: Vec::new() });
+                self.exact.insert(destination, key);
+                key
+            }
+            Target::Pattern(pattern) => {
+                let groups = &self.groups;
+                let keys = self.patterns.entry(channel.clone()).or_default();
+                let same = keys.iter().copied().find(|&key| match &groups[key].target {
+                    Target::Pattern(other) => other == pattern,
+                    Target::Destination(_) => false,
+                });
+                if let Some(key) = same {
+                    return key;
+                }
+                let key = self.groups.insert(Group { target, channel, members: Vec::new() });
+                keys.push(key);
+                key
+            }
+        }
+    }
+
+    fn remove_group(&mut self, key: GroupKey) {
+        let group = self.groups.remove(key);
+        match group.target {
+            Target::Destination(destination) => {
+                self.exact.remove(&destination);
+            }
+            Target::Pattern(_) => {
+                if let Some(keys) = self.patterns.get_mut(&group.channel) {
+                    keys.retain(|&other| other != key);
+                    if keys.is_empty() {
+                        self.patterns.remove(&group.channel);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Subscription ids, each kept once and counted.
+#[derive(Debug, Default)]
+struct Interner {
+    by_text: HashMap<Arc<str>, u32, foldhash::quality::RandomState>,
+    entries: Slab<(Arc<str>, u32)>,
+}
+
+impl Interner {
+    fn intern(&mut self, text: &str) -> InternedId {
+        if let Some(&key) = self.by_text.get(text) {
+            self.entries[key as usize].1 += 1;
+            return InternedId(key);
+        }
+        let shared: Arc<str> = text.into();
+        let key = self.entries.insert((Arc::clone(&shared), 1)) as u32;
+        self.by_text.insert(shared, key);
+        InternedId(key)
+    }
+
+    fn release(&mut self, id: InternedId) {
+        let (text, uses) = &mut self.entries[id.0 as usize];
+        *uses -= 1;
+        if *uses == 0 {
+            self.by_text.remove(text);
+            self.entries.remove(id.0 as usize);
+        }
+    }
+
+    fn text(&self, id: InternedId) -> &str {
+        &self.entries[id.0 as usize].0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn destination(text: &str) -> Destination {
+        text.parse().unwrap()
+    }
+
+    fn exact(text: &str) -> (Target, Channel) {
+        let destination = destination(text);
+        let channel = Channel::of_destination(destination.to_shared());
+        (Target::Destination(destination), channel)
+    }
+
+    fn pattern(text: &str) -> (Target, Channel) {
+        (Target::Pattern(Arc::new(text.parse().unwrap())), Channel::of_namespace("n"))
+    }
+
+    fn sessions(hub: &Hub, channel: &Channel, text: &str) -> Vec<u32> {
+        let destination = destination(text);
+        let mut sessions: Vec<u32> = hub
+            .matching(channel, &destination)
+            .flat_map(|members| members.iter().map(|member| member.session.0))
+            .collect();
+        sessions.sort_unstable();
+        sessions
+    }
+
+    #[test]
+    fn a_publication_reaches_exact_and_pattern_subscribers_of_its_channel() {
+        let mut hub = Hub::new();
+        let channel = Channel::of_namespace("n");
+        let (target, _) = exact("/topic/a.1");
+        hub.subscribe(SessionKey(1), target, channel.clone(), Wire::Native);
+        for (session, text) in [(2, "/topic/a.*"), (3, "/topic/**"), (4, "/topic/b.*")] {
+            let (target, channel) = pattern(text);
+            hub.subscribe(SessionKey(session), target, channel, Wire::Native);
+        }
+        assert_eq!(sessions(&hub, &channel, "/topic/a.1"), [1, 2, 3]);
+        assert_eq!(sessions(&hub, &channel, "/topic/c"), [3]);
+        assert_eq!(sessions(&hub, &Channel::of_namespace("other"), "/topic/c"), [0; 0]);
+    }
+
+    #[test]
+    fn a_subscription_id_is_kept_once_and_given_back() {
+        let mut hub = Hub::new();
+        let stomp = Wire::Stomp { version: Version::V12, id: "sub-0", ack: false };
+        let keys: Vec<_> = (0..3)
+            .map(|n| {
+                let (target, channel) = exact("/topic/a");
+                hub.subscribe(SessionKey(n), target, channel, stomp)
+            })
+            .collect();
+        assert_eq!(hub.ids.entries.len(), 1);
+        keys.into_iter().for_each(|key| hub.unsubscribe(key));
+        assert!(hub.ids.entries.is_empty() && hub.ids.by_text.is_empty());
+        assert!(hub.groups.is_empty() && hub.exact.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_order_of_joins_and_leaves_matches_a_plain_list(
+            steps in proptest::collection::vec((any::<bool>(), 0_u32..8, 0_usize..5), 1..120),
+        ) {
+            let texts = ["/topic/a", "/topic/b", "/topic/a.b", "/topic/*", "/topic/a*"];
+            let channel = Channel::of_namespace("n");
+            let mut hub = Hub::new();
+            let mut model: Vec<(SubscriptionKey, u32, usize)> = Vec::new();
+            for (join, session, which) in steps {
+                if join || model.is_empty() {
+                    let target = if which < 3 { exact(texts[which]).0 } else { pattern(texts[which]).0 };
+                    let wire = Wire::Stomp { version: Version::V11, id: texts[which], ack: false };
+                    let key = hub.subscribe(SessionKey(session), target, channel.clone(), wire);
+                    model.push((key, session, which));
+                } else {
+                    let (key, ..) = model.swap_remove(session as usize % model.len());
+                    hub.unsubscribe(key);
+                }
+            }
+            prop_assert_eq!(hub.len(), model.len());
+            for text in &texts[..3] {
+                let mut expected: Vec<u32> = model
+                    .iter()
+                    .filter(|(.., which)| texts[*which].parse::<DestinationPattern>().unwrap().matches(text))
+                    .map(|(_, session, _)| *session)
+                    .collect();
+                expected.sort_unstable();
+                prop_assert_eq!(sessions(&hub, &channel, text), expected);
+            }
+            for (key, ..) in model {
+                hub.unsubscribe(key);
+            }
+            prop_assert!(hub.groups.is_empty() && hub.patterns.is_empty() && hub.exact.is_empty());
+        }
     }
 }

@@ -2,9 +2,11 @@
 
 pub mod auth;
 pub mod broker;
+pub mod encode;
 pub mod hub;
 pub mod ids;
 pub mod limits;
+pub mod outbox;
 pub mod policy;
 pub mod publication;
 pub mod session;

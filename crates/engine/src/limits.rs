@@ -107,14 +107,14 @@ impl Gcra {
         if rate.per_s == 0 {
             return Ok(());
         }
-        let now_us = now_ms.saturating_mul(1000);
+        let clock_us = now_ms.saturating_mul(1000);
         let interval_us = (1_000_000 / u64::from(rate.per_s)).max(1);
         let ahead_us = interval_us * u64::from(rate.burst.max(1) - 1);
         let earliest_us = self.theoretical_us.saturating_sub(ahead_us);
-        if now_us < earliest_us {
-            return Err(RetryAfterMs((earliest_us - now_us).div_ceil(1000)));
+        if clock_us < earliest_us {
+            return Err(RetryAfterMs((earliest_us - clock_us).div_ceil(1000)));
         }
-        self.theoretical_us = self.theoretical_us.max(now_us) + interval_us;
+        self.theoretical_us = self.theoretical_us.max(clock_us) + interval_us;
         Ok(())
     }
 }

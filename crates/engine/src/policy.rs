@@ -259,10 +259,7 @@ impl Policy {
 
 impl PublishPermit {
     /// The permit of a backend, which may publish wherever there is a namespace.
-    pub fn for_backend(
-        namespaces: &Namespaces,
-        destination: &Destination,
-    ) -> Result<Self, Denied> {
+    pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
         let destination = namespace::absolute(destination, None)?;
         let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
         Ok(Self { channel: namespace.channel_of(&destination), destination })

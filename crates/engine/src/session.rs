@@ -1,1 +1,480 @@
-//! The session state machine: transport messages in, effects out.
+//! The session state machine: transport messages in, effects out; no I/O and no clock.
+//!
+//! ```text
+//! AwaitConnect ──CONNECT accepted──▶ Live ──drained while busy──▶ Draining
+//!      └──────────────┬──────────────┴───────────────┬──────────────┘
+//!                     └─────────▶ Closed ◀───────────┘
+//! ```
+//!
+//! A driver hands in one transport message at a time while the session is not busy, carries out
+//! the effects in order, and answers those that have a [`Done`]. At most one of these is under way
+//! per session, and it is the last effect of its step; what came behind it in the same transport
+//! message waits in the backlog.
+
+mod backlog;
+mod connect;
+mod fault;
+mod headers;
+mod heartbeat;
+mod live;
+mod native;
+mod stomp;
+mod subscriptions;
+mod transactions;
+
+use std::sync::Arc;
+
+use fanlight_proto::CloseReason;
+use fanlight_proto::stomp::Version;
+
+use crate::auth::{AuthError, Principal, Token};
+use crate::broker::{Channel, Joined, PublishError, Published};
+use crate::hub::{Hub, SessionKey};
+use crate::ids::Ids;
+use crate::limits::{Heartbeats, Limits};
+use crate::policy::{Policy, PublishPermit, Subject};
+use crate::publication::{Publication, SessionId};
+use crate::time::Now;
+
+use backlog::Backlog;
+use fault::Fault;
+use heartbeat::Due;
+use live::{Live, Work};
+
+/// What sessions of a node have in common.
+#[derive(Debug, Clone, Default)]
+pub struct Rules {
+    /// Who may do what.
+    pub policy: Policy,
+    /// The bounds.
+    pub limits: Limits,
+    /// The heartbeats that are offered and asked for.
+    pub heartbeats: Heartbeats,
+    /// Whether a denied SEND or SUBSCRIBE ends the session.
+    pub on_forbidden: OnForbidden,
+}
+
+/// Whether a denied SEND or SUBSCRIBE ends the session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnForbidden {
+    /// As the protocol has it: STOMP closes after every ERROR, a native session goes on.
+    #[default]
+    ByProtocol,
+    /// Every session ends.
+    Close,
+    /// Every session goes on. A STOMP client that closes on ERROR by itself still ends.
+    KeepOpen,
+}
+
+/// What a step of a session works with.
+pub struct Cx<'a> {
+    /// The time.
+    pub now: Now,
+    /// The node's rules.
+    pub rules: &'a Rules,
+    /// The worker's hub.
+    pub hub: &'a mut Hub,
+    /// The worker's ids.
+    pub ids: &'a mut Ids,
+    /// Where effects are added.
+    pub effects: &'a mut Vec<Effect>,
+}
+
+/// What a session wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// One transport message: a native JSON object, a STOMP frame or a STOMP heartbeat.
+    Write {
+        /// Whether it is text.
+        text: bool,
+        /// The message.
+        payload: Vec<u8>,
+    },
+    /// A ping of the transport.
+    Ping,
+    /// Check a token; answered by [`Done::Authenticated`].
+    Authenticate(Token),
+    /// Publish; answered by [`Done::Published`].
+    Publish(PublishPermit, Publication),
+    /// Receive a channel, to which the hub is subscribed already; answered by [`Done::Joined`].
+    Join(Channel),
+    /// Undo one join. No answer.
+    Leave(Channel),
+    /// Close the transport with this reason once everything before is written. No effect follows.
+    Close(CloseReason),
+}
+
+/// The answer to an effect.
+#[derive(Debug)]
+pub enum Done {
+    /// To [`Effect::Authenticate`].
+    Authenticated(Result<Principal, AuthError>),
+    /// To [`Effect::Publish`].
+    Published(Result<Published, PublishError>),
+    /// To [`Effect::Join`].
+    Joined(Joined),
+}
+
+/// One transport message.
+#[derive(Debug, Clone, Copy)]
+pub enum Incoming<'m> {
+    /// A text message.
+    Text(&'m str),
+    /// A binary message.
+    Binary(&'m [u8]),
+}
+
+/// When the transport was last used, in monotonic milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub struct Activity {
+    /// Anything at all came, pongs included.
+    pub last_received_ms: u64,
+    /// Anything at all was written.
+    pub last_sent_ms: u64,
+}
+
+/// What the transport's handshake told.
+#[derive(Debug, Clone, Default)]
+pub struct Handshake {
+    /// Whose token it carried, already checked.
+    pub principal: Option<Arc<Principal>>,
+}
+
+/// What a session speaks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Protocol {
+    /// `fanlight.v1.json`
+    Native,
+    /// STOMP; until CONNECT has settled the version, the one that was offered.
+    Stomp(Version),
+}
+
+/// One client's conversation, whatever transport carries it.
+#[derive(Debug)]
+pub struct Session {
+    key: SessionKey,
+    id: SessionId,
+    codec: Codec,
+    state: State,
+    /// What the effect under way is for.
+    work: Option<Box<Work>>,
+    /// What came behind it in the same transport message.
+    backlog: Option<Box<Backlog>>,
+}
+
+#[derive(Debug)]
+enum State {
+    AwaitConnect {
+        since_ms: u64,
+        principal: Option<Arc<Principal>>,
+    },
+    Live(Live),
+    /// It ends as soon as the client has the answer it waits for.
+    Draining {
+        live: Live,
+        until_ms: u64,
+        retry_after_ms: u64,
+    },
+    Closed(CloseReason),
+}
+
+#[derive(Debug)]
+enum Codec {
+    /// The first message tells.
+    Undecided,
+    Native,
+    Stomp {
+        decoder: fanlight_proto::stomp::Decoder,
+        offered: Version,
+    },
+}
+
+impl Session {
+    /// A session whose transport has just been opened. Without a `protocol`, the first message
+    /// tells which it is.
+    pub fn new(
+        key: SessionKey,
+        id: SessionId,
+        protocol: Option<Protocol>,
+        handshake: Handshake,
+        now: Now,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            codec: protocol.map_or(Codec::Undecided, Codec::of),
+            state: State::AwaitConnect { since_ms: now.mono_ms, principal: handshake.principal },
+            work: None,
+            backlog: None,
+        }
+    }
+
+    /// Takes one transport message. To be called only while the session is not busy.
+    pub fn on_message(&mut self, cx: &mut Cx<'_>, message: Incoming<'_>) {
+        debug_assert!(!self.is_busy(), "the driver waits while a session is busy");
+        if self.is_closed() {
+            return;
+        }
+        let bytes = match message {
+            Incoming::Text(text) => text.as_bytes(),
+            Incoming::Binary(bytes) => bytes,
+        };
+        if matches!(self.codec, Codec::Undecided) {
+            match detect(bytes) {
+                Some(protocol) => self.codec = Codec::of(protocol),
+                None => return self.end(cx, CloseReason::UnknownProtocol),
+            }
+        }
+        match (&self.codec, message) {
+            (Codec::Stomp { .. }, _) => self.stomp_input(cx, bytes),
+            (_, Incoming::Text(text)) => self.native_input(cx, text),
+            (_, Incoming::Binary(bytes)) => match std::str::from_utf8(bytes) {
+                Ok(text) => self.native_input(cx, text),
+                Err(_) => self.fail(cx, &Fault::not_utf8()),
+            },
+        }
+    }
+
+    /// Takes the answer to an effect, then goes on with what waited for it.
+    pub fn on_done(&mut self, cx: &mut Cx<'_>, done: Done) {
+        let Some(work) = self.work.take() else { return };
+        match (*work, done) {
+            (Work::Connect(connecting), Done::Authenticated(result)) => {
+                self.on_authenticated(cx, connecting, result);
+            }
+            (Work::Refresh { id }, Done::Authenticated(result)) => {
+                self.on_refreshed(cx, id, result);
+            }
+            (Work::Publish(publishing), Done::Published(result)) => {
+                self.on_published(cx, publishing, result);
+            }
+            (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
+            (work, done) => {
+                debug_assert!(false, "{done:?} does not answer {work:?}");
+                self.fail(cx, &Fault::internal());
+            }
+        }
+        if self.is_busy() {
+            return;
+        }
+        match self.state {
+            State::Draining { retry_after_ms, .. } => self.say_goodbye(cx, retry_after_ms),
+            State::AwaitConnect { .. } | State::Live(_) => self.resume(cx),
+            State::Closed(_) => {}
+        }
+    }
+
+    /// Looks after time: at least once a second.
+    pub fn on_sweep(&mut self, cx: &mut Cx<'_>, activity: Activity) {
+        match &mut self.state {
+            State::Closed(_) => {}
+            State::AwaitConnect { since_ms, .. } => {
+                if cx.now.mono_ms >= *since_ms + cx.rules.limits.connect_timeout_ms {
+                    self.fail(cx, &Fault::connect_timeout());
+                }
+            }
+            State::Draining { until_ms, retry_after_ms, .. } => {
+                if cx.now.mono_ms >= *until_ms {
+                    let retry_after_ms = *retry_after_ms;
+                    self.say_goodbye(cx, retry_after_ms);
+                }
+            }
+            State::Live(live) => {
+                if live.principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now)) {
+                    return self.fail(cx, &Fault::token_expired());
+                }
+                match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
+                    Due::Nothing => {}
+                    Due::Heartbeat => {
+                        cx.effects.push(Effect::Write { text: true, payload: b"\n".to_vec() });
+                    }
+                    Due::Ping => cx.effects.push(Effect::Ping),
+                    Due::Silent => self.fail(cx, &Fault::heartbeat_timeout()),
+                }
+            }
+        }
+    }
+
+    /// Ends the session because its node goes away. A client that waits for an answer gets it
+    /// first, unless that takes too long.
+    pub fn on_drain(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64) {
+        let busy = self.is_busy();
+        match std::mem::replace(&mut self.state, State::Closed(CloseReason::Draining)) {
+            State::Live(live) if busy => {
+                self.backlog = None;
+                let until_ms = cx.now.mono_ms + cx.rules.limits.drain_timeout_ms;
+                self.state = State::Draining { live, until_ms, retry_after_ms };
+            }
+            state @ (State::AwaitConnect { .. } | State::Live(_)) => {
+                self.state = state;
+                self.say_goodbye(cx, retry_after_ms);
+            }
+            state @ (State::Draining { .. } | State::Closed(_)) => self.state = state,
+        }
+    }
+
+    /// Ends the session for what the driver found wrong; the client is told in its protocol.
+    pub fn close_with_error(&mut self, cx: &mut Cx<'_>, reason: CloseReason, message: &str) {
+        self.fail(cx, &Fault::of_driver(reason, message));
+    }
+
+    /// Gives back what the session holds, once its transport is gone. May be called again.
+    pub fn on_closed(&mut self, cx: &mut Cx<'_>) {
+        self.release(cx, CloseReason::ConnectionLost);
+    }
+
+    /// Whether an effect is under way.
+    pub fn is_busy(&self) -> bool {
+        self.work.is_some()
+    }
+
+    /// The largest transport message that may come now.
+    pub fn max_message_bytes(&self, rules: &Rules) -> usize {
+        match self.state {
+            State::AwaitConnect { .. } => rules.limits.pre_auth_frame_bytes,
+            _ => rules.limits.message_bytes,
+        }
+    }
+
+    /// What it speaks, once that is known.
+    pub fn protocol(&self) -> Option<Protocol> {
+        match &self.codec {
+            Codec::Undecided => None,
+            Codec::Native => Some(Protocol::Native),
+            Codec::Stomp { decoder, .. } if self.is_connected() => {
+                Some(Protocol::Stomp(decoder.version()))
+            }
+            Codec::Stomp { offered, .. } => Some(Protocol::Stomp(*offered)),
+        }
+    }
+
+    /// Whose session it is; `None` when it is anonymous, or not yet or no longer connected.
+    pub fn principal(&self) -> Option<&Arc<Principal>> {
+        self.live().and_then(|live| live.principal.as_ref())
+    }
+
+    /// Its id.
+    pub fn id(&self) -> SessionId {
+        self.id
+    }
+
+    /// Whether CONNECT was accepted and the session has not ended.
+    pub fn is_connected(&self) -> bool {
+        self.live().is_some()
+    }
+
+    /// Why it ended, once it has.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        match self.state {
+            State::Closed(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    fn is_closed(&self) -> bool {
+        matches!(self.state, State::Closed(_))
+    }
+
+    fn is_stomp(&self) -> bool {
+        matches!(self.codec, Codec::Stomp { .. })
+    }
+
+    fn live(&self) -> Option<&Live> {
+        match &self.state {
+            State::Live(live) | State::Draining { live, .. } => Some(live),
+            State::AwaitConnect { .. } | State::Closed(_) => None,
+        }
+    }
+
+    fn live_mut(&mut self) -> Option<&mut Live> {
+        match &mut self.state {
+            State::Live(live) | State::Draining { live, .. } => Some(live),
+            State::AwaitConnect { .. } | State::Closed(_) => None,
+        }
+    }
+
+    fn subject(&self) -> Subject<'_> {
+        Subject { principal: self.principal().map(|principal| &**principal), session: self.id }
+    }
+
+    /// Asks for something that has an answer: the last effect of this step.
+    fn start(&mut self, cx: &mut Cx<'_>, work: Work, effect: Effect) {
+        debug_assert!(self.work.is_none(), "one effect at a time");
+        self.work = Some(Box::new(work));
+        cx.effects.push(effect);
+    }
+
+    /// Tells the client of a fault that belongs to no request, and ends if the fault is such.
+    fn fail(&mut self, cx: &mut Cx<'_>, fault: &Fault) {
+        match self.codec {
+            _ if self.is_closed() => {}
+            Codec::Undecided => self.end(cx, fault.reason),
+            Codec::Native => self.native_fail(cx, fault, None),
+            Codec::Stomp { .. } => self.stomp_fail(cx, fault, None),
+        }
+    }
+
+    fn say_goodbye(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64) {
+        match self.codec {
+            Codec::Native => self.native_reconnect(cx, retry_after_ms, CloseReason::Draining),
+            Codec::Undecided | Codec::Stomp { .. } => {
+                self.fail(cx, &Fault::draining(retry_after_ms));
+            }
+        }
+    }
+
+    fn end(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        if !self.is_closed() {
+            self.release(cx, reason);
+            cx.effects.push(Effect::Close(reason));
+        }
+    }
+
+    /// Leaves all that was joined; from here on the session only waits to be dropped.
+    fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        if let Some(live) = self.live_mut() {
+            for subscription in live.subscriptions.take_all() {
+                cx.hub.unsubscribe(subscription.key);
+                cx.effects.push(Effect::Leave(subscription.channel));
+            }
+        }
+        self.work = None;
+        self.backlog = None;
+        if !self.is_closed() {
+            self.state = State::Closed(reason);
+        }
+    }
+}
+
+impl Codec {
+    fn of(protocol: Protocol) -> Self {
+        match protocol {
+            Protocol::Native => Self::Native,
+            Protocol::Stomp(offered) => {
+                Self::Stomp { decoder: fanlight_proto::stomp::Decoder::new(), offered }
+            }
+        }
+    }
+}
+
+/// What the first message shows its sender to speak.
+fn detect(message: &[u8]) -> Option<Protocol> {
+    let message = message.trim_ascii_start();
+    if matches!(message.first(), Some(b'{' | b'[')) {
+        return Some(Protocol::Native);
+    }
+    let line = message.split(|byte| matches!(byte, b'\n' | b'\r')).next()?;
+    let is_command = |command: &fanlight_proto::stomp::Command| command.as_str().as_bytes() == line;
+    let is_stomp = fanlight_proto::stomp::Command::ALL.iter().any(is_command);
+    is_stomp.then_some(Protocol::Stomp(Version::V12))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_session_is_small() {
+        assert!(size_of::<Session>() <= 176, "{}", size_of::<Session>());
+    }
+}

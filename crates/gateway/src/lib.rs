@@ -1,17 +1,21 @@
-//! The gateway: configuration, command line, identity, and the server that they start.
+//! The gateway: listeners, transports, workers, configuration and command line.
+//!
+//! One message's way through the node is in `docs/architecture.md`.
 
+pub mod accept;
+pub mod admin;
+pub mod admission;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod dev;
+pub mod drain;
+pub mod health;
 pub mod jwt;
-
-/// The server. The worker, transports and drain replace this module.
-pub mod server {
-    use crate::config::ServeOptions;
-
-    /// Serves until told to stop.
-    #[expect(clippy::unused_async, reason = "the server that replaces this waits")]
-    pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
-        let ServeOptions { config, .. } = options;
-        anyhow::bail!("this build has no server; it would listen on {}", config.listen.public)
-    }
-}
+pub mod node;
+pub mod origin;
+pub mod problem;
+pub mod server;
+pub mod telemetry;
+pub mod transport;
+pub mod worker;

@@ -114,7 +114,11 @@ fn overlap_segment(one: &[Symbol], two: &[Symbol]) -> bool {
 
 /// Whether `holds(0, 0)`, where each `holds(i, j)` follows from those with greater indices. Every
 /// pair is looked at once, so hostile patterns cost no more than their lengths multiplied.
-fn table(n: usize, m: usize, step: impl Fn(usize, usize, &dyn Fn(usize, usize) -> bool) -> bool) -> bool {
+fn table(
+    n: usize,
+    m: usize,
+    step: impl Fn(usize, usize, &dyn Fn(usize, usize) -> bool) -> bool,
+) -> bool {
     let width = m + 1;
     let mut known = vec![false; (n + 1) * width];
     for i in (0..=n).rev() {

@@ -7,12 +7,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
+use fanlight_engine::session;
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, Origin, Redis, Rule};
+use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Redis, Rule};
 
 impl Config {
     /// How many worker threads to run.
@@ -74,6 +76,29 @@ impl Config {
             native_ms: ms(self.native.heartbeat),
             ..Heartbeats::default()
         }
+    }
+
+    /// What follows a denial.
+    pub fn on_forbidden(&self) -> session::OnForbidden {
+        match self.policy.on_forbidden {
+            OnForbidden::Error => session::OnForbidden::ByProtocol,
+            OnForbidden::Close => session::OnForbidden::Close,
+        }
+    }
+
+    /// The broker's connection.
+    pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
+        let url = self.redis.resolved_url()?;
+        let config = RedisConfig::parse_url(url.reveal()).map_err(|error| {
+            let remedy = "write redis://[user:password@]host:port[/db]";
+            Problem::new("redis.url", error.to_string(), remedy)
+        })?;
+        Ok(RedisConfig {
+            prefix: self.redis.prefix.clone(),
+            linger: self.redis.linger.0,
+            response_timeout: self.redis.response_timeout.0,
+            ..config
+        })
     }
 
     fn policy_problem(&self, error: &PolicyError) -> Problem {

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::close::CloseReason;
 
 use super::RequestId;
-use super::client::{Kind, MAX_BATCH, MAX_HEADERS};
+use super::client::{MAX_BATCH, MAX_HEADERS};
+use super::vocabulary::Kind;
 
 /// A message that can't be understood, and the id to answer it with.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,10 +31,7 @@ pub enum Problem {
     #[error("more than {MAX_BATCH} messages in one array; send them in several")]
     BatchTooLarge,
     /// `id` is neither a number nor a string, or longer than [`RequestId::MAX_BYTES`].
-    #[error(
-        "`id` must be a number or a string of at most {} bytes",
-        RequestId::MAX_BYTES
-    )]
+    #[error("`id` must be a number or a string of at most {} bytes", RequestId::MAX_BYTES)]
     BadId,
     /// A `type` that is not known here; only its beginning is kept.
     #[error("unknown type {found:?}; known are {}", list(Kind::ALL.map(Kind::name)))]
@@ -81,10 +79,7 @@ pub enum Problem {
 
 impl NativeError {
     pub(super) fn new(problem: Problem, request_id: Option<RequestId>) -> Self {
-        Self {
-            problem,
-            request_id,
-        }
+        Self { problem, request_id }
     }
 
     /// What is wrong.

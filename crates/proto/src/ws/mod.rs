@@ -14,6 +14,9 @@ mod mask;
 mod partial;
 mod utf8;
 
+#[cfg(test)]
+mod tests;
+
 use std::borrow::Cow;
 
 use crate::CloseReason;

@@ -1,0 +1,65 @@
+//! How a session becomes connected: by its token, by its handshake's principal, or as nobody.
+
+use std::sync::Arc;
+
+use super::heartbeat::Beats;
+use super::live::{Live, Work};
+use super::{Cx, Effect, Fault, Session, State};
+use crate::auth::{AuthError, Principal, Token};
+
+/// A CONNECT that waits for its token to be checked: what CONNECTED will say.
+#[derive(Debug)]
+pub(super) struct Connecting {
+    pub(super) beats: Beats,
+}
+
+impl Session {
+    /// Connects with `token`, or else with what the handshake told.
+    pub(super) fn connect(
+        &mut self,
+        cx: &mut Cx<'_>,
+        token: Option<&str>,
+        connecting: Connecting,
+    ) -> Result<(), Fault> {
+        let State::AwaitConnect { principal, .. } = &self.state else {
+            return Err(Fault::already_connected());
+        };
+        if let Some(token) = token {
+            let effect = Effect::Authenticate(Token::new(token));
+            self.start(cx, Work::Connect(connecting), effect);
+            return Ok(());
+        }
+        match principal.clone() {
+            Some(principal) if principal.is_expired(cx.now) => return Err(Fault::token_expired()),
+            None if !cx.rules.policy.allows_anonymous() => return Err(Fault::no_token()),
+            principal => self.accept(cx, principal, connecting),
+        }
+        Ok(())
+    }
+
+    pub(super) fn on_authenticated(
+        &mut self,
+        cx: &mut Cx<'_>,
+        connecting: Connecting,
+        result: Result<Principal, AuthError>,
+    ) {
+        match result {
+            Ok(principal) => self.accept(cx, Some(Arc::new(principal)), connecting),
+            Err(error) => self.fail(cx, &Fault::from(error).fatal()),
+        }
+    }
+
+    fn accept(
+        &mut self,
+        cx: &mut Cx<'_>,
+        principal: Option<Arc<Principal>>,
+        Connecting { beats }: Connecting,
+    ) {
+        self.state = State::Live(Live::new(principal, beats));
+        if self.is_stomp() {
+            self.stomp_connected(cx);
+        } else {
+            self.native_connected(cx);
+        }
+    }
+}

@@ -1,0 +1,328 @@
+//! What goes wrong for a client: a code to switch on, a text with the remedy, and what follows.
+
+use std::borrow::Cow;
+
+use fanlight_proto::native::NativeError;
+use fanlight_proto::stomp::StompError;
+use fanlight_proto::{CloseReason, DestinationError, PatternError};
+
+use super::OnForbidden;
+use crate::auth::AuthError;
+use crate::broker::PublishError;
+use crate::limits::RetryAfterMs;
+use crate::policy::Denied;
+
+/// Something that a client is told has failed.
+#[derive(Debug)]
+pub(super) struct Fault {
+    /// Stable, for clients to switch on.
+    pub(super) code: &'static str,
+    /// What is wrong.
+    pub(super) message: Cow<'static, str>,
+    /// What to do about it, where the message does not say.
+    pub(super) remedy: &'static str,
+    /// Why the session ends, if it does.
+    pub(super) reason: CloseReason,
+    pub(super) retry_after_ms: Option<u64>,
+    gravity: Gravity,
+}
+
+/// How far a fault reaches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Gravity {
+    /// One request. STOMP closes after every ERROR ("ERROR"), a native session goes on.
+    Request,
+    /// One request that the policy denied: configurable.
+    Denied,
+    /// The session.
+    Session,
+}
+
+impl Fault {
+    fn new(
+        code: &'static str,
+        message: impl Into<Cow<'static, str>>,
+        remedy: &'static str,
+        reason: CloseReason,
+    ) -> Self {
+        let message = message.into();
+        Self { code, message, remedy, reason, retry_after_ms: None, gravity: Gravity::Request }
+    }
+
+    /// A fault whose code is that of its reason.
+    fn of(
+        reason: CloseReason,
+        message: impl Into<Cow<'static, str>>,
+        remedy: &'static str,
+    ) -> Self {
+        Self::new(reason.code(), message, remedy, reason)
+    }
+
+    /// The same, but it ends the session in every protocol.
+    pub(super) fn fatal(self) -> Self {
+        Self { gravity: Gravity::Session, ..self }
+    }
+
+    /// The same, to be tried again after a while.
+    fn retry_after(self, retry_after_ms: u64) -> Self {
+        Self { retry_after_ms: Some(retry_after_ms), ..self }
+    }
+
+    /// Whether the session ends for it.
+    pub(super) fn ends(&self, is_stomp: bool, on_forbidden: OnForbidden) -> bool {
+        match (self.gravity, on_forbidden) {
+            (Gravity::Session, _) | (Gravity::Denied, OnForbidden::Close) => true,
+            (Gravity::Denied, OnForbidden::KeepOpen) => false,
+            (Gravity::Denied, OnForbidden::ByProtocol) | (Gravity::Request, _) => is_stomp,
+        }
+    }
+
+    /// The message with its remedy.
+    pub(super) fn text(&self) -> String {
+        if self.remedy.is_empty() {
+            self.message.clone().into_owned()
+        } else {
+            format!("{}; {}", self.message, self.remedy)
+        }
+    }
+}
+
+/// Faults of a session as a whole.
+impl Fault {
+    pub(super) fn of_driver(reason: CloseReason, message: &str) -> Self {
+        Self::of(reason, message.to_owned(), "").fatal()
+    }
+
+    pub(super) fn not_utf8() -> Self {
+        let remedy = "send JSON as UTF-8";
+        Self::of(CloseReason::InvalidUtf8, "the message is not UTF-8", remedy).fatal()
+    }
+
+    pub(super) fn not_connected() -> Self {
+        let remedy = "send CONNECT first, and wait for CONNECTED";
+        Self::new("not_connected", "not connected", remedy, CloseReason::ProtocolError).fatal()
+    }
+
+    pub(super) fn already_connected() -> Self {
+        let remedy = "connect once per connection";
+        Self::new("already_connected", "already connected", remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn unsupported_version() -> Self {
+        let remedy = "offer 1.0, 1.1 or 1.2 in accept-version";
+        Self::of(CloseReason::UnsupportedVersion, "no STOMP version in common", remedy).fatal()
+    }
+
+    pub(super) fn no_token() -> Self {
+        let message = "a token is needed";
+        let remedy = "connect with a token: STOMP takes it as `Authorization: Bearer` or \
+                      `passcode`, the native protocol as `token`";
+        Self::of(CloseReason::Unauthorized, message, remedy).fatal()
+    }
+
+    pub(super) fn not_bearer() -> Self {
+        let message = "the authorization is not a bearer token";
+        Self::of(CloseReason::Unauthorized, message, "send `Authorization: Bearer <token>`").fatal()
+    }
+
+    pub(super) fn token_expired() -> Self {
+        let remedy = "connect again with a new token";
+        Self::of(CloseReason::TokenExpired, "the token has expired", remedy).fatal()
+    }
+
+    pub(super) fn connect_timeout() -> Self {
+        let message = "not connected in time";
+        let remedy = "send CONNECT as soon as the connection is open";
+        Self::of(CloseReason::ConnectTimeout, message, remedy).fatal()
+    }
+
+    pub(super) fn heartbeat_timeout() -> Self {
+        let message = "nothing was heard for longer than the heartbeats allow";
+        Self::of(CloseReason::HeartbeatTimeout, message, "reconnect").fatal()
+    }
+
+    pub(super) fn draining(retry_after_ms: u64) -> Self {
+        let message = "this node is going away";
+        let fault = Self::of(CloseReason::Draining, message, "reconnect to reach another one");
+        fault.fatal().retry_after(retry_after_ms)
+    }
+
+    pub(super) fn internal() -> Self {
+        let message = "something went wrong here, not on your side";
+        Self::of(CloseReason::Internal, message, "reconnect").fatal()
+    }
+}
+
+/// Faults of one request.
+impl Fault {
+    pub(super) fn missing_header(command: &str, header: &str) -> Self {
+        let message = format!("{command} needs the header {header}");
+        Self::new("missing_header", message, "", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn bad_header(message: &'static str, remedy: &'static str) -> Self {
+        Self::new("bad_header", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn reserved_header(name: &str) -> Self {
+        let message = format!("the header {name:?} can't be set by clients");
+        Self::new("bad_header", message, "choose another name", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn header_too_long(limit: usize) -> Self {
+        let message = format!("a header may have at most {limit} bytes");
+        Self::of(CloseReason::TooLarge, message, "put large values into the body")
+    }
+
+    pub(super) fn id_too_long(limit: usize) -> Self {
+        let message = format!("an id may have at most {limit} bytes");
+        Self::of(CloseReason::LimitExceeded, message, "choose a shorter one")
+    }
+
+    pub(super) fn not_from_clients(command: &str) -> Self {
+        let message = format!("{command} is sent by servers only");
+        Self::of(CloseReason::ProtocolError, message, "")
+    }
+
+    pub(super) fn destination_too_long(limit: usize) -> Self {
+        let message = format!("a destination may have at most {limit} bytes");
+        Self::bad_destination(message)
+    }
+
+    fn bad_destination(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::new("bad_destination", message, "", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn no_handler() -> Self {
+        let message = "nothing handles /app destinations here";
+        let remedy = "use /topic, /queue or /user";
+        Self::new("no_handler", message, remedy, CloseReason::Forbidden)
+    }
+
+    pub(super) fn selector() -> Self {
+        let remedy = "subscribe to a narrower destination";
+        let reason = CloseReason::ProtocolError;
+        Self::new("selector_unsupported", "selectors are not supported", remedy, reason)
+    }
+
+    pub(super) fn already_subscribed() -> Self {
+        let message = "there is a subscription of this id already";
+        let remedy = "unsubscribe first, or choose another id";
+        Self::new("already_subscribed", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn not_subscribed() -> Self {
+        let message = "there is no subscription of this id";
+        Self::new("not_subscribed", message, "", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn too_many_subscriptions(limit: usize) -> Self {
+        let message = format!("a session may have at most {limit} subscriptions");
+        let remedy = "unsubscribe from some first, or use a pattern";
+        Self::of(CloseReason::LimitExceeded, message, remedy)
+    }
+
+    pub(super) fn transaction_exists() -> Self {
+        let message = "there is a transaction of this id already";
+        Self::new(
+            "transaction_exists",
+            message,
+            "commit or abort it first",
+            CloseReason::ProtocolError,
+        )
+    }
+
+    pub(super) fn no_transaction() -> Self {
+        let message = "there is no transaction of this id";
+        Self::new("no_transaction", message, "send BEGIN first", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn transaction_limit(what: &str, limit: usize) -> Self {
+        let message = format!("a session's transactions may have at most {limit} {what}");
+        Self::of(CloseReason::LimitExceeded, message, "commit smaller transactions")
+    }
+
+    pub(super) fn rate_limited(RetryAfterMs(retry_after_ms): RetryAfterMs) -> Self {
+        let fault =
+            Self::of(CloseReason::RateLimited, "too many messages", "send fewer per second");
+        fault.retry_after(retry_after_ms)
+    }
+
+    pub(super) fn anonymous_refresh() -> Self {
+        let message = "a session without a user has no token to refresh";
+        Self::of(CloseReason::Unauthorized, message, "connect again with a token")
+    }
+
+    pub(super) fn other_user() -> Self {
+        let message = "the token is another user's";
+        Self::of(CloseReason::Unauthorized, message, "connect again to change the user")
+    }
+
+    pub(super) fn subscription_revoked(to: &str) -> Self {
+        let message =
+            format!("the new token does not allow the subscription to {to}; it has ended");
+        Self::of(CloseReason::Forbidden, message, "")
+    }
+}
+
+impl From<AuthError> for Fault {
+    fn from(error: AuthError) -> Self {
+        let fault = Self::of(error.close_reason(), error.to_string(), "");
+        match error {
+            AuthError::KeysUnavailable => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+            _ => fault,
+        }
+    }
+}
+
+impl From<StompError> for Fault {
+    fn from(error: StompError) -> Self {
+        Self::of(error.close_reason(), error.to_string(), "").fatal()
+    }
+}
+
+impl From<NativeError> for Fault {
+    fn from(error: NativeError) -> Self {
+        Self::of(error.close_reason(), error.to_string(), "")
+    }
+}
+
+impl From<DestinationError> for Fault {
+    fn from(error: DestinationError) -> Self {
+        Self::bad_destination(error.to_string())
+    }
+}
+
+impl From<PatternError> for Fault {
+    fn from(error: PatternError) -> Self {
+        Self::bad_destination(error.to_string())
+    }
+}
+
+impl From<Denied> for Fault {
+    fn from(denied: Denied) -> Self {
+        match denied {
+            Denied::Destination(error) => error.into(),
+            Denied::Pattern(error) => error.into(),
+            denied => {
+                let fault = Self::of(CloseReason::Forbidden, denied.to_string(), "");
+                Self { gravity: Gravity::Denied, ..fault }
+            }
+        }
+    }
+}
+
+impl From<PublishError> for Fault {
+    fn from(error: PublishError) -> Self {
+        let code = match error {
+            PublishError::Unavailable => "unavailable",
+            PublishError::Unknown => "unknown",
+            PublishError::Overloaded => "overloaded",
+        };
+        let fault = Self::new(code, error.to_string(), "", CloseReason::Unavailable);
+        fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+    }
+}
+
+/// How long a broker or a key server may take to come back before asking again makes sense.
+const UNAVAILABLE_RETRY_AFTER_MS: u64 = 1000;

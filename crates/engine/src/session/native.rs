@@ -1,0 +1,211 @@
+//! The native protocol: what each client message asks for, and the messages that answer.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use fanlight_proto::CloseReason;
+use fanlight_proto::native::{
+    self, ClientMessage, NativeError, RequestId, ServerMessage, SessionLimits,
+};
+
+use super::backlog::Backlog;
+use super::connect::Connecting;
+use super::headers;
+use super::heartbeat::Beats;
+use super::live::{Answer, Draft, Joining, Note, Work};
+use super::{Cx, Effect, Fault, Session};
+use crate::auth::{AuthError, Principal, Token};
+use crate::hub::Wire;
+
+impl Session {
+    pub(super) fn native_input(&mut self, cx: &mut Cx<'_>, text: &str) {
+        let mut messages = native::parse(text);
+        while !self.is_busy() && !self.is_closed() {
+            let Some(message) = messages.next() else {
+                return;
+            };
+            self.native_message(cx, message);
+        }
+        if self.is_busy() {
+            let rest: VecDeque<_> = messages.map(|message| message.map(into_owned)).collect();
+            if !rest.is_empty() {
+                self.backlog = Some(Box::new(Backlog::Native(rest)));
+            }
+        }
+    }
+
+    pub(super) fn native_message(
+        &mut self,
+        cx: &mut Cx<'_>,
+        message: Result<ClientMessage<'_>, NativeError>,
+    ) {
+        let (id, outcome) = match message {
+            Ok(message) => (request_id(&message), self.native_request(cx, message)),
+            Err(error) => {
+                let id = error.request_id().cloned();
+                (id, self.native_admit(cx, false).and(Err(error.into())))
+            }
+        };
+        if let Err(fault) = outcome {
+            // Who has not connected gets no second try.
+            let fault = if self.is_connected() { fault } else { fault.fatal() };
+            self.native_fail(cx, &fault, id);
+        }
+    }
+
+    fn native_admit(&mut self, cx: &Cx<'_>, is_send: bool) -> Result<(), Fault> {
+        self.live_mut().ok_or_else(Fault::not_connected)?.admit(cx, is_send)
+    }
+
+    fn native_request(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
+        if let ClientMessage::Connect { token } = message {
+            return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
+        }
+        self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
+        match message {
+            ClientMessage::Connect { .. } => Err(Fault::already_connected()),
+            ClientMessage::Subscribe { to, id } => {
+                let joining = Joining { answer: Answer::to(id), recovery_asked: false };
+                self.subscribe(cx, &to, &to, Wire::Native, joining).map_err(|(fault, _)| fault)
+            }
+            ClientMessage::Unsubscribe { to, id } => {
+                self.unsubscribe(cx, &to)?;
+                self.confirm(cx, Answer::to(id), Note::default());
+                Ok(())
+            }
+            ClientMessage::Send { to, body, content_type, headers, id } => {
+                for (name, value) in &headers {
+                    headers::check(name, value, &cx.rules.limits)?;
+                }
+                let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
+                let content_type = content_type.as_deref().unwrap_or("application/json").into();
+                let draft = Draft { to: &to, body, content_type, headers: headers.collect() };
+                let outgoing = self.outgoing(cx, draft)?;
+                self.publish(cx, [outgoing].into(), Answer::to(id));
+                Ok(())
+            }
+            ClientMessage::Refresh { token, id } => {
+                if self.principal().is_none() {
+                    return Err(Fault::anonymous_refresh());
+                }
+                self.start(cx, Work::Refresh { id }, Effect::Authenticate(Token::new(&token)));
+                Ok(())
+            }
+            ClientMessage::Ping { id } => {
+                write(cx, &ServerMessage::Pong { id });
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn native_connected(&mut self, cx: &mut Cx<'_>) {
+        let principal = self.principal();
+        let limits = &cx.rules.limits;
+        let message = ServerMessage::Connected {
+            session: self.id.to_string(),
+            user: principal.map(|principal| principal.user.to_string()),
+            expires: principal
+                .and_then(|principal| principal.expires_unix_s)
+                .map(|expires| expires.saturating_mul(1000)),
+            heartbeat_ms: cx.rules.heartbeats.native_ms,
+            limits: SessionLimits {
+                message_bytes: limits.message_bytes as u64,
+                subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
+            },
+        };
+        write(cx, &message);
+    }
+
+    /// A refreshed token must be the same user's, and what it no longer allows ends.
+    pub(super) fn on_refreshed(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: Option<RequestId>,
+        result: Result<Principal, AuthError>,
+    ) {
+        let user = self.principal().map(|principal| Arc::clone(&principal.user));
+        let principal = match result {
+            Ok(principal) if Some(&principal.user) == user.as_ref() => principal,
+            Ok(_) => return self.native_fail(cx, &Fault::other_user(), id),
+            Err(error) => return self.native_fail(cx, &error.into(), id),
+        };
+        let Some(live) = self.live_mut() else { return };
+        live.principal = Some(Arc::new(principal));
+        let all: Vec<Box<str>> = live.subscriptions.ids().map(Into::into).collect();
+        for to in all {
+            if self.may_subscribe(cx, &to).is_err() && self.unsubscribe(cx, &to).is_ok() {
+                self.native_fail(cx, &Fault::subscription_revoked(&to), None);
+            }
+        }
+        self.confirm(cx, Answer::to(id), Note::default());
+    }
+
+    pub(super) fn native_fail(&mut self, cx: &mut Cx<'_>, fault: &Fault, id: Option<RequestId>) {
+        if self.is_closed() {
+            return;
+        }
+        let ends = fault.ends(false, cx.rules.on_forbidden);
+        let message = fault.text();
+        let code = Cow::Borrowed(fault.code);
+        let retry_after_ms = fault.retry_after_ms;
+        write(cx, &ServerMessage::Error { id, code, message, retry_after_ms });
+        if ends {
+            self.end(cx, fault.reason);
+        }
+    }
+
+    pub(super) fn native_reconnect(&mut self, cx: &mut Cx<'_>, after_ms: u64, reason: CloseReason) {
+        let message = ServerMessage::Reconnect { after_ms, reason: reason.code().into() };
+        write(cx, &message);
+        self.end(cx, reason);
+    }
+}
+
+impl Answer {
+    fn to(id: Option<RequestId>) -> Self {
+        id.map_or(Self::Nobody, Self::Request)
+    }
+}
+
+fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
+    match message {
+        ClientMessage::Connect { .. } => None,
+        ClientMessage::Subscribe { id, .. }
+        | ClientMessage::Unsubscribe { id, .. }
+        | ClientMessage::Send { id, .. }
+        | ClientMessage::Refresh { id, .. }
+        | ClientMessage::Ping { id } => id.clone(),
+    }
+}
+
+/// Tells that a request was done.
+pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
+    let message_id = note.message_id.map(|id| id.to_string());
+    write(cx, &ServerMessage::Ok { id, message_id, degraded: note.degraded });
+}
+
+fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
+    let mut payload = Vec::new();
+    message.write(&mut payload);
+    cx.effects.push(Effect::Write { text: true, payload });
+}
+
+/// The message apart from the text that it was read from.
+fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
+    let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
+    match message {
+        ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
+        ClientMessage::Subscribe { to, id } => ClientMessage::Subscribe { to: owned(to), id },
+        ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
+        ClientMessage::Send { to, body, content_type, headers, id } => ClientMessage::Send {
+            to: owned(to),
+            body,
+            content_type: content_type.map(owned),
+            headers: headers.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            id,
+        },
+        ClientMessage::Refresh { token, id } => ClientMessage::Refresh { token: owned(token), id },
+        ClientMessage::Ping { id } => ClientMessage::Ping { id },
+    }
+}

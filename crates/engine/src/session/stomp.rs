@@ -1,0 +1,330 @@
+//! STOMP 1.0-1.2: what each client frame asks for, and the frames that answer. Section names are
+//! those of the STOMP 1.2 specification.
+
+use bytes::Bytes;
+use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
+
+use super::backlog::Backlog;
+use super::connect::Connecting;
+use super::headers;
+use super::heartbeat::{self, Beats};
+use super::live::{Answer, Draft, Joining, Note};
+use super::{Codec, Cx, Effect, Fault, Session, State};
+use crate::hub::Wire;
+
+impl Session {
+    pub(super) fn stomp_input(&mut self, cx: &mut Cx<'_>, input: &[u8]) {
+        let mut rest = input;
+        self.stomp_frames(cx, &mut rest);
+        if self.is_busy() && !rest.is_empty() {
+            let rest = Bytes::copy_from_slice(rest);
+            self.backlog = Some(Box::new(Backlog::Stomp(rest)));
+        }
+    }
+
+    /// Handles frames until `input` is used up, the session is busy, or it has ended.
+    pub(super) fn stomp_frames(&mut self, cx: &mut Cx<'_>, input: &mut &[u8]) {
+        while !self.is_busy() && !self.is_closed() {
+            let limits = stomp::Limits {
+                frame_bytes: self.max_message_bytes(cx.rules),
+                headers: cx.rules.limits.headers,
+                header_bytes: cx.rules.limits.header_bytes,
+            };
+            let Codec::Stomp { decoder, .. } = &mut self.codec else {
+                return;
+            };
+            match decoder.next(input, &limits) {
+                Ok(None) => return,
+                Ok(Some(Incoming::Heartbeat)) => {}
+                Ok(Some(Incoming::Frame(frame))) => self.stomp_frame(cx, &frame),
+                Err(error) => self.fail(cx, &error.into()),
+            }
+        }
+    }
+
+    fn stomp_frame(&mut self, cx: &mut Cx<'_>, frame: &Frame) {
+        // "any client frame other than CONNECT" may ask for a receipt ("RECEIPT").
+        let asks = !matches!(frame.command, Command::Connect | Command::Stomp);
+        let receipt = frame.header("receipt").filter(|_| asks);
+        let mut answer = match receipt {
+            Some(receipt) if receipt.len() > cx.rules.limits.id_bytes => {
+                return self.fail(cx, &Fault::id_too_long(cx.rules.limits.id_bytes));
+            }
+            Some(receipt) => Answer::Receipt(receipt.into()),
+            None => Answer::Nobody,
+        };
+        match self.stomp_command(cx, frame, &mut answer) {
+            Ok(()) => self.confirm(cx, answer, Note::default()),
+            Err(fault) => self.refuse(cx, &fault, &answer),
+        }
+        if frame.command == Command::Disconnect {
+            self.end(cx, fanlight_proto::CloseReason::ClientClosed);
+        }
+    }
+
+    /// Does what a frame asks for. Takes `answer` away where the outcome is known only later.
+    fn stomp_command(
+        &mut self,
+        cx: &mut Cx<'_>,
+        frame: &Frame,
+        answer: &mut Answer,
+    ) -> Result<(), Fault> {
+        if matches!(frame.command, Command::Connect | Command::Stomp) {
+            return self.stomp_connect(cx, frame);
+        }
+        let live = self.live_mut().ok_or_else(Fault::not_connected)?;
+        live.admit(cx, frame.command == Command::Send)?;
+        match frame.command {
+            Command::Send => self.stomp_send(cx, frame, answer),
+            Command::Subscribe => self.stomp_subscribe(cx, frame, answer),
+            Command::Unsubscribe => {
+                let id = subscription_id(frame, self.stomp_version())?;
+                self.unsubscribe(cx, id)
+            }
+            Command::Begin => {
+                let id = transaction_id(cx, frame)?;
+                live.transactions.get_or_insert_default().begin(id, &cx.rules.limits)
+            }
+            Command::Commit | Command::Abort => self.stomp_end_transaction(cx, frame, answer),
+            Command::Ack | Command::Nack => self.stomp_ack(frame),
+            Command::Disconnect => Ok(()),
+            Command::Connected | Command::Message | Command::Receipt | Command::Error => {
+                Err(Fault::not_from_clients(frame.command.as_str()))
+            }
+            Command::Connect | Command::Stomp => Err(Fault::already_connected()),
+        }
+    }
+
+    /// "CONNECT or STOMP Frame"
+    fn stomp_connect(&mut self, cx: &mut Cx<'_>, frame: &Frame) -> Result<(), Fault> {
+        if !matches!(self.state, State::AwaitConnect { .. }) {
+            return Err(Fault::already_connected());
+        }
+        let version = stomp::negotiate(frame.header("accept-version"))
+            .ok_or_else(Fault::unsupported_version)?;
+        // 1.0 has no heartbeats.
+        let theirs = frame.header("heart-beat").filter(|_| version > Version::V10);
+        let beats = match theirs {
+            None => Beats::pinged(),
+            Some(theirs) => {
+                Beats::negotiated(stomp::parse_heart_beat(theirs)?, &cx.rules.heartbeats)
+            }
+        };
+        if let Codec::Stomp { decoder, .. } = &mut self.codec {
+            decoder.set_version(version);
+        }
+        self.connect(cx, token(frame)?, Connecting { beats })
+    }
+
+    pub(super) fn stomp_connected(&mut self, cx: &mut Cx<'_>) {
+        let version = self.stomp_version();
+        let mut payload = Vec::new();
+        let mut writer = Writer::new(&mut payload, Command::Connected, version)
+            .header("version", version.as_str());
+        if version > Version::V10 {
+            let (send_ms, receive_ms) = heartbeat::offer(&cx.rules.heartbeats);
+            writer = writer.header("heart-beat", &format!("{send_ms},{receive_ms}"));
+        }
+        writer = writer.header("session", &self.id.to_string()).header("server", SERVER);
+        if let Some(principal) = self.principal() {
+            writer = writer.header("user-name", &principal.user);
+        }
+        writer.end();
+        cx.effects.push(Effect::Write { text: true, payload });
+    }
+
+    /// "SEND"
+    fn stomp_send(
+        &mut self,
+        cx: &mut Cx<'_>,
+        frame: &Frame,
+        answer: &mut Answer,
+    ) -> Result<(), Fault> {
+        let transaction = match frame.header("transaction") {
+            Some(_) => Some(self.open_transaction(frame)?),
+            None => None,
+        };
+        let passed_on = frame.headers.iter().filter(|(name, _)| !headers::is_reserved(name));
+        let draft = Draft {
+            to: required(frame, "destination")?,
+            body: frame.body.clone(),
+            content_type: frame.header("content-type").unwrap_or_default().into(),
+            headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
+        };
+        let outgoing = self.outgoing(cx, draft)?;
+        let Some(transaction) = transaction else {
+            self.publish(cx, [outgoing].into(), std::mem::take(answer));
+            return Ok(());
+        };
+        let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
+        open.ok_or_else(Fault::no_transaction)?.add(transaction, outgoing, &cx.rules.limits)
+    }
+
+    /// "SUBSCRIBE"
+    fn stomp_subscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        frame: &Frame,
+        answer: &mut Answer,
+    ) -> Result<(), Fault> {
+        let version = self.stomp_version();
+        let to = required(frame, "destination")?;
+        let id = subscription_id(frame, version)?;
+        if id.len() > cx.rules.limits.id_bytes {
+            return Err(Fault::id_too_long(cx.rules.limits.id_bytes));
+        }
+        if frame.header("selector").is_some() {
+            return Err(Fault::selector());
+        }
+        let ack = match frame.header("ack") {
+            None | Some("auto") => false,
+            Some("client" | "client-individual") => true,
+            Some(_) => {
+                let remedy = "use auto, client or client-individual";
+                return Err(Fault::bad_header("the header ack has an unknown value", remedy));
+            }
+        };
+        // No history here yet: the receipt says so to a client that asks for what it missed.
+        let recovery = ["epoch", "offset", "last-event-id"];
+        let recovery_asked = recovery.iter().any(|name| frame.header(name).is_some());
+        let joining = Joining { answer: std::mem::take(answer), recovery_asked };
+        let wire = Wire::Stomp { version, id, ack };
+        self.subscribe(cx, id, to, wire, joining).map_err(|(fault, unanswered)| {
+            *answer = unanswered;
+            fault
+        })
+    }
+
+    /// "COMMIT", "ABORT"
+    fn stomp_end_transaction(
+        &mut self,
+        cx: &mut Cx<'_>,
+        frame: &Frame,
+        answer: &mut Answer,
+    ) -> Result<(), Fault> {
+        let id = transaction_id(cx, frame)?;
+        let live = self.live_mut().ok_or_else(Fault::not_connected)?;
+        let transactions = live.transactions.as_mut().ok_or_else(Fault::no_transaction)?;
+        let sends = transactions.end(id)?;
+        if transactions.is_empty() {
+            live.transactions = None;
+        }
+        if frame.command == Command::Commit {
+            self.publish(cx, sends, std::mem::take(answer));
+        }
+        Ok(())
+    }
+
+    /// "ACK", "NACK": without redelivery they change nothing, but must be well-formed.
+    fn stomp_ack(&mut self, frame: &Frame) -> Result<(), Fault> {
+        let needed: &[&str] = match self.stomp_version() {
+            Version::V10 if frame.command == Command::Nack => {
+                let remedy = "connect with a later version";
+                return Err(Fault::bad_header("STOMP 1.0 has no NACK", remedy));
+            }
+            Version::V10 => &["message-id"],
+            Version::V11 => &["message-id", "subscription"],
+            Version::V12 => &["id"],
+        };
+        for name in needed {
+            required(frame, name)?;
+        }
+        if frame.header("transaction").is_some() {
+            self.open_transaction(frame)?;
+        }
+        Ok(())
+    }
+
+    /// The transaction that a frame belongs to.
+    fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
+        let id = required(frame, "transaction")?;
+        let open = self.live().and_then(|live| live.transactions.as_deref());
+        if open.is_some_and(|open| open.contains(id)) {
+            Ok(id)
+        } else {
+            Err(Fault::no_transaction())
+        }
+    }
+
+    pub(super) fn stomp_receipt(&mut self, cx: &mut Cx<'_>, receipt: &str, note: Note) {
+        let mut payload = Vec::new();
+        let mut writer = Writer::new(&mut payload, Command::Receipt, self.stomp_version())
+            .header("receipt-id", receipt);
+        if note.degraded {
+            writer = writer.header("degraded", "true");
+        }
+        if note.not_recovered {
+            writer = writer.header("recovered", "false");
+        }
+        writer.end();
+        cx.effects.push(Effect::Write { text: true, payload });
+    }
+
+    /// "ERROR": the session ends after it, unless the configuration keeps it.
+    pub(super) fn stomp_fail(&mut self, cx: &mut Cx<'_>, fault: &Fault, receipt: Option<&str>) {
+        if self.is_closed() {
+            return;
+        }
+        let mut payload = Vec::new();
+        let mut writer = Writer::new(&mut payload, Command::Error, self.stomp_version())
+            .header("message", &fault.message)
+            .header("code", fault.code);
+        if let Some(receipt) = receipt {
+            writer = writer.header("receipt-id", receipt);
+        }
+        if let Some(retry_after_ms) = fault.retry_after_ms {
+            // In seconds, as HTTP's header of that name.
+            writer = writer.header("retry-after", &retry_after_ms.div_ceil(1000).to_string());
+        }
+        if fault.reason == fanlight_proto::CloseReason::UnsupportedVersion {
+            writer = writer.header("version", Version::SUPPORTED);
+        }
+        writer.header("content-type", "text/plain").body(fault.text().as_bytes());
+        cx.effects.push(Effect::Write { text: true, payload });
+        if fault.ends(true, cx.rules.on_forbidden) {
+            self.end(cx, fault.reason);
+        }
+    }
+
+    /// The version to write in.
+    fn stomp_version(&self) -> Version {
+        match &self.codec {
+            Codec::Stomp { decoder, .. } => decoder.version(),
+            Codec::Native | Codec::Undecided => Version::V10,
+        }
+    }
+}
+
+/// The token of a CONNECT. An empty `passcode` is what many clients send by default.
+fn token(frame: &Frame) -> Result<Option<&str>, Fault> {
+    let Some(authorization) = frame.header("Authorization").or(frame.header("authorization"))
+    else {
+        return Ok(frame.header("passcode").filter(|passcode| !passcode.is_empty()));
+    };
+    match authorization.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+        _ => Err(Fault::not_bearer()),
+    }
+}
+
+fn required<'f>(frame: &'f Frame, name: &str) -> Result<&'f str, Fault> {
+    let value = frame.header(name).filter(|value| !value.is_empty());
+    value.ok_or_else(|| Fault::missing_header(frame.command.as_str(), name))
+}
+
+/// What names a subscription: in 1.0 the destination, where no id is given.
+fn subscription_id(frame: &Frame, version: Version) -> Result<&str, Fault> {
+    match frame.header("id") {
+        None if version == Version::V10 => required(frame, "destination"),
+        _ => required(frame, "id"),
+    }
+}
+
+fn transaction_id<'f>(cx: &Cx<'_>, frame: &'f Frame) -> Result<&'f str, Fault> {
+    let id = required(frame, "transaction")?;
+    let limit = cx.rules.limits.id_bytes;
+    if id.len() > limit { Err(Fault::id_too_long(limit)) } else { Ok(id) }
+}
+
+/// CONNECTED's `server`.
+const SERVER: &str = concat!("fanlight/", env!("CARGO_PKG_VERSION"));

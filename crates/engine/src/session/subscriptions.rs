@@ -1,0 +1,52 @@
+//! What a session is subscribed to: a short list, searched from end to end.
+
+use crate::broker::Channel;
+use crate::hub::SubscriptionKey;
+
+/// One subscription of a session.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    /// STOMP: the client's id. Native: the destination or pattern as it was asked for.
+    pub(super) id: Box<str>,
+    pub(super) key: SubscriptionKey,
+    pub(super) channel: Channel,
+}
+
+/// The subscriptions of a session. Most sessions have one to three, so a list beats a map.
+#[derive(Debug, Default)]
+pub(super) struct Subscriptions(Vec<Subscription>);
+
+impl Subscriptions {
+    pub(super) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.0.iter().any(|subscription| *subscription.id == *id)
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(|subscription| &*subscription.id)
+    }
+
+    pub(super) fn add(&mut self, subscription: Subscription) {
+        if self.0.len() == self.0.capacity() {
+            // A `Vec` would begin with room for four.
+            self.0.reserve_exact(self.0.len().max(1));
+        }
+        self.0.push(subscription);
+    }
+
+    pub(super) fn remove(&mut self, id: &str) -> Option<Subscription> {
+        let at = self.0.iter().position(|subscription| *subscription.id == *id)?;
+        let removed = self.0.swap_remove(at);
+        if self.0.len() * 4 <= self.0.capacity() {
+            self.0.shrink_to(self.0.len());
+        }
+        Some(removed)
+    }
+
+    pub(super) fn take_all(&mut self) -> Vec<Subscription> {
+        std::mem::take(&mut self.0)
+    }
+}

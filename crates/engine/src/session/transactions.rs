@@ -1,0 +1,74 @@
+//! STOMP transactions: sends that wait for their COMMIT, bounded in number and bytes.
+
+use std::collections::VecDeque;
+
+use super::Fault;
+use super::live::Outgoing;
+use crate::limits::Limits;
+
+/// The open transactions of a session.
+#[derive(Debug, Default)]
+pub(super) struct Transactions {
+    open: Vec<Transaction>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Transaction {
+    id: Box<str>,
+    sends: VecDeque<Outgoing>,
+    bytes: usize,
+}
+
+impl Transactions {
+    pub(super) fn begin(&mut self, id: &str, limits: &Limits) -> Result<(), Fault> {
+        if self.contains(id) {
+            return Err(Fault::transaction_exists());
+        }
+        if self.open.len() >= limits.transactions {
+            return Err(Fault::transaction_limit("open at once", limits.transactions));
+        }
+        self.open.push(Transaction { id: id.into(), sends: VecDeque::new(), bytes: 0 });
+        Ok(())
+    }
+
+    /// Adds a send.
+    pub(super) fn add(&mut self, id: &str, send: Outgoing, limits: &Limits) -> Result<(), Fault> {
+        let bytes = size_of_send(&send);
+        if self.bytes + bytes > limits.transaction_bytes {
+            return Err(Fault::transaction_limit("bytes together", limits.transaction_bytes));
+        }
+        let found = self.open.iter_mut().find(|transaction| *transaction.id == *id);
+        let transaction = found.ok_or_else(Fault::no_transaction)?;
+        if transaction.sends.len() >= limits.transaction_frames {
+            return Err(Fault::transaction_limit("frames each", limits.transaction_frames));
+        }
+        transaction.sends.push_back(send);
+        transaction.bytes += bytes;
+        self.bytes += bytes;
+        Ok(())
+    }
+
+    /// Ends a transaction; its sends, in order.
+    pub(super) fn end(&mut self, id: &str) -> Result<VecDeque<Outgoing>, Fault> {
+        let at = self.open.iter().position(|transaction| *transaction.id == *id);
+        let transaction = self.open.swap_remove(at.ok_or_else(Fault::no_transaction)?);
+        self.bytes -= transaction.bytes;
+        Ok(transaction.sends)
+    }
+
+    pub(super) fn contains(&self, id: &str) -> bool {
+        self.open.iter().any(|transaction| *transaction.id == *id)
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.open.is_empty()
+    }
+}
+
+/// What a send takes in memory.
+fn size_of_send((_, publication): &Outgoing) -> usize {
+    let headers: usize =
+        publication.headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+    size_of::<Outgoing>() + publication.body.len() + headers
+}

@@ -1,0 +1,114 @@
+//! The accept loop: sockets in, HTTP/1.1 served with every bound set, upgrades let go.
+
+use std::io;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use socket2::{Domain, Socket, Type};
+use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt;
+
+/// The address that a request came from.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer(pub SocketAddr);
+
+/// Listens on `address` without yet sharing it: fails when another process has the port, which
+/// `SO_REUSEPORT` alone would hide.
+pub fn reserve(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
+    drop(bind(address, false)?);
+    let socket = bind(address, true)?;
+    let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
+    Ok((socket, bound))
+}
+
+/// One more listener on an address that this process holds: the kernel spreads connections.
+pub fn share(address: SocketAddr) -> io::Result<Socket> {
+    bind(address, true)
+}
+
+fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    if shared {
+        socket.listen(BACKLOG)?;
+    }
+    Ok(socket)
+}
+
+/// How connections are served until they are upgraded.
+#[derive(Clone)]
+pub struct HttpServer {
+    /// Answers the requests.
+    pub router: Router,
+    /// Owns the connections' tasks.
+    pub tracker: TaskTracker,
+    /// Ends accepting, and idle connections.
+    pub shutdown: CancellationToken,
+    /// How long a request's head may take, also on a connection that is kept alive.
+    pub head_time: Duration,
+}
+
+impl HttpServer {
+    /// Accepts on `listener` until the shutdown.
+    pub async fn run(self, listener: Socket) -> io::Result<()> {
+        let listener = TcpListener::from_std(listener.into())?;
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                () = self.shutdown.cancelled() => return Ok(()),
+            };
+            match accepted {
+                Ok((stream, peer)) => {
+                    let server = self.clone();
+                    self.tracker.spawn(server.serve(stream, Peer(peer)));
+                }
+                Err(error) => {
+                    // Out of file descriptors, mostly: the pause lets some go.
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    metrics::counter!("fanlight_accept_errors_total").increment(1);
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    async fn serve(self, stream: TcpStream, peer: Peer) {
+        let _ = stream.set_nodelay(true);
+        let Self { router, shutdown, head_time, .. } = self;
+        let service = hyper::service::service_fn(move |request: http::Request<_>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            router.clone().oneshot(request)
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_time)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service)
+            .with_upgrades();
+        let mut connection = std::pin::pin!(connection);
+        // An error here is the peer's: a reset, a timeout, not HTTP. There is nobody to tell.
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = shutdown.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                let _ = connection.await;
+            }
+        }
+    }
+}
+
+const BACKLOG: i32 = 4096;
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+const MAX_HEADERS: usize = 64;
+const MAX_HEAD_BYTES: usize = 16 * 1024;

@@ -1,0 +1,142 @@
+//! Who may connect: the limits per node and per address, given back when a connection ends.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts connections against the limits of this node.
+pub struct Admission {
+    max_connections: usize,
+    max_per_address: usize,
+    connections: AtomicUsize,
+    /// Sharded by address, so that accepting on one worker seldom waits for another.
+    shards: [Mutex<HashMap<AddressKey, usize, foldhash::quality::RandomState>>; SHARDS],
+}
+
+/// A connection's place in the limits; given back on drop.
+pub struct Admitted {
+    admission: Arc<Admission>,
+    address: AddressKey,
+}
+
+/// Why a connection is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AdmissionError {
+    /// The node is full.
+    #[error("this node has its limit of {limit} connections; another node may have room")]
+    NodeFull {
+        /// `limits.connections`.
+        limit: usize,
+    },
+    /// The address has too many.
+    #[error("this address has its limit of {limit} connections on this node")]
+    AddressFull {
+        /// `limits.connections_per_ip`.
+        limit: usize,
+    },
+}
+
+/// An IPv4 address, or the /64 of an IPv6 address: what one customer of a provider holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct AddressKey(u64);
+
+impl Admission {
+    /// `0` means no limit.
+    pub fn new(max_connections: usize, max_per_address: usize) -> Arc<Self> {
+        let unlimited = |limit| if limit == 0 { usize::MAX } else { limit };
+        Arc::new(Self {
+            max_connections: unlimited(max_connections),
+            max_per_address: unlimited(max_per_address),
+            connections: AtomicUsize::new(0),
+            shards: std::array::from_fn(|_| Mutex::default()),
+        })
+    }
+
+    /// Takes a place for a connection from `address`.
+    pub fn admit(self: &Arc<Self>, address: IpAddr) -> Result<Admitted, AdmissionError> {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= self.max_connections {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(AdmissionError::NodeFull { limit: self.max_connections });
+        }
+        let address = AddressKey::from(address);
+        let mut shard = self.shard(address);
+        let count = shard.entry(address).or_insert(0);
+        if *count >= self.max_per_address {
+            drop(shard);
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return Err(AdmissionError::AddressFull { limit: self.max_per_address });
+        }
+        *count += 1;
+        drop(shard);
+        Ok(Admitted { admission: Arc::clone(self), address })
+    }
+
+    /// How many connections this node holds.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    fn shard(
+        &self,
+        address: AddressKey,
+    ) -> std::sync::MutexGuard<'_, HashMap<AddressKey, usize, foldhash::quality::RandomState>> {
+        let folded = (address.0 ^ (address.0 >> 32)) as usize;
+        self.shards[(folded ^ (folded >> 8)) % SHARDS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut shard = self.admission.shard(self.address);
+        if let Some(count) = shard.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                shard.remove(&self.address);
+            }
+        }
+        drop(shard);
+        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl From<IpAddr> for AddressKey {
+    fn from(address: IpAddr) -> Self {
+        match address.to_canonical() {
+            // The upper half of fc00::/7 is private, so no real /64 collides with an IPv4 address.
+            IpAddr::V4(v4) => Self(0xffff_ffff_0000_0000 | u64::from(u32::from(v4))),
+            IpAddr::V6(v6) => Self((u128::from(v6) >> 64) as u64),
+        }
+    }
+}
+
+const SHARDS: usize = 16;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_is_given_back_when_the_connection_ends() {
+        let admission = Admission::new(2, 1);
+        let first = admission.admit([10, 0, 0, 1].into()).unwrap();
+        let refused = admission.admit([10, 0, 0, 1].into()).map(drop);
+        assert_eq!(refused, Err(AdmissionError::AddressFull { limit: 1 }));
+        drop(first);
+        let _again = admission.admit([10, 0, 0, 1].into()).unwrap();
+        let _other = admission.admit([10, 0, 0, 2].into()).unwrap();
+        let refused = admission.admit([10, 0, 0, 3].into()).map(drop);
+        assert_eq!(refused, Err(AdmissionError::NodeFull { limit: 2 }));
+        assert_eq!(admission.connections(), 2);
+    }
+
+    #[test]
+    fn an_ipv6_customer_is_counted_by_its_64_bit_prefix() {
+        let admission = Admission::new(0, 1);
+        let _held = admission.admit("2001:db8::1".parse().unwrap()).unwrap();
+        assert!(admission.admit("2001:db8::2".parse().unwrap()).is_err());
+        assert!(admission.admit("2001:db8:0:1::1".parse().unwrap()).is_ok());
+    }
+}

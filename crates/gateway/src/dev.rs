@@ -1,0 +1,82 @@
+//! What `--dev` adds: a page to try the gateway on, and tokens for it.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use axum::Json;
+use axum::Router;
+use axum::extract::{Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodRouter, get};
+use fanlight_engine::auth::Claims;
+use http::{StatusCode, header};
+use serde::Deserialize;
+
+use crate::jwt::{self, SigningKey};
+use crate::node::Node;
+use crate::problem::Problem;
+
+/// The page and `/dev/token`.
+pub fn routes(node: &Arc<Node>) -> Router {
+    Router::new()
+        .route("/", asset("text/html; charset=utf-8", include_str!("../web/index.html")))
+        .route("/app.js", asset("text/javascript", include_str!("../web/app.js")))
+        .route("/connection.js", asset("text/javascript", include_str!("../web/connection.js")))
+        .route("/protocols.js", asset("text/javascript", include_str!("../web/protocols.js")))
+        .route("/style.css", asset("text/css", include_str!("../web/style.css")))
+        .route("/icon.svg", asset("image/svg+xml", include_str!("../web/icon.svg")))
+        .route("/dev/token", get(token))
+        .with_state(Arc::clone(node))
+}
+
+#[derive(Deserialize)]
+struct TokenQuery {
+    user: String,
+}
+
+/// A token for `user`, signed with the first key that can sign.
+async fn token(
+    State(node): State<Arc<Node>>,
+    Query(TokenQuery { user }): Query<TokenQuery>,
+) -> Response {
+    match mint(&node, &user) {
+        Ok(token) => {
+            let body = Json(serde_json::json!({ "token": token }));
+            ([(header::CACHE_CONTROL, "no-store")], body).into_response()
+        }
+        Err(error) => Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "no_token",
+            format!("no token could be made: {error}"),
+        )
+        .into_response(),
+    }
+}
+
+/// Signed with the key that `--dev` made, for an hour.
+fn mint(node: &Node, user: &str) -> anyhow::Result<String> {
+    let auth = &node.config.auth;
+    let key = auth.keys.iter().find(|key| !key.secret.is_empty());
+    let key = key.context("no key with a secret is configured")?;
+    let signing = SigningKey::from_secret(key.algorithm, &key.secret)?.with_id(&key.id);
+    let mut claims = Claims::new();
+    claims.insert(auth.user_claim.clone(), user.into());
+    claims.insert("exp".into(), (node.clock.now().unix_s() + TOKEN_TIME_S).into());
+    Ok(jwt::mint(&signing, &claims)?)
+}
+
+const TOKEN_TIME_S: u64 = 3600;
+
+/// Everything comes from this origin, and no script or style stands in the page itself.
+const CONTENT_SECURITY_POLICY: &str =
+    "default-src 'self'; connect-src 'self' ws: wss:; base-uri 'none'; frame-ancestors 'none'";
+
+fn asset(content_type: &'static str, text: &'static str) -> MethodRouter<Arc<Node>> {
+    let headers = [
+        (header::CONTENT_TYPE, content_type),
+        (header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY),
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-cache"),
+    ];
+    get(async move || (headers, text))
+}

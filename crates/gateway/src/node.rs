@@ -1,0 +1,86 @@
+//! What all parts of a running node share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use fanlight_engine::broker::{Broker, BrokerHealth};
+
+use crate::admission::Admission;
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::jwt::Authenticator;
+
+/// A running node.
+pub struct Node {
+    /// Its configuration.
+    pub config: Config,
+    /// Checks tokens.
+    pub authenticator: Arc<Authenticator>,
+    /// Counts connections against their limits.
+    pub admission: Arc<Admission>,
+    /// Carries publications.
+    pub broker: Arc<dyn Broker>,
+    /// The time.
+    pub clock: Clock,
+    /// Whether the `--dev` page and token are served.
+    pub dev: bool,
+    /// Whether the conformance echo is served.
+    pub conformance: bool,
+    draining: AtomicBool,
+}
+
+/// Whether a node should get new connections.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Readiness {
+    /// It should.
+    Ready,
+    /// It drains.
+    Draining,
+    /// Its broker is unhealthy; the text says what, where and the remedy.
+    BrokerUnhealthy(String),
+}
+
+impl Node {
+    /// A node that takes connections as soon as its broker is healthy.
+    pub fn new(
+        config: Config,
+        authenticator: Arc<Authenticator>,
+        broker: Arc<dyn Broker>,
+        clock: Clock,
+    ) -> Self {
+        let limits = &config.limits;
+        let admission =
+            Admission::new(limits.connections as usize, limits.connections_per_ip as usize);
+        Self {
+            config,
+            authenticator,
+            admission,
+            broker,
+            clock,
+            dev: false,
+            conformance: false,
+            draining: AtomicBool::new(false),
+        }
+    }
+
+    /// Whether it should get new connections.
+    pub fn readiness(&self) -> Readiness {
+        if self.is_draining() {
+            return Readiness::Draining;
+        }
+        match self.broker.health() {
+            BrokerHealth::Healthy => Readiness::Ready,
+            BrokerHealth::Unhealthy(why) => Readiness::BrokerUnhealthy(why),
+        }
+    }
+
+    /// Whether it is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// Turns readiness off for good.
+    pub fn begin_drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+}

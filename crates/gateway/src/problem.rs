@@ -1,0 +1,57 @@
+//! Refusals over HTTP as problem details (RFC 9457), each with its remedy.
+
+use axum::Json;
+use axum::response::{IntoResponse, Response};
+use http::{HeaderName, HeaderValue, StatusCode, header};
+use serde::Serialize;
+
+/// A refusal: what is wrong and what to do about it.
+#[derive(Debug, Serialize)]
+pub struct Problem {
+    #[serde(skip)]
+    status_code: StatusCode,
+    /// The stable code that clients switch on.
+    code: &'static str,
+    status: u16,
+    title: &'static str,
+    detail: String,
+    #[serde(skip)]
+    headers: Vec<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    /// A refusal with `status`; `code` is stable, `detail` says what, where and the remedy.
+    pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self {
+            status_code: status,
+            code,
+            status: status.as_u16(),
+            title: status.canonical_reason().unwrap_or("Refused"),
+            detail: detail.into(),
+            headers: Vec::new(),
+        }
+    }
+
+    /// Adds a header.
+    pub fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
+        self.headers.push((name, HeaderValue::from_static(value)));
+        self
+    }
+
+    /// The stable code.
+    pub fn code(&self) -> &'static str {
+        self.code
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        let headers = std::mem::take(&mut self.headers);
+        let mut response = (self.status_code, Json(self)).into_response();
+        response
+            .headers_mut()
+            .insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        response.headers_mut().extend(headers);
+        response
+    }
+}

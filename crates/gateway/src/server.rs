@@ -1,0 +1,272 @@
+//! A node's life: config → build → run → drain.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::Context;
+use axum::Router;
+use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
+use fanlight_engine::outbox::OutboxLimits;
+use fanlight_engine::session::Rules;
+use fanlight_redis::RedisBroker;
+use socket2::Socket;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::{self, HttpServer};
+use crate::clock::Clock;
+use crate::config::{BrokerKind, Config, ConfigError, ServeOptions};
+use crate::drain::{self, Draining};
+use crate::jwt::Authenticator;
+use crate::node::Node;
+use crate::telemetry::{self, Metrics};
+use crate::transport::ws::{self, WebSocketState};
+use crate::worker::{Inbox, Worker, WorkerHandle, WorkerShared, inbox};
+use crate::{admin, dev, health};
+
+/// Runs a node until it is told to end and has drained.
+pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    let ServeOptions { config, warnings, dev, conformance } = options;
+    telemetry::init_log(&config.log)?;
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
+    let metrics = Metrics::install()?;
+    let tracker = TaskTracker::new();
+    let shutdown = CancellationToken::new();
+
+    let (public_listener, public) = reserve("listen.public", config.listen.public)?;
+    let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
+
+    let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
+    let sinks = inboxes
+        .iter()
+        .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
+        .collect();
+    let broker = start_broker(&config, sinks, &tracker, &shutdown)?;
+    let clock = Clock::start();
+    let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), clock)?);
+    let authenticator = Arc::clone(&shared.authenticator);
+    let mut node = Node::new(config, authenticator, broker, clock);
+    node.dev = dev;
+    node.conformance = conformance;
+    let node = Arc::new(node);
+
+    let mut listeners = vec![public_listener];
+    while listeners.len() < inboxes.len() {
+        listeners.push(accept::share(public)?);
+    }
+    let workers = inboxes
+        .into_iter()
+        .zip(listeners)
+        .enumerate()
+        .map(|(at, ((handle, receiver), listener))| {
+            let thread = WorkerThread {
+                id: WorkerId(at as u16),
+                node: Arc::clone(&node),
+                shared: Arc::clone(&shared),
+                handle,
+                receiver,
+                listener,
+                shutdown: shutdown.clone(),
+            };
+            thread.start()
+        })
+        .collect::<anyhow::Result<Vec<_>>>()?;
+
+    let drain_asked = Arc::new(Notify::new());
+    let admin_server = HttpServer {
+        router: admin::routes(&node, metrics.clone(), Arc::clone(&drain_asked)),
+        tracker: tracker.clone(),
+        shutdown: shutdown.clone(),
+        head_time: node.config.limits.request_head_time.0,
+    };
+    tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
+    tracker.spawn(keep_up(metrics, Arc::clone(&node), shutdown.clone()));
+    announce(&node, public, admin);
+
+    let plan = match wait_for_end(&drain_asked).await? {
+        End::Signal => node.config.drain.after_sigterm(),
+        End::Operator => node.config.drain.unhurried(),
+    };
+    tracker.spawn(exit_on_second_signal());
+    drain::run(&node, workers, plan).await;
+    shutdown.cancel();
+    tracker.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
+    Ok(())
+}
+
+fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketAddr)> {
+    accept::reserve(address).with_context(|| {
+        format!("{option}: can't listen on {address}; free the port or choose another address")
+    })
+}
+
+fn start_broker(
+    config: &Config,
+    sinks: Vec<Arc<dyn DeliverySink>>,
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Arc<dyn Broker>> {
+    Ok(match config.broker.kind {
+        BrokerKind::Memory => Arc::new(MemoryBroker::new(sinks)),
+        BrokerKind::Redis => RedisBroker::start(
+            config.redis_config().map_err(ConfigError::from)?,
+            sinks,
+            tracker.clone(),
+            shutdown.clone(),
+        ),
+    })
+}
+
+fn worker_shared(
+    config: &Config,
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+) -> anyhow::Result<WorkerShared> {
+    let policy = config.compiled_policy().map_err(ConfigError::from)?;
+    let token_rules = config.token_rules(&policy);
+    let authenticator =
+        Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
+    let rules = Rules {
+        policy,
+        limits: config.session_limits(),
+        heartbeats: config.heartbeats(),
+        on_forbidden: config.on_forbidden(),
+    };
+    Ok(WorkerShared {
+        rules: Arc::new(rules),
+        authenticator: Arc::new(authenticator),
+        broker,
+        clock,
+        outbox_limits: OutboxLimits {
+            bytes: config.limits.outbox.as_bytes(),
+            frames: config.limits.outbox_frames,
+        },
+        send_time_ms: config.limits.send_time.as_ms(),
+        deflate_min_bytes: config.websocket.compression_min_bytes as usize,
+    })
+}
+
+/// What one worker thread is made of.
+struct WorkerThread {
+    id: WorkerId,
+    node: Arc<Node>,
+    shared: Arc<WorkerShared>,
+    handle: WorkerHandle,
+    receiver: mpsc::Receiver<Inbox>,
+    listener: Socket,
+    shutdown: CancellationToken,
+}
+
+impl WorkerThread {
+    fn start(self) -> anyhow::Result<Draining> {
+        let (ended, end) = oneshot::channel();
+        let handle = self.handle.clone();
+        thread::Builder::new().name(format!("worker-{}", self.id.0)).spawn(move || {
+            if let Err(error) = self.run() {
+                tracing::error!(%error, "a worker has failed; the node ends");
+                std::process::exit(1);
+            }
+            let _ = ended.send(());
+        })?;
+        Ok(Draining { handle, ended: end })
+    }
+
+    fn run(self) -> anyhow::Result<()> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(async move {
+            let tracker = TaskTracker::new();
+            let state = WebSocketState {
+                node: Arc::clone(&self.node),
+                worker: self.handle,
+                tracker: tracker.clone(),
+            };
+            let server = HttpServer {
+                router: public_routes(&self.node, state),
+                tracker: tracker.clone(),
+                shutdown: self.shutdown,
+                head_time: self.node.config.limits.request_head_time.0,
+            };
+            tracker.spawn(log_end("a public listener", server.run(self.listener)));
+            let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
+            worker.run().await.map_err(Into::into)
+        })
+    }
+}
+
+fn public_routes(node: &Arc<Node>, state: WebSocketState) -> Router {
+    let mut router = ws::routes(state).merge(health::routes(node));
+    if node.dev {
+        router = router.merge(dev::routes(node));
+    }
+    router
+}
+
+async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<()>>) {
+    if let Err(error) = end.await {
+        tracing::error!(%error, "{what} has failed");
+    }
+}
+
+/// Keeps the metrics that are not counted where they arise.
+async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(1));
+    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+        let ready = node.readiness() == crate::node::Readiness::Ready;
+        metrics::gauge!("fanlight_ready").set(u8::from(ready));
+        metrics.upkeep();
+    }
+}
+
+/// Says on standard output where the node is to be found.
+fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
+    let path = &node.config.websocket.path;
+    if node.dev {
+        println!("Fanlight is running. Open http://{public}/ in a browser.");
+    } else {
+        println!("Fanlight is running.");
+    }
+    println!("  clients   ws://{public}{path}");
+    println!("  health    http://{admin}/readyz");
+    println!("  metrics   http://{admin}/metrics");
+    if node.dev {
+        println!("  token     curl 'http://{public}/dev/token?user=ann'");
+        println!(
+            "Development mode: loopback only, everybody may use /topic/**. Not for production."
+        );
+    }
+}
+
+/// Who ended the node.
+enum End {
+    /// SIGTERM or SIGINT: a kill follows.
+    Signal,
+    /// `POST /drain`: nothing hurries.
+    Operator,
+}
+
+async fn wait_for_end(drain_asked: &Notify) -> anyhow::Result<End> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    Ok(tokio::select! {
+        _ = terminate.recv() => End::Signal,
+        _ = interrupt.recv() => End::Signal,
+        () = drain_asked.notified() => End::Operator,
+    })
+}
+
+/// Whoever asks twice does not want to wait for the drain.
+async fn exit_on_second_signal() {
+    let _ = wait_for_end(&Notify::new()).await;
+    tracing::warn!("ended by a second signal, before the drain was over");
+    std::process::exit(130);
+}
+
+/// Messages that may wait for one worker.
+const INBOX_MESSAGES: usize = 4096;

@@ -1,0 +1,3 @@
+//! The transports: how a session's messages travel.
+
+pub mod ws;

@@ -1,0 +1,294 @@
+//! The WebSocket endpoint: checks a handshake, answers 101, hands the raw socket to the worker.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::any;
+use bytes::Bytes;
+use fanlight_engine::auth::Principal;
+use fanlight_engine::session::{Handshake, Protocol};
+use fanlight_proto::native;
+use fanlight_proto::stomp::Version;
+use fanlight_proto::ws::{deflate, handshake};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::Peer;
+use crate::admission::{AdmissionError, Admitted};
+use crate::jwt::{self, TokenSource};
+use crate::node::Node;
+use crate::origin;
+use crate::problem::Problem;
+use crate::worker::{Adopted, Inbox, WorkerHandle};
+
+/// What the endpoint needs: its node, and the worker on whose thread it runs.
+#[derive(Clone)]
+pub struct WebSocketState {
+    /// The node.
+    pub node: Arc<Node>,
+    /// The worker that takes the connections.
+    pub worker: WorkerHandle,
+    /// Owns the hand-over tasks.
+    pub tracker: TaskTracker,
+}
+
+/// The endpoint's routes.
+pub fn routes(state: WebSocketState) -> Router {
+    let path = state.node.config.websocket.path.clone();
+    let mut router = Router::new().route(&path, any(upgrade_session));
+    if state.node.conformance {
+        router = router.route("/conformance/echo", any(upgrade_echo));
+    }
+    router.with_state(state)
+}
+
+async fn upgrade_session(
+    State(state): State<WebSocketState>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    answer(upgrade(&state, peer.0, request, Endpoint::Session))
+}
+
+async fn upgrade_echo(
+    State(state): State<WebSocketState>,
+    Extension(peer): Extension<Peer>,
+    request: Request,
+) -> Response {
+    answer(upgrade(&state, peer.0, request, Endpoint::Echo))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Endpoint {
+    Session,
+    Echo,
+}
+
+/// What was agreed on in a handshake.
+struct Agreed {
+    accept_key: String,
+    protocol: Option<(Protocol, &'static str)>,
+    compression: Option<String>,
+    principal: Option<Arc<Principal>>,
+}
+
+fn answer(result: Result<Response, Box<Problem>>) -> Response {
+    let outcome = result.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
+    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
+    result.unwrap_or_else(|problem| problem.into_response())
+}
+
+fn upgrade(
+    state: &WebSocketState,
+    peer: SocketAddr,
+    mut request: Request,
+    endpoint: Endpoint,
+) -> Result<Response, Box<Problem>> {
+    let agreed = agree(&state.node, &request, endpoint)?;
+    let admitted = state.node.admission.admit(peer.ip()).map_err(not_admitted)?;
+    let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
+        Problem::new(StatusCode::BAD_REQUEST, "not_upgradable", "this connection can't be upgraded")
+    })?;
+    let response = switching_protocols(&agreed);
+    let hand_over = HandOver {
+        upgrade,
+        handshake: Handshake { principal: agreed.principal },
+        protocol: agreed.protocol.map(|(protocol, _)| protocol),
+        compression: agreed.compression.is_some(),
+        echo: endpoint == Endpoint::Echo,
+        admitted,
+    };
+    // The request's headers pin hyper's read buffer; they are done with.
+    drop(request);
+    state.tracker.spawn(hand_over.run(state.worker.clone()));
+    Ok(response)
+}
+
+/// Every check of a handshake, cheapest first.
+fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, Box<Problem>> {
+    let headers = request.headers();
+    let accept_key = check_handshake(request.method(), headers)?;
+    if node.is_draining() {
+        return Err(unavailable("draining", "this node is draining; connect again, to another"));
+    }
+    let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
+    let compression = (node.config.websocket.compression || endpoint == Endpoint::Echo)
+        .then(|| deflate::negotiate(&offered_compression))
+        .flatten()
+        .map(|accepted| accepted.header_value().to_string());
+    if endpoint == Endpoint::Echo {
+        return Ok(Agreed { accept_key, protocol: None, compression, principal: None });
+    }
+    let token = jwt::token_from(headers, request.uri(), &node.config.auth);
+    let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
+    origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
+        Box::new(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string()))
+    })?;
+    let principal = match token {
+        Some((token, _)) => {
+            let principal = node.authenticator.authenticate(&token, node.clock.now());
+            Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?))
+        }
+        None => None,
+    };
+    let protocol = choose_protocol(headers)?;
+    Ok(Agreed { accept_key, protocol, compression, principal })
+}
+
+/// RFC 6455 §4.2.1; the key to answer with.
+fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<Problem>> {
+    let bad = |code, detail: &str| Box::new(Problem::new(StatusCode::BAD_REQUEST, code, detail));
+    let has = |name, token: &str| {
+        values(headers, &name).iter().any(|value| value.trim().eq_ignore_ascii_case(token))
+    };
+    if method != Method::GET
+        || !has(header::CONNECTION, "upgrade")
+        || !has(header::UPGRADE, "websocket")
+    {
+        return Err(Box::new(
+            Problem::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "not_websocket",
+                "this is a WebSocket endpoint; connect with a WebSocket client",
+            )
+            .with_header(header::UPGRADE, "websocket")
+            .with_header(header::CONNECTION, "upgrade"),
+        ));
+    }
+    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+        return Err(Box::new(
+            Problem::new(
+                StatusCode::UPGRADE_REQUIRED,
+                "websocket_version",
+                "only version 13 of the WebSocket protocol is spoken here (RFC 6455)",
+            )
+            .with_header(header::SEC_WEBSOCKET_VERSION, "13"),
+        ));
+    }
+    let key = headers
+        .get(header::SEC_WEBSOCKET_KEY)
+        .and_then(|key| key.to_str().ok())
+        .filter(|key| handshake::is_valid_key(key))
+        .ok_or_else(|| {
+            bad("websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64 (RFC 6455 §4.1)")
+        })?;
+    Ok(handshake::accept_key(key))
+}
+
+/// The first offered subprotocol that is spoken here; none when none was offered, and then the
+/// first message decides.
+fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str)>, Box<Problem>> {
+    let offered = values(headers, &header::SEC_WEBSOCKET_PROTOCOL);
+    let chosen = offered.iter().find_map(|name| {
+        SUBPROTOCOLS.iter().find(|(known, _)| known == name).map(|&(known, p)| (p, known))
+    });
+    if chosen.is_none() && !offered.is_empty() {
+        let known = SUBPROTOCOLS.map(|(name, _)| name).join(", ");
+        return Err(Box::new(Problem::new(
+            StatusCode::BAD_REQUEST,
+            "subprotocol",
+            format!("none of the offered subprotocols is spoken here; offer one of: {known}"),
+        )));
+    }
+    Ok(chosen)
+}
+
+fn switching_protocols(agreed: &Agreed) -> Response {
+    let mut response = Response::new(Body::empty());
+    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
+    let mut set = |name, value: &str| {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            headers.insert(name, value);
+        }
+    };
+    set(header::SEC_WEBSOCKET_ACCEPT, &agreed.accept_key);
+    if let Some((_, name)) = agreed.protocol {
+        set(header::SEC_WEBSOCKET_PROTOCOL, name);
+    }
+    if let Some(extension) = &agreed.compression {
+        set(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+    }
+    response
+}
+
+/// What is left of a request between its 101 and its worker.
+struct HandOver {
+    upgrade: OnUpgrade,
+    handshake: Handshake,
+    protocol: Option<Protocol>,
+    compression: bool,
+    echo: bool,
+    admitted: Admitted,
+}
+
+impl HandOver {
+    async fn run(self, worker: WorkerHandle) {
+        // The peer left before the 101 was written: there is nothing to take over.
+        let Ok(upgraded) = self.upgrade.await else { return };
+        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
+            tracing::error!("an upgraded connection is not a plain TCP socket; it is dropped");
+            return;
+        };
+        let Ok(socket) = parts.io.into_inner().into_std() else { return };
+        let adopted = Adopted {
+            socket,
+            // A copy, because the slice would pin hyper's whole read buffer.
+            leftover: Bytes::copy_from_slice(&parts.read_buf),
+            handshake: self.handshake,
+            protocol: self.protocol,
+            compression: self.compression,
+            echo: self.echo,
+            admitted: self.admitted,
+        };
+        worker.send(Inbox::Adopt(Box::new(adopted))).await;
+    }
+}
+
+/// The values of a comma-separated header, over all its lines.
+fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
+    headers
+        .get_all(name)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .filter(|value| !value.is_empty())
+        .collect()
+}
+
+fn not_admitted(error: AdmissionError) -> Box<Problem> {
+    match error {
+        AdmissionError::NodeFull { .. } => unavailable("node_full", &error.to_string()),
+        AdmissionError::AddressFull { .. } => Box::new(
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "address_full", error.to_string())
+                .with_header(header::RETRY_AFTER, "10"),
+        ),
+    }
+}
+
+fn unavailable(code: &'static str, detail: &str) -> Box<Problem> {
+    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+    Box::new(problem.with_header(header::RETRY_AFTER, "1"))
+}
+
+fn unauthorized(detail: &str) -> Box<Problem> {
+    let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
+    Box::new(problem.with_header(header::WWW_AUTHENTICATE, "Bearer"))
+}
+
+const SUBPROTOCOLS: [(&str, Protocol); 4] = [
+    ("v12.stomp", Protocol::Stomp(Version::V12)),
+    ("v11.stomp", Protocol::Stomp(Version::V11)),
+    ("v10.stomp", Protocol::Stomp(Version::V10)),
+    (native::SUBPROTOCOL, Protocol::Native),
+];

@@ -1,0 +1,512 @@
+//! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
+
+mod fanout;
+mod inbox;
+mod input;
+mod slot;
+mod stage;
+mod stats;
+mod sweep;
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanlight_engine::broker::{Broker, Channel, Delivery, WorkerId};
+use fanlight_engine::encode::{Encoder, Framing};
+use fanlight_engine::hub::{Hub, SessionKey};
+use fanlight_engine::ids::Ids;
+use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
+use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
+use fanlight_proto::ws::deflate::Inflater;
+use fanlight_proto::ws::{self, Opcode};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use mio::{Events, Interest, Token};
+use slab::Slab;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::MissedTickBehavior;
+
+use crate::clock::Clock;
+use crate::jwt::Authenticator;
+
+pub use inbox::{Adopted, Inbox, WorkerHandle, inbox};
+use slot::{Phase, Role, Slot, Written};
+use stage::Stage;
+use stats::Stats;
+use sweep::Sweep;
+
+/// What the workers of a node share.
+pub struct WorkerShared {
+    /// What sessions may do, and their limits.
+    pub rules: Arc<Rules>,
+    /// Checks the tokens of CONNECT, `connect` and `refresh`.
+    pub authenticator: Arc<Authenticator>,
+    /// Carries publications.
+    pub broker: Arc<dyn Broker>,
+    /// The time.
+    pub clock: Clock,
+    /// The bounds of each outbox.
+    pub outbox_limits: OutboxLimits,
+    /// How long an outbox may wait without progress, in milliseconds.
+    pub send_time_ms: u64,
+    /// Messages below this are not compressed, in bytes.
+    pub deflate_min_bytes: usize,
+}
+
+/// One worker; it belongs to one thread.
+pub struct Worker {
+    id: WorkerId,
+    shared: Arc<WorkerShared>,
+    poll: AsyncFd<mio::Poll>,
+    inbox: mpsc::Receiver<Inbox>,
+    slots: Slab<Slot>,
+    next_serial: u64,
+    hub: Hub,
+    ids: Ids,
+    encoder: Encoder,
+    inflater: Inflater,
+    /// How many subscriptions of this worker stand behind each channel.
+    channels: HashMap<Channel, u32, foldhash::quality::RandomState>,
+    /// Work that waits for the broker: at most one piece per session.
+    work: FuturesUnordered<BoxFuture<'static, (Ticket, Done)>>,
+    effects: Vec<Effect>,
+    stage: Stage,
+    /// Connections whose unread input can go on.
+    resumed: VecDeque<Ticket>,
+    sweep: Sweep,
+    stats: Stats,
+    buffers: Buffers,
+}
+
+/// Names a connection for as long as it lives: a slot is reused, a serial is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Ticket {
+    key: SessionKey,
+    serial: u64,
+}
+
+/// What one tick uses and the next one reuses.
+struct Buffers {
+    /// All sockets are read through this one buffer.
+    read: Box<[u8]>,
+    write: Vec<u8>,
+    chunks: Vec<Chunk>,
+}
+
+/// Why the loop woke up.
+enum Wake {
+    Sockets,
+    Inbox,
+    Done(Ticket, Done),
+    Resumed,
+    Sweep,
+}
+
+impl Worker {
+    /// A worker that takes its connections and publications from `inbox`.
+    ///
+    /// `seed` makes the ids of this worker's sessions and publications its own.
+    pub fn new(
+        id: WorkerId,
+        shared: Arc<WorkerShared>,
+        inbox: mpsc::Receiver<Inbox>,
+        seed: u64,
+    ) -> io::Result<Self> {
+        Ok(Self {
+            id,
+            poll: watch(mio::Poll::new()?)?,
+            inbox,
+            slots: Slab::new(),
+            next_serial: 0,
+            hub: Hub::new(),
+            ids: Ids::new(seed),
+            encoder: Encoder::new(shared.deflate_min_bytes),
+            inflater: Inflater::new(),
+            channels: HashMap::default(),
+            work: FuturesUnordered::new(),
+            effects: Vec::new(),
+            stage: Stage::default(),
+            resumed: VecDeque::new(),
+            sweep: Sweep::default(),
+            stats: Stats::new(id),
+            buffers: Buffers {
+                read: vec![0; READ_BUFFER_BYTES].into(),
+                write: Vec::new(),
+                chunks: Vec::new(),
+            },
+            shared,
+        })
+    }
+
+    /// Runs until the drain has ended and the last connection is gone.
+    pub async fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(EVENTS);
+        let mut inbox = Vec::with_capacity(INBOX_BATCH);
+        let mut ticks = tokio::time::interval(sweep::INTERVAL);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        while !self.sweep.is_drained(&self.slots) {
+            let resumed = !self.resumed.is_empty();
+            let wake = tokio::select! {
+                polled = poll_sockets(&mut self.poll, &mut events) => {
+                    polled?;
+                    Wake::Sockets
+                }
+                taken = self.inbox.recv_many(&mut inbox, INBOX_BATCH), if inbox.is_empty() => {
+                    if taken == 0 {
+                        break;
+                    }
+                    Wake::Inbox
+                }
+                Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
+                    Wake::Done(ticket, done)
+                }
+                () = std::future::ready(()), if resumed => Wake::Resumed,
+                _ = ticks.tick() => Wake::Sweep,
+            };
+            match wake {
+                Wake::Sockets => {
+                    for event in &events {
+                        self.on_socket(event);
+                    }
+                    self.stats.socket_events += events.iter().count() as u64;
+                }
+                Wake::Inbox => self.on_inbox(&mut inbox).await,
+                Wake::Done(ticket, done) => {
+                    self.on_done(ticket, done);
+                    while let Some(Some((ticket, done))) = self.work.next().now_or_never() {
+                        self.on_done(ticket, done);
+                    }
+                }
+                Wake::Resumed => self.resume(),
+                Wake::Sweep => self.on_sweep(),
+            }
+            self.flush_stage();
+        }
+        Ok(())
+    }
+
+    async fn on_inbox(&mut self, inbox: &mut Vec<Inbox>) {
+        let mut deliveries: Vec<Delivery> = Vec::new();
+        for message in inbox.drain(..) {
+            match message {
+                Inbox::Adopt(adopted) => self.adopt(*adopted),
+                Inbox::Deliver(delivery) => deliveries.push(delivery),
+                Inbox::Drain { window } => self.begin_drain(window),
+            }
+        }
+        if !deliveries.is_empty() {
+            self.flush_stage();
+            self.fan_out(deliveries).await;
+        }
+    }
+
+    /// Takes over a connection whose upgrade is done.
+    fn adopt(&mut self, adopted: Adopted) {
+        let Adopted { socket, leftover, handshake, protocol, compression, echo, admitted } =
+            adopted;
+        let now = self.shared.clock.now();
+        let key = SessionKey(self.slots.vacant_key() as u32);
+        let mut socket = mio::net::TcpStream::from_std(socket);
+        let interest = Interest::READABLE | Interest::WRITABLE;
+        let token = Token(key.0 as usize);
+        let registered = self.poll.get_ref().registry().register(&mut socket, token, interest);
+        if let Err(error) = registered {
+            tracing::warn!(%error, "a new connection could not be registered; it is dropped");
+            return;
+        }
+        self.next_serial += 1;
+        let role = if echo {
+            Role::Echo
+        } else {
+            let id = self.ids.session(now);
+            Role::Session(Session::new(key, id, protocol, handshake, now))
+        };
+        self.slots.insert(Slot {
+            socket,
+            decoder: ws::Decoder::new(ws::Role::Server, compression),
+            role,
+            outbox: None,
+            serial: self.next_serial,
+            last_received_ms: now.mono_ms,
+            last_sent_ms: now.mono_ms,
+            blocked_since_ms: 0,
+            phase: Phase::Open,
+            framing: if compression { Framing::WebSocketDeflate } else { Framing::WebSocket },
+            paused: false,
+            staged: None,
+            _admitted: admitted,
+        });
+        self.stats.opened += 1;
+        if !leftover.is_empty() {
+            let mut leftover = leftover.to_vec();
+            self.feed(key, &mut leftover, now);
+        }
+    }
+
+    /// Runs a step of a session with its context, then carries out what it asked for.
+    fn with_session(
+        &mut self,
+        key: SessionKey,
+        now: Now,
+        step: impl FnOnce(&mut Session, &mut Cx),
+    ) {
+        let Some(Slot { role: Role::Session(session), .. }) = self.slots.get_mut(key.0 as usize)
+        else {
+            return;
+        };
+        let mut cx = Cx {
+            now,
+            rules: &self.shared.rules,
+            hub: &mut self.hub,
+            ids: &mut self.ids,
+            effects: &mut self.effects,
+        };
+        step(session, &mut cx);
+        self.carry_out(key, now);
+    }
+
+    fn carry_out(&mut self, key: SessionKey, now: Now) {
+        while !self.effects.is_empty() {
+            for effect in std::mem::take(&mut self.effects) {
+                if let Some(done) = self.effect(key, effect, now) {
+                    let Some(Slot { role: Role::Session(session), .. }) =
+                        self.slots.get_mut(key.0 as usize)
+                    else {
+                        continue;
+                    };
+                    let mut cx = Cx {
+                        now,
+                        rules: &self.shared.rules,
+                        hub: &mut self.hub,
+                        ids: &mut self.ids,
+                        effects: &mut self.effects,
+                    };
+                    session.on_done(&mut cx, done);
+                }
+            }
+        }
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        if slot.paused && !slot.is_busy() {
+            slot.paused = false;
+            self.resumed.push_back(Ticket { key, serial: slot.serial });
+        }
+    }
+
+    /// Carries out one effect; what it came to, when that is known at once.
+    fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
+        match effect {
+            Effect::Write { text, payload } => {
+                self.stats.messages_out += 1;
+                let slot = self.slots.get_mut(key.0 as usize)?;
+                let chunk = self.encoder.frame(text, &payload, slot.framing);
+                self.stage.push(key, slot, chunk);
+                None
+            }
+            Effect::Ping => {
+                self.stage_control(key, Opcode::Ping, &[]);
+                None
+            }
+            Effect::Authenticate(token) => {
+                let result = self.shared.authenticator.authenticate(token.as_str(), now);
+                Some(Done::Authenticated(result))
+            }
+            Effect::Publish(permit, publication) => {
+                self.stats.published += 1;
+                let publish = self.shared.broker.publish(permit, publication);
+                self.start(key, publish.map(Done::Published).boxed())
+            }
+            Effect::Join(channel) => {
+                let joined = self.shared.broker.subscribe(self.id, &channel);
+                *self.channels.entry(channel).or_insert(0) += 1;
+                self.start(key, joined.map(Done::Joined).boxed())
+            }
+            Effect::Leave(channel) => {
+                self.leave(channel);
+                None
+            }
+            Effect::Close(reason) => {
+                self.close(key, reason, now);
+                None
+            }
+        }
+    }
+
+    /// Polls `future` once and keeps it when it has to wait.
+    fn start(&mut self, key: SessionKey, mut future: BoxFuture<'static, Done>) -> Option<Done> {
+        let done = (&mut future).now_or_never();
+        if done.is_none() {
+            let serial = self.slots.get(key.0 as usize)?.serial;
+            let ticket = Ticket { key, serial };
+            self.work.push(future.map(move |done| (ticket, done)).boxed());
+        }
+        done
+    }
+
+    fn on_done(&mut self, ticket: Ticket, done: Done) {
+        if self.is_current(ticket) {
+            let now = self.shared.clock.now();
+            self.with_session(ticket.key, now, |session, cx| session.on_done(cx, done));
+        }
+    }
+
+    fn leave(&mut self, channel: Channel) {
+        let Some(uses) = self.channels.get_mut(&channel) else {
+            debug_assert!(false, "left a channel that was not joined");
+            return;
+        };
+        *uses -= 1;
+        if *uses == 0 {
+            self.shared.broker.unsubscribe(self.id, &channel);
+            self.channels.remove(&channel);
+        }
+    }
+
+    fn is_current(&self, ticket: Ticket) -> bool {
+        self.slots.get(ticket.key.0 as usize).is_some_and(|slot| slot.serial == ticket.serial)
+    }
+
+    fn stage_control(&mut self, key: SessionKey, opcode: Opcode, payload: &[u8]) {
+        let mut out = Vec::with_capacity(payload.len() + 2);
+        ws::frame(&mut out, opcode, payload);
+        self.stage_bytes(key, out);
+    }
+
+    /// Stages one frame.
+    fn stage_bytes(&mut self, key: SessionKey, frame: Vec<u8>) {
+        if let Some(slot) = self.slots.get_mut(key.0 as usize) {
+            self.stage.push(key, slot, Chunk::new([frame.into()], 1));
+        }
+    }
+
+    /// Begins the end of a connection: the session is over, its close frame goes out behind what
+    /// is queued, and the socket is dropped once the peer has closed too or a moment has passed.
+    fn close(&mut self, key: SessionKey, reason: CloseReason, now: Now) {
+        self.close_with_code(key, reason, reason.websocket_code(), now);
+    }
+
+    fn close_with_code(&mut self, key: SessionKey, reason: CloseReason, code: u16, now: Now) {
+        if self.end_session(key, reason, now) {
+            let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
+            let mut out = Vec::new();
+            ws::close_frame(&mut out, code, text);
+            self.stage_bytes(key, out);
+        }
+    }
+
+    /// Drops a connection at once: there is nobody to say goodbye to.
+    fn cut(&mut self, key: SessionKey, reason: CloseReason, now: Now) {
+        self.end_session(key, reason, now);
+        self.remove(key);
+    }
+
+    /// Ends what the connection carries; whether it was still open.
+    fn end_session(&mut self, key: SessionKey, reason: CloseReason, now: Now) -> bool {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
+        if !slot.is_open() {
+            return false;
+        }
+        let deadline_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
+        slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
+        slot.paused = false;
+        self.stats.closed(reason);
+        self.with_session(key, now, Session::on_closed);
+        true
+    }
+
+    /// Ends a connection without a word. The socket closes when the slot drops.
+    fn remove(&mut self, key: SessionKey) {
+        let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
+        let _ = self.poll.get_ref().registry().deregister(&mut slot.socket);
+        self.stats.gone += 1;
+    }
+
+    /// Sends what the tick has gathered: one system call for each connection.
+    fn flush_stage(&mut self) {
+        // Closing a slow consumer stages its last word, hence the loop; it ends because a closed
+        // connection stages nothing more.
+        while !self.stage.is_empty() {
+            let now = self.shared.clock.now();
+            let dirty = self.stage.take_dirty();
+            let mut full = Vec::new();
+            for &(key, serial) in &dirty {
+                let Some(slot) = self.slots.get_mut(key.0 as usize) else { continue };
+                if slot.serial != serial {
+                    continue;
+                }
+                self.stage.take(slot, &mut self.buffers.chunks);
+                let limits = match slot.phase {
+                    Phase::Open => self.shared.outbox_limits,
+                    Phase::Closing { .. } => NO_LIMITS,
+                };
+                let chunks = &self.buffers.chunks;
+                match slot.write_all(chunks, &mut self.buffers.write, limits, now.mono_ms) {
+                    Written::Taken => {}
+                    outcome => full.push((key, outcome)),
+                }
+            }
+            self.stage.clear(dirty);
+            for (key, outcome) in full {
+                self.on_unwritten(key, outcome, now);
+            }
+        }
+    }
+
+    /// What a connection that could not be written to comes to.
+    fn on_unwritten(&mut self, key: SessionKey, outcome: Written, now: Now) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        match outcome {
+            Written::Taken => {}
+            Written::Full if slot.is_open() => {
+                self.stats.frames_dropped += u64::from(slot.abandon_outbox());
+                let message = "the connection did not keep up with its messages";
+                self.fault(key, CloseReason::SlowConsumer, message, now);
+            }
+            Written::Full | Written::Lost => self.cut(key, CloseReason::ConnectionLost, now),
+        }
+    }
+
+    /// Ends a session for a fault that its own protocol should be told of.
+    fn fault(&mut self, key: SessionKey, reason: CloseReason, message: &str, now: Now) {
+        self.with_session(key, now, |session, cx| session.close_with_error(cx, reason, message));
+        // An echo has no session to end.
+        self.close(key, reason, now);
+    }
+}
+
+/// Lets tokio watch the poll, so that this thread also accepts, and waits for the broker.
+#[expect(
+    deprecated,
+    reason = "its successor is unsafe, for types that lie about their descriptor; a mio::Poll owns its own"
+)]
+fn watch(poll: mio::Poll) -> io::Result<AsyncFd<mio::Poll>> {
+    AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)
+}
+
+/// Waits until a socket is ready and takes the events of those that are.
+async fn poll_sockets(poll: &mut AsyncFd<mio::Poll>, events: &mut Events) -> io::Result<()> {
+    let mut ready = poll.readable_mut().await?;
+    let result = ready.get_inner_mut().poll(events, Some(Duration::ZERO));
+    // A full batch may not be all of them, so the poll stays ready. What becomes ready after this
+    // is a new edge and sets it again.
+    if result.is_ok() && events.iter().count() < EVENTS {
+        ready.clear_ready();
+    }
+    match result {
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+        result => result,
+    }
+}
+
+const EVENTS: usize = 1024;
+const INBOX_BATCH: usize = 512;
+const READ_BUFFER_BYTES: usize = 64 * 1024;
+/// How long a peer has to answer a close frame.
+const CLOSE_TIME: Duration = Duration::from_secs(2);
+/// A closing connection takes its last words whatever waits already.
+const NO_LIMITS: OutboxLimits = OutboxLimits { bytes: usize::MAX, frames: u32::MAX };

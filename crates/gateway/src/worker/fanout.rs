@@ -1,0 +1,94 @@
+//! Fan-out: publications of a tick to their subscribers, encoded once, one `send` each.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fanlight_engine::broker::{Channel, Delivery};
+use fanlight_engine::publication::Publication;
+
+use super::Worker;
+use super::slot::Written;
+
+/// Publications of one destination that go out together, in broker order.
+struct Run {
+    channel: Channel,
+    publications: Vec<Arc<Publication>>,
+    bytes: usize,
+}
+
+impl Worker {
+    /// Sends a tick's deliveries. A tick of one run writes to each subscriber directly; a tick of
+    /// several gathers each connection's chunks first, so that it still gets one `send`.
+    pub(super) async fn fan_out(&mut self, deliveries: Vec<Delivery>) {
+        let runs = into_runs(deliveries);
+        let direct = runs.len() == 1;
+        for run in runs {
+            self.stats.publications_in += run.publications.len() as u64;
+            self.fan_out_run(&run, direct).await;
+        }
+        self.flush_stage();
+    }
+
+    async fn fan_out_run(&mut self, run: &Run, direct: bool) {
+        let now = self.shared.clock.now();
+        let destination = &run.publications[0].destination;
+        let mut encodings = self.encoder.run(&run.publications);
+        let mut unwritten = Vec::new();
+        let mut since_yield = 0;
+        for members in self.hub.matching(&run.channel, destination) {
+            for member in members {
+                let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };
+                let chunk = encodings.chunk(member.wire, slot.framing, &self.hub);
+                self.stats.deliveries += run.publications.len() as u64;
+                if !direct || slot.staged.is_some() {
+                    self.stage.push(member.session, slot, chunk.clone());
+                    continue;
+                }
+                let outcome = slot.write(chunk, self.shared.outbox_limits, now.mono_ms);
+                if outcome != Written::Taken {
+                    unwritten.push((member.session, slot.serial, outcome));
+                }
+                since_yield += 1;
+                if since_yield == SENDS_PER_YIELD {
+                    since_yield = 0;
+                    // Accepting and handshakes share this thread.
+                    tokio::task::yield_now().await;
+                }
+            }
+        }
+        for (key, serial, outcome) in unwritten {
+            if self.slots.get(key.0 as usize).is_some_and(|slot| slot.serial == serial) {
+                self.on_unwritten(key, outcome, now);
+            }
+        }
+    }
+}
+
+/// Groups a tick's publications by destination, each in order, into runs of a bounded size.
+fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    let mut latest: HashMap<Arc<str>, usize, foldhash::fast::RandomState> = HashMap::default();
+    for Delivery { channel, publications } in deliveries {
+        for publication in publications.iter() {
+            let bytes = publication.body.len() + OVERHEAD_BYTES;
+            let destination = publication.destination.to_shared();
+            if let Some(&at) = latest.get(&destination)
+                && runs[at].bytes + bytes <= RUN_MAX_BYTES
+            {
+                runs[at].publications.push(Arc::clone(publication));
+                runs[at].bytes += bytes;
+                continue;
+            }
+            latest.insert(destination, runs.len());
+            let publications = vec![Arc::clone(publication)];
+            runs.push(Run { channel: channel.clone(), publications, bytes });
+        }
+    }
+    runs
+}
+
+/// Bounds what goes out at once, and so what one full outbox refuses.
+const RUN_MAX_BYTES: usize = 64 * 1024;
+/// What headers add to a body, roughly.
+const OVERHEAD_BYTES: usize = 200;
+const SENDS_PER_YIELD: usize = 256;

@@ -1,0 +1,204 @@
+//! From a readable socket to the session: read, decode, hand over, in order and without waiting.
+
+use std::io::{self, Read};
+
+use fanlight_engine::hub::SessionKey;
+use fanlight_engine::session::Incoming;
+use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
+use fanlight_proto::ws::{Message, Opcode, WsError};
+use mio::event::Event;
+
+use super::slot::{Phase, Role, Slot, Written};
+use super::{Ticket, Worker};
+
+impl Worker {
+    pub(super) fn on_socket(&mut self, event: &Event) {
+        let key = SessionKey(event.token().0 as u32);
+        let now = self.shared.clock.now();
+        if event.is_writable() {
+            self.on_writable(key, now);
+        }
+        if event.is_readable() || event.is_read_closed() || event.is_error() {
+            self.on_readable(key, now);
+        }
+    }
+
+    fn on_writable(&mut self, key: SessionKey, now: Now) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        if slot.outbox.is_none() {
+            return;
+        }
+        if slot.flush(now.mono_ms) == Written::Lost {
+            self.on_unwritten(key, Written::Lost, now);
+            return;
+        }
+        // An echo reads on once it is written.
+        if slot.paused && !slot.is_busy() {
+            slot.paused = false;
+            self.resumed.push_back(Ticket { key, serial: slot.serial });
+        }
+        self.end_if_closed(key);
+    }
+
+    /// Reads until the socket is dry, the session is busy, or others should have their turn.
+    fn on_readable(&mut self, key: SessionKey, now: Now) {
+        let mut buffer = std::mem::take(&mut self.buffers.read);
+        for _ in 0..READS_PER_TURN {
+            let Some(slot) = self.slots.get_mut(key.0 as usize) else { break };
+            if slot.is_open() && slot.is_busy() {
+                slot.paused = true;
+                break;
+            }
+            match slot.socket.read(&mut buffer) {
+                Ok(0) => {
+                    self.on_peer_gone(key, now);
+                    break;
+                }
+                Ok(bytes) => {
+                    slot.last_received_ms = now.mono_ms;
+                    self.stats.bytes_in += bytes as u64;
+                    self.feed(key, &mut buffer[..bytes], now);
+                    // The socket was dry when it gave less than was asked for (epoll(7)).
+                    if bytes < buffer.len() {
+                        self.buffers.read = buffer;
+                        return;
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.buffers.read = buffer;
+                    return;
+                }
+                Err(_) => {
+                    self.on_peer_gone(key, now);
+                    break;
+                }
+            }
+        }
+        self.buffers.read = buffer;
+        if let Some(slot) = self.slots.get(key.0 as usize)
+            && !slot.paused
+        {
+            self.resumed.push_back(Ticket { key, serial: slot.serial });
+        }
+    }
+
+    /// Goes on with connections whose input had to wait, each once.
+    pub(super) fn resume(&mut self) {
+        for _ in 0..self.resumed.len() {
+            let Some(ticket) = self.resumed.pop_front() else { return };
+            if !self.is_current(ticket) {
+                continue;
+            }
+            let now = self.shared.clock.now();
+            self.feed(ticket.key, &mut [], now);
+            self.on_readable(ticket.key, now);
+        }
+    }
+
+    /// Decodes `input` and hands each message over; what can't be taken yet is held.
+    pub(super) fn feed(&mut self, key: SessionKey, input: &mut [u8], now: Now) {
+        let mut rest = input;
+        loop {
+            let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+            if slot.is_open() && slot.is_busy() {
+                slot.paused = true;
+                if !rest.is_empty() {
+                    slot.decoder.hold(rest);
+                }
+                return;
+            }
+            let max_bytes = match &slot.role {
+                Role::Session(session) => session.max_message_bytes(&self.shared.rules),
+                Role::Echo => ECHO_MAX_BYTES,
+            };
+            match slot.decoder.next(&mut rest, max_bytes, &mut self.inflater) {
+                Ok(Some(message)) => self.on_message(key, message, now),
+                Ok(None) => return,
+                Err(error) => {
+                    self.on_malformed(key, &error, now);
+                    return;
+                }
+            }
+        }
+    }
+
+    fn on_message(&mut self, key: SessionKey, message: Message<'_>, now: Now) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        if let Phase::Closing { peer_closed, .. } = &mut slot.phase {
+            // Only the peer's own close matters now.
+            *peer_closed |= matches!(message, Message::Close(_));
+            self.end_if_closed(key);
+            return;
+        }
+        match message {
+            Message::Text(text) => self.on_data(key, Incoming::Text(&text), now),
+            Message::Binary(bytes) => self.on_data(key, Incoming::Binary(&bytes), now),
+            Message::Ping(payload) => self.stage_control(key, Opcode::Pong, &payload),
+            Message::Pong(_) => {}
+            Message::Close(frame) => self.on_peer_close(key, frame.map(|frame| frame.code), now),
+        }
+    }
+
+    fn on_data(&mut self, key: SessionKey, message: Incoming<'_>, now: Now) {
+        self.stats.messages_in += 1;
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        match slot.role {
+            Role::Session(_) => {
+                self.with_session(key, now, |session, cx| session.on_message(cx, message));
+            }
+            Role::Echo => {
+                let (text, payload) = match message {
+                    Incoming::Text(text) => (true, text.as_bytes()),
+                    Incoming::Binary(bytes) => (false, bytes),
+                };
+                let chunk = self.encoder.frame(text, payload, slot.framing);
+                self.stage.push(key, slot, chunk);
+                // An echo that is not read must not pile up: what is staged goes out first.
+                slot.paused = true;
+                self.flush_stage();
+                if let Some(slot) = self.slots.get_mut(key.0 as usize) {
+                    slot.paused = slot.is_busy();
+                }
+            }
+        }
+    }
+
+    /// The peer began the closing handshake: it gets its answer (RFC 6455 §5.5.1).
+    fn on_peer_close(&mut self, key: SessionKey, code: Option<u16>, now: Now) {
+        let code = code.unwrap_or(CloseReason::ClientClosed.websocket_code());
+        self.close_with_code(key, CloseReason::ClientClosed, code, now);
+        if let Some(Slot { phase: Phase::Closing { peer_closed, .. }, .. }) =
+            self.slots.get_mut(key.0 as usize)
+        {
+            *peer_closed = true;
+        }
+        self.flush_stage();
+        self.end_if_closed(key);
+    }
+
+    fn on_peer_gone(&mut self, key: SessionKey, now: Now) {
+        self.cut(key, CloseReason::ConnectionLost, now);
+    }
+
+    fn on_malformed(&mut self, key: SessionKey, error: &WsError, now: Now) {
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
+        if slot.is_open() {
+            self.fault(key, error.close_reason(), &error.to_string(), now);
+        }
+    }
+
+    /// Drops a connection whose closing handshake is complete and written.
+    pub(super) fn end_if_closed(&mut self, key: SessionKey) {
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
+        if matches!(slot.phase, Phase::Closing { peer_closed: true, .. }) && slot.is_flushed() {
+            self.remove(key);
+        }
+    }
+}
+
+/// How often one connection is read before others get their turn.
+const READS_PER_TURN: usize = 4;
+/// The conformance echo takes what public suites send.
+const ECHO_MAX_BYTES: usize = 64 * 1024 * 1024;

@@ -1,0 +1,197 @@
+//! A connection as its worker keeps it: a socket, its session, and nothing else while idle.
+
+use std::io::{self, IoSlice, Write};
+
+use fanlight_engine::encode::Framing;
+use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits};
+use fanlight_engine::session::Session;
+use fanlight_proto::ws::Decoder;
+use mio::net::TcpStream;
+
+use crate::admission::Admitted;
+
+/// A connection of a worker.
+///
+/// This is what an idle connection costs, so every field is looked at twice: no buffer, no timer
+/// and no task belongs here.
+pub(super) struct Slot {
+    pub socket: TcpStream,
+    pub decoder: Decoder,
+    pub role: Role,
+    /// What the socket did not take yet; `None` while it keeps up.
+    pub outbox: Option<Box<Outbox>>,
+    /// Tells this connection from the next one in the same slot.
+    pub serial: u64,
+    pub last_received_ms: u64,
+    pub last_sent_ms: u64,
+    /// When the outbox last began to wait.
+    pub blocked_since_ms: u64,
+    pub phase: Phase,
+    pub framing: Framing,
+    /// Reading waits for the session (it is busy) or for the outbox (echo).
+    pub paused: bool,
+    /// The first and last of this slot's chunks in the worker's stage.
+    pub staged: Option<(u32, u32)>,
+    /// Gives back the connection's place in the limits when it ends.
+    pub _admitted: Admitted,
+}
+
+/// Who answers on this connection.
+pub(super) enum Role {
+    /// A session.
+    Session(Session),
+    /// The conformance echo.
+    Echo,
+}
+
+/// How far a connection is from its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    Open,
+    /// Our close frame is queued; what comes in is only read to see the peer's.
+    Closing {
+        deadline_ms: u64,
+        peer_closed: bool,
+    },
+}
+
+/// How a write went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// All of it is with the kernel, or waits in the outbox.
+    Taken,
+    /// The outbox is full.
+    Full,
+    /// The connection is gone.
+    Lost,
+}
+
+impl Slot {
+    /// Writes `chunk`, or queues what the socket does not take.
+    pub(super) fn write(&mut self, chunk: &Chunk, limits: OutboxLimits, now_ms: u64) -> Written {
+        self.write_all(std::slice::from_ref(chunk), &mut Vec::new(), limits, now_ms)
+    }
+
+    /// Writes `chunks` by one system call where they fit one; `scratch` is for copying small ones
+    /// together.
+    pub(super) fn write_all(
+        &mut self,
+        chunks: &[Chunk],
+        scratch: &mut Vec<u8>,
+        limits: OutboxLimits,
+        now_ms: u64,
+    ) -> Written {
+        let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
+        let mut written = 0;
+        if !waits {
+            match send(&mut self.socket, chunks, scratch) {
+                Ok(bytes) => written = bytes,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(_) => return Written::Lost,
+            }
+            if written > 0 {
+                self.last_sent_ms = now_ms;
+            }
+        }
+        for chunk in chunks {
+            let done = written.min(chunk.len());
+            written -= done;
+            if done == chunk.len() {
+                continue;
+            }
+            let outbox = self.outbox.get_or_insert_default();
+            if outbox.is_empty() {
+                self.blocked_since_ms = now_ms;
+            }
+            if outbox.push(chunk.clone(), done, limits).is_err() {
+                return Written::Full;
+            }
+        }
+        // What was not even offered to the socket would never be told that it is writable.
+        if waits { Written::Taken } else { self.flush(now_ms) }
+    }
+
+    /// Writes what waits, now that the socket is writable.
+    pub(super) fn flush(&mut self, now_ms: u64) -> Written {
+        let Some(outbox) = &mut self.outbox else { return Written::Taken };
+        while !outbox.is_empty() {
+            let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+            let filled = outbox.slices(&mut slices);
+            match self.socket.write_vectored(&slices[..filled]) {
+                Ok(0) => return Written::Lost,
+                Ok(bytes) => {
+                    outbox.advance(bytes);
+                    self.last_sent_ms = now_ms;
+                    self.blocked_since_ms = now_ms;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Taken,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Written::Lost,
+            }
+        }
+        self.outbox = None;
+        Written::Taken
+    }
+
+    /// Whether nothing waits to be written.
+    pub(super) fn is_flushed(&self) -> bool {
+        self.outbox.is_none() && self.staged.is_none()
+    }
+
+    /// Whether the connection still takes part.
+    pub(super) fn is_open(&self) -> bool {
+        self.phase == Phase::Open
+    }
+
+    /// Whether what comes in must wait.
+    pub(super) fn is_busy(&self) -> bool {
+        match &self.role {
+            Role::Session(session) => session.is_busy(),
+            Role::Echo => self.outbox.is_some(),
+        }
+    }
+
+    /// Makes room for a last word to a slow consumer; the number of frames dropped.
+    pub(super) fn abandon_outbox(&mut self) -> u32 {
+        self.outbox.as_mut().map_or(0, |outbox| outbox.abandon())
+    }
+
+    /// Whether the outbox has waited longer than `send_time_ms`.
+    pub(super) fn is_stuck(&self, now_ms: u64, send_time_ms: u64) -> bool {
+        self.outbox.is_some() && now_ms.saturating_sub(self.blocked_since_ms) > send_time_ms
+    }
+}
+
+/// One `send`, or `writev` where copying would cost more.
+fn send(socket: &mut TcpStream, chunks: &[Chunk], scratch: &mut Vec<u8>) -> io::Result<usize> {
+    loop {
+        let result = match chunks {
+            [chunk] if chunk.pieces().len() == 1 => socket.write(&chunk.pieces()[0]),
+            _ => {
+                let total: usize = chunks.iter().map(Chunk::len).sum();
+                let pieces = chunks.iter().flat_map(|chunk| chunk.pieces());
+                if total <= COPY_MAX_BYTES {
+                    scratch.clear();
+                    pieces.for_each(|piece| scratch.extend_from_slice(piece));
+                    socket.write(scratch)
+                } else {
+                    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                    let mut filled = 0;
+                    for (slice, piece) in slices.iter_mut().zip(pieces) {
+                        *slice = IoSlice::new(piece);
+                        filled += 1;
+                    }
+                    socket.write_vectored(&slices[..filled])
+                }
+            }
+        };
+        match result {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            result => return result,
+        }
+    }
+}
+
+/// Up to here, pieces are copied together for one `send`.
+const COPY_MAX_BYTES: usize = 16 * 1024;
+const MAX_SLICES: usize = 32;

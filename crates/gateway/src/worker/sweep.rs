@@ -1,0 +1,148 @@
+//! Timers by sweeping: every connection is looked at once a second, a slice at a time.
+
+use std::time::Duration;
+
+use fanlight_engine::hub::SessionKey;
+use fanlight_engine::session::Activity;
+use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
+use rand::seq::SliceRandom;
+use slab::Slab;
+
+use super::slot::{Phase, Role, Slot};
+use super::{Ticket, Worker};
+
+/// How often a slice is swept; [`SLICES`] of them make a round.
+pub(super) const INTERVAL: Duration = Duration::from_millis(100);
+const SLICES: usize = 10;
+
+/// Where the sweep stands, and the drain that it paces.
+#[derive(Default)]
+pub(super) struct Sweep {
+    slice: usize,
+    drain: Option<Drain>,
+}
+
+/// A drain under way.
+struct Drain {
+    window: Duration,
+    started_ms: u64,
+    /// Who is still to go, shuffled, so that no group of users goes at once.
+    remaining: Vec<Ticket>,
+    total: usize,
+}
+
+impl Sweep {
+    /// Whether the drain has ended.
+    pub(super) fn is_drained(&self, slots: &Slab<Slot>) -> bool {
+        self.drain.is_some() && slots.is_empty()
+    }
+}
+
+impl Worker {
+    pub(super) fn on_sweep(&mut self) {
+        let now = self.shared.clock.now();
+        let slice = self.sweep.slice;
+        self.sweep.slice = (slice + 1) % SLICES;
+        let mut at = slice;
+        // Keys rather than an iterator: a swept session may end and leave the slab.
+        while at < self.slots.capacity() {
+            if self.slots.contains(at) {
+                self.sweep_one(SessionKey(at as u32), now);
+            }
+            at += SLICES;
+        }
+        self.pace_drain(now);
+        if slice == 0 {
+            self.stats.sessions = self.slots.len() as u64;
+            self.stats.subscriptions = self.hub.len() as u64;
+        }
+        self.stats.report();
+    }
+
+    fn sweep_one(&mut self, key: SessionKey, now: Now) {
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
+        if let Phase::Closing { deadline_ms, .. } = slot.phase {
+            if now.mono_ms >= deadline_ms {
+                self.remove(key);
+            }
+            return;
+        }
+        if slot.is_stuck(now.mono_ms, self.shared.send_time_ms) {
+            self.cut(key, CloseReason::SendTimeout, now);
+            return;
+        }
+        if let Role::Session(_) = slot.role {
+            let activity = Activity {
+                last_received_ms: slot.last_received_ms,
+                last_sent_ms: slot.last_sent_ms,
+            };
+            self.with_session(key, now, |session, cx| session.on_sweep(cx, activity));
+        }
+    }
+
+    /// Begins to close every connection, evenly over `window`.
+    pub(super) fn begin_drain(&mut self, window: Duration) {
+        let mut remaining: Vec<Ticket> = self
+            .slots
+            .iter()
+            .map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial })
+            .collect();
+        remaining.shuffle(&mut rand::rng());
+        let total = remaining.len();
+        let started_ms = self.shared.clock.now().mono_ms;
+        self.sweep.drain = Some(Drain { window, started_ms, remaining, total });
+        self.pace_drain(self.shared.clock.now());
+    }
+
+    fn pace_drain(&mut self, now: Now) {
+        let Some(drain) = &mut self.sweep.drain else { return };
+        let window_ms = drain.window.as_millis() as u64;
+        let elapsed_ms = now.mono_ms - drain.started_ms;
+        let due = if elapsed_ms >= window_ms {
+            drain.total
+        } else {
+            drain.total * elapsed_ms as usize / window_ms as usize
+        };
+        let gone = drain.total - drain.remaining.len();
+        let over = elapsed_ms >= window_ms;
+        let left = drain.remaining.len();
+        let closing = drain.remaining.split_off(left - due.saturating_sub(gone).min(left));
+        for ticket in closing {
+            self.drain_one(ticket, now);
+        }
+        if over {
+            self.drain_latecomers(now);
+        }
+    }
+
+    /// Connections whose upgrade was under way when the drain began.
+    fn drain_latecomers(&mut self, now: Now) {
+        let open: Vec<Ticket> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.is_open())
+            .map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial })
+            .collect();
+        for ticket in open {
+            self.drain_one(ticket, now);
+        }
+    }
+
+    fn drain_one(&mut self, ticket: Ticket, now: Now) {
+        let Some(slot) = self.slots.get(ticket.key.0 as usize) else { return };
+        if slot.serial != ticket.serial {
+            return;
+        }
+        match slot.role {
+            // It closes by itself once its client has the answer that it waits for.
+            Role::Session(_) => self.with_session(ticket.key, now, |session, cx| {
+                session.on_drain(cx, RECONNECT_AFTER_MS);
+            }),
+            Role::Echo => self.close(ticket.key, CloseReason::Draining, now),
+        }
+    }
+}
+
+/// Reconnects may come at once: the pace of the drain spreads them.
+const RECONNECT_AFTER_MS: u64 = 500;

@@ -1,0 +1,94 @@
+//! A node's life: health, metrics, drain, ports.
+
+use std::time::Duration;
+
+use crate::support::{Gateway, Got, RawClient, eventually};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_and_metrics_answer_on_their_listeners() {
+    let gateway = Gateway::start("").await;
+    for path in ["/livez", "/readyz"] {
+        assert_eq!(gateway.public_get(path).await.0, 200, "{path}");
+        assert_eq!(gateway.admin_get(path).await.0, 200, "{path}");
+    }
+    assert_eq!(gateway.public_get("/metrics").await.0, 404, "metrics are not for the public");
+    let _client = RawClient::native(&gateway, "ann").await;
+    eventually("the connection is counted", async || {
+        gateway.metric("fanlight_connections").await == 1.0
+    })
+    .await;
+    assert_eq!(gateway.metric("fanlight_handshakes_total").await, 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_fails_readiness_then_closes_every_session_with_advice_and_1012() {
+    let config = crate::support::CONFIG
+        .replace("grace = \"0s\"", "grace = \"1s\"")
+        .replace("window = \"200ms\"", "window = \"1s\"");
+    let mut gateway = Gateway::with_config(&config).await;
+    let mut native = RawClient::native(&gateway, "ann").await;
+    let mut stomp = RawClient::stomp(&gateway, "bob").await;
+    gateway.signal("TERM").await;
+    eventually("readiness fails", async || gateway.admin_get("/readyz").await.0 == 503).await;
+    let refused = RawClient::try_connect(&gateway, "/ws", &[]).await;
+    let response = refused.err().expect("a draining node takes no new connections");
+    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+    assert!(response.to_lowercase().contains("retry-after"), "{response}");
+    native.expect("\"reconnect\"").await;
+    assert_eq!(native.close_code().await, 1012);
+    stomp.expect("ERROR").await;
+    assert_eq!(stomp.close_code().await, 1012);
+    drop((native, stomp));
+    assert!(gateway.ended().await, "a drained node ends with success");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_spreads_its_closes_over_the_window() {
+    let config = crate::support::CONFIG.replace("window = \"200ms\"", "window = \"2s\"");
+    let mut gateway = Gateway::with_config(&config).await;
+    let mut clients = Vec::new();
+    for n in 0..20 {
+        clients.push(RawClient::native(&gateway, &format!("user-{n}")).await);
+    }
+    gateway.signal("TERM").await;
+    let started = tokio::time::Instant::now();
+    let closed = clients.into_iter().map(|mut client| {
+        tokio::spawn(async move {
+            assert_eq!(client.close_code().await, 1012);
+            started.elapsed()
+        })
+    });
+    let mut times = Vec::new();
+    for close in closed.collect::<Vec<_>>() {
+        times.push(close.await.unwrap());
+    }
+    let first = times.iter().min().unwrap();
+    let last = times.iter().max().unwrap();
+    assert!(*last - *first >= Duration::from_secs(1), "all went at once: {times:?}");
+    assert!(gateway.ended().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ignores_the_close_is_cut_at_the_deadline() {
+    let mut gateway = Gateway::start("").await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    gateway.signal("TERM").await;
+    assert!(gateway.ended().await, "the node waits for nobody for ever");
+    // It reads only now: the goodbye was there all the time.
+    client.expect("\"reconnect\"").await;
+    assert_eq!(client.next().await, Got::Close(1012));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_port_in_use_is_an_error_that_names_it_and_not_a_silent_share() {
+    let gateway = Gateway::start("").await;
+    let address = gateway.public.to_string();
+    let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_fanlight"))
+        .args(["serve", "--dev", "--listen", &address, "--admin", "127.0.0.1:0"])
+        .output()
+        .await
+        .unwrap();
+    assert!(!output.status.success());
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains(&address) && error.contains("listen.public"), "{error}");
+}

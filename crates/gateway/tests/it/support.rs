@@ -1,0 +1,345 @@
+//! A gateway process of its own for each test, and a client that can also misbehave.
+
+use std::net::SocketAddr;
+use std::process::Stdio;
+use std::time::Duration;
+
+use fanlight_proto::ws::deflate::Inflater;
+use fanlight_proto::ws::{self, Decoder, Message, Opcode, Role};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+/// Longer than anything takes on a loaded machine; reached only by what will never come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A gateway process; it ends with this value.
+pub struct Gateway {
+    child: Child,
+    pub public: SocketAddr,
+    pub admin: SocketAddr,
+    _config: Option<tempfile::NamedTempFile>,
+}
+
+pub const SECRET: &str = "a secret for tests, thirty-two bytes or more";
+
+/// What most tests run with: everybody with a token may use topics and their own queue.
+pub const CONFIG: &str = r#"
+workers = 2
+[listen]
+public = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[broker]
+kind = "memory"
+[drain]
+grace = "0s"
+window = "200ms"
+[limits]
+connections_per_ip = 0
+[log]
+level = "warn"
+[[auth.keys]]
+algorithm = "HS256"
+secret = "a secret for tests, thirty-two bytes or more"
+[[namespaces]]
+name = "topic"
+match = "/topic/**"
+[[namespaces]]
+name = "user"
+match = "/user/**"
+[[policy.rules]]
+effect = "allow"
+destination = "/topic/open.*"
+[[policy.rules]]
+effect = "allow"
+actions = ["subscribe"]
+destination = "/user/queue/**"
+[[policy.rules]]
+effect = "allow"
+actions = ["publish"]
+roles = ["admin"]
+destination = "/user/*/queue/**"
+"#;
+
+impl Gateway {
+    /// A gateway with [`CONFIG`] and `more` TOML behind it.
+    pub async fn start(more: &str) -> Self {
+        Self::with_config(&format!("{CONFIG}\n{more}")).await
+    }
+
+    /// A gateway with exactly this configuration.
+    pub async fn with_config(config: &str) -> Self {
+        let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        std::fs::write(file.path(), config).unwrap();
+        let path = file.path().to_str().unwrap().to_owned();
+        let mut gateway = Self::with_args(&["serve", "--config", &path], &[]).await;
+        gateway._config = Some(file);
+        gateway
+    }
+
+    /// A gateway with these arguments and environment variables.
+    pub async fn with_args(args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_fanlight"))
+            .args(args)
+            .envs(env.iter().copied())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut public = None;
+        let admin = loop {
+            let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
+            let line = line.expect("the gateway ended before it said where it listens");
+            if let Some(address) = address_after(&line, "ws://") {
+                public = Some(address);
+            }
+            if let Some(address) = address_after(&line, "health    http://") {
+                break address;
+            }
+        };
+        // The rest of what it says must not fill the pipe.
+        let mut rest = lines.into_inner();
+        tokio::spawn(async move {
+            let mut sink = tokio::io::sink();
+            let _ = tokio::io::copy(&mut rest, &mut sink).await;
+        });
+        Self { child, public: public.unwrap(), admin, _config: None }
+    }
+
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/ws", self.public)
+    }
+
+    /// Sends a signal by name: `TERM`, `KILL`, `STOP`, `CONT`.
+    pub async fn signal(&self, name: &str) {
+        let id = self.child.id().expect("the gateway has ended").to_string();
+        let status = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
+        assert!(status.success());
+    }
+
+    /// Waits for the end; whether it was a success.
+    pub async fn ended(&mut self) -> bool {
+        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().success()
+    }
+
+    /// GETs a path of the admin listener: status and body.
+    pub async fn admin_get(&self, path: &str) -> (u16, String) {
+        get(self.admin, path).await
+    }
+
+    /// GETs a path of the public listener: status and body.
+    pub async fn public_get(&self, path: &str) -> (u16, String) {
+        get(self.public, path).await
+    }
+
+    /// The sum of a metric over its labels.
+    pub async fn metric(&self, name: &str) -> f64 {
+        let (_, text) = self.admin_get("/metrics").await;
+        text.lines()
+            .filter(|line| line.split(['{', ' ']).next() == Some(name))
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .sum()
+    }
+}
+
+fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
+    line.split_once(mark)?.1.split('/').next()?.parse().ok()
+}
+
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let mut socket = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.unwrap();
+    let mut response = String::new();
+    timeout(PATIENCE, socket.read_to_string(&mut response)).await.unwrap().unwrap();
+    let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+    let body = response.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
+    (status, body.unwrap_or_default())
+}
+
+/// Polls `condition` until it holds.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: impl FnMut() -> F) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !condition().await {
+        assert!(tokio::time::Instant::now() < deadline, "never came true: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// A token for `user` with `roles`, made by the product's own command.
+pub async fn token(user: &str, roles: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
+    command.args(["token", "mint", "--secret", SECRET, "--user", user, "--expires", "1h"]);
+    for role in roles {
+        command.args(["--role", role]);
+    }
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A WebSocket connection under full control of the test.
+pub struct RawClient {
+    socket: TcpStream,
+    decoder: Decoder,
+    inflater: Inflater,
+    /// What was read and not decoded yet.
+    pending: Vec<u8>,
+    pub response_head: String,
+}
+
+/// What a [`RawClient`] got.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Got {
+    Text(String),
+    Binary(Vec<u8>),
+    Ping(Vec<u8>),
+    Pong(Vec<u8>),
+    Close(u16),
+    /// The connection ended.
+    End,
+}
+
+impl RawClient {
+    /// Upgrades with these extra request headers; panics with the response when refused.
+    pub async fn connect(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Self {
+        let client = Self::try_connect(gateway, path, headers).await;
+        client.unwrap_or_else(|response| panic!("the handshake was refused: {response}"))
+    }
+
+    /// Upgrades; `Err` is the whole response when it is not a 101.
+    pub async fn try_connect(
+        gateway: &Gateway,
+        path: &str,
+        headers: &[(&str, &str)],
+    ) -> Result<Self, String> {
+        let mut all = vec![
+            ("Host", gateway.public.to_string()),
+            ("Connection", "Upgrade".into()),
+            ("Upgrade", "websocket".into()),
+            ("Sec-WebSocket-Version", "13".into()),
+            ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==".into()),
+        ];
+        all.retain(|(name, _)| !headers.iter().any(|(other, _)| other == name));
+        all.extend(headers.iter().map(|&(name, value)| (name, value.to_owned())));
+        let lines: String =
+            all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let mut socket = TcpStream::connect(gateway.public).await.unwrap();
+        let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\n");
+        socket.write_all(request.as_bytes()).await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let byte = timeout(PATIENCE, socket.read_u8()).await.unwrap();
+            head.push(byte.map_err(|error| error.to_string())?);
+        }
+        let response_head = String::from_utf8(head).unwrap();
+        if !response_head.starts_with("HTTP/1.1 101") {
+            let length = response_head
+                .lines()
+                .find_map(|line| line.to_lowercase().strip_prefix("content-length: ")?.parse().ok())
+                .unwrap_or(0);
+            let mut body = vec![0; length];
+            socket.read_exact(&mut body).await.unwrap();
+            return Err(format!("{response_head}{}", String::from_utf8_lossy(&body)));
+        }
+        let compression = response_head.to_lowercase().contains("permessage-deflate");
+        Ok(Self {
+            socket,
+            decoder: Decoder::new(Role::Client, compression),
+            inflater: Inflater::new(),
+            pending: Vec::new(),
+            response_head,
+        })
+    }
+
+    /// Connects and speaks the native protocol as `user`.
+    pub async fn native(gateway: &Gateway, user: &str) -> Self {
+        let bearer = format!("Bearer {}", token(user, &[]).await);
+        let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
+        let mut client = Self::connect(gateway, "/ws", &headers).await;
+        client.send(r#"{"type":"connect"}"#).await;
+        client.expect("\"connected\"").await;
+        client
+    }
+
+    /// Connects and speaks STOMP 1.2 as `user`.
+    pub async fn stomp(gateway: &Gateway, user: &str) -> Self {
+        let bearer = format!("Bearer {}", token(user, &[]).await);
+        let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "v12.stomp")];
+        let mut client = Self::connect(gateway, "/ws", &headers).await;
+        client.send("CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await;
+        client.expect("CONNECTED").await;
+        client
+    }
+
+    pub async fn send(&mut self, text: &str) {
+        self.send_frame(Opcode::Text, text.as_bytes()).await;
+    }
+
+    pub async fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
+        let mut out = Vec::new();
+        ws::frame_masked(&mut out, opcode, payload, [7, 1, 9, 4]);
+        self.send_raw(&out).await;
+    }
+
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
+        self.socket.write_all(bytes).await.unwrap();
+    }
+
+    /// The next message, pings left out.
+    pub async fn next(&mut self) -> Got {
+        loop {
+            match self.next_frame().await {
+                Got::Ping(_) => {}
+                got => return got,
+            }
+        }
+    }
+
+    pub async fn next_frame(&mut self) -> Got {
+        loop {
+            let mut taken = std::mem::take(&mut self.pending);
+            let mut input = taken.as_mut_slice();
+            let message = self.decoder.next(&mut input, usize::MAX, &mut self.inflater).unwrap();
+            let message = message.map(Message::into_owned);
+            self.pending = input.to_vec();
+            match message {
+                Some(Message::Text(text)) => return Got::Text(text.into_owned()),
+                Some(Message::Binary(bytes)) => return Got::Binary(bytes.into_owned()),
+                Some(Message::Ping(payload)) => return Got::Ping(payload.into_owned()),
+                Some(Message::Pong(payload)) => return Got::Pong(payload.into_owned()),
+                Some(Message::Close(frame)) => {
+                    return Got::Close(frame.map_or(1005, |frame| frame.code));
+                }
+                None => {}
+            }
+            let mut buffer = vec![0; 64 * 1024];
+            let read = timeout(PATIENCE, self.socket.read(&mut buffer)).await;
+            match read.expect("nothing came in time") {
+                Ok(0) | Err(_) => return Got::End,
+                Ok(bytes) => self.pending.extend_from_slice(&buffer[..bytes]),
+            }
+        }
+    }
+
+    /// The next text message, which must contain `part`.
+    pub async fn expect(&mut self, part: &str) -> String {
+        match self.next().await {
+            Got::Text(text) if text.contains(part) => text,
+            got => panic!("a text with {part:?} was expected, not {got:?}"),
+        }
+    }
+
+    /// Skips messages until the connection is closed; the close code.
+    pub async fn close_code(&mut self) -> u16 {
+        loop {
+            match self.next().await {
+                Got::Close(code) => return code,
+                Got::End => panic!("the connection ended without a close frame"),
+                _ => {}
+            }
+        }
+    }
+}
