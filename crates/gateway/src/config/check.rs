@@ -15,6 +15,13 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     namespaces(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
+        problems.push(Problem::new(
+            "log.level",
+            error.to_string(),
+            "use error, warn, info, debug or trace, or directives as in \"info,fanlight=debug\"",
+        ));
+    }
     problems
 }
 

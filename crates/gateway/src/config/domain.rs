@@ -241,7 +241,8 @@ impl Drain {
         let plan = self.unhurried();
         let deadline = plan.deadline.min(left / 6);
         let grace = plan.grace.min(left / 3);
-        DrainPlan { grace, deadline, window: plan.window.min(left - grace - deadline) }
+        let window = plan.window.min(left.saturating_sub(grace + deadline));
+        DrainPlan { grace, window, deadline }
     }
 
     /// The plan after SIGTERM.

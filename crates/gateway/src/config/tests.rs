@@ -69,7 +69,7 @@ fn an_unknown_option_is_an_error_with_a_suggestion() {
     check(
         "[listen]\npubic = '0.0.0.0:80'\n[native]\nheartbeat_send = '1s'\n[nonsense]\nx = 1",
         &[("FANLIGHT__ORIGIN__ALOW", "*")],
-        expect![[r#"
+        expect![[r"
             listen.pubic (f.toml:2): there is no such option
               remedy: did you mean `listen.public`?
             native.heartbeat_send (f.toml:4): there is no such option
@@ -77,7 +77,7 @@ fn an_unknown_option_is_an_error_with_a_suggestion() {
             nonsense (f.toml:6): there is no such option
               remedy: remove it; `fanlight config defaults` lists every option
             origin.alow (FANLIGHT__ORIGIN__ALOW): there is no such option
-              remedy: did you mean FANLIGHT__ORIGIN__ALLOW?"#]],
+              remedy: did you mean FANLIGHT__ORIGIN__ALLOW?"]],
     );
 }
 
@@ -93,16 +93,16 @@ fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
     check(
         "[auth]\nquery = [1]",
         &[],
-        expect![[r#"
-        auth.query (f.toml:2): a list, where a boolean belongs
-          remedy: give it a true or false, as in the default true"#]],
+        expect![[r"
+            auth.query (f.toml:2): a list, where a boolean belongs
+              remedy: expected is true or false; the default is true"]],
     );
     check(
         "[broker]\nkind = 'redsi'",
         &[],
         expect![[r#"
-        broker.kind = "redsi" (f.toml:2): not one of "memory", "redis"
-          remedy: give it a "memory" or "redis", as in the default "redis""#]],
+            broker.kind = "redsi" (f.toml:2): not one of "memory", "redis"
+              remedy: expected is "memory" or "redis"; the default is "redis""#]],
     );
     check(
         "[origin]\nallow = ['https://a.test', 'a.test']",
@@ -114,23 +114,23 @@ fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
     check(
         "[[auth.keys]]\nsecret = 'x'",
         &[],
-        expect![[r#"
+        expect![[r"
         auth.keys[0] (f.toml:1): `algorithm` is missing
-          remedy: add `algorithm`; `fanlight config defaults` tells what it is"#]],
+          remedy: add `algorithm`; `fanlight config defaults` tells what it is"]],
     );
     check(
         "[[namespaces]]\nname = 'x'\nmatch = '/nowhere/**'",
         &[],
         expect![[r#"
             namespaces[0].match = "/nowhere/**" (f.toml:3): destination must begin with /topic/, /queue/, /user/ or /app/
-              remedy: give it a pattern"#]],
+              remedy: expected is pattern"#]],
     );
     check(
         "",
         &[("FANLIGHT__WORKERS", "many")],
         expect![[r#"
-        workers = "many" (FANLIGHT__WORKERS): text, where an integer belongs
-          remedy: give it a whole number, as in the default 0"#]],
+            workers = "many" (FANLIGHT__WORKERS): text, where an integer belongs
+              remedy: expected is whole number; the default is 0"#]],
     );
     check(
         "",
@@ -142,12 +142,12 @@ fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
     check(
         "[listen\n",
         &[],
-        expect![[r#"
+        expect![[r"
         f.toml is not valid TOML: TOML parse error at line 1, column 8
           |
         1 | [listen
           |        ^
-        unclosed table, expected `]`"#]],
+        unclosed table, expected `]`"]],
     );
 }
 
