@@ -62,10 +62,7 @@ impl Driver {
             joined: BTreeMap::new(),
             log: Vec::new(),
             ids,
-            activity: Activity {
-                last_received_ms: START.mono_ms,
-                last_sent_ms: START.mono_ms,
-            },
+            activity: Activity { last_received_ms: START.mono_ms, last_sent_ms: START.mono_ms },
             unread: VecDeque::new(),
             frames: stomp::Decoder::new(),
         }
@@ -107,6 +104,8 @@ impl Driver {
 
     /// The transport is gone.
     pub(crate) fn transport_closed(&mut self) {
+        self.pending = None;
+        self.unread.clear();
         self.step(Session::on_closed);
     }
 
@@ -351,7 +350,11 @@ fn publication_line(publication: &Publication) -> String {
     for (name, value) in &publication.headers {
         line.push_str(&format!(" {name}:{value}"));
     }
-    format!("{line} | {}", String::from_utf8_lossy(&publication.body))
+    if !publication.body.is_empty() {
+        let body = String::from_utf8_lossy(&publication.body);
+        line.push_str(&format!(" | {}", body.replace('\0', "\\0")));
+    }
+    line
 }
 
 /// A connected STOMP 1.2 session of ann.
