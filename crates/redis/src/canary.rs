@@ -110,7 +110,7 @@ impl Canary {
     /// One was accepted an interval ago, but is not back. While other messages keep arriving, it
     /// may only be late; not for ever though.
     fn is_lost(&self, now: Instant) -> bool {
-        let accepted = self.sent.iter().filter_map(|sent| sent.accepted_at).next();
+        let accepted = self.sent.iter().find_map(|sent| sent.accepted_at);
         accepted.is_some_and(|at| {
             let silent = self.heard_at < at && now >= at + self.interval;
             silent || now >= at + self.interval * MISSES_MAX

@@ -142,7 +142,10 @@ impl std::str::FromStr for Endpoint {
                 let (host, after) = rest.split_once(']').ok_or(UrlError::MissingHost)?;
                 match after {
                     "" => (host, None),
-                    _ => (host, Some(after.strip_prefix(':').ok_or(UrlError::BadPort)?)),
+                    _ => (
+                        host,
+                        Some(after.strip_prefix(':').ok_or(UrlError::BadPort)?),
+                    ),
                 }
             }
             None => match text.split_once(':') {
@@ -190,7 +193,11 @@ fn parse_login(login: &str) -> Result<Option<Credentials>, UrlError> {
         None if login.is_empty() => return Ok(None),
         None => return Err(UrlError::BadCredentials),
     };
-    let user = if user.is_empty() { "default".to_owned() } else { user };
+    let user = if user.is_empty() {
+        "default".to_owned()
+    } else {
+        user
+    };
     Ok(Some(Credentials { user, password }))
 }
 

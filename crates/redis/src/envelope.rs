@@ -16,13 +16,13 @@
 //! Integers are little endian; a text is its length as a LEB128 `u32`, then UTF-8; a count is a
 //! LEB128 `u32` too. No length allocates ahead of the data that it announces.
 
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use fanlight_proto::{Destination, Position};
 use foldhash::fast::FixedState;
-use std::hash::BuildHasher;
 use uuid::Uuid;
 
 /// The version that this crate writes and reads.
@@ -222,6 +222,9 @@ impl Default for Destinations {
     }
 }
 
+/// Names and values, as a publication holds them.
+type Headers = Box<[(Box<str>, Box<str>)]>;
+
 struct Fields<'e> {
     rest: &'e [u8],
 }
@@ -270,7 +273,7 @@ impl<'e> Fields<'e> {
         std::str::from_utf8(self.bytes(field)?).map_err(|_| EnvelopeError::NotUtf8 { field })
     }
 
-    fn headers(&mut self) -> Result<Box<[(Box<str>, Box<str>)]>, EnvelopeError> {
+    fn headers(&mut self) -> Result<Headers, EnvelopeError> {
         let count = self.length("headers")?;
         // Each header takes two bytes at least.
         if count > self.rest.len() / 2 {
@@ -388,10 +391,25 @@ mod tests {
         assert_eq!(decoded(b""), Err(E::Truncated { field: "version" }));
         assert_eq!(with(0, 2), Err(E::UnknownVersion { version: 2 }));
         assert_eq!(with(1, 0xff), Err(E::UnknownFlags { flags: 0xff }));
-        assert_eq!(with(26, 0x7f), Err(E::Truncated { field: "destination" }));
+        assert_eq!(
+            with(26, 0x7f),
+            Err(E::Truncated {
+                field: "destination"
+            })
+        );
         assert_eq!(with(27, b'!'), Err(E::BadDestination));
-        assert_eq!(with(27, 0xff), Err(E::NotUtf8 { field: "destination" }));
-        assert_eq!(decoded(&good[..30]), Err(E::Truncated { field: "destination" }));
+        assert_eq!(
+            with(27, 0xff),
+            Err(E::NotUtf8 {
+                field: "destination"
+            })
+        );
+        assert_eq!(
+            decoded(&good[..30]),
+            Err(E::Truncated {
+                field: "destination"
+            })
+        );
     }
 
     #[test]
@@ -414,7 +432,10 @@ mod tests {
         let mut bytes = encoded(&publication);
         let count_at = bytes.len() - 5;
         bytes.splice(count_at..=count_at, [0xff, 0xff, 0xff, 0xff, 0x0f]);
-        assert_eq!(decoded(&bytes), Err(EnvelopeError::Truncated { field: "headers" }));
+        assert_eq!(
+            decoded(&bytes),
+            Err(EnvelopeError::Truncated { field: "headers" })
+        );
     }
 
     fn publications() -> impl Strategy<Value = Publication> {

@@ -340,7 +340,10 @@ fn many(cursor: &mut Cursor<'_>, frame: &Bytes, each: usize) -> Result<Option<Ve
     let Some(count) = cursor.length()? else {
         return Ok(None);
     };
-    (0..count * each).map(|_| build(cursor, frame)).collect::<Result<_, _>>().map(Some)
+    (0..count * each)
+        .map(|_| build(cursor, frame))
+        .collect::<Result<_, _>>()
+        .map(Some)
 }
 
 fn line_of(cursor: &mut Cursor<'_>, frame: &Bytes) -> Result<Bytes, Stop> {

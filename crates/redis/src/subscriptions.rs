@@ -124,7 +124,8 @@ impl Subscriptions {
         entry.idle_since = Some(now);
         if !entry.in_lingering {
             entry.in_lingering = true;
-            self.lingering.push_back((now + self.linger, channel.clone()));
+            self.lingering
+                .push_back((now + self.linger, channel.clone()));
         }
     }
 
@@ -165,7 +166,8 @@ impl Subscriptions {
     fn next_unsubscribe(&mut self, now: Instant) -> Vec<Channel> {
         let mut batch = Vec::new();
         while batch.len() < BATCH_CHANNELS
-            && let Some((_, channel)) = self.lingering.pop_front_if(|(due, _)| *due <= now)
+            && self.lingering.front().is_some_and(|(due, _)| *due <= now)
+            && let Some((_, channel)) = self.lingering.pop_front()
         {
             let Some(entry) = self.entries.get_mut(&channel) else {
                 continue;

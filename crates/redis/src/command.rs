@@ -1,0 +1,95 @@
+//! Commands as RESP arrays of bulk strings.
+
+use std::io::Write;
+
+use fanlight_engine::broker::Channel;
+use fanlight_engine::publication::Publication;
+
+use crate::envelope;
+use crate::names::Names;
+
+/// Appends a command of whole words.
+pub(crate) fn words(words: &[&[u8]], out: &mut Vec<u8>) {
+    begin(words.len(), out);
+    for word in words {
+        parts(&[word], out);
+    }
+}
+
+/// Appends SUBSCRIBE or UNSUBSCRIBE of many channels.
+pub(crate) fn channels(command: &str, channels: &[Channel], names: &Names, out: &mut Vec<u8>) {
+    begin(channels.len() + 1, out);
+    parts(&[command.as_bytes()], out);
+    for channel in channels {
+        parts(&names.of(channel), out);
+    }
+}
+
+/// The PUBLISH of one publication, in a single allocation.
+pub(crate) fn publish(publication: &Publication, channel: &Channel, names: &Names) -> Vec<u8> {
+    let envelope_bytes = envelope::encoded_bytes(publication);
+    let name = names.of(channel);
+    let name_bytes = name[0].len() + name[1].len();
+    let mut out = Vec::with_capacity(PUBLISH_OVERHEAD_BYTES + name_bytes + envelope_bytes);
+    begin(3, &mut out);
+    parts(&[b"PUBLISH"], &mut out);
+    parts(&name, &mut out);
+    write!(out, "${envelope_bytes}\r\n").expect("a Vec takes everything");
+    envelope::encode(publication, &mut out);
+    out.extend_from_slice(b"\r\n");
+    out
+}
+
+fn begin(words: usize, out: &mut Vec<u8>) {
+    write!(out, "*{words}\r\n").expect("a Vec takes everything");
+}
+
+fn parts(parts: &[&[u8]], out: &mut Vec<u8>) {
+    let bytes: usize = parts.iter().map(|part| part.len()).sum();
+    write!(out, "${bytes}\r\n").expect("a Vec takes everything");
+    for part in parts {
+        out.extend_from_slice(part);
+    }
+    out.extend_from_slice(b"\r\n");
+}
+
+/// `*3 $7 PUBLISH $nnnn $nnnnnnnnn` with their line ends, rounded up.
+const PUBLISH_OVERHEAD_BYTES: usize = 48;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use fanlight_engine::publication::{ContentType, PublicationId};
+    use uuid::Uuid;
+
+    #[test]
+    fn commands_are_arrays_of_bulk_strings() {
+        let mut out = Vec::new();
+        words(&[b"HELLO", b"3"], &mut out);
+        assert_eq!(out, b"*2\r\n$5\r\nHELLO\r\n$1\r\n3\r\n");
+        out.clear();
+        let wanted = [Channel::of_destination("/topic/a".into())];
+        channels("SUBSCRIBE", &wanted, &Names::new("fl:"), &mut out);
+        assert_eq!(out, b"*2\r\n$9\r\nSUBSCRIBE\r\n$13\r\nfl:c:/topic/a\r\n");
+    }
+
+    #[test]
+    fn a_publish_takes_one_allocation() {
+        let publication = Publication {
+            id: PublicationId(Uuid::nil()),
+            destination: "/topic/a".parse().unwrap(),
+            body: Bytes::from(vec![b'x'; 100_000]),
+            content_type: ContentType::Json,
+            headers: Box::default(),
+            publisher: None,
+            at_unix_ms: 0,
+            position: None,
+        };
+        let channel = Channel::of_destination("/topic/a".into());
+        let command = publish(&publication, &channel, &Names::new("fl:"));
+        let start = b"*3\r\n$7\r\nPUBLISH\r\n$13\r\nfl:c:/topic/a\r\n$100035\r\n";
+        assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
+        assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);
+    }
+}

@@ -1,0 +1,131 @@
+//! The metrics of one shard, `fanlight_redis_*`, labelled by `shard` and `result` only.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use fanlight_engine::broker::PublishError;
+use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+
+use crate::topology::ShardId;
+
+/// The metrics of one shard. Their handles are made once, so the recorder must be there before.
+#[derive(Debug)]
+pub(crate) struct Meters {
+    pub(crate) received: Counter,
+    pub(crate) rejected: Total,
+    pub(crate) dropped: Total,
+    pub(crate) channels: Gauge,
+    pub(crate) queue: Gauge,
+    pub(crate) round_trip: Histogram,
+    pub(crate) canary: Histogram,
+    pub(crate) connected: Counter,
+    pub(crate) not_connected: Counter,
+    pub(crate) broken: Counter,
+    accepted: Counter,
+    unavailable: Counter,
+    unknown: Counter,
+    overloaded: Counter,
+}
+
+/// A counter that can be read back.
+#[derive(Debug)]
+pub(crate) struct Total {
+    counter: Counter,
+    value: AtomicU64,
+}
+
+impl Meters {
+    pub(crate) fn new(shard: ShardId) -> Self {
+        describe();
+        let shard = shard.0.to_string();
+        let published = |result: &'static str| counter!("fanlight_redis_publishes_total", "shard" => shard.clone(), "result" => result);
+        let connects = |result: &'static str| counter!("fanlight_redis_connections_total", "shard" => shard.clone(), "result" => result);
+        let total = |name: &'static str| Total {
+            counter: counter!(name, "shard" => shard.clone()),
+            value: AtomicU64::new(0),
+        };
+        Self {
+            received: counter!("fanlight_redis_publications_received_total", "shard" => shard.clone()),
+            rejected: total("fanlight_redis_envelopes_rejected_total"),
+            dropped: total("fanlight_redis_deliveries_dropped_total"),
+            channels: gauge!("fanlight_redis_channels", "shard" => shard.clone()),
+            queue: gauge!("fanlight_redis_publish_queue_messages", "shard" => shard.clone()),
+            round_trip: histogram!("fanlight_redis_publish_round_trip_seconds", "shard" => shard.clone()),
+            canary: histogram!("fanlight_redis_canary_seconds", "shard" => shard.clone()),
+            connected: connects("connected"),
+            not_connected: connects("failed"),
+            broken: connects("broken"),
+            accepted: published("accepted"),
+            unavailable: published("unavailable"),
+            unknown: published("unknown"),
+            overloaded: published("overloaded"),
+        }
+    }
+
+    pub(crate) fn on_published<T>(&self, result: &Result<T, PublishError>) {
+        let counter = match result {
+            Ok(_) => &self.accepted,
+            Err(PublishError::Unavailable) => &self.unavailable,
+            Err(PublishError::Unknown) => &self.unknown,
+            Err(PublishError::Overloaded) => &self.overloaded,
+        };
+        counter.increment(1);
+    }
+}
+
+impl Total {
+    pub(crate) fn add(&self, count: u64) {
+        self.counter.increment(count);
+        self.value.fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(crate) fn value(&self) -> u64 {
+        self.value.load(Ordering::Relaxed)
+    }
+}
+
+/// A count as a gauge shows it.
+pub(crate) fn amount(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+fn describe() {
+    use metrics::{describe_counter, describe_gauge, describe_histogram};
+    describe_counter!(
+        "fanlight_redis_publications_received_total",
+        "Publications read from Redis."
+    );
+    describe_counter!(
+        "fanlight_redis_envelopes_rejected_total",
+        "Messages on our channels that were no envelope of ours, and were dropped."
+    );
+    describe_counter!(
+        "fanlight_redis_deliveries_dropped_total",
+        "Deliveries that were dropped because a worker's inbox was full."
+    );
+    describe_counter!(
+        "fanlight_redis_publishes_total",
+        "Publications handed to Redis, by what became of them."
+    );
+    describe_counter!(
+        "fanlight_redis_connections_total",
+        "Connections to Redis: connected, failed to connect, broken after that."
+    );
+    describe_gauge!(
+        "fanlight_redis_channels",
+        "Channels that Redis has confirmed as subscribed."
+    );
+    describe_gauge!(
+        "fanlight_redis_publish_queue_messages",
+        "Publications that wait to be written to Redis."
+    );
+    describe_histogram!(
+        "fanlight_redis_publish_round_trip_seconds",
+        Unit::Seconds,
+        "From writing a batch of publications to Redis to the last of its answers."
+    );
+    describe_histogram!(
+        "fanlight_redis_canary_seconds",
+        Unit::Seconds,
+        "From publishing to receiving through Redis, measured each second: the delivery lag."
+    );
+}

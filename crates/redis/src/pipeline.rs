@@ -1,0 +1,226 @@
+//! What one publishing connection has under way: bytes to write, answers to come. No I/O here.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use bytes::{Buf, BytesMut};
+use fanlight_engine::broker::PublishError;
+use tokio::sync::oneshot;
+
+/// What Redis said to a PUBLISH: how many subscriber connections got it.
+pub(crate) type Answer = Result<u64, PublishError>;
+
+/// A command on its way, and who waits for its answer.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) command: Vec<u8>,
+    pub(crate) waiter: oneshot::Sender<Answer>,
+}
+
+/// The batches of one connection that are not answered yet.
+#[derive(Debug, Default)]
+pub(crate) struct Pipeline {
+    outgoing: BytesMut,
+    /// Bytes of this connection that were given to the socket.
+    written: u64,
+    in_flight: VecDeque<InFlight>,
+    batches: VecDeque<Batch>,
+}
+
+#[derive(Debug)]
+struct InFlight {
+    /// How many bytes the connection has carried once this command is complete.
+    end: u64,
+    waiter: oneshot::Sender<Answer>,
+}
+
+#[derive(Debug)]
+struct Batch {
+    unanswered: usize,
+    begun_at: Instant,
+}
+
+/// An answer came for which there was no command.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Unasked;
+
+impl Pipeline {
+    /// Whether a further batch may begin: the last one is written, and few are unanswered.
+    pub(crate) fn has_room(&self) -> bool {
+        self.outgoing.is_empty() && self.batches.len() < BATCHES_MAX
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.in_flight.is_empty()
+    }
+
+    /// Moves one batch from the queue's front: all there is, up to 128 commands or 64 KiB.
+    pub(crate) fn take_batch(&mut self, queue: &mut VecDeque<Item>, now: Instant) {
+        let mut unanswered = 0;
+        while unanswered < BATCH_COMMANDS
+            && let Some(item) = queue.pop_front()
+        {
+            if unanswered > 0 && self.outgoing.len() + item.command.len() > BATCH_BYTES {
+                queue.push_front(item);
+                break;
+            }
+            unanswered += 1;
+            self.outgoing.extend_from_slice(&item.command);
+            self.in_flight.push_back(InFlight {
+                end: self.written + self.outgoing.len() as u64,
+                waiter: item.waiter,
+            });
+        }
+        if unanswered > 0 {
+            self.batches.push_back(Batch {
+                unanswered,
+                begun_at: now,
+            });
+        }
+    }
+
+    /// What is to be written.
+    pub(crate) fn outgoing(&self) -> &[u8] {
+        &self.outgoing
+    }
+
+    pub(crate) fn on_written(&mut self, bytes: usize) {
+        self.outgoing.advance(bytes);
+        self.written += bytes as u64;
+        if self.outgoing.is_empty() && self.outgoing.capacity() > KEEP_BYTES {
+            self.outgoing = BytesMut::new();
+        }
+    }
+
+    /// The next answer; how long its batch took, if it was the batch's last.
+    pub(crate) fn on_answer(
+        &mut self,
+        answer: Answer,
+        now: Instant,
+    ) -> Result<Option<Duration>, Unasked> {
+        let answered = self.in_flight.pop_front().ok_or(Unasked)?;
+        let _ = answered.waiter.send(answer);
+        let batch = self.batches.front_mut().ok_or(Unasked)?;
+        batch.unanswered -= 1;
+        if batch.unanswered > 0 {
+            return Ok(None);
+        }
+        let begun_at = batch.begun_at;
+        self.batches.pop_front();
+        Ok(Some(now.saturating_duration_since(begun_at)))
+    }
+
+    /// When the oldest unanswered batch was begun.
+    pub(crate) fn waiting_since(&self) -> Option<Instant> {
+        self.batches.front().map(|batch| batch.begun_at)
+    }
+
+    /// The connection is gone. What was written whole may have been published; a command that was
+    /// cut, or not begun, was not.
+    pub(crate) fn abandon(self) {
+        for command in self.in_flight {
+            let error = if command.end <= self.written {
+                PublishError::Unknown
+            } else {
+                PublishError::Unavailable
+            };
+            let _ = command.waiter.send(Err(error));
+        }
+    }
+}
+
+/// Redis' own cost per PUBLISH is 0.65 µs from 128 in flight on; more only adds latency (measured).
+const BATCH_COMMANDS: usize = 128;
+const BATCH_BYTES: usize = 64 << 10;
+/// One batch at Redis, one on the way there, one on the way back: enough that nobody idles, few
+/// enough that batches form under load.
+const BATCHES_MAX: usize = 3;
+/// A larger buffer, left by a large message, is given back.
+const KEEP_BYTES: usize = 4 * BATCH_BYTES;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Waiting = oneshot::Receiver<Answer>;
+
+    fn queue(sizes: &[usize]) -> (VecDeque<Item>, Vec<Waiting>) {
+        sizes
+            .iter()
+            .map(|bytes| {
+                let (waiter, waiting) = oneshot::channel();
+                let command = vec![b'x'; *bytes];
+                (Item { command, waiter }, waiting)
+            })
+            .unzip()
+    }
+
+    #[test]
+    fn a_lone_message_leaves_at_once() {
+        let mut pipeline = Pipeline::default();
+        let (mut queue, mut waiting) = queue(&[10]);
+        let now = Instant::now();
+        assert!(pipeline.has_room());
+        pipeline.take_batch(&mut queue, now);
+        assert_eq!(pipeline.outgoing().len(), 10);
+        pipeline.on_written(10);
+        assert_eq!(pipeline.on_answer(Ok(2), now), Ok(Some(Duration::ZERO)));
+        assert_eq!(waiting[0].try_recv(), Ok(Ok(2)));
+        assert!(pipeline.is_empty() && pipeline.waiting_since().is_none());
+    }
+
+    #[test]
+    fn a_batch_ends_at_128_commands_or_64_kib_but_takes_one_of_any_size() {
+        let now = Instant::now();
+        for (sizes, taken) in [
+            (vec![1; 300], 128),
+            (vec![BATCH_BYTES / 2, BATCH_BYTES / 2, 1], 2),
+            (vec![BATCH_BYTES * 5, 1], 1),
+        ] {
+            let mut pipeline = Pipeline::default();
+            let (mut queue, _waiting) = queue(&sizes);
+            pipeline.take_batch(&mut queue, now);
+            assert_eq!(sizes.len() - queue.len(), taken);
+            assert!(!pipeline.has_room());
+        }
+    }
+
+    #[test]
+    fn batches_form_while_three_are_unanswered() {
+        let now = Instant::now();
+        let mut pipeline = Pipeline::default();
+        let (mut queue, _waiting) = queue(&[1; 4]);
+        for _ in 0..BATCHES_MAX {
+            assert!(pipeline.has_room());
+            let mut one = queue.drain(..1).collect();
+            pipeline.take_batch(&mut one, now);
+            pipeline.on_written(1);
+        }
+        assert!(!pipeline.has_room());
+        pipeline.on_answer(Ok(0), now).unwrap();
+        assert!(pipeline.has_room());
+    }
+
+    #[test]
+    fn an_unasked_answer_is_an_error() {
+        let mut pipeline = Pipeline::default();
+        assert_eq!(pipeline.on_answer(Ok(0), Instant::now()), Err(Unasked));
+    }
+
+    #[test]
+    fn what_was_written_whole_is_unknown_and_the_rest_was_not_published() {
+        let mut pipeline = Pipeline::default();
+        let (mut queue, mut waiting) = queue(&[10, 10, 10, 10]);
+        let now = Instant::now();
+        pipeline.take_batch(&mut queue, now);
+        pipeline.on_written(25);
+        pipeline.on_answer(Ok(1), now).unwrap();
+        pipeline.abandon();
+        let answers: Vec<_> = waiting.iter_mut().map(|w| w.try_recv().unwrap()).collect();
+        let (unknown, unavailable) = (PublishError::Unknown, PublishError::Unavailable);
+        assert_eq!(
+            answers,
+            [Ok(1), Err(unknown), Err(unavailable), Err(unavailable)]
+        );
+    }
+}
