@@ -25,10 +25,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => serve::run(&serve::Serve::dev()),
         Some(Command::Serve(command)) => serve::run(&command),
         Some(Command::Config(command)) => config::run(&command),
-        Some(Command::Token(command)) => token::run(command),
+        Some(Command::Token(command)) => token::run(&command),
         Some(Command::Pub(command)) => messages::publish(&command),
         Some(Command::Sub(command)) => messages::subscribe(&command),
-        Some(Command::Completions(command)) => completions::run(&command),
+        Some(Command::Completions(command)) => {
+            completions::run(&command);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -17,7 +17,7 @@ pub(super) enum TokenCommand {
     Inspect(inspect::Inspect),
 }
 
-pub(super) fn run(command: TokenCommand) -> anyhow::Result<()> {
+pub(super) fn run(command: &TokenCommand) -> anyhow::Result<()> {
     match command {
         TokenCommand::Mint(command) => mint::run(command),
         TokenCommand::Inspect(command) => inspect::run(command),

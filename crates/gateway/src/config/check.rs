@@ -180,7 +180,7 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
     if config.broker.kind != BrokerKind::Redis {
         return;
     }
-    if let Err(problem) = config.redis.resolved_url() {
+    if let Err(problem) = config.redis_config() {
         problems.push(problem);
     }
     let prefix = &config.redis.prefix;

@@ -59,7 +59,8 @@ fn rules() -> TokenRules {
 fn problems(key: AuthKey) -> String {
     let auth = Auth { keys: vec![key], ..Auth::default() };
     let problems = Authenticator::new(&auth, TokenRules::default()).unwrap_err();
-    problems.iter().map(|problem| format!("{}: {}\n", problem.key, problem.fault)).collect()
+    let told = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.fault));
+    told.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn claims() -> Claims {

@@ -1,5 +1,6 @@
 //! `fanlight token inspect`.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -40,9 +41,9 @@ struct Findings {
     is_verified: bool,
 }
 
-pub(in crate::cli) fn run(command: Inspect) -> anyhow::Result<()> {
+pub(in crate::cli) fn run(command: &Inspect) -> anyhow::Result<()> {
     let now = super::unix_now();
-    let findings = inspect(&command, now)?;
+    let findings = inspect(command, now)?;
     if command.json {
         print_json(&findings.as_json())?;
     } else {
@@ -113,13 +114,15 @@ impl Findings {
                 _ => None,
             };
             let meaning = meaning.map_or(String::new(), |meaning| format!("  {meaning}"));
-            text.push_str(&format!("{name:<10} {value}{meaning}\n"));
+            let _ = writeln!(text, "{name:<10} {value}{meaning}");
         }
         if !self.is_verified {
             text.push_str("signature  not checked; give --secret or --config to check it\n");
         }
         match &self.user {
-            Some(user) => text.push_str(&format!("valid      for the user {user:?}\n")),
+            Some(user) => {
+                let _ = writeln!(text, "valid      for the user {user:?}");
+            }
             None => text.push_str("not valid\n"),
         }
         text

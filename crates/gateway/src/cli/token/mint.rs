@@ -45,10 +45,10 @@ pub(in crate::cli) struct Mint {
     json: bool,
 }
 
-pub(in crate::cli) fn run(command: Mint) -> anyhow::Result<()> {
+pub(in crate::cli) fn run(command: &Mint) -> anyhow::Result<()> {
     let auth = super::auth_of(command.config.as_ref())?.auth;
-    let claims = claims(&command, &auth, super::unix_now().as_secs())?;
-    let token = mint(&signing_key(&command, &auth)?, &claims)?;
+    let claims = claims(command, &auth, super::unix_now().as_secs())?;
+    let token = mint(&signing_key(command, &auth)?, &claims)?;
     if command.json {
         return print_json(&json!({ "token": token, "claims": claims }));
     }
