@@ -40,9 +40,4 @@ impl Process {
         }
         Ok(total)
     }
-
-    /// How many files and sockets it has open.
-    pub fn open_files(self) -> Result<usize> {
-        Ok(fs::read_dir(format!("/proc/{}/fd", self.id))?.count())
-    }
 }

@@ -1,5 +1,6 @@
 //! A node's life: config → build → run → drain.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::thread;
@@ -224,23 +225,21 @@ async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken)
     }
 }
 
-/// Says on standard output where the node is to be found.
+/// Says on standard output where the node is to be found; nobody has to listen.
 fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
     let path = &node.config.websocket.path;
+    let mut text = String::from("Fanlight is running.");
     if node.dev {
-        println!("Fanlight is running. Open http://{public}/ in a browser.");
-    } else {
-        println!("Fanlight is running.");
+        text += &format!(" Open http://{public}/ in a browser.");
     }
-    println!("  clients   ws://{public}{path}");
-    println!("  health    http://{admin}/readyz");
-    println!("  metrics   http://{admin}/metrics");
+    text += &format!("\n  clients   ws://{public}{path}");
+    text += &format!("\n  health    http://{admin}/readyz");
+    text += &format!("\n  metrics   http://{admin}/metrics\n");
     if node.dev {
-        println!("  token     curl 'http://{public}/dev/token?user=ann'");
-        println!(
-            "Development mode: loopback only, everybody may use /topic/**. Not for production."
-        );
+        text += &format!("  token     curl 'http://{public}/dev/token?user=ann'\n");
+        text += "Development mode: loopback only, everybody may use /topic/**. Not for production.\n";
     }
+    let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
 /// Who ended the node.

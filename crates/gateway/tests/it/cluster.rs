@@ -110,8 +110,7 @@ async fn clients_of_a_killed_node_reconnect_and_go_on() {
     stomp.event("websocket-close").await;
     // The other node does not notice: no session of its own is touched.
     native.send(&format!(r#"{{"type":"send","to":"{TOPIC}","data":"alone","id":2}}"#)).await;
-    native.expect("alone").await;
-    native.expect("\"ok\"").await;
+    native.expect_each(&["alone", "\"ok\""]).await;
 
     let port = a.public.port();
     drop(a);

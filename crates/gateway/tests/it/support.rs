@@ -332,6 +332,17 @@ impl RawClient {
         }
     }
 
+    /// The next text messages, one for each of `parts`, in whatever order: an answer and a message
+    /// of another destination race.
+    pub async fn expect_each(&mut self, parts: &[&str]) {
+        let mut left = parts.to_vec();
+        while !left.is_empty() {
+            let Got::Text(text) = self.next().await else { panic!("no text came; left: {left:?}") };
+            let found = left.iter().position(|part| text.contains(part));
+            left.remove(found.unwrap_or_else(|| panic!("{text:?} is none of {left:?}")));
+        }
+    }
+
     /// Skips messages until the connection is closed; the close code.
     pub async fn close_code(&mut self) -> u16 {
         loop {
