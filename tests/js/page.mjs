@@ -108,6 +108,15 @@ const rules = {
     await ann.locator("#footnote.problem", { hasText: "protocol_error" }).waitFor();
   },
 
+  async "a close that advises to stop is obeyed, and a person may connect again"({ bob }) {
+    await bob.selectOption("#examples", "A forbidden destination");
+    await bob.click("#raw-send");
+    await bob.locator('#status[data-state="stopped"]', { hasText: "forbidden" }).waitFor();
+    await bob.click("#reconnect");
+    await isOnline(bob);
+    await bob.locator("#footnote.problem", { hasText: "forbidden" }).waitFor();
+  },
+
   async "switching the protocol makes a new session in the same room"({ ann, bob }) {
     await isOnline(ann);
     const before = await sessionOf(ann);

@@ -1,19 +1,19 @@
-//! `cargo xtask bench` and `fuzz`: what is measured or searched, rather than passed.
+//! `cargo xtask bench`: what is measured, rather than passed.
 
-use crate::process::{cargo, run};
+use crate::process::{cargo, run as run_command};
 
 /// The divan benchmarks of all crates, then the harness over real sockets.
-pub(crate) fn benches(filter: Option<&str>) -> anyhow::Result<()> {
+pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<()> {
     let mut benches = cargo(&["bench", "--workspace", "--locked", "--bench", "*"]);
     if let Some(filter) = filter {
-        run(benches.args(["--", filter]))?;
+        run_command(benches.args(["--", filter]))?;
         println!("skipped the idle and fan-out harness: a filter was given");
         return Ok(());
     }
-    run(&mut benches)?;
-    run(&mut cargo(&["build", "--release", "--locked", "--package", "fanlight"]))?;
+    run_command(&mut benches)?;
+    run_command(&mut cargo(&["build", "--release", "--locked", "--package", "fanlight"]))?;
     for scenario in ["idle", "fanout"] {
-        run(&mut cargo(&[
+        run_command(&mut cargo(&[
             "run",
             "--release",
             "--locked",
@@ -24,11 +24,4 @@ pub(crate) fn benches(filter: Option<&str>) -> anyhow::Result<()> {
         ]))?;
     }
     Ok(())
-}
-
-/// The bolero targets are ordinary tests with `fuzz` in their names; here each gets more time.
-pub(crate) fn fuzz(seconds: u64, filter: Option<&str>) -> anyhow::Result<()> {
-    let milliseconds = (seconds * 1000).to_string();
-    run(cargo(&["test", "--workspace", "--locked", filter.unwrap_or("fuzz")])
-        .env("BOLERO_RANDOM_TEST_TIME_MS", milliseconds))
 }

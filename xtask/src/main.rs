@@ -2,6 +2,7 @@
 
 mod bench;
 mod ci;
+mod fuzz;
 mod process;
 mod requirements;
 mod test;
@@ -36,7 +37,8 @@ enum Task {
         #[arg(long, default_value_t = 60)]
         seconds: u64,
         /// Only targets whose name contains this.
-        filter: Option<String>,
+        #[arg(default_value = "")]
+        filter: String,
     },
 }
 
@@ -55,7 +57,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Test { arguments } => test::run(&arguments),
         Task::Tidy => tidy::run(),
-        Task::Bench { filter } => bench::benches(filter.as_deref()),
-        Task::Fuzz { seconds, filter } => bench::fuzz(seconds, filter.as_deref()),
+        Task::Bench { filter } => bench::run(filter.as_deref()),
+        Task::Fuzz { seconds, filter } => fuzz::run(seconds, &filter),
     }
 }

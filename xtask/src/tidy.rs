@@ -3,6 +3,7 @@
 mod allow;
 mod arrows;
 mod code;
+mod links;
 mod manifests;
 mod reach;
 mod text;
@@ -14,7 +15,7 @@ use anyhow::{Context, bail};
 use cargo_metadata::{Metadata, MetadataCommand};
 
 use crate::process::root;
-use tree::Tree;
+pub(crate) use tree::Tree;
 
 /// One breach of one rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -77,6 +78,7 @@ fn check(tree: &Tree, metadata: &Metadata) -> anyhow::Result<Vec<Finding>> {
     findings.extend(manifests::check(tree)?);
     findings.extend(reach::check_modules(tree, &target_roots(metadata)?)?);
     findings.extend(reach::check_assets(tree));
+    findings.extend(links::check(tree));
     for file in tree.files() {
         findings.extend(text::check(file));
         findings.extend(code::check(file)?);

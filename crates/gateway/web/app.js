@@ -51,6 +51,7 @@ function join() {
   if (topic !== page.topic) $("messages").replaceChildren();
   page.topic = topic;
   page.sentAt.clear();
+  note("");
   const on = { state: showState, session: showSession, message: showMessage, joined, accepted, refused, frame };
   page.connection = new Connection({ protocol: protocol(), user: page.user, topic, on });
   showJoined(true);
@@ -72,7 +73,8 @@ function say(text) {
 
 function joined(topic) {
   setCanTalk(true);
-  note(`In ${topic}.`);
+  // A STOMP refusal ends the connection; coming back must not hide why.
+  if (!$("footnote").classList.contains("problem")) note(`In ${topic}.`);
   $("text").focus();
 }
 

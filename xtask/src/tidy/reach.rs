@@ -118,12 +118,11 @@ fn path_attribute(module: &ItemMod) -> Option<String> {
     })
 }
 
-fn join(folder: &str, name: &str) -> String {
-    if folder.is_empty() {
-        return name.to_owned();
-    }
+/// `name` as seen from `folder`.
+pub(super) fn join(folder: &str, name: &str) -> String {
     match name.strip_prefix("../") {
         Some(rest) => join(folder.rsplit_once('/').map_or("", |(up, _)| up), rest),
+        None if folder.is_empty() => name.to_owned(),
         None => format!("{folder}/{name}"),
     }
 }

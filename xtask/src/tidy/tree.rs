@@ -8,9 +8,9 @@ use anyhow::Context;
 
 /// One file: its path from the root, with `/`, and its text.
 #[derive(Clone, Copy)]
-pub(super) struct File<'t> {
-    pub(super) path: &'t str,
-    pub(super) text: &'t str,
+pub(crate) struct File<'t> {
+    pub(crate) path: &'t str,
+    pub(crate) text: &'t str,
 }
 
 impl<'t> File<'t> {
@@ -19,25 +19,25 @@ impl<'t> File<'t> {
     }
 
     /// What follows the last dot of the name; a name with none, or a leading one only, has none.
-    pub(super) fn extension(&self) -> Option<&'t str> {
+    pub(crate) fn extension(&self) -> Option<&'t str> {
         let (stem, extension) = self.name().rsplit_once('.')?;
         (!stem.is_empty()).then_some(extension)
     }
 }
 
 /// All files, except what is built, installed or saved by running things.
-pub(super) struct Tree {
+pub(crate) struct Tree {
     files: BTreeMap<String, String>,
 }
 
 impl Tree {
-    pub(super) fn read(root: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn read(root: &Path) -> anyhow::Result<Self> {
         let mut files = BTreeMap::new();
         read_folder(root, "", &mut files)?;
         Ok(Self { files })
     }
 
-    pub(super) fn files(&self) -> impl Iterator<Item = File<'_>> {
+    pub(crate) fn files(&self) -> impl Iterator<Item = File<'_>> {
         self.files.iter().map(|(path, text)| File { path, text })
     }
 
