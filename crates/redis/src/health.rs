@@ -26,6 +26,8 @@ struct State {
     /// Per subscriber, when its canary last came back.
     echoes: Vec<Option<Instant>>,
     outage: Option<Outage>,
+    /// The last command that was answered with an error, since the last echo.
+    refusal: Option<String>,
     refusal_logged_at: Option<Instant>,
 }
 
@@ -60,6 +62,7 @@ impl Health {
                 connections: vec![Link::Connecting; subscribers + 1],
                 echoes: vec![None; subscribers],
                 outage: None,
+                refusal: None,
                 refusal_logged_at: None,
             }),
         }
@@ -100,10 +103,13 @@ impl Health {
             state.refusal_logged_at = Some(now);
             warn!("{}: {error}", self.place);
         }
+        state.refusal = Some(error.to_string());
     }
 
     pub(crate) fn on_echo(&self, subscriber: usize, now: Instant) {
-        self.state().echoes[subscriber] = Some(now);
+        let mut state = self.state();
+        state.echoes[subscriber] = Some(now);
+        state.refusal = None;
     }
 
     pub(crate) fn status(&self, now: Instant) -> BrokerHealth {
@@ -116,7 +122,7 @@ impl Health {
             return BrokerHealth::Healthy;
         }
         let place = &self.place;
-        BrokerHealth::Unhealthy(if let Some(error) = state.down() {
+        BrokerHealth::Unhealthy(if let Some(error) = state.problem() {
             let (problem, remedy) = error.rsplit_once("; ").unwrap_or((error, "check its log"));
             format!("{place}: {problem}; retrying; {remedy}")
         } else if state.echoes.contains(&None) {
@@ -136,11 +142,12 @@ impl Health {
 }
 
 impl State {
-    fn down(&self) -> Option<&str> {
-        self.connections.iter().find_map(|link| match link {
+    fn problem(&self) -> Option<&str> {
+        let down = self.connections.iter().find_map(|link| match link {
             Link::Down(error) => Some(error.as_str()),
             Link::Connecting | Link::Up => None,
-        })
+        });
+        down.or(self.refusal.as_deref())
     }
 }
 
