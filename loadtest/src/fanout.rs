@@ -44,7 +44,9 @@ const DESTINATION: &str = "/topic/fanout";
 
 /// Prints a table with a row for each combination.
 pub fn run(options: &Options) -> Result<()> {
-    println!("| protocol | subscribers | burst | µs per delivery | bare `send` | ratio (min-max) |");
+    println!(
+        "| protocol | subscribers | burst | µs per delivery | bare `send` | ratio (min-max) |"
+    );
     println!("|---|---|---|---|---|---|");
     for &protocol in &options.protocols {
         for &subscribers in &options.subscribers {

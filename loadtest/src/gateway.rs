@@ -98,6 +98,9 @@ level = "warn"
 [[auth.keys]]
 algorithm = "HS256"
 secret = "{SECRET}"
+[[namespaces]]
+name = "topic"
+match = "/topic/**"
 [[policy.rules]]
 effect = "allow"
 destination = "/topic/**"

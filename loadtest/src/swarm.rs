@@ -223,11 +223,7 @@ impl Publisher {
     }
 }
 
-fn upgrade(
-    socket: &mut std::net::TcpStream,
-    token: &str,
-    protocol: Protocol,
-) -> Result<()> {
+fn upgrade(socket: &mut std::net::TcpStream, token: &str, protocol: Protocol) -> Result<()> {
     let subprotocol = protocol.subprotocol();
     write!(
         socket,

@@ -7,6 +7,8 @@ mod requirements;
 mod test;
 mod tidy;
 
+use std::process::ExitCode;
+
 use clap::Parser;
 
 /// Fanlight's development commands.
@@ -38,8 +40,18 @@ enum Task {
     },
 }
 
-fn main() -> anyhow::Result<()> {
-    match Task::parse() {
+fn main() -> ExitCode {
+    match run(Task::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<()> {
+    match task {
         Task::Ci => ci::run(),
         Task::Test { arguments } => test::run(&arguments),
         Task::Tidy => tidy::run(),

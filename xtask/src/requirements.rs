@@ -27,6 +27,9 @@ const REQUIREMENTS: [Requirement; 5] = [
     },
 ];
 
+/// The oldest Node that `tests/js` runs on.
+const NODE_MAJOR: u32 = 20;
+
 impl Requirement {
     const fn new(program: &'static str, package: &'static str) -> Self {
         Self {
@@ -48,6 +51,7 @@ impl Requirement {
 pub(crate) fn ensure() -> anyhow::Result<()> {
     let missing = missing();
     if missing.is_empty() {
+        check_node()?;
         println!("tools: all present");
         return Ok(());
     }
@@ -63,7 +67,7 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     install.extend(&missing);
     run(&mut apt_get(prefix, &install))?;
     match self::missing().as_slice() {
-        [] => Ok(()),
+        [] => check_node(),
         still => bail!("still missing after installation: {}", still.join(", ")),
     }
 }
@@ -74,6 +78,24 @@ fn missing() -> Vec<&'static str> {
         .filter(|requirement| !requirement.is_met())
         .map(|requirement| requirement.package)
         .collect()
+}
+
+/// The browser driver needs a Node newer than some distributions have.
+fn check_node() -> anyhow::Result<()> {
+    let output = Command::new("node").arg("--version").output()?;
+    let version = String::from_utf8_lossy(&output.stdout);
+    match major_version(&version) {
+        Some(major) if major >= NODE_MAJOR => Ok(()),
+        _ => bail!(
+            "the tests need Node {NODE_MAJOR} or newer, found {}; Debian 13 has it, or see https://nodejs.org",
+            version.trim()
+        ),
+    }
+}
+
+fn major_version(version: &str) -> Option<u32> {
+    let (major, _) = version.strip_prefix('v')?.split_once('.')?;
+    major.parse().ok()
 }
 
 /// The words before `apt-get` that make us root; `None` where nothing does.
@@ -96,4 +118,15 @@ fn apt_get(prefix: &[&str], arguments: &[&str]) -> Command {
         .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
         .args(arguments);
     command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nodes_version_is_read_as_it_prints_it() {
+        assert_eq!(major_version("v20.20.2\n"), Some(20));
+        assert_eq!(major_version("node 20"), None);
+    }
 }

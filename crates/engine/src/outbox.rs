@@ -204,7 +204,7 @@ mod tests {
             for step in steps.into_iter().cycle() {
                 let mut slices = [IoSlice::new(&[]); 3];
                 let filled = outbox.slices(&mut slices);
-                let available: Vec<u8> = slices[..filled].concat();
+                let available: Vec<u8> = slices[..filled].iter().flat_map(|slice| slice.to_vec()).collect();
                 let taken = step.min(available.len());
                 actual.extend_from_slice(&available[..taken]);
                 outbox.advance(taken);

@@ -82,7 +82,9 @@ impl Admission {
         address: AddressKey,
     ) -> std::sync::MutexGuard<'_, HashMap<AddressKey, usize, foldhash::quality::RandomState>> {
         let folded = (address.0 ^ (address.0 >> 32)) as usize;
-        self.shards[(folded ^ (folded >> 8)) % SHARDS].lock().unwrap_or_else(PoisonError::into_inner)
+        self.shards[(folded ^ (folded >> 8)) % SHARDS]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }
 

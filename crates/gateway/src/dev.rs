@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use axum::Json;
 use axum::Router;
 use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
-use axum::Json;
 use fanlight_engine::auth::Claims;
 use http::{StatusCode, header};
 use serde::Deserialize;
@@ -21,8 +21,10 @@ pub fn routes(node: &Arc<Node>) -> Router {
     Router::new()
         .route("/", asset("text/html; charset=utf-8", include_str!("../web/index.html")))
         .route("/app.js", asset("text/javascript", include_str!("../web/app.js")))
+        .route("/connection.js", asset("text/javascript", include_str!("../web/connection.js")))
+        .route("/protocols.js", asset("text/javascript", include_str!("../web/protocols.js")))
         .route("/style.css", asset("text/css", include_str!("../web/style.css")))
-        .route("/favicon.ico", get(StatusCode::NO_CONTENT))
+        .route("/icon.svg", asset("image/svg+xml", include_str!("../web/icon.svg")))
         .route("/dev/token", get(token))
         .with_state(Arc::clone(node))
 }

@@ -115,9 +115,12 @@ fn start_broker(
 ) -> anyhow::Result<Arc<dyn Broker>> {
     Ok(match config.broker.kind {
         BrokerKind::Memory => Arc::new(MemoryBroker::new(sinks)),
-        BrokerKind::Redis => {
-            RedisBroker::start(config.redis_config().map_err(ConfigError::from)?, sinks, tracker.clone(), shutdown.clone())
-        }
+        BrokerKind::Redis => RedisBroker::start(
+            config.redis_config().map_err(ConfigError::from)?,
+            sinks,
+            tracker.clone(),
+            shutdown.clone(),
+        ),
     })
 }
 
@@ -128,7 +131,8 @@ fn worker_shared(
 ) -> anyhow::Result<WorkerShared> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
-    let authenticator = Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
+    let authenticator =
+        Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
     let rules = Rules {
         policy,
         limits: config.session_limits(),
@@ -233,7 +237,9 @@ fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
     println!("  metrics   http://{admin}/metrics");
     if node.dev {
         println!("  token     curl 'http://{public}/dev/token?user=ann'");
-        println!("Development mode: loopback only, everybody may use /topic/**. Not for production.");
+        println!(
+            "Development mode: loopback only, everybody may use /topic/**. Not for production."
+        );
     }
 }
 

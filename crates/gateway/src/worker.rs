@@ -208,7 +208,8 @@ impl Worker {
 
     /// Takes over a connection whose upgrade is done.
     fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { socket, leftover, handshake, protocol, compression, echo, admitted } = adopted;
+        let Adopted { socket, leftover, handshake, protocol, compression, echo, admitted } =
+            adopted;
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
         let mut socket = mio::net::TcpStream::from_std(socket);
@@ -249,7 +250,12 @@ impl Worker {
     }
 
     /// Runs a step of a session with its context, then carries out what it asked for.
-    fn with_session(&mut self, key: SessionKey, now: Now, step: impl FnOnce(&mut Session, &mut Cx)) {
+    fn with_session(
+        &mut self,
+        key: SessionKey,
+        now: Now,
+        step: impl FnOnce(&mut Session, &mut Cx),
+    ) {
         let Some(Slot { role: Role::Session(session), .. }) = self.slots.get_mut(key.0 as usize)
         else {
             return;

@@ -51,7 +51,9 @@ pub enum DestinationError {
         character: char,
     },
     /// `/user/...` that names neither an own nor another user's destination.
-    #[error("user destination must be /user/queue/..., /user/topic/... or /user/{{name}}/queue/...")]
+    #[error(
+        "user destination must be /user/queue/..., /user/topic/... or /user/{{name}}/queue/..."
+    )]
     BadUser,
 }
 

@@ -181,18 +181,14 @@ fn match_segments<'p, 't>(
     }
 }
 
-fn match_parts<'p, 't>(
-    parts: &'p [Part],
-    text: &'t str,
-    captures: &mut Captures<'p, 't>,
-) -> bool {
+fn match_parts<'p, 't>(parts: &'p [Part], text: &'t str, captures: &mut Captures<'p, 't>) -> bool {
     let Some((first, others)) = parts.split_first() else {
         return text.is_empty();
     };
     match first {
-        Part::Literal(literal) => text
-            .strip_prefix(&**literal)
-            .is_some_and(|rest| match_parts(others, rest, captures)),
+        Part::Literal(literal) => {
+            text.strip_prefix(&**literal).is_some_and(|rest| match_parts(others, rest, captures))
+        }
         Part::One => {
             let mut characters = text.chars();
             characters.next().is_some() && match_parts(others, characters.as_str(), captures)

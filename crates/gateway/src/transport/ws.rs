@@ -148,7 +148,9 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
     let has = |name, token: &str| {
         values(headers, &name).iter().any(|value| value.trim().eq_ignore_ascii_case(token))
     };
-    if method != Method::GET || !has(header::CONNECTION, "upgrade") || !has(header::UPGRADE, "websocket")
+    if method != Method::GET
+        || !has(header::CONNECTION, "upgrade")
+        || !has(header::UPGRADE, "websocket")
     {
         return Err(Box::new(
             Problem::new(
@@ -182,9 +184,7 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
 
 /// The first offered subprotocol that is spoken here; none when none was offered, and then the
 /// first message decides.
-fn choose_protocol(
-    headers: &HeaderMap,
-) -> Result<Option<(Protocol, &'static str)>, Box<Problem>> {
+fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str)>, Box<Problem>> {
     let offered = values(headers, &header::SEC_WEBSOCKET_PROTOCOL);
     let chosen = offered.iter().find_map(|name| {
         SUBPROTOCOLS.iter().find(|(known, _)| known == name).map(|&(known, p)| (p, known))

@@ -49,7 +49,10 @@ pub(super) enum Role {
 pub(super) enum Phase {
     Open,
     /// Our close frame is queued; what comes in is only read to see the peer's.
-    Closing { deadline_ms: u64, peer_closed: bool },
+    Closing {
+        deadline_ms: u64,
+        peer_closed: bool,
+    },
 }
 
 /// How a write went.

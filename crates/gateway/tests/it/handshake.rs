@@ -89,8 +89,7 @@ async fn without_a_subprotocol_the_first_message_decides() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_address_has_only_so_many_connections() {
-    let config =
-        crate::support::CONFIG.replace("connections_per_ip = 0", "connections_per_ip = 2");
+    let config = crate::support::CONFIG.replace("connections_per_ip = 0", "connections_per_ip = 2");
     let gateway = Gateway::with_config(&config).await;
     let first = RawClient::connect(&gateway, "/ws", &[]).await;
     let _second = RawClient::connect(&gateway, "/ws", &[]).await;

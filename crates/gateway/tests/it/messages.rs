@@ -46,7 +46,8 @@ async fn what_no_rule_allows_is_refused_in_the_protocol_s_own_terms() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_user_destination_reaches_all_sessions_of_that_user_and_nobody_else() {
     let gateway = Gateway::start("").await;
-    let mut anns = [RawClient::native(&gateway, "ann").await, RawClient::native(&gateway, "ann").await];
+    let mut anns =
+        [RawClient::native(&gateway, "ann").await, RawClient::native(&gateway, "ann").await];
     let mut bob = RawClient::native(&gateway, "bob").await;
     for client in anns.iter_mut().chain([&mut bob]) {
         client.send(r#"{"type":"subscribe","to":"/user/queue/alerts","id":1}"#).await;
@@ -58,7 +59,8 @@ async fn a_user_destination_reaches_all_sessions_of_that_user_and_nobody_else() 
     admin.send("CONNECT\naccept-version:1.2\n\n\0").await;
     admin.expect("CONNECTED").await;
     for user in ["ann", "bob"] {
-        let send = format!("SEND\ndestination:/user/{user}/queue/alerts\nreceipt:r\n\nfor {user}\0");
+        let send =
+            format!("SEND\ndestination:/user/{user}/queue/alerts\nreceipt:r\n\nfor {user}\0");
         admin.send(&send).await;
         admin.expect("RECEIPT").await;
     }

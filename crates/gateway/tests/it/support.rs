@@ -42,6 +42,12 @@ level = "warn"
 [[auth.keys]]
 algorithm = "HS256"
 secret = "a secret for tests, thirty-two bytes or more"
+[[namespaces]]
+name = "topic"
+match = "/topic/**"
+[[namespaces]]
+name = "user"
+match = "/user/**"
 [[policy.rules]]
 effect = "allow"
 destination = "/topic/open.*"
@@ -218,7 +224,8 @@ impl RawClient {
         ];
         all.retain(|(name, _)| !headers.iter().any(|(other, _)| other == name));
         all.extend(headers.iter().map(|&(name, value)| (name, value.to_owned())));
-        let lines: String = all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines: String =
+            all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let mut socket = TcpStream::connect(gateway.public).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();

@@ -1,5 +1,7 @@
 //! What the wire formats cost, one module per format.
 
+mod native;
+mod stomp;
 mod ws;
 
 fn main() {

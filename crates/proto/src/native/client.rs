@@ -9,6 +9,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Vis
 use serde_json::value::RawValue;
 
 use super::error::{NativeError, Problem};
+use super::vocabulary::{Field, Kind};
 use super::{RequestId, body};
 
 /// One request of a client. Texts are borrowed from the input where they have no escapes.
@@ -121,95 +122,6 @@ impl<'a> Iterator for Messages<'a> {
 }
 
 impl ExactSizeIterator for Messages<'_> {}
-
-/// The types of client messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
-    Connect,
-    Subscribe,
-    Unsubscribe,
-    Send,
-    Refresh,
-    Ping,
-}
-
-/// The fields of client messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Field {
-    Type,
-    Id,
-    Token,
-    To,
-    Data,
-    ContentType,
-    Headers,
-}
-
-impl Kind {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Connect,
-        Self::Subscribe,
-        Self::Unsubscribe,
-        Self::Send,
-        Self::Refresh,
-        Self::Ping,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Subscribe => "subscribe",
-            Self::Unsubscribe => "unsubscribe",
-            Self::Send => "send",
-            Self::Refresh => "refresh",
-            Self::Ping => "ping",
-        }
-    }
-
-    /// The fields it may have.
-    pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{ContentType, Data, Headers, Id, To, Token, Type};
-        match self {
-            Self::Connect => &[Type, Token],
-            Self::Subscribe | Self::Unsubscribe => &[Type, To, Id],
-            Self::Send => &[Type, To, Data, ContentType, Headers, Id],
-            Self::Refresh => &[Type, Token, Id],
-            Self::Ping => &[Type, Id],
-        }
-    }
-
-    pub(super) fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|kind| kind.name() == name)
-    }
-}
-
-impl Field {
-    const ALL: [Self; 7] = [
-        Self::Type,
-        Self::Id,
-        Self::Token,
-        Self::To,
-        Self::Data,
-        Self::ContentType,
-        Self::Headers,
-    ];
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Type => "type",
-            Self::Id => "id",
-            Self::Token => "token",
-            Self::To => "to",
-            Self::Data => "data",
-            Self::ContentType => "content_type",
-            Self::Headers => "headers",
-        }
-    }
-
-    fn named(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|field| field.name() == name)
-    }
-}
 
 fn parse_object(text: &str) -> Result<ClientMessage<'_>, NativeError> {
     if !text.trim_start_matches(WHITESPACE).starts_with('{') {

@@ -5,7 +5,8 @@ use std::fmt;
 use crate::close::CloseReason;
 
 use super::RequestId;
-use super::client::{Kind, MAX_BATCH, MAX_HEADERS};
+use super::client::{MAX_BATCH, MAX_HEADERS};
+use super::vocabulary::Kind;
 
 /// A message that can't be understood, and the id to answer it with.
 #[derive(Debug, Clone, PartialEq, Eq)]

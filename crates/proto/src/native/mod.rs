@@ -14,10 +14,13 @@
 mod body;
 mod client;
 mod error;
+#[cfg(test)]
+mod properties;
 mod request_id;
 mod server;
 #[cfg(test)]
 mod tests;
+mod vocabulary;
 mod write;
 
 pub use body::is_json;

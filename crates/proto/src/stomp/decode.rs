@@ -397,4 +397,27 @@ mod tests {
     fn an_idle_decoder_is_two_words() {
         assert!(size_of::<Decoder>() <= 16);
     }
+
+    #[test]
+    fn memory_grows_with_the_data_and_not_with_what_is_announced() {
+        let limits = Limits::default();
+        let mut decoder = Decoder::new();
+        let mut fed = 0;
+        let head = b"SEND\ncontent-length:60000\n\n".as_slice();
+        for piece in head
+            .chunks(head.len())
+            .chain([[b'x'; 7].as_slice()].repeat(1000))
+        {
+            assert_eq!(decoder.next(&mut &*piece, &limits), Ok(None));
+            fed += piece.len();
+            let Some(Stage::Body(body)) = decoder.partial.as_deref().map(|kept| &kept.stage) else {
+                panic!("not in a body")
+            };
+            assert!(
+                body.kept.capacity() <= 2 * fed,
+                "{} for {fed}",
+                body.kept.capacity()
+            );
+        }
+    }
 }

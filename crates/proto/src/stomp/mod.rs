@@ -19,6 +19,8 @@ mod error;
 mod escape;
 mod headers;
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;
 
 use std::fmt;

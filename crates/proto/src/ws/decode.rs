@@ -1,8 +1,5 @@
 //! Bytes in, whole messages out (RFC 6455 §5, §6.2).
-#![expect(
-    clippy::mut_mut,
-    reason = "input is a cursor: a call moves its front past what it took"
-)]
+#![expect(clippy::mut_mut, reason = "input is a cursor: a call moves its front past what it took")]
 
 #[cfg(test)]
 mod tests;
@@ -31,12 +28,7 @@ pub struct Decoder {
 impl Decoder {
     /// `compression` tells whether permessage-deflate was negotiated (RFC 7692).
     pub fn new(role: Role, compression: bool) -> Self {
-        Self {
-            partial: None,
-            role,
-            compression,
-            finished: false,
-        }
+        Self { partial: None, role, compression, finished: false }
     }
 
     /// Takes the next whole message off the front of `input`, which is unmasked in place.
@@ -84,15 +76,11 @@ impl Decoder {
 
     /// Whether whole messages may be waiting in what was [held](Self::hold).
     pub fn has_held(&self) -> bool {
-        self.partial
-            .as_ref()
-            .is_some_and(|partial| !partial.held.is_empty())
+        self.partial.as_ref().is_some_and(|partial| !partial.held.is_empty())
     }
 
     fn is_spent(&self) -> bool {
-        self.partial
-            .as_ref()
-            .is_some_and(|partial| partial.is_empty())
+        self.partial.as_ref().is_some_and(|partial| partial.is_empty())
     }
 
     /// The next message of what was held; `None` once nothing is.
@@ -109,9 +97,7 @@ impl Decoder {
         };
         let mut held = std::mem::take(&mut partial.held);
         let mut unread = held.unread();
-        let message = self
-            .read(&mut unread, max_message_bytes, inflater)?
-            .map(Message::into_owned);
+        let message = self.read(&mut unread, max_message_bytes, inflater)?.map(Message::into_owned);
         let unread_len = unread.len();
         if unread_len > 0 {
             held.keep_last(unread_len);
@@ -201,9 +187,7 @@ impl Decoder {
             .ok()
             .filter(|len| *len <= max_payload_bytes.saturating_sub(len_so_far))
             .map(|len| OpenFrame::new(header, len))
-            .ok_or(WsError::TooLarge {
-                limit: max_message_bytes,
-            })
+            .ok_or(WsError::TooLarge { limit: max_message_bytes })
     }
 
     /// Keeps an unmasked part of a frame's payload, and the frame to go on with.
@@ -243,10 +227,7 @@ impl Decoder {
         if !frame.fin {
             return Ok(None);
         }
-        message
-            .take()
-            .map(|assembly| assembly.finish(max_message_bytes, inflater))
-            .transpose()
+        message.take().map(|assembly| assembly.finish(max_message_bytes, inflater)).transpose()
     }
 
     fn whole_control_payload<'s>(&mut self, last_part: &'s [u8]) -> Cow<'s, [u8]> {
@@ -290,11 +271,7 @@ fn control_message(opcode: Opcode, payload: Cow<'_, [u8]>) -> Result<Message<'_>
 /// A code and a reason, or nothing (RFC 6455 §5.5.1).
 fn parse_close(payload: &[u8]) -> Result<Option<CloseFrame>, WsError> {
     let Some((code, reason)) = payload.split_first_chunk() else {
-        return if payload.is_empty() {
-            Ok(None)
-        } else {
-            Err(WsError::ClosePayload)
-        };
+        return if payload.is_empty() { Ok(None) } else { Err(WsError::ClosePayload) };
     };
     let code = u16::from_be_bytes(*code);
     // RFC 6455 §7.4: 1004 to 1006 and 1015 are never sent, the rest up to 2999 is undefined.
@@ -302,8 +279,5 @@ fn parse_close(payload: &[u8]) -> Result<Option<CloseFrame>, WsError> {
         return Err(WsError::CloseCode { code });
     }
     let reason = from_utf8(reason).map_err(|_| WsError::InvalidUtf8)?;
-    Ok(Some(CloseFrame {
-        code,
-        reason: reason.to_owned(),
-    }))
+    Ok(Some(CloseFrame { code, reason: reason.to_owned() }))
 }

@@ -18,9 +18,7 @@ pub struct Deflater {
 impl Deflater {
     /// `level` as in zlib: 1 is fastest, 9 smallest.
     pub fn new(level: u32) -> Self {
-        Self {
-            stream: Compress::new(Compression::new(level), false),
-        }
+        Self { stream: Compress::new(Compression::new(level), false) }
     }
 
     /// Appends deflate blocks for `input`, ending in `00 00 FF FF` at a byte boundary.
@@ -86,20 +84,14 @@ impl Inflater {
         let mut out = Vec::new();
         inflate_part(stream, payload, &mut out, max_bytes)?;
         let end = inflate_part(stream, &TAIL_AND_END, &mut out, max_bytes)?;
-        if end == Status::StreamEnd {
-            Ok(out)
-        } else {
-            Err(WsError::BadDeflate)
-        }
+        if end == Status::StreamEnd { Ok(out) } else { Err(WsError::BadDeflate) }
     }
 }
 
 /// The longest payload that is worth inflating to `max_message_bytes`: an encoder that never
 /// looks for matches spends up to nine bits on a byte.
 pub(super) fn max_compressed_bytes(max_message_bytes: usize) -> usize {
-    max_message_bytes
-        .saturating_add(max_message_bytes / 8)
-        .saturating_add(64)
+    max_message_bytes.saturating_add(max_message_bytes / 8).saturating_add(64)
 }
 
 /// Inflates all of `part`; tells whether that ended with a final block.
@@ -112,10 +104,7 @@ fn inflate_part(
     loop {
         if out.len() == out.capacity() {
             // One byte more than is allowed, to see that there is more.
-            let wanted = out
-                .len()
-                .max(MIN_GROWTH)
-                .min(max_bytes.saturating_add(1) - out.len());
+            let wanted = out.len().max(MIN_GROWTH).min(max_bytes.saturating_add(1) - out.len());
             out.reserve_exact(wanted);
         }
         let consumed_before = stream.total_in();
@@ -133,11 +122,7 @@ fn inflate_part(
             // RFC 7692 §7.2.3.4: a final block inside a message; another stream follows it.
             stream.reset(false);
         } else if out.len() < out.capacity() {
-            return if part.is_empty() {
-                Ok(status)
-            } else {
-                Err(WsError::BadDeflate)
-            };
+            return if part.is_empty() { Ok(status) } else { Err(WsError::BadDeflate) };
         }
     }
 }

@@ -102,13 +102,7 @@ impl Header {
             Some((key, rest)) => (*key, rest),
             None => return Ok(None),
         };
-        let header = Self {
-            fin,
-            rsv1: first & RSV1 != 0,
-            opcode,
-            key,
-            payload_len,
-        };
+        let header = Self { fin, rsv1: first & RSV1 != 0, opcode, key, payload_len };
         Ok(Some((header, bytes.len() - rest.len())))
     }
 }

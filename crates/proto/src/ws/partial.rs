@@ -120,10 +120,7 @@ impl Assembly {
     pub(super) fn new(opcode: Opcode, compressed: bool) -> Self {
         let text = opcode == Opcode::Text;
         if compressed {
-            Self::Compressed {
-                text,
-                data: Vec::new(),
-            }
+            Self::Compressed { text, data: Vec::new() }
         } else if text {
             Self::Text(TextBuffer::default())
         } else {

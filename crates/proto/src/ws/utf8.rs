@@ -23,8 +23,7 @@ impl TextBuffer {
             Err(error) => {
                 let (valid, cut) = bytes.split_at(error.valid_up_to());
                 // Known to be valid, but only unchecked conversion could make use of that.
-                self.text
-                    .push_str(from_utf8(valid).map_err(|_| WsError::InvalidUtf8)?);
+                self.text.push_str(from_utf8(valid).map_err(|_| WsError::InvalidUtf8)?);
                 self.cut[..cut.len()].copy_from_slice(cut);
                 self.cut_len = cut.len();
             }
@@ -102,10 +101,7 @@ mod tests {
     #[test]
     fn text_must_not_end_inside_a_character() {
         assert_eq!(collect([&b"a\xC3"[..]]), Err(WsError::InvalidUtf8));
-        assert_eq!(
-            collect([&b"a\xF0\x9F"[..], b"\x98"]),
-            Err(WsError::InvalidUtf8)
-        );
+        assert_eq!(collect([&b"a\xF0\x9F"[..], b"\x98"]), Err(WsError::InvalidUtf8));
     }
 
     proptest! {

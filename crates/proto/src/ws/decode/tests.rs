@@ -24,10 +24,7 @@ fn binary(data: &[u8]) -> Message<'_> {
 }
 
 fn close(code: u16, reason: &str) -> Message<'static> {
-    Message::Close(Some(CloseFrame {
-        code,
-        reason: reason.to_owned(),
-    }))
+    Message::Close(Some(CloseFrame { code, reason: reason.to_owned() }))
 }
 
 /// Everything that `input` holds, up to the error if there is one.
@@ -87,11 +84,7 @@ fn whole_messages_come_out_unmasked() {
         &[binary(&[0xFF; 300]), text("")],
         None,
     );
-    check(
-        &[&plain(0x82, &vec![7; 70_000])],
-        &[binary(&vec![7; 70_000])],
-        None,
-    );
+    check(&[&plain(0x82, &vec![7; 70_000])], &[binary(&vec![7; 70_000])], None);
 }
 
 #[test]
@@ -119,11 +112,7 @@ fn fragments_join_and_control_frames_pass_between_them() {
 #[test]
 fn a_character_may_be_cut_by_a_fragment() {
     check(
-        &[
-            &plain(0x01, b"\xF0\x9F"),
-            &plain(0x00, b"\x98"),
-            &plain(0x80, b"\x80"),
-        ],
+        &[&plain(0x01, b"\xF0\x9F"), &plain(0x00, b"\x98"), &plain(0x80, b"\x80")],
         &[text("😀")],
         None,
     );
@@ -134,13 +123,7 @@ fn a_mask_is_required_of_clients_and_forbidden_to_servers() {
     check(&[b"\x81\x05Hello"], &[], Some(WsError::NotMasked));
     let masked = plain(0x81, b"Hello");
     check_as(Role::Client, false, &[&masked], &[], Some(WsError::Masked));
-    check_as(
-        Role::Client,
-        false,
-        &[b"\x81\x05Hello"],
-        &[text("Hello")],
-        None,
-    );
+    check_as(Role::Client, false, &[b"\x81\x05Hello"], &[text("Hello")], None);
 }
 
 #[test]
@@ -150,13 +133,7 @@ fn reserved_bits_are_refused_where_no_extension_gives_them_a_meaning() {
     }
     let reserved_bit = Some(WsError::ReservedBit);
     for first_byte in [0xA1, 0x91, 0xC8, 0xC9, 0xCA, 0xC0] {
-        check_as(
-            Role::Server,
-            true,
-            &[&plain(first_byte, b"")],
-            &[],
-            reserved_bit,
-        );
+        check_as(Role::Server, true, &[&plain(first_byte, b"")], &[], reserved_bit);
     }
     let fragments = [&plain(0x41, b"")[..], &plain(0xC0, b"")];
     check_as(Role::Server, true, &fragments, &[], reserved_bit);
@@ -172,19 +149,11 @@ fn unknown_opcodes_are_refused() {
 
 #[test]
 fn control_frames_are_short_and_whole() {
-    check(
-        &[&plain(0x89, &[1; 125])],
-        &[Message::Ping([1; 125][..].into())],
-        None,
-    );
+    check(&[&plain(0x89, &[1; 125])], &[Message::Ping([1; 125][..].into())], None);
     for opcode in [0x8, 0x9, 0xA] {
         let too_long = plain(0x80 | opcode, &[0; 126]);
         check(&[&too_long], &[], Some(WsError::ControlTooLong));
-        check(
-            &[&plain(opcode, b"")],
-            &[],
-            Some(WsError::ControlFragmented),
-        );
+        check(&[&plain(opcode, b"")], &[], Some(WsError::ControlFragmented));
     }
 }
 
@@ -193,11 +162,7 @@ fn messages_do_not_start_inside_one_another() {
     check(&[&plain(0x80, b"a")], &[], Some(WsError::NothingToContinue));
     check(&[&plain(0x00, b"a")], &[], Some(WsError::NothingToContinue));
     for second in [0x01, 0x02, 0x81, 0x82] {
-        check(
-            &[&plain(0x01, b"a"), &plain(second, b"b")],
-            &[],
-            Some(WsError::Interleaved),
-        );
+        check(&[&plain(0x01, b"a"), &plain(second, b"b")], &[], Some(WsError::Interleaved));
     }
 }
 
@@ -218,40 +183,17 @@ fn a_close_payload_is_nothing_or_a_code_and_a_reason() {
     check(&[&plain(0x88, b"\x03\xE8")], &[close(1000, "")], None);
     check(&[&plain(0x88, b"\x0F\xA0bye")], &[close(4000, "bye")], None);
     check(&[&plain(0x88, b"\x03")], &[], Some(WsError::ClosePayload));
-    check(
-        &[&plain(0x88, b"\x03\xE8\xFF")],
-        &[],
-        Some(WsError::InvalidUtf8),
-    );
+    check(&[&plain(0x88, b"\x03\xE8\xFF")], &[], Some(WsError::InvalidUtf8));
 }
 
 #[test]
 fn only_codes_that_may_be_on_the_wire_are_accepted() {
-    for code in [
-        0,
-        999,
-        1004,
-        1005,
-        1006,
-        1015,
-        1016,
-        1100,
-        2000,
-        2999,
-        5000,
-        u16::MAX,
-    ] {
+    for code in [0, 999, 1004, 1005, 1006, 1015, 1016, 1100, 2000, 2999, 5000, u16::MAX] {
         let frame = plain(0x88, &code.to_be_bytes());
         check(&[&frame], &[], Some(WsError::CloseCode { code }));
     }
-    for code in [
-        1000_u16, 1001, 1002, 1003, 1007, 1010, 1011, 1014, 3000, 3999, 4000, 4999,
-    ] {
-        check(
-            &[&plain(0x88, &code.to_be_bytes())],
-            &[close(code, "")],
-            None,
-        );
+    for code in [1000_u16, 1001, 1002, 1003, 1007, 1010, 1011, 1014, 3000, 3999, 4000, 4999] {
+        check(&[&plain(0x88, &code.to_be_bytes())], &[close(code, "")], None);
     }
 }
 
@@ -259,11 +201,7 @@ fn only_codes_that_may_be_on_the_wire_are_accepted() {
 fn nothing_comes_after_a_close_or_an_error() {
     let hello = plain(0x81, b"Hello");
     check(&[&plain(0x88, b""), &hello], &[Message::Close(None)], None);
-    check(
-        &[&plain(0x83, b""), &hello],
-        &[],
-        Some(WsError::UnknownOpcode { opcode: 3 }),
-    );
+    check(&[&plain(0x83, b""), &hello], &[], Some(WsError::UnknownOpcode { opcode: 3 }));
 
     let mut decoder = Decoder::new(Role::Server, false);
     read_all(&mut decoder, plain(0x88, b""));
@@ -276,16 +214,8 @@ fn text_is_utf8_and_fails_at_the_byte_where_it_is_not() {
     let invalid = Some(WsError::InvalidUtf8);
     check(&[&plain(0x81, b"\xCE\xBA\xED\xA0\x80")], &[], invalid);
     check(&[&plain(0x81, b"a\xF0\x9F")], &[], invalid);
-    check(
-        &[&plain(0x01, b"a\xF0\x9F"), &plain(0x80, b"")],
-        &[],
-        invalid,
-    );
-    check(
-        &[&plain(0x01, b"a\xF0\x9F"), &plain(0x00, b"a")],
-        &[],
-        invalid,
-    );
+    check(&[&plain(0x01, b"a\xF0\x9F"), &plain(0x80, b"")], &[], invalid);
+    check(&[&plain(0x01, b"a\xF0\x9F"), &plain(0x00, b"a")], &[], invalid);
 
     // Neither the message nor even the frame has ended.
     let mut decoder = Decoder::new(Role::Server, false);
@@ -299,18 +229,9 @@ fn a_message_over_the_limit_is_refused_at_its_header() {
     let header = [&b"\x82\xFF"[..], &over, &[0; 4]].concat();
     let too_large = Some(WsError::TooLarge { limit: LIMIT });
     check(&[&header], &[], too_large);
+    check(&[&plain(0x82, &vec![0; LIMIT])], &[binary(&vec![0; LIMIT])], None);
     check(
-        &[&plain(0x82, &vec![0; LIMIT])],
-        &[binary(&vec![0; LIMIT])],
-        None,
-    );
-    check(
-        &[
-            &plain(0x02, b"a"),
-            b"\x80\xFF",
-            &(LIMIT as u64).to_be_bytes(),
-            &[0; 4],
-        ],
+        &[&plain(0x02, b"a"), b"\x80\xFF", &(LIMIT as u64).to_be_bytes(), &[0; 4]],
         &[],
         too_large,
     );
@@ -319,10 +240,8 @@ fn a_message_over_the_limit_is_refused_at_its_header() {
 #[test]
 fn a_declared_length_takes_no_memory() {
     let mut decoder = Decoder::new(Role::Server, false);
-    let (messages, error) = read_all(
-        &mut decoder,
-        b"\x82\xFE\xEA\x60\0\0\0\x000123456789".to_vec(),
-    );
+    let (messages, error) =
+        read_all(&mut decoder, b"\x82\xFE\xEA\x60\0\0\0\x000123456789".to_vec());
     assert_eq!((messages, error), (vec![], None));
     let partial = decoder.partial.unwrap();
     let Some(Assembly::Binary(data)) = partial.message else {
@@ -335,12 +254,7 @@ fn a_declared_length_takes_no_memory() {
 #[test]
 fn a_whole_message_is_borrowed_and_leaves_nothing_behind() {
     let mut decoder = Decoder::new(Role::Server, false);
-    let mut bytes = [
-        plain(0x81, b"text"),
-        plain(0x82, b"data"),
-        plain(0x89, b"ping"),
-    ]
-    .concat();
+    let mut bytes = [plain(0x81, b"text"), plain(0x82, b"data"), plain(0x89, b"ping")].concat();
     let mut input = &mut bytes[..];
     let mut inflater = Inflater::new();
     for _ in 0..3 {
@@ -383,27 +297,14 @@ fn held_input_comes_first_and_in_order() {
     decoder.hold(second);
     let mut inflater = Inflater::new();
     let mut nothing: &mut [u8] = &mut [];
-    assert_eq!(
-        decoder.next(&mut nothing, LIMIT, &mut inflater),
-        Ok(Some(text("a")))
-    );
+    assert_eq!(decoder.next(&mut nothing, LIMIT, &mut inflater), Ok(Some(text("a"))));
     let mut bytes = frames[4].clone();
     let mut input = &mut bytes[..];
-    assert_eq!(
-        decoder.next(&mut input, LIMIT, &mut inflater),
-        Ok(Some(text("b")))
-    );
-    assert_eq!(
-        input.len(),
-        frames[4].len(),
-        "new input waits behind what is held"
-    );
+    assert_eq!(decoder.next(&mut input, LIMIT, &mut inflater), Ok(Some(text("b"))));
+    assert_eq!(input.len(), frames[4].len(), "new input waits behind what is held");
     decoder.hold(input);
     let (messages, error) = read_all(&mut decoder, frames[5].clone());
-    assert_eq!(
-        (messages, error),
-        (vec![text("c"), text("d"), text("e"), text("f")], None)
-    );
+    assert_eq!((messages, error), (vec![text("c"), text("d"), text("e"), text("f")], None));
     assert!(decoder.is_idle());
 }
 
@@ -414,10 +315,7 @@ fn an_unfinished_frame_in_held_input_goes_on_in_new_input() {
     decoder.hold(&bytes[..8]);
     assert_eq!(read_all(&mut decoder, vec![]), (vec![], None));
     assert!(!decoder.has_held() && !decoder.is_idle());
-    assert_eq!(
-        read_all(&mut decoder, bytes[8..].to_vec()),
-        (vec![text("Hello")], None)
-    );
+    assert_eq!(read_all(&mut decoder, bytes[8..].to_vec()), (vec![text("Hello")], None));
 }
 
 #[test]
@@ -455,23 +353,11 @@ fn compressed_text_is_utf8_and_compressed_data_is_limited_after_inflating() {
         plain(0xC1, &out)
     };
     let whole = "é".repeat(LIMIT / 2);
-    check_as(
-        Role::Server,
-        true,
-        &[&compressed(whole.as_bytes())],
-        &[text(&whole)],
-        None,
-    );
+    check_as(Role::Server, true, &[&compressed(whole.as_bytes())], &[text(&whole)], None);
     let invalid = Some(WsError::InvalidUtf8);
     check_as(Role::Server, true, &[&compressed(b"\xFF")], &[], invalid);
     let too_large = Some(WsError::TooLarge { limit: LIMIT });
-    check_as(
-        Role::Server,
-        true,
-        &[&compressed(&vec![b'a'; LIMIT + 1])],
-        &[],
-        too_large,
-    );
+    check_as(Role::Server, true, &[&compressed(&vec![b'a'; LIMIT + 1])], &[], too_large);
     let bad = Some(WsError::BadDeflate);
     check_as(Role::Server, true, &[&plain(0xC1, b"\xFF\xFF")], &[], bad);
 }

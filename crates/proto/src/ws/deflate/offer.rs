@@ -27,10 +27,7 @@ impl Accepted {
 /// that wants a smaller one is declined. So is an offer with any parameter that is unknown,
 /// repeated or has a value that it shouldn't have (§7.1).
 pub fn negotiate(offers: &[&str]) -> Option<Accepted> {
-    offers
-        .iter()
-        .flat_map(|header| split_unquoted(header, ','))
-        .find_map(accept)
+    offers.iter().flat_map(|header| split_unquoted(header, ',')).find_map(accept)
 }
 
 fn accept(offer: &str) -> Option<Accepted> {
@@ -169,10 +166,7 @@ mod tests {
                 PLAIN,
             ),
             ("permessage-deflate; server_max_window_bits=15", WITH_WINDOW),
-            (
-                "permessage-deflate; server_max_window_bits=\"15\"",
-                WITH_WINDOW,
-            ),
+            ("permessage-deflate; server_max_window_bits=\"15\"", WITH_WINDOW),
             ("permessage-deflate; server_max_window_bits=14", None),
             ("permessage-deflate; server_max_window_bits", None),
             ("permessage-deflate; server_max_window_bits=", None),
@@ -181,16 +175,10 @@ mod tests {
             ("permessage-deflate; client_max_window_bits=015", None),
             ("permessage-deflate; client_max_window_bits=\"15", None),
             ("permessage-deflate; client_max_window_bits=\"15\"5", None),
-            (
-                "permessage-deflate; client_max_window_bits; client_max_window_bits",
-                None,
-            ),
+            ("permessage-deflate; client_max_window_bits; client_max_window_bits", None),
             ("permessage-deflate; server_no_context_takeover=1", None),
             ("permessage-deflate; client_no_context_takeover=", None),
-            (
-                "permessage-deflate; server_no_context_takeover; server_no_context_takeover",
-                None,
-            ),
+            ("permessage-deflate; server_no_context_takeover; server_no_context_takeover", None),
             ("permessage-deflate; unknown", None),
             ("permessage-deflate;", None),
             ("x-webkit-deflate-frame", None),
@@ -207,18 +195,9 @@ mod tests {
             (&[][..], None),
             (&["permessage-bzip2, permessage-deflate"][..], PLAIN),
             (&["permessage-bzip2", "permessage-deflate"], PLAIN),
-            (
-                &["permessage-deflate; server_max_window_bits=10, permessage-deflate"],
-                PLAIN,
-            ),
-            (
-                &["permessage-deflate; server_max_window_bits=15, permessage-deflate"],
-                WITH_WINDOW,
-            ),
-            (
-                &["other; a=\"x, permessage-deflate\", permessage-deflate; unknown"],
-                None,
-            ),
+            (&["permessage-deflate; server_max_window_bits=10, permessage-deflate"], PLAIN),
+            (&["permessage-deflate; server_max_window_bits=15, permessage-deflate"], WITH_WINDOW),
+            (&["other; a=\"x, permessage-deflate\", permessage-deflate; unknown"], None),
             (&["other; a=\"\\\", permessage-deflate"], None),
         ] {
             assert_eq!(answer(offers), expected, "{offers:?}");

@@ -14,9 +14,7 @@ fn inflate_elsewhere(message: &[u8]) -> Vec<u8> {
     // Ends the stream, which a message never does by itself.
     stream.extend_from_slice(&[0x03, 0x00]);
     let mut data = Vec::new();
-    flate2::read::DeflateDecoder::new(&stream[..])
-        .read_to_end(&mut data)
-        .unwrap();
+    flate2::read::DeflateDecoder::new(&stream[..]).read_to_end(&mut data).unwrap();
     data
 }
 
@@ -38,10 +36,7 @@ fn the_examples_of_rfc_7692_section_7_2_3_inflate() {
         (&b"\xf2\x48\xcd\xc9\xc9\x07\x00"[..], &b"Hello"[..]),
         (b"\x00\x05\x00\xfa\xff\x48\x65\x6c\x6c\x6f\x00", b"Hello"),
         (b"\xf3\x48\xcd\xc9\xc9\x07\x00\x00", b"Hello"),
-        (
-            b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00",
-            b"Hello",
-        ),
+        (b"\xf2\x48\x05\x00\x00\x00\xff\xff\xca\xc9\xc9\x07\x00", b"Hello"),
         (b"\x00", b""),
     ] {
         assert_eq!(inflate(payload).as_deref(), Ok(expected), "{payload:x?}");
@@ -62,6 +57,7 @@ fn a_message_that_is_cut_short_or_is_not_deflate_is_refused() {
         b"\xff",                                     // a block type that does not exist
         b"\xf2\x48\xcd\xc9",                         // cut inside a block
         b"\x00\x05\x00\xfa\xff\x48\x65",             // cut inside a stored block
+        b"\x00\x64\x00\x9b\xff\x48\x65",             // the same, of more bytes than we append
         b"\x00\x05\x00\xfb\xff\x48\x65\x6c\x6c\x6f", // a length that its complement denies
         b"\xf3\x48\xcd\xc9\xc9\x07\x00",             // a final block and no empty one behind it
         &long[..long.len() / 2],
@@ -107,10 +103,7 @@ fn an_inflater_is_unharmed_by_what_it_refused() {
     let mut inflater = Inflater::new();
     assert!(inflater.inflate(b"\xff\xff", LIMIT).is_err());
     assert!(inflater.inflate(&payload, 2).is_err());
-    assert_eq!(
-        inflater.inflate(&payload, LIMIT).as_deref(),
-        Ok(&b"Hello"[..])
-    );
+    assert_eq!(inflater.inflate(&payload, LIMIT).as_deref(), Ok(&b"Hello"[..]));
 }
 
 #[test]

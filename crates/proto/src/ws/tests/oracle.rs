@@ -29,9 +29,8 @@ impl Write for Recorded {
 
 /// The messages up to the first close, error or end.
 fn tungstenite_messages(bytes: &[u8]) -> Vec<Message<'static>> {
-    let config = WebSocketConfig::default()
-        .max_frame_size(Some(LIMIT))
-        .max_message_size(Some(LIMIT));
+    let config =
+        WebSocketConfig::default().max_frame_size(Some(LIMIT)).max_message_size(Some(LIMIT));
     let stream = Recorded(Cursor::new(bytes.to_vec()));
     let mut socket = WebSocket::from_raw_socket(stream, protocol::Role::Server, Some(config));
     let mut messages = Vec::new();

@@ -23,27 +23,18 @@ fn sent() -> impl Strategy<Value = Sent> {
     ];
     let control =
         (any::<bool>(), prop::collection::vec(any::<u8>(), 0..=125)).prop_map(|(ping, payload)| {
-            if ping {
-                Message::Ping(payload.into())
-            } else {
-                Message::Pong(payload.into())
-            }
+            if ping { Message::Ping(payload.into()) } else { Message::Pong(payload.into()) }
         });
     let fragment_lens = prop::collection::vec(0_usize..300, 0..4);
-    (
-        data,
-        fragment_lens,
-        any::<bool>(),
-        prop::option::of(control),
-        any::<[u8; 4]>(),
-    )
-        .prop_map(|(message, fragment_lens, compressed, control, key)| Sent {
+    (data, fragment_lens, any::<bool>(), prop::option::of(control), any::<[u8; 4]>()).prop_map(
+        |(message, fragment_lens, compressed, control, key)| Sent {
             message,
             fragment_lens,
             compressed,
             control,
             key,
-        })
+        },
+    )
 }
 
 impl Sent {
@@ -63,12 +54,7 @@ impl Sent {
         }
         let mut write = |first_byte: u8, payload: &[u8]| {
             let payload = payload.to_vec();
-            RawFrame {
-                first_byte,
-                key,
-                payload,
-            }
-            .write(out);
+            RawFrame { first_byte, key, payload }.write(out);
         };
         let mut rest = &payload[..];
         for len in &self.fragment_lens {

@@ -1,0 +1,223 @@
+// The page in a real browser: two tabs in one room, one native and one STOMP, on one node or two.
+//
+//   node page.mjs --url http://127.0.0.1:8080 [--peer http://127.0.0.1:8081] [--screenshot FILE.png]
+//
+// Prints one JSON line per rule that held; exits with 1, and says why, at the first that did not.
+// CHROMIUM names another browser binary than /usr/bin/chromium.
+
+import assert from "node:assert/strict";
+import { mkdir } from "node:fs/promises";
+import { dirname } from "node:path";
+import { parseArgs } from "node:util";
+
+import { chromium } from "playwright-core";
+
+const { values: options } = parseArgs({
+  options: {
+    url: { type: "string" },
+    peer: { type: "string" },
+    screenshot: { type: "string" },
+    timeout: { type: "string", default: "15000" },
+  },
+});
+
+const ROOM = `test-${process.pid}`;
+const HOSTILE = `<img src=x onerror="document.title='owned'"> & "quotes" — ünïcödé 🪭`;
+const problems = [];
+
+const rules = {
+  async "a native and a STOMP client join the same room"({ ann, bob }) {
+    await join(ann, { user: "ann", protocol: "native" });
+    await join(bob, { user: "bob", protocol: "stomp" });
+    assert.notEqual(await sessionOf(ann), await sessionOf(bob));
+  },
+
+  async "what one writes, both read"({ ann, bob }) {
+    await say(ann, "Hello from the native side");
+    await say(bob, "And hello from STOMP");
+    for (const tab of [ann, bob]) {
+      await reads(tab, "ann", "Hello from the native side");
+      await reads(tab, "bob", "And hello from STOMP");
+    }
+  },
+
+  async "messages of one sender arrive in order"({ ann, bob }) {
+    const sent = Array.from({ length: 10 }, (_, n) => `number ${n}`);
+    for (const text of sent) await say(ann, text);
+    await reads(bob, "ann", sent.at(-1));
+    const seen = await bob.locator("#messages .text").allTextContents();
+    assert.deepEqual(seen.filter((text) => text.startsWith("number ")), sent);
+  },
+
+  async "a send is acknowledged"({ ann, bob }) {
+    for (const tab of [ann, bob]) {
+      await say(tab, "please acknowledge");
+      await tab.locator("#footnote", { hasText: /^Acknowledged/ }).waitFor();
+    }
+  },
+
+  async "markup in a message is text"({ ann, bob }) {
+    await say(ann, HOSTILE);
+    for (const tab of [ann, bob]) {
+      await reads(tab, "ann", HOSTILE);
+      assert.equal(await tab.locator("#messages img").count(), 0);
+      assert.equal(await tab.title(), "Fanlight");
+    }
+  },
+
+  async "the inspector shows frames both ways"({ ann, bob }) {
+    for (const [tab, sent, received] of [
+      [ann, "connect", "connected"],
+      [bob, "CONNECT", "CONNECTED"],
+    ]) {
+      await tab.locator(".frame.out .kind").getByText(sent, { exact: true }).waitFor();
+      await tab.locator(".frame.in .kind").getByText(received, { exact: true }).waitFor();
+    }
+    const row = bob.locator(".frame.in", { hasText: "MESSAGE" }).last();
+    await row.locator("summary").click();
+    assert.match(await row.locator("pre").textContent(), /^MESSAGE\n/);
+    await row.locator("summary").click();
+  },
+
+  async "pause holds the list and resume catches up, clear empties it"({ ann, bob }) {
+    await ann.click("#pause");
+    const held = await ann.locator("#frames > li").count();
+    await say(bob, "while ann's list is paused");
+    await reads(ann, "bob", "while ann's list is paused");
+    assert.equal(await ann.locator("#frames > li").count(), held);
+    await ann.click("#pause");
+    await ann.locator(".frame.in", { hasText: "while ann's list is paused" }).waitFor();
+    await bob.click("#clear");
+    assert.equal(await bob.locator("#frames > li").count(), 0);
+  },
+
+  async "a frame written by hand goes out"({ ann, bob }) {
+    await ann.selectOption("#examples", "Say something");
+    await ann.click("#raw-send");
+    await bob.selectOption("#examples", "Say something");
+    await bob.click("#raw-send");
+    for (const tab of [ann, bob]) {
+      await reads(tab, "ann", "by hand");
+      await reads(tab, "bob", "by hand");
+    }
+  },
+
+  async "a refusal is shown"({ ann }) {
+    await ann.selectOption("#examples", "Not JSON");
+    await ann.click("#raw-send");
+    await ann.locator("#footnote.problem", { hasText: "protocol_error" }).waitFor();
+  },
+
+  async "switching the protocol makes a new session in the same room"({ ann, bob }) {
+    await isOnline(ann);
+    const before = await sessionOf(ann);
+    await ann.check("#protocol-stomp", { force: true });
+    await ann.waitForFunction((old) => {
+      const now = document.getElementById("session").textContent;
+      return now && now !== old && !document.getElementById("send").disabled;
+    }, before);
+    await say(ann, "now from STOMP too");
+    await reads(bob, "ann", "now from STOMP too");
+    await ann.locator(".frame.out .kind").getByText("CONNECT", { exact: true }).waitFor();
+  },
+};
+
+async function join(tab, { user, protocol }) {
+  await tab.fill("#user", user);
+  await tab.fill("#room", ROOM);
+  await tab.check(`#protocol-${protocol}`, { force: true });
+  await tab.click("#join");
+  await isOnline(tab);
+}
+
+async function isOnline(tab) {
+  await tab.locator('#status[data-state="online"]').waitFor();
+  await tab.locator("#send:enabled").waitFor();
+}
+
+async function say(tab, text) {
+  await tab.fill("#text", text);
+  await tab.press("#text", "Enter");
+}
+
+async function reads(tab, user, text) {
+  await tab
+    .locator(".message")
+    .filter({ has: tab.locator(".who").getByText(user, { exact: true }) })
+    .filter({ has: tab.locator(".text").getByText(text, { exact: true }) })
+    .first()
+    .waitFor();
+}
+
+function sessionOf(tab) {
+  return tab.locator("#session").textContent();
+}
+
+async function openTab(context, name, url) {
+  const tab = await context.newPage();
+  tab.setDefaultTimeout(Number(options.timeout));
+  tab.on("pageerror", (error) => problems.push(`${name}: ${error}`));
+  tab.on("console", (message) => {
+    if (["error", "warning"].includes(message.type())) problems.push(`${name}: ${message.text()}`);
+  });
+  await tab.addInitScript(() =>
+    addEventListener("securitypolicyviolation", (event) =>
+      console.error(`CSP: ${event.violatedDirective} ${event.blockedURI}`),
+    ),
+  );
+  const response = await tab.goto(url);
+  assert.equal(response.status(), 200);
+  return tab;
+}
+
+/** As a person may have it: light and wide, dark, and on a phone. */
+async function saveScreenshots(tab, path) {
+  await mkdir(dirname(path), { recursive: true });
+  const save = async (suffix, scheme, width, height) => {
+    await tab.emulateMedia({ colorScheme: scheme });
+    await tab.setViewportSize({ width, height });
+    await tab.screenshot({ path: path.replace(/(\.png)?$/, `${suffix}.png`) });
+  };
+  await save("", "light", 1280, 800);
+  await save("-dark", "dark", 1280, 800);
+  await save("-narrow", "light", 400, 1500);
+}
+
+function print(line) {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+async function main() {
+  assert(options.url, "--url is missing");
+  const browser = await chromium.launch({
+    executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
+    args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--disable-component-update"],
+  });
+  try {
+    const context = await browser.newContext({ viewport: { width: 1280, height: 800 }, colorScheme: "light" });
+    const tabs = {
+      ann: await openTab(context, "ann", options.url),
+      bob: await openTab(context, "bob", options.peer ?? options.url),
+    };
+    for (const [rule, holds] of Object.entries(rules)) {
+      await holds(tabs).catch((error) => {
+        error.message = `${rule}: ${error.message}`;
+        throw error;
+      });
+      assert.deepEqual(problems, [], rule);
+      print({ held: rule });
+    }
+    if (options.screenshot) {
+      await saveScreenshots(tabs.ann, options.screenshot);
+      print({ screenshot: options.screenshot });
+    }
+  } finally {
+    await browser.close();
+  }
+}
+
+await main().catch((error) => {
+  print({ failed: String(error.message), problems });
+  console.error(error);
+  process.exitCode = 1;
+});
