@@ -1,1 +1,39 @@
-//! placeholder
+//! A Rust client for Fanlight's native protocol, `fanlight.v1.json`, over tokio.
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! use fanlight_client::{Client, ConnectOptions};
+//!
+//! let options = ConnectOptions::new("ws://127.0.0.1:8080/ws")?.token("eyJhbGciOi...");
+//! let client = Client::connect(options).await?;
+//! let mut orders = client.subscribe("/topic/orders.42").await?;
+//! client.send("/topic/orders.42", br#"{"state":"paid"}"#, None).await?;
+//! let message = orders.recv().await?;
+//! println!("{} {}", message.to, message.data);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A lost connection is made anew by itself, with jittered backoff or as the server advised, and
+//! every subscription is renewed. What was published in between is missed. Closes that would only
+//! repeat themselves end the client instead; [`LinkError::advice`] tells which.
+//!
+//! Everything is bounded: see [`ConnectOptions`]. A [`Client`] owns one task, which ends when the
+//! client is closed or dropped.
+
+mod client;
+mod driver;
+mod error;
+mod handshake;
+mod link;
+mod options;
+mod outgoing;
+mod subscription;
+
+pub use client::{Client, Event, Events, Sent};
+pub use error::{LinkError, RecvError, RequestError, UrlError};
+pub use fanlight_proto::ReconnectAdvice;
+pub use fanlight_proto::native::{Message, SessionLimits};
+pub use link::SessionInfo;
+pub use options::{Backoff, ConnectOptions};
+pub use subscription::{Missed, Subscription};

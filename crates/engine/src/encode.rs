@@ -228,7 +228,7 @@ fn native_message(publication: &Publication) -> Bytes {
             body: &publication.body,
             content_type: publication.content_type.as_str(),
             from: publication.publisher.as_deref(),
-            at: publication.at_unix_ms,
+            at_unix_ms: publication.at_unix_ms,
             position: publication.position,
             headers: &publication.headers,
         },

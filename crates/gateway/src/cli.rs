@@ -2,12 +2,14 @@
 
 mod completions;
 mod config;
+mod messages;
 mod serve;
 mod token;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::{Parser, Subcommand};
 
 /// Runs the command that `args` (with the program's name first) ask for.
@@ -23,8 +25,13 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         None => serve::run(&serve::Serve::dev()),
         Some(Command::Serve(command)) => serve::run(&command),
         Some(Command::Config(command)) => config::run(&command),
-        Some(Command::Token(command)) => token::run(command),
-        Some(Command::Completions(command)) => completions::run(&command),
+        Some(Command::Token(command)) => token::run(&command),
+        Some(Command::Pub(command)) => messages::publish(&command),
+        Some(Command::Sub(command)) => messages::subscribe(&command),
+        Some(Command::Completions(command)) => {
+            completions::run(&command);
+            Ok(())
+        }
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -55,6 +62,10 @@ enum Command {
     /// Make and read tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
+    /// Publish one message, as a client.
+    Pub(messages::Publish),
+    /// Print messages as they come, as a client.
+    Sub(messages::Subscribe),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
 }
@@ -62,6 +73,13 @@ enum Command {
 /// An error of several lines, with those after the first set apart.
 fn indented(text: &str) -> String {
     if text.contains('\n') { format!("\n{text}").replace('\n', "\n  ") } else { text.into() }
+}
+
+/// The runtime of a command: one thread is enough, workers have their own.
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let mut builder = tokio::runtime::Builder::new_current_thread();
+    let runtime = builder.enable_all().build().context("can't start the runtime")?;
+    runtime.block_on(work)
 }
 
 /// Prints what a program will read.

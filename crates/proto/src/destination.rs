@@ -87,13 +87,14 @@ impl Destination {
         }
     }
 
-    /// The user that `/user/{name}/...` names, decoded; `None` for any other destination.
+    /// The user that `/user/{name}/...` names, decoded; `None` for any other destination, also for
+    /// one that is private to a session.
     pub fn user_name(&self) -> Option<String> {
         if self.kind != DestinationKind::NamedUser {
             return None;
         }
         let encoded = self.text["/user/".len()..].split('/').next()?;
-        percent_decode(encoded)
+        percent_decode(encoded).filter(|_| !encoded.starts_with('~'))
     }
 
     /// An own-user destination made absolute for `user`; any other destination as it is.
@@ -283,6 +284,7 @@ mod tests {
     #[test]
     fn no_user_has_the_destination_of_a_session() {
         let session = Destination::for_session("7", "/queue/x").unwrap();
+        assert_eq!(session.user_name(), None);
         assert_ne!(Destination::for_user("~7", "/queue/x"), Ok(session));
     }
 

@@ -10,8 +10,7 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
-pub(super) fn run(command: &Completions) -> anyhow::Result<()> {
+pub(super) fn run(command: &Completions) {
     let mut cli = super::Cli::command();
     clap_complete::generate(command.shell, &mut cli, "fanlight", &mut std::io::stdout());
-    Ok(())
 }

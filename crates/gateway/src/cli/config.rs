@@ -1,11 +1,13 @@
 //! `fanlight config`: check, list and describe the configuration.
 
+use std::fmt::Write as _;
 use std::path::PathBuf;
 
 use serde_json::json;
 
 use super::print_json;
-use crate::config::{Config, Layers, reference};
+use crate::config::reference::{self, OptionDoc};
+use crate::config::{Config, Layers};
 
 /// Check, list and describe the configuration.
 #[derive(Debug, clap::Subcommand)]
@@ -66,10 +68,8 @@ fn env_table() -> String {
     let mut text = String::new();
     for option in reference::options() {
         let default = option.default.as_deref().unwrap_or("none");
-        text.push_str(&format!(
-            "{}\n    {} (default {default})\n    {}\n\n",
-            option.env, option.kind, option.doc
-        ));
+        let OptionDoc { env, kind, doc, .. } = &option;
+        let _ = writeln!(text, "{env}\n    {kind} (default {default})\n    {doc}\n");
     }
     text
 }

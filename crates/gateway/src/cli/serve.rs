@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 
 use crate::config::{Config, Flag, Layers, ServeOptions};
 
@@ -58,11 +58,7 @@ impl Serve {
 
 pub(super) fn run(command: &Serve) -> anyhow::Result<()> {
     let options = options(command)?;
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("can't start the runtime")?;
-    runtime.block_on(crate::server::serve(options))
+    super::block_on(crate::server::serve(options))
 }
 
 fn options(command: &Serve) -> anyhow::Result<ServeOptions> {

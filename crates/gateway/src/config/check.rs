@@ -15,6 +15,13 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     namespaces(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
+    if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
+        problems.push(Problem::new(
+            "log.level",
+            error.to_string(),
+            "use error, warn, info, debug or trace, or directives as in \"info,fanlight=debug\"",
+        ));
+    }
     problems
 }
 
@@ -173,7 +180,7 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
     if config.broker.kind != BrokerKind::Redis {
         return;
     }
-    if let Err(problem) = config.redis.resolved_url() {
+    if let Err(problem) = config.redis_config() {
         problems.push(problem);
     }
     let prefix = &config.redis.prefix;

@@ -7,8 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
-use fanlight_engine::session;
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_engine::session;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
@@ -181,7 +181,7 @@ impl Origin {
 
 impl Redis {
     /// The URL, from wherever it is configured.
-    pub fn resolved_url(&self) -> Result<Secret, Problem> {
+    fn resolved_url(&self) -> Result<Secret, Problem> {
         let url = match &self.url_file {
             Some(_) if !self.url.is_empty() => {
                 return Err(Problem::new(
@@ -205,13 +205,6 @@ impl Redis {
                 "not set",
                 "set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a \
                  single node without Redis set broker.kind = \"memory\"",
-            ));
-        }
-        if !url.reveal().starts_with("redis://") {
-            return Err(Problem::new(
-                "redis.url",
-                "not a URL of Redis",
-                "write redis://[user:password@]host:port[/db]",
             ));
         }
         Ok(url)
@@ -241,7 +234,8 @@ impl Drain {
         let plan = self.unhurried();
         let deadline = plan.deadline.min(left / 6);
         let grace = plan.grace.min(left / 3);
-        DrainPlan { grace, deadline, window: plan.window.min(left - grace - deadline) }
+        let window = plan.window.min(left.saturating_sub(grace + deadline));
+        DrainPlan { grace, window, deadline }
     }
 
     /// The plan after SIGTERM.

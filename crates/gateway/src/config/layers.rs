@@ -181,7 +181,7 @@ fn option_path(rest: &str) -> String {
     let mut path = String::new();
     for part in rest.split("__") {
         if !path.is_empty() && part.parse::<usize>().is_ok() {
-            path.push_str(&format!("[{part}]"));
+            path.extend(["[", part, "]"]);
             continue;
         }
         if !path.is_empty() {

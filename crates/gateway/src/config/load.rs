@@ -126,8 +126,8 @@ impl Places {
             return self.locate(Problem::new(path, fault, remedy));
         }
         let remedy = option.map_or_else(String::new, |option| match &option.default {
-            Some(default) => format!("give it a {}, as in the default {default}", option.kind),
-            None => format!("give it a {}", option.kind),
+            Some(default) => format!("expected is {}; the default is {default}", option.kind),
+            None => format!("expected is {}", option.kind),
         });
         self.locate(Problem::new(path, fault, remedy))
     }

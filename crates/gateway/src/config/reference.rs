@@ -151,7 +151,7 @@ fn close_section(section: &str, options: &[OptionDoc], text: &mut String) {
             let _ = write!(text, "{}# {key} =\n\n", comment(&option.doc));
             continue;
         }
-        let _ = write!(text, "{}# [[{}]]\n", comment(&option.doc), option.path);
+        let _ = writeln!(text, "{}# [[{}]]", comment(&option.doc), option.path);
         text.push_str("#\n");
         let prefix = format!("{}[].", option.path);
         for item in options.iter().filter(|item| item.path.starts_with(&prefix)) {

@@ -368,8 +368,8 @@ pub struct Drain {
 pub struct Log {
     /// "json" for machines, "pretty" for people.
     pub format: LogFormat,
-    /// "error", "warn", "info", "debug" or "trace", or directives as in
-    /// "info,fanlight_redis=debug".
+    /// "error", "warn", "info", "debug" or "trace"; or different ones for parts of the program, as
+    /// in `"info,fanlight_redis=debug"`.
     pub level: String,
 }
 

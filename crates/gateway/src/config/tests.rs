@@ -21,7 +21,7 @@ fn load(file: &str, env: &[(&str, &str)]) -> Config {
 }
 
 /// The error for a file and an environment, with the file called `f.toml`.
-fn check(file: &str, env: &[(&str, &str)], expected: Expect) {
+fn check(file: &str, env: &[(&str, &str)], expected: &Expect) {
     let (folder, layers) = layers(file, env);
     let error = Config::load(&layers).and_then(Loaded::checked).unwrap_err();
     let folder = format!("{}/", folder.path().display());
@@ -69,7 +69,7 @@ fn an_unknown_option_is_an_error_with_a_suggestion() {
     check(
         "[listen]\npubic = '0.0.0.0:80'\n[native]\nheartbeat_send = '1s'\n[nonsense]\nx = 1",
         &[("FANLIGHT__ORIGIN__ALOW", "*")],
-        expect![[r#"
+        &expect![[r"
             listen.pubic (f.toml:2): there is no such option
               remedy: did you mean `listen.public`?
             native.heartbeat_send (f.toml:4): there is no such option
@@ -77,7 +77,7 @@ fn an_unknown_option_is_an_error_with_a_suggestion() {
             nonsense (f.toml:6): there is no such option
               remedy: remove it; `fanlight config defaults` lists every option
             origin.alow (FANLIGHT__ORIGIN__ALOW): there is no such option
-              remedy: did you mean FANLIGHT__ORIGIN__ALLOW?"#]],
+              remedy: did you mean FANLIGHT__ORIGIN__ALLOW?"]],
     );
 }
 
@@ -86,68 +86,68 @@ fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
     check(
         "[limits]\nmessage = '64 potatoes'",
         &[],
-        expect![[r#"
+        &expect![[r#"
         limits.message = "64 potatoes" (f.toml:2): not a size
           remedy: write a number of bytes with or without a unit, as in "64KiB" or "1MiB""#]],
     );
     check(
         "[auth]\nquery = [1]",
         &[],
-        expect![[r#"
-        auth.query (f.toml:2): a list, where a boolean belongs
-          remedy: give it a true or false, as in the default true"#]],
+        &expect![[r"
+            auth.query (f.toml:2): a list, where a boolean belongs
+              remedy: expected is true or false; the default is true"]],
     );
     check(
         "[broker]\nkind = 'redsi'",
         &[],
-        expect![[r#"
-        broker.kind = "redsi" (f.toml:2): not one of "memory", "redis"
-          remedy: give it a "memory" or "redis", as in the default "redis""#]],
+        &expect![[r#"
+            broker.kind = "redsi" (f.toml:2): not one of "memory", "redis"
+              remedy: expected is "memory" or "redis"; the default is "redis""#]],
     );
     check(
         "[origin]\nallow = ['https://a.test', 'a.test']",
         &[],
-        expect![[r#"
+        &expect![[r#"
             origin.allow[1] = "a.test" (f.toml:2): not an origin
               remedy: write scheme and host without a path, as in "https://app.example.com", "https://*.example.com" or "http://localhost:3000", or "*" for any"#]],
     );
     check(
         "[[auth.keys]]\nsecret = 'x'",
         &[],
-        expect![[r#"
+        &expect![[r"
         auth.keys[0] (f.toml:1): `algorithm` is missing
-          remedy: add `algorithm`; `fanlight config defaults` tells what it is"#]],
+          remedy: add `algorithm`; `fanlight config defaults` tells what it is"]],
     );
     check(
         "[[namespaces]]\nname = 'x'\nmatch = '/nowhere/**'",
         &[],
-        expect![[r#"
+        &expect![[r#"
             namespaces[0].match = "/nowhere/**" (f.toml:3): destination must begin with /topic/, /queue/, /user/ or /app/
-              remedy: give it a pattern"#]],
+              remedy: expected is pattern"#]],
     );
     check(
         "",
         &[("FANLIGHT__WORKERS", "many")],
-        expect![[r#"
-        workers = "many" (FANLIGHT__WORKERS): text, where an integer belongs
-          remedy: give it a whole number, as in the default 0"#]],
+        &expect![[r#"
+            workers = "many" (FANLIGHT__WORKERS): text, where an integer belongs
+              remedy: expected is whole number; the default is 0"#]],
     );
     check(
         "",
         &[("FANLIGHT__STOMP__HEARTBEAT_SEND", "10")],
-        expect![[r#"
+        &expect![[r#"
             stomp.heartbeat_send = "10" (FANLIGHT__STOMP__HEARTBEAT_SEND): not a duration
               remedy: write a number with its unit, as in "25s", "1m 30s" or "250ms""#]],
     );
     check(
         "[listen\n",
         &[],
-        expect![[r#"
+        &expect![[r"
         f.toml is not valid TOML: TOML parse error at line 1, column 8
           |
         1 | [listen
           |        ^
-        unclosed table, expected `]`"#]],
+        unclosed table, expected `]`"]],
     );
 }
 
@@ -156,7 +156,7 @@ fn what_is_missing_or_does_not_fit_is_told_all_at_once() {
     check(
         "",
         &[],
-        expect![[r#"
+        &expect![[r#"
         auth.keys: there are none, so nobody could connect
           remedy: add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`
         namespaces: there are none, so no destination could be used
@@ -185,7 +185,7 @@ outbox = '1KiB'
 [broker]
 kind = 'memory'",
         &[],
-        expect![[r#"
+        &expect![[r#"
             auth.keys[0].secret = (hidden) (f.toml:8): a secret of 7 bytes is too short for HS256
               remedy: use 32 random bytes or more, as from `openssl rand -hex 32`
             auth.keys[1].id = "a" (f.toml:10): the id of another key too

@@ -59,7 +59,8 @@ fn rules() -> TokenRules {
 fn problems(key: AuthKey) -> String {
     let auth = Auth { keys: vec![key], ..Auth::default() };
     let problems = Authenticator::new(&auth, TokenRules::default()).unwrap_err();
-    problems.iter().map(|problem| format!("{}: {}\n", problem.key, problem.fault)).collect()
+    let told = problems.iter().map(|problem| format!("{}: {}", problem.key, problem.fault));
+    told.collect::<Vec<_>>().join("\n") + "\n"
 }
 
 fn claims() -> Claims {
@@ -208,7 +209,7 @@ fn a_key_that_could_not_be_safe_is_refused_at_the_start() {
         AuthKey { secret_file: Some("/nowhere/secret".into()), ..hmac("", "") },
     ];
     let told: String = cases.into_iter().map(problems).collect();
-    expect_test::expect![[r#"
+    expect_test::expect![[r"
         auth.keys[0].secret: a secret of 5 bytes is too short for HS256
         auth.keys[0].secret: a PEM file is no secret: its public part is known to others
         auth.keys[0]: no key in it
@@ -220,6 +221,6 @@ fn a_key_that_could_not_be_safe_is_refused_at_the_start() {
         auth.keys[0].public_key_pem: a key on another curve than that of ES256
         auth.keys[0].public_key_pem: not a public key for EdDSA
         auth.keys[0].secret_file: can't read /nowhere/secret: No such file or directory (os error 2)
-    "#]]
+    "]]
     .assert_eq(&told);
 }

@@ -10,9 +10,7 @@ fn parse_send_128_byte_json(bencher: Bencher<'_, '_>) {
         r#"{{"type":"send","to":"/topic/orders.42","data":{},"id":1}}"#,
         json_of_128_bytes()
     );
-    bencher
-        .counter(ItemsCount::new(1_u32))
-        .bench(|| parse(black_box(&text)).next());
+    bencher.counter(ItemsCount::new(1_u32)).bench(|| parse(black_box(&text)).next());
 }
 
 #[divan::bench]
@@ -52,7 +50,7 @@ fn fields<'a>(body: &'a [u8], content_type: Option<&'a str>) -> MessageFields<'a
         body,
         content_type,
         from: Some("ann"),
-        at: 1_790_000_000_000,
+        at_unix_ms: 1_790_000_000_000,
         position: None,
         headers: &[],
     }

@@ -7,9 +7,7 @@ use fanlight_proto::stomp::{Command, Decoder, Limits, Version, Writer, message_h
 #[divan::bench(args = [128, 4096])]
 fn decode_send(bencher: Bencher<'_, '_>, body_bytes: usize) {
     let input = send(body_bytes);
-    bencher
-        .counter(BytesCount::of_slice(&input))
-        .bench(|| decode(black_box(&input)));
+    bencher.counter(BytesCount::of_slice(&input)).bench(|| decode(black_box(&input)));
 }
 
 #[divan::bench]
@@ -17,9 +15,7 @@ fn decode_send_128_bytes_without_content_length(bencher: Bencher<'_, '_>) {
     let mut input = b"SEND\ndestination:/topic/orders.42\ncontent-type:text/plain\n\n".to_vec();
     input.extend([b'x'; 128]);
     input.push(0);
-    bencher
-        .counter(ItemsCount::new(1_u32))
-        .bench(|| decode(black_box(&input)));
+    bencher.counter(ItemsCount::new(1_u32)).bench(|| decode(black_box(&input)));
 }
 
 #[divan::bench]

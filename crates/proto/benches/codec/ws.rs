@@ -30,13 +30,11 @@ fn deflate_1_kib_piece(bencher: Bencher<'_, '_>, level: u32) {
     let body = json_of(1024);
     let mut deflater = Deflater::new(level);
     let mut out = Vec::new();
-    bencher
-        .counter(BytesCount::of_slice(&body))
-        .bench_local(|| {
-            out.clear();
-            deflater.piece(black_box(&body), &mut out);
-            out.len()
-        });
+    bencher.counter(BytesCount::of_slice(&body)).bench_local(|| {
+        out.clear();
+        deflater.piece(black_box(&body), &mut out);
+        out.len()
+    });
 }
 
 #[divan::bench]

@@ -16,9 +16,7 @@ pub fn is_json(content_type: Option<&str>) -> bool {
         return true;
     };
     let essence = content_type.split(';').next().unwrap_or_default().trim();
-    let (_, suffix) = essence
-        .as_bytes()
-        .split_at(essence.len().saturating_sub("+json".len()));
+    let (_, suffix) = essence.as_bytes().split_at(essence.len().saturating_sub("+json".len()));
     essence.is_empty()
         || essence.eq_ignore_ascii_case("application/json")
         || suffix.eq_ignore_ascii_case(b"+json")
@@ -31,10 +29,7 @@ pub(super) fn decode(data: &RawValue, content_type: Option<&str>) -> Result<Byte
     }
     // Parsed as a string, because some writers escape base64's `/`.
     let Text(text) = serde_json::from_str(data.get()).map_err(|_| Problem::NotBase64)?;
-    STANDARD
-        .decode(&*text)
-        .map(Bytes::from)
-        .map_err(|_| Problem::NotBase64)
+    STANDARD.decode(&*text).map(Bytes::from).map_err(|_| Problem::NotBase64)
 }
 
 /// Appends `body` as a JSON value and tells the content type that a reader needs beside it.
@@ -55,15 +50,9 @@ pub(super) fn encode<'t>(
     let start = out.len();
     let length = base64::encoded_len(body.len(), true).expect("bodies are below usize::MAX / 2");
     out.resize(start + length, 0);
-    STANDARD
-        .encode_slice(body, &mut out[start..])
-        .expect("the slice has the encoded length");
+    STANDARD.encode_slice(body, &mut out[start..]).expect("the slice has the encoded length");
     out.push(b'"');
-    if claims_json {
-        Some("application/octet-stream")
-    } else {
-        content_type
-    }
+    if claims_json { Some("application/octet-stream") } else { content_type }
 }
 
 fn is_valid_json(body: &[u8]) -> bool {

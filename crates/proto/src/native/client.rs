@@ -69,18 +69,16 @@ pub type HeaderPairs<'a> = Vec<(Cow<'a, str>, Cow<'a, str>)>;
 /// Each object is parsed by itself when it is taken, so that a bad one doesn't lose the others.
 /// Text that can't be taken apart, or an array that is too long, gives one error and nothing else.
 pub fn parse(text: &str) -> Messages<'_> {
-    Messages(
-        match text.trim_start_matches(WHITESPACE).as_bytes().first() {
-            Some(b'[') => match serde_json::from_str::<Batch<'_>>(text) {
-                Ok(Batch(elements)) if elements.len() > MAX_BATCH => {
-                    Source::Failed(Some(Problem::BatchTooLarge))
-                }
-                Ok(Batch(elements)) => Source::Many(elements.into_iter()),
-                Err(error) => Source::Failed(Some(not_json(&error))),
-            },
-            _ => Source::One(Some(text)),
+    Messages(match text.trim_start_matches(WHITESPACE).as_bytes().first() {
+        Some(b'[') => match serde_json::from_str::<Batch<'_>>(text) {
+            Ok(Batch(elements)) if elements.len() > MAX_BATCH => {
+                Source::Failed(Some(Problem::BatchTooLarge))
+            }
+            Ok(Batch(elements)) => Source::Many(elements.into_iter()),
+            Err(error) => Source::Failed(Some(not_json(&error))),
         },
-    )
+        _ => Source::One(Some(text)),
+    })
 }
 
 /// The messages of one text message; see [`parse`].
@@ -134,9 +132,7 @@ fn parse_object(text: &str) -> Result<ClientMessage<'_>, NativeError> {
         Some(Ok(id)) => Some(id),
         Some(Err(problem)) => return Err(NativeError::new(problem, None)),
     };
-    fields
-        .into_message(id.clone())
-        .map_err(|problem| NativeError::new(problem, id))
+    fields.into_message(id.clone()).map_err(|problem| NativeError::new(problem, id))
 }
 
 /// An object taken apart, but not yet understood: so an error knows its request's id wherever in
@@ -153,45 +149,25 @@ impl<'a> Fields<'a> {
         let kind = self.kind()?;
         self.check_names(kind)?;
         Ok(match kind {
-            Kind::Connect => ClientMessage::Connect {
-                token: self.text(Field::Token)?,
-            },
-            Kind::Subscribe => ClientMessage::Subscribe {
-                to: self.required(Field::To)?,
-                id,
-            },
-            Kind::Unsubscribe => ClientMessage::Unsubscribe {
-                to: self.required(Field::To)?,
-                id,
-            },
+            Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
+            Kind::Subscribe => ClientMessage::Subscribe { to: self.required(Field::To)?, id },
+            Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
                 let to = self.required(Field::To)?;
                 let content_type = self.text(Field::ContentType)?;
-                let data = self.values[Field::Data as usize].ok_or(Problem::MissingField {
-                    field: Field::Data.name(),
-                })?;
+                let data = self.values[Field::Data as usize]
+                    .ok_or(Problem::MissingField { field: Field::Data.name() })?;
                 let body = body::decode(data, content_type.as_deref())?;
-                ClientMessage::Send {
-                    to,
-                    body,
-                    content_type,
-                    headers: self.headers()?,
-                    id,
-                }
+                ClientMessage::Send { to, body, content_type, headers: self.headers()?, id }
             }
-            Kind::Refresh => ClientMessage::Refresh {
-                token: self.required(Field::Token)?,
-                id,
-            },
+            Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
             Kind::Ping => ClientMessage::Ping { id },
         })
     }
 
     fn kind(&self) -> Result<Kind, Problem> {
         let name = self.required(Field::Type)?;
-        Kind::named(&name).ok_or_else(|| Problem::UnknownType {
-            found: beginning(&name),
-        })
+        Kind::named(&name).ok_or_else(|| Problem::UnknownType { found: beginning(&name) })
     }
 
     /// Refuses what messages of this type do not have, or have once only.
@@ -201,15 +177,10 @@ impl<'a> Fields<'a> {
             .find(|field| self.values[*field as usize].is_some() && !kind.fields().contains(field));
         let unknown = self.unknown.as_deref().or(misplaced.map(Field::name));
         if let Some(found) = unknown {
-            return Err(Problem::UnknownField {
-                kind: kind.name(),
-                found: found.into(),
-            });
+            return Err(Problem::UnknownField { kind: kind.name(), found: found.into() });
         }
         match self.repeated {
-            Some(field) => Err(Problem::Repeated {
-                field: field.name().into(),
-            }),
+            Some(field) => Err(Problem::Repeated { field: field.name().into() }),
             None => Ok(()),
         }
     }
@@ -225,36 +196,27 @@ impl<'a> Fields<'a> {
         };
         match serde_json::from_str(value.get()) {
             Ok(Text(text)) => Ok(Some(text)),
-            Err(_) => Err(Problem::WrongType {
-                field: field.name(),
-                expected: "a string",
-            }),
+            Err(_) => Err(Problem::WrongType { field: field.name(), expected: "a string" }),
         }
     }
 
     fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {
-        self.text(field)?.ok_or(Problem::MissingField {
-            field: field.name(),
-        })
+        self.text(field)?.ok_or(Problem::MissingField { field: field.name() })
     }
 
     fn headers(&self) -> Result<HeaderPairs<'a>, Problem> {
         let Some(value) = self.value(Field::Headers) else {
             return Ok(Vec::new());
         };
-        let Headers(headers) =
-            serde_json::from_str(value.get()).map_err(|_| Problem::WrongType {
-                field: Field::Headers.name(),
-                expected: "an object of strings",
-            })?;
+        let Headers(headers) = serde_json::from_str(value.get()).map_err(|_| {
+            Problem::WrongType { field: Field::Headers.name(), expected: "an object of strings" }
+        })?;
         if headers.len() > MAX_HEADERS {
             return Err(Problem::TooManyHeaders);
         }
         for (at, (name, _)) in headers.iter().enumerate() {
             if headers[..at].iter().any(|(earlier, _)| earlier == name) {
-                return Err(Problem::Repeated {
-                    field: beginning(name),
-                });
+                return Err(Problem::Repeated { field: beginning(name) });
             }
         }
         Ok(headers)
@@ -352,9 +314,7 @@ impl<'de> Deserialize<'de> for Headers<'de> {
 }
 
 fn not_json(error: &serde_json::Error) -> Problem {
-    Problem::NotJson {
-        reason: error.to_string().into(),
-    }
+    Problem::NotJson { reason: error.to_string().into() }
 }
 
 /// Enough of a client's text to recognise it in an error.

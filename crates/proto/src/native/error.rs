@@ -31,10 +31,7 @@ pub enum Problem {
     #[error("more than {MAX_BATCH} messages in one array; send them in several")]
     BatchTooLarge,
     /// `id` is neither a number nor a string, or longer than [`RequestId::MAX_BYTES`].
-    #[error(
-        "`id` must be a number or a string of at most {} bytes",
-        RequestId::MAX_BYTES
-    )]
+    #[error("`id` must be a number or a string of at most {} bytes", RequestId::MAX_BYTES)]
     BadId,
     /// A `type` that is not known here; only its beginning is kept.
     #[error("unknown type {found:?}; known are {}", list(Kind::ALL.map(Kind::name)))]
@@ -82,10 +79,7 @@ pub enum Problem {
 
 impl NativeError {
     pub(super) fn new(problem: Problem, request_id: Option<RequestId>) -> Self {
-        Self {
-            problem,
-            request_id,
-        }
+        Self { problem, request_id }
     }
 
     /// What is wrong.

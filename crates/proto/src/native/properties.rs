@@ -15,7 +15,7 @@ proptest! {
         body in vec(any::<u8>(), 0..60),
         content_type in option::of(prop_oneof![Just("application/json".to_owned()), any::<String>()]),
         position in option::of((any::<u64>(), any::<u64>())),
-        at in any::<u64>(),
+        at_unix_ms in any::<u64>(),
         headers in btree_map(any::<Box<str>>(), any::<Box<str>>(), 0..4),
     ) {
         let headers: Vec<_> = headers.into_iter().collect();
@@ -26,13 +26,13 @@ proptest! {
             from: Some(&texts[2]),
             body: &body,
             content_type: content_type.as_deref(),
-            at,
+            at_unix_ms,
             position,
             headers: &headers,
         });
         let message = read(&text);
         prop_assert_eq!([&message.to, &message.id, message.from.as_ref().unwrap()], [&texts[0], &texts[1], &texts[2]]);
-        prop_assert_eq!(message.at, at);
+        prop_assert_eq!(message.at, at_unix_ms);
         prop_assert_eq!(message.position(), position);
         // JSON's own space around a value is not part of it.
         let read = message.body().unwrap();

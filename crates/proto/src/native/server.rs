@@ -131,10 +131,7 @@ impl Message {
     /// Its place in the destination's history, where one is kept.
     pub fn position(&self) -> Option<Position> {
         let epoch = u64::from_str_radix(self.epoch.as_deref()?, 16).ok()?;
-        Some(Position {
-            epoch,
-            offset: self.offset?,
-        })
+        Some(Position { epoch, offset: self.offset? })
     }
 }
 
@@ -190,8 +187,7 @@ enum Kind {
 impl Flat {
     fn into_message<E: de::Error>(self) -> Result<ServerMessage, E> {
         let request_id = |raw: Option<Box<RawValue>>| {
-            raw.map(|raw| RequestId::from_raw(&raw).map_err(E::custom))
-                .transpose()
+            raw.map(|raw| RequestId::from_raw(&raw).map_err(E::custom)).transpose()
         };
         Ok(match self.kind {
             Kind::Connected => ServerMessage::Connected {
@@ -227,9 +223,7 @@ impl Flat {
                 after_ms: required(self.after_ms, "after_ms")?,
                 reason: required(self.reason, "reason")?.into(),
             },
-            Kind::Pong => ServerMessage::Pong {
-                id: request_id(self.id)?,
-            },
+            Kind::Pong => ServerMessage::Pong { id: request_id(self.id)? },
         })
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn fields(body: &[u8]) -> MessageFields<'_> {
         body,
         content_type: None,
         from: None,
-        at: 1,
+        at_unix_ms: 1,
         position: None,
         headers: &[],
     }
@@ -56,46 +56,23 @@ pub(super) fn read(text: &str) -> Message {
 #[test]
 fn every_client_message_parses() {
     for (text, expected) in [
-        (
-            r#"{"type":"connect"}"#,
-            ClientMessage::Connect { token: None },
-        ),
-        (
-            r#"{"type":"connect","token":null}"#,
-            ClientMessage::Connect { token: None },
-        ),
-        (
-            r#"{"token":"t","type":"connect"}"#,
-            ClientMessage::Connect {
-                token: Some("t".into()),
-            },
-        ),
+        (r#"{"type":"connect"}"#, ClientMessage::Connect { token: None }),
+        (r#"{"type":"connect","token":null}"#, ClientMessage::Connect { token: None }),
+        (r#"{"token":"t","type":"connect"}"#, ClientMessage::Connect { token: Some("t".into()) }),
         (
             r#" {"type":"subscribe","to":"/topic/a","id":1} "#,
-            ClientMessage::Subscribe {
-                to: "/topic/a".into(),
-                id: Some(id("1")),
-            },
+            ClientMessage::Subscribe { to: "/topic/a".into(), id: Some(id("1")) },
         ),
         (
             r#"{"type":"unsubscribe","to":"\/topic\/\u00e9","id":"\u0041"}"#,
-            ClientMessage::Unsubscribe {
-                to: "/topic/é".into(),
-                id: Some(id(r#""\u0041""#)),
-            },
+            ClientMessage::Unsubscribe { to: "/topic/é".into(), id: Some(id(r#""\u0041""#)) },
         ),
         (
             r#"{"type":"refresh","token":"t","id":-1.5e3}"#,
-            ClientMessage::Refresh {
-                token: "t".into(),
-                id: Some(id("-1.5e3")),
-            },
+            ClientMessage::Refresh { token: "t".into(), id: Some(id("-1.5e3")) },
         ),
         (r#"{"type":"ping"}"#, ClientMessage::Ping { id: None }),
-        (
-            r#"{"\u0074ype":"ping","id":null}"#,
-            ClientMessage::Ping { id: None },
-        ),
+        (r#"{"\u0074ype":"ping","id":null}"#, ClientMessage::Ping { id: None }),
     ] {
         assert_eq!(one(text), Ok(expected), "{text}");
     }
@@ -113,10 +90,7 @@ fn text_without_escapes_is_borrowed() {
 #[test]
 fn the_data_of_a_send_is_json_as_sent_or_base64() {
     for (fields, expected) in [
-        (
-            r#""data": {"b" : 1.0, "a":[1e2]} "#,
-            send(br#"{"b" : 1.0, "a":[1e2]}"#, None),
-        ),
+        (r#""data": {"b" : 1.0, "a":[1e2]} "#, send(br#"{"b" : 1.0, "a":[1e2]}"#, None)),
         (r#""data":null"#, send(b"null", None)),
         (r#""data":"\u00e9""#, send(br#""\u00e9""#, None)),
         (
@@ -127,18 +101,9 @@ fn the_data_of_a_send_is_json_as_sent_or_base64() {
             r#""content_type":"application/geo+json","data":7"#,
             send(b"7", Some("application/geo+json")),
         ),
-        (
-            r#""content_type":"text/plain","data":"aGk=""#,
-            send(b"hi", Some("text/plain")),
-        ),
-        (
-            r#""content_type":"text/plain","data":"""#,
-            send(b"", Some("text/plain")),
-        ),
-        (
-            r#""content_type":"x/y","data":"\/\/8=""#,
-            send(b"\xff\xff", Some("x/y")),
-        ),
+        (r#""content_type":"text/plain","data":"aGk=""#, send(b"hi", Some("text/plain"))),
+        (r#""content_type":"text/plain","data":"""#, send(b"", Some("text/plain"))),
+        (r#""content_type":"x/y","data":"\/\/8=""#, send(b"\xff\xff", Some("x/y"))),
     ] {
         let text = format!(r#"{{"type":"send","to":"/topic/a",{fields}}}"#);
         assert_eq!(one(&text), Ok(expected), "{text}");
@@ -148,13 +113,8 @@ fn the_data_of_a_send_is_json_as_sent_or_base64() {
 #[test]
 fn the_headers_of_a_send_keep_their_order() {
     let text = r#"{"type":"send","to":"/topic/a","data":1,"headers":{"b":"1","a":"\n"},"id":2}"#;
-    let Ok(ClientMessage::Send { headers, .. }) = one(text) else {
-        panic!("not a send")
-    };
-    assert_eq!(
-        headers,
-        [("b".into(), "1".into()), ("a".into(), "\n".into())]
-    );
+    let Ok(ClientMessage::Send { headers, .. }) = one(text) else { panic!("not a send") };
+    assert_eq!(headers, [("b".into(), "1".into()), ("a".into(), "\n".into())]);
 }
 
 #[test]
@@ -165,57 +125,24 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
         expected.assert_eq(&format!("{id}: {error}"));
         assert_eq!(error.close_reason(), CloseReason::ProtocolError);
     };
-    check(
-        "",
-        expect!["-: a message is a JSON object with a `type`, or an array of such objects"],
-    );
-    check(
-        "7",
-        expect!["-: a message is a JSON object with a `type`, or an array of such objects"],
-    );
-    check(
-        "{",
-        expect!["-: not JSON: EOF while parsing an object at line 1 column 1"],
-    );
-    check(
-        "[{}",
-        expect!["-: not JSON: EOF while parsing a list at line 1 column 3"],
-    );
-    check(
-        r#"{"type":"ping"}x"#,
-        expect!["-: not JSON: trailing characters at line 1 column 16"],
-    );
+    check("", expect!["-: a message is a JSON object with a `type`, or an array of such objects"]);
+    check("7", expect!["-: a message is a JSON object with a `type`, or an array of such objects"]);
+    check("{", expect!["-: not JSON: EOF while parsing an object at line 1 column 1"]);
+    check("[{}", expect!["-: not JSON: EOF while parsing a list at line 1 column 3"]);
+    check(r#"{"type":"ping"}x"#, expect!["-: not JSON: trailing characters at line 1 column 16"]);
     check("{}", expect!["-: missing field `type`"]);
-    check(
-        r#"{"id":1,"type":7}"#,
-        expect!["1: `type` must be a string"],
-    );
+    check(r#"{"id":1,"type":7}"#, expect!["1: `type` must be a string"]);
     check(
         r#"{"type":"publish","id":1}"#,
         expect![[
             r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, refresh, ping"#
         ]],
     );
-    check(
-        r#"{"type":"subscribe","id":1}"#,
-        expect!["1: missing field `to`"],
-    );
-    check(
-        r#"{"type":"send","to":"/topic/a","id":1}"#,
-        expect!["1: missing field `data`"],
-    );
-    check(
-        r#"{"type":"refresh","token":null}"#,
-        expect!["-: missing field `token`"],
-    );
-    check(
-        r#"{"type":"subscribe","to":5,"id":"a"}"#,
-        expect![[r#""a": `to` must be a string"#]],
-    );
-    check(
-        r#"{"type":"subscribe","to":"\ud800"}"#,
-        expect!["-: `to` must be a string"],
-    );
+    check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
+    check(r#"{"type":"send","to":"/topic/a","id":1}"#, expect!["1: missing field `data`"]);
+    check(r#"{"type":"refresh","token":null}"#, expect!["-: missing field `token`"]);
+    check(r#"{"type":"subscribe","to":5,"id":"a"}"#, expect![[r#""a": `to` must be a string"#]]);
+    check(r#"{"type":"subscribe","to":"\ud800"}"#, expect!["-: `to` must be a string"]);
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
         expect![[r#"1: unknown field "dest" in subscribe; known are type, to, id"#]],
@@ -224,10 +151,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
         r#"{"type":"ping","to":"/topic/a"}"#,
         expect![[r#"-: unknown field "to" in ping; known are type, id"#]],
     );
-    check(
-        r#"{"type":"ping","id":1,"id":2}"#,
-        expect![[r#"2: "id" occurs twice"#]],
-    );
+    check(r#"{"type":"ping","id":1,"id":2}"#, expect![[r#"2: "id" occurs twice"#]]);
     check(
         r#"{"type":"ping","id":[1]}"#,
         expect!["-: `id` must be a number or a string of at most 64 bytes"],
@@ -260,12 +184,7 @@ fn a_bad_message_in_an_array_does_not_lose_the_others() {
         .collect();
     assert_eq!(
         ids,
-        [
-            (true, Some(id("1"))),
-            (false, Some(id("2"))),
-            (false, None),
-            (true, Some(id("4")))
-        ]
+        [(true, Some(id("1"))), (false, Some(id("2"))), (false, None), (true, Some(id("4")))]
     );
     assert_eq!(parse("[]").len(), 0);
 }
@@ -282,10 +201,7 @@ fn each_limit_is_allowed_to_be_reached_and_not_exceeded() {
 
     let with_headers = |count| {
         let headers: Vec<_> = (0..count).map(|at| format!(r#""h{at}":"""#)).collect();
-        format!(
-            r#"{{"type":"send","to":"/topic/a","data":1,"headers":{{{}}}}}"#,
-            headers.join(",")
-        )
+        format!(r#"{{"type":"send","to":"/topic/a","data":1,"headers":{{{}}}}}"#, headers.join(","))
     };
     assert!(one(&with_headers(MAX_HEADERS)).is_ok());
     let text = with_headers(MAX_HEADERS + 1);
@@ -293,10 +209,7 @@ fn each_limit_is_allowed_to_be_reached_and_not_exceeded() {
 
     let longest = format!("\"{}\"", "a".repeat(RequestId::MAX_BYTES - 2));
     assert!(longest.parse::<RequestId>().is_ok());
-    assert_eq!(
-        format!("{longest}a").parse::<RequestId>(),
-        Err(Problem::BadId)
-    );
+    assert_eq!(format!("{longest}a").parse::<RequestId>(), Err(Problem::BadId));
     assert_eq!("1".repeat(65).parse::<RequestId>(), Err(Problem::BadId));
 }
 
@@ -316,21 +229,14 @@ fn server_messages_have_their_form_and_are_read_back() {
             user: Some("ann".into()),
             expires: None,
             heartbeat_ms: 10_000,
-            limits: SessionLimits {
-                message_bytes: 65536,
-                subscriptions: 128,
-            },
+            limits: SessionLimits { message_bytes: 65536, subscriptions: 128 },
         },
         expect![[
             r#"{"type":"connected","session":"s","user":"ann","heartbeat_ms":10000,"limits":{"message_bytes":65536,"subscriptions":128}}"#
         ]],
     );
     check(
-        ServerMessage::Ok {
-            id: 7.into(),
-            message_id: None,
-            degraded: false,
-        },
+        ServerMessage::Ok { id: 7.into(), message_id: None, degraded: false },
         expect![[r#"{"type":"ok","id":7}"#]],
     );
     check(
@@ -353,16 +259,10 @@ fn server_messages_have_their_form_and_are_read_back() {
         ]],
     );
     check(
-        ServerMessage::Reconnect {
-            after_ms: 100,
-            reason: CloseReason::Draining.code().into(),
-        },
+        ServerMessage::Reconnect { after_ms: 100, reason: CloseReason::Draining.code().into() },
         expect![[r#"{"type":"reconnect","after_ms":100,"reason":"draining"}"#]],
     );
-    check(
-        ServerMessage::Pong { id: None },
-        expect![[r#"{"type":"pong"}"#]],
-    );
+    check(ServerMessage::Pong { id: None }, expect![[r#"{"type":"pong"}"#]]);
 }
 
 #[test]
@@ -370,20 +270,14 @@ fn what_a_server_message_lacks_is_named_and_what_it_adds_is_ignored() {
     let error = serde_json::from_str::<ServerMessage>(r#"{"type":"ok"}"#).unwrap_err();
     assert_eq!(error.to_string(), "missing field `id`");
     let later = r#"{"type":"pong","later":[1]}"#;
-    assert!(matches!(
-        serde_json::from_str(later).unwrap(),
-        ServerMessage::Pong { id: None }
-    ));
+    assert!(matches!(serde_json::from_str(later).unwrap(), ServerMessage::Pong { id: None }));
 }
 
 #[test]
 fn the_schema_names_every_server_message_by_its_type() {
     let schema = serde_json::to_string(&schemars::schema_for!(ServerMessage)).unwrap();
     for kind in ["connected", "ok", "error", "message", "reconnect", "pong"] {
-        assert!(
-            schema.contains(&format!(r#""const":"{kind}""#)),
-            "{kind} is not in {schema}"
-        );
+        assert!(schema.contains(&format!(r#""const":"{kind}""#)), "{kind} is not in {schema}");
     }
 }
 
@@ -393,10 +287,7 @@ fn a_message_has_what_is_known_of_its_publication() {
     let full = MessageFields {
         content_type: Some("text/plain"),
         from: Some("ann"),
-        position: Some(Position {
-            epoch: u64::MAX,
-            offset: 3,
-        }),
+        position: Some(Position { epoch: u64::MAX, offset: 3 }),
         headers: &headers,
         ..fields(b"hi")
     };
@@ -412,34 +303,13 @@ fn a_body_travels_as_json_only_if_it_is_json() {
         (b"[1]".as_slice(), Some("application/json"), "[1]", None),
         (b"[1]", Some("a/b+json"), "[1]", Some("a/b+json")),
         (b" {\n\"a\": 1}\n", None, "{\n\"a\": 1}", None),
-        (
-            b"{\"a\":",
-            Some("application/json"),
-            "\"eyJhIjo=\"",
-            Some("application/octet-stream"),
-        ),
-        (
-            b"1,\"at\":2",
-            None,
-            "\"MSwiYXQiOjI=\"",
-            Some("application/octet-stream"),
-        ),
-        (
-            b"\"\xff\"",
-            None,
-            "\"Iv8i\"",
-            Some("application/octet-stream"),
-        ),
+        (b"{\"a\":", Some("application/json"), "\"eyJhIjo=\"", Some("application/octet-stream")),
+        (b"1,\"at\":2", None, "\"MSwiYXQiOjI=\"", Some("application/octet-stream")),
+        (b"\"\xff\"", None, "\"Iv8i\"", Some("application/octet-stream")),
         (b"", None, "\"\"", Some("application/octet-stream")),
         (b"[1]", Some("text/plain"), "\"WzFd\"", Some("text/plain")),
     ] {
-        let message = read(&written(&MessageFields {
-            content_type,
-            ..fields(body)
-        }));
-        assert_eq!(
-            (message.data.get(), message.content_type.as_deref()),
-            (data, shown)
-        );
+        let message = read(&written(&MessageFields { content_type, ..fields(body) }));
+        assert_eq!((message.data.get(), message.content_type.as_deref()), (data, shown));
     }
 }

@@ -24,14 +24,8 @@ pub(super) enum Field {
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] = [
-        Self::Connect,
-        Self::Subscribe,
-        Self::Unsubscribe,
-        Self::Send,
-        Self::Refresh,
-        Self::Ping,
-    ];
+    pub(super) const ALL: [Self; 6] =
+        [Self::Connect, Self::Subscribe, Self::Unsubscribe, Self::Send, Self::Refresh, Self::Ping];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -62,15 +56,8 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 7] = [
-        Self::Type,
-        Self::Id,
-        Self::Token,
-        Self::To,
-        Self::Data,
-        Self::ContentType,
-        Self::Headers,
-    ];
+    pub(super) const ALL: [Self; 7] =
+        [Self::Type, Self::Id, Self::Token, Self::To, Self::Data, Self::ContentType, Self::Headers];
 
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -18,7 +18,7 @@ pub struct MessageFields<'a> {
     /// The user that published it.
     pub from: Option<&'a str>,
     /// When it was accepted, in milliseconds since the Unix epoch.
-    pub at: u64,
+    pub at_unix_ms: u64,
     /// Its place in the destination's history, where one is kept.
     pub position: Option<Position>,
     /// The sender's headers that are passed on.
@@ -42,7 +42,7 @@ pub fn write_message(out: &mut Vec<u8>, fields: &MessageFields<'_>) {
         json(out, from);
     }
     out.extend_from_slice(br#","at":"#);
-    json(out, &fields.at);
+    json(out, &fields.at_unix_ms);
     if let Some(Position { epoch, offset }) = fields.position {
         out.extend_from_slice(br#","epoch":"#);
         json(out, &format_args!("{epoch:x}"));

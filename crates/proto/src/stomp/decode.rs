@@ -33,11 +33,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            frame_bytes: 64 * 1024,
-            headers: 64,
-            header_bytes: 8 * 1024,
-        }
+        Self { frame_bytes: 64 * 1024, headers: 64, header_bytes: 8 * 1024 }
     }
 }
 
@@ -45,10 +41,7 @@ impl Decoder {
     /// A decoder at the start of a session, where only frames without escapes are expected; until
     /// [`Decoder::set_version`] it decodes as 1.0.
     pub fn new() -> Self {
-        Self {
-            partial: None,
-            version: Version::V10,
-        }
+        Self { partial: None, version: Version::V10 }
     }
 
     /// Decodes what follows as `version`. To be called when CONNECT or CONNECTED has settled it,
@@ -146,11 +139,8 @@ impl Partial {
                     }
                     let command =
                         Command::from_bytes(&line).ok_or_else(|| unknown_command(&line, &[]))?;
-                    self.stage = Stage::Headers(Head {
-                        command,
-                        headers: Headers::new(),
-                        lines: 0,
-                    });
+                    self.stage =
+                        Stage::Headers(Head { command, headers: Headers::new(), lines: 0 });
                 }
                 Stage::Headers(head) => {
                     let Some(line) = self.lines.next_header(input, head.lines + 1, limits)? else {
@@ -197,10 +187,7 @@ impl Lines {
         limits: &Limits,
     ) -> Result<Option<Cow<'i, [u8]>>, StompError> {
         let limit = limits.header_bytes;
-        self.next(input, limits, limit, |_, _| StompError::HeaderTooLong {
-            line,
-            limit,
-        })
+        self.next(input, limits, limit, |_, _| StompError::HeaderTooLong { line, limit })
     }
 
     /// The next line without its end, or `None` when it has not ended. Borrowed where it lies whole
@@ -230,9 +217,7 @@ impl Lines {
             return Ok(None);
         }
         if self.kept.is_empty() {
-            return Ok(Some(Cow::Borrowed(
-                piece.strip_suffix(b"\r").unwrap_or(piece),
-            )));
+            return Ok(Some(Cow::Borrowed(piece.strip_suffix(b"\r").unwrap_or(piece))));
         }
         let mut line = std::mem::take(&mut self.kept);
         line.extend_from_slice(piece);
@@ -243,24 +228,17 @@ impl Lines {
 
 impl Head {
     fn take(&mut self) -> Self {
-        Self {
-            headers: std::mem::take(&mut self.headers),
-            ..*self
-        }
+        Self { headers: std::mem::take(&mut self.headers), ..*self }
     }
 
     fn push(&mut self, line: &[u8], limits: &Limits, version: Version) -> Result<(), StompError> {
         if self.lines == limits.headers {
-            return Err(StompError::TooManyHeaders {
-                limit: limits.headers,
-            });
+            return Err(StompError::TooManyHeaders { limit: limits.headers });
         }
         self.lines += 1;
         let at = self.lines;
         let text = std::str::from_utf8(line).map_err(|_| StompError::HeaderNotUtf8 { line: at })?;
-        let (name, value) = text
-            .split_once(':')
-            .ok_or(StompError::MissingColon { line: at })?;
+        let (name, value) = text.split_once(':').ok_or(StompError::MissingColon { line: at })?;
         if name.is_empty() {
             return Err(StompError::EmptyHeaderName { line: at });
         }
@@ -286,24 +264,16 @@ impl Body {
     fn after(head: Head, room: usize, limits: &Limits) -> Result<Self, StompError> {
         let length = match head.content_length()? {
             Some(1..) if !head.command.allows_body() => {
-                return Err(StompError::BodyNotAllowed {
-                    command: head.command,
-                });
+                return Err(StompError::BodyNotAllowed { command: head.command });
             }
             // `>=`, as a NUL follows.
             Some(length) if length >= room => {
-                return Err(StompError::FrameTooLarge {
-                    limit: limits.frame_bytes,
-                });
+                return Err(StompError::FrameTooLarge { limit: limits.frame_bytes });
             }
             None if !head.command.allows_body() => Some(0),
             length => length,
         };
-        Ok(Self {
-            head,
-            length,
-            kept: Vec::new(),
-        })
+        Ok(Self { head, length, kept: Vec::new() })
     }
 
     fn advance(
@@ -335,14 +305,8 @@ impl Body {
             body.extend_from_slice(piece);
             body.into_boxed_slice().into()
         };
-        let Head {
-            command, headers, ..
-        } = self.head.take();
-        Ok(Some(Frame {
-            command,
-            headers,
-            body,
-        }))
+        let Head { command, headers, .. } = self.head.take();
+        Ok(Some(Frame { command, headers, body }))
     }
 
     fn unended(&self) -> StompError {
@@ -360,30 +324,19 @@ impl Body {
 fn count(frame_bytes: &mut usize, more: usize, limits: &Limits) -> Result<(), StompError> {
     *frame_bytes += more;
     if *frame_bytes > limits.frame_bytes {
-        return Err(StompError::FrameTooLarge {
-            limit: limits.frame_bytes,
-        });
+        return Err(StompError::FrameTooLarge { limit: limits.frame_bytes });
     }
     Ok(())
 }
 
 /// Where the first NUL is. `CStr` searches a word at a time, an iterator a byte at a time.
 fn find_nul(bytes: &[u8]) -> Option<usize> {
-    CStr::from_bytes_until_nul(bytes)
-        .ok()
-        .map(CStr::count_bytes)
+    CStr::from_bytes_until_nul(bytes).ok().map(CStr::count_bytes)
 }
 
 fn unknown_command(kept: &[u8], piece: &[u8]) -> StompError {
-    let shown: Vec<u8> = kept
-        .iter()
-        .chain(piece)
-        .copied()
-        .take(LONGEST_COMMAND_BYTES)
-        .collect();
-    StompError::UnknownCommand {
-        found: String::from_utf8_lossy(&shown).into(),
-    }
+    let shown: Vec<u8> = kept.iter().chain(piece).copied().take(LONGEST_COMMAND_BYTES).collect();
+    StompError::UnknownCommand { found: String::from_utf8_lossy(&shown).into() }
 }
 
 /// `UNSUBSCRIBE`
@@ -404,20 +357,13 @@ mod tests {
         let mut decoder = Decoder::new();
         let mut fed = 0;
         let head = b"SEND\ncontent-length:60000\n\n".as_slice();
-        for piece in head
-            .chunks(head.len())
-            .chain([[b'x'; 7].as_slice()].repeat(1000))
-        {
+        for piece in head.chunks(head.len()).chain([[b'x'; 7].as_slice()].repeat(1000)) {
             assert_eq!(decoder.next(&mut &*piece, &limits), Ok(None));
             fed += piece.len();
             let Some(Stage::Body(body)) = decoder.partial.as_deref().map(|kept| &kept.stage) else {
                 panic!("not in a body")
             };
-            assert!(
-                body.kept.capacity() <= 2 * fed,
-                "{} for {fed}",
-                body.kept.capacity()
-            );
+            assert!(body.kept.capacity() <= 2 * fed, "{} for {fed}", body.kept.capacity());
         }
     }
 }

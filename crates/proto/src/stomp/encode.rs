@@ -40,18 +40,12 @@ impl<'o> Writer<'o> {
     pub fn new(out: &'o mut Vec<u8>, command: Command, version: Version) -> Self {
         out.extend_from_slice(command.as_str().as_bytes());
         out.push(b'\n');
-        Self {
-            out,
-            escapes: version.escapes_of(command),
-        }
+        Self { out, escapes: version.escapes_of(command) }
     }
 
     /// Goes on with a frame that [`message_head`] began, perhaps in another buffer.
     pub fn continuing(out: &'o mut Vec<u8>, version: Version) -> Self {
-        Self {
-            out,
-            escapes: version,
-        }
+        Self { out, escapes: version }
     }
 
     /// Adds a header.
@@ -71,9 +65,9 @@ impl<'o> Writer<'o> {
         N: AsRef<str>,
         V: AsRef<str>,
     {
-        headers.into_iter().fold(self, |writer, (name, value)| {
-            writer.header(name.as_ref(), value.as_ref())
-        })
+        headers
+            .into_iter()
+            .fold(self, |writer, (name, value)| writer.header(name.as_ref(), value.as_ref()))
     }
 
     /// Ends the frame with a body ("Body").
@@ -116,10 +110,7 @@ mod tests {
                     .body(body);
             })
         };
-        assert_eq!(
-            send(b"a\0b"),
-            "SEND\ndestination:/queue/a\ncontent-length:3\n\na\0b\0"
-        );
+        assert_eq!(send(b"a\0b"), "SEND\ndestination:/queue/a\ncontent-length:3\n\na\0b\0");
         assert_eq!(send(b""), "SEND\ndestination:/queue/a\n\n\0");
     }
 
@@ -128,10 +119,7 @@ mod tests {
         for (version, expected) in [
             (Version::V10, "RECEIPT\na b:1  admin:true   \n\n\0"),
             (Version::V11, "RECEIPT\na\\cb:1 \\nadmin\\ctrue   \n\n\0"),
-            (
-                Version::V12,
-                "RECEIPT\na\\cb:1\\r\\nadmin\\ctrue\\r  \n\n\0",
-            ),
+            (Version::V12, "RECEIPT\na\\cb:1\\r\\nadmin\\ctrue\\r  \n\n\0"),
         ] {
             let frame = written(|out| {
                 Writer::new(out, Command::Receipt, version)
@@ -145,9 +133,7 @@ mod tests {
     #[test]
     fn the_frames_that_open_a_session_are_not_escaped() {
         let frame = written(|out| {
-            Writer::new(out, Command::Connected, Version::V12)
-                .header("session", r"a:b\c")
-                .end();
+            Writer::new(out, Command::Connected, Version::V12).header("session", r"a:b\c").end();
         });
         assert_eq!(frame, "CONNECTED\nsession:a:b\\c\n\n\0");
     }
@@ -155,9 +141,7 @@ mod tests {
     #[test]
     fn a_header_without_a_name_is_left_out() {
         let frame = written(|out| {
-            Writer::new(out, Command::Receipt, Version::V12)
-                .header("", "x")
-                .end();
+            Writer::new(out, Command::Receipt, Version::V12).header("", "x").end();
         });
         assert_eq!(frame, "RECEIPT\n\n\0");
     }
@@ -166,9 +150,7 @@ mod tests {
     fn a_message_in_two_parts_is_one_frame() {
         let frame = written(|out| {
             message_head(out, Version::V12, Some("sub:0"), Some("7"));
-            Writer::continuing(out, Version::V12)
-                .header("message-id", "m")
-                .body(b"hi");
+            Writer::continuing(out, Version::V12).header("message-id", "m").body(b"hi");
         });
         let expected =
             "MESSAGE\nsubscription:sub\\c0\nack:7\nmessage-id:m\ncontent-length:2\n\nhi\0";

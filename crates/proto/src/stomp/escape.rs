@@ -96,11 +96,9 @@ mod tests {
 
     #[test]
     fn a_colon_in_a_name_is_escaped_or_replaced() {
-        for (version, expected) in [
-            (Version::V10, "a b"),
-            (Version::V11, r"a\cb"),
-            (Version::V12, r"a\cb"),
-        ] {
+        for (version, expected) in
+            [(Version::V10, "a b"), (Version::V11, r"a\cb"), (Version::V12, r"a\cb")]
+        {
             let mut out = Vec::new();
             escape_name("a:b", version, &mut out);
             assert_eq!(out, expected.as_bytes(), "{version}");
@@ -122,11 +120,7 @@ mod tests {
             (r"a\é", V12, None),
             (r"a\", V12, None),
         ] {
-            assert_eq!(
-                unescaped(text, version).as_deref(),
-                expected,
-                "{text} in {version}"
-            );
+            assert_eq!(unescaped(text, version).as_deref(), expected, "{text} in {version}");
         }
     }
 }

@@ -23,8 +23,7 @@ impl Headers {
 
     /// The value of the header `name`. Names are case-sensitive.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.iter()
-            .find_map(|(other, value)| (other == name).then_some(value))
+        self.iter().find_map(|(other, value)| (other == name).then_some(value))
     }
 
     /// All headers, in order.

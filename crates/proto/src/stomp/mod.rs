@@ -106,9 +106,7 @@ pub fn negotiate(accept_version: Option<&str>) -> Option<Version> {
     let Some(list) = accept_version else {
         return Some(Version::V10);
     };
-    list.split(',')
-        .filter_map(|version| version.trim().parse().ok())
-        .max()
+    list.split(',').filter_map(|version| version.trim().parse().ok()).max()
 }
 
 /// Both numbers of a `heart-beat` header, in milliseconds: what the sender can do, then what it
@@ -118,9 +116,7 @@ pub fn parse_heart_beat(value: &str) -> Result<(u32, u32), StompError> {
         _ if !is_digits(digits) => Err(StompError::MalformedHeartBeat),
         parsed => Ok(parsed.unwrap_or(u32::MAX)),
     };
-    let (can_do, wants) = value
-        .split_once(',')
-        .ok_or(StompError::MalformedHeartBeat)?;
+    let (can_do, wants) = value.split_once(',').ok_or(StompError::MalformedHeartBeat)?;
     Ok((milliseconds(can_do)?, milliseconds(wants)?))
 }
 
@@ -248,9 +244,7 @@ impl Frame {
 
     /// Appends the frame to `out`, escaped for `version`.
     pub fn write(&self, out: &mut Vec<u8>, version: Version) {
-        Writer::new(out, self.command, version)
-            .headers(self.headers.iter())
-            .body(&self.body);
+        Writer::new(out, self.command, version).headers(self.headers.iter()).body(&self.body);
     }
 }
 

@@ -23,19 +23,11 @@ fn any_frame(version: Version) -> impl Strategy<Value = Frame> {
             .filter(|(name, _)| !name.is_empty())
             .map(|(name, value)| (lossy(name, in_name), lossy(value, in_value)))
             .collect();
-        let body = if command.allows_body() {
-            Bytes::from(body)
-        } else {
-            Bytes::new()
-        };
+        let body = if command.allows_body() { Bytes::from(body) } else { Bytes::new() };
         if !body.is_empty() {
             headers.push("content-length", &body.len().to_string());
         }
-        Frame {
-            command,
-            headers,
-            body,
-        }
+        Frame { command, headers, body }
     })
 }
 

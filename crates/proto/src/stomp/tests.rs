@@ -30,11 +30,7 @@ fn decode(text: &str, version: Version) -> Result<Vec<Incoming>, StompError> {
 
 fn frame(command: Command, headers: &[(&str, &str)], body: &'static [u8]) -> Incoming {
     let headers = headers.iter().copied().collect();
-    Incoming::Frame(Frame {
-        command,
-        headers,
-        body: Bytes::from_static(body),
-    })
+    Incoming::Frame(Frame { command, headers, body: Bytes::from_static(body) })
 }
 
 /// Checks that `text` is refused, whole and byte by byte, with an error that reads `message`.
@@ -85,10 +81,7 @@ fn a_heart_beat_is_two_numbers() {
 #[test]
 fn names_of_commands_and_versions_parse_back() {
     for command in Command::ALL {
-        assert_eq!(
-            Command::from_bytes(command.as_str().as_bytes()),
-            Some(command)
-        );
+        assert_eq!(Command::from_bytes(command.as_str().as_bytes()), Some(command));
     }
     for version in ALL {
         assert_eq!(version.as_str().parse(), Ok(version));
@@ -144,10 +137,7 @@ fn escapes_are_resolved_in_names_and_values_by_version() {
         (Version::V11, "a:b", "x\ny"),
         (Version::V12, "a:b", "x\ny"),
     ] {
-        assert_eq!(
-            decode(text, version),
-            Ok(vec![frame(Command::Send, &[(name, value)], b"")])
-        );
+        assert_eq!(decode(text, version), Ok(vec![frame(Command::Send, &[(name, value)], b"")]));
     }
 }
 
@@ -208,107 +198,49 @@ fn each_broken_rule_has_its_own_error() {
     let limits = Limits::default();
     for (text, message) in [
         ("HELLO\n\n\0", r#"unknown command "HELLO""#),
-        (
-            "send\n\n\0",
-            r#"unknown command "send"; commands are upper case, without spaces"#,
-        ),
-        (
-            "SEND \n\n\0",
-            r#"unknown command "SEND "; commands are upper case, without spaces"#,
-        ),
+        ("send\n\n\0", r#"unknown command "send"; commands are upper case, without spaces"#),
+        ("SEND \n\n\0", r#"unknown command "SEND "; commands are upper case, without spaces"#),
         ("GET / HTTP/1.1\r\n", r#"unknown command "GET / HTTP/""#),
         ("\r\r\n", r#"unknown command "\r""#),
-        (
-            "SEND\nfirst:1\nsecond\n\n\0",
-            "header line 2 has no colon between name and value",
-        ),
+        ("SEND\nfirst:1\nsecond\n\n\0", "header line 2 has no colon between name and value"),
         ("SEND\n:x\n\n\0", "header line 1 has an empty name"),
-        (
-            "SEND\na:\\t\n\n\0",
-            r"header line 1 has an undefined escape; write a backslash as \\",
-        ),
-        (
-            "SEND\na:b\0",
-            "frame ends before the blank line after its headers",
-        ),
-        (
-            "SEND\0",
-            "frame ends before the blank line after its headers",
-        ),
-        (
-            "SEND\na:b\0c\n\n\0",
-            "frame ends before the blank line after its headers",
-        ),
-        (
-            "SEND\ncontent-length:x\n\n\0",
-            "content-length is not a number of bytes",
-        ),
-        (
-            "SEND\ncontent-length:-1\n\n\0",
-            "content-length is not a number of bytes",
-        ),
-        (
-            "SEND\ncontent-length:+1\n\na\0",
-            "content-length is not a number of bytes",
-        ),
-        (
-            "SEND\ncontent-length:\n\n\0",
-            "content-length is not a number of bytes",
-        ),
+        ("SEND\na:\\t\n\n\0", r"header line 1 has an undefined escape; write a backslash as \\"),
+        ("SEND\na:b\0", "frame ends before the blank line after its headers"),
+        ("SEND\0", "frame ends before the blank line after its headers"),
+        ("SEND\na:b\0c\n\n\0", "frame ends before the blank line after its headers"),
+        ("SEND\ncontent-length:x\n\n\0", "content-length is not a number of bytes"),
+        ("SEND\ncontent-length:-1\n\n\0", "content-length is not a number of bytes"),
+        ("SEND\ncontent-length:+1\n\na\0", "content-length is not a number of bytes"),
+        ("SEND\ncontent-length:\n\n\0", "content-length is not a number of bytes"),
         (
             "SEND\ncontent-length:1\n\nab\0",
             "body is not followed by NUL; content-length says 1 bytes",
         ),
         ("SUBSCRIBE\nid:0\n\nx\0", "SUBSCRIBE must not have a body"),
-        (
-            "CONNECT\ncontent-length:1\n\n",
-            "CONNECT must not have a body",
-        ),
+        ("CONNECT\ncontent-length:1\n\n", "CONNECT must not have a body"),
     ] {
         let error = refused(text.as_bytes(), Version::V12, &limits, message);
         assert_eq!(error.close_reason(), CloseReason::ProtocolError);
     }
-    let error = refused(
-        b"SEND\na:\xff\n\n\0",
-        Version::V12,
-        &limits,
-        "header line 1 is not UTF-8",
-    );
+    let error = refused(b"SEND\na:\xff\n\n\0", Version::V12, &limits, "header line 1 is not UTF-8");
     assert_eq!(error.close_reason(), CloseReason::InvalidUtf8);
 }
 
 #[test]
 fn each_limit_is_allowed_to_be_reached_and_not_exceeded() {
-    let limits = Limits {
-        frame_bytes: 40,
-        headers: 2,
-        header_bytes: 16,
-    };
-    for text in [
-        "SEND\na:34567890123456\r\nb:2\n\n\0",
-        "SEND\n\n789012345678901234567890123456789\0",
-    ] {
+    let limits = Limits { frame_bytes: 40, headers: 2, header_bytes: 16 };
+    for text in
+        ["SEND\na:34567890123456\r\nb:2\n\n\0", "SEND\n\n789012345678901234567890123456789\0"]
+    {
         let found = decode_pieces([text.as_bytes()], Version::V12, &limits);
         assert_eq!(found.map(|(found, _)| found.len()), Ok(1), "{text}");
         let found = decode_pieces(text.as_bytes().chunks(1), Version::V12, &limits);
         assert_eq!(found.map(|(found, _)| found.len()), Ok(1), "{text}");
     }
     for (text, message, reason) in [
-        (
-            "SEND\na:345678901234567\n\n\0",
-            "header line 1 exceeds 16 bytes",
-            CloseReason::TooLarge,
-        ),
-        (
-            "SEND\na:34567890123456\r\r\n",
-            "header line 1 exceeds 16 bytes",
-            CloseReason::TooLarge,
-        ),
-        (
-            "SEND\na:1\na:2\nc:3\n\n\0",
-            "frame has more than 2 headers",
-            CloseReason::LimitExceeded,
-        ),
+        ("SEND\na:345678901234567\n\n\0", "header line 1 exceeds 16 bytes", CloseReason::TooLarge),
+        ("SEND\na:34567890123456\r\r\n", "header line 1 exceeds 16 bytes", CloseReason::TooLarge),
+        ("SEND\na:1\na:2\nc:3\n\n\0", "frame has more than 2 headers", CloseReason::LimitExceeded),
         (
             "SEND\n\n7890123456789012345678901234567890\0",
             "frame exceeds 40 bytes; send a smaller body or fewer headers",
@@ -332,23 +264,10 @@ fn a_huge_content_length_is_refused_before_its_body_comes() {
 
 #[test]
 fn an_endless_line_is_refused_as_soon_as_it_is_too_long() {
-    let limits = Limits {
-        header_bytes: 100,
-        ..Limits::default()
-    };
+    let limits = Limits { header_bytes: 100, ..Limits::default() };
     let endless = [b"SEND\n".as_slice(), &[b'a'; 101]].concat();
-    refused(
-        &endless,
-        Version::V12,
-        &limits,
-        "header line 1 exceeds 100 bytes",
-    );
-    refused(
-        b"aaaaaaaaaaaa",
-        Version::V12,
-        &limits,
-        r#"unknown command "aaaaaaaaaaa""#,
-    );
+    refused(&endless, Version::V12, &limits, "header line 1 exceeds 100 bytes");
+    refused(b"aaaaaaaaaaaa", Version::V12, &limits, r#"unknown command "aaaaaaaaaaa""#);
 }
 
 #[test]
@@ -356,9 +275,7 @@ fn a_message_in_two_parts_decodes_as_one_frame() {
     for version in ALL {
         let (mut head, mut rest) = (Vec::new(), Vec::new());
         message_head(&mut head, version, Some("sub-0"), Some("ack-1"));
-        Writer::continuing(&mut rest, version)
-            .header("message-id", "m")
-            .body(b"a\0b");
+        Writer::continuing(&mut rest, version).header("message-id", "m").body(b"a\0b");
         let (found, decoder) =
             decode_pieces([head.as_slice(), &rest], version, &Limits::default()).unwrap();
         let headers = [
@@ -376,12 +293,9 @@ fn a_message_in_two_parts_decodes_as_one_frame() {
 fn a_decoder_is_idle_only_between_frames() {
     let mut decoder = Decoder::new();
     let limits = Limits::default();
-    for (mut input, idle) in [
-        (b"\n".as_slice(), true),
-        (b"\r", false),
-        (b"\n", true),
-        (b"SE", false),
-    ] {
+    for (mut input, idle) in
+        [(b"\n".as_slice(), true), (b"\r", false), (b"\n", true), (b"SE", false)]
+    {
         while let Ok(Some(_)) = decoder.next(&mut input, &limits) {}
         assert_eq!(decoder.is_idle(), idle);
     }

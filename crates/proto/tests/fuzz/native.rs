@@ -66,7 +66,7 @@ fn fuzz_native_writer() {
                 body,
                 content_type: content_type.as_deref(),
                 from: Some(text),
-                at: 1,
+                at_unix_ms: 1,
                 position: None,
                 headers: &[(text.as_str().into(), text.as_str().into())],
             };

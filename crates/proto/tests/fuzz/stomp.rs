@@ -5,24 +5,18 @@ use fanlight_proto::stomp::{
 };
 
 const SMOKE_ITERATIONS: usize = 1000;
-const LIMITS: Limits = Limits {
-    frame_bytes: 256,
-    headers: 4,
-    header_bytes: 40,
-};
+const LIMITS: Limits = Limits { frame_bytes: 256, headers: 4, header_bytes: 40 };
 
 /// A frame that a generator fills in: command, headers, body.
 type Parts = (u8, [(String, String); 2], Vec<u8>);
 
 #[test]
 fn fuzz_stomp_decoder() {
-    bolero::check!()
-        .with_iterations(SMOKE_ITERATIONS)
-        .for_each(|input: &[u8]| {
-            if let [settings, chunk_bytes, bytes @ ..] = input {
-                splitting_changes_nothing(bytes, *settings, *chunk_bytes);
-            }
-        });
+    bolero::check!().with_iterations(SMOKE_ITERATIONS).for_each(|input: &[u8]| {
+        if let [settings, chunk_bytes, bytes @ ..] = input {
+            splitting_changes_nothing(bytes, *settings, *chunk_bytes);
+        }
+    });
 }
 
 #[test]
@@ -34,17 +28,10 @@ fn fuzz_stomp_decoder_with_almost_valid_frames() {
             let mut bytes = Vec::new();
             for (command, headers, body) in frames {
                 let command = Command::ALL[usize::from(*command) % Command::ALL.len()];
-                let headers = headers
-                    .iter()
-                    .map(|(name, value)| (beginning(name), beginning(value)));
-                let body = if command.allows_body() {
-                    body
-                } else {
-                    &Vec::new()
-                };
-                Writer::new(&mut bytes, command, version_of(*settings))
-                    .headers(headers)
-                    .body(body);
+                let headers =
+                    headers.iter().map(|(name, value)| (beginning(name), beginning(value)));
+                let body = if command.allows_body() { body } else { &Vec::new() };
+                Writer::new(&mut bytes, command, version_of(*settings)).headers(headers).body(body);
             }
             if let Some((at, byte)) = damage
                 && !bytes.is_empty()
@@ -64,15 +51,11 @@ fn fuzz_stomp_writer() {
         .for_each(|(settings, name, value, body)| {
             let version = version_of(*settings);
             let mut bytes = Vec::new();
-            Writer::new(&mut bytes, Command::Send, version)
-                .header(name, value)
-                .body(body);
+            Writer::new(&mut bytes, Command::Send, version).header(name, value).body(body);
             let mut decoder = Decoder::new();
             decoder.set_version(version);
             let found = decoder.next(&mut bytes.as_slice(), &Limits::default());
-            let Ok(Some(Incoming::Frame(frame))) = found else {
-                panic!("{found:?}")
-            };
+            let Ok(Some(Incoming::Frame(frame))) = found else { panic!("{found:?}") };
             assert_eq!(frame.body, body);
             assert!(frame.headers.len() <= 2);
         });
@@ -121,10 +104,7 @@ fn decode<'c>(
 
 /// In 1.2, all but the frames that open a session can express any header.
 fn survives_rewriting(frame: &Frame) {
-    if matches!(
-        frame.command,
-        Command::Connect | Command::Stomp | Command::Connected
-    ) {
+    if matches!(frame.command, Command::Connect | Command::Stomp | Command::Connected) {
         return;
     }
     let mut bytes = Vec::new();
@@ -134,20 +114,10 @@ fn survives_rewriting(frame: &Frame) {
     if error.is_some() {
         return;
     }
-    let [Incoming::Frame(again)] = found.as_slice() else {
-        panic!("{found:?}")
-    };
+    let [Incoming::Frame(again)] = found.as_slice() else { panic!("{found:?}") };
     let own = |frame: &Frame| -> Vec<_> {
-        let headers = frame
-            .headers
-            .iter()
-            .filter(|(name, _)| *name != "content-length");
-        headers
-            .map(|(name, value)| (name.to_owned(), value.to_owned()))
-            .collect()
+        let headers = frame.headers.iter().filter(|(name, _)| *name != "content-length");
+        headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
     };
-    assert_eq!(
-        (again.command, &again.body, own(again)),
-        (frame.command, &frame.body, own(frame))
-    );
+    assert_eq!((again.command, &again.body, own(again)), (frame.command, &frame.body, own(frame)));
 }

@@ -1,14 +1,13 @@
 //! `fanlight token mint`.
 
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
 use fanlight_engine::auth::Claims;
 use serde_json::{Value, json};
 
 use super::super::print_json;
-use crate::config::{Algorithm, Auth, Config, Layers, Secret, Span};
+use crate::config::{Algorithm, Auth, AuthKey, Secret, Span};
 use crate::jwt::{SigningKey, mint};
 
 /// Make a signed token, to try things out or for a script.
@@ -46,16 +45,10 @@ pub(in crate::cli) struct Mint {
     json: bool,
 }
 
-pub(in crate::cli) fn run(command: Mint) -> anyhow::Result<()> {
-    let auth = match &command.config {
-        Some(_) => {
-            let layers = Layers { file: command.config.clone(), ..Layers::default() };
-            Config::load(&layers.with_process_env())?.config.auth
-        }
-        None => Auth::default(),
-    };
-    let claims = claims(&command, &auth, unix_seconds())?;
-    let token = mint(&signing_key(&command, &auth)?, &claims)?;
+pub(in crate::cli) fn run(command: &Mint) -> anyhow::Result<()> {
+    let auth = super::auth_of(command.config.as_ref())?.auth;
+    let claims = claims(command, &auth, super::unix_now().as_secs())?;
+    let token = mint(&signing_key(command, &auth)?, &claims)?;
     if command.json {
         return print_json(&json!({ "token": token, "claims": claims }));
     }
@@ -73,9 +66,8 @@ fn signing_key(command: &Mint, auth: &Auth) -> anyhow::Result<SigningKey> {
         let algorithm = command.algorithm.unwrap_or(Algorithm::Hs256);
         return Ok(SigningKey::from_secret(algorithm, secret)?.with_id(id.unwrap_or_default()));
     }
-    let wanted = |key: &&crate::config::AuthKey| {
-        key.algorithm.is_hmac() && id.as_ref().is_none_or(|id| *id == key.id)
-    };
+    let wanted =
+        |key: &&AuthKey| key.algorithm.is_hmac() && id.as_ref().is_none_or(|id| *id == key.id);
     let key = auth.keys.iter().find(wanted).ok_or_else(|| {
         anyhow!(
             "no key to sign with; give --secret, --key-file with --algorithm, or --config with a \
@@ -115,8 +107,4 @@ fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
         claims.insert(name.into(), value);
     }
     Ok(claims)
-}
-
-pub(super) fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

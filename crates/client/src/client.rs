@@ -1,0 +1,173 @@
+//! `Client`: the handle that requests are made with.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use crate::driver::{Command, Driver, Shared};
+use crate::error::{LinkError, RequestError};
+use crate::link::SessionInfo;
+use crate::options::ConnectOptions;
+use crate::outgoing;
+use crate::subscription::Subscription;
+
+/// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
+/// closed or when the last clone is dropped.
+#[derive(Debug, Clone)]
+pub struct Client {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    commands: mpsc::Sender<Command>,
+    shared: Shared,
+    next_id: AtomicU64,
+    request_timeout: Duration,
+    subscription_queue: usize,
+    tracker: TaskTracker,
+    cancel: CancellationToken,
+    _cancel_on_drop: DropGuard,
+}
+
+/// What became of a `send`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sent {
+    /// The id under which it was published.
+    pub message_id: Option<String>,
+    /// Whether only subscribers of the same node were reached.
+    pub degraded: bool,
+}
+
+/// What happens to a client's connection.
+#[derive(Debug, Clone)]
+pub enum Event {
+    /// A session is open; subscriptions are being renewed.
+    Connected(SessionInfo),
+    /// The connection, or an attempt at one, failed.
+    Disconnected {
+        /// Why.
+        error: LinkError,
+        /// After which time it is tried again; `None`: never, the client has ended.
+        retry_in: Option<Duration>,
+    },
+}
+
+/// The events of a client, from when it was asked for them.
+#[derive(Debug)]
+pub struct Events(broadcast::Receiver<Event>);
+
+impl Client {
+    /// Connects. Fails if the first attempt does, unless
+    /// [`retry_first`](ConnectOptions::retry_first) is set.
+    pub async fn connect(options: ConnectOptions) -> Result<Self, LinkError> {
+        let (commands, requests) = mpsc::channel(options.request_queue.max(1));
+        let shared = Shared {
+            events: broadcast::channel(EVENTS_KEPT).0,
+            session: watch::channel(None).0,
+            ended: Arc::default(),
+        };
+        let cancel = CancellationToken::new();
+        let tracker = TaskTracker::new();
+        let inner = Inner {
+            commands,
+            shared: shared.clone(),
+            next_id: AtomicU64::new(1),
+            request_timeout: options.request_timeout,
+            subscription_queue: options.subscription_queue,
+            tracker: tracker.clone(),
+            cancel: cancel.clone(),
+            _cancel_on_drop: cancel.clone().drop_guard(),
+        };
+        let (first, outcome) = oneshot::channel();
+        let driver = Driver::new(options, requests, shared, cancel);
+        tracker.spawn(driver.run(first));
+        tracker.close();
+        outcome.await.unwrap_or(Err(LinkError::ClosedHere))?;
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Subscribes to a destination or pattern. What is published after this returned is received,
+    /// as long as the connection holds.
+    pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
+        let id = self.next_id();
+        let commands = self.inner.commands.clone();
+        let (subscription, sink) =
+            Subscription::new(to, id, self.inner.subscription_queue, commands);
+        self.request(|reply| Command::Subscribe { sink, id, reply }).await?;
+        Ok(subscription)
+    }
+
+    /// Publishes `body`: JSON, unless a content type says otherwise. Returns once the server has
+    /// published it.
+    pub async fn send(
+        &self,
+        to: &str,
+        body: &[u8],
+        content_type: Option<&str>,
+    ) -> Result<Sent, RequestError> {
+        let id = self.next_id();
+        let text = outgoing::send(to, body, content_type, id)?;
+        self.request(|reply| Command::Request { id, text, reply }).await
+    }
+
+    /// The open session, if there is one just now.
+    pub fn session(&self) -> Option<SessionInfo> {
+        self.inner.shared.session.borrow().clone()
+    }
+
+    /// What happens to the connection from now on.
+    pub fn events(&self) -> Events {
+        Events(self.inner.shared.events.subscribe())
+    }
+
+    /// Says goodbye and waits until the connection is closed.
+    pub async fn close(self) {
+        self.inner.cancel.cancel();
+        self.inner.tracker.wait().await;
+    }
+
+    fn next_id(&self) -> u64 {
+        self.inner.next_id.fetch_add(1, Ordering::Relaxed)
+    }
+
+    async fn request<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, RequestError>>) -> Command,
+    ) -> Result<T, RequestError> {
+        let (reply, answer) = oneshot::channel();
+        let answered = async {
+            if self.inner.commands.send(command(reply)).await.is_err() {
+                return Err(RequestError::Ended(self.ended()));
+            }
+            answer.await.unwrap_or_else(|_| Err(RequestError::Ended(self.ended())))
+        };
+        let limit = self.inner.request_timeout;
+        timeout(limit, answered).await.unwrap_or(Err(RequestError::TimedOut(limit)))
+    }
+
+    fn ended(&self) -> LinkError {
+        self.inner.shared.ended.get().cloned().unwrap_or(LinkError::ClosedHere)
+    }
+}
+
+impl Events {
+    /// The next event; `None` once the client is dropped. If they are not taken, the oldest are
+    /// dropped.
+    pub async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self.0.recv().await {
+                Ok(event) => return Some(event),
+                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Closed) => return None,
+            }
+        }
+    }
+}
+
+const EVENTS_KEPT: usize = 16;

@@ -1,0 +1,85 @@
+//! Requests, as JSON text.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use fanlight_proto::native::is_json;
+use serde::Serialize;
+use serde_json::value::{RawValue, to_raw_value};
+
+use crate::error::RequestError;
+
+/// A request that a client sends.
+#[derive(Debug, Serialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub(crate) enum Outgoing<'r> {
+    Connect,
+    Subscribe { to: &'r str, id: u64 },
+    Unsubscribe { to: &'r str },
+    Ping,
+}
+
+/// A publication. Apart, because serde does not carry raw JSON through a tagged enum.
+#[derive(Debug, Serialize)]
+struct Send<'r> {
+    r#type: &'static str,
+    to: &'r str,
+    data: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'r str>,
+    id: u64,
+}
+
+impl Outgoing<'_> {
+    pub(crate) fn to_text(&self) -> String {
+        serde_json::to_string(self).expect("texts and numbers are always JSON")
+    }
+}
+
+/// A `send` of `body`, which travels as JSON or as base64, as its content type says.
+pub(crate) fn send(
+    to: &str,
+    body: &[u8],
+    content_type: Option<&str>,
+    id: u64,
+) -> Result<String, RequestError> {
+    let data = if is_json(content_type) {
+        serde_json::from_slice::<Box<RawValue>>(body)
+    } else {
+        to_raw_value(&STANDARD.encode(body))
+    };
+    let not_json = |error: serde_json::Error| RequestError::NotJson { reason: error.to_string() };
+    let data = data.map_err(not_json)?;
+    serde_json::to_string(&Send { r#type: "send", to, data, content_type, id }).map_err(not_json)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanlight_proto::native::{ClientMessage, parse};
+
+    #[test]
+    fn the_server_reads_what_was_meant() {
+        let text = Outgoing::Subscribe { to: "/topic/\"a", id: 7 }.to_text();
+        let Some(Ok(ClientMessage::Subscribe { to, id })) = parse(&text).next() else { panic!() };
+        assert_eq!((&*to, id), ("/topic/\"a", Some(7.into())));
+        for (body, content_type) in [
+            (&br#"{"a": 1}"#[..], None),
+            (b"[1]", Some("application/json")),
+            (b"plain \xff", Some("text/plain")),
+        ] {
+            let text = send("/topic/a", body, content_type, 1).unwrap();
+            let Some(Ok(ClientMessage::Send { body: read, content_type: kind, .. })) =
+                parse(&text).next()
+            else {
+                panic!("{text}")
+            };
+            assert_eq!((&*read, kind.as_deref()), (body, content_type));
+        }
+    }
+
+    #[test]
+    fn a_body_that_is_not_the_json_it_claims_to_be_is_refused_here() {
+        let error = send("/topic/a", b"hello", None, 1).unwrap_err();
+        assert!(matches!(error, RequestError::NotJson { .. }), "{error}");
+    }
+}

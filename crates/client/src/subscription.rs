@@ -1,0 +1,200 @@
+//! A subscription: a bounded queue of messages, and what happens when it is full.
+
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, ready};
+
+use fanlight_proto::DestinationPattern;
+use fanlight_proto::native::Message;
+use futures_util::Stream;
+use tokio::sync::mpsc;
+
+use crate::driver::Command;
+use crate::error::RecvError;
+
+/// Messages of one destination or pattern. Dropping it ends the subscription.
+///
+/// Its queue is bounded: when it is full, later messages are dropped and counted, and the next
+/// that finds room is preceded by [`RecvError::Missed`]. So one slow reader holds up neither the
+/// connection nor other subscriptions.
+#[derive(Debug)]
+pub struct Subscription {
+    to: Arc<str>,
+    key: u64,
+    queue: mpsc::Receiver<Item>,
+    ended: Arc<OnceLock<String>>,
+    commands: mpsc::Sender<Command>,
+}
+
+/// So many messages were dropped here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Missed(pub u64);
+
+/// What a subscription's queue holds.
+#[derive(Debug)]
+pub(crate) enum Item {
+    Message(Arc<Message>),
+    Missed(u64),
+}
+
+/// The driver's end of a subscription.
+#[derive(Debug)]
+pub(crate) struct Sink {
+    pub(crate) key: u64,
+    pub(crate) to: Arc<str>,
+    /// As the server writes it in messages.
+    shown: String,
+    pattern: Option<DestinationPattern>,
+    queue: mpsc::Sender<Item>,
+    missed: u64,
+    ended: Arc<OnceLock<String>>,
+}
+
+impl Subscription {
+    pub(crate) fn new(
+        to: &str,
+        key: u64,
+        capacity: usize,
+        commands: mpsc::Sender<Command>,
+    ) -> (Self, Sink) {
+        // Room for the note that some were missed, and for the message after it.
+        let (sender, queue) = mpsc::channel(capacity.max(2));
+        let (to, ended): (Arc<str>, _) = (to.into(), Arc::new(OnceLock::new()));
+        let shown = shown(&to);
+        let pattern = shown.parse::<DestinationPattern>().ok();
+        let sink = Sink {
+            key,
+            to: Arc::clone(&to),
+            pattern: pattern.filter(|pattern| !pattern.is_literal()),
+            shown,
+            queue: sender,
+            missed: 0,
+            ended: Arc::clone(&ended),
+        };
+        (Self { to, key, queue, ended, commands }, sink)
+    }
+
+    /// The destination or pattern, as it was subscribed.
+    pub fn to(&self) -> &str {
+        &self.to
+    }
+
+    /// The next message, or that some were missed, or that no more will come.
+    pub async fn recv(&mut self) -> Result<Arc<Message>, RecvError> {
+        match self.queue.recv().await {
+            Some(Item::Message(message)) => Ok(message),
+            Some(Item::Missed(missed)) => Err(RecvError::Missed(missed)),
+            None => Err(RecvError::Ended(self.end())),
+        }
+    }
+
+    fn end(&self) -> String {
+        self.ended.get().cloned().unwrap_or_else(|| "the client has ended".into())
+    }
+}
+
+/// Ends when the subscription does; [`Subscription::recv`] tells why.
+impl Stream for Subscription {
+    type Item = Result<Arc<Message>, Missed>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        Poll::Ready(ready!(self.queue.poll_recv(cx)).map(|item| match item {
+            Item::Message(message) => Ok(message),
+            Item::Missed(missed) => Err(Missed(missed)),
+        }))
+    }
+}
+
+impl Drop for Subscription {
+    fn drop(&mut self) {
+        // If there is no room, the driver notices the closed queue at the next message.
+        let _ = self.commands.try_send(Command::Unsubscribe { key: self.key });
+    }
+}
+
+impl Sink {
+    /// Whether a message to `destination` belongs here.
+    pub(crate) fn takes(&self, destination: &str) -> bool {
+        match &self.pattern {
+            Some(pattern) => pattern.matches(destination),
+            None => self.shown == destination,
+        }
+    }
+
+    /// Queues a message, or counts it as missed.
+    pub(crate) fn push(&mut self, message: &Arc<Message>) {
+        if self.missed > 0 && self.queue.try_send(Item::Missed(self.missed)).is_ok() {
+            self.missed = 0;
+        }
+        let item = Item::Message(Arc::clone(message));
+        if self.missed > 0 || self.queue.try_send(item).is_err() {
+            self.missed += 1;
+        }
+    }
+
+    /// Whether the subscription was dropped.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.queue.is_closed()
+    }
+
+    /// Ends the subscription, with the reason.
+    pub(crate) fn end(self, reason: impl Into<String>) {
+        let _ = self.ended.set(reason.into());
+    }
+}
+
+/// Messages to a user name their destination without the user: `/user/queue/x` for
+/// `/user/ann/queue/x`.
+fn shown(to: &str) -> String {
+    let own = to.strip_prefix("/user/").and_then(|rest| rest.split_once('/'));
+    match own {
+        Some((name, path)) if !matches!(name, "queue" | "topic" | "**") => format!("/user/{path}"),
+        _ => to.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanlight_proto::native::ServerMessage;
+
+    fn message(id: u32) -> Arc<Message> {
+        let text = format!(r#"{{"type":"message","to":"/topic/a","id":"{id}","data":1,"at":1}}"#);
+        let Ok(ServerMessage::Message(message)) = serde_json::from_str(&text) else { panic!() };
+        Arc::new(message)
+    }
+
+    #[test]
+    fn a_message_goes_to_the_subscriptions_it_belongs_to() {
+        for (to, destination, takes) in [
+            ("/topic/a", "/topic/a", true),
+            ("/topic/a", "/topic/b", false),
+            ("/topic/*", "/topic/b", true),
+            ("/topic/*", "/topic/b/c", false),
+            ("/user/queue/x", "/user/queue/x", true),
+            ("/user/ann/queue/x", "/user/queue/x", true),
+            ("/user/ann/queue/*", "/user/queue/x", true),
+        ] {
+            let (commands, _kept) = mpsc::channel(1);
+            let (_subscription, sink) = Subscription::new(to, 1, 2, commands);
+            assert_eq!(sink.takes(destination), takes, "{to} {destination}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_slow_reader_misses_is_counted_in_its_place() {
+        let (commands, _kept) = mpsc::channel(1);
+        let (mut subscription, mut sink) = Subscription::new("/topic/a", 1, 2, commands);
+        for id in 0..5 {
+            sink.push(&message(id));
+        }
+        assert_eq!(subscription.recv().await.unwrap().id, "0");
+        assert_eq!(subscription.recv().await.unwrap().id, "1");
+        sink.push(&message(5));
+        assert_eq!(subscription.recv().await.unwrap_err(), RecvError::Missed(3));
+        assert_eq!(subscription.recv().await.unwrap().id, "5");
+        sink.end("the policy changed");
+        let ended = RecvError::Ended("the policy changed".into());
+        assert_eq!(subscription.recv().await.unwrap_err(), ended);
+    }
+}

@@ -1,0 +1,199 @@
+//! The client against a scripted server: what it says, and what it does when things go wrong.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod peer;
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use fanlight_client::{
+    Backoff, Client, ConnectOptions, Event, LinkError, RecvError, RequestError, Sent, Subscription,
+};
+use peer::{Peer, Server};
+use serde_json::json;
+
+fn options(server: &Server) -> ConnectOptions {
+    let quick = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5) };
+    ConnectOptions::new(&server.url()).unwrap().backoff(quick)
+}
+
+/// A connected client and the server's end of it.
+async fn connected(server: &Server) -> (Client, Peer) {
+    let (client, peer) = tokio::join!(Client::connect(options(server)), server.welcome());
+    (client.unwrap(), peer)
+}
+
+async fn subscribed(client: &Client, peer: &mut Peer, to: &str) -> Subscription {
+    let (subscription, ()) = tokio::join!(client.subscribe(to), peer.grant("subscribe", to));
+    subscription.unwrap()
+}
+
+#[tokio::test]
+async fn it_subscribes_receives_and_sends() {
+    let server = Server::start().await;
+    let options = options(&server).token("the.to.ken");
+    let (client, mut peer) = tokio::join!(Client::connect(options), server.welcome());
+    let client = client.unwrap();
+    assert!(peer.head.contains("authorization: Bearer the.to.ken\r\n"), "{}", peer.head);
+    assert_eq!(client.session().unwrap().user.as_deref(), Some("ann"));
+
+    let mut news = subscribed(&client, &mut peer, "/topic/*").await;
+    peer.publish("/topic/a", 1).await;
+    peer.publish("/queue/other", 2).await;
+    peer.publish("/topic/b", 3).await;
+    assert_eq!(news.recv().await.unwrap().data.get(), "1");
+    assert_eq!(news.recv().await.unwrap().data.get(), "3");
+
+    let answer = async {
+        let request = peer.hear().await;
+        assert_eq!(request["data"], "aGkg/w==");
+        peer.say(&json!({ "type": "ok", "id": request["id"], "message_id": "m1" })).await;
+    };
+    let (sent, ()) = tokio::join!(client.send("/topic/a", b"hi \xff", Some("text/plain")), answer);
+    assert_eq!(sent, Ok(Sent { message_id: Some("m1".into()), degraded: false }));
+}
+
+#[tokio::test]
+async fn one_subscription_at_the_server_serves_several_and_ends_with_the_last() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut first = subscribed(&client, &mut peer, "/topic/a").await;
+    let mut second = client.subscribe("/topic/a").await.unwrap();
+    peer.publish("/topic/a", 1).await;
+    assert!(first.recv().await.is_ok() && second.recv().await.is_ok());
+    drop(first);
+    peer.publish("/topic/a", 2).await;
+    assert!(second.recv().await.is_ok());
+    drop(second);
+    let request = peer.hear().await;
+    assert_eq!((&request["type"], &request["to"]), (&json!("unsubscribe"), &json!("/topic/a")));
+}
+
+#[tokio::test]
+async fn a_refused_connection_tells_the_status_and_the_servers_words() {
+    let server = Server::start().await;
+    let refuse = server.answer("HTTP/1.1 401 x\r\ncontent-length: 9\r\n\r\nbad token");
+    let (client, ()) = tokio::join!(Client::connect(options(&server)), refuse);
+    let refused = LinkError::Refused { status: 401, detail: "bad token".into(), retry_after: None };
+    assert_eq!(client.unwrap_err(), refused);
+}
+
+#[tokio::test]
+async fn a_server_that_did_not_answer_our_key_is_not_trusted() {
+    let server = Server::start().await;
+    let forge = server.answer(
+        "HTTP/1.1 101 x\r\nupgrade: websocket\r\nconnection: upgrade\r\n\
+         sec-websocket-accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\n\r\n",
+    );
+    let (client, ()) = tokio::join!(Client::connect(options(&server)), forge);
+    assert!(matches!(client.unwrap_err(), LinkError::WrongProtocol { .. }));
+}
+
+#[tokio::test]
+async fn a_refused_request_is_typed_and_leaves_the_session() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let refuse = async {
+        let id = peer.hear().await["id"].clone();
+        let error = json!({ "type": "error", "id": id, "code": "forbidden", "message": "no",
+            "retry_after_ms": 20 });
+        peer.say(&error).await;
+    };
+    let (refused, ()) = tokio::join!(client.subscribe("/topic/secret"), refuse);
+    let expected = RequestError::Refused {
+        code: "forbidden".into(),
+        message: "no".into(),
+        retry_after: Some(Duration::from_millis(20)),
+    };
+    assert_eq!(refused.unwrap_err(), expected);
+    subscribed(&client, &mut peer, "/topic/a").await;
+}
+
+#[tokio::test]
+async fn an_unanswered_request_times_out() {
+    let server = Server::start().await;
+    let limit = Duration::from_millis(30);
+    let mut options = options(&server);
+    options.request_timeout = limit;
+    let (client, _peer) = tokio::join!(Client::connect(options), server.welcome());
+    let sent = client.unwrap().send("/topic/a", b"1", None).await;
+    assert_eq!(sent, Err(RequestError::TimedOut(limit)));
+}
+
+#[tokio::test]
+async fn a_draining_server_is_left_as_it_advises_and_subscriptions_are_renewed() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut events = client.events();
+    let mut news = subscribed(&client, &mut peer, "/topic/a").await;
+    let cut = async {
+        peer.hear().await;
+        peer.say(&json!({ "type": "reconnect", "after_ms": 40, "reason": "draining" })).await;
+        peer.close(1012).await;
+    };
+    let (sent, ()) = tokio::join!(client.send("/topic/a", b"1", None), cut);
+    assert_eq!(sent, Err(RequestError::ConnectionLost));
+    let Some(Event::Disconnected { error, retry_in }) = events.next().await else { panic!() };
+    assert!(matches!(error, LinkError::Closed { code: 1012, .. }), "{error}");
+    assert_eq!(retry_in, Some(Duration::from_millis(40)));
+
+    let mut peer = server.welcome().await;
+    peer.grant("subscribe", "/topic/a").await;
+    assert!(matches!(events.next().await, Some(Event::Connected(_))));
+    peer.publish("/topic/a", 7).await;
+    assert_eq!(news.recv().await.unwrap().data.get(), "7");
+}
+
+#[tokio::test]
+async fn a_terminal_close_ends_the_client_with_the_servers_reason() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut news = subscribed(&client, &mut peer, "/topic/a").await;
+    peer.publish("/topic/a", 1).await;
+    peer.say(&json!({ "type": "error", "code": "forbidden", "message": "go away" })).await;
+    peer.close(4503).await;
+    assert!(news.recv().await.is_ok(), "what came before is still received");
+    let ended = LinkError::Closed { code: 4503, reason: "go away".into() };
+    assert_eq!(news.recv().await.unwrap_err(), RecvError::Ended(ended.to_string()));
+    let sent = client.send("/topic/a", b"1", None).await;
+    assert_eq!(sent, Err(RequestError::Ended(ended)));
+}
+
+#[tokio::test]
+async fn an_expired_token_is_fetched_anew() {
+    let server = Server::start().await;
+    let fetched = AtomicU32::new(0);
+    let fetched: &'static AtomicU32 = Box::leak(Box::new(fetched));
+    let options = options(&server).token_with(move || async move {
+        Ok::<_, String>(format!("token-{}", fetched.fetch_add(1, Ordering::Relaxed)))
+    });
+    let (client, mut peer) = tokio::join!(Client::connect(options), server.welcome());
+    let _client = client.unwrap();
+    assert!(peer.head.contains("Bearer token-0"), "{}", peer.head);
+    peer.close(4501).await;
+    let peer = server.welcome().await;
+    assert!(peer.head.contains("Bearer token-1"), "{}", peer.head);
+}
+
+#[tokio::test]
+async fn a_silent_server_is_pinged_and_then_given_up() {
+    let server = Server::start_with_heartbeat(40).await;
+    let (client, mut peer) = connected(&server).await;
+    let mut events = client.events();
+    assert_eq!(peer.hear().await["type"], "ping");
+    peer.say(&json!({ "type": "pong" })).await;
+    assert_eq!(peer.hear().await["type"], "ping", "an answered ping begins a new silence");
+    let Some(Event::Disconnected { error, .. }) = events.next().await else { panic!() };
+    assert_eq!(error, LinkError::Silent { silence: Duration::from_millis(80) });
+}
+
+#[tokio::test]
+async fn closing_says_goodbye_and_dropping_ends_the_task() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let (code, ()) = tokio::join!(peer.closed(), client.close());
+    assert_eq!(code, Some(1000));
+    let (client, mut peer) = connected(&server).await;
+    drop(client);
+    assert_eq!(peer.closed().await, Some(1000));
+}
