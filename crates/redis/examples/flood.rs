@@ -97,9 +97,9 @@ fn publish(
     broker: &RedisBroker,
     at_ns: u64,
 ) -> BoxFuture<'static, Result<Published, PublishError>> {
+    static PERMIT: LazyLock<PublishPermit> = LazyLock::new(|| permit(DESTINATION));
     let mut body = vec![b'x'; 256];
     body[..8].copy_from_slice(&at_ns.to_le_bytes());
-    static PERMIT: LazyLock<PublishPermit> = LazyLock::new(|| permit(DESTINATION));
     broker.publish(PERMIT.clone(), publication(DESTINATION, body))
 }
 

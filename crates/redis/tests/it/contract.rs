@@ -59,7 +59,7 @@ mod memory {
     #[tokio::test]
     async fn a_full_inbox_drops_and_counts() {
         let inbox = Inbox::new();
-        let broker = MemoryBroker::new(Node::sinks(&[inbox.clone()]));
+        let broker = MemoryBroker::new(Node::sinks(std::slice::from_ref(&inbox)));
         broker.subscribe(WorkerId(0), &channel("/topic/a")).await;
         inbox.set_full(true);
         broker.publish(permit("/topic/a"), publication("/topic/a", "x")).await.unwrap();
