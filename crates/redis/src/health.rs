@@ -26,6 +26,8 @@ struct State {
     /// Per subscriber, when its canary last came back.
     echoes: Vec<Option<Instant>>,
     outage: Option<Outage>,
+    /// The last command that was answered with an error, since the last echo.
+    refusal: Option<String>,
     refusal_logged_at: Option<Instant>,
 }
 
@@ -60,23 +62,14 @@ impl Health {
                 connections: vec![Link::Connecting; subscribers + 1],
                 echoes: vec![None; subscribers],
                 outage: None,
+                refusal: None,
                 refusal_logged_at: None,
             }),
         }
     }
 
-    pub(crate) fn on_up(&self, role: Role, now: Instant) {
-        let mut state = self.state();
-        state.connections[role.index()] = Link::Up;
-        if !state.connections.iter().all(|link| matches!(link, Link::Up)) {
-            return;
-        }
-        let place = &self.place;
-        if let Some(outage) = state.outage.take() {
-            info!("{place}: connected again after {:.1?}", now - outage.since);
-        } else {
-            info!("{place}: connected");
-        }
+    pub(crate) fn on_up(&self, role: Role) {
+        self.state().connections[role.index()] = Link::Up;
     }
 
     pub(crate) fn on_down(&self, role: Role, error: &ConnectionError, now: Instant) {
@@ -100,10 +93,24 @@ impl Health {
             state.refusal_logged_at = Some(now);
             warn!("{}: {error}", self.place);
         }
+        state.refusal = Some(error.to_string());
     }
 
+    /// A canary came back. That, and not a connection alone, ends an outage.
     pub(crate) fn on_echo(&self, subscriber: usize, now: Instant) {
-        self.state().echoes[subscriber] = Some(now);
+        let mut state = self.state();
+        let is_first = state.echoes.iter().all(Option::is_none);
+        state.echoes[subscriber] = Some(now);
+        state.refusal = None;
+        if !state.connections.iter().all(|link| matches!(link, Link::Up)) {
+            return;
+        }
+        let place = &self.place;
+        if let Some(outage) = state.outage.take() {
+            info!("{place}: delivers again after {:.1?}", now - outage.since);
+        } else if is_first {
+            info!("{place}: connected, and it delivers");
+        }
     }
 
     pub(crate) fn status(&self, now: Instant) -> BrokerHealth {
@@ -116,7 +123,7 @@ impl Health {
             return BrokerHealth::Healthy;
         }
         let place = &self.place;
-        BrokerHealth::Unhealthy(if let Some(error) = state.down() {
+        BrokerHealth::Unhealthy(if let Some(error) = state.problem() {
             let (problem, remedy) = error.rsplit_once("; ").unwrap_or((error, "check its log"));
             format!("{place}: {problem}; retrying; {remedy}")
         } else if state.echoes.contains(&None) {
@@ -136,11 +143,12 @@ impl Health {
 }
 
 impl State {
-    fn down(&self) -> Option<&str> {
-        self.connections.iter().find_map(|link| match link {
+    fn problem(&self) -> Option<&str> {
+        let down = self.connections.iter().find_map(|link| match link {
             Link::Down(error) => Some(error.as_str()),
             Link::Connecting | Link::Up => None,
-        })
+        });
+        down.or(self.refusal.as_deref())
     }
 }
 
@@ -179,8 +187,8 @@ mod tests {
             "Redis at h:1: connection refused; retrying; \
              check that it is running and that the configured URL is right"
         );
-        health.on_up(Role::Publisher, now);
-        health.on_up(Role::Subscriber(0), now);
+        health.on_up(Role::Publisher);
+        health.on_up(Role::Subscriber(0));
         assert!(unhealthy(&health, now).contains("not proven"));
         health.on_echo(0, now);
         assert_eq!(health.status(now), BrokerHealth::Healthy);
@@ -194,7 +202,24 @@ mod tests {
         health.on_down(Role::Subscriber(0), &ConnectionError::Closed, now);
         assert_eq!(health.status(now + 3 * INTERVAL), BrokerHealth::Healthy);
         assert!(unhealthy(&health, now + 4 * INTERVAL).contains("closed the connection; retrying"));
-        health.on_up(Role::Subscriber(0), now);
+        health.on_up(Role::Subscriber(0));
         assert!(unhealthy(&health, now + 4 * INTERVAL).contains("come back"));
+    }
+
+    #[test]
+    fn an_outage_lasts_until_something_is_delivered_so_that_it_is_logged_once() {
+        let now = Instant::now();
+        let health = Health::new("Redis at h:1".to_owned(), 1, INTERVAL);
+        let in_outage = || health.state().outage.is_some();
+        health.on_up(Role::Publisher);
+        for _ in 0..3 {
+            health.on_up(Role::Subscriber(0));
+            health.on_down(Role::Subscriber(0), &ConnectionError::Closed, now);
+            assert!(in_outage());
+        }
+        health.on_up(Role::Subscriber(0));
+        assert!(in_outage());
+        health.on_echo(0, now);
+        assert!(!in_outage());
     }
 }

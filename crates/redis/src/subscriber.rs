@@ -18,7 +18,7 @@ use tokio::select;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::canary::{Canary, Verdict};
 use crate::command;
@@ -159,7 +159,7 @@ impl Subscriber {
             let error = match context.connect("sub").await {
                 Ok(mut connection) => {
                     let since = Instant::now();
-                    context.health.on_up(Role::Subscriber(self.index), since);
+                    context.health.on_up(Role::Subscriber(self.index));
                     self.lane.subscriptions().on_connected();
                     let error = self.use_up(&mut connection, since).await;
                     self.lane.subscriptions().on_disconnected();
@@ -374,6 +374,12 @@ impl Subscriber {
         if confirmed != self.channels_counted {
             let change = amount(confirmed) - amount(self.channels_counted);
             self.context.meters.channels.increment(change);
+            if self.channels_counted <= CHANNELS_ADVISED && confirmed > CHANNELS_ADVISED {
+                warn!(
+                    "more than {CHANNELS_ADVISED} channels on one connection: losing it would \
+                     block Redis for long; raise the number of subscriber connections"
+                );
+            }
             self.channels_counted = confirmed;
         }
     }
@@ -464,5 +470,8 @@ async fn answered(asked: &mut Option<(u64, oneshot::Receiver<Answer>)>) -> (u64,
     answered
 }
 
+/// Losing a connection of a million channels blocked Redis for 774 ms (measured), so they are
+/// spread over connections of at most this many.
+const CHANNELS_ADVISED: usize = 50_000;
 const TICK_MIN: Duration = Duration::from_millis(10);
 const TICK_MAX: Duration = Duration::from_millis(100);

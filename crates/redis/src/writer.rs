@@ -133,7 +133,7 @@ impl Writer {
             let error = match opened {
                 Ok(mut connection) => {
                     let since = Instant::now();
-                    let error = self.use_up(&mut connection, since).await;
+                    let error = self.use_up(&mut connection).await;
                     backoff.on_ended(since.elapsed());
                     error
                 }
@@ -149,10 +149,10 @@ impl Writer {
     }
 
     /// Publishes over one connection until it breaks, or until the shutdown: then `None`.
-    async fn use_up(&self, connection: &mut Connection, now: Instant) -> Option<ConnectionError> {
+    async fn use_up(&self, connection: &mut Connection) -> Option<ConnectionError> {
         let mut pipeline = Pipeline::default();
         self.publisher.open();
-        self.context.health.on_up(Role::Publisher, now);
+        self.context.health.on_up(Role::Publisher);
         let ended = self.serve(connection, &mut pipeline).await;
         self.publisher.close();
         self.publisher.refuse_queued();

@@ -52,9 +52,7 @@ impl MemoryBroker {
     fn shard(&self, channel: &Channel) -> MutexGuard<'_, Interests> {
         let index = self.hasher.hash_one(channel) as usize % SHARDS;
         // Interests are consistent between any two statements, so a panicking sink poisons nothing.
-        self.shards[index]
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn deliver(&self, channel: &Channel, publication: Publication) {
@@ -67,10 +65,8 @@ impl MemoryBroker {
             let Some(sink) = self.sinks.get(usize::from(worker.0)) else {
                 continue;
             };
-            let delivery = Delivery {
-                channel: channel.clone(),
-                publications: Arc::clone(&publications),
-            };
+            let delivery =
+                Delivery { channel: channel.clone(), publications: Arc::clone(&publications) };
             if sink.deliver(delivery).is_err() {
                 self.dropped.fetch_add(1, Ordering::Relaxed);
             }
@@ -84,10 +80,7 @@ impl Broker for MemoryBroker {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        let published = Published {
-            id: publication.id,
-            position: publication.position,
-        };
+        let published = Published { id: publication.id, position: publication.position };
         self.deliver(permit.channel(), publication);
         Box::pin(ready(Ok(published)))
     }

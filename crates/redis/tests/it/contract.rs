@@ -50,7 +50,21 @@ impl BrokerHarness for Redis {
 }
 
 mod memory {
+    use fanlight_engine::broker::{Broker, MemoryBroker, WorkerId};
+    use fanlight_testkit::contract::Node;
+    use fanlight_testkit::{Inbox, channel, permit, publication};
+
     fanlight_testkit::broker_contract!(super::Memory);
+
+    #[tokio::test]
+    async fn a_full_inbox_drops_and_counts() {
+        let inbox = Inbox::new();
+        let broker = MemoryBroker::new(Node::sinks(std::slice::from_ref(&inbox)));
+        broker.subscribe(WorkerId(0), &channel("/topic/a")).await;
+        inbox.set_full(true);
+        broker.publish(permit("/topic/a"), publication("/topic/a", "x")).await.unwrap();
+        assert_eq!((broker.deliveries_dropped(), inbox.count()), (1, 0));
+    }
 }
 
 mod redis {

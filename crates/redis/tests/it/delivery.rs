@@ -36,6 +36,26 @@ async fn a_password_is_used_and_a_wrong_one_is_said_to_be_wrong_without_showing_
 }
 
 #[tokio::test]
+async fn a_user_that_may_not_publish_is_said_to_need_the_permission() {
+    let server = RedisServer::start().unwrap();
+    server.command("ACL SETUSER ann on >pw ~* &* +@all -publish").unwrap();
+    let url = format!("redis://ann:pw@{}", server.address());
+    let ann = RedisNode::start(config(&url), 1);
+    ann.unhealthy("it refused PUBLISH: NOPERM").await;
+    ann.unhealthy("allow this user").await;
+    assert_eq!(ann.node.publish("/topic/a", "x").await, Err(PublishError::Unavailable));
+}
+
+#[tokio::test]
+async fn a_user_that_may_not_subscribe_is_said_to_need_the_permission() {
+    let server = RedisServer::start().unwrap();
+    server.command("ACL SETUSER ann on >pw ~* resetchannels &other:* +@all").unwrap();
+    let url = format!("redis://ann:pw@{}", server.address());
+    let ann = RedisNode::start(config(&url), 1);
+    ann.unhealthy("it refused SUBSCRIBE: NOPERM").await;
+}
+
+#[tokio::test]
 async fn a_replica_is_refused_because_nobody_would_hear_its_publications() {
     let server = RedisServer::start_with(&["--replicaof", "127.0.0.1 1"]).unwrap();
     let ann = RedisNode::start(config(&server.url()), 1);

@@ -63,6 +63,17 @@ impl RedisNode {
         };
         eventually(reason, unhealthy).await;
     }
+
+    /// Publishes as soon as Redis accepts it: a short break does not show in the health.
+    pub(crate) async fn accepted_again(&self, destination: &str, body: &'static str) {
+        let publishing = async {
+            while self.node.publish(destination, body).await.is_err() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        let patience = Duration::from_secs(20);
+        tokio::time::timeout(patience, publishing).await.expect("publishing never came back");
+    }
 }
 
 impl Drop for RedisNode {

@@ -74,7 +74,7 @@ async fn what_was_accepted_while_redis_dies_again_and_again_was_delivered() {
     assert_eq!(bob.node.subscribe(0, "/topic/a").await, Joined::Live);
     let mut accepted = Vec::new();
     for round in 0..20 {
-        ann.healthy().await;
+        ann.accepted_again("/topic/b", "round").await;
         let publishing: Vec<_> = (0..200)
             .map(|number| {
                 let body = Bytes::from(format!("{round} {number}"));
@@ -89,11 +89,7 @@ async fn what_was_accepted_while_redis_dies_again_and_again_was_delivered() {
             }
         }
     }
-    eventually("publishing is back", || {
-        let publishing = ann.node.publish("/topic/a", "back");
-        futures_util::FutureExt::now_or_never(publishing) != Some(Err(PublishError::Unavailable))
-    })
-    .await;
+    ann.accepted_again("/topic/a", "back").await;
     eventually("the last arrived", || {
         bob.node.inboxes[0].bodies("/topic/a").contains(&Bytes::from_static(b"back"))
     })
@@ -118,8 +114,7 @@ async fn a_connection_that_breaks_between_the_publish_and_its_answer_leaves_it_u
     proxy.cut();
     assert_eq!(publishing.await, Err(PublishError::Unknown));
     proxy.hold_answers(false);
-    ann.healthy().await;
-    ann.node.accepted("/topic/a", "y").await;
+    ann.accepted_again("/topic/a", "y").await;
 }
 
 #[tokio::test]
