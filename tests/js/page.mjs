@@ -75,7 +75,7 @@ const rules = {
     }
     const row = bob.locator(".frame.in", { hasText: "MESSAGE" }).last();
     await row.locator("summary").click();
-    assert.match(await row.locator("pre").textContent(), /^MESSAGE\n/);
+    await row.locator("pre", { hasText: /^MESSAGE\n/ }).waitFor();
     await row.locator("summary").click();
   },
 

@@ -11,13 +11,7 @@ pub(crate) fn benches(filter: Option<&str>) -> anyhow::Result<()> {
         return Ok(());
     }
     run(&mut benches)?;
-    run(&mut cargo(&[
-        "build",
-        "--release",
-        "--locked",
-        "--package",
-        "fanlight",
-    ]))?;
+    run(&mut cargo(&["build", "--release", "--locked", "--package", "fanlight"]))?;
     for scenario in ["idle", "fanout"] {
         run(&mut cargo(&[
             "run",
@@ -35,8 +29,6 @@ pub(crate) fn benches(filter: Option<&str>) -> anyhow::Result<()> {
 /// The bolero targets are ordinary tests with `fuzz` in their names; here each gets more time.
 pub(crate) fn fuzz(seconds: u64, filter: Option<&str>) -> anyhow::Result<()> {
     let milliseconds = (seconds * 1000).to_string();
-    run(
-        cargo(&["test", "--workspace", "--locked", filter.unwrap_or("fuzz")])
-            .env("BOLERO_RANDOM_TEST_TIME_MS", milliseconds),
-    )
+    run(cargo(&["test", "--workspace", "--locked", filter.unwrap_or("fuzz")])
+        .env("BOLERO_RANDOM_TEST_TIME_MS", milliseconds))
 }

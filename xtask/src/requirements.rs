@@ -21,10 +21,7 @@ const REQUIREMENTS: [Requirement; 5] = [
     Requirement::new("redis-server", "redis-server"),
     Requirement::new("node", "nodejs"),
     Requirement::new("npm", "npm"),
-    Requirement {
-        variable: Some("CHROMIUM"),
-        ..Requirement::new("chromium", "chromium")
-    },
+    Requirement { variable: Some("CHROMIUM"), ..Requirement::new("chromium", "chromium") },
 ];
 
 /// The oldest Node that `tests/js` runs on.
@@ -32,11 +29,7 @@ const NODE_MAJOR: u32 = 20;
 
 impl Requirement {
     const fn new(program: &'static str, package: &'static str) -> Self {
-        Self {
-            program,
-            package,
-            variable: None,
-        }
+        Self { program, package, variable: None }
     }
 
     fn is_met(&self) -> bool {
@@ -113,10 +106,7 @@ fn root_prefix() -> Option<&'static [&'static str]> {
 
 fn apt_get(prefix: &[&str], arguments: &[&str]) -> Command {
     let mut command = Command::new(prefix[0]);
-    command
-        .args(&prefix[1..])
-        .args(["DEBIAN_FRONTEND=noninteractive", "apt-get"])
-        .args(arguments);
+    command.args(&prefix[1..]).args(["DEBIAN_FRONTEND=noninteractive", "apt-get"]).args(arguments);
     command
 }
 

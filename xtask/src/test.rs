@@ -33,12 +33,7 @@ fn install_packages() -> anyhow::Result<()> {
         println!("skipped npm ci: tests/js/node_modules is up to date");
         return Ok(());
     }
-    run_command(&mut npm(&[
-        "ci",
-        "--ignore-scripts",
-        "--no-audit",
-        "--no-fund",
-    ]))?;
+    run_command(&mut npm(&["ci", "--ignore-scripts", "--no-audit", "--no-fund"]))?;
     fs::write(&installed_from, lock).context("could not note what was installed")
 }
 

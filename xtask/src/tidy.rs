@@ -30,13 +30,7 @@ struct Finding {
 
 impl Finding {
     fn new(rule: &'static str, path: &str, message: impl Into<String>) -> Self {
-        Self {
-            rule,
-            path: path.to_owned(),
-            line: None,
-            item: None,
-            message: message.into(),
-        }
+        Self { rule, path: path.to_owned(), line: None, item: None, message: message.into() }
     }
 
     fn at_line(mut self, line: usize) -> Self {
@@ -63,11 +57,8 @@ impl fmt::Display for Finding {
 /// Checks every rule over the whole tree.
 pub(crate) fn run() -> anyhow::Result<()> {
     let tree = Tree::read(root())?;
-    let metadata = MetadataCommand::new()
-        .current_dir(root())
-        .no_deps()
-        .exec()
-        .context("cargo metadata")?;
+    let metadata =
+        MetadataCommand::new().current_dir(root()).no_deps().exec().context("cargo metadata")?;
     let allowed = allow::parse(tree.text(allow::PATH).unwrap_or_default())?;
     let findings = allow::apply(&allowed, check(&tree, &metadata)?);
     for finding in &findings {
@@ -95,10 +86,7 @@ fn check(tree: &Tree, metadata: &Metadata) -> anyhow::Result<Vec<Finding>> {
 
 /// Where each target's module tree begins, relative to the root.
 fn target_roots(metadata: &Metadata) -> anyhow::Result<Vec<String>> {
-    let targets = metadata
-        .packages
-        .iter()
-        .flat_map(|package| &package.targets);
+    let targets = metadata.packages.iter().flat_map(|package| &package.targets);
     targets
         .map(|target| {
             let path = target.src_path.strip_prefix(&metadata.workspace_root);

@@ -71,7 +71,7 @@ pub enum Denied {
     #[error("this needs a user; connect with a token")]
     Anonymous,
     /// No rule allows it, or one denies it.
-    #[error("not allowed here by the policy")]
+    #[error("the policy does not allow this")]
     NotAllowed,
     /// `/user/queue/...` without a user or session whose own it could be.
     #[error("an own destination needs a user; name one: /user/{{name}}/queue/...")]

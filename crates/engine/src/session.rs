@@ -459,11 +459,11 @@ impl Codec {
 
 /// What the first message shows its sender to speak.
 fn detect(message: &[u8]) -> Option<Protocol> {
-    let message = message.trim_ascii_start();
-    if matches!(message.first(), Some(b'{' | b'[')) {
+    if matches!(message.trim_ascii_start().first(), Some(b'{' | b'[')) {
         return Some(Protocol::Native);
     }
-    let line = message.split(|byte| matches!(byte, b'\n' | b'\r')).next()?;
+    // Ends of line may come before a frame.
+    let line = message.split(|byte| matches!(byte, b'\n' | b'\r')).find(|line| !line.is_empty())?;
     let is_command = |command: &fanlight_proto::stomp::Command| command.as_str().as_bytes() == line;
     let is_stomp = fanlight_proto::stomp::Command::ALL.iter().any(is_command);
     is_stomp.then_some(Protocol::Stomp(Version::V12))

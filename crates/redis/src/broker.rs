@@ -49,26 +49,17 @@ impl RedisBroker {
             tracker,
             shutdown,
         };
-        Arc::new(Self {
-            shards: Shards::start(topology, &environment),
-            names,
-        })
+        Arc::new(Self { shards: Shards::start(topology, &environment), names })
     }
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.
     pub fn deliveries_dropped(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.context.meters.dropped.value())
-            .sum()
+        self.shards.iter().map(|shard| shard.context.meters.dropped.value()).sum()
     }
 
     /// Messages on our channels that were no envelope of ours and were dropped, since the start.
     pub fn envelopes_rejected(&self) -> u64 {
-        self.shards
-            .iter()
-            .map(|shard| shard.context.meters.rejected.value())
-            .sum()
+        self.shards.iter().map(|shard| shard.context.meters.rejected.value()).sum()
     }
 }
 
@@ -78,10 +69,7 @@ impl Broker for RedisBroker {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        let published = Published {
-            id: publication.id,
-            position: publication.position,
-        };
+        let published = Published { id: publication.id, position: publication.position };
         let channel = permit.channel();
         let shard = self.shards.of(channel);
         let command = command::publish(&publication, channel, &self.names);
@@ -99,17 +87,11 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
-        self.shards
-            .of(channel)
-            .lane(channel)
-            .subscribe(worker, channel)
+        self.shards.of(channel).lane(channel).subscribe(worker, channel)
     }
 
     fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        self.shards
-            .of(channel)
-            .lane(channel)
-            .unsubscribe(worker, channel);
+        self.shards.of(channel).lane(channel).unsubscribe(worker, channel);
     }
 
     fn health(&self) -> BrokerHealth {

@@ -43,13 +43,7 @@ pub(crate) enum Verdict {
 
 impl Canary {
     pub(crate) fn new(interval: Duration, now: Instant) -> Self {
-        Self {
-            interval,
-            number: 0,
-            sent: VecDeque::new(),
-            next_at: None,
-            heard_at: now,
-        }
+        Self { interval, number: 0, sent: VecDeque::new(), next_at: None, heard_at: now }
     }
 
     /// Its channel is subscribed: begin.
@@ -75,11 +69,7 @@ impl Canary {
         if self.sent.len() == SENT_MAX {
             self.sent.pop_front();
         }
-        self.sent.push_back(Sent {
-            number: self.number,
-            at: now,
-            accepted_at: None,
-        });
+        self.sent.push_back(Sent { number: self.number, at: now, accepted_at: None });
         Verdict::Publish(self.number)
     }
 

@@ -142,10 +142,7 @@ impl std::str::FromStr for Endpoint {
                 let (host, after) = rest.split_once(']').ok_or(UrlError::MissingHost)?;
                 match after {
                     "" => (host, None),
-                    _ => (
-                        host,
-                        Some(after.strip_prefix(':').ok_or(UrlError::BadPort)?),
-                    ),
+                    _ => (host, Some(after.strip_prefix(':').ok_or(UrlError::BadPort)?)),
                 }
             }
             None => match text.split_once(':') {
@@ -160,10 +157,7 @@ impl std::str::FromStr for Endpoint {
             Ok(port) if port > 0 => port,
             _ => return Err(UrlError::BadPort),
         };
-        Ok(Self {
-            host: host.to_owned(),
-            port,
-        })
+        Ok(Self { host: host.to_owned(), port })
     }
 }
 
@@ -193,11 +187,7 @@ fn parse_login(login: &str) -> Result<Option<Credentials>, UrlError> {
         None if login.is_empty() => return Ok(None),
         None => return Err(UrlError::BadCredentials),
     };
-    let user = if user.is_empty() {
-        "default".to_owned()
-    } else {
-        user
-    };
+    let user = if user.is_empty() { "default".to_owned() } else { user };
     Ok(Some(Credentials { user, password }))
 }
 

@@ -29,16 +29,9 @@ pub(crate) enum ConnectionError {
     #[error("can't connect ({0}); check the network and the configured URL")]
     Unconnected(io::Error),
     #[error("no answer within {after:?} {during}; check that it is not overloaded or stopped")]
-    TimedOut {
-        during: &'static str,
-        after: Duration,
-    },
+    TimedOut { during: &'static str, after: Duration },
     #[error("it refused {command}: {answer}; {remedy}")]
-    Refused {
-        command: &'static str,
-        answer: String,
-        remedy: &'static str,
-    },
+    Refused { command: &'static str, answer: String, remedy: &'static str },
     #[error("it is a {role}, not a master; point the configured URL at the master")]
     NotMaster { role: String },
     #[error("it closed the connection; check its log and its client-output-buffer-limit")]
@@ -68,11 +61,7 @@ impl ConnectionError {
             Some("LOADING") => "it is loading its data; wait",
             _ => "check its log",
         };
-        Self::Refused {
-            command,
-            answer,
-            remedy,
-        }
+        Self::Refused { command, answer, remedy }
     }
 }
 
@@ -96,17 +85,12 @@ impl Connection {
         let after = config.connect_timeout;
         let opened = timeout(after, async {
             let stream = connect(topology, shard).await?;
-            let mut connection = Self {
-                stream,
-                reader: Reader::new(),
-            };
+            let mut connection = Self { stream, reader: Reader::new() };
             connection.log_in(config, client_name).await?;
             Ok(connection)
         });
         let during = "while connecting";
-        opened
-            .await
-            .unwrap_or(Err(ConnectionError::TimedOut { during, after }))
+        opened.await.unwrap_or(Err(ConnectionError::TimedOut { during, after }))
     }
 
     async fn log_in(
@@ -116,11 +100,7 @@ impl Connection {
     ) -> Result<(), ConnectionError> {
         let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
         if let Some(login) = &config.credentials {
-            hello.extend([
-                &b"AUTH"[..],
-                login.user.as_bytes(),
-                login.password.as_bytes(),
-            ]);
+            hello.extend([&b"AUTH"[..], login.user.as_bytes(), login.password.as_bytes()]);
         }
         hello.extend([&b"SETNAME"[..], client_name.as_bytes()]);
         match self.ask("HELLO", &hello).await? {
@@ -129,8 +109,7 @@ impl Connection {
         }
         if config.database != 0 {
             let database = config.database.to_string();
-            self.ask("SELECT", &[b"SELECT", database.as_bytes()])
-                .await?;
+            self.ask("SELECT", &[b"SELECT", database.as_bytes()]).await?;
         }
         Ok(())
     }
@@ -156,10 +135,7 @@ impl Connection {
 }
 
 async fn connect(topology: &Topology, shard: ShardId) -> Result<TcpStream, ConnectionError> {
-    let addresses = topology
-        .locate(shard)
-        .await
-        .map_err(ConnectionError::Unresolved)?;
+    let addresses = topology.locate(shard).await.map_err(ConnectionError::Unresolved)?;
     match TcpStream::connect(addresses.as_slice()).await {
         Ok(stream) => {
             stream.set_nodelay(true)?;
@@ -180,9 +156,9 @@ fn check_role(fields: &[(Value, Value)]) -> Result<(), ConnectionError> {
         .and_then(|(_, value)| value.as_text());
     match role {
         None | Some("master") => Ok(()),
-        Some(role) => Err(ConnectionError::NotMaster {
-            role: role.escape_debug().take(40).collect(),
-        }),
+        Some(role) => {
+            Err(ConnectionError::NotMaster { role: role.escape_debug().take(40).collect() })
+        }
     }
 }
 
@@ -195,10 +171,7 @@ mod tests {
         for (answer, remedy) in [
             ("WRONGPASS invalid username-password pair", "password"),
             ("NOAUTH HELLO must be called", "password"),
-            (
-                "NOPERM no permissions to access a channel",
-                "allow this user",
-            ),
+            ("NOPERM no permissions to access a channel", "allow this user"),
             ("ERR unknown command `HELLO`", "Redis 6"),
             ("LOADING Redis is loading", "wait"),
             ("ODD\r\n\x1b[31m", "check its log"),
@@ -217,10 +190,6 @@ mod tests {
         };
         assert!(role("master").is_ok());
         let error = role("replica").unwrap_err();
-        assert!(
-            error
-                .to_string()
-                .starts_with("it is a replica, not a master")
-        );
+        assert!(error.to_string().starts_with("it is a replica, not a master"));
     }
 }

@@ -114,11 +114,8 @@ pub fn encoded_bytes(publication: &Publication) -> usize {
     }
     if !publication.headers.is_empty() {
         bytes += length_bytes(publication.headers.len());
-        bytes += publication
-            .headers
-            .iter()
-            .map(|(name, value)| text(name) + text(value))
-            .sum::<usize>();
+        bytes +=
+            publication.headers.iter().map(|(name, value)| text(name) + text(value)).sum::<usize>();
     }
     bytes
 }
@@ -140,10 +137,7 @@ pub fn decode(
     let at_unix_ms = fields.u64("time")?;
     let position = match flags & POSITION {
         0 => None,
-        _ => Some(Position {
-            epoch: fields.u64("epoch")?,
-            offset: fields.u64("offset")?,
-        }),
+        _ => Some(Position { epoch: fields.u64("epoch")?, offset: fields.u64("offset")? }),
     };
     let destination = destinations.parse(fields.bytes("destination")?)?;
     let content_type = match flags >> CONTENT_TYPE_SHIFT & 3 {
@@ -192,10 +186,7 @@ pub struct Destinations {
 impl Destinations {
     /// An empty table; takes 24 KiB.
     pub fn new() -> Self {
-        Self {
-            slots: vec![None; DESTINATION_SLOTS].into(),
-            hasher: FixedState::default(),
-        }
+        Self { slots: vec![None; DESTINATION_SLOTS].into(), hasher: FixedState::default() }
     }
 
     fn parse(&mut self, text: &[u8]) -> Result<Destination, EnvelopeError> {
@@ -204,9 +195,7 @@ impl Destinations {
             Some(known) if known.as_str().as_bytes() == text => Ok(known.clone()),
             _ => {
                 let destination: Destination = std::str::from_utf8(text)
-                    .map_err(|_| EnvelopeError::NotUtf8 {
-                        field: "destination",
-                    })?
+                    .map_err(|_| EnvelopeError::NotUtf8 { field: "destination" })?
                     .parse()
                     .map_err(|_| EnvelopeError::BadDestination)?;
                 *slot = Some(destination.clone());
@@ -231,10 +220,8 @@ struct Fields<'e> {
 
 impl<'e> Fields<'e> {
     fn fixed<const N: usize>(&mut self, field: &'static str) -> Result<&'e [u8; N], EnvelopeError> {
-        let (taken, rest) = self
-            .rest
-            .split_first_chunk()
-            .ok_or(EnvelopeError::Truncated { field })?;
+        let (taken, rest) =
+            self.rest.split_first_chunk().ok_or(EnvelopeError::Truncated { field })?;
         self.rest = rest;
         Ok(taken)
     }
@@ -261,10 +248,8 @@ impl<'e> Fields<'e> {
 
     fn bytes(&mut self, field: &'static str) -> Result<&'e [u8], EnvelopeError> {
         let length = self.length(field)?;
-        let (taken, rest) = self
-            .rest
-            .split_at_checked(length)
-            .ok_or(EnvelopeError::Truncated { field })?;
+        let (taken, rest) =
+            self.rest.split_at_checked(length).ok_or(EnvelopeError::Truncated { field })?;
         self.rest = rest;
         Ok(taken)
     }
@@ -280,12 +265,7 @@ impl<'e> Fields<'e> {
             return Err(EnvelopeError::Truncated { field: "headers" });
         }
         (0..count)
-            .map(|_| {
-                Ok((
-                    self.text("header name")?.into(),
-                    self.text("header value")?.into(),
-                ))
-            })
+            .map(|_| Ok((self.text("header name")?.into(), self.text("header value")?.into())))
             .collect()
     }
 }
@@ -368,10 +348,7 @@ mod tests {
     #[test]
     fn a_short_body_is_copied_and_a_long_one_is_a_slice() {
         for (bytes, sliced) in [(COPY_MAX_BYTES, false), (COPY_MAX_BYTES + 1, true)] {
-            let publication = Publication {
-                body: vec![1; bytes].into(),
-                ..sample()
-            };
+            let publication = Publication { body: vec![1; bytes].into(), ..sample() };
             let envelope = Bytes::from(encoded(&publication));
             let range = envelope.as_ptr_range();
             let body = decode(envelope, &mut Destinations::new()).unwrap().body;
@@ -391,34 +368,17 @@ mod tests {
         assert_eq!(decoded(b""), Err(E::Truncated { field: "version" }));
         assert_eq!(with(0, 2), Err(E::UnknownVersion { version: 2 }));
         assert_eq!(with(1, 0xff), Err(E::UnknownFlags { flags: 0xff }));
-        assert_eq!(
-            with(26, 0x7f),
-            Err(E::Truncated {
-                field: "destination"
-            })
-        );
+        assert_eq!(with(26, 0x7f), Err(E::Truncated { field: "destination" }));
         assert_eq!(with(27, b'!'), Err(E::BadDestination));
-        assert_eq!(
-            with(27, 0xff),
-            Err(E::NotUtf8 {
-                field: "destination"
-            })
-        );
-        assert_eq!(
-            decoded(&good[..30]),
-            Err(E::Truncated {
-                field: "destination"
-            })
-        );
+        assert_eq!(with(27, 0xff), Err(E::NotUtf8 { field: "destination" }));
+        assert_eq!(decoded(&good[..30]), Err(E::Truncated { field: "destination" }));
     }
 
     #[test]
     fn a_length_of_more_than_32_bits_is_refused() {
         let mut bytes = encoded(&sample());
         bytes.splice(26..27, [0xff, 0xff, 0xff, 0xff, 0x1f]);
-        let error = EnvelopeError::BadLength {
-            field: "destination",
-        };
+        let error = EnvelopeError::BadLength { field: "destination" };
         assert_eq!(decoded(&bytes), Err(error));
     }
 
@@ -432,10 +392,7 @@ mod tests {
         let mut bytes = encoded(&publication);
         let count_at = bytes.len() - 5;
         bytes.splice(count_at..=count_at, [0xff, 0xff, 0xff, 0xff, 0x0f]);
-        assert_eq!(
-            decoded(&bytes),
-            Err(EnvelopeError::Truncated { field: "headers" })
-        );
+        assert_eq!(decoded(&bytes), Err(EnvelopeError::Truncated { field: "headers" }));
     }
 
     fn publications() -> impl Strategy<Value = Publication> {

@@ -68,11 +68,7 @@ impl Health {
     pub(crate) fn on_up(&self, role: Role, now: Instant) {
         let mut state = self.state();
         state.connections[role.index()] = Link::Up;
-        if !state
-            .connections
-            .iter()
-            .all(|link| matches!(link, Link::Up))
-        {
+        if !state.connections.iter().all(|link| matches!(link, Link::Up)) {
             return;
         }
         let place = &self.place;
@@ -88,10 +84,7 @@ impl Health {
         let text = format!("{}: {error}", self.place);
         let outage = state.outage.get_or_insert_with(|| {
             warn!("{text}; retrying");
-            Outage {
-                since: now,
-                logged_at: now,
-            }
+            Outage { since: now, logged_at: now }
         });
         if now - outage.logged_at >= LOG_AGAIN {
             outage.logged_at = now;
@@ -103,10 +96,7 @@ impl Health {
     /// A command was answered with an error; logged now and then.
     pub(crate) fn on_refusal(&self, error: &ConnectionError, now: Instant) {
         let mut state = self.state();
-        if state
-            .refusal_logged_at
-            .is_none_or(|at| now - at >= LOG_AGAIN)
-        {
+        if state.refusal_logged_at.is_none_or(|at| now - at >= LOG_AGAIN) {
             state.refusal_logged_at = Some(now);
             warn!("{}: {error}", self.place);
         }

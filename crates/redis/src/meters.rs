@@ -110,10 +110,7 @@ fn describe() {
         "fanlight_redis_connections_total",
         "Connections to Redis: connected, failed to connect, broken after that."
     );
-    describe_gauge!(
-        "fanlight_redis_channels",
-        "Channels that Redis has confirmed as subscribed."
-    );
+    describe_gauge!("fanlight_redis_channels", "Channels that Redis has confirmed as subscribed.");
     describe_gauge!(
         "fanlight_redis_publish_queue_messages",
         "Publications that wait to be written to Redis."

@@ -15,10 +15,7 @@ pub(crate) struct Names {
 
 impl Names {
     pub(crate) fn new(prefix: &str) -> Self {
-        Self {
-            channels: format!("{prefix}c:").into(),
-            canaries: format!("{prefix}canary:").into(),
-        }
+        Self { channels: format!("{prefix}c:").into(), canaries: format!("{prefix}canary:").into() }
     }
 
     /// A channel's name, in two parts that follow each other.

@@ -72,10 +72,7 @@ impl Pipeline {
             });
         }
         if unanswered > 0 {
-            self.batches.push_back(Batch {
-                unanswered,
-                begun_at: now,
-            });
+            self.batches.push_back(Batch { unanswered, begun_at: now });
         }
     }
 
@@ -218,9 +215,6 @@ mod tests {
         pipeline.abandon();
         let answers: Vec<_> = waiting.iter_mut().map(|w| w.try_recv().unwrap()).collect();
         let (unknown, unavailable) = (PublishError::Unknown, PublishError::Unavailable);
-        assert_eq!(
-            answers,
-            [Ok(1), Err(unknown), Err(unavailable), Err(unavailable)]
-        );
+        assert_eq!(answers, [Ok(1), Err(unknown), Err(unavailable), Err(unavailable)]);
     }
 }

@@ -13,10 +13,7 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     pub(crate) fn new(max: Duration) -> Self {
-        Self {
-            cap: START.min(max),
-            max,
-        }
+        Self { cap: START.min(max), max }
     }
 
     /// How long to wait before the next attempt: anything from nothing to a cap that doubles, so

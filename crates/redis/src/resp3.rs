@@ -235,10 +235,7 @@ impl<'i> Cursor<'i> {
     }
 
     fn byte(&mut self) -> Result<u8, Stop> {
-        let byte = *self
-            .input
-            .get(self.at)
-            .ok_or(Stop::Needs(self.input.len() + 1))?;
+        let byte = *self.input.get(self.at).ok_or(Stop::Needs(self.input.len() + 1))?;
         self.at += 1;
         Ok(byte)
     }
@@ -340,10 +337,7 @@ fn many(cursor: &mut Cursor<'_>, frame: &Bytes, each: usize) -> Result<Option<Ve
     let Some(count) = cursor.length()? else {
         return Ok(None);
     };
-    (0..count * each)
-        .map(|_| build(cursor, frame))
-        .collect::<Result<_, _>>()
-        .map(Some)
+    (0..count * each).map(|_| build(cursor, frame)).collect::<Result<_, _>>().map(Some)
 }
 
 fn line_of(cursor: &mut Cursor<'_>, frame: &Bytes) -> Result<Bytes, Stop> {

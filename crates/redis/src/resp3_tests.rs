@@ -32,10 +32,7 @@ fn every_type_is_read() {
     for (input, expected) in [
         ("+OK\r\n", Value::Simple(Bytes::from_static(b"OK"))),
         ("-ERR no\r\n", Value::Error(Bytes::from_static(b"ERR no"))),
-        (
-            "!6\r\nERR no\r\n",
-            Value::Error(Bytes::from_static(b"ERR no")),
-        ),
+        ("!6\r\nERR no\r\n", Value::Error(Bytes::from_static(b"ERR no"))),
         (":-42\r\n", Value::Integer(-42)),
         (",1.5\r\n", Value::Double(1.5)),
         (",-inf\r\n", Value::Double(f64::NEG_INFINITY)),
@@ -49,27 +46,15 @@ fn every_type_is_read() {
         ),
         ("$5\r\nhe\r\no\r\n", bulk("he\r\no")),
         ("=6\r\ntxt:hi\r\n", bulk("hi")),
-        (
-            "*2\r\n:1\r\n*0\r\n",
-            Value::Array(vec![Value::Integer(1), Value::Array(vec![])]),
-        ),
+        ("*2\r\n:1\r\n*0\r\n", Value::Array(vec![Value::Integer(1), Value::Array(vec![])])),
         ("~1\r\n#f\r\n", Value::Set(vec![Value::Boolean(false)])),
         (
             "%1\r\n+a\r\n:1\r\n",
-            Value::Map(vec![(
-                Value::Simple(Bytes::from_static(b"a")),
-                Value::Integer(1),
-            )]),
+            Value::Map(vec![(Value::Simple(Bytes::from_static(b"a")), Value::Integer(1))]),
         ),
-        (
-            ">2\r\n$1\r\na\r\n:1\r\n",
-            Value::Push(vec![bulk("a"), Value::Integer(1)]),
-        ),
+        (">2\r\n$1\r\na\r\n:1\r\n", Value::Push(vec![bulk("a"), Value::Integer(1)])),
         ("|1\r\n+ttl\r\n:3600\r\n:7\r\n", Value::Integer(7)),
-        (
-            "*1\r\n|1\r\n+a\r\n+b\r\n:7\r\n",
-            Value::Array(vec![Value::Integer(7)]),
-        ),
+        ("*1\r\n|1\r\n+a\r\n+b\r\n:7\r\n", Value::Array(vec![Value::Integer(7)])),
     ] {
         assert_eq!(value(input.as_bytes()), expected, "{input:?}");
     }
@@ -100,10 +85,7 @@ fn what_is_not_resp3_says_why() {
         (":x\r\n", E::Malformed { what: "integer" }),
         ("#x\r\n", E::Malformed { what: "boolean" }),
         ("=2\r\nab\r\n", E::Malformed { what: "verbatim" }),
-        (
-            ">3\r\n$7\r\nmessage\r\n$1\r\na\r\n:1\r\n",
-            E::Malformed { what: "message" },
-        ),
+        (">3\r\n$7\r\nmessage\r\n$1\r\na\r\n:1\r\n", E::Malformed { what: "message" }),
         (deep.as_str(), E::TooDeep),
     ] {
         assert_eq!(read([input.as_bytes()]), Err(error), "{input:?}");
@@ -218,10 +200,9 @@ fn hostile_bytes_are_refused_or_read_and_pieces_never_matter() {
         let in_pieces = read(bytes.chunks(3));
         match read([bytes]) {
             // NaN is not equal to itself.
-            Ok(whole) => assert_eq!(
-                format!("{:?}", Ok::<_, RespError>(whole)),
-                format!("{in_pieces:?}")
-            ),
+            Ok(whole) => {
+                assert_eq!(format!("{:?}", Ok::<_, RespError>(whole)), format!("{in_pieces:?}"));
+            }
             Err(error) => assert_eq!(in_pieces, Err(error)),
         }
         let mut message = MESSAGE.to_vec();

@@ -104,10 +104,8 @@ impl Shard {
             topology,
             shard,
         });
-        let publisher = Arc::new(Publisher::new(
-            config.publish_queue_messages,
-            config.publish_queue_bytes,
-        ));
+        let publisher =
+            Arc::new(Publisher::new(config.publish_queue_messages, config.publish_queue_bytes));
         let writer = Writer {
             publisher: Arc::clone(&publisher),
             context: Arc::clone(&context),
@@ -129,12 +127,7 @@ impl Shard {
                 lane
             })
             .collect();
-        Self {
-            context,
-            publisher,
-            lanes,
-            hasher: RandomState::new(),
-        }
+        Self { context, publisher, lanes, hasher: RandomState::new() }
     }
 
     pub(crate) fn lane(&self, channel: &Channel) -> &Arc<Lane> {

@@ -73,14 +73,11 @@ impl Lane {
     }
 
     pub(crate) fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        self.subscriptions()
-            .unsubscribe(worker, channel, Instant::now());
+        self.subscriptions().unsubscribe(worker, channel, Instant::now());
     }
 
     fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
-        self.subscriptions
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -271,8 +268,7 @@ impl Subscriber {
         match envelope::decode(payload, &mut self.destinations) {
             Ok(publication) => {
                 let publication = Arc::new(publication);
-                self.arrivals
-                    .push(Arrival::Publication(channel, publication));
+                self.arrivals.push(Arrival::Publication(channel, publication));
             }
             Err(error) => {
                 self.context.meters.rejected.add(1);
@@ -425,10 +421,7 @@ impl Serving {
     fn keep_alive(&mut self, keepalive: Duration) -> Result<(), ConnectionError> {
         let silence = self.heard_at.elapsed();
         if silence >= keepalive * 2 {
-            return Err(ConnectionError::TimedOut {
-                during: "to a PING",
-                after: keepalive,
-            });
+            return Err(ConnectionError::TimedOut { during: "to a PING", after: keepalive });
         }
         if silence >= keepalive && !self.pinged {
             self.pinged = true;
@@ -454,10 +447,8 @@ fn deliver(
         let Some(sink) = sinks.get(usize::from(worker.0)) else {
             continue;
         };
-        let delivery = Delivery {
-            channel: channel.clone(),
-            publications: Arc::clone(&publications),
-        };
+        let delivery =
+            Delivery { channel: channel.clone(), publications: Arc::clone(&publications) };
         dropped += u64::from(sink.deliver(delivery).is_err());
     }
     dropped

@@ -124,8 +124,7 @@ impl Subscriptions {
         entry.idle_since = Some(now);
         if !entry.in_lingering {
             entry.in_lingering = true;
-            self.lingering
-                .push_back((now + self.linger, channel.clone()));
+            self.lingering.push_back((now + self.linger, channel.clone()));
         }
     }
 

@@ -51,10 +51,7 @@ fn a_join_is_live_at_the_confirmation_and_not_before() {
     assert!(joined.try_recv().is_err());
     subscriptions.on_subscribed("a");
     assert_eq!(joined.try_recv(), Ok(Joined::Live));
-    assert_eq!(
-        at_once(&subscriptions.subscribe(BOB, &channel("a"))),
-        Some(Joined::Live)
-    );
+    assert_eq!(at_once(&subscriptions.subscribe(BOB, &channel("a"))), Some(Joined::Live));
     assert_eq!(subscriptions.next_command(now), None);
 }
 
@@ -72,10 +69,7 @@ fn the_last_worker_leaves_redis_after_the_linger() {
     subscriptions.unsubscribe(BOB, &channel("a"), now);
     assert_eq!(subscriptions.interested("a").unwrap().1, []);
     assert_eq!(subscriptions.next_command(now), None);
-    assert_eq!(
-        subscriptions.next_command(now + LINGER),
-        Some(unsubscribe(&["a"]))
-    );
+    assert_eq!(subscriptions.next_command(now + LINGER), Some(unsubscribe(&["a"])));
     subscriptions.on_unsubscribed("a");
     assert!(subscriptions.entries.is_empty());
 }
@@ -87,10 +81,7 @@ fn coming_back_within_the_linger_is_live_at_once_without_a_command() {
     subscriptions.next_command(now);
     subscriptions.on_subscribed("a");
     subscriptions.unsubscribe(ANN, &channel("a"), now);
-    assert_eq!(
-        at_once(&subscriptions.subscribe(ANN, &channel("a"))),
-        Some(Joined::Live)
-    );
+    assert_eq!(at_once(&subscriptions.subscribe(ANN, &channel("a"))), Some(Joined::Live));
     assert_eq!(subscriptions.next_command(now + 3 * LINGER), None);
 }
 
@@ -101,15 +92,9 @@ fn coming_back_while_leaving_waits_for_the_second_confirmation() {
     subscriptions.next_command(now);
     subscriptions.on_subscribed("a");
     subscriptions.unsubscribe(ANN, &channel("a"), now);
-    assert_eq!(
-        subscriptions.next_command(now + LINGER),
-        Some(unsubscribe(&["a"]))
-    );
+    assert_eq!(subscriptions.next_command(now + LINGER), Some(unsubscribe(&["a"])));
     let mut joined = waiting(subscriptions.subscribe(ANN, &channel("a")));
-    assert_eq!(
-        subscriptions.next_command(now + LINGER),
-        Some(subscribe(&["a"]))
-    );
+    assert_eq!(subscriptions.next_command(now + LINGER), Some(subscribe(&["a"])));
     subscriptions.on_unsubscribed("a");
     assert!(joined.try_recv().is_err());
     subscriptions.on_subscribed("a");
@@ -145,10 +130,7 @@ fn a_join_survives_a_short_break_and_is_degraded_by_a_long_one() {
     assert!(joined.try_recv().is_err());
     subscriptions.on_unreachable();
     assert_eq!(joined.try_recv(), Ok(Joined::Degraded));
-    assert_eq!(
-        at_once(&subscriptions.subscribe(BOB, &channel("a"))),
-        Some(Joined::Degraded)
-    );
+    assert_eq!(at_once(&subscriptions.subscribe(BOB, &channel("a"))), Some(Joined::Degraded));
     subscriptions.on_connected();
     assert_eq!(subscriptions.next_command(now), Some(subscribe(&["a"])));
 }
@@ -170,13 +152,7 @@ fn toggling_a_channel_keeps_the_memory_bounded() {
         subscriptions.subscribe(ANN, &channel("a"));
         subscriptions.unsubscribe(ANN, &channel("a"), now);
     }
-    assert_eq!(
-        (
-            subscriptions.entries.len(),
-            subscriptions.to_subscribe.len()
-        ),
-        (0, 0)
-    );
+    assert_eq!((subscriptions.entries.len(), subscriptions.to_subscribe.len()), (0, 0));
 }
 
 #[derive(Debug, Clone)]
@@ -239,10 +215,7 @@ impl World {
         match step {
             Step::Subscribe(worker, number) => {
                 let (worker, channel) = (WorkerId(*worker), name(number));
-                self.wanted
-                    .entry(channel.clone())
-                    .or_default()
-                    .insert(worker);
+                self.wanted.entry(channel.clone()).or_default().insert(worker);
                 match self.subscriptions.subscribe(worker, &channel) {
                     Join::Now(Joined::Live) => self.assert_live(&channel),
                     Join::Now(Joined::Degraded) => assert!(!self.redis.connected),
@@ -283,9 +256,7 @@ impl World {
                 Command::Unsubscribe(channels) => (false, channels),
             };
             assert!((1..=BATCH_CHANNELS).contains(&channels.len()));
-            self.redis
-                .commands
-                .extend(channels.into_iter().map(|channel| (subscribe, channel)));
+            self.redis.commands.extend(channels.into_iter().map(|channel| (subscribe, channel)));
         }
     }
 
@@ -322,14 +293,8 @@ impl World {
 
     /// Nothing published from now on is missed: Redis delivers it, and nothing under way ends that.
     fn assert_live(&self, channel: &Channel) {
-        assert!(
-            self.redis.subscribed.contains(channel),
-            "{channel:?} is live only in our mind"
-        );
-        assert!(
-            !self.redis.commands.contains(&(false, channel.clone())),
-            "{channel:?} will end"
-        );
+        assert!(self.redis.subscribed.contains(channel), "{channel:?} is live only in our mind");
+        assert!(!self.redis.commands.contains(&(false, channel.clone())), "{channel:?} will end");
     }
 
     fn assert_settles(&mut self) {

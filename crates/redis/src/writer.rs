@@ -45,12 +45,7 @@ struct Queue {
 
 impl Publisher {
     pub(crate) fn new(messages_max: usize, bytes_max: usize) -> Self {
-        Self {
-            queue: Mutex::default(),
-            queued: Notify::new(),
-            messages_max,
-            bytes_max,
-        }
+        Self { queue: Mutex::default(), queued: Notify::new(), messages_max, bytes_max }
     }
 
     /// Queues a PUBLISH; the order of calls is the order of publication.
@@ -145,9 +140,7 @@ impl Writer {
                 Err(error) => Some(error),
             };
             let Some(error) = error else { return };
-            context
-                .health
-                .on_down(Role::Publisher, &error, Instant::now());
+            context.health.on_down(Role::Publisher, &error, Instant::now());
             select! {
                 () = sleep(backoff.next_wait()) => {}
                 () = self.shutdown.cancelled() => return,
@@ -222,9 +215,7 @@ impl Writer {
                 }
                 Event::Value(_) | Event::Message { .. } => return Err(ConnectionError::Unasked),
             };
-            let took = pipeline
-                .on_answer(answer, now)
-                .map_err(|_| ConnectionError::Unasked)?;
+            let took = pipeline.on_answer(answer, now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
             }

@@ -82,20 +82,14 @@ mod tests {
 
     #[test]
     fn an_exception_covers_only_its_own_item() {
-        let left = apply(
-            &parse(LONG).unwrap(),
-            vec![finding("table"), finding("other")],
-        );
+        let left = apply(&parse(LONG).unwrap(), vec![finding("table"), finding("other")]);
         assert_eq!(left, [finding("other")]);
     }
 
     #[test]
     fn an_exception_that_allows_nothing_is_a_finding() {
         let left = apply(&parse(LONG).unwrap(), vec![]);
-        assert_eq!(
-            left[0].message,
-            "function-lines for a.rs allows nothing: remove it"
-        );
+        assert_eq!(left[0].message, "function-lines for a.rs allows nothing: remove it");
     }
 
     #[test]

@@ -96,10 +96,7 @@ mod tests {
         let package = Package {
             name: name.to_owned(),
             manifest: "Cargo.toml".to_owned(),
-            uses: vec![Use {
-                name: used.to_owned(),
-                is_dev,
-            }],
+            uses: vec![Use { name: used.to_owned(), is_dev }],
         };
         let findings = check(&[package]).into_iter();
         findings.map(|finding| finding.message).collect()

@@ -17,16 +17,10 @@ pub(super) fn check(file: File<'_>) -> anyhow::Result<Vec<Finding>> {
     if file.extension() != Some("rs") {
         return Ok(Vec::new());
     }
-    let tokens: TokenStream = file
-        .text
-        .parse()
-        .map_err(|error| anyhow!("{error}"))
-        .context(file.path.to_owned())?;
+    let tokens: TokenStream =
+        file.text.parse().map_err(|error| anyhow!("{error}")).context(file.path.to_owned())?;
     let mut findings = unfinished(file, tokens);
-    let mut budget = Budget {
-        file,
-        findings: Vec::new(),
-    };
+    let mut budget = Budget { file, findings: Vec::new() };
     budget.visit_file(&syn::parse_file(file.text).context(file.path.to_owned())?);
     findings.append(&mut budget.findings);
     Ok(findings)

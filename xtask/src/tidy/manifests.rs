@@ -53,10 +53,7 @@ fn lost_bans(path: &str, root: &Table, local: &Table) -> Vec<Finding> {
             Some(single) => single == entry,
             None => false,
         };
-        entries
-            .iter()
-            .filter(move |entry| !has(entry))
-            .map(move |entry| (key, entry))
+        entries.iter().filter(move |entry| !has(entry)).map(move |entry| (key, entry))
     });
     lost.map(|(key, entry)| {
         let message = format!("{key} lacks {entry}, which the root's clippy.toml has");
@@ -84,10 +81,7 @@ mod tests {
         let good = "[package]\nname = 'a'\n[lints]\nworkspace = true";
         assert!(messages(&[("crates/a/Cargo.toml", good)]).is_empty());
         assert!(messages(&[("Cargo.toml", "[workspace]")]).is_empty());
-        for bad in [
-            "[package]\nname = 'a'",
-            "[package]\nname = 'a'\n[lints]\nworkspace = false",
-        ] {
+        for bad in ["[package]\nname = 'a'", "[package]\nname = 'a'\n[lints]\nworkspace = false"] {
             assert_eq!(messages(&[("crates/a/Cargo.toml", bad)]).len(), 1, "{bad}");
         }
     }
@@ -104,9 +98,6 @@ mod tests {
 
         let other = BANS.replace("tests = true", "tests = false");
         let findings = messages(&[("clippy.toml", BANS), ("crates/a/clippy.toml", &other)]);
-        assert!(
-            findings[0].contains("allow-unwrap-in-tests"),
-            "{findings:?}"
-        );
+        assert!(findings[0].contains("allow-unwrap-in-tests"), "{findings:?}");
     }
 }

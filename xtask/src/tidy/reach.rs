@@ -21,9 +21,8 @@ pub(super) fn check_modules(tree: &Tree, roots: &[String]) -> anyhow::Result<Vec
         let (folder, _) = root.rsplit_once('/').unwrap_or(("", root));
         reach(tree, root, folder, &mut reached)?;
     }
-    let dead = tree
-        .files()
-        .filter(|file| file.extension() == Some("rs") && !reached.contains(file.path));
+    let dead =
+        tree.files().filter(|file| file.extension() == Some("rs") && !reached.contains(file.path));
     Ok(dead
         .map(|file| {
             let message = "no target and no `mod` leads to this file";
@@ -43,9 +42,7 @@ pub(super) fn check_assets(tree: &Tree) -> Vec<Finding> {
         .collect();
     let dead = tree.files().filter(|asset| {
         let is_named = |asset_name| {
-            naming
-                .iter()
-                .any(|file| file.path != asset.path && file.text.contains(asset_name))
+            naming.iter().any(|file| file.path != asset.path && file.text.contains(asset_name))
         };
         is_of(&ASSETS, asset.extension()) && !is_named(asset.name())
     });
@@ -90,10 +87,7 @@ fn reach_items(
         let Item::Mod(module) = item else { continue };
         let child_folder = join(folders.folder, &module.ident.to_string());
         if let Some((_, items)) = &module.content {
-            let inside = Folders {
-                beside: &child_folder,
-                folder: &child_folder,
-            };
+            let inside = Folders { beside: &child_folder, folder: &child_folder };
             reach_items(tree, items, inside, reached)?;
         } else if let Some(path) = path_attribute(module) {
             let path = join(folders.beside, &path);
@@ -157,19 +151,13 @@ mod tests {
     #[test]
     fn modules_are_followed_in_every_layout() {
         let files = [
-            (
-                "a/src/lib.rs",
-                "mod ws; mod stomp; mod inline { mod deep; }",
-            ),
+            ("a/src/lib.rs", "mod ws; mod stomp; mod inline { mod deep; }"),
             ("a/src/ws/mod.rs", "mod frame;"),
             ("a/src/ws/frame.rs", ""),
             ("a/src/stomp.rs", "mod header;"),
             ("a/src/stomp/header.rs", ""),
             ("a/src/inline/deep.rs", ""),
-            (
-                "a/tests/rules.rs",
-                "#[path = \"../shared/kit.rs\"] mod kit;",
-            ),
+            ("a/tests/rules.rs", "#[path = \"../shared/kit.rs\"] mod kit;"),
             ("a/shared/kit.rs", ""),
         ];
         let dead = dead(&files, &["a/src/lib.rs", "a/tests/rules.rs"]);

@@ -61,9 +61,7 @@ fn first_line(file: File<'_>) -> Option<Finding> {
 
 fn file_lines(file: File<'_>) -> Option<Finding> {
     let lines = file.text.lines().count();
-    let is_code = file
-        .extension()
-        .is_some_and(|extension| CODE.contains(&extension));
+    let is_code = file.extension().is_some_and(|extension| CODE.contains(&extension));
     (is_code && lines > MAX_FILE_LINES).then(|| {
         let message = format!("{lines} lines, more than {MAX_FILE_LINES}");
         Finding::new("file-lines", file.path, message)
@@ -75,11 +73,11 @@ fn machine_paths(file: File<'_>) -> Option<Finding> {
     if file.path == "xtask/src/tidy/text.rs" {
         return None;
     }
-    let (index, line) = file.text.lines().enumerate().find(|(_, line)| {
-        MACHINE_FOLDERS
-            .iter()
-            .any(|folder| is_path_in(line, folder))
-    })?;
+    let (index, line) = file
+        .text
+        .lines()
+        .enumerate()
+        .find(|(_, line)| MACHINE_FOLDERS.iter().any(|folder| is_path_in(line, folder)))?;
     let message = format!("names a path of one machine: {}", line.trim());
     Some(Finding::new("machine-path", file.path, message).at_line(index + 1))
 }
@@ -147,10 +145,7 @@ mod tests {
     #[test]
     fn a_registry_host_in_the_lock_file_is_a_finding() {
         let text = "\"resolved\": \"https://registry.example/ws.tgz\"";
-        assert_eq!(
-            rules("tests/js/package-lock.json", text),
-            ["lock-file-host"]
-        );
+        assert_eq!(rules("tests/js/package-lock.json", text), ["lock-file-host"]);
         assert!(rules("tests/js/package.json", text).is_empty());
     }
 }

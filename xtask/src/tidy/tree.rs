@@ -47,10 +47,8 @@ impl Tree {
 
     #[cfg(test)]
     pub(super) fn of(files: &[(&str, &str)]) -> Self {
-        let files = files
-            .iter()
-            .map(|(path, text)| ((*path).to_owned(), (*text).to_owned()))
-            .collect();
+        let files =
+            files.iter().map(|(path, text)| ((*path).to_owned(), (*text).to_owned())).collect();
         Self { files }
     }
 }
@@ -79,14 +77,8 @@ fn read_folder(
 }
 
 /// What `.gitignore` keeps out too, and git's own folder (a file in a linked worktree).
-const SKIPPED: [&str; 6] = [
-    ".git",
-    "target",
-    "artifacts",
-    "node_modules",
-    "__fuzz__",
-    "proptest-regressions",
-];
+const SKIPPED: [&str; 6] =
+    [".git", "target", "artifacts", "node_modules", "__fuzz__", "proptest-regressions"];
 
 #[cfg(test)]
 mod tests {

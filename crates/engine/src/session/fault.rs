@@ -99,7 +99,7 @@ impl Fault {
     }
 
     pub(super) fn not_connected() -> Self {
-        let remedy = "send CONNECT first, and wait for CONNECTED";
+        let remedy = "connect first";
         Self::new("not_connected", "not connected", remedy, CloseReason::ProtocolError).fatal()
     }
 
@@ -237,9 +237,26 @@ impl Fault {
         Self::new("no_transaction", message, "send BEGIN first", CloseReason::ProtocolError)
     }
 
-    pub(super) fn transaction_limit(what: &str, limit: usize) -> Self {
-        let message = format!("a session's transactions may have at most {limit} {what}");
+    pub(super) fn too_many_transactions(limit: usize) -> Self {
+        let message = format!("more than {limit} transactions are open");
+        Self::of(CloseReason::LimitExceeded, message, "commit or abort some first")
+    }
+
+    pub(super) fn transaction_too_large(limit: usize, unit: &str) -> Self {
+        let message = format!("what waits for COMMIT exceeds {limit} {unit}");
         Self::of(CloseReason::LimitExceeded, message, "commit smaller transactions")
+    }
+
+    /// The rest of a COMMIT failed after `published` of its sends had been accepted.
+    pub(super) fn commit_failed(error: PublishError, published: u32) -> Self {
+        let message = match error {
+            PublishError::Unavailable => "the broker can't be reached",
+            PublishError::Unknown => "the broker did not answer in time",
+            PublishError::Overloaded => "the broker's queue is full",
+        };
+        let message =
+            format!("{message}; the first {published} sends of the transaction were published");
+        Self { message: message.into(), ..Self::from(error) }
     }
 
     pub(super) fn rate_limited(RetryAfterMs(retry_after_ms): RetryAfterMs) -> Self {
@@ -320,7 +337,11 @@ impl From<PublishError> for Fault {
             PublishError::Overloaded => "overloaded",
         };
         let fault = Self::new(code, error.to_string(), "", CloseReason::Unavailable);
-        fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+        match error {
+            // To repeat it could publish it twice.
+            PublishError::Unknown => fault,
+            _ => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+        }
     }
 }
 

@@ -46,6 +46,8 @@ pub(super) struct Publishing {
     answer: Answer,
     /// What a COMMIT publishes after this one.
     rest: VecDeque<Outgoing>,
+    /// How many it has published before.
+    published: u32,
 }
 
 /// A subscription on its way.
@@ -133,31 +135,37 @@ impl Session {
     pub(super) fn publish(
         &mut self,
         cx: &mut Cx<'_>,
-        mut outgoing: VecDeque<Outgoing>,
+        outgoing: VecDeque<Outgoing>,
         answer: Answer,
     ) {
-        let Some((permit, mut publication)) = outgoing.pop_front() else {
-            return self.confirm(cx, answer, Note::default());
+        self.publish_next(cx, Publishing { answer, rest: outgoing, published: 0 }, Note::default());
+    }
+
+    fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
+        let Some((permit, mut publication)) = publishing.rest.pop_front() else {
+            return self.confirm(cx, publishing.answer, note);
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
-        let work = Work::Publish(Publishing { answer, rest: outgoing });
-        self.start(cx, work, Effect::Publish(permit, publication));
+        self.start(cx, Work::Publish(publishing), Effect::Publish(permit, publication));
     }
 
     pub(super) fn on_published(
         &mut self,
         cx: &mut Cx<'_>,
-        Publishing { answer, rest }: Publishing,
+        mut publishing: Publishing,
         result: Result<Published, PublishError>,
     ) {
-        match result {
-            Ok(_) if !rest.is_empty() => self.publish(cx, rest, answer),
-            Ok(published) => {
+        match (result, publishing.published) {
+            (Ok(published), _) => {
+                publishing.published += 1;
                 let note = Note { message_id: Some(published.id), ..Note::default() };
-                self.confirm(cx, answer, note);
+                self.publish_next(cx, publishing, note);
             }
-            Err(error) => self.refuse(cx, &error.into(), &answer),
+            (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
+            (Err(error), published) => {
+                self.refuse(cx, &Fault::commit_failed(error, published), &publishing.answer);
+            }
         }
     }
 

@@ -44,7 +44,8 @@ impl Session {
             Ok(message) => (request_id(&message), self.native_request(cx, message)),
             Err(error) => {
                 let id = error.request_id().cloned();
-                (id, self.native_admit(cx, false).and(Err(error.into())))
+                let admitted = self.live_mut().map_or(Ok(()), |live| live.admit(cx, false));
+                (id, admitted.and(Err(error.into())))
             }
         };
         if let Err(fault) = outcome {

@@ -26,7 +26,7 @@ impl Transactions {
             return Err(Fault::transaction_exists());
         }
         if self.open.len() >= limits.transactions {
-            return Err(Fault::transaction_limit("open at once", limits.transactions));
+            return Err(Fault::too_many_transactions(limits.transactions));
         }
         self.open.push(Transaction { id: id.into(), sends: VecDeque::new(), bytes: 0 });
         Ok(())
@@ -36,12 +36,12 @@ impl Transactions {
     pub(super) fn add(&mut self, id: &str, send: Outgoing, limits: &Limits) -> Result<(), Fault> {
         let bytes = size_of_send(&send);
         if self.bytes + bytes > limits.transaction_bytes {
-            return Err(Fault::transaction_limit("bytes together", limits.transaction_bytes));
+            return Err(Fault::transaction_too_large(limits.transaction_bytes, "bytes"));
         }
         let found = self.open.iter_mut().find(|transaction| *transaction.id == *id);
         let transaction = found.ok_or_else(Fault::no_transaction)?;
         if transaction.sends.len() >= limits.transaction_frames {
-            return Err(Fault::transaction_limit("frames each", limits.transaction_frames));
+            return Err(Fault::transaction_too_large(limits.transaction_frames, "frames"));
         }
         transaction.sends.push_back(send);
         transaction.bytes += bytes;

@@ -1,0 +1,392 @@
+//! A driver without sockets: carries out a session's effects and writes down what happened.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use fanlight_engine::auth::{AuthError, Principal};
+use fanlight_engine::broker::{Joined, PublishError, Published};
+use fanlight_engine::hub::{Hub, SessionKey};
+use fanlight_engine::ids::Ids;
+use fanlight_engine::policy::{Action, Namespace, Policy, PolicyRule, RuleEffect, Who};
+use fanlight_engine::publication::{Publication, PublicationId};
+use fanlight_engine::session::{
+    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
+};
+use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
+use fanlight_proto::stomp;
+
+/// One session and what surrounds it.
+pub(crate) struct Driver {
+    pub(crate) session: Session,
+    pub(crate) hub: Hub,
+    pub(crate) now: Now,
+    pub(crate) rules: Rules,
+    /// Answers wait until the transcript gives them.
+    pub(crate) hold: bool,
+    pub(crate) pending: Option<Pending>,
+    pub(crate) closed: Option<CloseReason>,
+    /// Joins without their leave, by channel.
+    pub(crate) joined: BTreeMap<String, i32>,
+    /// What was written down since it was last taken.
+    pub(crate) log: Vec<String>,
+    ids: Ids,
+    activity: Activity,
+    /// Messages that wait because the session is busy.
+    unread: VecDeque<(bool, Vec<u8>)>,
+    frames: stomp::Decoder,
+}
+
+/// What an effect under way waits for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Pending {
+    Authenticated(String),
+    Published(PublicationId),
+    Joined,
+}
+
+const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
+
+impl Driver {
+    pub(crate) fn new(rules: Rules, protocol: Option<Protocol>, handshake: Handshake) -> Self {
+        let mut ids = Ids::new(7);
+        let id = ids.session(START);
+        Self {
+            session: Session::new(SessionKey(3), id, protocol, handshake, START),
+            hub: Hub::new(),
+            now: START,
+            rules,
+            hold: false,
+            pending: None,
+            closed: None,
+            joined: BTreeMap::new(),
+            log: Vec::new(),
+            ids,
+            activity: Activity { last_received_ms: START.mono_ms, last_sent_ms: START.mono_ms },
+            unread: VecDeque::new(),
+            frames: stomp::Decoder::new(),
+        }
+    }
+
+    /// A transport message from the client.
+    pub(crate) fn receive(&mut self, text: bool, bytes: &[u8]) {
+        self.heard();
+        self.unread.push_back((text, bytes.to_vec()));
+        self.feed();
+    }
+
+    /// A pong, or anything else that is no message.
+    pub(crate) fn heard(&mut self) {
+        self.activity.last_received_ms = self.now.mono_ms;
+    }
+
+    /// Time passes, with a sweep each second.
+    pub(crate) fn pass(&mut self, seconds: u64) {
+        for second in 1..=seconds {
+            self.now.mono_ms += 1000;
+            self.now.unix_ms += 1000;
+            let before = self.log.len();
+            let activity = self.activity;
+            self.step(|session, cx| session.on_sweep(cx, activity));
+            for line in &mut self.log[before..] {
+                *line = format!("@{second}s {line}");
+            }
+        }
+    }
+
+    pub(crate) fn drain(&mut self, retry_after_ms: u64) {
+        self.step(|session, cx| session.on_drain(cx, retry_after_ms));
+    }
+
+    pub(crate) fn fault(&mut self, reason: CloseReason, message: &str) {
+        self.step(|session, cx| session.close_with_error(cx, reason, message));
+    }
+
+    /// The transport is gone.
+    pub(crate) fn transport_closed(&mut self) {
+        self.pending = None;
+        self.unread.clear();
+        self.step(Session::on_closed);
+    }
+
+    /// Answers what is pending.
+    pub(crate) fn done(&mut self, done: Done) {
+        assert!(self.pending.take().is_some(), "nothing is pending");
+        self.step(|session, cx| session.on_done(cx, done));
+        self.feed();
+    }
+
+    pub(crate) fn answer_published(&mut self, outcome: Result<(), PublishError>) {
+        let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
+        self.done(Done::Published(outcome.map(|()| Published { id, position: None })));
+    }
+
+    pub(crate) fn answer_authenticated(&mut self) {
+        let Some(Pending::Authenticated(token)) = &self.pending else {
+            panic!("{:?}", self.pending)
+        };
+        self.done(Done::Authenticated(principal(token, self.now)));
+    }
+
+    fn feed(&mut self) {
+        while !self.session.is_busy() && self.closed.is_none() {
+            let Some((text, bytes)) = self.unread.pop_front() else { return };
+            self.step(|session, cx| {
+                let message = match std::str::from_utf8(&bytes) {
+                    Ok(utf8) if text => Incoming::Text(utf8),
+                    _ => Incoming::Binary(&bytes),
+                };
+                session.on_message(cx, message);
+            });
+        }
+    }
+
+    fn step(&mut self, step: impl FnOnce(&mut Session, &mut Cx<'_>)) {
+        let mut effects = Vec::new();
+        let mut cx = Cx {
+            now: self.now,
+            rules: &self.rules,
+            hub: &mut self.hub,
+            ids: &mut self.ids,
+            effects: &mut effects,
+        };
+        step(&mut self.session, &mut cx);
+        let last = effects.len();
+        for (at, effect) in effects.into_iter().enumerate() {
+            assert!(self.closed.is_none(), "an effect after Close: {effect:?}");
+            let answered = self.effect(effect);
+            if let Some(done) = answered {
+                assert_eq!(at + 1, last, "what has an answer comes last");
+                assert!(self.pending.is_none(), "one effect under way at a time");
+                self.pending = Some(done);
+            }
+        }
+        assert_eq!(
+            self.session.is_busy(),
+            self.pending.is_some() && self.closed.is_none(),
+            "busy is what has something pending"
+        );
+        if self.closed.is_some() {
+            self.pending = None;
+        }
+        if !self.hold {
+            self.answer_well();
+        }
+    }
+
+    fn answer_well(&mut self) {
+        match self.pending {
+            None => {}
+            Some(Pending::Authenticated(_)) => self.answer_authenticated(),
+            Some(Pending::Published(_)) => self.answer_published(Ok(())),
+            Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
+        }
+    }
+
+    fn effect(&mut self, effect: Effect) -> Option<Pending> {
+        let (line, pending) = match effect {
+            Effect::Write { text, payload } => {
+                assert!(text, "everything that a session says itself is text");
+                self.activity.last_sent_ms = self.now.mono_ms;
+                (format!("S< {}", self.shown(&payload)), None)
+            }
+            Effect::Ping => {
+                self.activity.last_sent_ms = self.now.mono_ms;
+                ("S< (ping)".to_owned(), None)
+            }
+            Effect::Authenticate(token) => {
+                let token = token.as_str().to_owned();
+                (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
+            }
+            Effect::Publish(permit, publication) => {
+                assert_eq!(*permit.destination(), publication.destination);
+                let line = format!("S? publish {}", publication_line(&publication));
+                (line, Some(Pending::Published(publication.id)))
+            }
+            Effect::Join(channel) => {
+                *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
+                (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
+            }
+            Effect::Leave(channel) => {
+                *self.joined.entry(channel.as_str().to_owned()).or_default() -= 1;
+                (format!("S! leave {}", channel.as_str()), None)
+            }
+            Effect::Close(reason) => {
+                self.closed = Some(reason);
+                (format!("S| close {reason}"), None)
+            }
+        };
+        self.log.push(line.replace(&self.session.id().to_string(), "<session>"));
+        pending
+    }
+
+    fn shown(&mut self, mut payload: &[u8]) -> String {
+        if payload == b"\n" {
+            return "(eol)".to_owned();
+        }
+        if payload.starts_with(b"{") {
+            return native_line(payload);
+        }
+        let is_connected = payload.starts_with(b"CONNECTED");
+        let frame = self.frames.next(&mut payload, &stomp::Limits::default()).unwrap();
+        let Some(stomp::Incoming::Frame(frame)) = frame else { panic!("not a frame: {frame:?}") };
+        assert!(payload.is_empty(), "one frame per message");
+        if is_connected && let Ok(version) = frame.header("version").unwrap_or_default().parse() {
+            self.frames.set_version(version);
+        }
+        frame_line(&frame)
+    }
+}
+
+/// Who a token stands for: `ann`, `ann+admin` with a role, `ann@60` that expires in 60 s; some
+/// stand for what is wrong with them.
+pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
+    match token {
+        "expired" => return Err(AuthError::Expired),
+        "forged" => return Err(AuthError::BadSignature),
+        "keyless" => return Err(AuthError::KeysUnavailable),
+        _ => {}
+    }
+    let (token, expires) = token.split_once('@').unwrap_or((token, ""));
+    let (user, role) = token.split_once('+').unwrap_or((token, ""));
+    let mut principal = Principal::of_user(user);
+    if !role.is_empty() {
+        principal.roles = [role.into()].into();
+    }
+    principal.expires_unix_s = expires.parse::<u64>().ok().map(|seconds| now.unix_s() + seconds);
+    Ok(principal)
+}
+
+/// The rules that transcripts go by, where they do not say otherwise.
+pub(crate) fn rules() -> Rules {
+    let namespace = |name: &str, pattern: &str, patterns, anonymous| Namespace {
+        name: name.to_owned(),
+        pattern: pattern.to_owned(),
+        patterns,
+        anonymous,
+    };
+    let allow = |destination: &str, actions: &[Action]| PolicyRule {
+        actions: actions.to_vec(),
+        ..PolicyRule::new(RuleEffect::Allow, destination)
+    };
+    let both = [Action::Subscribe, Action::Publish];
+    let namespaces = [
+        namespace("public", "/topic/public/**", true, true),
+        namespace("single", "/topic/single/**", false, false),
+        namespace("topic", "/topic/**", true, false),
+        namespace("user", "/user/**", false, true),
+    ];
+    let rules = [
+        PolicyRule::new(RuleEffect::Deny, "/topic/secret/**"),
+        PolicyRule { who: Who::Authenticated, ..allow("/topic/**", &both) },
+        allow("/topic/public/**", &[Action::Subscribe]),
+        allow("/user/queue/**", &both),
+        PolicyRule {
+            roles: vec!["admin".to_owned()],
+            ..allow("/user/{name}/queue/**", &[Action::Publish])
+        },
+    ];
+    Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
+}
+
+/// The same, but nobody is anonymous.
+pub(crate) fn closed_rules() -> Rules {
+    let namespaces = [Namespace {
+        name: "topic".to_owned(),
+        pattern: "/topic/**".to_owned(),
+        patterns: false,
+        anonymous: false,
+    }];
+    let rules = [PolicyRule::new(RuleEffect::Allow, "/topic/**")];
+    Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
+}
+
+pub(crate) fn handshake(user: &str) -> Handshake {
+    let principal = principal(user, START).expect("a good token");
+    Handshake { principal: Some(Arc::new(principal)) }
+}
+
+fn frame_line(frame: &stomp::Frame) -> String {
+    let mut headers: Vec<_> = frame.headers.iter().collect();
+    headers.sort_unstable();
+    let mut line = frame.command.to_string();
+    for (name, value) in headers {
+        if !matches!(name, "content-length" | "content-type") || frame.command.as_str() != "ERROR" {
+            line.push_str(&format!(" {name}:{value}"));
+        }
+    }
+    match frame.command {
+        // An error's body is its message and what to do about it.
+        stomp::Command::Error => {
+            let body = String::from_utf8_lossy(&frame.body).into_owned();
+            let message = frame.header("message").unwrap_or_default();
+            assert!(body.starts_with(message), "{body:?} explains {message:?}");
+            assert_eq!(frame.header("content-type"), Some("text/plain"));
+        }
+        _ => assert!(frame.body.is_empty()),
+    }
+    line
+}
+
+/// A native message as `type field:value ...`, so that a transcript can be read aloud.
+fn native_line(payload: &[u8]) -> String {
+    let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
+    let mut object = value.as_object().unwrap().clone();
+    let kind = object.remove("type").unwrap();
+    if object.contains_key("message_id") {
+        object.insert("message_id".into(), "<id>".into());
+    }
+    format!("{} {}", kind.as_str().unwrap(), serde_json::to_string(&object).unwrap())
+}
+
+fn publication_line(publication: &Publication) -> String {
+    let mut line = publication.destination.to_string();
+    if let Some(user) = &publication.publisher {
+        line.push_str(&format!(" from {user}"));
+    }
+    if let Some(content_type) = publication.content_type.as_str() {
+        line.push_str(&format!(" as {content_type}"));
+    }
+    for (name, value) in &publication.headers {
+        line.push_str(&format!(" {name}:{value}"));
+    }
+    if !publication.body.is_empty() {
+        let body = String::from_utf8_lossy(&publication.body);
+        line.push_str(&format!(" | {}", body.replace('\0', "\\0")));
+    }
+    line
+}
+
+/// A connected STOMP 1.2 session of ann.
+pub(crate) fn connected_stomp() -> Driver {
+    connected(b"CONNECT\naccept-version:1.2\npasscode:ann\n\n\0")
+}
+
+/// A connected native session of ann.
+pub(crate) fn connected_native() -> Driver {
+    connected(br#"{"type":"connect","token":"ann"}"#)
+}
+
+fn connected(connect: &[u8]) -> Driver {
+    let mut driver = Driver::new(rules(), None, Handshake::default());
+    driver.receive(true, connect);
+    assert!(driver.session.is_connected());
+    driver.log.clear();
+    driver
+}
+
+/// `/topic/ops` is for those with the role ops.
+pub(crate) fn role_policy() -> Policy {
+    let namespaces = [Namespace {
+        name: "topic".to_owned(),
+        pattern: "/topic/**".to_owned(),
+        patterns: false,
+        anonymous: false,
+    }];
+    let ops = PolicyRule {
+        roles: vec!["ops".to_owned()],
+        ..PolicyRule::new(RuleEffect::Allow, "/topic/ops")
+    };
+    let all = PolicyRule::new(RuleEffect::Allow, "/topic/all");
+    Policy::new(&namespaces, &[ops, all]).unwrap()
+}

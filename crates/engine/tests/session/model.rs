@@ -1,0 +1,1 @@
+//! Any sequence of operations: what must hold whatever clients and drivers do.

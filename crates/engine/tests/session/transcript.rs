@@ -1,0 +1,151 @@
+//! Runs a transcript: its inputs are carried out, and what follows each is compared.
+//!
+//! | line | what |
+//! |---|---|
+//! | `# stomp 1.2 ann` | begins with a session that is connected already |
+//! | `C> SEND destination:/topic/a \| body` | the client sends a STOMP frame |
+//! | `C> {"type":"ping"}` | the client sends this text |
+//! | `C> (pong)`, `C> (eol)` | the client sends a pong, an end of line |
+//! | `C> (text) ...`, `C> (bytes) ...` | the client sends this, where `\n` and `\0` are escapes |
+//! | `D> hold` | from here on nothing is answered but by these lines: |
+//! | `D> published`, `D> joined`, `D> authenticated`, and ` unavailable`, ` degraded`, ... | |
+//! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
+//! | `T> 11s` | time passes, with a sweep each second |
+//! | `S<` | written to the client (`S< (ping)` to its transport) |
+//! | `S?`, `S!` | asked of the driver, with and without an answer |
+//! | `S\|` | the transport is closed |
+
+use expect_test::Expect;
+use fanlight_engine::broker::{Joined, PublishError};
+use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
+use fanlight_proto::CloseReason;
+use fanlight_proto::stomp::{Command, Version, Writer};
+
+use crate::driver::{self, Driver};
+
+/// Checks a transcript under the usual rules.
+pub(crate) fn check(transcript: Expect) {
+    check_with(driver::rules(), Handshake::default(), transcript);
+}
+
+/// Checks a transcript under other rules.
+pub(crate) fn check_rules(rules: Rules, transcript: Expect) {
+    check_with(rules, Handshake::default(), transcript);
+}
+
+/// Checks a transcript under other rules, after a handshake.
+pub(crate) fn check_with(rules: Rules, handshake: Handshake, transcript: Expect) {
+    let mut driver = Driver::new(rules, None, handshake);
+    let mut actual = String::new();
+    for line in transcript.data().lines().map(str::trim) {
+        if line.is_empty() || line.starts_with('S') || line.starts_with('@') {
+            continue;
+        }
+        run(&mut driver, line);
+        actual.push_str(line);
+        actual.push('\n');
+        for line in driver.log.drain(..) {
+            actual.push_str(&line);
+            actual.push('\n');
+        }
+    }
+    transcript.assert_eq(&actual);
+}
+
+fn run(driver: &mut Driver, line: &str) {
+    let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match kind {
+        "#" => begin(driver, rest),
+        "C>" => client(driver, rest),
+        "D>" => drive(driver, rest),
+        "T>" => driver.pass(rest.strip_suffix('s').unwrap().parse().unwrap()),
+        _ => panic!("what is {line:?}?"),
+    }
+}
+
+/// `stomp 1.2 ann`, `native ann`; without a user it is anonymous.
+fn begin(driver: &mut Driver, who: &str) {
+    let words: Vec<&str> = who.split(' ').collect();
+    match words[..] {
+        ["stomp", version, ref user @ ..] => {
+            let user = user.first().map(|user| format!(" passcode:{user}")).unwrap_or_default();
+            let connect = format!("CONNECT accept-version:{version}{user} heart-beat:0,0");
+            client(driver, &connect);
+            let version: Version = version.parse().unwrap();
+            assert_eq!(driver.session.protocol(), Some(Protocol::Stomp(version)));
+        }
+        ["native", ref user @ ..] => {
+            let token = user.first().map(|user| format!(r#","token":"{user}""#));
+            client(driver, &format!(r#"{{"type":"connect"{}}}"#, token.unwrap_or_default()));
+            assert_eq!(driver.session.protocol(), Some(Protocol::Native));
+        }
+        _ => panic!("who is {who:?}?"),
+    }
+    assert!(driver.session.is_connected(), "{:?}", driver.log);
+    driver.log.clear();
+}
+
+fn client(driver: &mut Driver, line: &str) {
+    if line == "(pong)" {
+        driver.heard();
+    } else if line == "(eol)" {
+        driver.receive(true, b"\n");
+    } else if let Some(text) = line.strip_prefix("(text) ") {
+        driver.receive(true, &unescape(text));
+    } else if let Some(bytes) = line.strip_prefix("(bytes) ") {
+        driver.receive(false, &unescape(bytes));
+    } else if line.starts_with(['{', '[']) {
+        driver.receive(true, line.as_bytes());
+    } else {
+        driver.receive(true, &frame(driver, line));
+    }
+}
+
+/// A frame of one line. A word without a colon goes on with the header before it.
+fn frame(driver: &Driver, line: &str) -> Vec<u8> {
+    let (head, body) = line.split_once(" | ").unwrap_or((line, ""));
+    let mut words = head.split(' ');
+    let name = words.next().unwrap();
+    let command = Command::ALL.into_iter().find(|command| command.as_str() == name);
+    let mut headers: Vec<(&str, String)> = Vec::new();
+    for word in words {
+        match (word.split_once(':'), headers.last_mut()) {
+            (Some((name, value)), _) => headers.push((name, value.to_owned())),
+            (None, Some((_, value))) => value.push_str(&format!(" {word}")),
+            (None, None) => panic!("{word:?} is no header"),
+        }
+    }
+    let version = match driver.session.protocol() {
+        Some(Protocol::Stomp(version)) => version,
+        _ => Version::V10,
+    };
+    let mut out = Vec::new();
+    Writer::new(&mut out, command.expect(name), version).headers(headers).body(body.as_bytes());
+    out
+}
+
+fn drive(driver: &mut Driver, line: &str) {
+    let (what, rest) = line.split_once(' ').unwrap_or((line, ""));
+    match (what, rest) {
+        ("hold", "") => driver.hold = true,
+        ("published", "") => driver.answer_published(Ok(())),
+        ("published", "unavailable") => driver.answer_published(Err(PublishError::Unavailable)),
+        ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
+        ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
+        ("joined", "") => driver.done(Done::Joined(Joined::Live)),
+        ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
+        ("authenticated", "") => driver.answer_authenticated(),
+        ("drain", "") => driver.drain(1500),
+        ("gone", "") => driver.transport_closed(),
+        ("fault", rest) => {
+            let (code, message) = rest.split_once(' ').unwrap();
+            let reason = CloseReason::ALL.into_iter().find(|reason| reason.code() == code);
+            driver.fault(reason.unwrap(), message);
+        }
+        _ => panic!("how to {line:?}?"),
+    }
+}
+
+fn unescape(text: &str) -> Vec<u8> {
+    text.replace("\\n", "\n").replace("\\r", "\r").replace("\\0", "\0").into_bytes()
+}

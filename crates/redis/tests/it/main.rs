@@ -1,0 +1,8 @@
+//! The broker against a real Redis, and the contract suite over both brokers.
+
+#[cfg(test)]
+mod contract;
+mod delivery;
+#[cfg(test)]
+mod nodes;
+mod outages;

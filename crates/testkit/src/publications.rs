@@ -1,0 +1,43 @@
+//! Publications, channels and permits for tests.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use bytes::Bytes;
+use fanlight_engine::broker::Channel;
+use fanlight_engine::policy::{Namespace, Namespaces, PublishPermit};
+use fanlight_engine::publication::{ContentType, Publication, PublicationId};
+use uuid::Uuid;
+
+/// The channel of the destination `text`.
+pub fn channel(text: &str) -> Channel {
+    Channel::of_destination(text.into())
+}
+
+/// A permit to publish to `destination`, which is below `/topic`.
+pub fn permit(destination: &str) -> PublishPermit {
+    let namespace = Namespace {
+        name: "topics".to_owned(),
+        pattern: "/topic/**".to_owned(),
+        patterns: false,
+        anonymous: false,
+    };
+    let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
+    let destination = destination.parse().expect("a test names a destination");
+    PublishPermit::for_backend(&namespaces, &destination).expect("the destination is below /topic")
+}
+
+/// A publication with an id of its own and nothing but a body.
+pub fn publication(destination: &str, body: impl Into<Bytes>) -> Publication {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    let number = NEXT.fetch_add(1, Ordering::Relaxed);
+    Publication {
+        id: PublicationId(Uuid::from_u128(number.into())),
+        destination: destination.parse().expect("a test names a destination"),
+        body: body.into(),
+        content_type: ContentType::Unspecified,
+        headers: Box::default(),
+        publisher: None,
+        at_unix_ms: 1_700_000_000_000,
+        position: None,
+    }
+}
