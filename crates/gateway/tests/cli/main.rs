@@ -119,6 +119,23 @@ fn a_message_goes_from_pub_to_sub() {
 }
 
 #[test]
+fn a_subscriber_goes_on_when_its_node_is_replaced() {
+    let node = Node::start();
+    let mut subscriber = node.subscribe(&["/topic/a", "--count", "1"]);
+    let address = node.stop();
+    let node = Node::start_on(&address);
+    let url = node.url();
+    for _ in 0..100 {
+        run(&["pub", &url, "/topic/a", "1"]).succeeded();
+        if !subscriber.is_running() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(subscriber.ended().succeeded(), "/topic/a 1\n");
+}
+
+#[test]
 fn what_pub_and_sub_are_refused_is_told_and_fails() {
     let node = Node::start();
     let url = node.url();

@@ -48,8 +48,13 @@ impl Ended {
 
 impl Node {
     pub(crate) fn start() -> Self {
+        Self::start_on("127.0.0.1:0")
+    }
+
+    /// Starts one that listens there.
+    pub(crate) fn start_on(address: &str) -> Self {
         let args = ["serve", "--dev", "--workers", "1"];
-        let listen = ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+        let listen = ["--listen", address, "--admin", "127.0.0.1:0"];
         let mut command = command();
         let command = command.args(args).args(listen).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
@@ -67,6 +72,14 @@ impl Node {
         self.url.clone()
     }
 
+    /// Asks it to end as a supervisor does, and waits until it has. Gives its address.
+    pub(crate) fn stop(mut self) -> String {
+        let id = self.child.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(self.child.wait().unwrap().success());
+        self.url.trim_start_matches("ws://").trim_end_matches("/ws").to_owned()
+    }
+
     /// Starts a subscriber and waits until it is live.
     pub(crate) fn subscribe(&self, args: &[&str]) -> Subscriber {
         let mut command = command();
@@ -81,6 +94,11 @@ impl Node {
 }
 
 impl Subscriber {
+    /// Whether it still runs.
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+
     /// Waits for its end, but not for ever.
     pub(crate) fn ended(mut self) -> Ended {
         for _ in 0..200 {
