@@ -269,7 +269,7 @@ fn the_table_of_options_in_the_documentation_is_up_to_date() {
             (None, true) => "required".into(),
             (None, false) => String::new(),
         };
-        table += &format!("| `{path}` | {kind} | {default} | {doc} |\n");
+        table.extend(["| `", &path, "` | ", &kind, " | ", &default, " | ", &doc, " |\n"]);
     }
     let current = format!("{before}<!-- options -->\n{table}<!-- end of options -->{after}");
     expect_test::expect_file![path].assert_eq(&current);
