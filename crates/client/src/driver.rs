@@ -15,6 +15,7 @@ use crate::error::{LinkError, RequestError};
 use crate::link::{Link, SessionInfo};
 use crate::options::ConnectOptions;
 use crate::outgoing::Outgoing;
+use crate::recent::Recent;
 use crate::subscription::Sink;
 
 /// What a handle asks of the driver.
@@ -41,6 +42,7 @@ pub(crate) struct Driver {
     cancel: CancellationToken,
     subscribed: HashMap<Arc<str>, Entry>,
     pending: HashMap<u64, Pending>,
+    recent: Recent,
     next_id: u64,
     /// When the server advised to come back.
     advised: Option<Duration>,
@@ -81,6 +83,7 @@ impl Driver {
             cancel,
             subscribed: HashMap::new(),
             pending: HashMap::new(),
+            recent: Recent::default(),
             next_id: OWN_IDS,
             advised: None,
         }
@@ -283,13 +286,16 @@ impl Driver {
     }
 
     fn deliver(&mut self, message: &Arc<Message>, link: &mut Link) {
+        let matching = |entry: &&mut Entry| entry.sinks.iter().any(|sink| sink.takes(&message.to));
+        let mut entries: Vec<_> = self.subscribed.values_mut().filter(matching).collect();
+        if entries.len() > 1 && !self.recent.is_new(&message.id) {
+            return;
+        }
         let mut abandoned = Vec::new();
-        for entry in self.subscribed.values_mut() {
-            for sink in entry.sinks.iter_mut().filter(|sink| sink.takes(&message.to)) {
-                sink.push(message);
-                if sink.is_abandoned() {
-                    abandoned.push(sink.key);
-                }
+        for sink in entries.iter_mut().flat_map(|entry| &mut entry.sinks) {
+            sink.push(message);
+            if sink.is_abandoned() {
+                abandoned.push(sink.key);
             }
         }
         for key in abandoned {

@@ -101,7 +101,10 @@ async fn refusal(response: Response<Incoming>) -> LinkError {
     let retry_after = retry_after.and_then(|seconds| seconds.trim().parse().ok());
     let body = Limited::new(response.into_body(), DETAIL_MAX_BYTES).collect().await;
     let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let detail = String::from_utf8_lossy(&body).trim().to_owned();
+    // Fanlight answers with a problem (RFC 9457), a proxy with what it likes.
+    let problem = serde_json::from_slice::<serde_json::Value>(&body).ok();
+    let detail = problem.and_then(|problem| Some(problem.get("detail")?.as_str()?.to_owned()));
+    let detail = detail.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
     LinkError::Refused {
         status,
         detail,

@@ -28,6 +28,7 @@ mod handshake;
 mod link;
 mod options;
 mod outgoing;
+mod recent;
 mod subscription;
 
 pub use client::{Client, Event, Events, Sent};

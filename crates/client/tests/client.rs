@@ -70,6 +70,24 @@ async fn one_subscription_at_the_server_serves_several_and_ends_with_the_last() 
 }
 
 #[tokio::test]
+async fn a_message_that_several_subscriptions_match_is_given_once_to_each() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut all = subscribed(&client, &mut peer, "/topic/**").await;
+    let mut one = subscribed(&client, &mut peer, "/topic/a").await;
+    for (id, data) in [("m1", 1), ("m2", 2), ("m1", 1), ("m2", 2), ("m3", 3)] {
+        let message =
+            json!({ "type": "message", "to": "/topic/a", "id": id, "data": data, "at": 1 });
+        peer.say(&message).await;
+    }
+    for subscription in [&mut all, &mut one] {
+        for expected in ["1", "2", "3"] {
+            assert_eq!(subscription.recv().await.unwrap().data.get(), expected);
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_refused_connection_tells_the_status_and_the_servers_words() {
     let server = Server::start().await;
     let refuse = server.answer("HTTP/1.1 401 x\r\ncontent-length: 9\r\n\r\nbad token");

@@ -91,7 +91,10 @@ impl Peer {
     }
 
     pub(crate) async fn publish(&mut self, to: &str, data: u32) {
-        self.say(&json!({ "type": "message", "to": to, "id": "m", "data": data, "at": 1 })).await;
+        self.say(
+            &json!({ "type": "message", "to": to, "id": data.to_string(), "data": data, "at": 1 }),
+        )
+        .await;
     }
 
     pub(crate) async fn close(&mut self, code: u16) {

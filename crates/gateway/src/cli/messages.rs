@@ -86,6 +86,8 @@ pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
                 subscription.with_context(|| format!("can't subscribe to {destination}"))?;
             messages.push(until_ended(subscription).boxed());
         }
+        // On standard error, for people and for scripts that must know when to publish.
+        eprintln!("note: subscribed to {}", command.destinations.join(" "));
         let mut messages = stream::select_all(messages);
         let mut left = command.count;
         while left != Some(0) {

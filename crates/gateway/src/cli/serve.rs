@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::bail;
 
-use crate::config::{Config, Flag, Layers, ServeOptions};
+use crate::config::{Config, Flag, Layers, Secret, ServeOptions};
 
 /// Serve clients until told to stop.
 #[derive(Debug, Default, clap::Args)]
@@ -24,7 +24,7 @@ pub(super) struct Serve {
     admin: Option<SocketAddr>,
     /// Use the Redis at this URL as the broker [options redis.url, broker.kind].
     #[arg(long, value_name = "URL")]
-    redis: Option<String>,
+    redis: Option<Secret>,
     /// Threads that carry connections, 0 for one per core [option workers].
     #[arg(long, value_name = "N")]
     workers: Option<u16>,
@@ -43,7 +43,7 @@ impl Serve {
         let flags = [
             ("--listen", "listen.public", self.listen.map(|address| address.to_string())),
             ("--admin", "listen.admin", self.admin.map(|address| address.to_string())),
-            ("--redis", "redis.url", self.redis.clone()),
+            ("--redis", "redis.url", self.redis.as_ref().map(|url| url.reveal().into())),
             ("--redis", "broker.kind", self.redis.as_ref().map(|_| "redis".into())),
             ("--workers", "workers", self.workers.map(|workers| workers.to_string())),
         ];

@@ -2,6 +2,7 @@
 //! the one before, with the place of every value kept for error messages.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use config::{Map, Source, Value, ValueKind};
@@ -13,8 +14,9 @@ use super::reference::{self, OptionDoc};
 /// The first part of every environment variable that sets an option.
 pub const ENV_PREFIX: &str = "FANLIGHT__";
 
-/// Where values come from, over the built-in defaults; later ones win.
-#[derive(Debug, Clone, Default)]
+/// Where values come from, over the built-in defaults; later ones win. Not `Debug`, as any of them
+/// may be a secret.
+#[derive(Clone, Default)]
 pub struct Layers {
     /// Whether the development preset applies.
     pub dev: bool,
@@ -27,7 +29,7 @@ pub struct Layers {
 }
 
 /// An option that was set on the command line.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Flag {
     /// As written there: `--listen`.
     pub name: &'static str,
@@ -75,8 +77,15 @@ impl Flag {
 }
 
 /// Values by path, each with its place as origin.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Layer(Map<String, Value>);
+
+/// Demanded of a source; shows nothing, as any value may be a secret.
+impl fmt::Debug for Layer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Layer of {} values", self.0.len())
+    }
+}
 
 impl Source for Layer {
     fn clone_into_box(&self) -> Box<dyn Source + Send + Sync> {

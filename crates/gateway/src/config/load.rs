@@ -9,15 +9,16 @@ use super::reference::{self, OptionDoc};
 use super::values::Secret;
 use super::{Config, check};
 
-/// A configuration whose every value has been read, with the places they came from.
-#[derive(Debug, Clone)]
+/// A configuration whose every value has been read, with the places they came from. Not `Debug`:
+/// the values are kept with their places, and some are secrets.
+#[derive(Clone)]
 pub struct Loaded {
     /// The configuration; not yet checked as a whole.
     pub config: Config,
     places: Places,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 struct Places {
     merged: Value,
     options: Vec<OptionDoc>,

@@ -43,14 +43,18 @@ pub fn options() -> Vec<OptionDoc> {
             option.default = Some("[]".into());
         }
     }
+    // As the types have them; what no default shows comes at the end of its section.
     let rank = |path: &str| {
         let own = defaults.iter().position(|line| line.path == path);
         let section = section_of(path);
-        let last =
-            || defaults.iter().rposition(|line| line.section == section && !section.is_empty());
-        own.or_else(last).unwrap_or(defaults.len())
+        let last = || defaults.iter().rposition(|line| line.section == section);
+        let after = || last().filter(|_| !section.is_empty()).map(|at| 2 * at + 1);
+        own.map(|at| 2 * at).or_else(after).unwrap_or(usize::MAX)
     };
-    options.sort_by_key(|option| (rank(&option.path), table_of(&option.path), !option.is_required));
+    options.sort_by_key(|option| {
+        let is_item = option.path.contains("[]");
+        (rank(&option.path), table_of(&option.path), is_item, !option.is_required)
+    });
     options
 }
 

@@ -230,7 +230,7 @@ pub struct Limits {
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Namespace {
-    /// Its name, in metrics and broker keys: 1-64 of a-z, 0-9, `_` and `-`.
+    /// Its name, in metrics and broker keys: 1-64 letters, digits, `_` and `-`.
     pub name: String,
     /// The destinations that belong to it: `?`, `*`, `**` and `{variable}` as in Spring.
     #[serde(rename = "match")]
@@ -316,7 +316,7 @@ words! {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Broker {
-    /// "redis" for a cluster, or "memory" for a single node that loses nothing by being alone.
+    /// "redis" for any number of nodes; "memory" for one node that is alone.
     pub kind: BrokerKind,
 }
 

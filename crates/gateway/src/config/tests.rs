@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use expect_test::{Expect, expect};
 
+use super::reference::OptionDoc;
 use super::*;
 
 fn layers(file: &str, env: &[(&str, &str)]) -> (tempfile::TempDir, Layers) {
@@ -249,8 +250,42 @@ fn every_option_can_be_set_by_its_variable_and_has_a_meaning() {
 /// `UPDATE_EXPECT=1 cargo test -p fanlight` writes them anew.
 #[test]
 fn the_reference_in_the_documentation_is_up_to_date() {
-    let docs = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs");
-    expect_test::expect_file![docs.join("reference.toml")].assert_eq(&reference::defaults());
+    expect_test::expect_file![docs().join("reference.toml")].assert_eq(&reference::defaults());
     let schema = serde_json::to_string_pretty(&reference::schema()).unwrap();
-    expect_test::expect_file![docs.join("reference.schema.json")].assert_eq(&(schema + "\n"));
+    expect_test::expect_file![docs().join("reference.schema.json")].assert_eq(&(schema + "\n"));
+}
+
+/// `UPDATE_EXPECT=1 cargo test -p fanlight` writes it anew.
+#[test]
+fn the_table_of_options_in_the_documentation_is_up_to_date() {
+    let path = docs().join("configuration.md");
+    let text = std::fs::read_to_string(&path).unwrap();
+    let (before, rest) = text.split_once("<!-- options -->\n").unwrap();
+    let (_, after) = rest.split_once("<!-- end of options -->").unwrap();
+    let mut table = String::from("| option | holds | default | meaning |\n|---|---|---|---|\n");
+    for OptionDoc { path, kind, default, doc, is_required, .. } in reference::options() {
+        let default = match (default, is_required) {
+            (Some(default), _) => format!("`{default}`"),
+            (None, true) => "required".into(),
+            (None, false) => String::new(),
+        };
+        table.extend(["| `", &path, "` | ", &kind, " | ", &default, " | ", &doc, " |\n"]);
+    }
+    let current = format!("{before}<!-- options -->\n{table}<!-- end of options -->{after}");
+    expect_test::expect_file![path].assert_eq(&current);
+}
+
+#[test]
+fn the_example_in_the_documentation_can_be_served() {
+    let text = std::fs::read_to_string(docs().join("configuration.md")).unwrap();
+    let (_, rest) = text.split_once("```toml\n").unwrap();
+    let (example, _) = rest.split_once("```").unwrap();
+    let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/p256.public.pem");
+    let (_folder, layers) = layers(&example.replace("/etc/fanlight/jwt.pem", pem), &[]);
+    let config = Config::load(&layers).and_then(Loaded::checked).unwrap();
+    assert_eq!(config.warnings(), []);
+}
+
+fn docs() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }

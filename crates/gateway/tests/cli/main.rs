@@ -1,0 +1,162 @@
+//! The command line, run as a process: what it prints, and how it ends.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
+
+mod process;
+
+use process::{Node, run, run_with};
+use serde_json::Value;
+
+const SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+fn mint(args: &[&str]) -> String {
+    let args = [&["token", "mint", "--secret", SECRET, "--user", "ann"], args].concat();
+    run(&args).succeeded().trim().to_owned()
+}
+
+#[test]
+fn serving_without_a_configuration_says_which_options_are_needed() {
+    let error = run(&["serve"]).failed();
+    for needed in ["auth.keys", "namespaces", "redis.url", "serve --dev"] {
+        assert!(error.contains(needed), "{error}");
+    }
+}
+
+#[test]
+fn conformance_endpoints_are_for_development_only() {
+    let error = run(&["serve", "--conformance"]).failed();
+    assert!(error.contains("--dev"), "{error}");
+}
+
+#[test]
+fn a_checked_file_is_told_with_its_warnings_and_without_its_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fanlight.toml");
+    let file = format!(
+        "broker.kind = 'memory'\nauth.keys = [{{ algorithm = 'HS256', secret = '{SECRET}' }}]\n\
+         namespaces = [{{ name = 'topic', match = '/topic/**' }}]"
+    );
+    std::fs::write(&path, file).unwrap();
+    let path = path.to_str().unwrap();
+    let told = run(&["config", "check", path]).succeeded();
+    assert!(told.contains("warning: policy.rules") && told.contains("ok"), "{told}");
+    let json = run(&["config", "check", path, "--json"]).succeeded();
+    assert!(!json.contains(SECRET), "{json}");
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["config"]["broker"]["kind"], "memory");
+    let wrong = ("FANLIGHT__LIMITS__MESAGE", "1MiB");
+    let error = run_with(&["config", "check", path], &[wrong]).failed();
+    assert!(error.contains("FANLIGHT__LIMITS__MESSAGE"), "{error}");
+}
+
+#[test]
+fn the_reference_lists_every_option_in_every_form() {
+    let toml = run(&["config", "defaults"]).succeeded();
+    let env = run(&["config", "env"]).succeeded();
+    let schema: Value = serde_json::from_str(&run(&["config", "schema"]).succeeded()).unwrap();
+    let options: Value =
+        serde_json::from_str(&run(&["config", "env", "--json"]).succeeded()).unwrap();
+    for option in options.as_array().unwrap() {
+        let key = option["path"].as_str().unwrap().rsplit('.').next().unwrap();
+        assert!(toml.contains(key.trim_end_matches("[]")), "{key}");
+        assert!(env.contains(option["env"].as_str().unwrap()), "{key}");
+    }
+    assert!(schema["properties"]["listen"].is_object());
+}
+
+#[test]
+fn a_minted_token_is_read_back_as_valid() {
+    let token = mint(&["--role", "ops", "--claim", "level=3", "--claim", "team=blue"]);
+    let text = run(&["token", "inspect", &token, "--secret", SECRET]).succeeded();
+    assert!(text.contains("valid      for the user \"ann\""), "{text}");
+    assert!(text.contains("(in 59m") || text.contains("(in 1h"), "{text}");
+    let json = run(&["token", "inspect", &token, "--secret", SECRET, "--json"]).succeeded();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    let claims = &json["claims"];
+    assert_eq!((&claims["level"], &claims["team"]), (&3.into(), &"blue".into()));
+    assert_eq!((&json["valid"], &json["user"]), (&true.into(), &"ann".into()));
+}
+
+#[test]
+fn what_is_wrong_with_a_token_is_told_and_fails() {
+    let other = SECRET.replace('0', "9");
+    let error = run(&["token", "inspect", &mint(&[]), "--secret", &other]).failed();
+    assert!(error.contains("signature is wrong"), "{error}");
+    let expired = mint(&["--claim", "exp=1000"]);
+    let error = run(&["token", "inspect", &expired, "--secret", SECRET]).failed();
+    assert!(error.contains("expired"), "{error}");
+    assert!(run(&["token", "inspect", "nonsense"]).failed().contains("not a signed token"));
+    let short = run(&["token", "mint", "--secret", "short", "--user", "ann"]).failed();
+    assert!(short.contains("too short"), "{short}");
+}
+
+#[test]
+fn a_token_is_minted_with_a_private_key_too() {
+    let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/p256.private.pem");
+    let args = ["token", "mint", "--key-file", pem, "--algorithm", "ES256", "--user", "ann"];
+    let token = run(&args).succeeded();
+    let text = run(&["token", "inspect", token.trim()]).succeeded();
+    assert!(text.contains("ES256") && text.contains("not checked"), "{text}");
+}
+
+#[test]
+fn a_message_goes_from_pub_to_sub() {
+    let node = Node::start();
+    let url = node.url();
+    let everything = node.subscribe(&["/topic/**", "/topic/a", "--count", "2"]);
+    let as_json = node.subscribe(&["/topic/a", "--count", "2", "--json"]);
+    let sent = run(&["pub", &url, "/topic/a", r#"{"x":1}"#, "--json"]).succeeded();
+    assert!(sent.contains("message_id"), "{sent}");
+    run(&["pub", &url, "/topic/a", "\u{1b}[31mred"]).succeeded();
+    let text = everything.ended().succeeded();
+    let lines: Vec<_> = text.lines().collect();
+    assert_eq!(lines[0], r#"/topic/a {"x":1}"#);
+    assert!(lines[1..].iter().all(|line| !line.contains('\u{1b}')), "{lines:?}");
+    let json: Vec<Value> = as_json.ended().succeeded().lines().map(parsed).collect();
+    assert_eq!(
+        (&json[0]["data"]["x"], &json[1]["content_type"]),
+        (&1.into(), &"text/plain".into())
+    );
+}
+
+#[test]
+fn a_subscriber_goes_on_when_its_node_is_replaced() {
+    let node = Node::start();
+    let mut subscriber = node.subscribe(&["/topic/a", "--count", "1"]);
+    let address = node.stop();
+    let node = Node::start_on(&address);
+    let url = node.url();
+    for _ in 0..100 {
+        run(&["pub", &url, "/topic/a", "1"]).succeeded();
+        if !subscriber.is_running() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    assert_eq!(subscriber.ended().succeeded(), "/topic/a 1\n");
+}
+
+#[test]
+fn what_pub_and_sub_are_refused_is_told_and_fails() {
+    let node = Node::start();
+    let url = node.url();
+    let error = run(&["pub", &url, "/queue/a", "x"]).failed();
+    assert!(error.contains("can't publish to /queue/a") && error.contains("forbidden"), "{error}");
+    let error = run(&["sub", &url, "/queue/a", "--count", "1"]).failed();
+    assert!(error.contains("can't subscribe to /queue/a"), "{error}");
+    let error = run_with(&["pub", &url, "/topic/a", "x"], &[("FANLIGHT_TOKEN", "bad")]).failed();
+    assert!(error.contains("HTTP 401") && error.contains("remedy"), "{error}");
+    let error = run(&["pub", "wss://127.0.0.1/ws", "/topic/a", "x"]).failed();
+    assert!(error.contains("TLS"), "{error}");
+    let error = run(&["pub", "ws://127.0.0.1:1/ws", "/topic/a", "x"]).failed();
+    assert!(error.contains("can't reach 127.0.0.1:1") && error.contains("remedy"), "{error}");
+}
+
+#[test]
+fn a_completion_script_knows_the_commands() {
+    let script = run(&["completions", "bash"]).succeeded();
+    assert!(script.contains("completions") && script.contains("serve"));
+}
+
+fn parsed(line: &str) -> Value {
+    serde_json::from_str(line).unwrap()
+}
