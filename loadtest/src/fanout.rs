@@ -89,11 +89,11 @@ impl Pair {
         let times = (options.deliveries / (self.subscribers * burst)).max(1);
         // Warm up both, outside the figures.
         self.gateway_round(options, burst, times.div_ceil(10))?;
-        self.bare_round(options, burst, times.div_ceil(10))?;
+        self.bare_round(burst, times.div_ceil(10))?;
         let mut rounds = Vec::new();
         for _ in 0..options.rounds {
             let gateway = self.gateway_round(options, burst, times)?;
-            let bare = self.bare_round(options, burst, times)?;
+            let bare = self.bare_round(burst, times)?;
             rounds.push((gateway, bare));
         }
         let mut ratios: Vec<f64> = rounds.iter().map(|(gateway, bare)| gateway / bare).collect();
@@ -124,8 +124,9 @@ impl Pair {
     }
 
     /// CPU of the bare sender per delivery, in microseconds.
-    fn bare_round(&mut self, options: &Options, burst: usize, times: usize) -> Result<f64> {
-        let frame_bytes = options.body_bytes + ENVELOPE_BYTES;
+    fn bare_round(&mut self, burst: usize, times: usize) -> Result<f64> {
+        // As many bytes as the gateway sends for such a body.
+        let frame_bytes = self.gateway_swarm.last_message_bytes();
         let before = self.bare.process.cpu_ns()?;
         for _ in 0..times {
             writeln!(self.bare.input, "{burst} {frame_bytes}")?;
@@ -175,6 +176,3 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
 }
-
-/// What the native protocol adds to a body, so that both send as many bytes.
-const ENVELOPE_BYTES: usize = 120;

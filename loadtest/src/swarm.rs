@@ -18,6 +18,7 @@ pub struct Swarm {
     buffer: Box<[u8]>,
     inflater: Inflater,
     received: u64,
+    last_message_bytes: usize,
 }
 
 struct Client {
@@ -80,6 +81,7 @@ impl Swarm {
             buffer: vec![0; 256 * 1024].into(),
             inflater: Inflater::new(),
             received: 0,
+            last_message_bytes: 0,
         })
     }
 
@@ -141,12 +143,19 @@ impl Swarm {
             );
             for event in &self.events {
                 let client = &mut self.clients[event.token().0];
-                self.received += client.read(&mut self.buffer, &mut self.inflater)?;
+                let (messages, bytes) = client.read(&mut self.buffer, &mut self.inflater)?;
+                self.received += messages;
+                self.last_message_bytes = bytes.unwrap_or(self.last_message_bytes);
             }
         }
         ensure!(self.received == messages, "{} messages came, not {messages}", self.received);
         self.received = 0;
         Ok(())
+    }
+
+    /// The size of the last message, without its frame header.
+    pub fn last_message_bytes(&self) -> usize {
+        self.last_message_bytes
     }
 
     /// Answers what comes (pings) for a while.
@@ -165,9 +174,10 @@ impl Swarm {
 }
 
 impl Client {
-    /// Reads until the socket is dry; the number of data messages.
-    fn read(&mut self, buffer: &mut [u8], inflater: &mut Inflater) -> Result<u64> {
+    /// Reads until the socket is dry; the number of data messages and the size of the last one.
+    fn read(&mut self, buffer: &mut [u8], inflater: &mut Inflater) -> Result<(u64, Option<usize>)> {
         let mut messages = 0;
+        let mut last_bytes = None;
         loop {
             let bytes = match self.socket.read(buffer) {
                 Ok(0) => bail!("the gateway closed a connection"),
@@ -180,7 +190,14 @@ impl Client {
                 match message {
                     // A STOMP heartbeat is no message.
                     Message::Text(text) if text == "\n" => {}
-                    Message::Text(_) | Message::Binary(_) => messages += 1,
+                    Message::Text(text) => {
+                        messages += 1;
+                        last_bytes = Some(text.len());
+                    }
+                    Message::Binary(bytes) => {
+                        messages += 1;
+                        last_bytes = Some(bytes.len());
+                    }
                     Message::Ping(payload) => {
                         let mut pong = Vec::new();
                         ws::frame_masked(&mut pong, Opcode::Pong, &payload, MASK);
@@ -191,7 +208,7 @@ impl Client {
                 }
             }
         }
-        Ok(messages)
+        Ok((messages, last_bytes))
     }
 }
 

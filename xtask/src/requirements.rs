@@ -25,7 +25,7 @@ const REQUIREMENTS: [Requirement; 5] = [
 ];
 
 /// The oldest Node that `tests/js` runs on.
-const NODE_MAJOR: u32 = 20;
+const NODE_MAJOR: u32 = 18;
 
 impl Requirement {
     const fn new(program: &'static str, package: &'static str) -> Self {

@@ -57,27 +57,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     node.conformance = conformance;
     let node = Arc::new(node);
 
-    let mut listeners = vec![public_listener];
-    while listeners.len() < inboxes.len() {
-        listeners.push(accept::share(public)?);
-    }
-    let workers = inboxes
-        .into_iter()
-        .zip(listeners)
-        .enumerate()
-        .map(|(at, ((handle, receiver), listener))| {
-            let thread = WorkerThread {
-                id: WorkerId(at as u16),
-                node: Arc::clone(&node),
-                shared: Arc::clone(&shared),
-                handle,
-                receiver,
-                listener,
-                shutdown: shutdown.clone(),
-            };
-            thread.start()
-        })
-        .collect::<anyhow::Result<Vec<_>>>()?;
+    let workers = start_workers(&node, &shared, inboxes, public_listener, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());
     let admin_server = HttpServer {
@@ -152,6 +132,36 @@ fn worker_shared(
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
     })
+}
+
+/// Starts a thread for each inbox, each with a listener of its own on the public address.
+fn start_workers(
+    node: &Arc<Node>,
+    shared: &Arc<WorkerShared>,
+    inboxes: Vec<(WorkerHandle, mpsc::Receiver<Inbox>)>,
+    listener: Socket,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Vec<Draining>> {
+    let address = listener.local_addr()?.as_socket().context("not an internet address")?;
+    let mut listeners = vec![listener];
+    while listeners.len() < inboxes.len() {
+        listeners.push(accept::share(address)?);
+    }
+    let parts = inboxes.into_iter().zip(listeners).enumerate();
+    parts
+        .map(|(at, ((handle, receiver), listener))| {
+            let thread = WorkerThread {
+                id: WorkerId(at as u16),
+                node: Arc::clone(node),
+                shared: Arc::clone(shared),
+                handle,
+                receiver,
+                listener,
+                shutdown: shutdown.clone(),
+            };
+            thread.start()
+        })
+        .collect()
 }
 
 /// What one worker thread is made of.
@@ -236,8 +246,13 @@ fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
     text += &format!("\n  health    http://{admin}/readyz");
     text += &format!("\n  metrics   http://{admin}/metrics\n");
     if node.dev {
+        let keys = node.config.auth.keys.iter();
+        for key in keys.filter(|key| !key.secret.is_empty()) {
+            text += &format!("  secret    {} ({})\n", key.secret.reveal(), key.algorithm);
+        }
         text += &format!("  token     curl 'http://{public}/dev/token?user=ann'\n");
-        text += "Development mode: loopback only, everybody may use /topic/**. Not for production.\n";
+        text +=
+            "Development mode: loopback only, everybody may use /topic/**. Not for production.\n";
     }
     let _ = std::io::stdout().write_all(text.as_bytes());
 }

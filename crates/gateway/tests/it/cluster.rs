@@ -114,8 +114,11 @@ async fn clients_of_a_killed_node_reconnect_and_go_on() {
 
     let port = a.public.port();
     drop(a);
-    let config = with_redis(&redis)
-        .replacen("public = \"127.0.0.1:0\"", &format!("public = \"127.0.0.1:{port}\""), 1);
+    let config = with_redis(&redis).replacen(
+        "public = \"127.0.0.1:0\"",
+        &format!("public = \"127.0.0.1:{port}\""),
+        1,
+    );
     let again = Gateway::with_config(&config).await;
     ready(&again).await;
     stomp.event("connected").await;
@@ -178,10 +181,8 @@ async fn a_node_starts_without_redis_says_so_and_becomes_ready_when_it_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_and_user_destinations_work_across_nodes() {
     let redis = RedisServer::start().unwrap();
-    let config = with_redis(&redis).replace(
-        "match = \"/topic/**\"\n",
-        "match = \"/topic/**\"\npatterns = true\n",
-    );
+    let config = with_redis(&redis)
+        .replace("match = \"/topic/**\"\n", "match = \"/topic/**\"\npatterns = true\n");
     let a = Gateway::with_config(&config).await;
     let b = Gateway::with_config(&config).await;
     ready(&a).await;

@@ -90,7 +90,8 @@ impl StompJs {
         }
         loop {
             let line = timeout(PATIENCE, self.output.next_line()).await;
-            let line = line.unwrap_or_else(|_| panic!("no {kind} came in time; there were {:?}", self.passed));
+            let line = line
+                .unwrap_or_else(|_| panic!("no {kind} came in time; there were {:?}", self.passed));
             let line = line.unwrap().unwrap_or_else(|| panic!("the client ended; no {kind} came"));
             let event: Value = serde_json::from_str(&line).unwrap();
             if event["event"] == kind {
