@@ -1,5 +1,9 @@
 //! The session's rules as transcripts: what the client sends, what it gets, what the driver does.
 
+#![expect(clippy::needless_raw_string_hashes, reason = "expect-test writes them so")]
+#![expect(clippy::unwrap_used, reason = "to panic is how a test fails")]
+#![expect(clippy::format_push_string, reason = "plain to read, and nothing here is hot")]
+
 mod connect;
 mod drain;
 mod driver;

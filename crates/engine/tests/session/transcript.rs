@@ -15,6 +15,8 @@
 //! | `S?`, `S!` | asked of the driver, with and without an answer |
 //! | `S\|` | the transport is closed |
 
+#![expect(clippy::needless_pass_by_value, reason = "`check(expect![..])` reads best")]
+
 use expect_test::Expect;
 use fanlight_engine::broker::{Joined, PublishError};
 use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
