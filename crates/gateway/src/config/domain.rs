@@ -90,8 +90,9 @@ impl Config {
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
         let url = self.redis.resolved_url()?;
         let config = RedisConfig::parse_url(url.reveal()).map_err(|error| {
-            let remedy = "write redis://[user:password@]host:port[/db]";
-            Problem::new("redis.url", error.to_string(), remedy)
+            let told = error.to_string();
+            let (fault, remedy) = told.split_once("; ").unwrap_or((&told, REDIS_URL_FORM));
+            Problem::new("redis.url", fault, remedy)
         })?;
         Ok(RedisConfig {
             prefix: self.redis.prefix.clone(),
@@ -250,6 +251,8 @@ pub(super) fn random_secret() -> Secret {
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
+
+const REDIS_URL_FORM: &str = "write redis://[user:password@]host:port[/db]";
 
 #[cfg(test)]
 mod tests {
