@@ -96,14 +96,12 @@ impl Run<'_> {
     pub fn chunk(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> &Chunk {
         let key = (wire, framing);
         if !matches!(&self.last, Some((last, _)) if *last == key) {
-            let chunk = match self.encoder.chunks.get(&key) {
-                Some(chunk) => chunk.clone(),
-                None => {
-                    let chunk = self.encode(wire, framing, hub);
-                    self.encoder.chunks.insert(key, chunk.clone());
-                    chunk
-                }
-            };
+            let known = self.encoder.chunks.get(&key).cloned();
+            let chunk = known.unwrap_or_else(|| {
+                let chunk = self.encode(wire, framing, hub);
+                self.encoder.chunks.insert(key, chunk.clone());
+                chunk
+            });
             self.last = Some((key, chunk));
         }
         &self.last.as_ref().expect("it was set above").1
@@ -200,13 +198,13 @@ impl StompRest {
     }
 
     fn deflated(&mut self, deflater: &mut Deflater) -> Bytes {
-        let deflated = self.deflated.get_or_insert_with(|| {
+        let made = self.deflated.get_or_insert_with(|| {
             let mut out = Vec::with_capacity(self.bytes.len() / 2);
             deflater.piece(&self.bytes, &mut out);
             deflate::strip_tail(&mut out);
             out.into()
         });
-        deflated.clone()
+        made.clone()
     }
 }
 

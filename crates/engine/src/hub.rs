@@ -159,10 +159,8 @@ impl Hub {
         destination: &'h Destination,
     ) -> impl Iterator<Item = &'h [Member]> {
         let exact = self.exact.get(destination).copied();
-        let patterns = match self.patterns.is_empty() {
-            true => &[][..],
-            false => self.patterns.get(channel).map_or(&[][..], Vec::as_slice),
-        };
+        let patterns = if self.patterns.is_empty() { None } else { self.patterns.get(channel) };
+        let patterns = patterns.map_or(&[][..], Vec::as_slice);
         let matching = patterns.iter().copied().filter(|&key| match &self.groups[key].target {
             Target::Pattern(pattern) => pattern.matches(destination.as_str()),
             Target::Destination(_) => false,
@@ -319,7 +317,9 @@ mod tests {
             })
             .collect();
         assert_eq!(hub.ids.entries.len(), 1);
-        keys.into_iter().for_each(|key| hub.unsubscribe(key));
+        for key in keys {
+            hub.unsubscribe(key);
+        }
         assert!(hub.ids.entries.is_empty() && hub.ids.by_text.is_empty());
         assert!(hub.groups.is_empty() && hub.exact.is_empty());
     }

@@ -193,7 +193,7 @@ mod tests {
             let mut outbox = Outbox::default();
             let mut expected = Vec::new();
             for pieces in chunks {
-                pieces.iter().for_each(|piece| expected.extend_from_slice(piece.as_bytes()));
+                expected.extend(pieces.concat().into_bytes());
                 let pieces: Vec<Bytes> = pieces.into_iter().map(Bytes::from).collect();
                 let chunk = Chunk::new(pieces, 1);
                 if !chunk.is_empty() {

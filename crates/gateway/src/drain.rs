@@ -32,11 +32,10 @@ pub async fn run(node: &Node, workers: Vec<Draining>, plan: DrainPlan) {
             let _ = worker.ended.await;
         }
     };
-    match tokio::time::timeout(plan.window + plan.deadline, all_ended).await {
-        Ok(()) => tracing::info!("drained: every connection is closed"),
-        Err(_) => tracing::warn!(
-            connections = node.admission.connections(),
-            "the drain's deadline has passed; the remaining connections are cut"
-        ),
+    if tokio::time::timeout(plan.window + plan.deadline, all_ended).await.is_ok() {
+        tracing::info!("drained: every connection is closed");
+    } else {
+        let connections = node.admission.connections();
+        tracing::warn!(connections, "the drain's deadline has passed; what remains is cut");
     }
 }

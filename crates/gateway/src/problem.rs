@@ -33,6 +33,7 @@ impl Problem {
     }
 
     /// Adds a header.
+    #[must_use]
     pub fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
         self.headers.push((name, HeaderValue::from_static(value)));
         self

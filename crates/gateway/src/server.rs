@@ -238,23 +238,20 @@ async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken)
 /// Says on standard output where the node is to be found; nobody has to listen.
 fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
     let path = &node.config.websocket.path;
-    let mut text = String::from("Fanlight is running.");
+    let mut lines = vec![
+        "Fanlight is running.".into(),
+        format!("  clients   ws://{public}{path}"),
+        format!("  health    http://{admin}/readyz"),
+        format!("  metrics   http://{admin}/metrics"),
+    ];
     if node.dev {
-        text += &format!(" Open http://{public}/ in a browser.");
+        lines[0] = format!("Fanlight is running. Open http://{public}/ in a browser.");
+        let keys = node.config.auth.keys.iter().filter(|key| !key.secret.is_empty());
+        lines.extend(keys.map(|key| format!("  secret    {}", key.secret.reveal())));
+        lines.push(format!("  token     curl 'http://{public}/dev/token?user=ann'"));
+        lines.push("Development mode: this machine only, open rules. Not for production.".into());
     }
-    text += &format!("\n  clients   ws://{public}{path}");
-    text += &format!("\n  health    http://{admin}/readyz");
-    text += &format!("\n  metrics   http://{admin}/metrics\n");
-    if node.dev {
-        let keys = node.config.auth.keys.iter();
-        for key in keys.filter(|key| !key.secret.is_empty()) {
-            text += &format!("  secret    {} ({})\n", key.secret.reveal(), key.algorithm);
-        }
-        text += &format!("  token     curl 'http://{public}/dev/token?user=ann'\n");
-        text +=
-            "Development mode: loopback only, everybody may use /topic/**. Not for production.\n";
-    }
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }
 
 /// Who ended the node.

@@ -174,7 +174,6 @@ impl Worker {
                     for event in &events {
                         self.on_socket(event);
                     }
-                    self.stats.socket_events += events.iter().count() as u64;
                 }
                 Wake::Inbox => self.on_inbox(&mut inbox).await,
                 Wake::Done(ticket, done) => {
@@ -327,7 +326,7 @@ impl Worker {
                 self.start(key, joined.map(Done::Joined).boxed())
             }
             Effect::Leave(channel) => {
-                self.leave(channel);
+                self.leave(&channel);
                 None
             }
             Effect::Close(reason) => {
@@ -355,15 +354,15 @@ impl Worker {
         }
     }
 
-    fn leave(&mut self, channel: Channel) {
-        let Some(uses) = self.channels.get_mut(&channel) else {
+    fn leave(&mut self, channel: &Channel) {
+        let Some(uses) = self.channels.get_mut(channel) else {
             debug_assert!(false, "left a channel that was not joined");
             return;
         };
         *uses -= 1;
         if *uses == 0 {
-            self.shared.broker.unsubscribe(self.id, &channel);
-            self.channels.remove(&channel);
+            self.shared.broker.unsubscribe(self.id, channel);
+            self.channels.remove(channel);
         }
     }
 
@@ -423,7 +422,6 @@ impl Worker {
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
         let _ = self.poll.get_ref().registry().deregister(&mut slot.socket);
-        self.stats.gone += 1;
     }
 
     /// Sends what the tick has gathered: one system call for each connection.

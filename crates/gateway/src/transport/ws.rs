@@ -93,9 +93,10 @@ fn upgrade(
 ) -> Result<Response, Box<Problem>> {
     let agreed = agree(&state.node, &request, endpoint)?;
     let admitted = state.node.admission.admit(peer.ip()).map_err(not_admitted)?;
-    let upgrade = request.extensions_mut().remove::<OnUpgrade>().ok_or_else(|| {
-        Problem::new(StatusCode::BAD_REQUEST, "not_upgradable", "this connection can't be upgraded")
-    })?;
+    let upgrade = request
+        .extensions_mut()
+        .remove::<OnUpgrade>()
+        .ok_or_else(|| bad_request("not_upgradable", "this connection can't be upgraded"))?;
     let response = switching_protocols(&agreed);
     let hand_over = HandOver {
         upgrade,
@@ -116,7 +117,8 @@ fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, B
     let headers = request.headers();
     let accept_key = check_handshake(request.method(), headers)?;
     if node.is_draining() {
-        return Err(unavailable("draining", "this node is draining; connect again, to another"));
+        let detail = "this node is draining; connect again, to another";
+        return Err(unavailable("draining", detail).into());
     }
     let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
     let compression = (node.config.websocket.compression || endpoint == Endpoint::Echo)
@@ -129,7 +131,7 @@ fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, B
     let token = jwt::token_from(headers, request.uri(), &node.config.auth);
     let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
     origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
-        Box::new(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string()))
+        Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string())
     })?;
     let principal = match token {
         Some((token, _)) => {
@@ -144,7 +146,6 @@ fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, B
 
 /// RFC 6455 §4.2.1; the key to answer with.
 fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<Problem>> {
-    let bad = |code, detail: &str| Box::new(Problem::new(StatusCode::BAD_REQUEST, code, detail));
     let has = |name, token: &str| {
         values(headers, &name).iter().any(|value| value.trim().eq_ignore_ascii_case(token))
     };
@@ -177,7 +178,10 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
         .and_then(|key| key.to_str().ok())
         .filter(|key| handshake::is_valid_key(key))
         .ok_or_else(|| {
-            bad("websocket_key", "Sec-WebSocket-Key must be 16 bytes in base64 (RFC 6455 §4.1)")
+            bad_request(
+                "websocket_key",
+                "Sec-WebSocket-Key must be 16 bytes in base64 (RFC 6455 §4.1)",
+            )
         })?;
     Ok(handshake::accept_key(key))
 }
@@ -191,11 +195,9 @@ fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str
     });
     if chosen.is_none() && !offered.is_empty() {
         let known = SUBPROTOCOLS.map(|(name, _)| name).join(", ");
-        return Err(Box::new(Problem::new(
-            StatusCode::BAD_REQUEST,
-            "subprotocol",
-            format!("none of the offered subprotocols is spoken here; offer one of: {known}"),
-        )));
+        let detail =
+            format!("none of the offered subprotocols is spoken here; offer one of: {known}");
+        return Err(bad_request("subprotocol", detail).into());
     }
     Ok(chosen)
 }
@@ -266,24 +268,28 @@ fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
         .collect()
 }
 
-fn not_admitted(error: AdmissionError) -> Box<Problem> {
+fn not_admitted(error: AdmissionError) -> Problem {
     match error {
         AdmissionError::NodeFull { .. } => unavailable("node_full", &error.to_string()),
-        AdmissionError::AddressFull { .. } => Box::new(
+        AdmissionError::AddressFull { .. } => {
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "address_full", error.to_string())
-                .with_header(header::RETRY_AFTER, "10"),
-        ),
+                .with_header(header::RETRY_AFTER, "10")
+        }
     }
 }
 
-fn unavailable(code: &'static str, detail: &str) -> Box<Problem> {
-    let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
-    Box::new(problem.with_header(header::RETRY_AFTER, "1"))
+fn unavailable(code: &'static str, detail: &str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+        .with_header(header::RETRY_AFTER, "1")
 }
 
-fn unauthorized(detail: &str) -> Box<Problem> {
-    let problem = Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail);
-    Box::new(problem.with_header(header::WWW_AUTHENTICATE, "Bearer"))
+fn unauthorized(detail: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+        .with_header(header::WWW_AUTHENTICATE, "Bearer")
+}
+
+fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, code, detail)
 }
 
 const SUBPROTOCOLS: [(&str, Protocol); 4] = [

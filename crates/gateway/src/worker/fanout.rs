@@ -1,9 +1,10 @@
 //! Fan-out: publications of a tick to their subscribers, encoded once, one `send` each.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use fanlight_engine::broker::{Channel, Delivery};
+use fanlight_engine::hub::WireKey;
 use fanlight_engine::publication::Publication;
 
 use super::Worker;
@@ -35,8 +36,16 @@ impl Worker {
         let mut encodings = self.encoder.run(&run.publications);
         let mut unwritten = Vec::new();
         let mut since_yield = 0;
-        for members in self.hub.matching(&run.channel, destination) {
+        let mut groups = self.hub.matching(&run.channel, destination).peekable();
+        // A native message does not name its subscription, so a session whose subscriptions
+        // overlap gets it once.
+        let mut seen = HashSet::<_, foldhash::fast::RandomState>::default();
+        while let Some(members) = groups.next() {
+            let overlaps = !seen.is_empty() || groups.peek().is_some();
             for member in members {
+                if overlaps && member.wire == WireKey::Native && !seen.insert(member.session) {
+                    continue;
+                }
                 let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };
                 let chunk = encodings.chunk(member.wire, slot.framing, &self.hub);
                 self.stats.deliveries += run.publications.len() as u64;
@@ -56,6 +65,7 @@ impl Worker {
                 }
             }
         }
+        drop(groups);
         for (key, serial, outcome) in unwritten {
             if self.slots.get(key.0 as usize).is_some_and(|slot| slot.serial == serial) {
                 self.on_unwritten(key, outcome, now);

@@ -169,7 +169,7 @@ fn send(socket: &mut TcpStream, chunks: &[Chunk], scratch: &mut Vec<u8>) -> io::
             [chunk] if chunk.pieces().len() == 1 => socket.write(&chunk.pieces()[0]),
             _ => {
                 let total: usize = chunks.iter().map(Chunk::len).sum();
-                let pieces = chunks.iter().flat_map(|chunk| chunk.pieces());
+                let pieces = chunks.iter().flat_map(Chunk::pieces);
                 if total <= COPY_MAX_BYTES {
                     scratch.clear();
                     pieces.for_each(|piece| scratch.extend_from_slice(piece));

@@ -24,16 +24,13 @@ impl Stage {
     pub(super) fn push(&mut self, key: SessionKey, slot: &mut Slot, chunk: Chunk) {
         let at = self.nodes.len() as u32;
         self.nodes.push(Node { chunk, next: None });
-        slot.staged = match slot.staged {
-            Some((first, last)) => {
-                self.nodes[last as usize].next = Some(at);
-                Some((first, at))
-            }
-            None => {
-                self.dirty.push((key, slot.serial));
-                Some((at, at))
-            }
-        };
+        if let Some((_, last)) = &mut slot.staged {
+            self.nodes[*last as usize].next = Some(at);
+            *last = at;
+        } else {
+            self.dirty.push((key, slot.serial));
+            slot.staged = Some((at, at));
+        }
     }
 
     /// Takes the connections that have something here.

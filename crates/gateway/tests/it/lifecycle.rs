@@ -14,10 +14,10 @@ async fn health_and_metrics_answer_on_their_listeners() {
     assert_eq!(gateway.public_get("/metrics").await.0, 404, "metrics are not for the public");
     let _client = RawClient::native(&gateway, "ann").await;
     eventually("the connection is counted", async || {
-        gateway.metric("fanlight_connections").await == 1.0
+        gateway.metric("fanlight_connections").await == 1
     })
     .await;
-    assert_eq!(gateway.metric("fanlight_handshakes_total").await, 1.0);
+    assert_eq!(gateway.metric("fanlight_handshakes_total").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,7 +64,7 @@ async fn a_drain_spreads_its_closes_over_the_window() {
     }
     let first = times.iter().min().unwrap();
     let last = times.iter().max().unwrap();
-    assert!(*last - *first >= Duration::from_secs(1), "all went at once: {times:?}");
+    assert!(last.saturating_sub(*first) >= Duration::from_secs(1), "all went at once: {times:?}");
     assert!(gateway.ended().await);
 }
 

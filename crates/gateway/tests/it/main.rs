@@ -1,5 +1,8 @@
 //! The gateway as its clients meet it: real processes, sockets, browsers and Redis servers.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
+#![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
+
 mod cluster;
 mod handshake;
 mod lifecycle;

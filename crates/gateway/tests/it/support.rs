@@ -19,7 +19,6 @@ pub struct Gateway {
     child: Child,
     pub public: SocketAddr,
     pub admin: SocketAddr,
-    _config: Option<tempfile::NamedTempFile>,
 }
 
 pub const SECRET: &str = "a secret for tests, thirty-two bytes or more";
@@ -73,8 +72,9 @@ impl Gateway {
         let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         std::fs::write(file.path(), config).unwrap();
         let path = file.path().to_str().unwrap().to_owned();
-        let mut gateway = Self::with_args(&["serve", "--config", &path], &[]).await;
-        gateway._config = Some(file);
+        let gateway = Self::with_args(&["serve", "--config", &path], &[]).await;
+        // It has been read by now.
+        drop(file);
         gateway
     }
 
@@ -105,7 +105,7 @@ impl Gateway {
             let mut sink = tokio::io::sink();
             let _ = tokio::io::copy(&mut rest, &mut sink).await;
         });
-        Self { child, public: public.unwrap(), admin, _config: None }
+        Self { child, public: public.unwrap(), admin }
     }
 
     pub fn ws_url(&self) -> String {
@@ -135,11 +135,11 @@ impl Gateway {
     }
 
     /// The sum of a metric over its labels.
-    pub async fn metric(&self, name: &str) -> f64 {
+    pub async fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.admin_get("/metrics").await;
         text.lines()
             .filter(|line| line.split(['{', ' ']).next() == Some(name))
-            .filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .filter_map(|line| line.rsplit(' ').next()?.parse::<u64>().ok())
             .sum()
     }
 }
@@ -224,8 +224,9 @@ impl RawClient {
         ];
         all.retain(|(name, _)| !headers.iter().any(|(other, _)| other == name));
         all.extend(headers.iter().map(|&(name, value)| (name, value.to_owned())));
-        let lines: String =
+        let lines: Vec<_> =
             all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = lines.concat();
         let mut socket = TcpStream::connect(gateway.public).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
