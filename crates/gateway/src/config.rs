@@ -18,7 +18,9 @@ pub use sections::{
     Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Redis, Rule, Stomp,
     WebSocket,
 };
-pub use values::{BadOrigin, BadSize, BadSpan, OriginRule, Secret, Size, Span};
+pub use values::{
+    BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
+};
 
 /// What `fanlight serve` serves.
 #[derive(Debug, Clone)]

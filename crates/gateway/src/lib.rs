@@ -6,6 +6,7 @@ pub mod accept;
 pub mod admin;
 pub mod admission;
 pub mod cli;
+pub mod client_address;
 pub mod clock;
 pub mod config;
 pub mod dev;

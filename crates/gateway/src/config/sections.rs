@@ -10,7 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::values::{OriginRule, Secret, Size, Span, as_text, words};
+use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -59,6 +59,9 @@ pub struct Listen {
     /// Address and port for metrics, health and drain. Not for the public: it asks for no token.
     #[schemars(with = "String")]
     pub admin: SocketAddr,
+    /// The load balancers and proxies in front, by range. A connection from one of them counts for
+    /// the address that its `X-Forwarded-For` names, the last one that is not itself a proxy.
+    pub trusted_proxies: Vec<Network>,
 }
 
 /// Who clients are: tokens and the keys that sign them.
@@ -203,8 +206,8 @@ pub struct Limits {
     pub subscriptions: u32,
     /// Connections of this node. 0: no limit but the open files.
     pub connections: u32,
-    /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit, which a
-    /// node behind a load balancer needs.
+    /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit. Behind a
+    /// load balancer, set `listen.trusted_proxies` too, or all clients count as one.
     pub connections_per_ip: u32,
     /// Messages per second that one session may send, in the long run. 0: no limit.
     pub messages_per_second: u32,
@@ -408,6 +411,7 @@ impl Default for Listen {
         Self {
             public: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            trusted_proxies: Vec::new(),
         }
     }
 }

@@ -1,8 +1,11 @@
 //! The kinds of value that options hold: durations, sizes, secrets and origins.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::str::FromStr;
 use std::time::Duration;
+
+use ipnet::IpNet;
 
 /// A length of time, written for people: `"25s"`, `"1m 30s"`, `"250ms"`.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -132,6 +135,30 @@ pub enum OriginRule {
     },
 }
 
+/// A range of addresses: `10.0.0.0/8`, `2001:db8::/32`, or one address.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Network(pub IpNet);
+
+/// Why a text is not a [`Network`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a range of addresses; write it as in \"10.0.0.0/8\" or \"2001:db8::/32\"")]
+pub struct BadNetwork;
+
+impl FromStr for Network {
+    type Err = BadNetwork;
+
+    fn from_str(text: &str) -> Result<Self, BadNetwork> {
+        let one = || text.parse::<IpAddr>().map(IpNet::from);
+        text.parse().or_else(|_| one()).map(Self).map_err(|_| BadNetwork)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
 /// Why a text is not an [`OriginRule`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -245,6 +272,7 @@ as_text!(Span, "Duration", { "type": "string", "title": "duration" });
 as_text!(Size, "Size", { "type": ["string", "integer"], "title": "size" });
 as_text!(Secret, "Secret", { "type": "string", "title": "secret", "writeOnly": true });
 as_text!(OriginRule, "Origin", { "type": "string", "title": "origin" });
+as_text!(Network, "Network", { "type": "string", "title": "network" });
 
 macro_rules! debug_as_display {
     ($($type:ty),+) => {
@@ -255,7 +283,7 @@ macro_rules! debug_as_display {
         })+
     };
 }
-debug_as_display!(Span, Size, Secret, OriginRule);
+debug_as_display!(Span, Size, Secret, OriginRule, Network);
 
 /// An enum of words: one spelling in files, variables, flags and messages, and an error that
 /// lists them all.

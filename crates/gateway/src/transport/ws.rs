@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::Peer;
 use crate::admission::{AdmissionError, Admitted};
+use crate::client_address::client_address;
 use crate::jwt::{self, TokenSource};
 use crate::node::Node;
 use crate::origin;
@@ -92,7 +93,9 @@ fn upgrade(
     endpoint: Endpoint,
 ) -> Result<Response, Box<Problem>> {
     let agreed = agree(&state.node, &request, endpoint)?;
-    let admitted = state.node.admission.admit(peer.ip()).map_err(not_admitted)?;
+    let proxies = &state.node.config.listen.trusted_proxies;
+    let address = client_address(peer.ip(), request.headers(), proxies);
+    let admitted = state.node.admission.admit(address).map_err(not_admitted)?;
     let upgrade = request
         .extensions_mut()
         .remove::<OnUpgrade>()

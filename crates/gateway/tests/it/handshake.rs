@@ -101,3 +101,16 @@ async fn one_address_has_only_so_many_connections() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn behind_a_trusted_proxy_the_forwarded_address_is_what_counts() {
+    let config = crate::support::CONFIG
+        .replace("connections_per_ip = 0", "connections_per_ip = 1")
+        .replace("[listen]", "[listen]\ntrusted_proxies = [\"127.0.0.0/8\"]");
+    let gateway = Gateway::with_config(&config).await;
+    let from = |address: &'static str| [("X-Forwarded-For", address)];
+    let _one = RawClient::connect(&gateway, "/ws", &from("198.51.100.1")).await;
+    let _other = RawClient::connect(&gateway, "/ws", &from("198.51.100.2")).await;
+    let (status, _) = refused(&gateway, "/ws", &from("198.51.100.1")).await;
+    assert_eq!(status, 429);
+}
