@@ -47,7 +47,7 @@ enum Part {
 pub type Captures<'p, 't> = Vec<(&'p str, &'t str)>;
 
 impl DestinationPattern {
-    /// Bounds the backtracking that hostile patterns could ask for.
+    /// Bounds what a match captures and compares.
     pub const MAX_WILDCARDS: usize = 8;
 
     /// The pattern as written.
@@ -69,7 +69,7 @@ impl DestinationPattern {
     pub fn captures<'p, 't>(&'p self, destination: &'t str) -> Option<Captures<'p, 't>> {
         let mut captures = Vec::new();
         let path = destination.strip_prefix('/')?;
-        match_segments(&self.segments, Some(path), &mut captures).then_some(captures)
+        match_segments(&self.segments, path, &mut captures).then_some(captures)
     }
 }
 
@@ -148,66 +148,94 @@ fn parse_segment(segment: &str) -> Result<Segment, PatternError> {
     Ok(Segment::Parts(parts.into()))
 }
 
-/// `path` is what is left, without its leading slash; `None` once every segment is used.
+/// Matches whole segments. Only the last `**` is ever tried again: the earlier ones took as little
+/// as they could, so giving them more could not help what follows. That bounds the work by the
+/// lengths of pattern and path, whatever a hostile client combines.
 fn match_segments<'p, 't>(
     segments: &'p [Segment],
-    path: Option<&'t str>,
+    path: &'t str,
     captures: &mut Captures<'p, 't>,
 ) -> bool {
-    let Some((first, others)) = segments.split_first() else {
-        return path.is_none();
-    };
-    match first {
-        Segment::Any => {
-            let mut rest = path;
-            loop {
-                let mark = captures.len();
-                if match_segments(others, rest, captures) {
-                    return true;
-                }
-                captures.truncate(mark);
-                let Some(text) = rest else { return false };
-                rest = text.split_once('/').map(|(_, after)| after);
+    let (mut pattern, mut rest) = (segments, Some(path));
+    let mut retry = None;
+    loop {
+        let matched = match (pattern.split_first(), rest) {
+            (None, None) => return true,
+            (Some((Segment::Any, others)), _) => {
+                pattern = others;
+                retry = rest.map(|rest| (others, rest, captures.len()));
+                true
             }
-        }
-        Segment::Parts(parts) => {
-            let Some(text) = path else { return false };
-            let (segment, rest) = match text.split_once('/') {
-                Some((segment, rest)) => (segment, Some(rest)),
-                None => (text, None),
-            };
-            match_parts(parts, segment, captures) && match_segments(others, rest, captures)
+            (Some((Segment::Parts(parts), others)), Some(text)) => {
+                let (segment, after) = first_segment(text);
+                (pattern, rest) = (others, after);
+                match_parts(parts, segment, captures)
+            }
+            (None, Some(_)) | (Some((Segment::Parts(_), _)), None) => false,
+        };
+        if !matched {
+            let Some((others, text, mark)) = retry else { return false };
+            captures.truncate(mark);
+            (pattern, rest) = (others, first_segment(text).1);
+            retry = rest.map(|rest| (others, rest, mark));
         }
     }
 }
 
-fn match_parts<'p, 't>(parts: &'p [Part], text: &'t str, captures: &mut Captures<'p, 't>) -> bool {
-    let Some((first, others)) = parts.split_first() else {
-        return text.is_empty();
-    };
-    match first {
-        Part::Literal(literal) => {
-            text.strip_prefix(&**literal).is_some_and(|rest| match_parts(others, rest, captures))
-        }
-        Part::One => {
-            let mut characters = text.chars();
-            characters.next().is_some() && match_parts(others, characters.as_str(), captures)
-        }
-        Part::Many | Part::Variable(_) => {
-            let mark = captures.len();
-            let ends = text.char_indices().map(|(at, _)| at).chain([text.len()]);
-            for end in ends {
-                if let Part::Variable(name) = first {
-                    captures.push((name, &text[..end]));
-                }
-                if match_parts(others, &text[end..], captures) {
-                    return true;
-                }
-                captures.truncate(mark);
-            }
-            false
-        }
+fn first_segment(path: &str) -> (&str, Option<&str>) {
+    match path.split_once('/') {
+        Some((segment, rest)) => (segment, Some(rest)),
+        None => (path, None),
     }
+}
+
+/// Matches within a segment, where of `*` and variables again only the last is tried again.
+fn match_parts<'p, 't>(parts: &'p [Part], text: &'t str, captures: &mut Captures<'p, 't>) -> bool {
+    let (mut pattern, mut rest) = (parts, text);
+    let mut retry: Option<Retry<'p, 't>> = None;
+    loop {
+        let after = match pattern.split_first() {
+            None if rest.is_empty() => return true,
+            None => None,
+            Some((Part::Literal(literal), _)) => rest.strip_prefix(&**literal),
+            Some((Part::One, _)) => after_one(rest),
+            Some((Part::Many, others)) => {
+                retry = Some(Retry { others, from: rest, taken: 0, capture: None });
+                Some(rest)
+            }
+            Some((Part::Variable(name), others)) => {
+                let capture = Some(captures.len());
+                captures.push((name, &rest[..0]));
+                retry = Some(Retry { others, from: rest, taken: 0, capture });
+                Some(rest)
+            }
+        };
+        if let Some(after) = after {
+            (pattern, rest) = (&pattern[1..], after);
+            continue;
+        }
+        let Some(retry) = &mut retry else { return false };
+        let Some(after) = after_one(&retry.from[retry.taken..]) else { return false };
+        retry.taken = retry.from.len() - after.len();
+        if let Some(capture) = retry.capture {
+            captures[capture].1 = &retry.from[..retry.taken];
+        }
+        (pattern, rest) = (retry.others, after);
+    }
+}
+
+/// The last wildcard, and what it took so far.
+struct Retry<'p, 't> {
+    others: &'p [Part],
+    from: &'t str,
+    taken: usize,
+    /// Which capture it is, if it is a variable.
+    capture: Option<usize>,
+}
+
+fn after_one(text: &str) -> Option<&str> {
+    let mut characters = text.chars();
+    characters.next().map(|_| characters.as_str())
 }
 
 #[cfg(test)]
@@ -265,7 +293,46 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_hostile_pattern_costs_no_more_than_its_length_times_the_paths() {
+        let within_a_segment = format!("/topic/{}", "a".repeat(240));
+        let over_segments = format!("/topic{}", "/a".repeat(120));
+        // With backtracking over every wildcard either would outlast the universe.
+        assert!(!pattern("/topic/*a*a*a*a*a*a*a*b").matches(&within_a_segment));
+        assert!(!pattern("/topic/**/a/**/a/**/a/**/a/**/a/**/a/**/b").matches(&over_segments));
+    }
+
+    /// Tries every way, as one would without a thought for time.
+    fn naive(pattern: &[&str], path: &[&str]) -> bool {
+        match pattern.split_first() {
+            None => path.is_empty(),
+            Some((&"**", others)) => (0..=path.len()).any(|n| naive(others, &path[n..])),
+            Some((first, others)) => path.split_first().is_some_and(|(segment, rest)| {
+                naive_segment(first.as_bytes(), segment.as_bytes()) && naive(others, rest)
+            }),
+        }
+    }
+
+    fn naive_segment(pattern: &[u8], text: &[u8]) -> bool {
+        match pattern.split_first() {
+            None => text.is_empty(),
+            Some((b'*', others)) => (0..=text.len()).any(|n| naive_segment(others, &text[n..])),
+            Some((first, others)) => text.split_first().is_some_and(|(byte, rest)| {
+                (*first == b'?' || first == byte) && naive_segment(others, rest)
+            }),
+        }
+    }
+
     proptest! {
+        #[test]
+        fn matching_finds_what_trying_every_way_finds(
+            text in "/topic(/(\\*\\*|[ab?*]{1,4})){1,5}", on in "/topic(/[ab]{1,4}){1,6}",
+        ) {
+            let Ok(parsed) = text.parse::<DestinationPattern>() else { return Ok(()) };
+            let segments = |text| str::split(text, '/').collect::<Vec<_>>();
+            prop_assert_eq!(parsed.matches(&on), naive(&segments(&text), &segments(&on)));
+        }
+
         #[test]
         fn a_literal_pattern_matches_exactly_its_own_text(
             text in "/topic/[a-z.]{1,8}(/[a-z.]{1,8}){0,3}",
