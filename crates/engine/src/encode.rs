@@ -28,7 +28,8 @@ pub struct Encoder {
     deflate_min_bytes: usize,
     chunks: HashMap<(WireKey, Framing), Chunk, foldhash::fast::RandomState>,
     stomp: [Vec<StompRest>; 3],
-    native: Vec<Bytes>,
+    /// Without and with the user's name in a user destination.
+    native: [Vec<Bytes>; 2],
 }
 
 /// One run: publications of one destination that go out together, and their encodings.
@@ -62,7 +63,7 @@ impl Encoder {
             deflate_min_bytes,
             chunks: HashMap::default(),
             stomp: [const { Vec::new() }; 3],
-            native: Vec::new(),
+            native: [const { Vec::new() }; 2],
         }
     }
 
@@ -70,7 +71,7 @@ impl Encoder {
     pub fn run<'r>(&'r mut self, publications: &'r [Arc<Publication>]) -> Run<'r> {
         self.chunks.clear();
         self.stomp.iter_mut().for_each(Vec::clear);
-        self.native.clear();
+        self.native.iter_mut().for_each(Vec::clear);
         Run { encoder: self, publications, last: None }
     }
 
@@ -109,22 +110,25 @@ impl Run<'_> {
 
     fn encode(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> Chunk {
         match wire {
-            WireKey::Native => self.encode_native(framing),
+            WireKey::Native { named } => self.encode_native(named, framing),
             WireKey::Stomp { version, id, ack } => {
                 self.encode_stomp(version, hub.subscription_id(id), ack, framing)
             }
         }
     }
 
-    fn encode_native(&mut self, framing: Framing) -> Chunk {
-        if self.encoder.native.is_empty() {
-            self.encoder.native = self.publications.iter().map(|p| native_message(p)).collect();
+    fn encode_native(&mut self, named: bool, framing: Framing) -> Chunk {
+        let at = usize::from(named);
+        if self.encoder.native[at].is_empty() {
+            let messages = self.publications.iter().map(|one| native_message(one, named));
+            self.encoder.native[at] = messages.collect();
         }
         let mut out = Vec::new();
-        for at in 0..self.encoder.native.len() {
-            let message = self.encoder.native[at].clone();
+        for message in self.encoder.native[at].clone() {
             let chunk = self.encoder.frame(true, &message, framing);
-            chunk.pieces().iter().for_each(|piece| out.extend_from_slice(piece));
+            for piece in chunk.pieces() {
+                out.extend_from_slice(piece);
+            }
         }
         Chunk::new([Bytes::from(out)], self.publications.len() as u32)
     }
@@ -216,12 +220,13 @@ fn stomp_head(publication: &Publication, version: Version, id: &str, ack: bool) 
     head
 }
 
-fn native_message(publication: &Publication) -> Bytes {
+fn native_message(publication: &Publication, named: bool) -> Bytes {
+    let destination = &publication.destination;
     let mut out = Vec::with_capacity(publication.body.len() + 192);
     native::write_message(
         &mut out,
         &MessageFields {
-            to: &publication.destination.shown(),
+            to: &if named { destination.as_str().into() } else { destination.shown() },
             id: &publication.id.to_string(),
             body: &publication.body,
             content_type: publication.content_type.as_str(),

@@ -30,7 +30,10 @@ pub enum Target {
 #[derive(Debug, Clone, Copy)]
 pub enum Wire<'a> {
     /// Native JSON: the same bytes for every subscriber.
-    Native,
+    Native {
+        /// Whether a user destination is shown with its user, since it was subscribed to by name.
+        named: bool,
+    },
     /// STOMP: the frame names the subscription.
     Stomp {
         /// The session's version.
@@ -46,7 +49,10 @@ pub enum Wire<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum WireKey {
     /// Native JSON.
-    Native,
+    Native {
+        /// Whether a user destination is shown with its user.
+        named: bool,
+    },
     /// STOMP with an interned subscription id.
     Stomp {
         /// The session's version.
@@ -117,7 +123,7 @@ impl Hub {
     ) -> SubscriptionKey {
         let group = self.group_of(target, channel);
         let wire = match wire {
-            Wire::Native => WireKey::Native,
+            Wire::Native { named } => WireKey::Native { named },
             Wire::Stomp { version, id, ack } => {
                 WireKey::Stomp { version, id: self.ids.intern(id), ack }
             }
@@ -267,6 +273,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const NATIVE: Wire<'_> = Wire::Native { named: false };
+
     fn destination(text: &str) -> Destination {
         text.parse().unwrap()
     }
@@ -296,10 +304,10 @@ mod tests {
         let mut hub = Hub::new();
         let channel = Channel::of_namespace("n");
         let (target, _) = exact("/topic/a.1");
-        hub.subscribe(SessionKey(1), target, channel.clone(), Wire::Native);
+        hub.subscribe(SessionKey(1), target, channel.clone(), NATIVE);
         for (session, text) in [(2, "/topic/a.*"), (3, "/topic/**"), (4, "/topic/b.*")] {
             let (target, channel) = pattern(text);
-            hub.subscribe(SessionKey(session), target, channel, Wire::Native);
+            hub.subscribe(SessionKey(session), target, channel, NATIVE);
         }
         assert_eq!(sessions(&hub, &channel, "/topic/a.1"), [1, 2, 3]);
         assert_eq!(sessions(&hub, &channel, "/topic/c"), [3]);

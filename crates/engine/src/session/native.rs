@@ -4,10 +4,11 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use fanlight_proto::CloseReason;
+use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::{
     self, ClientMessage, NativeError, RequestId, ServerMessage, SessionLimits,
 };
+use fanlight_proto::{CloseReason, Destination};
 
 use super::backlog::Backlog;
 use super::connect::Connecting;
@@ -68,7 +69,9 @@ impl Session {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
             ClientMessage::Subscribe { to, id } => {
                 let joining = Joining { answer: Answer::to(id), recovery_asked: false };
-                self.subscribe(cx, &to, &to, Wire::Native, joining).map_err(|(fault, _)| fault)
+                // A message names the destination that its subscriber asked for.
+                let wire = Wire::Native { named: is_named_user(&to) };
+                self.subscribe(cx, &to, &to, wire, joining).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
                 self.unsubscribe(cx, &to)?;
@@ -190,6 +193,11 @@ fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
     let mut payload = Vec::new();
     message.write(&mut payload);
     cx.effects.push(Effect::Write { text: true, payload });
+}
+
+/// Whether the client named a user, be it itself.
+fn is_named_user(to: &str) -> bool {
+    to.parse::<Destination>().is_ok_and(|to| to.kind() == DestinationKind::NamedUser)
 }
 
 /// The message apart from the text that it was read from.

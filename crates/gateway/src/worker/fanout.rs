@@ -43,7 +43,10 @@ impl Worker {
         while let Some(members) = groups.next() {
             let overlaps = !seen.is_empty() || groups.peek().is_some();
             for member in members {
-                if overlaps && member.wire == WireKey::Native && !seen.insert(member.session) {
+                if overlaps
+                    && matches!(member.wire, WireKey::Native { .. })
+                    && !seen.insert(member.session)
+                {
                     continue;
                 }
                 let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };

@@ -146,3 +146,23 @@ async fn a_native_session_gets_a_message_once_however_many_of_its_subscriptions_
         client.expect(&format!("\"data\":{n}")).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_native_message_names_the_destination_that_was_asked_for() {
+    let rule = "[[policy.rules]]\neffect = \"allow\"\nroles = [\"admin\"]\n\
+                destination = \"/user/{name}/queue/**\"\n";
+    let gateway = Gateway::start(rule).await;
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    ann.send(r#"{"type":"subscribe","to":"/user/queue/alerts","id":1}"#).await;
+    ann.expect("\"ok\"").await;
+    let bearer = format!("Bearer {}", token("root", &["admin"]).await);
+    let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
+    let mut root = RawClient::connect(&gateway, "/ws", &headers).await;
+    root.send(r#"{"type":"connect"}"#).await;
+    root.expect("\"connected\"").await;
+    root.send(r#"{"type":"subscribe","to":"/user/ann/queue/alerts","id":1}"#).await;
+    root.expect("\"ok\"").await;
+    root.send(r#"{"type":"send","to":"/user/ann/queue/alerts","data":1}"#).await;
+    root.expect(r#""to":"/user/ann/queue/alerts""#).await;
+    ann.expect(r#""to":"/user/queue/alerts""#).await;
+}

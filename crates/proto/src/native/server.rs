@@ -30,7 +30,7 @@ pub enum ServerMessage {
         /// When the token expires, in milliseconds since the Unix epoch.
         #[serde(skip_serializing_if = "Option::is_none")]
         expires: Option<u64>,
-        /// How long the connection may be silent before either side calls it dead.
+        /// How often either side lets itself be heard; twice that in silence ends the session.
         heartbeat_ms: u32,
         /// What the client must keep to.
         limits: SessionLimits,
