@@ -26,9 +26,9 @@ pub struct Options {
     /// The protocols to measure.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["native", "stomp"])]
     protocols: Vec<Protocol>,
-    /// Deliveries of each round.
+    /// `send` calls of each round; each delivers a burst.
     #[arg(long, default_value_t = 200_000)]
-    deliveries: usize,
+    sends: usize,
     /// Rounds; gateway and bare loop take turns, and the median ratio counts.
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -86,7 +86,7 @@ impl Pair {
     }
 
     fn measure(&mut self, options: &Options, burst: usize) -> Result<()> {
-        let times = (options.deliveries / (self.subscribers * burst)).max(1);
+        let times = (options.sends / self.subscribers).max(1);
         // Warm up both, outside the figures.
         self.gateway_round(options, burst, times.div_ceil(10))?;
         self.bare_round(burst, times.div_ceil(10))?;

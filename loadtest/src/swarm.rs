@@ -19,11 +19,14 @@ pub struct Swarm {
     inflater: Inflater,
     received: u64,
     last_message_bytes: usize,
+    last_beat: Instant,
 }
 
 struct Client {
     socket: TcpStream,
     decoder: Decoder,
+    /// Whether it has promised heartbeats.
+    beats: bool,
 }
 
 /// Which protocol the clients speak.
@@ -82,13 +85,14 @@ impl Swarm {
             inflater: Inflater::new(),
             received: 0,
             last_message_bytes: 0,
+            last_beat: Instant::now(),
         })
     }
 
     /// Adds a connection that needs no handshake, to the bare sender.
     pub fn add_raw(&mut self, address: SocketAddr) -> Result<()> {
         let socket = std::net::TcpStream::connect(address)?;
-        self.add(socket)
+        self.add(socket, false)
     }
 
     /// Adds a client: upgraded, authenticated by `token`, connected and, with a destination,
@@ -113,16 +117,17 @@ impl Swarm {
             ensure!(subscribed, "SUBSCRIBE was answered by {answer}");
         }
         socket.set_read_timeout(None)?;
-        self.add(socket)
+        self.beat()?;
+        self.add(socket, protocol == Protocol::Stomp)
     }
 
-    fn add(&mut self, socket: std::net::TcpStream) -> Result<()> {
+    fn add(&mut self, socket: std::net::TcpStream, beats: bool) -> Result<()> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let mut socket = TcpStream::from_std(socket);
         let token = Token(self.clients.len());
         self.poll.registry().register(&mut socket, token, Interest::READABLE)?;
-        self.clients.push(Client { socket, decoder: Decoder::new(Role::Client, false) });
+        self.clients.push(Client { socket, decoder: Decoder::new(Role::Client, false), beats });
         Ok(())
     }
 
@@ -135,6 +140,7 @@ impl Swarm {
     pub fn receive(&mut self, messages: u64) -> Result<()> {
         let deadline = Instant::now() + Duration::from_secs(30);
         while self.received < messages {
+            self.beat()?;
             self.poll.poll(&mut self.events, Some(Duration::from_millis(200)))?;
             ensure!(
                 Instant::now() < deadline,
@@ -158,11 +164,26 @@ impl Swarm {
         self.last_message_bytes
     }
 
+    /// Keeps what STOMP clients promised in their CONNECT.
+    fn beat(&mut self) -> Result<()> {
+        if self.last_beat.elapsed() < BEAT_INTERVAL {
+            return Ok(());
+        }
+        self.last_beat = Instant::now();
+        let mut beat = Vec::new();
+        ws::frame_masked(&mut beat, Opcode::Text, b"\n", MASK);
+        for client in self.clients.iter_mut().filter(|client| client.beats) {
+            client.socket.write_all(&beat)?;
+        }
+        Ok(())
+    }
+
     /// Answers what comes (pings) for a while.
     pub fn idle(&mut self, time: Duration) -> Result<()> {
         let deadline = Instant::now() + time;
         while let Some(left) = deadline.checked_duration_since(Instant::now()) {
-            self.poll.poll(&mut self.events, Some(left))?;
+            self.beat()?;
+            self.poll.poll(&mut self.events, Some(left.min(Duration::from_secs(1))))?;
             for event in &self.events {
                 let client = &mut self.clients[event.token().0];
                 client.read(&mut self.buffer, &mut self.inflater)?;
@@ -283,5 +304,7 @@ fn read_text(socket: &mut std::net::TcpStream) -> Result<String> {
     }
 }
 
+/// Within the 20 s that the CONNECT promises.
+const BEAT_INTERVAL: Duration = Duration::from_secs(15);
 /// Masks protect proxies from browsers (RFC 6455 §10.3); this is neither.
 const MASK: [u8; 4] = [1, 2, 3, 4];
