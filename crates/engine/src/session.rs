@@ -301,7 +301,6 @@ impl Session {
         let busy = self.is_busy();
         match std::mem::replace(&mut self.state, State::Closed(CloseReason::Draining)) {
             State::Live(live) if busy => {
-                self.backlog = None;
                 let until_ms = cx.now.mono_ms + cx.rules.limits.drain_timeout_ms;
                 self.state = State::Draining { live, until_ms, retry_after_ms };
             }

@@ -295,6 +295,15 @@ fn a_pattern_is_permitted_only_where_all_of_it_surely_is() {
         let permit = policy.subscribe_pattern(&subject(Some(&ann)), &pattern(text));
         assert_eq!(permit.err(), expected, "{text}");
     }
+    let anonymous = policy.subscribe_pattern(&subject(None), &pattern("/topic/e/**"));
+    assert_eq!(anonymous.err(), Some(Denied::Anonymous));
+    for (name, text) in [("*", "/topic/b/*/x*"), ("a*", "/topic/b/a*/*"), ("{x}", "/topic/b/{x}/*")]
+    {
+        let by_name = [allow("/topic/b/{user}/*")];
+        let policy = Policy::new(&namespaces, &by_name).unwrap();
+        let permit = policy.subscribe_pattern(&subject(Some(&user(name))), &pattern(text));
+        assert_eq!(permit.err(), Some(Denied::NotAllowed), "{name} {text}");
+    }
 }
 
 #[test]
@@ -370,20 +379,21 @@ fn principals() -> [Option<Principal>; 3] {
 }
 
 fn policies() -> impl Strategy<Value = (Vec<Namespace>, Vec<PolicyRule>)> {
-    let namespaces = proptest::collection::vec((patterns(), any::<bool>()), 0..3).prop_map(|all| {
-        let mut namespaces: Vec<Namespace> = all
-            .into_iter()
-            .enumerate()
-            .map(|(at, (pattern, patterns))| Namespace {
-                patterns,
-                ..namespace(&format!("n{at}"), &pattern, patterns)
-            })
-            .collect();
-        for (name, pattern) in [("topic", "/topic/**"), ("user", "/user/**")] {
-            namespaces.push(Namespace { patterns: true, ..namespace(name, pattern, true) });
-        }
-        namespaces
-    });
+    let namespaces = proptest::collection::vec((patterns(), any::<bool>(), any::<bool>()), 0..3)
+        .prop_map(|all| {
+            let mut namespaces: Vec<Namespace> = all
+                .into_iter()
+                .enumerate()
+                .map(|(at, (pattern, patterns, anonymous))| Namespace {
+                    patterns,
+                    ..namespace(&format!("n{at}"), &pattern, anonymous)
+                })
+                .collect();
+            for (name, pattern) in [("topic", "/topic/**"), ("user", "/user/**")] {
+                namespaces.push(Namespace { patterns: true, ..namespace(name, pattern, true) });
+            }
+            namespaces
+        });
     (namespaces, proptest::collection::vec(rules(), 1..5))
 }
 

@@ -191,14 +191,11 @@ impl Rule {
         self.names(names).any(|name| self.pattern.matches(name) && self.is_bound(subject, name))
     }
 
-    /// Whether every destination of a pattern of these names is in the rule.
+    /// Whether every destination of a pattern of these names is in the rule. What a bound variable
+    /// stands for must be spelled out in the pattern.
     pub(super) fn covers(&self, subject: &Subject<'_>, names: &Names<'_>) -> bool {
-        self.names(names).any(|name| {
-            self.is_bound(subject, name) && {
-                let value = |at| self.bound.iter().find_map(|bound| bound.value_at(at, name));
-                Glob::new(self.pattern.as_str(), |_, at| value(at)).covers(&Glob::of(name))
-            }
-        })
+        self.names(names)
+            .any(|name| self.is_bound(subject, name) && self.glob.covers(&Glob::of(name)))
     }
 
     /// Whether some destination of a pattern might be in the rule.
@@ -221,7 +218,7 @@ impl Rule {
 
 impl Bound {
     fn holds(&self, principal: Option<&Principal>, name: &str) -> bool {
-        let (Some(principal), Some(value)) = (principal, self.value_at(self.segment, name)) else {
+        let (Some(principal), Some(value)) = (principal, self.value(name)) else {
             return false;
         };
         let decoded = if self.is_encoded { decode(value) } else { Some(value.to_owned()) };
@@ -232,11 +229,8 @@ impl Bound {
     }
 
     /// What the variable stands for in a destination, or in a pattern that leaves no choice.
-    fn value_at<'n>(&self, segment: usize, name: &'n str) -> Option<&'n str> {
-        if segment != self.segment {
-            return None;
-        }
-        let text = name.split('/').nth(segment + 1)?;
+    fn value<'n>(&self, name: &'n str) -> Option<&'n str> {
+        let text = name.split('/').nth(self.segment + 1)?;
         let value = text.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
         (!value.is_empty() && !value.contains(['*', '?', '{'])).then_some(value)
     }
