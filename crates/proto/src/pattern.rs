@@ -47,7 +47,7 @@ enum Part {
 pub type Captures<'p, 't> = Vec<(&'p str, &'t str)>;
 
 impl DestinationPattern {
-    /// Bounds the backtracking that hostile patterns could ask for.
+    /// Bounds what hostile patterns cost, together with the length of destinations.
     pub const MAX_WILDCARDS: usize = 8;
 
     /// The pattern as written.
@@ -69,7 +69,8 @@ impl DestinationPattern {
     pub fn captures<'p, 't>(&'p self, destination: &'t str) -> Option<Captures<'p, 't>> {
         let mut captures = Vec::new();
         let path = destination.strip_prefix('/')?;
-        match_segments(&self.segments, Some(path), &mut captures).then_some(captures)
+        let attempt = match_segments(&self.segments, Some(path), &mut captures);
+        (attempt == Attempt::Matched).then_some(captures)
     }
 }
 
@@ -148,50 +149,74 @@ fn parse_segment(segment: &str) -> Result<Segment, PatternError> {
     Ok(Segment::Parts(parts.into()))
 }
 
+/// How an attempt to match ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Attempt {
+    Matched,
+    /// Not so. A wildcard before this may try again with more text.
+    Failed,
+    /// A wildcard tried all the text there is. One before it could only leave it less, so nothing
+    /// else is worth a try: this keeps matching from being exponential in the wildcards.
+    Exhausted,
+}
+
 /// `path` is what is left, without its leading slash; `None` once every segment is used.
 fn match_segments<'p, 't>(
     segments: &'p [Segment],
     path: Option<&'t str>,
     captures: &mut Captures<'p, 't>,
-) -> bool {
+) -> Attempt {
     let Some((first, others)) = segments.split_first() else {
-        return path.is_none();
+        return if path.is_none() { Attempt::Matched } else { Attempt::Failed };
     };
     match first {
         Segment::Any => {
             let mut rest = path;
             loop {
                 let mark = captures.len();
-                if match_segments(others, rest, captures) {
-                    return true;
+                let attempt = match_segments(others, rest, captures);
+                if attempt != Attempt::Failed {
+                    return attempt;
                 }
                 captures.truncate(mark);
-                let Some(text) = rest else { return false };
+                let Some(text) = rest else { return Attempt::Exhausted };
                 rest = text.split_once('/').map(|(_, after)| after);
             }
         }
         Segment::Parts(parts) => {
-            let Some(text) = path else { return false };
+            let Some(text) = path else { return Attempt::Failed };
             let (segment, rest) = match text.split_once('/') {
                 Some((segment, rest)) => (segment, Some(rest)),
                 None => (text, None),
             };
-            match_parts(parts, segment, captures) && match_segments(others, rest, captures)
+            match match_parts(parts, segment, captures) {
+                Attempt::Matched => match_segments(others, rest, captures),
+                // Another segment may match.
+                Attempt::Failed | Attempt::Exhausted => Attempt::Failed,
+            }
         }
     }
 }
 
-fn match_parts<'p, 't>(parts: &'p [Part], text: &'t str, captures: &mut Captures<'p, 't>) -> bool {
+fn match_parts<'p, 't>(
+    parts: &'p [Part],
+    text: &'t str,
+    captures: &mut Captures<'p, 't>,
+) -> Attempt {
     let Some((first, others)) = parts.split_first() else {
-        return text.is_empty();
+        return if text.is_empty() { Attempt::Matched } else { Attempt::Failed };
     };
     match first {
-        Part::Literal(literal) => {
-            text.strip_prefix(&**literal).is_some_and(|rest| match_parts(others, rest, captures))
-        }
+        Part::Literal(literal) => match text.strip_prefix(&**literal) {
+            Some(rest) => match_parts(others, rest, captures),
+            None => Attempt::Failed,
+        },
         Part::One => {
             let mut characters = text.chars();
-            characters.next().is_some() && match_parts(others, characters.as_str(), captures)
+            match characters.next() {
+                Some(_) => match_parts(others, characters.as_str(), captures),
+                None => Attempt::Failed,
+            }
         }
         Part::Many | Part::Variable(_) => {
             let mark = captures.len();
@@ -200,12 +225,13 @@ fn match_parts<'p, 't>(parts: &'p [Part], text: &'t str, captures: &mut Captures
                 if let Part::Variable(name) = first {
                     captures.push((name, &text[..end]));
                 }
-                if match_parts(others, &text[end..], captures) {
-                    return true;
+                let attempt = match_parts(others, &text[end..], captures);
+                if attempt != Attempt::Failed {
+                    return attempt;
                 }
                 captures.truncate(mark);
             }
-            false
+            Attempt::Exhausted
         }
     }
 }
@@ -263,6 +289,54 @@ mod tests {
             "/topic/*a*a*a*a*a*a*a*a*a".parse::<DestinationPattern>(),
             Err(PatternError::TooManyWildcards)
         );
+    }
+
+    #[test]
+    fn a_hostile_pattern_costs_no_more_than_its_length_times_the_destinations() {
+        // With plain backtracking each of these takes days.
+        let one_segment = format!("/topic/{}", "a".repeat(240));
+        assert!(!pattern("/topic/*a*a*a*a*a*a*a*b").matches(&one_segment));
+        assert!(!pattern("/topic/{a}a{b}a{c}a{d}a{e}a{f}a{g}a{h}b").matches(&one_segment));
+        let many_segments = format!("/topic{}", "/a".repeat(120));
+        assert!(!pattern("/topic/**/a/**/a/**/a/**/a/**/a/**/a/**/a/**/b").matches(&many_segments));
+    }
+
+    /// The plain recursion, in which every wildcard tries everything.
+    fn matches_plainly(pattern: &[char], text: &[char]) -> bool {
+        let star = |rest: &[char]| (0..=text.len()).any(|at| matches_plainly(rest, &text[at..]));
+        match pattern {
+            [] => text.is_empty(),
+            ['*', rest @ ..] => star(rest),
+            ['?', rest @ ..] => !text.is_empty() && matches_plainly(rest, &text[1..]),
+            [one, rest @ ..] => text.first() == Some(one) && matches_plainly(rest, &text[1..]),
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
+        #[test]
+        fn giving_up_early_misses_no_match(within in "[ab*?]{1,9}", text in "[ab]{1,9}") {
+            let parsed = format!("/topic/{within}").parse::<DestinationPattern>();
+            prop_assume!(within != "**" && parsed.is_ok());
+            let characters = |text: &str| text.chars().collect::<Vec<_>>();
+            let expected = matches_plainly(&characters(&within), &characters(&text));
+            prop_assert_eq!(parsed.unwrap().matches(&format!("/topic/{text}")), expected);
+        }
+
+        #[test]
+        fn giving_up_early_misses_no_match_of_segments(
+            within in proptest::collection::vec("\\*\\*|a|b|\\*", 1..7),
+            path in proptest::collection::vec("a|b", 1..7),
+        ) {
+            // The same recursion, over segments: `**` is its star and `*` its question mark.
+            let short = |segment: &String| match segment.as_str() { "**" => '*', "*" => '?', _ => segment.chars().next().unwrap() };
+            let plain: Vec<char> = within.iter().map(short).collect();
+            let text: Vec<char> = path.iter().map(short).collect();
+            let parsed = pattern(&format!("/topic/{}", within.join("/")));
+            let expected = matches_plainly(&plain, &text);
+            prop_assert_eq!(parsed.matches(&format!("/topic/{}", path.join("/"))), expected);
+        }
     }
 
     proptest! {
