@@ -50,6 +50,9 @@ struct StompRest {
 /// Up to here a STOMP message is copied for each subscription id; above, its shared part is sent
 /// from where it is.
 const COPY_MAX_BYTES: usize = 2048;
+/// So many subscription ids share their bytes in one run; it is clients that choose the ids, so
+/// what is kept for them is bounded.
+const CACHED_CHUNKS_MAX: usize = 1024;
 /// The longest header of a server's frame (RFC 6455 §5.2).
 const WS_HEADER_BYTES: usize = 10;
 /// zlib's own default; a publication is compressed once, however many get it.
@@ -100,7 +103,9 @@ impl Run<'_> {
             let known = self.encoder.chunks.get(&key).cloned();
             let chunk = known.unwrap_or_else(|| {
                 let chunk = self.encode(wire, framing, hub);
-                self.encoder.chunks.insert(key, chunk.clone());
+                if self.encoder.chunks.len() < CACHED_CHUNKS_MAX {
+                    self.encoder.chunks.insert(key, chunk.clone());
+                }
                 chunk
             });
             self.last = Some((key, chunk));
@@ -238,3 +243,6 @@ fn native_message(publication: &Publication, named: bool) -> Bytes {
     );
     out.into()
 }
+
+#[cfg(test)]
+mod tests;

@@ -103,7 +103,10 @@ impl Subscriptions {
             return Join::Now(Joined::Degraded);
         }
         let (waiter, joined) = oneshot::channel();
-        entry.waiters.retain(|waiter| !waiter.is_closed());
+        // Only now and then, or many joins at once would each look at all the others.
+        if entry.waiters.len() == entry.waiters.capacity() {
+            entry.waiters.retain(|waiter| !waiter.is_closed());
+        }
         entry.waiters.push(waiter);
         Join::Wait(joined)
     }
@@ -164,10 +167,14 @@ impl Subscriptions {
 
     fn next_unsubscribe(&mut self, now: Instant) -> Vec<Channel> {
         let mut batch = Vec::new();
+        // Without a linger, what is put back is due again at once.
+        let mut unseen = self.lingering.len();
         while batch.len() < BATCH_CHANNELS
+            && unseen > 0
             && self.lingering.front().is_some_and(|(due, _)| *due <= now)
             && let Some((_, channel)) = self.lingering.pop_front()
         {
+            unseen -= 1;
             let Some(entry) = self.entries.get_mut(&channel) else {
                 continue;
             };

@@ -155,6 +155,28 @@ fn toggling_a_channel_keeps_the_memory_bounded() {
     assert_eq!((subscriptions.entries.len(), subscriptions.to_subscribe.len()), (0, 0));
 }
 
+#[test]
+fn without_a_linger_a_channel_is_given_up_at_once_but_not_before_it_is_confirmed() {
+    let (mut subscriptions, now) = (Subscriptions::new(Duration::ZERO), Instant::now());
+    subscriptions.on_connected();
+    subscriptions.subscribe(ANN, &channel("a"));
+    assert_eq!(subscriptions.next_command(now), Some(subscribe(&["a"])));
+    subscriptions.unsubscribe(ANN, &channel("a"), now);
+    assert_eq!(subscriptions.next_command(now), None);
+    subscriptions.on_subscribed("a");
+    assert_eq!(subscriptions.next_command(now), Some(unsubscribe(&["a"])));
+}
+
+#[test]
+fn joins_that_were_given_up_are_not_kept_while_a_confirmation_is_awaited() {
+    let (mut subscriptions, _) = connected();
+    let _kept = waiting(subscriptions.subscribe(ANN, &channel("a")));
+    for _ in 0..10_000 {
+        drop(subscriptions.subscribe(BOB, &channel("a")));
+    }
+    assert!(subscriptions.entries[&channel("a")].waiters.capacity() <= 8);
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Subscribe(u16, u8),

@@ -61,7 +61,9 @@ impl Session {
     }
 
     fn native_request(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
-        if let ClientMessage::Connect { token } = message {
+        if let ClientMessage::Connect { token } = &message
+            && !self.is_connected()
+        {
             return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
         }
         self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
@@ -79,6 +81,9 @@ impl Session {
                 Ok(())
             }
             ClientMessage::Send { to, body, content_type, headers, id } => {
+                if let Some(content_type) = &content_type {
+                    headers::check_length("content-type", content_type, &cx.rules.limits)?;
+                }
                 for (name, value) in &headers {
                     headers::check(name, value, &cx.rules.limits)?;
                 }

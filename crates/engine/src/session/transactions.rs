@@ -70,5 +70,7 @@ impl Transactions {
 fn size_of_send((_, publication): &Outgoing) -> usize {
     let headers: usize =
         publication.headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
-    size_of::<Outgoing>() + publication.body.len() + headers
+    let content_type = publication.content_type.as_str().map_or(0, str::len);
+    let destination = publication.destination.as_str().len();
+    size_of::<Outgoing>() + publication.body.len() + content_type + destination + headers
 }

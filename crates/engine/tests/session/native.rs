@@ -1,6 +1,7 @@
 //! The native protocol: answers per request id, errors that leave the session open.
 
 use expect_test::expect;
+use fanlight_engine::limits::Rate;
 
 use crate::transcript::{check, check_rules};
 
@@ -31,6 +32,37 @@ fn connect_comes_first_and_once() {
         S< error {"code":"protocol_error","message":"unknown type \"conect\"; known are connect, subscribe, unsubscribe, send, refresh, ping"}
         S| close protocol_error
     "#]]);
+}
+
+#[test]
+fn connecting_again_counts_against_the_rate_as_any_other_request() {
+    let mut rules = crate::driver::rules();
+    rules.limits.commands = Rate { per_s: 1, burst: 1 };
+    check_rules(
+        rules,
+        expect![[r#"
+            # native ann
+            C> {"type":"connect"}
+            S< error {"code":"already_connected","message":"already connected; connect once per connection"}
+            C> {"type":"connect"}
+            S< error {"code":"rate_limited","message":"too many messages; send fewer per second","retry_after_ms":1000}
+        "#]],
+    );
+}
+
+#[test]
+fn a_header_is_reserved_whatever_stands_around_its_name() {
+    check(expect![[r##"
+        # native ann
+        C> {"type":"send","to":"/topic/a","data":1,"headers":{"epoch ":"1"},"id":1}
+        S< error {"code":"bad_header","id":1,"message":"the header \"epoch \" can't be set by clients; choose another name"}
+        C> {"type":"send","to":"/topic/a","data":1,"headers":{"\ufeffContent-Length\u00a0":"1"},"id":2}
+        S< error {"code":"bad_header","id":2,"message":"the header \"\\u{feff}Content-Length\\u{a0}\" can't be set by clients; choose another name"}
+        C> {"type":"send","to":"/topic/a","data":1,"headers":{"ack:":"1"},"id":3}
+        S< error {"code":"bad_header","id":3,"message":"the header \"ack:\" can't be set by clients; choose another name"}
+        C> {"type":"send","to":"/topic/a","data":1,"headers":{" ":"1"},"id":4}
+        S< error {"code":"bad_header","id":4,"message":"the header \" \" can't be set by clients; choose another name"}
+    "##]]);
 }
 
 #[test]
@@ -118,6 +150,8 @@ fn a_reserved_or_oversized_header_is_refused() {
             S< error {"code":"too_large","id":3,"message":"a header may have at most 10 bytes; put large values into the body"}
             C> {"type":"send","to":"/topic/a","data":1,"headers":{"":"1"},"id":4}
             S< error {"code":"bad_header","id":4,"message":"the header \"\" can't be set by clients; choose another name"}
+            C> {"type":"send","to":"/topic/a","data":"YQ==","content_type":"text/plain","id":5}
+            S< error {"code":"too_large","id":5,"message":"a header may have at most 10 bytes; put large values into the body"}
         "##]],
     );
 }

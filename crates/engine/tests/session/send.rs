@@ -39,6 +39,16 @@ fn the_senders_own_headers_are_passed_on_and_reserved_ones_are_not() {
     "#]]);
 }
 
+/// `@stomp/stompjs` trims the names of headers, so these would be `ack`, `epoch` and nothing there.
+#[test]
+fn a_header_is_reserved_whatever_stands_around_its_name() {
+    check(expect![[r#"
+        # stomp 1.2 ann
+        C> (text) SEND\ndestination:/topic/a\n ack:1\nepoch :1\nOFFSET\c:1\n :1\nx-offset:1\n\nhi\0
+        S? publish /topic/a from ann x-offset:1 | hi
+    "#]]);
+}
+
 #[test]
 fn of_a_repeated_header_the_first_counts() {
     check(expect![[r#"

@@ -1,6 +1,7 @@
 //! BEGIN, COMMIT, ABORT, and what may belong to a transaction.
 
 use expect_test::expect;
+use fanlight_engine::session::Handshake;
 
 use crate::driver;
 use crate::transcript::{check, check_rules};
@@ -202,6 +203,22 @@ fn transactions_are_bounded_in_number_frames_and_bytes() {
             S| close limit_exceeded
         "#]],
     );
+}
+
+#[test]
+fn whatever_a_send_keeps_counts_as_bytes_of_its_transaction() {
+    let mut rules = driver::rules();
+    rules.limits.transaction_bytes = 600;
+    for header in ["x", "content-type"] {
+        let mut driver = driver::Driver::new(rules.clone(), None, Handshake::default());
+        driver.receive(true, b"CONNECT\naccept-version:1.2\npasscode:ann\n\n\0");
+        driver.receive(true, b"BEGIN\ntransaction:t\n\n\0");
+        driver.log.clear();
+        let long = "x".repeat(500);
+        let send = format!("SEND\ndestination:/topic/a\ntransaction:t\n{header}:{long}\n\n\0");
+        driver.receive(true, send.as_bytes());
+        assert!(driver.log[0].contains("code:limit_exceeded"), "{header}: {:?}", driver.log);
+    }
 }
 
 #[test]
