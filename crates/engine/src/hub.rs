@@ -166,6 +166,18 @@ impl Hub {
         }
     }
 
+    /// Removes all subscriptions of `session`, by looking at every one: for a session whose own
+    /// list can't be trusted. Returns how many there were.
+    pub fn forget(&mut self, session: SessionKey) -> usize {
+        let members = self.groups.iter().flat_map(|(_, group)| &group.members);
+        let own = members.filter(|member| member.session == session);
+        let own: Vec<SubscriptionKey> = own.map(|member| member.subscription).collect();
+        for &key in &own {
+            self.unsubscribe(key);
+        }
+        own.len()
+    }
+
     /// The subscribers of a publication to `destination` that came on `channel`: a slice for each
     /// matching destination or pattern.
     pub fn matching<'h>(
@@ -322,6 +334,19 @@ mod tests {
         assert_eq!(sessions(&hub, &channel, "/topic/a.1"), [1, 2, 3]);
         assert_eq!(sessions(&hub, &channel, "/topic/c"), [3]);
         assert_eq!(sessions(&hub, &Channel::of_namespace("other"), "/topic/c"), [0; 0]);
+    }
+
+    #[test]
+    fn a_forgotten_session_gets_nothing_and_the_others_do() {
+        let mut hub = Hub::new();
+        for session in [1, 2, 1] {
+            for (target, channel) in [exact("/topic/a"), pattern("/topic/*")] {
+                hub.subscribe(SessionKey(session), target, channel, Wire::Native);
+            }
+        }
+        assert_eq!(hub.forget(SessionKey(1)), 4);
+        assert_eq!(sessions(&hub, &Channel::of_namespace("n"), "/topic/a"), [2, 2]);
+        assert_eq!(hub.forget(SessionKey(1)), 0);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -180,9 +181,17 @@ impl WorkerThread {
         let (ended, end) = oneshot::channel();
         let handle = self.handle.clone();
         thread::Builder::new().name(format!("worker-{}", self.id.0)).spawn(move || {
-            if let Err(error) = self.run() {
-                tracing::error!(%error, "a worker has failed; the node ends");
-                std::process::exit(1);
+            // Without one of its workers a node would go on with half its connections dead.
+            match catch_unwind(AssertUnwindSafe(|| self.run())) {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    tracing::error!(%error, "a worker has failed; the node ends");
+                    std::process::exit(1);
+                }
+                Err(_) => {
+                    tracing::error!("a worker has panicked; the node ends");
+                    std::process::exit(1);
+                }
             }
             let _ = ended.send(());
         })?;

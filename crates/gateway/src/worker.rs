@@ -1,6 +1,7 @@
 //! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
 
 mod fanout;
+mod guard;
 mod inbox;
 mod input;
 mod slot;
@@ -135,11 +136,7 @@ impl Worker {
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             stats: Stats::new(id),
-            buffers: Buffers {
-                read: vec![0; READ_BUFFER_BYTES].into(),
-                write: Vec::new(),
-                chunks: Vec::new(),
-            },
+            buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
             shared,
         })
     }
@@ -172,7 +169,9 @@ impl Worker {
             match wake {
                 Wake::Sockets => {
                     for event in &events {
-                        self.on_socket(event);
+                        let key = SessionKey(event.token().0 as u32);
+                        self.guarded(key, |worker| worker.on_socket(key, event));
+                        self.relieve_inbox(&mut inbox).await;
                     }
                 }
                 Wake::Inbox => self.on_inbox(&mut inbox).await,
@@ -180,14 +179,33 @@ impl Worker {
                     self.on_done(ticket, done);
                     while let Some(Some((ticket, done))) = self.work.next().now_or_never() {
                         self.on_done(ticket, done);
+                        self.relieve_inbox(&mut inbox).await;
                     }
                 }
-                Wake::Resumed => self.resume(),
+                Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
             self.flush_stage();
+            if !self.resumed.is_empty() || !self.inbox.is_empty() {
+                // Else the loop would not wait, and what shares this thread would: accepting,
+                // handshakes, and the runtime that tells of sockets and time.
+                tokio::task::yield_now().await;
+            }
         }
         Ok(())
+    }
+
+    /// Delivers before the inbox is full, where this worker's own sessions fill it: what does not
+    /// fit would be lost.
+    async fn relieve_inbox(&mut self, inbox: &mut Vec<Inbox>) {
+        for _ in 0..self.inbox.len() / INBOX_BATCH {
+            while inbox.len() < INBOX_BATCH
+                && let Ok(message) = self.inbox.try_recv()
+            {
+                inbox.push(message);
+            }
+            self.on_inbox(inbox).await;
+        }
     }
 
     async fn on_inbox(&mut self, inbox: &mut Vec<Inbox>) {
@@ -238,13 +256,15 @@ impl Worker {
             phase: Phase::Open,
             framing: if compression { Framing::WebSocketDeflate } else { Framing::WebSocket },
             paused: false,
+            queued: false,
+            peer_ended: false,
             staged: None,
             _admitted: admitted,
         });
         self.stats.opened += 1;
         if !leftover.is_empty() {
             let mut leftover = leftover.to_vec();
-            self.feed(key, &mut leftover, now);
+            self.guarded(key, |worker| worker.feed(key, &mut leftover, now));
         }
     }
 
@@ -292,8 +312,7 @@ impl Worker {
         }
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         if slot.paused && !slot.is_busy() {
-            slot.paused = false;
-            self.resumed.push_back(Ticket { key, serial: slot.serial });
+            self.go_on(key);
         }
     }
 
@@ -350,7 +369,9 @@ impl Worker {
     fn on_done(&mut self, ticket: Ticket, done: Done) {
         if self.is_current(ticket) {
             let now = self.shared.clock.now();
-            self.with_session(ticket.key, now, |session, cx| session.on_done(cx, done));
+            self.guarded(ticket.key, |worker| {
+                worker.with_session(ticket.key, now, |session, cx| session.on_done(cx, done));
+            });
         }
     }
 
@@ -412,9 +433,13 @@ impl Worker {
         }
         let deadline_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
-        slot.paused = false;
+        let paused = slot.paused;
         self.stats.closed(reason);
         self.with_session(key, now, Session::on_closed);
+        if paused {
+            // What it has sent meanwhile may hold its close frame, whose edge is over.
+            self.go_on(key);
+        }
         true
     }
 
@@ -431,7 +456,7 @@ impl Worker {
         while !self.stage.is_empty() {
             let now = self.shared.clock.now();
             let dirty = self.stage.take_dirty();
-            let mut full = Vec::new();
+            let mut unsettled = Vec::new();
             for &(key, serial) in &dirty {
                 let Some(slot) = self.slots.get_mut(key.0 as usize) else { continue };
                 if slot.serial != serial {
@@ -444,28 +469,31 @@ impl Worker {
                 };
                 let chunks = &self.buffers.chunks;
                 match slot.write_all(chunks, &mut self.buffers.write, limits, now.mono_ms) {
-                    Written::Taken => {}
-                    outcome => full.push((key, outcome)),
+                    Written::Taken if slot.is_open() => {}
+                    outcome => unsettled.push((key, outcome)),
                 }
             }
+            self.buffers.chunks.clear();
             self.stage.clear(dirty);
-            for (key, outcome) in full {
+            for (key, outcome) in unsettled {
                 self.on_unwritten(key, outcome, now);
             }
         }
     }
 
-    /// What a connection that could not be written to comes to.
+    /// What a connection comes to that could not be written to, or that is closing.
     fn on_unwritten(&mut self, key: SessionKey, outcome: Written, now: Now) {
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         match outcome {
-            Written::Taken => {}
-            Written::Full if slot.is_open() => {
-                self.stats.frames_dropped += u64::from(slot.abandon_outbox());
+            Written::Taken => self.end_if_closed(key),
+            Written::Full { refused } if slot.is_open() => {
+                self.stats.frames_dropped += u64::from(refused + slot.abandon_outbox());
                 let message = "the connection did not keep up with its messages";
                 self.fault(key, CloseReason::SlowConsumer, message, now);
             }
-            Written::Full | Written::Lost => self.cut(key, CloseReason::ConnectionLost, now),
+            // It is closed already, for another publication that it had no room for.
+            Written::Full { refused } => self.stats.frames_dropped += u64::from(refused),
+            Written::Lost => self.cut(key, CloseReason::ConnectionLost, now),
         }
     }
 
@@ -499,6 +527,10 @@ async fn poll_sockets(poll: &mut AsyncFd<mio::Poll>, events: &mut Events) -> io:
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
         result => result,
     }
+}
+
+fn read_buffer() -> Box<[u8]> {
+    vec![0; READ_BUFFER_BYTES].into()
 }
 
 const EVENTS: usize = 1024;

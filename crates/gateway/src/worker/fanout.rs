@@ -1,13 +1,16 @@
 //! Fan-out: publications of a tick to their subscribers, encoded once, one `send` each.
 
 use std::collections::{HashMap, HashSet};
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use fanlight_engine::broker::{Channel, Delivery};
 use fanlight_engine::hub::WireKey;
 use fanlight_engine::publication::Publication;
+use futures_util::FutureExt;
 
 use super::Worker;
+use super::guard::count_panic;
 use super::slot::Written;
 
 /// Publications of one destination that go out together, in broker order.
@@ -25,7 +28,15 @@ impl Worker {
         let direct = runs.len() == 1;
         for run in runs {
             self.stats.publications_in += run.publications.len() as u64;
-            self.fan_out_run(&run, direct).await;
+            // A publication that we fail at must not take its subscribers' worker with it.
+            let sent = AssertUnwindSafe(self.fan_out_run(&run, direct)).catch_unwind().await;
+            if sent.is_err() {
+                count_panic();
+            }
+            if self.stage.is_large() {
+                self.flush_stage();
+                tokio::task::yield_now().await;
+            }
         }
         self.flush_stage();
     }

@@ -10,16 +10,19 @@ use fanlight_proto::ws::{Message, Opcode, WsError};
 use mio::event::Event;
 
 use super::slot::{Phase, Role, Slot, Written};
-use super::{Ticket, Worker};
+use super::{Inbox, Ticket, Worker};
 
 impl Worker {
-    pub(super) fn on_socket(&mut self, event: &Event) {
-        let key = SessionKey(event.token().0 as u32);
+    pub(super) fn on_socket(&mut self, key: SessionKey, event: &Event) {
         let now = self.shared.clock.now();
         if event.is_writable() {
             self.on_writable(key, now);
         }
-        if event.is_readable() || event.is_read_closed() || event.is_error() {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        slot.peer_ended |= event.is_read_closed() || event.is_error();
+        // Who waits for its turn has it before more is read: what a client sends while its
+        // messages wait stays with the kernel, which slows it down.
+        if !slot.queued && (event.is_readable() || slot.peer_ended) {
             self.on_readable(key, now);
         }
     }
@@ -35,8 +38,7 @@ impl Worker {
         }
         // An echo reads on once it is written.
         if slot.paused && !slot.is_busy() {
-            slot.paused = false;
-            self.resumed.push_back(Ticket { key, serial: slot.serial });
+            self.go_on(key);
         }
         self.end_if_closed(key);
     }
@@ -52,48 +54,66 @@ impl Worker {
             }
             match slot.socket.read(&mut buffer) {
                 Ok(0) => {
-                    self.on_peer_gone(key, now);
-                    break;
+                    self.on_peer_ended(key, now);
+                    self.buffers.read = buffer;
+                    return;
                 }
                 Ok(bytes) => {
                     slot.last_received_ms = now.mono_ms;
+                    let dry = bytes < buffer.len() && !slot.peer_ended;
                     self.stats.bytes_in += bytes as u64;
                     self.feed(key, &mut buffer[..bytes], now);
-                    // The socket was dry when it gave less than was asked for (epoll(7)).
-                    if bytes < buffer.len() {
+                    // The socket was dry when it gave less than was asked for (epoll(7)), and
+                    // tells of what comes next; but a FIN that it has told of is still to be read.
+                    if dry {
                         self.buffers.read = buffer;
                         return;
                     }
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    slot.peer_ended = false;
                     self.buffers.read = buffer;
                     return;
                 }
                 Err(_) => {
-                    self.on_peer_gone(key, now);
+                    self.cut(key, CloseReason::ConnectionLost, now);
                     break;
                 }
             }
         }
         self.buffers.read = buffer;
-        if let Some(slot) = self.slots.get(key.0 as usize)
-            && !slot.paused
-        {
-            self.resumed.push_back(Ticket { key, serial: slot.serial });
+        if self.slots.get(key.0 as usize).is_some_and(|slot| !slot.paused) {
+            self.go_on(key);
+        }
+    }
+
+    /// Gives a connection a place among those whose unread input can go on, if it has none.
+    pub(super) fn go_on(&mut self, key: SessionKey) {
+        if let Some(slot) = self.slots.get_mut(key.0 as usize) {
+            slot.paused = false;
+            if !std::mem::replace(&mut slot.queued, true) {
+                self.resumed.push_back(Ticket { key, serial: slot.serial });
+            }
         }
     }
 
     /// Goes on with connections whose input had to wait, each once.
-    pub(super) fn resume(&mut self) {
+    pub(super) async fn resume(&mut self, inbox: &mut Vec<Inbox>) {
         for _ in 0..self.resumed.len() {
             let Some(ticket) = self.resumed.pop_front() else { return };
             if !self.is_current(ticket) {
                 continue;
             }
+            if let Some(slot) = self.slots.get_mut(ticket.key.0 as usize) {
+                slot.queued = false;
+            }
             let now = self.shared.clock.now();
-            self.feed(ticket.key, &mut [], now);
-            self.on_readable(ticket.key, now);
+            self.guarded(ticket.key, |worker| {
+                worker.feed(ticket.key, &mut [], now);
+                worker.on_readable(ticket.key, now);
+            });
+            self.relieve_inbox(inbox).await;
         }
     }
 
@@ -178,8 +198,16 @@ impl Worker {
         self.end_if_closed(key);
     }
 
-    fn on_peer_gone(&mut self, key: SessionKey, now: Now) {
-        self.cut(key, CloseReason::ConnectionLost, now);
+    /// The peer sends nothing more. It may still read: it gets what it is owed.
+    fn on_peer_ended(&mut self, key: SessionKey, now: Now) {
+        self.end_session(key, CloseReason::ConnectionLost, now);
+        if let Some(Slot { phase: Phase::Closing { peer_closed, .. }, .. }) =
+            self.slots.get_mut(key.0 as usize)
+        {
+            *peer_closed = true;
+        }
+        self.flush_stage();
+        self.end_if_closed(key);
     }
 
     fn on_malformed(&mut self, key: SessionKey, error: &WsError, now: Now) {
@@ -198,7 +226,8 @@ impl Worker {
     }
 }
 
-/// How often one connection is read before others get their turn.
-const READS_PER_TURN: usize = 4;
+/// How often one connection is read before others get their turn. What it can publish in one turn
+/// must fit the worker's inbox.
+const READS_PER_TURN: usize = 2;
 /// The conformance echo takes what public suites send.
 const ECHO_MAX_BYTES: usize = 64 * 1024 * 1024;

@@ -30,6 +30,10 @@ pub(super) struct Slot {
     pub framing: Framing,
     /// Reading waits for the session (it is busy) or for the outbox (echo).
     pub paused: bool,
+    /// It has a place in the worker's queue of those that go on: nothing is read before its turn.
+    pub queued: bool,
+    /// The peer's FIN has come, behind whatever is still to be read. Its edge does not come again.
+    pub peer_ended: bool,
     /// The first and last of this slot's chunks in the worker's stage.
     pub staged: Option<(u32, u32)>,
     /// Gives back the connection's place in the limits when it ends.
@@ -61,7 +65,10 @@ pub(super) enum Written {
     /// All of it is with the kernel, or waits in the outbox.
     Taken,
     /// The outbox is full.
-    Full,
+    Full {
+        /// How many frames it had no room for.
+        refused: u32,
+    },
     /// The connection is gone.
     Lost,
 }
@@ -81,34 +88,34 @@ impl Slot {
         limits: OutboxLimits,
         now_ms: u64,
     ) -> Written {
+        let (mut left, mut done) = (chunks, 0);
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
-        let mut written = 0;
-        if !waits {
-            match send(&mut self.socket, chunks, scratch) {
-                Ok(bytes) => written = bytes,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+        // Until the socket refuses: only then it tells when it is writable again, and only what it
+        // refuses counts against the limits.
+        while !waits && !left.is_empty() {
+            match send(&mut self.socket, left, done, scratch) {
+                Ok(written) => {
+                    (left, done) = behind(left, done + written);
+                    self.last_sent_ms = now_ms;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(_) => return Written::Lost,
             }
-            if written > 0 {
-                self.last_sent_ms = now_ms;
-            }
         }
-        for chunk in chunks {
-            let done = written.min(chunk.len());
-            written -= done;
-            if done == chunk.len() {
-                continue;
-            }
-            let outbox = self.outbox.get_or_insert_default();
-            if outbox.is_empty() {
-                self.blocked_since_ms = now_ms;
-            }
+        if left.is_empty() {
+            return Written::Taken;
+        }
+        let outbox = self.outbox.get_or_insert_default();
+        if outbox.is_empty() {
+            self.blocked_since_ms = now_ms;
+        }
+        for (at, chunk) in left.iter().enumerate() {
             if outbox.push(chunk.clone(), done, limits).is_err() {
-                return Written::Full;
+                return Written::Full { refused: left[at..].iter().map(Chunk::frames).sum() };
             }
+            done = 0;
         }
-        // What was not even offered to the socket would never be told that it is writable.
-        if waits { Written::Taken } else { self.flush(now_ms) }
+        Written::Taken
     }
 
     /// Writes what waits, now that the socket is writable.
@@ -162,34 +169,72 @@ impl Slot {
     }
 }
 
-/// One `send`, or `writev` where copying would cost more.
-fn send(socket: &mut TcpStream, chunks: &[Chunk], scratch: &mut Vec<u8>) -> io::Result<usize> {
+/// One `send`, or `writev` where copying would cost more, of what comes behind the first `done`
+/// bytes: as many of the chunks as fit.
+fn send(
+    socket: &mut TcpStream,
+    chunks: &[Chunk],
+    done: usize,
+    scratch: &mut Vec<u8>,
+) -> io::Result<usize> {
     loop {
         let result = match chunks {
-            [chunk] if chunk.pieces().len() == 1 => socket.write(&chunk.pieces()[0]),
+            [chunk] if chunk.pieces().len() == 1 => socket.write(&chunk.pieces()[0][done..]),
             _ => {
-                let total: usize = chunks.iter().map(Chunk::len).sum();
-                let pieces = chunks.iter().flat_map(Chunk::pieces);
-                if total <= COPY_MAX_BYTES {
+                let mut bytes = 0;
+                let mut fits = |chunk: &&Chunk| {
+                    bytes += chunk.len();
+                    bytes <= COPY_MAX_BYTES
+                };
+                let copied = chunks.iter().take_while(&mut fits).count();
+                if copied == chunks.len() || copied > MAX_SLICES {
                     scratch.clear();
+                    let pieces = chunks[..copied].iter().flat_map(Chunk::pieces);
                     pieces.for_each(|piece| scratch.extend_from_slice(piece));
-                    socket.write(scratch)
+                    socket.write(&scratch[done..])
                 } else {
-                    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-                    let mut filled = 0;
-                    for (slice, piece) in slices.iter_mut().zip(pieces) {
-                        *slice = IoSlice::new(piece);
-                        filled += 1;
-                    }
-                    socket.write_vectored(&slices[..filled])
+                    write_vectored(socket, chunks, done)
                 }
             }
         };
         match result {
+            // Nothing was taken of something: no socket that lives does so.
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             result => return result,
         }
     }
+}
+
+fn write_vectored(socket: &mut TcpStream, chunks: &[Chunk], done: usize) -> io::Result<usize> {
+    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+    let mut filled = 0;
+    let mut skip = done;
+    for piece in chunks.iter().flat_map(Chunk::pieces) {
+        if filled == MAX_SLICES {
+            break;
+        }
+        if skip >= piece.len() {
+            skip -= piece.len();
+            continue;
+        }
+        slices[filled] = IoSlice::new(&piece[skip..]);
+        skip = 0;
+        filled += 1;
+    }
+    socket.write_vectored(&slices[..filled])
+}
+
+/// What is left of `chunks` once `written` bytes are, and how much of the first is.
+fn behind(chunks: &[Chunk], mut written: usize) -> (&[Chunk], usize) {
+    let mut whole = 0;
+    while let Some(chunk) = chunks.get(whole)
+        && written >= chunk.len()
+    {
+        written -= chunk.len();
+        whole += 1;
+    }
+    (&chunks[whole..], written)
 }
 
 /// Up to here, pieces are copied together for one `send`.

@@ -5,6 +5,9 @@ use fanlight_engine::outbox::Chunk;
 
 use super::slot::Slot;
 
+/// So many chunks are some hundred KiB.
+const LARGE: usize = 16 * 1024;
+
 /// Chunks that wait for the end of the tick, so that each connection gets one `send` for all of
 /// them. It lives as long as the worker and costs a connection nothing while it is empty.
 #[derive(Default)]
@@ -52,10 +55,17 @@ impl Stage {
     /// Ends the tick; gives `dirty` back for the next one.
     pub(super) fn clear(&mut self, mut dirty: Vec<(SessionKey, u64)>) {
         self.nodes.clear();
+        self.nodes.shrink_to(LARGE);
         dirty.clear();
+        dirty.shrink_to(LARGE);
         if self.dirty.is_empty() {
             self.dirty = dirty;
         }
+    }
+
+    /// Whether it should be sent before more is added, so that it stays of a bounded size.
+    pub(super) fn is_large(&self) -> bool {
+        self.nodes.len() >= LARGE
     }
 
     /// Whether nothing waits.

@@ -48,7 +48,8 @@ impl Worker {
         // Keys rather than an iterator: a swept session may end and leave the slab.
         while at < self.slots.capacity() {
             if self.slots.contains(at) {
-                self.sweep_one(SessionKey(at as u32), now);
+                let key = SessionKey(at as u32);
+                self.guarded(key, |worker| worker.sweep_one(key, now));
             }
             at += SLICES;
         }
@@ -73,10 +74,9 @@ impl Worker {
             return;
         }
         if let Role::Session(_) = slot.role {
-            let activity = Activity {
-                last_received_ms: slot.last_received_ms,
-                last_sent_ms: slot.last_sent_ms,
-            };
+            // Whose input waits for us is not accused of silence.
+            let heard_ms = if slot.paused { now.mono_ms } else { slot.last_received_ms };
+            let activity = Activity { last_received_ms: heard_ms, last_sent_ms: slot.last_sent_ms };
             self.with_session(key, now, |session, cx| session.on_sweep(cx, activity));
         }
     }
@@ -136,8 +136,10 @@ impl Worker {
         }
         match slot.role {
             // It closes by itself once its client has the answer that it waits for.
-            Role::Session(_) => self.with_session(ticket.key, now, |session, cx| {
-                session.on_drain(cx, RECONNECT_AFTER_MS);
+            Role::Session(_) => self.guarded(ticket.key, |worker| {
+                worker.with_session(ticket.key, now, |session, cx| {
+                    session.on_drain(cx, RECONNECT_AFTER_MS);
+                });
             }),
             Role::Echo => self.close(ticket.key, CloseReason::Draining, now),
         }

@@ -4,17 +4,12 @@ use fanlight_testkit::RedisServer;
 use serde_json::json;
 
 use crate::stompjs::StompJs;
-use crate::support::{CONFIG, Gateway, RawClient, eventually, token};
+use crate::support::{CONFIG, Gateway, RawClient, eventually, token, with_redis};
 
 const TOPIC: &str = "/topic/open.cluster";
 
-fn with_redis(redis: &RedisServer) -> String {
-    let broker = format!("[broker]\nkind = \"redis\"\n[redis]\nurl = \"{}\"\n", redis.url());
-    CONFIG.replace("[broker]\nkind = \"memory\"\n", &broker)
-}
-
 async fn node(redis: &RedisServer) -> Gateway {
-    let gateway = Gateway::with_config(&with_redis(redis)).await;
+    let gateway = Gateway::with_config(&with_redis(CONFIG, redis)).await;
     ready(&gateway).await;
     gateway
 }
@@ -63,7 +58,7 @@ async fn stompjs_on_one_node_and_a_native_client_on_the_other_exchange_messages_
 #[tokio::test(flavor = "multi_thread")]
 async fn heartbeats_keep_an_idle_stompjs_client_and_a_silent_one_is_closed() {
     let redis = RedisServer::start().unwrap();
-    let config = with_redis(&redis).replace(
+    let config = with_redis(CONFIG, &redis).replace(
         "[drain]",
         "[stomp]\nheartbeat_send = \"2s\"\nheartbeat_receive = \"2s\"\n[drain]",
     );
@@ -114,7 +109,7 @@ async fn clients_of_a_killed_node_reconnect_and_go_on() {
 
     let port = a.public.port();
     drop(a);
-    let config = with_redis(&redis).replacen(
+    let config = with_redis(CONFIG, &redis).replacen(
         "public = \"127.0.0.1:0\"",
         &format!("public = \"127.0.0.1:{port}\""),
         1,
@@ -169,7 +164,7 @@ async fn without_redis_publishing_fails_openly_and_goes_on_when_it_is_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_starts_without_redis_says_so_and_becomes_ready_when_it_comes() {
     let mut redis = RedisServer::stopped().unwrap();
-    let gateway = Gateway::with_config(&with_redis(&redis)).await;
+    let gateway = Gateway::with_config(&with_redis(CONFIG, &redis)).await;
     assert_eq!(gateway.public_get("/livez").await.0, 200);
     let (status, why) = gateway.public_get("/readyz").await;
     assert_eq!(status, 503);
@@ -181,7 +176,7 @@ async fn a_node_starts_without_redis_says_so_and_becomes_ready_when_it_comes() {
 #[tokio::test(flavor = "multi_thread")]
 async fn patterns_and_user_destinations_work_across_nodes() {
     let redis = RedisServer::start().unwrap();
-    let config = with_redis(&redis)
+    let config = with_redis(CONFIG, &redis)
         .replace("match = \"/topic/**\"\n", "match = \"/topic/**\"\npatterns = true\n");
     let a = Gateway::with_config(&config).await;
     let b = Gateway::with_config(&config).await;

@@ -4,10 +4,12 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod cluster;
+mod endings;
 mod handshake;
 mod lifecycle;
 mod messages;
 mod page;
+mod pressure;
 mod stompjs;
 mod support;
 mod websocket;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::{self, Decoder, Message, Opcode, Role};
+use fanlight_testkit::RedisServer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
@@ -60,6 +61,12 @@ actions = ["publish"]
 roles = ["admin"]
 destination = "/user/*/queue/**"
 "#;
+
+/// `config`, with this broker in place of the memory broker.
+pub fn with_redis(config: &str, redis: &RedisServer) -> String {
+    let broker = format!("[broker]\nkind = \"redis\"\n[redis]\nurl = \"{}\"\n", redis.url());
+    config.replace("[broker]\nkind = \"memory\"\n", &broker)
+}
 
 impl Gateway {
     /// A gateway with [`CONFIG`] and `more` TOML behind it.
@@ -180,6 +187,15 @@ pub async fn token(user: &str, roles: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// A token for `user` that is good for so long.
+pub async fn token_that_expires_in(user: &str, time: &str) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
+    command.args(["token", "mint", "--secret", SECRET, "--user", user, "--expires", time]);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
 /// A WebSocket connection under full control of the test.
 pub struct RawClient {
     socket: TcpStream,
@@ -287,6 +303,11 @@ impl RawClient {
 
     pub async fn send_raw(&mut self, bytes: &[u8]) {
         self.socket.write_all(bytes).await.unwrap();
+    }
+
+    /// Ends the sending half; the receiving half stays.
+    pub async fn end_sending(&mut self) {
+        self.socket.shutdown().await.unwrap();
     }
 
     /// The next message, pings left out.
