@@ -341,7 +341,7 @@ mod tests {
         let mut hub = Hub::new();
         for session in [1, 2, 1] {
             for (target, channel) in [exact("/topic/a"), pattern("/topic/*")] {
-                hub.subscribe(SessionKey(session), target, channel, Wire::Native);
+                hub.subscribe(SessionKey(session), target, channel, NATIVE);
             }
         }
         assert_eq!(hub.forget(SessionKey(1)), 4);

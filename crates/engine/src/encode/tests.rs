@@ -117,7 +117,7 @@ fn an_ack_header_names_the_subscription_and_the_message() {
 
 #[test]
 fn native_subscribers_share_one_encoding_and_a_new_run_makes_a_new_one() {
-    let (hub, members) = hub([Wire::Native, Wire::Native]);
+    let (hub, members) = hub([Wire::Native { named: false }, Wire::Native { named: false }]);
     let mut encoder = Encoder::new(64);
     for body in [&b"one"[..], b"two"] {
         let publications = [publication(1, body)];
