@@ -139,6 +139,11 @@ impl Principal {
         self.claims.iter().filter(move |(name, _)| **name == *claim).map(|(_, value)| &**value)
     }
 
+    /// Whether no rule can tell it from `other`.
+    pub fn has_rights_of(&self, other: &Self) -> bool {
+        self.user == other.user && self.roles == other.roles && self.claims == other.claims
+    }
+
     /// Whether its time is over.
     pub fn is_expired(&self, now: Now) -> bool {
         self.expires_unix_s.is_some_and(|expires| expires <= now.unix_s())
@@ -373,6 +378,19 @@ mod tests {
         }
         let missing = AuthError::MissingClaim { claim: "uid".into() };
         assert_eq!(refusal(&rules, json!({"exp": 2e6})), missing);
+    }
+
+    #[test]
+    fn rights_are_the_users_name_roles_and_claims_and_not_the_tokens_own_data() {
+        let ann = Principal::of_user("ann");
+        let role = Principal { roles: ["ops".into()].into(), ..ann.clone() };
+        let claim = Principal { claims: [("org".into(), "a".into())].into(), ..ann.clone() };
+        let token =
+            Principal { expires_unix_s: Some(1), token_id: Some("t".into()), ..ann.clone() };
+        assert!(ann.has_rights_of(&token));
+        for other in [role, claim, Principal::of_user("bob")] {
+            assert!(!ann.has_rights_of(&other) && !other.has_rights_of(&ann), "{other:?}");
+        }
     }
 
     #[test]

@@ -246,6 +246,17 @@ impl Subscriber {
         serving: &mut Serving,
     ) -> Result<(), ConnectionError> {
         serving.on_heard(Instant::now());
+        let read = self.take_events(reader, serving);
+        // Also before an error: what is left would be taken for the next connection's.
+        self.hand_over();
+        read
+    }
+
+    fn take_events(
+        &mut self,
+        reader: &mut Reader,
+        serving: &mut Serving,
+    ) -> Result<(), ConnectionError> {
         while let Some(event) = reader.pop()? {
             match event {
                 Event::Message { channel, payload } if channel == self.canary_name => {
@@ -260,7 +271,6 @@ impl Subscriber {
                 Event::Value(_) => {}
             }
         }
-        self.hand_over();
         Ok(())
     }
 

@@ -133,21 +133,29 @@ impl Session {
         id: Option<RequestId>,
         result: Result<Principal, AuthError>,
     ) {
-        let user = self.principal().map(|principal| Arc::clone(&principal.user));
-        let principal = match result {
-            Ok(principal) if Some(&principal.user) == user.as_ref() => principal,
-            Ok(_) => return self.native_fail(cx, &Fault::other_user(), id),
-            Err(error) => return self.native_fail(cx, &error.into(), id),
+        let former = self.principal().cloned();
+        let principal = match (result, former.as_deref()) {
+            (Ok(principal), Some(former)) if principal.user == former.user => principal,
+            (Ok(_), _) => return self.native_fail(cx, &Fault::other_user(), id),
+            (Err(error), _) => return self.native_fail(cx, &error.into(), id),
         };
+        let may_do_the_same = former.is_some_and(|former| former.has_rights_of(&principal));
         let Some(live) = self.live_mut() else { return };
         live.principal = Some(Arc::new(principal));
+        if !may_do_the_same {
+            self.end_what_is_no_longer_allowed(cx);
+        }
+        self.confirm(cx, Answer::to(id), Note::default());
+    }
+
+    fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
+        let Some(live) = self.live() else { return };
         let all: Vec<Box<str>> = live.subscriptions.ids().map(Into::into).collect();
         for to in all {
             if self.may_subscribe(cx, &to).is_err() && self.unsubscribe(cx, &to).is_ok() {
                 self.native_fail(cx, &Fault::subscription_revoked(&to), None);
             }
         }
-        self.confirm(cx, Answer::to(id), Note::default());
     }
 
     pub(super) fn native_fail(&mut self, cx: &mut Cx<'_>, fault: &Fault, id: Option<RequestId>) {

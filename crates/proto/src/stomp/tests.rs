@@ -255,11 +255,17 @@ fn each_limit_is_allowed_to_be_reached_and_not_exceeded() {
 #[test]
 fn a_huge_content_length_is_refused_before_its_body_comes() {
     let limits = Limits::default();
-    for length in ["4294967296", "65536", "99999999999999999999999999"] {
+    // 27 bytes of head and a NUL: one byte less would be allowed.
+    for length in ["65509", "4294967296", "65536", "99999999999999999999999999"] {
         let head = format!("SEND\ncontent-length:{length}\n\n");
         let message = "frame exceeds 65536 bytes; send a smaller body or fewer headers";
         refused(head.as_bytes(), Version::V12, &limits, message);
     }
+    let largest = b"SEND\ncontent-length:65508\n\n".as_slice();
+    assert_eq!(
+        decode_pieces([largest], Version::V12, &limits).map(|(found, _)| found.len()),
+        Ok(0)
+    );
 }
 
 #[test]

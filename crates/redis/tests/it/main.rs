@@ -6,3 +6,4 @@ mod delivery;
 #[cfg(test)]
 mod nodes;
 mod outages;
+mod scripted;

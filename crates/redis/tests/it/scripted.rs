@@ -1,0 +1,77 @@
+//! A server that says what a test wants it to, where a real Redis would need luck.
+
+use std::time::Duration;
+
+use fanlight_engine::broker::Joined;
+use fanlight_redis::RedisConfig;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::nodes::{RedisNode, config};
+
+#[tokio::test]
+async fn a_confirmation_counts_for_its_own_connection_only() {
+    let server = Scripted::start().await;
+    let ann = RedisNode::start(server.config(), 2);
+    let joining = ann.node.subscribe(0, "/topic/a");
+    let mut first = server.subscriber().await;
+    read_until(&mut first, "fl:c:/topic/a").await;
+    // Confirmed, but at once the connection is of no more use.
+    let answers = format!("{}-NOPERM no\r\n", confirmed("fl:c:/topic/a"));
+    first.write_all(answers.as_bytes()).await.unwrap();
+    assert_eq!(joining.await, Joined::Live);
+    let mut second = server.subscriber().await;
+    read_until(&mut second, "fl:c:/topic/a").await;
+    let joining = ann.node.subscribe(1, "/topic/a");
+    second.write_all(confirmed("fl:c:/topic/other").as_bytes()).await.unwrap();
+    assert_eq!(joining.await, Joined::Degraded, "nothing was confirmed on this connection");
+    second.write_all(confirmed("fl:c:/topic/a").as_bytes()).await.unwrap();
+    assert_eq!(ann.node.subscribe(1, "/topic/a").await, Joined::Live);
+}
+
+struct Scripted(TcpListener);
+
+impl Scripted {
+    async fn start() -> Self {
+        Self(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// Nothing happens by itself, except that joins give up.
+    fn config(&self) -> RedisConfig {
+        let hour = Duration::from_secs(3600);
+        RedisConfig {
+            join_timeout: Duration::from_secs(1),
+            canary_interval: hour,
+            keepalive: hour,
+            ..config(&format!("redis://{}", self.0.local_addr().unwrap()))
+        }
+    }
+
+    /// The next subscriber connection, logged in. Publishers are turned away.
+    async fn subscriber(&self) -> TcpStream {
+        loop {
+            let (mut stream, _) = self.0.accept().await.unwrap();
+            let hello = read_until(&mut stream, "fanlight-").await;
+            if hello.contains("fanlight-sub-") {
+                stream.write_all(b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n").await.unwrap();
+                return stream;
+            }
+        }
+    }
+}
+
+fn confirmed(channel: &str) -> String {
+    format!(">3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len())
+}
+
+/// What comes up to `end`, and perhaps more.
+async fn read_until(stream: &mut TcpStream, end: &str) -> String {
+    let mut read = Vec::new();
+    loop {
+        let text = String::from_utf8_lossy(&read).into_owned();
+        if text.contains(end) {
+            return text;
+        }
+        assert_ne!(stream.read_buf(&mut read).await.unwrap(), 0, "closed before {end:?}");
+    }
+}
