@@ -18,6 +18,8 @@ pub struct Node {
     pub authenticator: Arc<Authenticator>,
     /// Counts connections against their limits.
     pub admission: Arc<Admission>,
+    /// The same for connections that still speak HTTP.
+    pub http_admission: Arc<Admission>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// The time.
@@ -51,10 +53,13 @@ impl Node {
         let limits = &config.limits;
         let admission =
             Admission::new(limits.connections as usize, limits.connections_per_ip as usize);
+        let http_admission =
+            Admission::new(limits.http_connections as usize, limits.connections_per_ip as usize);
         Self {
             config,
             authenticator,
             admission,
+            http_admission,
             broker,
             clock,
             dev: false,
