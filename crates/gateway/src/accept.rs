@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -13,6 +14,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
+
+use crate::admission::{Admission, Admitted};
 
 /// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -55,6 +58,8 @@ pub struct HttpServer {
     pub shutdown: CancellationToken,
     /// How long a request's head may take, also on a connection that is kept alive.
     pub head_time: Duration,
+    /// How many connections there may be until they are upgraded.
+    pub admission: Arc<Admission>,
 }
 
 impl HttpServer {
@@ -67,10 +72,18 @@ impl HttpServer {
                 () = self.shutdown.cancelled() => return Ok(()),
             };
             match accepted {
-                Ok((stream, peer)) => {
-                    let server = self.clone();
-                    self.tracker.spawn(server.serve(stream, Peer(peer)));
-                }
+                Ok((stream, peer)) => match self.admission.admit(peer.ip()) {
+                    Ok(admitted) => {
+                        let server = self.clone();
+                        self.tracker.spawn(server.serve(stream, Peer(peer), admitted));
+                    }
+                    // It is dropped: an answer would need what there is too little of.
+                    Err(_) => {
+                        metrics::counter!("fanlight_http_connections_refused_total").increment(1);
+                    }
+                },
+                // The peer was gone before it was accepted.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Err(error) => {
                     // Out of file descriptors, mostly: the pause lets some go.
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -81,7 +94,7 @@ impl HttpServer {
         }
     }
 
-    async fn serve(self, stream: TcpStream, peer: Peer) {
+    async fn serve(self, stream: TcpStream, peer: Peer, _admitted: Admitted) {
         let _ = stream.set_nodelay(true);
         let Self { router, shutdown, head_time, .. } = self;
         let service = hyper::service::service_fn(move |request: http::Request<_>| {
@@ -99,16 +112,19 @@ impl HttpServer {
         let mut connection = std::pin::pin!(connection);
         // An error here is the peer's: a reset, a timeout, not HTTP. There is nobody to tell.
         tokio::select! {
-            _ = connection.as_mut() => {}
-            () = shutdown.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                let _ = connection.await;
-            }
+            _ = connection.as_mut() => return,
+            () = shutdown.cancelled() => {}
+            // Whoever asks without reading the answers would stay for ever.
+            () = tokio::time::sleep(CONNECTION_TIME) => {}
         }
+        connection.as_mut().graceful_shutdown();
+        let _ = tokio::time::timeout(head_time, connection).await;
     }
 }
 
 const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection may be used for requests, before another one must be made.
+const CONNECTION_TIME: Duration = Duration::from_secs(300);
 const MAX_HEADERS: usize = 64;
 const MAX_HEAD_BYTES: usize = 16 * 1024;

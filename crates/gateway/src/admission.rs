@@ -5,10 +5,14 @@ use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::config::Network;
+
 /// Counts connections against the limits of this node.
 pub struct Admission {
     max_connections: usize,
     max_per_address: usize,
+    /// Addresses of which many connections are welcome: proxies.
+    unlimited: Vec<Network>,
     connections: AtomicUsize,
     /// Sharded by address, so that accepting on one worker seldom waits for another.
     shards: [Mutex<HashMap<AddressKey, usize, foldhash::quality::RandomState>>; SHARDS],
@@ -17,7 +21,8 @@ pub struct Admission {
 /// A connection's place in the limits; given back on drop.
 pub struct Admitted {
     admission: Arc<Admission>,
-    address: AddressKey,
+    /// `None` for a proxy, which is not counted by address.
+    address: Option<AddressKey>,
 }
 
 /// Why a connection is refused.
@@ -42,12 +47,13 @@ pub enum AdmissionError {
 struct AddressKey(u64);
 
 impl Admission {
-    /// `0` means no limit.
-    pub fn new(max_connections: usize, max_per_address: usize) -> Arc<Self> {
+    /// `0` means no limit. The addresses in `proxies` count towards the node's limit only.
+    pub fn new(max_connections: usize, max_per_address: usize, proxies: &[Network]) -> Arc<Self> {
         let unlimited = |limit| if limit == 0 { usize::MAX } else { limit };
         Arc::new(Self {
             max_connections: unlimited(max_connections),
             max_per_address: unlimited(max_per_address),
+            unlimited: proxies.to_vec(),
             connections: AtomicUsize::new(0),
             shards: std::array::from_fn(|_| Mutex::default()),
         })
@@ -59,17 +65,23 @@ impl Admission {
             self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(AdmissionError::NodeFull { limit: self.max_connections });
         }
-        let address = AddressKey::from(address);
-        let mut shard = self.shard(address);
-        let count = shard.entry(address).or_insert(0);
+        // From here on, dropping it gives the node's place back.
+        let mut admitted = Admitted { admission: Arc::clone(self), address: None };
+        let address = address.to_canonical();
+        if self.unlimited.iter().any(|Network(network)| network.contains(&address)) {
+            return Ok(admitted);
+        }
+        let key = AddressKey::from(address);
+        let mut shard = self.shard(key);
+        let count = shard.entry(key).or_insert(0);
         if *count >= self.max_per_address {
             drop(shard);
-            self.connections.fetch_sub(1, Ordering::Relaxed);
             return Err(AdmissionError::AddressFull { limit: self.max_per_address });
         }
         *count += 1;
         drop(shard);
-        Ok(Admitted { admission: Arc::clone(self), address })
+        admitted.address = Some(key);
+        Ok(admitted)
     }
 
     /// How many connections this node holds.
@@ -90,15 +102,15 @@ impl Admission {
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        let mut shard = self.admission.shard(self.address);
-        if let Some(count) = shard.get_mut(&self.address) {
+        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+        let Some(address) = self.address else { return };
+        let mut shard = self.admission.shard(address);
+        if let Some(count) = shard.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
-                shard.remove(&self.address);
+                shard.remove(&address);
             }
         }
-        drop(shard);
-        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -120,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_place_is_given_back_when_the_connection_ends() {
-        let admission = Admission::new(2, 1);
+        let admission = Admission::new(2, 1, &[]);
         let first = admission.admit([10, 0, 0, 1].into()).unwrap();
         let refused = admission.admit([10, 0, 0, 1].into()).map(drop);
         assert_eq!(refused, Err(AdmissionError::AddressFull { limit: 1 }));
@@ -133,8 +145,16 @@ mod tests {
     }
 
     #[test]
+    fn a_proxy_counts_towards_the_limit_of_the_node_only() {
+        let admission = Admission::new(2, 1, &["10.0.0.0/8".parse().unwrap()]);
+        let _held = [10, 10].map(|last| admission.admit([10, 0, 0, last].into()).unwrap());
+        let refused = admission.admit([10, 0, 0, 10].into()).map(drop);
+        assert_eq!(refused, Err(AdmissionError::NodeFull { limit: 2 }));
+    }
+
+    #[test]
     fn an_ipv6_customer_is_counted_by_its_64_bit_prefix() {
-        let admission = Admission::new(0, 1);
+        let admission = Admission::new(0, 1, &[]);
         let _held = admission.admit("2001:db8::1".parse().unwrap()).unwrap();
         assert!(admission.admit("2001:db8::2".parse().unwrap()).is_err());
         assert!(admission.admit("2001:db8:0:1::1".parse().unwrap()).is_ok());

@@ -18,6 +18,8 @@ pub struct Node {
     pub authenticator: Arc<Authenticator>,
     /// Counts connections against their limits.
     pub admission: Arc<Admission>,
+    /// The same for connections that still speak HTTP.
+    pub http_admission: Arc<Admission>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// The time.
@@ -49,12 +51,17 @@ impl Node {
         clock: Clock,
     ) -> Self {
         let limits = &config.limits;
-        let admission =
-            Admission::new(limits.connections as usize, limits.connections_per_ip as usize);
+        let admission = |connections: u32| {
+            let (connections, per_ip) = (connections as usize, limits.connections_per_ip as usize);
+            Admission::new(connections, per_ip, &config.listen.trusted_proxies)
+        };
+        let (admission, http_admission) =
+            (admission(limits.connections), admission(limits.http_connections));
         Self {
             config,
             authenticator,
             admission,
+            http_admission,
             broker,
             clock,
             dev: false,

@@ -13,18 +13,21 @@ use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
 use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::session::Rules;
 use fanlight_redis::RedisBroker;
+use http::StatusCode;
 use socket2::Socket;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
+use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, ConfigError, ServeOptions};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
+use crate::problem::Problem;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
 use crate::worker::{Inbox, Worker, WorkerHandle, WorkerShared, inbox};
@@ -66,17 +69,19 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         tracker: tracker.clone(),
         shutdown: shutdown.clone(),
         head_time: node.config.limits.request_head_time.0,
+        // Apart from the public's, who must not be able to shut operators out.
+        admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     tracker.spawn(keep_up(metrics, Arc::clone(&node), shutdown.clone()));
     announce(&node, public, admin);
 
-    let plan = match wait_for_end(&drain_asked).await? {
-        End::Signal => node.config.drain.after_sigterm(),
-        End::Operator => node.config.drain.unhurried(),
+    let mut signals = Signals::listen()?;
+    let asked_by_signal = tokio::select! {
+        () = signals.next() => true,
+        () = drain_asked.notified() => false,
     };
-    tracker.spawn(exit_on_second_signal());
-    drain::run(&node, workers, plan).await;
+    drain_and_end(&node, workers, signals, asked_by_signal).await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -212,6 +217,7 @@ impl WorkerThread {
                 tracker: tracker.clone(),
                 shutdown: self.shutdown,
                 head_time: self.node.config.limits.request_head_time.0,
+                admission: Arc::clone(&self.node.http_admission),
             };
             tracker.spawn(log_end("a public listener", server.run(self.listener)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
@@ -225,7 +231,11 @@ fn public_routes(node: &Arc<Node>, state: WebSocketState) -> Router {
     if node.dev {
         router = router.merge(dev::routes(node));
     }
-    router
+    let clients_connect_to = node.config.websocket.path.clone();
+    router.fallback(async move || {
+        let detail = format!("there is nothing here; clients connect to {clients_connect_to}");
+        Problem::new(StatusCode::NOT_FOUND, "not_found", detail)
+    })
 }
 
 async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<()>>) {
@@ -263,30 +273,56 @@ fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }
 
-/// Who ended the node.
-enum End {
-    /// SIGTERM or SIGINT: a kill follows.
-    Signal,
-    /// `POST /drain`: nothing hurries.
-    Operator,
+/// SIGTERM and SIGINT: a kill follows.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
 }
 
-async fn wait_for_end(drain_asked: &Notify) -> anyhow::Result<End> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(tokio::select! {
-        _ = terminate.recv() => End::Signal,
-        _ = interrupt.recv() => End::Signal,
-        () = drain_asked.notified() => End::Operator,
-    })
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
 }
 
-/// Whoever asks twice does not want to wait for the drain.
-async fn exit_on_second_signal() {
-    let _ = wait_for_end(&Notify::new()).await;
-    tracing::warn!("ended by a second signal, before the drain was over");
-    std::process::exit(130);
+/// Drains, without hurry when an operator asked for it. The first signal gives the time there is
+/// until the kill; whoever signals twice does not want to wait.
+async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hurried: bool) {
+    let after_signal = node.config.drain.after_sigterm();
+    let plan = if hurried { after_signal } else { node.config.drain.unhurried() };
+    let (told, asked_to_hurry) = oneshot::channel();
+    let hurry = async {
+        match asked_to_hurry.await {
+            Ok(()) => after_signal,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let listen = async move {
+        let mut signals = signals;
+        if !hurried {
+            signals.next().await;
+            let _ = told.send(());
+        }
+        signals.next().await;
+        tracing::warn!("ended by a second signal, before the drain was over");
+        std::process::exit(130);
+    };
+    tokio::select! {
+        () = drain::run(node, workers, plan, hurry) => {}
+        () = listen => {}
+    }
 }
 
+const ADMIN_CONNECTIONS: usize = 1024;
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 
 use anyhow::Context;
-use metrics::{Unit, describe_counter, describe_gauge, describe_histogram, gauge};
+use metrics::{Unit, describe_counter, describe_gauge, gauge};
 use metrics_exporter_prometheus::{Matcher, PrometheusBuilder, PrometheusHandle};
 use metrics_process::Collector;
 use tracing_subscriber::EnvFilter;
@@ -68,6 +68,17 @@ fn describe() {
     describe_counter!("fanlight_connections_opened_total", count, "Connections upgraded.");
     describe_counter!("fanlight_handshakes_total", count, "WebSocket handshakes, by result.");
     describe_counter!("fanlight_accept_errors_total", count, "Connections that accept() refused.");
+    describe_counter!(
+        "fanlight_http_connections_refused_total",
+        count,
+        "Connections dropped for limits.http_connections or limits.connections_per_ip."
+    );
+    describe_counter!(
+        "fanlight_deliveries_dropped_total",
+        count,
+        "Deliveries from the broker that a worker's full inbox had no room for."
+    );
+    describe_counter!("fanlight_panics_total", count, "Faults of our own that were contained.");
     describe_counter!("fanlight_closes_total", count, "Connections ended, by reason.");
     describe_counter!("fanlight_messages_received_total", count, "Messages from clients.");
     describe_counter!("fanlight_messages_sent_total", count, "Answers to clients.");
@@ -83,11 +94,6 @@ fn describe() {
         "fanlight_outbox_dropped_frames_total",
         count,
         "Frames dropped when a slow consumer was closed."
-    );
-    describe_histogram!(
-        "fanlight_redis_canary_seconds",
-        Unit::Seconds,
-        "From publishing the canary to receiving it."
     );
 }
 

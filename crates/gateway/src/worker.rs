@@ -8,6 +8,8 @@ mod slot;
 mod stage;
 mod stats;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -171,7 +173,7 @@ impl Worker {
                     for event in &events {
                         let key = SessionKey(event.token().0 as u32);
                         self.guarded(key, |worker| worker.on_socket(key, event));
-                        self.relieve_inbox(&mut inbox).await;
+                        self.relieve(&mut inbox).await;
                     }
                 }
                 Wake::Inbox => self.on_inbox(&mut inbox).await,
@@ -179,7 +181,7 @@ impl Worker {
                     self.on_done(ticket, done);
                     while let Some(Some((ticket, done))) = self.work.next().now_or_never() {
                         self.on_done(ticket, done);
-                        self.relieve_inbox(&mut inbox).await;
+                        self.relieve(&mut inbox).await;
                     }
                 }
                 Wake::Resumed => self.resume(&mut inbox).await,
@@ -192,12 +194,16 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         }
+        self.report();
         Ok(())
     }
 
-    /// Delivers before the inbox is full, where this worker's own sessions fill it: what does not
-    /// fit would be lost.
-    async fn relieve_inbox(&mut self, inbox: &mut Vec<Inbox>) {
+    /// Bounds what one wake-up gathers: sends before the stage is large, and delivers before the
+    /// inbox is full, where this worker's own sessions fill it; what does not fit would be lost.
+    async fn relieve(&mut self, inbox: &mut Vec<Inbox>) {
+        if self.stage.is_large() {
+            self.flush_stage();
+        }
         for _ in 0..self.inbox.len() / INBOX_BATCH {
             while inbox.len() < INBOX_BATCH
                 && let Ok(message) = self.inbox.try_recv()

@@ -154,6 +154,19 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
             problems.push(Problem::new(key, "zero", "set it above zero, or remove it"));
         }
     }
+    for (key, span) in [
+        ("stomp.heartbeat_send", config.stomp.heartbeat_send),
+        ("stomp.heartbeat_receive", config.stomp.heartbeat_receive),
+        ("native.heartbeat", config.native.heartbeat),
+    ] {
+        if (1..HEARTBEAT_MIN_MS).contains(&span.as_ms()) {
+            problems.push(Problem::new(
+                key,
+                format!("{span} is less than 2s, and sessions are looked at once a second"),
+                "set it to at least \"2s\"",
+            ));
+        }
+    }
     if limits.outbox < limits.message {
         problems.push(Problem::new(
             "limits.outbox",
@@ -194,6 +207,9 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
         ));
     }
 }
+
+/// What the engine holds heartbeats to.
+const HEARTBEAT_MIN_MS: u64 = 2000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;

@@ -209,6 +209,10 @@ pub struct Limits {
     /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit. Behind a
     /// load balancer, set `listen.trusted_proxies` too, or all clients count as one.
     pub connections_per_ip: u32,
+    /// Connections of this node that speak HTTP: that have not become a WebSocket, or never will.
+    /// `connections_per_ip` bounds these too, apart from the others. 0: no limit but the open
+    /// files.
+    pub http_connections: u32,
     /// Messages per second that one session may send, in the long run. 0: no limit.
     pub messages_per_second: u32,
     /// Messages that one session may send at once.
@@ -463,6 +467,7 @@ impl Default for Limits {
             subscriptions: 128,
             connections: 0,
             connections_per_ip: 100,
+            http_connections: 16_384,
             messages_per_second: 50,
             message_burst: 100,
             commands_per_second: 100,

@@ -289,3 +289,21 @@ fn the_example_in_the_documentation_can_be_served() {
 fn docs() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../docs")
 }
+
+#[test]
+fn a_heartbeat_that_could_not_be_kept_is_refused_and_none_is_allowed() {
+    let file = "[broker]\nkind = 'memory'\n[[namespaces]]\nname = 'a'\nmatch = '/topic/**'\nanonymous = true\n";
+    for (key, beats) in [
+        ("stomp.heartbeat_send", "[stomp]\nheartbeat_send = '500ms'"),
+        ("stomp.heartbeat_receive", "[stomp]\nheartbeat_receive = '1999ms'"),
+        ("native.heartbeat", "[native]\nheartbeat = '1s'"),
+    ] {
+        let (_folder, layers) = layers(&format!("{file}{beats}"), &[]);
+        let error = Config::load(&layers).and_then(Loaded::checked).unwrap_err().to_string();
+        assert!(error.contains(key) && error.contains("at least \"2s\""), "{error}");
+    }
+    let beats =
+        "[stomp]\nheartbeat_send = '0s'\nheartbeat_receive = '2s'\n[native]\nheartbeat = '2s'";
+    let (_folder, layers) = layers(&format!("{file}{beats}"), &[]);
+    Config::load(&layers).and_then(Loaded::checked).unwrap();
+}

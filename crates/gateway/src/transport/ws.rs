@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -92,10 +92,7 @@ fn upgrade(
     mut request: Request,
     endpoint: Endpoint,
 ) -> Result<Response, Box<Problem>> {
-    let agreed = agree(&state.node, &request, endpoint)?;
-    let proxies = &state.node.config.listen.trusted_proxies;
-    let address = client_address(peer.ip(), request.headers(), proxies);
-    let admitted = state.node.admission.admit(address).map_err(not_admitted)?;
+    let (agreed, admitted) = agree(&state.node, peer, &request, endpoint)?;
     let upgrade = request
         .extensions_mut()
         .remove::<OnUpgrade>()
@@ -116,20 +113,32 @@ fn upgrade(
 }
 
 /// Every check of a handshake, cheapest first.
-fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, Box<Problem>> {
+fn agree(
+    node: &Node,
+    peer: SocketAddr,
+    request: &Request,
+    endpoint: Endpoint,
+) -> Result<(Agreed, Admitted), Box<Problem>> {
     let headers = request.headers();
     let accept_key = check_handshake(request.method(), headers)?;
+    if !request.body().is_end_stream() {
+        // Its bytes would be read as frames.
+        return Err(bad_request("body", "a WebSocket handshake has no body").into());
+    }
     if node.is_draining() {
         let detail = "this node is draining; connect again, to another";
         return Err(unavailable("draining", detail).into());
     }
+    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
+    let admitted = node.admission.admit(address).map_err(not_admitted)?;
     let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
     let compression = (node.config.websocket.compression || endpoint == Endpoint::Echo)
         .then(|| deflate::negotiate(&offered_compression))
         .flatten()
         .map(|accepted| accepted.header_value().to_string());
     if endpoint == Endpoint::Echo {
-        return Ok(Agreed { accept_key, protocol: None, compression, principal: None });
+        let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
+        return Ok((agreed, admitted));
     }
     let token = jwt::token_from(headers, request.uri(), &node.config.auth);
     let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
@@ -144,7 +153,7 @@ fn agree(node: &Node, request: &Request, endpoint: Endpoint) -> Result<Agreed, B
         None => None,
     };
     let protocol = choose_protocol(headers)?;
-    Ok(Agreed { accept_key, protocol, compression, principal })
+    Ok((Agreed { accept_key, protocol, compression, principal }, admitted))
 }
 
 /// RFC 6455 §4.2.1; the key to answer with.
@@ -165,6 +174,10 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
             .with_header(header::UPGRADE, "websocket")
             .with_header(header::CONNECTION, "upgrade"),
         ));
+    }
+    if headers.get_all(header::HOST).iter().count() != 1 {
+        let detail = "a request has one Host header (RFC 9112 §3.2)";
+        return Err(bad_request("host", detail).into());
     }
     if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
         return Err(Box::new(

@@ -60,6 +60,9 @@ impl WorkerHandle {
 
 impl DeliverySink for WorkerHandle {
     fn deliver(&self, delivery: Delivery) -> Result<(), Full> {
-        self.0.try_send(Inbox::Deliver(delivery)).map_err(|_| Full)
+        self.0.try_send(Inbox::Deliver(delivery)).map_err(|_| {
+            metrics::counter!("fanlight_deliveries_dropped_total").increment(1);
+            Full
+        })
     }
 }

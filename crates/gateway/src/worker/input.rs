@@ -113,7 +113,7 @@ impl Worker {
                 worker.feed(ticket.key, &mut [], now);
                 worker.on_readable(ticket.key, now);
             });
-            self.relieve_inbox(inbox).await;
+            self.relieve(inbox).await;
         }
     }
 

@@ -54,10 +54,12 @@ impl Worker {
             at += SLICES;
         }
         self.pace_drain(now);
-        if slice == 0 {
-            self.stats.sessions = self.slots.len() as u64;
-            self.stats.subscriptions = self.hub.len() as u64;
-        }
+        self.report();
+    }
+
+    pub(super) fn report(&mut self) {
+        self.stats.sessions = self.slots.len() as u64;
+        self.stats.subscriptions = self.hub.len() as u64;
         self.stats.report();
     }
 

@@ -1,6 +1,9 @@
 //! The upgrade: what is refused, with which status, and where a token may come from.
 
-use crate::support::{Gateway, RawClient, token};
+use fanlight_proto::ws::Opcode;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use crate::support::{Gateway, PATIENCE, RawClient, token};
 
 async fn refused(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> (u16, String) {
     let response = match RawClient::try_connect(gateway, path, headers).await {
@@ -113,4 +116,98 @@ async fn behind_a_trusted_proxy_the_forwarded_address_is_what_counts() {
     let _other = RawClient::connect(&gateway, "/ws", &from("198.51.100.2")).await;
     let (status, _) = refused(&gateway, "/ws", &from("198.51.100.1")).await;
     assert_eq!(status, 429);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_handshake_is_refused_in_plain_words() {
+    let gateway = Gateway::start("").await;
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+    for (request, status, part) in [
+        (format!("GET /ws HTTP/1.1\r\n{upgrade}\r\n"), 400, "Host"),
+        (format!("GET /ws HTTP/1.1\r\nHost: a\r\nHost: b\r\n{upgrade}\r\n"), 400, "Host"),
+        (
+            format!("GET /ws HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n{upgrade}\r\nab"),
+            400,
+            "body",
+        ),
+        ("GET /ws/ HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "connect to /ws"),
+        ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "not_found"),
+        (format!("POST /ws HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n"), 426, "not_websocket"),
+        ("HEAD /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(), 200, ""),
+        ("POST /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(), 405, ""),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000)), 431, ""),
+        ("nonsense\r\n\r\n".into(), 400, ""),
+    ] {
+        let request = request.replacen("HTTP/1.1\r\n", "HTTP/1.1\r\nConnection: close\r\n", 1);
+        let response = gateway.raw_http(&request).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{request}: {response}");
+        assert!(response.contains(part), "{request}: {response}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_only_speak_http_are_bounded_and_end() {
+    let config = crate::support::CONFIG.replace(
+        "connections_per_ip = 0",
+        "connections_per_ip = 0\nhttp_connections = 2\nrequest_head_time = \"1s\"",
+    );
+    let gateway = Gateway::with_config(&config).await;
+    let mut silent = tokio::net::TcpStream::connect(gateway.public).await.unwrap();
+    let mut slow = tokio::net::TcpStream::connect(gateway.public).await.unwrap();
+    slow.write_all(b"GET /livez HTTP/1.1\r\nHo").await.unwrap();
+    let mut third = tokio::net::TcpStream::connect(gateway.public).await.unwrap();
+    // It may be accepted first: whichever is one too many is dropped, the others time out.
+    for socket in [&mut silent, &mut slow, &mut third] {
+        let mut all = Vec::new();
+        let ended = tokio::time::timeout(PATIENCE, socket.read_to_end(&mut all)).await;
+        assert!(ended.is_ok(), "a connection that sends no request stayed");
+    }
+    assert_eq!(gateway.metric("fanlight_http_connections_refused_total").await, 1);
+    // A connection that is kept alive and idle ends too.
+    let mut idle = tokio::net::TcpStream::connect(gateway.public).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+    let mut all = String::new();
+    let ended = tokio::time::timeout(PATIENCE, idle.read_to_string(&mut all)).await;
+    assert!(ended.is_ok() && all.starts_with("HTTP/1.1 200"), "{all}");
+    // Upgraded ones take no place.
+    let mut clients = Vec::new();
+    for _ in 0..4 {
+        clients.push(RawClient::connect(&gateway, "/ws", &[]).await);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_place_comes_back_however_a_connection_ends() {
+    let config = crate::support::CONFIG
+        .replace("connections_per_ip = 0", "connections_per_ip = 0\nconnections = 1");
+    let gateway = Gateway::with_config(&config).await;
+    for ending in ["close", "fin", "malformed", "drop", "refused"] {
+        let mut client = None;
+        for _ in 0..500 {
+            client = RawClient::try_connect(&gateway, "/ws", &[]).await.ok();
+            if client.is_some() {
+                break;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+        let mut client = client.unwrap_or_else(|| panic!("no place before {ending:?}"));
+        match ending {
+            "close" => client.send_frame(Opcode::Close, &[]).await,
+            "fin" => client.end_sending().await,
+            "malformed" => client.send_raw(&[0xFF; 20]).await,
+            "refused" => {
+                let full = refused(&gateway, "/ws", &[]).await;
+                assert!(full.0 == 503 && full.1.contains("node_full"), "{full:?}");
+            }
+            _ => {}
+        }
+        if ending == "fin" {
+            assert_eq!(client.next().await, crate::support::Got::End);
+        }
+    }
+    crate::support::eventually("the last place is free", async || {
+        RawClient::try_connect(&gateway, "/ws", &[]).await.is_ok()
+    })
+    .await;
 }

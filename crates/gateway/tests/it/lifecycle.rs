@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
-use crate::support::{Gateway, Got, RawClient, eventually};
+use fanlight_proto::ws::Opcode;
+use fanlight_testkit::RedisServer;
+
+use crate::support::{CONFIG, Gateway, Got, RawClient, eventually, with_redis};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_metrics_answer_on_their_listeners() {
@@ -22,7 +25,7 @@ async fn health_and_metrics_answer_on_their_listeners() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn sigterm_fails_readiness_then_closes_every_session_with_advice_and_1012() {
-    let config = crate::support::CONFIG
+    let config = CONFIG
         .replace("grace = \"0s\"", "grace = \"1s\"")
         .replace("window = \"200ms\"", "window = \"1s\"");
     let mut gateway = Gateway::with_config(&config).await;
@@ -44,7 +47,7 @@ async fn sigterm_fails_readiness_then_closes_every_session_with_advice_and_1012(
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_spreads_its_closes_over_the_window() {
-    let config = crate::support::CONFIG.replace("window = \"200ms\"", "window = \"2s\"");
+    let config = CONFIG.replace("window = \"200ms\"", "window = \"2s\"");
     let mut gateway = Gateway::with_config(&config).await;
     let mut clients = Vec::new();
     for n in 0..20 {
@@ -91,4 +94,61 @@ async fn a_port_in_use_is_an_error_that_names_it_and_not_a_silent_share() {
     assert!(!output.status.success());
     let error = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(error.contains(&address) && error.contains("listen.public"), "{error}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigterm_hurries_a_drain_that_an_operator_began_and_cuts_nobody() {
+    let config = CONFIG
+        .replace("grace = \"0s\"", "grace = \"0s\"\nshutdown_timeout = \"6s\"")
+        .replace("window = \"200ms\"", "window = \"1h\"");
+    let mut gateway = Gateway::with_config(&config).await;
+    let mut clients = Vec::new();
+    for n in 0..10 {
+        clients.push(RawClient::native(&gateway, &format!("user-{n}")).await);
+    }
+    assert_eq!(gateway.admin_post("/drain", &[]).await, 202);
+    eventually("readiness fails", async || gateway.admin_get("/readyz").await.0 == 503).await;
+    gateway.signal("TERM").await;
+    for client in &mut clients {
+        client.expect("\"reconnect\"").await;
+        assert_eq!(client.close_code().await, 1012);
+    }
+    drop(clients);
+    assert!(gateway.ended().await, "a drained node ends with success");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_web_page_cannot_drain_a_node() {
+    let gateway = Gateway::start("").await;
+    let from_page = [("Origin", "http://evil.example.com")];
+    assert_eq!(gateway.admin_post("/drain", &from_page).await, 403);
+    assert_eq!(gateway.admin_get("/readyz").await.0, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_that_waits_for_redis_gets_its_answer_before_the_drain_closes_it() {
+    let redis = RedisServer::start().unwrap();
+    let config = with_redis(CONFIG, &redis);
+    let mut gateway = Gateway::with_config(&config).await;
+    eventually("ready", async || gateway.admin_get("/readyz").await.0 == 200).await;
+    let mut native = RawClient::native(&gateway, "ann").await;
+    let mut stomp = RawClient::stomp(&gateway, "bob").await;
+    redis.pause().unwrap();
+    native.send(r#"{"type":"send","to":"/topic/open.a","data":1,"id":"owed"}"#).await;
+    stomp.send("SEND\ndestination:/topic/open.a\nreceipt:owed\n\nx\0").await;
+    // It says goodbye of its own accord while its answer is on its way.
+    stomp.send_frame(Opcode::Close, &[0x03, 0xE8]).await;
+    eventually("both are under way", async || {
+        gateway.metric("fanlight_publishes_total").await == 2
+    })
+    .await;
+    gateway.signal("TERM").await;
+    eventually("readiness fails", async || gateway.admin_get("/readyz").await.0 == 503).await;
+    redis.resume().unwrap();
+    native.expect("\"owed\"").await;
+    native.expect("\"reconnect\"").await;
+    assert_eq!(native.close_code().await, 1012);
+    stomp.expect("receipt-id:owed").await;
+    drop((native, stomp));
+    assert!(gateway.ended().await);
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::process::Stdio;
 use std::time::Duration;
 
-use fanlight_proto::ws::deflate::Inflater;
+use fanlight_proto::ws::deflate::{self, Deflater, Inflater};
 use fanlight_proto::ws::{self, Decoder, Message, Opcode, Role};
 use fanlight_testkit::RedisServer;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -136,6 +136,23 @@ impl Gateway {
         get(self.admin, path).await
     }
 
+    /// POSTs to a path of the admin listener; the status.
+    pub async fn admin_post(&self, path: &str, headers: &[(&str, &str)]) -> u16 {
+        let lines: Vec<_> =
+            headers.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        let lines = lines.concat();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 0\r\n{lines}\r\n"
+        );
+        let response = exchange(self.admin, &request).await;
+        response.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Sends a request as it stands to the public listener; what comes until nothing more does.
+    pub async fn raw_http(&self, request: &str) -> String {
+        exchange(self.public, request).await
+    }
+
     /// GETs a path of the public listener: status and body.
     pub async fn public_get(&self, path: &str) -> (u16, String) {
         get(self.public, path).await
@@ -155,12 +172,19 @@ fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     line.split_once(mark)?.1.split('/').next()?.parse().ok()
 }
 
-async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+/// Writes a request and ends; the response until its end.
+async fn exchange(address: SocketAddr, request: &str) -> String {
     let mut socket = TcpStream::connect(address).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     socket.write_all(request.as_bytes()).await.unwrap();
-    let mut response = String::new();
-    timeout(PATIENCE, socket.read_to_string(&mut response)).await.unwrap().unwrap();
+    let mut response = Vec::new();
+    // What is refused before it is read whole may end in a reset.
+    let _ = timeout(PATIENCE, socket.read_to_end(&mut response)).await.unwrap();
+    String::from_utf8(response).unwrap()
+}
+
+async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let response = exchange(address, &request).await;
     let status = response.split(' ').nth(1).unwrap().parse().unwrap();
     let body = response.split_once("\r\n\r\n").map(|(_, body)| body.to_owned());
     (status, body.unwrap_or_default())
@@ -298,6 +322,18 @@ impl RawClient {
     pub async fn send_frame(&mut self, opcode: Opcode, payload: &[u8]) {
         let mut out = Vec::new();
         ws::frame_masked(&mut out, opcode, payload, [7, 1, 9, 4]);
+        self.send_raw(&out).await;
+    }
+
+    /// Sends a text message deflated, whether that was agreed on or not.
+    pub async fn send_compressed(&mut self, text: &str) {
+        let mut payload = Vec::new();
+        Deflater::new(6).piece(text.as_bytes(), &mut payload);
+        deflate::strip_tail(&mut payload);
+        let mut out = Vec::new();
+        ws::frame_masked(&mut out, Opcode::Text, &payload, [7, 1, 9, 4]);
+        // RSV1 (RFC 7692 §6).
+        out[0] |= 0x40;
         self.send_raw(&out).await;
     }
 

@@ -125,3 +125,29 @@ async fn the_conformance_echo_returns_messages_of_every_size() {
     client.send("grüße").await;
     assert_eq!(client.next().await, Got::Text("grüße".into()));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_compressed_message_is_taken_and_one_that_unfolds_to_too_much_is_1009() {
+    let config = crate::support::CONFIG
+        .replace("[[auth.keys]]", "[websocket]\ncompression = true\n[[auth.keys]]");
+    let gateway = Gateway::with_config(&config).await;
+    let bearer = format!("Bearer {}", crate::support::token("ann", &[]).await);
+    let headers = [
+        ("Authorization", &*bearer),
+        ("Sec-WebSocket-Protocol", "fanlight.v1.json"),
+        ("Sec-WebSocket-Extensions", "permessage-deflate; client_max_window_bits"),
+    ];
+    let mut client = RawClient::connect(&gateway, "/ws", &headers).await;
+    client.send(r#"{"type":"connect"}"#).await;
+    client.expect("\"connected\"").await;
+    let long = format!(r#"{{"type":"ping","id":"{}"}}"#, "y".repeat(60));
+    client.send_compressed(&long).await;
+    client.expect("yyy").await;
+    // A kilobyte or so that unfolds to a mebibyte.
+    client.send_compressed(&" ".repeat(1 << 20)).await;
+    assert_eq!(client.close_code().await, 1009);
+    // Nobody agreed to compression here.
+    let mut plain = RawClient::native(&gateway, "ann").await;
+    plain.send_compressed(&long).await;
+    assert_eq!(plain.close_code().await, 1002);
+}

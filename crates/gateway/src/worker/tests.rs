@@ -1,0 +1,191 @@
+//! A worker over a broker that stalls or panics when it is told to.
+
+use std::net::{IpAddr, TcpListener};
+
+use bytes::Bytes;
+use fanlight_engine::auth::TokenRules;
+use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Published};
+use fanlight_engine::limits::{Heartbeats, Limits};
+use fanlight_engine::policy::{Namespace, Policy, PolicyRule, PublishPermit, RuleEffect, Who};
+use fanlight_engine::publication::Publication;
+use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use super::*;
+use crate::admission::Admission;
+use crate::config::Auth;
+
+/// Does what the body of a publication says.
+struct ToldBroker {
+    /// What a publication that stalls waits for.
+    go_on: Arc<Semaphore>,
+}
+
+impl Broker for ToldBroker {
+    fn publish(
+        &self,
+        _permit: PublishPermit,
+        publication: Publication,
+    ) -> BoxFuture<'static, Result<Published, PublishError>> {
+        assert!(&*publication.body != b"\"panic\"", "as it was told");
+        let stalls = &*publication.body == b"\"stall\"";
+        let go_on = Arc::clone(&self.go_on);
+        async move {
+            if stalls {
+                let _ = go_on.acquire().await;
+            }
+            Ok(Published { id: publication.id, position: None })
+        }
+        .boxed()
+    }
+
+    fn subscribe(&self, _worker: WorkerId, _channel: &Channel) -> BoxFuture<'static, Joined> {
+        std::future::ready(Joined::Live).boxed()
+    }
+
+    fn unsubscribe(&self, _worker: WorkerId, _channel: &Channel) {}
+
+    fn health(&self) -> BrokerHealth {
+        BrokerHealth::Healthy
+    }
+}
+
+fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
+    let namespace = Namespace {
+        name: "open".into(),
+        pattern: "/topic/**".into(),
+        patterns: false,
+        anonymous: true,
+    };
+    let rule = PolicyRule {
+        effect: RuleEffect::Allow,
+        actions: Vec::new(),
+        destination: "/topic/**".into(),
+        who: Who::Anyone,
+        users: Vec::new(),
+        roles: Vec::new(),
+        claims: std::collections::BTreeMap::default(),
+    };
+    let rules = Rules {
+        policy: Policy::new(&[namespace], &[rule]).unwrap(),
+        limits: Limits::default(),
+        heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
+        on_forbidden: OnForbidden::ByProtocol,
+    };
+    Arc::new(WorkerShared {
+        rules: Arc::new(rules),
+        authenticator: Arc::new(
+            Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
+        ),
+        broker: Arc::new(ToldBroker { go_on: Arc::clone(go_on) }),
+        clock: Clock::start(),
+        outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
+        send_time_ms: 10_000,
+        deflate_min_bytes: 256,
+    })
+}
+
+/// A native client of the worker behind `handle`.
+struct Client {
+    socket: tokio::net::TcpStream,
+    got: Vec<u8>,
+}
+
+impl Client {
+    async fn connect(handle: &WorkerHandle) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        accepted.set_nonblocking(true).unwrap();
+        let adopted = Adopted {
+            socket: accepted,
+            leftover: Bytes::new(),
+            handshake: Handshake::default(),
+            protocol: Some(Protocol::Native),
+            compression: false,
+            echo: false,
+            admitted: Admission::new(0, 0, &[]).admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
+        };
+        assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
+        let socket = tokio::net::TcpStream::from_std(socket).unwrap();
+        let mut client = Self { socket, got: Vec::new() };
+        client.send(r#"{"type":"connect"}"#).await;
+        client.until("\"connected\"").await;
+        client
+    }
+
+    async fn send(&mut self, text: &str) {
+        let mut out = Vec::new();
+        ws::frame_masked(&mut out, Opcode::Text, text.as_bytes(), [7, 1, 9, 4]);
+        self.socket.write_all(&out).await.unwrap();
+    }
+
+    async fn publish(&mut self, data: &str) {
+        let send = format!(r#"{{"type":"send","to":"/topic/a","data":"{data}","id":"{data}"}}"#);
+        self.send(&send).await;
+    }
+
+    /// Reads until `part` has come; all that came until then.
+    async fn until(&mut self, part: &str) -> String {
+        while !String::from_utf8_lossy(&self.got).contains(part) {
+            let read = timeout(Duration::from_secs(30), self.socket.read_buf(&mut self.got)).await;
+            let all = String::from_utf8_lossy(&self.got);
+            assert!(read.unwrap().unwrap() > 0, "the end came before {part:?}: {all:?}");
+        }
+        String::from_utf8(std::mem::take(&mut self.got).into_iter().filter(u8::is_ascii).collect())
+            .unwrap()
+    }
+
+    async fn end(&mut self) {
+        let mut rest = Vec::new();
+        let _ = timeout(Duration::from_secs(30), self.socket.read_to_end(&mut rest)).await.unwrap();
+    }
+}
+
+/// Runs `test` beside a worker that must outlive it.
+fn with_worker(test: impl AsyncFnOnce(WorkerHandle, Arc<Semaphore>)) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let go_on = Arc::new(Semaphore::new(0));
+    let (handle, receiver) = inbox(64);
+    runtime.block_on(async {
+        let worker = Worker::new(WorkerId(0), shared(&go_on), receiver, 1).unwrap();
+        tokio::select! {
+            ended = worker.run() => panic!("the worker has ended: {ended:?}"),
+            () = test(handle, Arc::clone(&go_on)) => {}
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_one_session_ends_it_and_no_other() {
+    with_worker(async |handle, _| {
+        let mut other = Client::connect(&handle).await;
+        for _ in 0..3 {
+            let mut client = Client::connect(&handle).await;
+            client.send(r#"{"type":"subscribe","to":"/topic/a","id":1}"#).await;
+            client.until("\"ok\"").await;
+            client.publish("panic").await;
+            client.end().await;
+        }
+        other.publish("fine").await;
+        other.until(r#""id":"fine""#).await;
+    });
+}
+
+#[test]
+fn a_session_whose_input_waits_for_the_broker_is_not_accused_of_silence() {
+    with_worker(async |handle, go_on| {
+        let mut waiting = Client::connect(&handle).await;
+        waiting.publish("stall").await;
+        // What it sends now is not read before the broker answers.
+        waiting.send(r#"{"type":"ping","id":"alive"}"#).await;
+        let mut silent = Client::connect(&handle).await;
+        silent.until("heartbeat_timeout").await;
+        go_on.add_permits(1);
+        let got = waiting.until(r#""id":"alive""#).await;
+        assert!(got.contains(r#""id":"stall""#), "{got}");
+    });
+}
