@@ -7,6 +7,7 @@ mod serve;
 mod token;
 
 use std::ffi::OsString;
+use std::io::{ErrorKind, Write as _};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -28,10 +29,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Pub(command)) => messages::publish(&command),
         Some(Command::Sub(command)) => messages::subscribe(&command),
-        Some(Command::Completions(command)) => {
-            completions::run(&command);
-            Ok(())
-        }
+        Some(Command::Completions(command)) => completions::run(&command),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -84,6 +82,14 @@ fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<
 
 /// Prints what a program will read.
 fn print_json(value: &impl serde::Serialize) -> anyhow::Result<()> {
-    println!("{}", serde_json::to_string_pretty(value)?);
-    Ok(())
+    print(&(serde_json::to_string_pretty(value)? + "\n"))
+}
+
+/// Prints to standard output. Whoever reads it may have had enough, as `head` has.
+fn print(text: &str) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("can't write to standard output"),
+    }
 }

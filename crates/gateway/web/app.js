@@ -209,20 +209,39 @@ function frameRow({ direction, text, size, at }) {
   item.querySelector(".kind").classList.toggle("problem", /^error$/i.test(kind));
   item.querySelector(".preview").textContent = visible(preview).replace(/\s*\n\s*/g, " · ").slice(0, MAX_PREVIEW);
   item.querySelector(".size").textContent = sizeText(size);
-  // Pretty-printing costs; most frames are never opened.
-  item.firstElementChild.addEventListener("toggle", () => {
+  // Pretty-printing costs; most frames are never opened. What opens below the edge comes into view.
+  item.firstElementChild.addEventListener("toggle", ({ target }) => {
     item.querySelector("pre").textContent = prettyOf(text);
+    if (target.open) item.scrollIntoView({ block: "nearest" });
   });
   return item;
 }
 
-/** What a frame is and, in one line, what it says: a STOMP body before its headers. */
+/** What a frame is and, in one line, what it says: a body before what stands around it. */
 function summaryOf(text) {
   if (isHeartbeat(text)) return { kind: "heartbeat", preview: text.trim() };
-  if (/^[[{]/.test(text)) return { kind: /"type":"(\w+)"/.exec(text)?.[1] ?? "", preview: text };
+  if (/^[[{]/.test(text)) return nativeSummaryOf(text);
   const [head, ...rest] = text.replace(/\0\n*$/, "").split("\n\n");
   const [command, ...headers] = head.trimStart().split("\n");
   return { kind: command, preview: rest.join("\n\n") || headers.join("\n") };
+}
+
+function nativeSummaryOf(text) {
+  const { type, data, ...rest } = objectOf(text);
+  if (typeof type !== "string") return { kind: "", preview: text };
+  if (data !== undefined) return { kind: type, preview: JSON.stringify(data) };
+  const fields = Object.entries(rest).map(([name, value]) => `${name}:${textOf(value, JSON.stringify(value))}`);
+  return { kind: type, preview: fields.join(" · ") };
+}
+
+/** The JSON object that `text` is, or an empty one. */
+function objectOf(text) {
+  try {
+    const value = JSON.parse(text);
+    return value && !Array.isArray(value) ? value : {};
+  } catch {
+    return {};
+  }
 }
 
 function prettyOf(text) {

@@ -10,7 +10,8 @@ pub(super) struct Completions {
     shell: Shell,
 }
 
-pub(super) fn run(command: &Completions) {
-    let mut cli = super::Cli::command();
-    clap_complete::generate(command.shell, &mut cli, "fanlight", &mut std::io::stdout());
+pub(super) fn run(command: &Completions) -> anyhow::Result<()> {
+    let mut script = Vec::new();
+    clap_complete::generate(command.shell, &mut super::Cli::command(), "fanlight", &mut script);
+    super::print(&String::from_utf8_lossy(&script))
 }

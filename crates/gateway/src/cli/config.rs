@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use serde_json::json;
 
-use super::print_json;
+use super::{print, print_json};
 use crate::config::reference::{self, OptionDoc};
 use crate::config::{Config, Layers};
 
@@ -36,15 +36,9 @@ pub(super) enum ConfigCommand {
 pub(super) fn run(command: &ConfigCommand) -> anyhow::Result<()> {
     match command {
         ConfigCommand::Check { file, json } => check(file.clone(), *json),
-        ConfigCommand::Defaults => {
-            print!("{}", reference::defaults());
-            Ok(())
-        }
+        ConfigCommand::Defaults => print(&reference::defaults()),
         ConfigCommand::Env { json: true } => print_json(&reference::options()),
-        ConfigCommand::Env { json: false } => {
-            print!("{}", env_table());
-            Ok(())
-        }
+        ConfigCommand::Env { json: false } => print(&env_table()),
         ConfigCommand::Schema => print_json(&reference::schema()),
     }
 }

@@ -17,10 +17,10 @@ pub(super) struct Serve {
     #[arg(long, value_name = "FILE", env = "FANLIGHT_CONFIG")]
     config: Option<PathBuf>,
     /// Address and port for clients [option listen.public].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Option<SocketAddr>,
     /// Address and port for metrics, health and drain [option listen.admin].
-    #[arg(long, value_name = "ADDR")]
+    #[arg(long, value_name = "ADDR", value_parser = address)]
     admin: Option<SocketAddr>,
     /// Use the Redis at this URL as the broker [options redis.url, broker.kind].
     #[arg(long, value_name = "URL")]
@@ -56,9 +56,24 @@ impl Serve {
     }
 }
 
+fn address(text: &str) -> Result<SocketAddr, &'static str> {
+    text.parse().map_err(|_| "not an IP address with a port, as in 127.0.0.1:8080 or [::1]:8080")
+}
+
 pub(super) fn run(command: &Serve) -> anyhow::Result<()> {
     let options = options(command)?;
     super::block_on(crate::server::serve(options))
+}
+
+/// `--dev` gives a token of any name to whoever asks, so nobody else may be able to ask.
+fn loopback_only(option: &str, address: SocketAddr) -> anyhow::Result<()> {
+    if address.ip().is_loopback() {
+        return Ok(());
+    }
+    bail!(
+        "{option} = {address}: --dev gives tokens to everybody who asks, so it listens on this \
+         machine only; use 127.0.0.1, or serve a configuration of your own without --dev"
+    )
 }
 
 fn options(command: &Serve) -> anyhow::Result<ServeOptions> {
@@ -68,6 +83,13 @@ fn options(command: &Serve) -> anyhow::Result<ServeOptions> {
         );
     }
     let config = Config::load(&command.layers())?.checked()?;
+    if command.dev {
+        let addresses =
+            [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)];
+        for (option, address) in addresses {
+            loopback_only(option, address)?;
+        }
+    }
     let warnings = config.warnings();
     Ok(ServeOptions { config, warnings, dev: command.dev, conformance: command.conformance })
 }

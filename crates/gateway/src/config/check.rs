@@ -71,7 +71,7 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             "begin it with /, without a query, as in \"/ws\"",
         ));
     }
-    if matches!(path.as_str(), "/" | "/livez" | "/readyz") {
+    if matches!(path.as_str(), "/" | "/livez" | "/readyz" | "/startupz") {
         problems.push(Problem::new(
             "websocket.path",
             "taken by another endpoint",

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// A file that can't be read.
-    #[error("can't read {what} {}: {source}", path.display())]
+    #[error("can't read {what} {}", path.display())]
     Read {
         /// What the file is: "the configuration", "the secret of ...".
         what: String,

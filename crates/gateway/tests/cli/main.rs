@@ -28,6 +28,31 @@ fn conformance_endpoints_are_for_development_only() {
 }
 
 #[test]
+fn development_mode_is_for_this_machine_only() {
+    for option in ["--listen", "--admin"] {
+        let error = run(&["serve", "--dev", option, "0.0.0.0:0"]).failed();
+        assert!(error.contains("this machine only"), "{error}");
+    }
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_told_with_its_cause_once() {
+    let error = run(&["config", "check", "/nowhere/fanlight.toml"]).failed();
+    assert_eq!(error.matches("os error").count(), 1, "{error}");
+}
+
+#[test]
+fn a_reader_that_has_had_enough_is_no_fault() {
+    let program = env!("CARGO_BIN_EXE_fanlight");
+    for args in ["config defaults", "config env", "config schema", "completions bash"] {
+        let script = format!("{program} {args} | true; exit ${{PIPESTATUS[0]}}");
+        let ended = std::process::Command::new("bash").args(["-c", &script]).output().unwrap();
+        let error = String::from_utf8_lossy(&ended.stderr);
+        assert!(ended.status.success() && error.is_empty(), "{args}: {error}");
+    }
+}
+
+#[test]
 fn a_checked_file_is_told_with_its_warnings_and_without_its_secrets() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("fanlight.toml");
@@ -96,6 +121,10 @@ fn a_token_is_minted_with_a_private_key_too() {
     let token = run(&args).succeeded();
     let text = run(&["token", "inspect", token.trim()]).succeeded();
     assert!(text.contains("ES256") && text.contains("not checked"), "{text}");
+    // Anybody could have written a token whose signature nobody checked.
+    assert!(!text.contains("valid"), "{text}");
+    let json = run(&["token", "inspect", token.trim(), "--json"]).succeeded();
+    assert_eq!(serde_json::from_str::<Value>(&json).unwrap()["valid"], Value::Null);
 }
 
 #[test]
