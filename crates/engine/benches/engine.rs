@@ -116,7 +116,7 @@ struct Case {
 
 impl Case {
     fn wire(self) -> Wire<'static> {
-        if self.stomp { STOMP } else { Wire::Native }
+        if self.stomp { STOMP } else { Wire::Native { named: false } }
     }
 }
 
