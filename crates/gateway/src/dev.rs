@@ -1,5 +1,6 @@
 //! What `--dev` adds: a page to try the gateway on, and tokens for it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use anyhow::Context;
@@ -9,7 +10,8 @@ use axum::extract::{Query, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get};
 use fanlight_engine::auth::Claims;
-use http::{StatusCode, header};
+use http::uri::Authority;
+use http::{HeaderMap, StatusCode, header};
 use serde::Deserialize;
 
 use crate::jwt::{self, SigningKey};
@@ -37,8 +39,13 @@ struct TokenQuery {
 /// A token for `user`, signed with the first key that can sign.
 async fn token(
     State(node): State<Arc<Node>>,
+    headers: HeaderMap,
     Query(TokenQuery { user }): Query<TokenQuery>,
 ) -> Response {
+    if !is_own_name(&headers) {
+        let detail = "tokens are made for this machine only; use localhost or its address";
+        return Problem::new(StatusCode::FORBIDDEN, "foreign_host", detail).into_response();
+    }
     match mint(&node, &user) {
         Ok(token) => {
             let body = Json(serde_json::json!({ "token": token }));
@@ -51,6 +58,17 @@ async fn token(
         )
         .into_response(),
     }
+}
+
+/// Whether the request was made to an address or to localhost. Any other name may be a foreign
+/// page's own, pointed at this machine by its DNS, so that its browser lets it read the answer.
+fn is_own_name(headers: &HeaderMap) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let authority = host.and_then(|host| host.parse::<Authority>().ok());
+    authority.is_some_and(|authority| {
+        let name = authority.host().trim_matches(['[', ']']);
+        name.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok()
+    })
 }
 
 /// Signed with the key that `--dev` made, for an hour.

@@ -211,3 +211,22 @@ async fn a_place_comes_back_however_a_connection_ends() {
     })
     .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_development_token_is_not_made_for_a_name_that_a_foreign_page_may_own() {
+    let args = ["serve", "--dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let gateway = Gateway::with_args(&args, &[]).await;
+    for (host, status) in [
+        ("localhost:8080", 200),
+        ("127.0.0.1:8080", 200),
+        ("[::1]:8080", 200),
+        ("evil.example.com:8080", 403),
+        ("localhost.evil.example.com", 403),
+    ] {
+        let request = format!(
+            "GET /dev/token?user=ann HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
+        );
+        let response = gateway.raw_http(&request).await;
+        assert!(response.starts_with(&format!("HTTP/1.1 {status}")), "{host}: {response}");
+    }
+}
