@@ -40,7 +40,7 @@ struct Inner {
 pub struct Sent {
     /// The id under which it was published.
     pub message_id: Option<String>,
-    /// Whether only subscribers of the same node were reached.
+    /// Whether the node could not reach its broker.
     pub degraded: bool,
 }
 
@@ -97,9 +97,10 @@ impl Client {
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
         let id = self.next_id();
         let commands = self.inner.commands.clone();
-        let (subscription, sink) =
+        let (mut subscription, sink) =
             Subscription::new(to, id, self.inner.subscription_queue, commands);
-        self.request(|reply| Command::Subscribe { sink, id, reply }).await?;
+        let done = self.request(|reply| Command::Subscribe { sink, id, reply }).await?;
+        subscription.set_degraded(done.degraded);
         Ok(subscription)
     }
 

@@ -21,10 +21,19 @@ use crate::subscription::Sink;
 /// What a handle asks of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Subscribe { sink: Sink, id: u64, reply: oneshot::Sender<Result<(), RequestError>> },
+    Subscribe { sink: Sink, id: u64, reply: SubscribeReply },
     Unsubscribe { key: u64 },
     Request { id: u64, text: String, reply: oneshot::Sender<Result<Sent, RequestError>> },
 }
+
+/// How a subscription began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Joined {
+    /// Whether the node could not reach its broker.
+    pub(crate) degraded: bool,
+}
+
+type SubscribeReply = oneshot::Sender<Result<Joined, RequestError>>;
 
 /// What the handles and the driver share.
 #[derive(Debug, Clone)]
@@ -53,8 +62,9 @@ struct Entry {
     sinks: Vec<Sink>,
     /// The request that subscribes or subscribed it on this connection.
     request: u64,
-    is_live: bool,
-    waiting: Vec<oneshot::Sender<Result<(), RequestError>>>,
+    /// How it began on this connection, once that is known.
+    joined: Option<Joined>,
+    waiting: Vec<SubscribeReply>,
 }
 
 enum Pending {
@@ -213,29 +223,24 @@ impl Driver {
         }
     }
 
-    fn subscribe(
-        &mut self,
-        sink: Sink,
-        id: u64,
-        reply: oneshot::Sender<Result<(), RequestError>>,
-        link: &mut Link,
-    ) {
+    fn subscribe(&mut self, sink: Sink, id: u64, reply: SubscribeReply, link: &mut Link) {
         if sink.is_abandoned() {
             return;
         }
         let to = Arc::clone(&sink.to);
         if let Some(entry) = self.subscribed.get_mut(&to) {
             entry.sinks.push(sink);
-            if entry.is_live {
-                let _ = reply.send(Ok(()));
-            } else {
-                entry.waiting.push(reply);
+            match entry.joined {
+                Some(joined) => {
+                    let _ = reply.send(Ok(joined));
+                }
+                None => entry.waiting.push(reply),
             }
             return;
         }
         link.send(&Outgoing::Subscribe { to: &to, id }.to_text());
         self.pending.insert(id, Pending::Subscribe { to: Arc::clone(&to) });
-        let entry = Entry { sinks: vec![sink], request: id, is_live: false, waiting: vec![reply] };
+        let entry = Entry { sinks: vec![sink], request: id, joined: None, waiting: vec![reply] };
         self.subscribed.insert(to, entry);
     }
 
@@ -309,21 +314,25 @@ impl Driver {
             Some((_, Pending::Request { reply })) => {
                 let _ = reply.send(result);
             }
-            Some((id, Pending::Subscribe { to })) => self.subscribed_or_not(id, &to, result.err()),
+            Some((id, Pending::Subscribe { to })) => self.subscribed_or_not(id, &to, result),
             None => {}
         }
     }
 
-    fn subscribed_or_not(&mut self, id: u64, to: &Arc<str>, error: Option<RequestError>) {
+    fn subscribed_or_not(&mut self, id: u64, to: &Arc<str>, result: Result<Sent, RequestError>) {
         let Some(entry) = self.subscribed.get_mut(to).filter(|entry| entry.request == id) else {
             return;
         };
-        let Some(error) = error else {
-            entry.is_live = true;
-            for reply in entry.waiting.drain(..) {
-                let _ = reply.send(Ok(()));
+        let error = match result {
+            Ok(Sent { degraded, .. }) => {
+                let joined = Joined { degraded };
+                entry.joined = Some(joined);
+                for reply in entry.waiting.drain(..) {
+                    let _ = reply.send(Ok(joined));
+                }
+                return;
             }
-            return;
+            Err(error) => error,
         };
         if let Some(entry) = self.subscribed.remove(to) {
             for reply in entry.waiting {
@@ -344,7 +353,7 @@ impl Driver {
             }
         }
         for entry in self.subscribed.values_mut() {
-            entry.is_live = false;
+            entry.joined = None;
         }
         let _ = self.shared.events.send(Event::Disconnected { error, retry_in });
     }

@@ -21,6 +21,7 @@ use crate::error::RecvError;
 pub struct Subscription {
     to: Arc<str>,
     key: u64,
+    degraded: bool,
     queue: mpsc::Receiver<Item>,
     ended: Arc<OnceLock<String>>,
     commands: mpsc::Sender<Command>,
@@ -42,8 +43,6 @@ pub(crate) enum Item {
 pub(crate) struct Sink {
     pub(crate) key: u64,
     pub(crate) to: Arc<str>,
-    /// As the server writes it in messages.
-    shown: String,
     pattern: Option<DestinationPattern>,
     queue: mpsc::Sender<Item>,
     missed: u64,
@@ -60,18 +59,26 @@ impl Subscription {
         // Room for the note that some were missed, and for the message after it.
         let (sender, queue) = mpsc::channel(capacity.max(2));
         let (to, ended): (Arc<str>, _) = (to.into(), Arc::new(OnceLock::new()));
-        let shown = shown(&to);
-        let pattern = shown.parse::<DestinationPattern>().ok();
+        let pattern = to.parse::<DestinationPattern>().ok();
         let sink = Sink {
             key,
             to: Arc::clone(&to),
             pattern: pattern.filter(|pattern| !pattern.is_literal()),
-            shown,
             queue: sender,
             missed: 0,
             ended: Arc::clone(&ended),
         };
-        (Self { to, key, queue, ended, commands }, sink)
+        (Self { to, key, degraded: false, queue, ended, commands }, sink)
+    }
+
+    /// Whether the node could not reach its broker when this subscription began: it comes alive
+    /// with the broker, and what is published meanwhile is missed.
+    pub fn is_degraded(&self) -> bool {
+        self.degraded
+    }
+
+    pub(crate) fn set_degraded(&mut self, degraded: bool) {
+        self.degraded = degraded;
     }
 
     /// The destination or pattern, as it was subscribed.
@@ -117,7 +124,7 @@ impl Sink {
     pub(crate) fn takes(&self, destination: &str) -> bool {
         match &self.pattern {
             Some(pattern) => pattern.matches(destination),
-            None => self.shown == destination,
+            None => *self.to == *destination,
         }
     }
 
@@ -143,16 +150,6 @@ impl Sink {
     }
 }
 
-/// Messages to a user name their destination without the user: `/user/queue/x` for
-/// `/user/ann/queue/x`.
-fn shown(to: &str) -> String {
-    let own = to.strip_prefix("/user/").and_then(|rest| rest.split_once('/'));
-    match own {
-        Some((name, path)) if !matches!(name, "queue" | "topic" | "**") => format!("/user/{path}"),
-        _ => to.into(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,8 +169,8 @@ mod tests {
             ("/topic/*", "/topic/b", true),
             ("/topic/*", "/topic/b/c", false),
             ("/user/queue/x", "/user/queue/x", true),
-            ("/user/ann/queue/x", "/user/queue/x", true),
-            ("/user/ann/queue/*", "/user/queue/x", true),
+            ("/user/ann/queue/x", "/user/ann/queue/x", true),
+            ("/user/ann/queue/x", "/user/queue/x", false),
         ] {
             let (commands, _kept) = mpsc::channel(1);
             let (_subscription, sink) = Subscription::new(to, 1, 2, commands);

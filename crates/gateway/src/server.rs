@@ -1,7 +1,7 @@
 //! A node's life: config → build → run → drain.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::thread;
@@ -254,8 +254,19 @@ async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken)
     }
 }
 
+/// An address to connect to, where the node listens on all.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
 /// Says on standard output where the node is to be found; nobody has to listen.
 fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
+    let (public, admin) = (reachable(public), reachable(admin));
     let path = &node.config.websocket.path;
     let mut lines = vec![
         "Fanlight is running.".into(),

@@ -206,14 +206,15 @@ impl Fault {
     }
 
     pub(super) fn already_subscribed() -> Self {
-        let message = "there is a subscription of this id already";
-        let remedy = "unsubscribe first, or choose another id";
+        let message = "there is a subscription of this name already";
+        let remedy = "unsubscribe first; STOMP subscriptions are named by id, native ones by to";
         Self::new("already_subscribed", message, remedy, CloseReason::ProtocolError)
     }
 
     pub(super) fn not_subscribed() -> Self {
-        let message = "there is no subscription of this id";
-        Self::new("not_subscribed", message, "", CloseReason::ProtocolError)
+        let message = "there is no subscription of this name";
+        let remedy = "STOMP subscriptions are named by id, native ones by to";
+        Self::new("not_subscribed", message, remedy, CloseReason::ProtocolError)
     }
 
     pub(super) fn too_many_subscriptions(limit: usize) -> Self {

@@ -87,7 +87,7 @@ fn each_request_with_an_id_is_answered_and_one_without_gets_errors_only() {
         C> {"type":"unsubscribe","to":"/topic/single/a"}
         S! leave /topic/single/a
         C> {"type":"unsubscribe","to":"/topic/single/a"}
-        S< error {"code":"not_subscribed","message":"there is no subscription of this id"}
+        S< error {"code":"not_subscribed","message":"there is no subscription of this name; STOMP subscriptions are named by id, native ones by to"}
         C> {"type":"ping"}
         S< pong {}
     "##]]);
@@ -100,9 +100,9 @@ fn a_bad_request_gets_an_error_and_the_session_goes_on() {
         C> {"type":"subscribe","to":"/topic/single/a"}
         S? join /topic/single/a
         C> {"type":"subscribe","to":"/topic/single/a","id":1}
-        S< error {"code":"already_subscribed","id":1,"message":"there is a subscription of this id already; unsubscribe first, or choose another id"}
+        S< error {"code":"already_subscribed","id":1,"message":"there is a subscription of this name already; unsubscribe first; STOMP subscriptions are named by id, native ones by to"}
         C> {"type":"unsubscribe","to":"/topic/b","id":2}
-        S< error {"code":"not_subscribed","id":2,"message":"there is no subscription of this id"}
+        S< error {"code":"not_subscribed","id":2,"message":"there is no subscription of this name; STOMP subscriptions are named by id, native ones by to"}
         C> {"type":"subscribe","to":"/topic/secret/x","id":3}
         S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
         C> {"type":"send","to":"/queue/x","data":1,"id":4}
@@ -211,7 +211,7 @@ fn a_pattern_is_subscribed_and_unsubscribed_as_it_is_written() {
         S? join ns:public
         S< ok {"id":1}
         C> {"type":"unsubscribe","to":"/topic/public/{x}","id":2}
-        S< error {"code":"not_subscribed","id":2,"message":"there is no subscription of this id"}
+        S< error {"code":"not_subscribed","id":2,"message":"there is no subscription of this name; STOMP subscriptions are named by id, native ones by to"}
         C> {"type":"unsubscribe","to":"/topic/public/*","id":3}
         S! leave ns:public
         S< ok {"id":3}

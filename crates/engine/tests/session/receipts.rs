@@ -113,7 +113,7 @@ fn receipts_keep_the_order_of_their_frames() {
         S? publish /topic/a from ann | two
         D> published
         S< RECEIPT receipt-id:2
-        S< ERROR code:not_subscribed message:there is no subscription of this id receipt-id:3
+        S< ERROR code:not_subscribed message:there is no subscription of this name receipt-id:3
         S| close protocol_error
     "#]]);
 }
@@ -141,7 +141,7 @@ fn receipt_ids_are_escaped_per_version() {
     check(expect![[r#"
         # stomp 1.2 ann
         C> (text) UNSUBSCRIBE\nid:1\nreceipt:a\cb\\\n\n\0
-        S< ERROR code:not_subscribed message:there is no subscription of this id receipt-id:a:b\
+        S< ERROR code:not_subscribed message:there is no subscription of this name receipt-id:a:b\
         S| close protocol_error
     "#]]);
     check(expect![[r#"

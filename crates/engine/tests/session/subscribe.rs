@@ -52,7 +52,7 @@ fn a_duplicate_subscription_id_is_an_error() {
         C> SUBSCRIBE id:1 destination:/topic/single/a
         S? join /topic/single/a
         C> SUBSCRIBE id:1 destination:/topic/single/b receipt:1
-        S< ERROR code:already_subscribed message:there is a subscription of this id already receipt-id:1
+        S< ERROR code:already_subscribed message:there is a subscription of this name already receipt-id:1
         S! leave /topic/single/a
         S| close protocol_error
     "#]]);
@@ -90,7 +90,7 @@ fn unsubscribing_what_is_not_subscribed_is_an_error() {
     check(expect![[r#"
         # stomp 1.2 ann
         C> UNSUBSCRIBE id:1 receipt:1
-        S< ERROR code:not_subscribed message:there is no subscription of this id receipt-id:1
+        S< ERROR code:not_subscribed message:there is no subscription of this name receipt-id:1
         S| close protocol_error
     "#]]);
     check(expect![[r#"

@@ -84,6 +84,12 @@ pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
             let subscription = client.subscribe(destination).await;
             let subscription =
                 subscription.with_context(|| format!("can't subscribe to {destination}"))?;
+            if subscription.is_degraded() {
+                eprintln!(
+                    "note: the node can't reach its broker; messages to {destination} arrive \
+                     once it can, and those sent until then are missed"
+                );
+            }
             messages.push(until_ended(subscription).boxed());
         }
         // On standard error, for people and for scripts that must know when to publish.

@@ -186,6 +186,8 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
                 "websocket_version",
                 "only version 13 of the WebSocket protocol is spoken here (RFC 6455)",
             )
+            .with_header(header::UPGRADE, "websocket")
+            .with_header(header::CONNECTION, "upgrade")
             .with_header(header::SEC_WEBSOCKET_VERSION, "13"),
         ));
     }
