@@ -240,3 +240,13 @@ fn behind(chunks: &[Chunk], mut written: usize) -> (&[Chunk], usize) {
 /// Up to here, pieces are copied together for one `send`.
 const COPY_MAX_BYTES: usize = 16 * 1024;
 const MAX_SLICES: usize = 32;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_idle_connection_is_small() {
+        assert!(size_of::<Slot>() <= 272, "{}", size_of::<Slot>());
+    }
+}
