@@ -70,6 +70,9 @@ pub enum RespError {
     /// A value larger than Redis itself allows.
     #[error("a RESP3 value exceeds {max} bytes", max = MAX_VALUE_BYTES)]
     TooLarge,
+    /// More elements, all in all, than an answer to anything that is asked here has.
+    #[error("a RESP3 value has more than {max} elements", max = MAX_ELEMENTS)]
+    TooManyElements,
     /// Arrays in arrays in arrays.
     #[error("RESP3 values are nested deeper than {max}", max = MAX_DEPTH)]
     TooDeep,
@@ -165,11 +168,13 @@ impl From<RespError> for Stop {
 struct Cursor<'i> {
     input: &'i [u8],
     at: usize,
+    /// Values skipped so far.
+    skipped: usize,
 }
 
 impl<'i> Cursor<'i> {
     fn new(input: &'i [u8]) -> Self {
-        Self { input, at: 0 }
+        Self { input, at: 0, skipped: 0 }
     }
 
     /// The rest of the line, without its end.
@@ -254,6 +259,10 @@ impl<'i> Cursor<'i> {
         }
         if self.at > MAX_VALUE_BYTES {
             return Err(RespError::TooLarge.into());
+        }
+        self.skipped += 1;
+        if self.skipped > MAX_ELEMENTS {
+            return Err(RespError::TooManyElements.into());
         }
         match self.byte()? {
             b'+' | b'-' | b'(' | b',' | b':' | b'#' | b'_' => self.line().map(drop),
@@ -365,6 +374,9 @@ const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$";
 /// Redis' own default bound of a value, `proto-max-bulk-len`: what it accepts, we can read.
 const MAX_VALUE_BYTES: usize = 512 << 20;
 const MAX_LINE_BYTES: usize = 64 << 10;
+/// A value takes ten times the bytes of the shortest elements, and what is not whole yet is walked
+/// over again at each read.
+const MAX_ELEMENTS: usize = 16 << 10;
 const MAX_DEPTH: usize = 16;
 const READ_BYTES: usize = 64 << 10;
 const READ_MIN_BYTES: usize = 16 << 10;

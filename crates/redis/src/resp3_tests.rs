@@ -28,6 +28,20 @@ fn bulk(text: &'static str) -> Value {
 }
 
 #[test]
+fn elements_are_bounded_in_number_all_nesting_counted() {
+    for (outer, inner) in [(1, 16_000), (100, 170)] {
+        let nested = format!("*{inner}\r\n{}", "_\r\n".repeat(inner));
+        let mut reader = Reader::new();
+        let text = format!("*{outer}\r\n{}", nested.repeat(outer));
+        reader.space().extend_from_slice(text.as_bytes());
+        match reader.pop() {
+            Ok(Some(Event::Value(Value::Array(all)))) => assert_eq!((all.len(), outer), (1, 1)),
+            other => assert_eq!((other, outer), (Err(RespError::TooManyElements), 100)),
+        }
+    }
+}
+
+#[test]
 fn every_type_is_read() {
     for (input, expected) in [
         ("+OK\r\n", Value::Simple(Bytes::from_static(b"OK"))),

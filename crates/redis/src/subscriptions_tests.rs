@@ -156,6 +156,18 @@ fn toggling_a_channel_keeps_the_memory_bounded() {
 }
 
 #[test]
+fn a_confirmation_that_was_not_asked_for_confirms_nothing() {
+    let (mut subscriptions, now) = connected();
+    let mut joined = waiting(subscriptions.subscribe(ANN, &channel("a")));
+    subscriptions.on_subscribed("a");
+    assert!(joined.try_recv().is_err(), "its SUBSCRIBE is not even sent");
+    assert_eq!(subscriptions.confirmed(), 0);
+    assert_eq!(subscriptions.next_command(now), Some(subscribe(&["a"])));
+    subscriptions.on_subscribed("a");
+    assert_eq!(joined.try_recv(), Ok(Joined::Live));
+}
+
+#[test]
 fn without_a_linger_a_channel_is_given_up_at_once_but_not_before_it_is_confirmed() {
     let (mut subscriptions, now) = (Subscriptions::new(Duration::ZERO), Instant::now());
     subscriptions.on_connected();

@@ -6,4 +6,5 @@ mod delivery;
 #[cfg(test)]
 mod nodes;
 mod outages;
+#[cfg(test)]
 mod scripted;
