@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use fanlight_engine::broker::Joined;
+use fanlight_engine::broker::{Joined, PublishError};
 use fanlight_redis::RedisConfig;
+use futures_util::FutureExt;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -14,19 +15,42 @@ async fn a_confirmation_counts_for_its_own_connection_only() {
     let server = Scripted::start().await;
     let ann = RedisNode::start(server.config(), 2);
     let joining = ann.node.subscribe(0, "/topic/a");
-    let mut first = server.subscriber().await;
+    let mut first = server.connection("sub").await;
     read_until(&mut first, "fl:c:/topic/a").await;
     // Confirmed, but at once the connection is of no more use.
     let answers = format!("{}-NOPERM no\r\n", confirmed("fl:c:/topic/a"));
     first.write_all(answers.as_bytes()).await.unwrap();
     assert_eq!(joining.await, Joined::Live);
-    let mut second = server.subscriber().await;
+    let mut second = server.connection("sub").await;
     read_until(&mut second, "fl:c:/topic/a").await;
     let joining = ann.node.subscribe(1, "/topic/a");
     second.write_all(confirmed("fl:c:/topic/other").as_bytes()).await.unwrap();
     assert_eq!(joining.await, Joined::Degraded, "nothing was confirmed on this connection");
     second.write_all(confirmed("fl:c:/topic/a").as_bytes()).await.unwrap();
     assert_eq!(ann.node.subscribe(1, "/topic/a").await, Joined::Live);
+}
+
+#[tokio::test]
+async fn what_was_still_queued_when_the_connection_broke_was_not_published() {
+    let server = Scripted::start().await;
+    let ann = RedisNode::start(server.config(), 1);
+    let mut publisher = server.connection("pub").await;
+    let written = loop {
+        let mut publishing = ann.node.publish("/topic/a", "written");
+        match (&mut publishing).now_or_never() {
+            None => break publishing,
+            Some(refused) => assert_eq!(refused, Err(PublishError::Unavailable)),
+        }
+        tokio::task::yield_now().await;
+    };
+    // Three batches of 128 may be unanswered, so the last of these can't be among them.
+    let queued: Vec<_> = (0..3 * 128).map(|_| ann.node.publish("/topic/a", "queued")).collect();
+    read_until(&mut publisher, "written").await;
+    drop(publisher);
+    assert_eq!(written.await, Err(PublishError::Unknown));
+    let last = queued.into_iter().next_back().unwrap();
+    let last = tokio::time::timeout(Duration::from_secs(10), last).await;
+    assert_eq!(last.expect("it was left in the queue"), Err(PublishError::Unavailable));
 }
 
 struct Scripted(TcpListener);
@@ -47,12 +71,12 @@ impl Scripted {
         }
     }
 
-    /// The next subscriber connection, logged in. Publishers are turned away.
-    async fn subscriber(&self) -> TcpStream {
+    /// The next connection with this job, logged in. Others are turned away.
+    async fn connection(&self, job: &str) -> TcpStream {
         loop {
             let (mut stream, _) = self.0.accept().await.unwrap();
             let hello = read_until(&mut stream, "fanlight-").await;
-            if hello.contains("fanlight-sub-") {
+            if hello.contains(&format!("fanlight-{job}-")) {
                 stream.write_all(b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n").await.unwrap();
                 return stream;
             }
