@@ -281,6 +281,11 @@ impl Worker {
         now: Now,
         step: impl FnOnce(&mut Session, &mut Cx),
     ) {
+        self.step(key, now, step);
+        self.carry_out(key, now);
+    }
+
+    fn step(&mut self, key: SessionKey, now: Now, step: impl FnOnce(&mut Session, &mut Cx)) {
         let Some(Slot { role: Role::Session(session), .. }) = self.slots.get_mut(key.0 as usize)
         else {
             return;
@@ -293,26 +298,13 @@ impl Worker {
             effects: &mut self.effects,
         };
         step(session, &mut cx);
-        self.carry_out(key, now);
     }
 
     fn carry_out(&mut self, key: SessionKey, now: Now) {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 if let Some(done) = self.effect(key, effect, now) {
-                    let Some(Slot { role: Role::Session(session), .. }) =
-                        self.slots.get_mut(key.0 as usize)
-                    else {
-                        continue;
-                    };
-                    let mut cx = Cx {
-                        now,
-                        rules: &self.shared.rules,
-                        hub: &mut self.hub,
-                        ids: &mut self.ids,
-                        effects: &mut self.effects,
-                    };
-                    session.on_done(&mut cx, done);
+                    self.step(key, now, |session, cx| session.on_done(cx, done));
                 }
             }
         }
