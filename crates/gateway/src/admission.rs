@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -44,7 +45,7 @@ pub enum AdmissionError {
 
 /// An IPv4 address, or the /64 of an IPv6 address: what one customer of a provider holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct AddressKey(u64);
+struct AddressKey(NonZeroU64);
 
 impl Admission {
     /// `0` means no limit. The addresses in `proxies` count towards the node's limit only.
@@ -93,7 +94,8 @@ impl Admission {
         &self,
         address: AddressKey,
     ) -> std::sync::MutexGuard<'_, HashMap<AddressKey, usize, foldhash::quality::RandomState>> {
-        let folded = (address.0 ^ (address.0 >> 32)) as usize;
+        let bits = address.0.get();
+        let folded = (bits ^ (bits >> 32)) as usize;
         self.shards[(folded ^ (folded >> 8)) % SHARDS]
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
@@ -116,11 +118,13 @@ impl Drop for Admitted {
 
 impl From<IpAddr> for AddressKey {
     fn from(address: IpAddr) -> Self {
-        match address.to_canonical() {
+        let bits = match address.to_canonical() {
             // The upper half of fc00::/7 is private, so no real /64 collides with an IPv4 address.
-            IpAddr::V4(v4) => Self(0xffff_ffff_0000_0000 | u64::from(u32::from(v4))),
-            IpAddr::V6(v6) => Self((u128::from(v6) >> 64) as u64),
-        }
+            IpAddr::V4(v4) => 0xffff_ffff_0000_0000 | u64::from(u32::from(v4)),
+            IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64,
+        };
+        // Only ::/64 is zero: loopback, which may share the key of a prefix that nobody has.
+        Self(NonZeroU64::new(bits).unwrap_or(NonZeroU64::MIN))
     }
 }
 

@@ -99,3 +99,18 @@ fn describe() {
 
 const SECONDS_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_described_metric_is_documented() {
+        let documented = include_str!("../../../docs/metrics.md");
+        let described = include_str!("telemetry.rs").split('"').filter(|part| {
+            part.strip_prefix("fanlight_")
+                .is_some_and(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
+        });
+        let missing: Vec<_> =
+            described.filter(|name| !documented.contains(&format!("`{name}`"))).collect();
+        assert!(missing.is_empty(), "docs/metrics.md lacks {missing:?}");
+    }
+}
