@@ -144,8 +144,7 @@ impl Run<'_> {
         if rests.is_empty() {
             *rests = self.publications.iter().map(|p| StompRest::new(p, version)).collect();
         }
-        let total: usize = rests.iter().map(|rest| rest.bytes.len()).sum();
-        let copied = total <= COPY_MAX_BYTES;
+        let copied = rests.iter().all(|rest| rest.bytes.len() <= COPY_MAX_BYTES);
         let mut pieces = Vec::new();
         let mut out = Vec::new();
         for (publication, rest) in self.publications.iter().zip(rests) {
