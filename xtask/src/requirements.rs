@@ -80,7 +80,7 @@ fn check_node() -> anyhow::Result<()> {
     match major_version(&version) {
         Some(major) if major >= NODE_MAJOR => Ok(()),
         _ => bail!(
-            "the tests need Node {NODE_MAJOR} or newer, found {}; Debian 13 has it, or see https://nodejs.org",
+            "the tests need Node {NODE_MAJOR} or newer, found {}; Debian 12 and newer have it",
             version.trim()
         ),
     }
