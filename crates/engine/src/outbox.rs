@@ -109,21 +109,7 @@ impl Outbox {
 
     /// Fills `slices` with what comes next; the number of slices filled.
     pub fn slices<'o>(&'o self, slices: &mut [IoSlice<'o>]) -> usize {
-        let mut skip = self.written;
-        let mut filled = 0;
-        for piece in self.chunks.iter().flat_map(|chunk| chunk.pieces.iter()) {
-            if filled == slices.len() {
-                break;
-            }
-            if skip >= piece.len() {
-                skip -= piece.len();
-                continue;
-            }
-            slices[filled] = IoSlice::new(&piece[skip..]);
-            skip = 0;
-            filled += 1;
-        }
-        filled
+        fill_slices(&self.chunks, self.written, slices)
     }
 
     /// Removes `bytes` that were written.
@@ -149,6 +135,30 @@ impl Outbox {
     pub fn is_empty(&self) -> bool {
         self.chunks.is_empty()
     }
+}
+
+/// Fills `slices` with what comes behind the first `written` bytes of `chunks`, as far as they go;
+/// the number of slices filled.
+pub fn fill_slices<'c>(
+    chunks: impl IntoIterator<Item = &'c Chunk>,
+    written: usize,
+    slices: &mut [IoSlice<'c>],
+) -> usize {
+    let mut skip = written;
+    let mut filled = 0;
+    for piece in chunks.into_iter().flat_map(Chunk::pieces) {
+        if filled == slices.len() {
+            break;
+        }
+        if skip >= piece.len() {
+            skip -= piece.len();
+            continue;
+        }
+        slices[filled] = IoSlice::new(&piece[skip..]);
+        skip = 0;
+        filled += 1;
+    }
+    filled
 }
 
 #[cfg(test)]

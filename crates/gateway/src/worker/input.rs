@@ -189,18 +189,17 @@ impl Worker {
     fn on_peer_close(&mut self, key: SessionKey, code: Option<u16>, now: Now) {
         let code = code.unwrap_or(CloseReason::ClientClosed.websocket_code());
         self.close_with_code(key, CloseReason::ClientClosed, code, now);
-        if let Some(Slot { phase: Phase::Closing { peer_closed, .. }, .. }) =
-            self.slots.get_mut(key.0 as usize)
-        {
-            *peer_closed = true;
-        }
-        self.flush_stage();
-        self.end_if_closed(key);
+        self.after_peer(key);
     }
 
     /// The peer sends nothing more. It may still read: it gets what it is owed.
     fn on_peer_ended(&mut self, key: SessionKey, now: Now) {
         self.end_session(key, CloseReason::ConnectionLost, now);
+        self.after_peer(key);
+    }
+
+    /// The peer's half of the end is done; ours is once everything is written.
+    fn after_peer(&mut self, key: SessionKey) {
         if let Some(Slot { phase: Phase::Closing { peer_closed, .. }, .. }) =
             self.slots.get_mut(key.0 as usize)
         {

@@ -3,7 +3,7 @@
 use std::io::{self, IoSlice, Write};
 
 use fanlight_engine::encode::Framing;
-use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits};
+use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
 use fanlight_engine::session::Session;
 use fanlight_proto::ws::Decoder;
 use mio::net::TcpStream;
@@ -193,7 +193,9 @@ fn send(
                     pieces.for_each(|piece| scratch.extend_from_slice(piece));
                     socket.write(&scratch[done..])
                 } else {
-                    write_vectored(socket, chunks, done)
+                    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
+                    let filled = fill_slices(chunks, done, &mut slices);
+                    socket.write_vectored(&slices[..filled])
                 }
             }
         };
@@ -204,25 +206,6 @@ fn send(
             result => return result,
         }
     }
-}
-
-fn write_vectored(socket: &mut TcpStream, chunks: &[Chunk], done: usize) -> io::Result<usize> {
-    let mut slices = [IoSlice::new(&[]); MAX_SLICES];
-    let mut filled = 0;
-    let mut skip = done;
-    for piece in chunks.iter().flat_map(Chunk::pieces) {
-        if filled == MAX_SLICES {
-            break;
-        }
-        if skip >= piece.len() {
-            skip -= piece.len();
-            continue;
-        }
-        slices[filled] = IoSlice::new(&piece[skip..]);
-        skip = 0;
-        filled += 1;
-    }
-    socket.write_vectored(&slices[..filled])
 }
 
 /// What is left of `chunks` once `written` bytes are, and how much of the first is.

@@ -85,50 +85,36 @@ impl Worker {
 
     /// Begins to close every connection, evenly over `window`.
     pub(super) fn begin_drain(&mut self, window: Duration) {
-        let mut remaining: Vec<Ticket> = self
-            .slots
-            .iter()
-            .map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial })
-            .collect();
+        let mut remaining = self.tickets(|_| true);
         remaining.shuffle(&mut rand::rng());
         let total = remaining.len();
-        let started_ms = self.shared.clock.now().mono_ms;
-        self.sweep.drain = Some(Drain { window, started_ms, remaining, total });
-        self.pace_drain(self.shared.clock.now());
+        let now = self.shared.clock.now();
+        self.sweep.drain = Some(Drain { window, started_ms: now.mono_ms, remaining, total });
+        self.pace_drain(now);
     }
 
     fn pace_drain(&mut self, now: Now) {
         let Some(drain) = &mut self.sweep.drain else { return };
         let window_ms = drain.window.as_millis() as u64;
         let elapsed_ms = now.mono_ms - drain.started_ms;
-        let due = if elapsed_ms >= window_ms {
-            drain.total
-        } else {
-            drain.total * elapsed_ms as usize / window_ms as usize
-        };
-        let gone = drain.total - drain.remaining.len();
         let over = elapsed_ms >= window_ms;
-        let left = drain.remaining.len();
-        let closing = drain.remaining.split_off(left - due.saturating_sub(gone).min(left));
-        for ticket in closing {
+        let due =
+            if over { drain.total } else { drain.total * elapsed_ms as usize / window_ms as usize };
+        let keep = (drain.total - due).min(drain.remaining.len());
+        for ticket in drain.remaining.split_off(keep) {
             self.drain_one(ticket, now);
         }
         if over {
-            self.drain_latecomers(now);
+            // Connections whose upgrade was under way when the drain began.
+            for ticket in self.tickets(Slot::is_open) {
+                self.drain_one(ticket, now);
+            }
         }
     }
 
-    /// Connections whose upgrade was under way when the drain began.
-    fn drain_latecomers(&mut self, now: Now) {
-        let open: Vec<Ticket> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.is_open())
-            .map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial })
-            .collect();
-        for ticket in open {
-            self.drain_one(ticket, now);
-        }
+    fn tickets(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<Ticket> {
+        let slots = self.slots.iter().filter(|(_, slot)| wanted(slot));
+        slots.map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial }).collect()
     }
 
     fn drain_one(&mut self, ticket: Ticket, now: Now) {
