@@ -156,7 +156,7 @@ impl Worker {
                     polled?;
                     Wake::Sockets
                 }
-                taken = self.inbox.recv_many(&mut inbox, INBOX_BATCH), if inbox.is_empty() => {
+                taken = self.inbox.recv_many(&mut inbox, INBOX_BATCH) => {
                     if taken == 0 {
                         break;
                     }
@@ -335,12 +335,12 @@ impl Worker {
             Effect::Publish(permit, publication) => {
                 self.stats.published += 1;
                 let publish = self.shared.broker.publish(permit, publication);
-                self.start(key, publish.map(Done::Published).boxed())
+                self.start(key, publish, Done::Published)
             }
             Effect::Join(channel) => {
                 let joined = self.shared.broker.subscribe(self.id, &channel);
                 *self.channels.entry(channel).or_insert(0) += 1;
-                self.start(key, joined.map(Done::Joined).boxed())
+                self.start(key, joined, Done::Joined)
             }
             Effect::Leave(channel) => {
                 self.leave(&channel);
@@ -353,15 +353,20 @@ impl Worker {
         }
     }
 
-    /// Polls `future` once and keeps it when it has to wait.
-    fn start(&mut self, key: SessionKey, mut future: BoxFuture<'static, Done>) -> Option<Done> {
-        let done = (&mut future).now_or_never();
-        if done.is_none() {
-            let serial = self.slots.get(key.0 as usize)?.serial;
-            let ticket = Ticket { key, serial };
-            self.work.push(future.map(move |done| (ticket, done)).boxed());
+    /// Polls `future` once and keeps it when it has to wait; `done` says what it came to.
+    fn start<T: 'static>(
+        &mut self,
+        key: SessionKey,
+        mut future: BoxFuture<'static, T>,
+        done: fn(T) -> Done,
+    ) -> Option<Done> {
+        if let Some(outcome) = (&mut future).now_or_never() {
+            return Some(done(outcome));
         }
-        done
+        let serial = self.slots.get(key.0 as usize)?.serial;
+        let ticket = Ticket { key, serial };
+        self.work.push(future.map(move |outcome| (ticket, done(outcome))).boxed());
+        None
     }
 
     fn on_done(&mut self, ticket: Ticket, done: Done) {
