@@ -76,7 +76,7 @@ fn stream(body_bytes: usize) -> Vec<u8> {
     let mut stream = Vec::new();
     for number in 0..PUBLICATIONS {
         let publication = publication(body_bytes, number);
-        let channel = format!("fl:c:{}", publication.destination);
+        let channel = format!("fl:{{0}}:c:{}", publication.destination);
         let mut envelope = Vec::new();
         envelope::encode(&publication, &mut envelope);
         let head = format!(

@@ -14,7 +14,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::command;
 use crate::config::RedisConfig;
-use crate::names::Names;
+use crate::names::{Names, Partition};
+use crate::resp3::Value;
 use crate::shard::{Environment, Shards};
 use crate::topology::Topology;
 
@@ -71,27 +72,27 @@ impl Broker for RedisBroker {
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
         let published = Published { id: publication.id, position: publication.position };
         let channel = permit.channel();
-        let shard = self.shards.of(channel);
+        let partition = Partition::of(channel.as_str());
         let command = command::publish(&publication, channel, &self.names);
-        let queued = shard.publisher.send(command);
-        let context = Arc::clone(&shard.context);
+        let answer = self.shards.call(partition, |_| command);
+        let context = Arc::clone(&self.shards.of(partition).context);
         Box::pin(async move {
-            let result = match queued {
-                // The writer answers everything it was given, unless its runtime is torn down.
-                Ok(answer) => answer.await.unwrap_or(Err(PublishError::Unknown)),
+            let result = match answer.await {
+                Ok(Value::Integer(_receivers)) => Ok(published),
+                Ok(_) => Err(PublishError::Unavailable),
                 Err(error) => Err(error),
             };
             context.meters.on_published(&result);
-            result.map(|_receivers| published)
+            result
         })
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
-        self.shards.of(channel).lane(channel).subscribe(worker, channel)
+        self.shards.of_channel(channel).lane(channel).subscribe(worker, channel)
     }
 
     fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        self.shards.of(channel).lane(channel).unsubscribe(worker, channel);
+        self.shards.of_channel(channel).lane(channel).unsubscribe(worker, channel);
     }
 
     fn health(&self) -> BrokerHealth {

@@ -71,7 +71,7 @@ mod tests {
         out.clear();
         let wanted = [Channel::of_destination("/topic/a".into())];
         channels("SUBSCRIBE", &wanted, &Names::new("fl:"), &mut out);
-        assert_eq!(out, b"*2\r\n$9\r\nSUBSCRIBE\r\n$13\r\nfl:c:/topic/a\r\n");
+        assert_eq!(out, b"*2\r\n$9\r\nSUBSCRIBE\r\n$19\r\nfl:{111}:c:/topic/a\r\n");
     }
 
     #[test]
@@ -88,7 +88,7 @@ mod tests {
         };
         let channel = Channel::of_destination("/topic/a".into());
         let command = publish(&publication, &channel, &Names::new("fl:"));
-        let start = b"*3\r\n$7\r\nPUBLISH\r\n$13\r\nfl:c:/topic/a\r\n$100035\r\n";
+        let start = b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nfl:{111}:c:/topic/a\r\n$100035\r\n";
         assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
         assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);
     }

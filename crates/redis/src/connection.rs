@@ -49,6 +49,11 @@ pub(crate) enum ConnectionError {
 }
 
 impl ConnectionError {
+    /// It said that it has another role.
+    pub(crate) fn not_master(role: &str) -> Self {
+        Self::NotMaster { role: role.escape_debug().take(40).collect() }
+    }
+
     /// From an error reply; its text is Redis' own, cut and without control characters.
     pub(crate) fn refused(command: &'static str, answer: &[u8]) -> Self {
         let answer = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
@@ -114,7 +119,12 @@ impl Connection {
         Ok(())
     }
 
-    async fn ask(&mut self, name: &'static str, words: &[&[u8]]) -> Result<Value, ConnectionError> {
+    /// Runs one command and waits for its answer, which must not be an error.
+    pub(crate) async fn ask(
+        &mut self,
+        name: &'static str,
+        words: &[&[u8]],
+    ) -> Result<Value, ConnectionError> {
         let mut command = Vec::new();
         command::words(words, &mut command);
         self.stream.write_all(&command).await?;
@@ -156,9 +166,7 @@ fn check_role(fields: &[(Value, Value)]) -> Result<(), ConnectionError> {
         .and_then(|(_, value)| value.as_text());
     match role {
         None | Some("master") => Ok(()),
-        Some(role) => {
-            Err(ConnectionError::NotMaster { role: role.escape_debug().take(40).collect() })
-        }
+        Some(role) => Err(ConnectionError::not_master(role)),
     }
 }
 

@@ -21,7 +21,7 @@ pub(crate) struct Health {
 
 #[derive(Debug)]
 struct State {
-    /// Per connection, the publisher first, then the subscribers.
+    /// Per connection, the one for commands first, then the subscribers.
     connections: Vec<Link>,
     /// Per subscriber, when its canary last came back.
     echoes: Vec<Option<Instant>>,
@@ -47,7 +47,8 @@ struct Outage {
 /// One of a shard's connections.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Role {
-    Publisher,
+    /// The one that carries commands.
+    Commands,
     /// Counted from 0.
     Subscriber(usize),
 }
@@ -155,7 +156,7 @@ impl State {
 impl Role {
     fn index(self) -> usize {
         match self {
-            Self::Publisher => 0,
+            Self::Commands => 0,
             Self::Subscriber(subscriber) => subscriber + 1,
         }
     }
@@ -181,13 +182,13 @@ mod tests {
         let now = Instant::now();
         let health = Health::new("Redis at h:1".to_owned(), 1, INTERVAL);
         assert!(unhealthy(&health, now).contains("connecting"));
-        health.on_down(Role::Publisher, &ConnectionError::ConnectionRefused, now);
+        health.on_down(Role::Commands, &ConnectionError::ConnectionRefused, now);
         assert_eq!(
             unhealthy(&health, now),
             "Redis at h:1: connection refused; retrying; \
              check that it is running and that the configured URL is right"
         );
-        health.on_up(Role::Publisher);
+        health.on_up(Role::Commands);
         health.on_up(Role::Subscriber(0));
         assert!(unhealthy(&health, now).contains("not proven"));
         health.on_echo(0, now);
@@ -211,7 +212,7 @@ mod tests {
         let now = Instant::now();
         let health = Health::new("Redis at h:1".to_owned(), 1, INTERVAL);
         let in_outage = || health.state().outage.is_some();
-        health.on_up(Role::Publisher);
+        health.on_up(Role::Commands);
         for _ in 0..3 {
             health.on_up(Role::Subscriber(0));
             health.on_down(Role::Subscriber(0), &ConnectionError::Closed, now);

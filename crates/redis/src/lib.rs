@@ -26,6 +26,7 @@ mod names;
 mod pipeline;
 mod reconnect;
 pub mod resp3;
+mod scripts;
 mod shard;
 mod subscriber;
 mod subscriptions;

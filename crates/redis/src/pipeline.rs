@@ -1,4 +1,4 @@
-//! What one publishing connection has under way: bytes to write, answers to come. No I/O here.
+//! What one command connection has under way: bytes to write, answers to come. No I/O here.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -7,8 +7,10 @@ use bytes::{Buf, BytesMut};
 use fanlight_engine::broker::PublishError;
 use tokio::sync::oneshot;
 
-/// What Redis said to a PUBLISH: how many subscriber connections got it.
-pub(crate) type Answer = Result<u64, PublishError>;
+use crate::resp3::Value;
+
+/// What Redis said to a command, an error reply included; or why there is no answer.
+pub(crate) type Answer = Result<Value, PublishError>;
 
 /// A command on its way, and who waits for its answer.
 #[derive(Debug)]
@@ -161,8 +163,8 @@ mod tests {
         pipeline.take_batch(&mut queue, now);
         assert_eq!(pipeline.outgoing().len(), 10);
         pipeline.on_written(10);
-        assert_eq!(pipeline.on_answer(Ok(2), now), Ok(Some(Duration::ZERO)));
-        assert_eq!(waiting[0].try_recv(), Ok(Ok(2)));
+        assert_eq!(pipeline.on_answer(Ok(Value::Integer(2)), now), Ok(Some(Duration::ZERO)));
+        assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(2))));
         assert!(pipeline.is_empty() && pipeline.waiting_since().is_none());
     }
 
@@ -194,14 +196,14 @@ mod tests {
             pipeline.on_written(1);
         }
         assert!(!pipeline.has_room());
-        pipeline.on_answer(Ok(0), now).unwrap();
+        pipeline.on_answer(Ok(Value::Integer(0)), now).unwrap();
         assert!(pipeline.has_room());
     }
 
     #[test]
     fn an_unasked_answer_is_an_error() {
         let mut pipeline = Pipeline::default();
-        assert_eq!(pipeline.on_answer(Ok(0), Instant::now()), Err(Unasked));
+        assert_eq!(pipeline.on_answer(Ok(Value::Integer(0)), Instant::now()), Err(Unasked));
     }
 
     #[test]
@@ -211,10 +213,13 @@ mod tests {
         let now = Instant::now();
         pipeline.take_batch(&mut queue, now);
         pipeline.on_written(25);
-        pipeline.on_answer(Ok(1), now).unwrap();
+        pipeline.on_answer(Ok(Value::Integer(1)), now).unwrap();
         pipeline.abandon();
         let answers: Vec<_> = waiting.iter_mut().map(|w| w.try_recv().unwrap()).collect();
         let (unknown, unavailable) = (PublishError::Unknown, PublishError::Unavailable);
-        assert_eq!(answers, [Ok(1), Err(unknown), Err(unavailable), Err(unavailable)]);
+        assert_eq!(
+            answers,
+            [Ok(Value::Integer(1)), Err(unknown), Err(unavailable), Err(unavailable)]
+        );
     }
 }

@@ -5,7 +5,8 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 use std::time::Instant;
 
-use fanlight_engine::broker::{BrokerHealth, Channel, DeliverySink};
+use fanlight_engine::broker::{BrokerHealth, Channel, DeliverySink, PublishError};
+use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -14,10 +15,11 @@ use crate::config::RedisConfig;
 use crate::connection::{Connection, ConnectionError};
 use crate::health::Health;
 use crate::meters::Meters;
-use crate::names::Names;
+use crate::names::{Names, Partition};
+use crate::pipeline::Answer;
 use crate::subscriber::{Lane, Subscriber};
 use crate::topology::{ShardId, Topology};
-use crate::writer::{Publisher, Writer};
+use crate::writer::{CommandQueue, Link, Writer};
 
 /// All shards of the topology; a channel is in exactly one of them.
 #[derive(Debug)]
@@ -31,7 +33,7 @@ pub(crate) struct Shards {
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) context: Arc<Context>,
-    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) commands: Arc<CommandQueue>,
     /// One per subscriber connection; a channel is always on the same one.
     lanes: Vec<Arc<Lane>>,
     /// Channels are named by clients, so what lane they get is theirs to guess only.
@@ -71,8 +73,32 @@ impl Shards {
         Self { topology, shards }
     }
 
-    pub(crate) fn of(&self, channel: &Channel) -> &Shard {
-        &self.shards[usize::from(self.topology.shard_of(channel).0)]
+    /// The shard that has `partition`.
+    pub(crate) fn of(&self, partition: Partition) -> &Shard {
+        &self.shards[usize::from(self.topology.shard_of(partition).0)]
+    }
+
+    /// The shard that has `channel`.
+    pub(crate) fn of_channel(&self, channel: &Channel) -> &Shard {
+        self.of(Partition::of(channel.as_str()))
+    }
+
+    /// Runs a command on the shard of `partition`, to which all its keys belong. Commands of one
+    /// partition are executed in the order of the calls, whatever the order in which the futures
+    /// are polled.
+    pub(crate) fn call(
+        &self,
+        partition: Partition,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
+        let queued = self.of(partition).commands.send_with(command);
+        Box::pin(async move {
+            match queued {
+                // The writer answers everything it was given, unless its runtime is torn down.
+                Ok(answer) => answer.await.unwrap_or(Err(PublishError::Unknown)),
+                Err(error) => Err(error),
+            }
+        })
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Shard> {
@@ -104,10 +130,10 @@ impl Shard {
             topology,
             shard,
         });
-        let publisher =
-            Arc::new(Publisher::new(config.publish_queue_messages, config.publish_queue_bytes));
+        let commands =
+            Arc::new(CommandQueue::new(config.publish_queue_messages, config.publish_queue_bytes));
         let writer = Writer {
-            publisher: Arc::clone(&publisher),
+            commands: Arc::clone(&commands),
             context: Arc::clone(&context),
             shutdown: environment.shutdown.clone(),
         };
@@ -119,7 +145,7 @@ impl Shard {
                     index,
                     Arc::clone(&lane),
                     Arc::clone(&context),
-                    Arc::clone(&publisher),
+                    Arc::clone(&commands),
                     Arc::clone(&environment.sinks),
                 );
                 let shutdown = environment.shutdown.clone();
@@ -127,7 +153,7 @@ impl Shard {
                 lane
             })
             .collect();
-        Self { context, publisher, lanes, hasher: RandomState::new() }
+        Self { context, commands, lanes, hasher: RandomState::new() }
     }
 
     pub(crate) fn lane(&self, channel: &Channel) -> &Arc<Lane> {

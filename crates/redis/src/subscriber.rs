@@ -26,12 +26,13 @@ use crate::connection::{Connection, ConnectionError};
 use crate::envelope::{self, Destinations};
 use crate::health::Role;
 use crate::meters::amount;
+use crate::names::Partition;
 use crate::pipeline::Answer;
 use crate::reconnect::Backoff;
 use crate::resp3::{Event, Reader, Value};
 use crate::shard::Context;
 use crate::subscriptions::{Command, Join, Subscriptions};
-use crate::writer::Publisher;
+use crate::writer::CommandQueue;
 
 /// The interests in one subscriber connection's channels, shared with the workers.
 #[derive(Debug)]
@@ -86,7 +87,7 @@ pub(crate) struct Subscriber {
     index: usize,
     lane: Arc<Lane>,
     context: Arc<Context>,
-    publisher: Arc<Publisher>,
+    commands: Arc<CommandQueue>,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
     canary_name: String,
     destinations: Destinations,
@@ -129,16 +130,16 @@ impl Subscriber {
         index: usize,
         lane: Arc<Lane>,
         context: Arc<Context>,
-        publisher: Arc<Publisher>,
+        commands: Arc<CommandQueue>,
         sinks: Arc<[Arc<dyn DeliverySink>]>,
     ) -> Self {
         let canary_name = format!("{}:{index}", context.boot.simple());
         Self {
-            canary_name: context.names.canary(&canary_name),
+            canary_name: context.names.canary(Partition(0), &canary_name),
             index,
             lane,
             context,
-            publisher,
+            commands,
             sinks,
             destinations: Destinations::new(),
             arrivals: Vec::new(),
@@ -370,7 +371,7 @@ impl Subscriber {
                 let payload = number.to_le_bytes();
                 let words = [&b"PUBLISH"[..], self.canary_name.as_bytes(), &payload];
                 command::words(&words, &mut publish);
-                match self.publisher.send(publish) {
+                match self.commands.send(publish) {
                     Ok(answer) => serving.asked = Some((number, answer)),
                     Err(_) => serving.canary.on_refused(number, now, TICK_MAX),
                 }
@@ -424,11 +425,13 @@ impl Serving {
     fn on_answered(&mut self, number: u64, answer: Answer) -> Result<(), ConnectionError> {
         let now = Instant::now();
         match answer {
-            Ok(receivers) => match self.canary.on_accepted(number, receivers, now) {
-                Verdict::NotDelivering => return Err(ConnectionError::NotDelivering),
-                Verdict::Wait | Verdict::Publish(_) => {}
-            },
-            Err(_) => self.canary.on_refused(number, now, TICK_MAX),
+            Ok(Value::Integer(receivers)) => {
+                match self.canary.on_accepted(number, receivers.unsigned_abs(), now) {
+                    Verdict::NotDelivering => return Err(ConnectionError::NotDelivering),
+                    Verdict::Wait | Verdict::Publish(_) => {}
+                }
+            }
+            Ok(_) | Err(_) => self.canary.on_refused(number, now, TICK_MAX),
         }
         Ok(())
     }

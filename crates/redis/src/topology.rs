@@ -3,9 +3,8 @@
 use std::io;
 use std::net::SocketAddr;
 
-use fanlight_engine::broker::Channel;
-
 use crate::config::Endpoint;
+use crate::names::Partition;
 
 /// How the Redis processes are arranged.
 ///
@@ -28,7 +27,7 @@ impl Topology {
         }
     }
 
-    pub(crate) fn shard_of(&self, _channel: &Channel) -> ShardId {
+    pub(crate) fn shard_of(&self, _partition: Partition) -> ShardId {
         match self {
             Self::Standalone(_) => ShardId(0),
         }

@@ -1,4 +1,4 @@
-//! The natural-batching writer: one connection per shard that publishes.
+//! The natural-batching writer: one connection per shard that carries all commands.
 //!
 //! What is queued leaves in one write as soon as the connection has room, so a lone message
 //! leaves at once and batches form only under load; there is no timer. It speaks RESP itself
@@ -15,46 +15,66 @@ use fanlight_engine::broker::PublishError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
 use tokio::sync::{Notify, oneshot};
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use crate::command;
 use crate::connection::{Connection, ConnectionError};
 use crate::health::Role;
 use crate::meters::amount;
 use crate::pipeline::{Answer, Item, Pipeline};
 use crate::reconnect::Backoff;
 use crate::resp3::{Event, Reader, Value};
+use crate::scripts;
 use crate::shard::Context;
 
-/// The bounded queue in front of one shard's publishing connection.
+/// The bounded queue in front of one shard's command connection.
 #[derive(Debug)]
-pub(crate) struct Publisher {
+pub(crate) struct CommandQueue {
     queue: Mutex<Queue>,
     queued: Notify,
     messages_max: usize,
     bytes_max: usize,
 }
 
+/// What is known of the connection's other end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Link {
+    /// The master's replication id: it changes with every failover and restart, after which
+    /// offsets may have been given to other content (design §8, "Epoch").
+    pub(crate) replication_id: Arc<str>,
+}
+
 #[derive(Debug, Default)]
 struct Queue {
-    /// Whether there is a connection; without one nothing is queued.
-    open: bool,
+    /// The connection, if there is one; without one nothing is queued, so what is queued leaves
+    /// on the very connection that was there when it came.
+    link: Option<Link>,
     items: VecDeque<Item>,
     bytes: usize,
 }
 
-impl Publisher {
+impl CommandQueue {
     pub(crate) fn new(messages_max: usize, bytes_max: usize) -> Self {
         Self { queue: Mutex::default(), queued: Notify::new(), messages_max, bytes_max }
     }
 
-    /// Queues a PUBLISH; the order of calls is the order of publication.
+    /// Queues a command; the order of calls is the order of execution.
     pub(crate) fn send(&self, command: Vec<u8>) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.send_with(|_| command)
+    }
+
+    /// Queues a command that depends on the connection.
+    pub(crate) fn send_with(
+        &self,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
         let (waiter, answer) = oneshot::channel();
         let mut queue = self.queue();
-        if !queue.open {
+        let Some(link) = &queue.link else {
             return Err(PublishError::Unavailable);
-        }
+        };
+        let command = command(link);
         // One message of any size is let in, or the bound on bytes would be one on its size too.
         let bytes = queue.bytes + command.len();
         let full = bytes > self.bytes_max && !queue.items.is_empty();
@@ -68,13 +88,13 @@ impl Publisher {
         Ok(answer)
     }
 
-    fn open(&self) {
-        self.queue().open = true;
+    fn open(&self, link: Link) {
+        self.queue().link = Some(link);
     }
 
     /// Refuses what comes from now on; what is queued can still be taken.
     fn close(&self) {
-        self.queue().open = false;
+        self.queue().link = None;
     }
 
     /// What is queued was never written.
@@ -104,9 +124,9 @@ impl Publisher {
     }
 }
 
-/// The task that owns a shard's publishing connection.
+/// The task that owns a shard's command connection.
 pub(crate) struct Writer {
-    pub(crate) publisher: Arc<Publisher>,
+    pub(crate) commands: Arc<CommandQueue>,
     pub(crate) context: Arc<Context>,
     pub(crate) shutdown: CancellationToken,
 }
@@ -116,12 +136,13 @@ enum Picked {
     Read(usize),
     Wrote(usize),
     Queued,
+    Described(Answer),
     Tick,
     Shutdown,
 }
 
 impl Writer {
-    /// Publishes until the shutdown, over as many connections as it takes.
+    /// Carries commands until the shutdown, over as many connections as it takes.
     pub(crate) async fn run(self) {
         let context = Arc::clone(&self.context);
         let mut backoff = Backoff::new(context.config.reconnect_max);
@@ -140,7 +161,7 @@ impl Writer {
                 Err(error) => Some(error),
             };
             let Some(error) = error else { return };
-            context.health.on_down(Role::Publisher, &error, Instant::now());
+            context.health.on_down(Role::Commands, &error, Instant::now());
             select! {
                 () = sleep(backoff.next_wait()) => {}
                 () = self.shutdown.cancelled() => return,
@@ -148,20 +169,39 @@ impl Writer {
         }
     }
 
-    /// Publishes over one connection until it breaks, or until the shutdown: then `None`.
+    /// Carries commands over one connection until it breaks, or until the shutdown: then `None`.
     async fn use_up(&self, connection: &mut Connection) -> Option<ConnectionError> {
+        let link = match self.prepare(connection).await {
+            Ok(link) => link,
+            Err(error) => return Some(error),
+        };
         let mut pipeline = Pipeline::default();
-        self.publisher.open();
-        self.context.health.on_up(Role::Publisher);
+        self.commands.open(link);
+        self.context.health.on_up(Role::Commands);
         let ended = self.serve(connection, &mut pipeline).await;
-        self.publisher.close();
-        self.publisher.refuse_queued();
+        self.commands.close();
+        self.commands.refuse_queued();
         pipeline.abandon();
         self.context.meters.queue.set(0.0);
         if ended.is_err() {
             self.context.meters.broken.increment(1);
         }
         ended.err()
+    }
+
+    /// Learns who the other end is, and loads the scripts.
+    async fn prepare(&self, connection: &mut Connection) -> Result<Link, ConnectionError> {
+        let after = self.context.config.connect_timeout;
+        let prepared = timeout(after, async {
+            let info = connection.ask("INFO", &[b"INFO", b"replication"]).await?;
+            for script in scripts::ALL {
+                let load = [&b"SCRIPT"[..], b"LOAD", script.source.as_bytes()];
+                connection.ask("SCRIPT LOAD", &load).await?;
+            }
+            Link::from_info(&info)
+        });
+        let during = "while loading scripts";
+        prepared.await.unwrap_or(Err(ConnectionError::TimedOut { during, after }))
     }
 
     async fn serve(
@@ -175,8 +215,10 @@ impl Writer {
         let shutdown = self.shutdown.cancelled();
         tokio::pin!(shutdown);
         let mut closing = false;
+        let mut described_at = Instant::now();
+        let mut describing = None;
         loop {
-            let left = self.publisher.fill(pipeline);
+            let left = self.commands.fill(pipeline);
             if closing && left == 0 && pipeline.is_empty() {
                 return Ok(());
             }
@@ -185,7 +227,8 @@ impl Writer {
                 wrote = output.write(pipeline.outgoing()), if !pipeline.outgoing().is_empty() => {
                     Picked::Wrote(wrote?)
                 }
-                () = self.publisher.queued.notified(), if pipeline.has_room() => Picked::Queued,
+                () = self.commands.queued.notified(), if pipeline.has_room() => Picked::Queued,
+                answer = answered(&mut describing) => Picked::Described(answer),
                 _ = tick.tick() => Picked::Tick,
                 () = &mut shutdown, if !closing => Picked::Shutdown,
             };
@@ -194,9 +237,19 @@ impl Writer {
                 Picked::Read(_) => self.on_read(&mut connection.reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
                 Picked::Queued => {}
-                Picked::Tick => self.on_tick(left, pipeline)?,
+                Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
+                Picked::Described(Err(_)) => {}
+                Picked::Tick => {
+                    self.on_tick(left, pipeline)?;
+                    if describing.is_none() && described_at.elapsed() >= DESCRIBE_EVERY {
+                        described_at = Instant::now();
+                        let mut info = Vec::new();
+                        command::words(&[b"INFO", b"replication"], &mut info);
+                        describing = self.commands.send(info).ok();
+                    }
+                }
                 Picked::Shutdown => {
-                    self.publisher.close();
+                    self.commands.close();
                     closing = true;
                 }
             }
@@ -206,16 +259,12 @@ impl Writer {
     fn on_read(&self, reader: &mut Reader, pipeline: &mut Pipeline) -> Result<(), ConnectionError> {
         let now = Instant::now();
         while let Some(event) = reader.pop()? {
-            let answer = match event {
-                Event::Value(Value::Integer(receivers)) => Ok(receivers.unsigned_abs()),
-                Event::Value(Value::Error(answer)) => {
-                    let error = ConnectionError::refused("PUBLISH", &answer);
-                    self.context.health.on_refusal(&error, now);
-                    Err(PublishError::Unavailable)
-                }
-                Event::Value(_) | Event::Message { .. } => return Err(ConnectionError::Unasked),
-            };
-            let took = pipeline.on_answer(answer, now).map_err(|_| ConnectionError::Unasked)?;
+            let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
+            if let Value::Error(answer) = &value {
+                let error = ConnectionError::refused("a command", answer);
+                self.context.health.on_refusal(&error, now);
+            }
+            let took = pipeline.on_answer(Ok(value), now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
             }
@@ -223,10 +272,18 @@ impl Writer {
         Ok(())
     }
 
+    /// The other end may have become another: a demoted master keeps its connections.
+    fn on_described(&self, link: Link) {
+        let mut queue = self.commands.queue();
+        if queue.link.is_some() {
+            queue.link = Some(link);
+        }
+    }
+
     fn on_tick(&self, queued: usize, pipeline: &Pipeline) -> Result<(), ConnectionError> {
         self.context.meters.queue.set(amount(queued));
         let after = self.context.config.response_timeout;
-        let during = "to a PUBLISH";
+        let during = "to a command";
         match pipeline.waiting_since() {
             Some(since) if since.elapsed() >= after => {
                 Err(ConnectionError::TimedOut { during, after })
@@ -236,5 +293,32 @@ impl Writer {
     }
 }
 
+impl Link {
+    /// From the answer to `INFO replication`.
+    fn from_info(info: &Value) -> Result<Self, ConnectionError> {
+        let text = info.as_text().ok_or(ConnectionError::Unasked)?;
+        let field = |name: &str| {
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        };
+        if let Some(role) = field("role").filter(|role| *role != "master") {
+            return Err(ConnectionError::not_master(role));
+        }
+        let replication_id = field("master_replid").unwrap_or_default();
+        Ok(Self { replication_id: replication_id.into() })
+    }
+}
+
+/// The answer to what was asked; never, when nothing was.
+async fn answered(asked: &mut Option<oneshot::Receiver<Answer>>) -> Answer {
+    let Some(answer) = asked else {
+        return std::future::pending().await;
+    };
+    let answer = answer.await.unwrap_or(Err(PublishError::Unknown));
+    *asked = None;
+    answer
+}
+
 /// How finely the response timeout is kept.
 const TICK: Duration = Duration::from_millis(50);
+/// How often the other end is asked who it is.
+const DESCRIBE_EVERY: Duration = Duration::from_secs(1);

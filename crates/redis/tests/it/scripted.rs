@@ -16,17 +16,17 @@ async fn a_confirmation_counts_for_its_own_connection_only() {
     let ann = RedisNode::start(server.config(), 2);
     let joining = ann.node.subscribe(0, "/topic/a");
     let mut first = server.connection("sub").await;
-    read_until(&mut first, "fl:c:/topic/a").await;
+    read_until(&mut first, "fl:{111}:c:/topic/a").await;
     // Confirmed, but at once the connection is of no more use.
-    let answers = format!("{}-NOPERM no\r\n", confirmed("fl:c:/topic/a"));
+    let answers = format!("{}-NOPERM no\r\n", confirmed("fl:{111}:c:/topic/a"));
     first.write_all(answers.as_bytes()).await.unwrap();
     assert_eq!(joining.await, Joined::Live);
     let mut second = server.connection("sub").await;
-    read_until(&mut second, "fl:c:/topic/a").await;
+    read_until(&mut second, "fl:{111}:c:/topic/a").await;
     let joining = ann.node.subscribe(1, "/topic/a");
-    second.write_all(confirmed("fl:c:/topic/other").as_bytes()).await.unwrap();
+    second.write_all(confirmed("fl:{117}:c:/topic/other").as_bytes()).await.unwrap();
     assert_eq!(joining.await, Joined::Degraded, "nothing was confirmed on this connection");
-    second.write_all(confirmed("fl:c:/topic/a").as_bytes()).await.unwrap();
+    second.write_all(confirmed("fl:{111}:c:/topic/a").as_bytes()).await.unwrap();
     assert_eq!(ann.node.subscribe(1, "/topic/a").await, Joined::Live);
 }
 
@@ -78,10 +78,20 @@ impl Scripted {
             let hello = read_until(&mut stream, "fanlight-").await;
             if hello.contains(&format!("fanlight-{job}-")) {
                 stream.write_all(b"%1\r\n$4\r\nrole\r\n$6\r\nmaster\r\n").await.unwrap();
+                if job == "pub" {
+                    prepare(&mut stream).await;
+                }
                 return stream;
             }
         }
     }
+}
+
+/// Answers what every command connection begins with.
+async fn prepare(stream: &mut TcpStream) {
+    let info = "role:master\r\nmaster_replid:aa\r\n";
+    read_until(stream, "replication\r\n").await;
+    stream.write_all(format!("${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
 }
 
 fn confirmed(channel: &str) -> String {
