@@ -9,10 +9,11 @@ use std::sync::Arc;
 use fanlight_proto::Position;
 use futures_util::future::BoxFuture;
 
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::policy::PublishPermit;
 use crate::publication::{Publication, PublicationId};
 
-pub use memory::MemoryBroker;
+pub use memory::{MemoryBroker, WallClock};
 
 /// What a node subscribes to at the broker: a destination's own text, or a whole namespace where
 /// that namespace allows patterns (`ns:{name}`).
@@ -63,11 +64,23 @@ pub struct Delivery {
     pub publications: Arc<[Arc<Publication>]>,
 }
 
+/// What a worker should know besides publications.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Notice {
+    /// Publications of this channel may have been missed: where the namespace keeps history, they
+    /// are to be looked for there.
+    Suspect(Channel),
+}
+
 /// A worker's bounded inbox, as the broker sees it.
 pub trait DeliverySink: Send + Sync + 'static {
     /// Hands a delivery to the worker without waiting; `Err(Full)` when its inbox is full and the
     /// delivery was dropped. Deliveries of one channel keep the order of the calls.
     fn deliver(&self, delivery: Delivery) -> Result<(), Full>;
+
+    /// Tells the worker something without waiting. A sink that is full remembers that something
+    /// was lost and makes its worker look at everything again, so nothing is returned.
+    fn notify(&self, notice: Notice);
 }
 
 /// A worker's inbox was full, so a delivery was dropped; it is counted by the broker.
@@ -88,6 +101,19 @@ pub trait Broker: Send + Sync + 'static {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>>;
+
+    /// Publishes unless a publication with this key was accepted within
+    /// [`IdempotencyKey::WINDOW_MS`]; then the answer is that of the first, marked as a duplicate.
+    fn publish_once(
+        &self,
+        permit: PublishPermit,
+        publication: Publication,
+        key: IdempotencyKey,
+    ) -> BoxFuture<'static, Result<Published, PublishError>>;
+
+    /// Reads the history of a destination whose namespace keeps one.
+    fn history(&self, query: HistoryQuery)
+    -> BoxFuture<'static, Result<HistoryPage, HistoryError>>;
 
     /// Makes `worker` receive what is published on `channel`.
     ///
@@ -113,6 +139,20 @@ pub struct Published {
     pub id: PublicationId,
     /// Its place in history, where the namespace keeps one.
     pub position: Option<Position>,
+    /// How far it went.
+    pub reach: Reach,
+}
+
+/// How far an accepted publication went.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// To every node.
+    #[default]
+    Cluster,
+    /// To this node's own subscribers, as the broker can't be reached (design §8, "Redis down").
+    ThisNode,
+    /// Nowhere: it had been published before under the same key.
+    Duplicate,
 }
 
 /// Why a publication was not acknowledged.

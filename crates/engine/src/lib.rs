@@ -3,6 +3,7 @@
 pub mod auth;
 pub mod broker;
 pub mod encode;
+pub mod history;
 pub mod hub;
 pub mod ids;
 pub mod limits;

@@ -9,15 +9,16 @@ use std::sync::Arc;
 use fanlight_proto::{Destination, DestinationError, DestinationPattern, PatternError};
 
 use crate::broker::Channel;
+use crate::history::{History, HistoryQuery, HistoryRange};
 use crate::hub::Target;
 use crate::publication::SessionId;
 
 pub use crate::auth::Principal;
-pub use namespace::{Namespace, Namespaces};
+pub use namespace::{Namespace, NamespaceOptions, Namespaces};
 pub use rule::{Action, PolicyRule, RuleEffect, Who};
 
 use cover::Glob;
-use namespace::Resolved;
+use namespace::{Compiled, Resolved};
 use rule::Rule;
 
 /// The right to publish to one destination (design invariant 6).
@@ -28,6 +29,7 @@ use rule::Rule;
 pub struct PublishPermit {
     destination: Destination,
     channel: Channel,
+    options: Arc<NamespaceOptions>,
 }
 
 /// The right to subscribe to one destination or pattern (design invariant 6).
@@ -37,6 +39,17 @@ pub struct PublishPermit {
 pub struct SubscribePermit {
     target: Target,
     channel: Channel,
+    options: Arc<NamespaceOptions>,
+}
+
+/// The right to read one destination's history (design invariant 6).
+///
+/// Only this module makes one.
+#[derive(Debug, Clone)]
+pub struct HistoryPermit {
+    destination: Destination,
+    channel: Channel,
+    history: History,
 }
 
 /// Namespaces and rules, ready for use.
@@ -88,6 +101,9 @@ pub enum Denied {
     /// The pattern could match destinations of more than one user.
     #[error("a pattern can't range over users; name one, or use /user/queue/...")]
     PatternOverUsers,
+    /// The namespace keeps no history.
+    #[error("this namespace keeps no history")]
+    NoHistory,
     /// The user's name makes the destination invalid.
     #[error(transparent)]
     Destination(#[from] DestinationError),
@@ -187,8 +203,8 @@ impl Policy {
         subject: &Subject<'_>,
         destination: &Destination,
     ) -> Result<PublishPermit, Denied> {
-        let (destination, channel) = self.decide(Action::Publish, subject, destination)?;
-        Ok(PublishPermit { destination, channel })
+        let (destination, namespace) = self.decide(Action::Publish, subject, destination)?;
+        Ok(PublishPermit::new(namespace, destination))
     }
 
     /// Whether `subject` may subscribe to `destination`.
@@ -197,8 +213,21 @@ impl Policy {
         subject: &Subject<'_>,
         destination: &Destination,
     ) -> Result<SubscribePermit, Denied> {
-        let (destination, channel) = self.decide(Action::Subscribe, subject, destination)?;
-        Ok(SubscribePermit { target: Target::Destination(destination), channel })
+        let (destination, namespace) = self.decide(Action::Subscribe, subject, destination)?;
+        let channel = namespace.channel_of(&destination);
+        let options = Arc::clone(&namespace.options);
+        Ok(SubscribePermit { target: Target::Destination(destination), channel, options })
+    }
+
+    /// Whether `subject` may read the history of `destination`.
+    pub fn history(
+        &self,
+        subject: &Subject<'_>,
+        destination: &Destination,
+    ) -> Result<HistoryPermit, Denied> {
+        let (destination, namespace) = self.decide(Action::History, subject, destination)?;
+        let history = namespace.options.history.ok_or(Denied::NoHistory)?;
+        Ok(HistoryPermit { channel: namespace.channel_of(&destination), destination, history })
     }
 
     /// Whether `subject` may subscribe to every destination that `pattern` matches.
@@ -225,7 +254,8 @@ impl Policy {
             if rule.allows() {
                 if rule.covers(subject, &names) {
                     let target = Target::Pattern(Arc::new(resolved.absolute.parse()?));
-                    return Ok(SubscribePermit { target, channel });
+                    let options = Arc::clone(&namespace.options);
+                    return Ok(SubscribePermit { target, channel, options });
                 }
             } else if globs.into_iter().flatten().any(|glob| rule.overlaps(glob)) {
                 return Err(Denied::NotAllowed);
@@ -239,7 +269,7 @@ impl Policy {
         action: Action,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<(Destination, Channel), Denied> {
+    ) -> Result<(Destination, &Compiled), Denied> {
         let (destination, resolved) = Resolved::destination(destination, subject)?;
         let namespace = self.namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
         if subject.principal.is_none() && !namespace.anonymous {
@@ -248,10 +278,7 @@ impl Policy {
         let names = resolved.names();
         let mut rules = self.rules.iter().filter(|rule| rule.concerns(action, subject));
         match rules.find(|rule| rule.matches(subject, &names)) {
-            Some(rule) if rule.allows() => {
-                let channel = namespace.channel_of(&destination);
-                Ok((destination, channel))
-            }
+            Some(rule) if rule.allows() => Ok((destination, namespace)),
             _ => Err(Denied::NotAllowed),
         }
     }
@@ -262,7 +289,17 @@ impl PublishPermit {
     pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
         let destination = namespace::absolute(destination, None)?;
         let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
-        Ok(Self { channel: namespace.channel_of(&destination), destination })
+        Ok(Self::new(namespace, destination))
+    }
+
+    fn new(namespace: &Compiled, destination: Destination) -> Self {
+        let options = Arc::clone(&namespace.options);
+        Self { channel: namespace.channel_of(&destination), destination, options }
+    }
+
+    /// What its namespace does with publications.
+    pub fn options(&self) -> &Arc<NamespaceOptions> {
+        &self.options
     }
 
     /// Where it allows to publish.
@@ -287,8 +324,26 @@ impl SubscribePermit {
         &self.channel
     }
 
-    /// Both, for the hub.
+    /// What its namespace does with publications.
+    pub fn options(&self) -> &Arc<NamespaceOptions> {
+        &self.options
+    }
+
+    /// Target and channel, for the hub.
     pub fn into_parts(self) -> (Target, Channel) {
         (self.target, self.channel)
+    }
+}
+
+impl HistoryPermit {
+    /// Whose history it is.
+    pub fn destination(&self) -> &Destination {
+        &self.destination
+    }
+
+    /// The query that it allows.
+    pub fn into_query(self, range: HistoryRange, limit: u32) -> HistoryQuery {
+        let Self { destination, channel, history } = self;
+        HistoryQuery { channel, destination, history, range, limit }
     }
 }

@@ -52,8 +52,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .iter()
         .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
         .collect();
-    let broker = start_broker(&config, sinks, &tracker, &shutdown)?;
     let clock = Clock::start();
+    let broker = start_broker(&config, sinks, clock, &tracker, &shutdown)?;
     let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
     let mut node = Node::new(config, authenticator, broker, clock);
@@ -97,11 +97,14 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
 fn start_broker(
     config: &Config,
     sinks: Vec<Arc<dyn DeliverySink>>,
+    clock: Clock,
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Arc<dyn Broker>> {
     Ok(match config.broker.kind {
-        BrokerKind::Memory => Arc::new(MemoryBroker::new(sinks)),
+        BrokerKind::Memory => {
+            Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)))
+        }
         BrokerKind::Redis => RedisBroker::start(
             config.redis_config().map_err(ConfigError::from)?,
             sinks,

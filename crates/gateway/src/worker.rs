@@ -16,7 +16,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanlight_engine::broker::{Broker, Channel, Delivery, WorkerId};
+use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
 use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
@@ -220,6 +220,7 @@ impl Worker {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
+                Inbox::Notice(Notice::Suspect(_)) => {}
                 Inbox::Drain { window } => self.begin_drain(window),
             }
         }

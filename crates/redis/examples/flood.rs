@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::ensure;
 use fanlight_engine::broker::{
-    Broker, BrokerHealth, Delivery, DeliverySink, Full, PublishError, Published, WorkerId,
+    Broker, BrokerHealth, Delivery, DeliverySink, Full, Notice, PublishError, Published, WorkerId,
 };
 use fanlight_engine::policy::PublishPermit;
 use fanlight_redis::{RedisBroker, RedisConfig};
@@ -154,6 +154,8 @@ impl DeliverySink for Latencies {
         self.received.fetch_add(delivery.publications.len() as u64, Ordering::Relaxed);
         Ok(())
     }
+
+    fn notify(&self, _notice: Notice) {}
 }
 
 /// User and system time of this process.

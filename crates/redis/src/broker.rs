@@ -4,8 +4,9 @@ use std::fmt;
 use std::sync::Arc;
 
 use fanlight_engine::broker::{
-    Broker, BrokerHealth, Channel, DeliverySink, Joined, PublishError, Published, WorkerId,
+    Broker, BrokerHealth, Channel, DeliverySink, Joined, PublishError, Published, Reach, WorkerId,
 };
+use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::policy::PublishPermit;
 use fanlight_engine::publication::Publication;
 use futures_util::future::BoxFuture;
@@ -70,7 +71,8 @@ impl Broker for RedisBroker {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        let published = Published { id: publication.id, position: publication.position };
+        let published =
+            Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
         let channel = permit.channel();
         let partition = Partition::of(channel.as_str());
         let command = command::publish(&publication, channel, &self.names);
@@ -85,6 +87,22 @@ impl Broker for RedisBroker {
             context.meters.on_published(&result);
             result
         })
+    }
+
+    fn publish_once(
+        &self,
+        permit: PublishPermit,
+        publication: Publication,
+        _key: IdempotencyKey,
+    ) -> BoxFuture<'static, Result<Published, PublishError>> {
+        self.publish(permit, publication)
+    }
+
+    fn history(
+        &self,
+        _query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
+        Box::pin(std::future::ready(Err(HistoryError::Unavailable)))
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{
-    Broker, BrokerHealth, DeliverySink, Joined, PublishError, Published, WorkerId,
+    Broker, BrokerHealth, DeliverySink, Joined, PublishError, Published, Reach, WorkerId,
 };
 use fanlight_engine::publication::{ContentType, Publication};
 use fanlight_proto::Position;
@@ -282,7 +282,7 @@ pub async fn an_accepted_publication_is_acknowledged_with_its_id(harness: &impl 
     let publication = publication("/topic/nobody", "x");
     let id = publication.id;
     let published = ann.broker.publish(permit("/topic/nobody"), publication).await;
-    assert_eq!(published, Ok(Published { id, position: None }));
+    assert_eq!(published, Ok(Published { id, position: None, reach: Reach::Cluster }));
 }
 
 /// One `#[tokio::test]` for each rule of the contract; `$harness` is an expression that is

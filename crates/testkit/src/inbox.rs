@@ -4,13 +4,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use fanlight_engine::broker::{Channel, Delivery, DeliverySink, Full};
+use fanlight_engine::broker::{Channel, Delivery, DeliverySink, Full, Notice};
 use fanlight_engine::publication::Publication;
 
 /// A [`DeliverySink`] that keeps everything, or refuses everything while it is told to be full.
 #[derive(Debug, Default)]
 pub struct Inbox {
     deliveries: Mutex<Vec<Delivery>>,
+    notices: Mutex<Vec<Notice>>,
     full: AtomicBool,
 }
 
@@ -56,6 +57,11 @@ impl Inbox {
         self.deliveries().iter().map(|delivery| delivery.publications.len()).sum()
     }
 
+    /// What it was told, in order.
+    pub fn notices(&self) -> MutexGuard<'_, Vec<Notice>> {
+        self.notices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn deliveries(&self) -> MutexGuard<'_, Vec<Delivery>> {
         self.deliveries.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -68,5 +74,9 @@ impl DeliverySink for Inbox {
         }
         self.deliveries().push(delivery);
         Ok(())
+    }
+
+    fn notify(&self, notice: Notice) {
+        self.notices().push(notice);
     }
 }

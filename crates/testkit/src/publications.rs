@@ -1,10 +1,12 @@
 //! Publications, channels and permits for tests.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
-use fanlight_engine::broker::Channel;
-use fanlight_engine::policy::{Namespace, Namespaces, PublishPermit};
+use fanlight_engine::broker::{Channel, WallClock};
+use fanlight_engine::policy::{Namespace, NamespaceOptions, Namespaces, PublishPermit};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use uuid::Uuid;
 
@@ -20,6 +22,7 @@ pub fn permit(destination: &str) -> PublishPermit {
         pattern: "/topic/**".to_owned(),
         patterns: false,
         anonymous: false,
+        options: NamespaceOptions::default(),
     };
     let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
     let destination = destination.parse().expect("a test names a destination");
@@ -40,4 +43,12 @@ pub fn publication(destination: &str, body: impl Into<Bytes>) -> Publication {
         at_unix_ms: 1_700_000_000_000,
         position: None,
     }
+}
+
+/// The time as a memory broker wants it.
+pub fn wall_clock() -> WallClock {
+    Arc::new(|| {
+        let since = SystemTime::now().duration_since(UNIX_EPOCH);
+        since.map_or(0, |since| since.as_millis() as u64)
+    })
 }

@@ -1,5 +1,7 @@
 //! The broker of a single node: hands publications to this process' workers.
 
+mod log;
+
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::fmt;
@@ -11,11 +13,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use futures_util::future::BoxFuture;
 
 use super::{
-    Broker, BrokerHealth, Channel, Delivery, DeliverySink, Joined, PublishError, Published,
+    Broker, BrokerHealth, Channel, Delivery, DeliverySink, Joined, PublishError, Published, Reach,
     WorkerId,
 };
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::policy::PublishPermit;
 use crate::publication::Publication;
+
+use log::Logs;
 
 /// Carries publications between the workers of one process; for `--dev` and single nodes.
 ///
@@ -24,20 +29,31 @@ use crate::publication::Publication;
 /// with concurrent publishers.
 pub struct MemoryBroker {
     sinks: Vec<Arc<dyn DeliverySink>>,
-    shards: [Mutex<Interests>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
+    clock: WallClock,
+    epochs: AtomicU64,
     /// Channels are named by clients, so their hash is seeded and collision resistant.
     hasher: RandomState,
     dropped: AtomicU64,
 }
 
-/// Which workers want a channel; never empty.
-type Interests = HashMap<Channel, Vec<WorkerId>>;
+/// Tells the time in milliseconds since the Unix epoch.
+pub type WallClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
+#[derive(Debug, Default)]
+struct Shard {
+    /// Which workers want a channel; never empty.
+    interests: HashMap<Channel, Vec<WorkerId>>,
+    logs: Logs,
+}
 
 impl MemoryBroker {
     /// A broker over the workers' inboxes; the sink at index `n` belongs to `WorkerId(n)`.
-    pub fn new(sinks: Vec<Arc<dyn DeliverySink>>) -> Self {
+    pub fn new(sinks: Vec<Arc<dyn DeliverySink>>, clock: WallClock) -> Self {
         Self {
             sinks,
+            clock,
+            epochs: AtomicU64::new(0),
             shards: std::array::from_fn(|_| Mutex::default()),
             hasher: RandomState::new(),
             dropped: AtomicU64::new(0),
@@ -49,18 +65,43 @@ impl MemoryBroker {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    fn shard(&self, channel: &Channel) -> MutexGuard<'_, Interests> {
+    fn shard(&self, channel: &Channel) -> MutexGuard<'_, Shard> {
         let index = self.hasher.hash_one(channel) as usize % SHARDS;
-        // Interests are consistent between any two statements, so a panicking sink poisons nothing.
+        // A shard is consistent between any two statements, so a panicking sink poisons nothing.
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn deliver(&self, channel: &Channel, publication: Publication) {
-        let interests = self.shard(channel);
-        let Some((channel, workers)) = interests.get_key_value(channel) else {
+    /// Publishes under the lock of the channel's shard.
+    fn accept(
+        &self,
+        permit: &PublishPermit,
+        publication: Publication,
+        key: Option<IdempotencyKey>,
+    ) -> Published {
+        let now_ms = (self.clock)();
+        let mut shard = self.shard(permit.channel());
+        shard.logs.expire(now_ms);
+        if let Some(first) = key.as_ref().and_then(|key| shard.logs.published(key)) {
+            return Published { reach: Reach::Duplicate, ..first };
+        }
+        let publication = match permit.options().history {
+            Some(history) => shard.logs.append(publication, history, || self.new_epoch(), now_ms),
+            None => Arc::new(publication),
+        };
+        let (id, position) = (publication.id, publication.position);
+        let published = Published { id, position, reach: Reach::Cluster };
+        if let Some(key) = key {
+            shard.logs.remember(key, published, now_ms);
+        }
+        self.deliver(&shard, permit.channel(), publication);
+        published
+    }
+
+    fn deliver(&self, shard: &Shard, channel: &Channel, publication: Arc<Publication>) {
+        let Some((channel, workers)) = shard.interests.get_key_value(channel) else {
             return;
         };
-        let publications: Arc<[_]> = Arc::new([Arc::new(publication)]);
+        let publications: Arc<[_]> = Arc::new([publication]);
         for worker in workers {
             let Some(sink) = self.sinks.get(usize::from(worker.0)) else {
                 continue;
@@ -72,6 +113,11 @@ impl MemoryBroker {
             }
         }
     }
+
+    /// One that no other history of this or an earlier process has.
+    fn new_epoch(&self) -> u64 {
+        self.hasher.hash_one(("epoch", self.epochs.fetch_add(1, Ordering::Relaxed)))
+    }
 }
 
 impl Broker for MemoryBroker {
@@ -80,13 +126,30 @@ impl Broker for MemoryBroker {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        let published = Published { id: publication.id, position: publication.position };
-        self.deliver(permit.channel(), publication);
-        Box::pin(ready(Ok(published)))
+        Box::pin(ready(Ok(self.accept(&permit, publication, None))))
+    }
+
+    fn publish_once(
+        &self,
+        permit: PublishPermit,
+        publication: Publication,
+        key: IdempotencyKey,
+    ) -> BoxFuture<'static, Result<Published, PublishError>> {
+        Box::pin(ready(Ok(self.accept(&permit, publication, Some(key)))))
+    }
+
+    fn history(
+        &self,
+        query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
+        let now_ms = (self.clock)();
+        let mut shard = self.shard(&query.channel);
+        let page = shard.logs.read(&query, || self.new_epoch(), now_ms);
+        Box::pin(ready(Ok(page)))
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
-        let mut interests = self.shard(channel);
+        let interests = &mut self.shard(channel).interests;
         let workers = interests.entry(channel.clone()).or_default();
         if !workers.contains(&worker) {
             workers.push(worker);
@@ -95,7 +158,7 @@ impl Broker for MemoryBroker {
     }
 
     fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        let mut interests = self.shard(channel);
+        let interests = &mut self.shard(channel).interests;
         let Some(workers) = interests.get_mut(channel) else {
             return;
         };

@@ -1,6 +1,7 @@
 //! Namespaces, and the one absolute name of each destination.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::{Destination, DestinationPattern};
@@ -9,6 +10,7 @@ use super::cover::Glob;
 use super::rule::Names;
 use super::{Denied, PolicyError, Subject};
 use crate::broker::Channel;
+use crate::history::History;
 
 /// A configured part of the destination space; the first that matches has a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +25,15 @@ pub struct Namespace {
     pub patterns: bool,
     /// Whether sessions without a user may use it, as far as rules allow.
     pub anonymous: bool,
+    /// What is done with its publications.
+    pub options: NamespaceOptions,
+}
+
+/// What a namespace does with its publications.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct NamespaceOptions {
+    /// What is kept of each destination's publications; `None` keeps nothing.
+    pub history: Option<History>,
 }
 
 /// The namespaces, ready for matching.
@@ -38,6 +49,7 @@ pub(super) struct Compiled {
     /// Set where patterns are allowed.
     pub(super) channel: Option<Channel>,
     pub(super) anonymous: bool,
+    pub(super) options: Arc<NamespaceOptions>,
 }
 
 /// The names of a destination or pattern, as one subject sees it.
@@ -56,7 +68,7 @@ impl Namespaces {
     pub fn new(namespaces: &[Namespace]) -> Result<Self, PolicyError> {
         let mut names = HashSet::new();
         let mut ordered = Vec::with_capacity(namespaces.len());
-        for Namespace { name, pattern, patterns, anonymous } in namespaces {
+        for Namespace { name, pattern, patterns, anonymous, options } in namespaces {
             if !is_good_name(name) {
                 return Err(PolicyError::BadName { name: name.clone() });
             }
@@ -73,6 +85,7 @@ impl Namespaces {
                 glob: Glob::of(pattern),
                 channel: patterns.then(|| Channel::of_namespace(name)),
                 anonymous: *anonymous,
+                options: Arc::new(options.clone()),
             });
         }
         Ok(Self { ordered: ordered.into() })

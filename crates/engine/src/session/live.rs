@@ -13,7 +13,7 @@ use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
-use crate::broker::{Joined, PublishError, Published};
+use crate::broker::{Joined, PublishError, Published, Reach};
 use crate::hub::Wire;
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
@@ -159,7 +159,8 @@ impl Session {
         match (result, publishing.published) {
             (Ok(published), _) => {
                 publishing.published += 1;
-                let note = Note { message_id: Some(published.id), ..Note::default() };
+                let degraded = published.reach == Reach::ThisNode;
+                let note = Note { message_id: Some(published.id), degraded, ..Note::default() };
                 self.publish_next(cx, publishing, note);
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Principal};
-use fanlight_engine::broker::{Joined, PublishError, Published};
+use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
-use fanlight_engine::policy::{Action, Namespace, Policy, PolicyRule, RuleEffect, Who};
+use fanlight_engine::policy::{
+    Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
+};
 use fanlight_engine::publication::{Publication, PublicationId};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
@@ -118,7 +120,11 @@ impl Driver {
 
     pub(crate) fn answer_published(&mut self, outcome: Result<(), PublishError>) {
         let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
-        self.done(Done::Published(outcome.map(|()| Published { id, position: None })));
+        self.done(Done::Published(outcome.map(|()| Published {
+            id,
+            position: None,
+            reach: Reach::Cluster,
+        })));
     }
 
     pub(crate) fn answer_authenticated(&mut self) {
@@ -264,6 +270,7 @@ pub(crate) fn rules() -> Rules {
         pattern: pattern.to_owned(),
         patterns,
         anonymous,
+        options: NamespaceOptions::default(),
     };
     let allow = |destination: &str, actions: &[Action]| PolicyRule {
         actions: actions.to_vec(),
@@ -296,6 +303,7 @@ pub(crate) fn closed_rules() -> Rules {
         pattern: "/topic/**".to_owned(),
         patterns: false,
         anonymous: false,
+        options: NamespaceOptions::default(),
     }];
     let rules = [PolicyRule::new(RuleEffect::Allow, "/topic/**")];
     Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
@@ -382,6 +390,7 @@ pub(crate) fn role_policy() -> Policy {
         pattern: "/topic/**".to_owned(),
         patterns: false,
         anonymous: false,
+        options: NamespaceOptions::default(),
     }];
     let ops = PolicyRule {
         roles: vec!["ops".to_owned()],

@@ -137,6 +137,7 @@ impl Namespace {
             pattern: self.pattern.to_string(),
             patterns: self.patterns,
             anonymous: self.anonymous,
+            options: policy::NamespaceOptions::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::net::TcpStream;
 use std::time::Duration;
 
 use bytes::Bytes;
-use fanlight_engine::broker::{Delivery, DeliverySink, Full};
+use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
 use fanlight_engine::session::{Handshake, Protocol};
 use tokio::sync::mpsc;
 
@@ -16,6 +16,8 @@ pub enum Inbox {
     Adopt(Box<Adopted>),
     /// Publications arrived.
     Deliver(Delivery),
+    /// Something about its channels.
+    Notice(Notice),
     /// The node drains: connections are to be closed evenly over `window`.
     Drain {
         /// How long to take; zero closes all at once.
@@ -64,5 +66,9 @@ impl DeliverySink for WorkerHandle {
             metrics::counter!("fanlight_deliveries_dropped_total").increment(1);
             Full
         })
+    }
+
+    fn notify(&self, notice: Notice) {
+        let _ = self.0.try_send(Inbox::Notice(notice));
     }
 }

@@ -4,9 +4,12 @@ use std::net::{IpAddr, TcpListener};
 
 use bytes::Bytes;
 use fanlight_engine::auth::TokenRules;
-use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Published};
+use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Published, Reach};
+use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
-use fanlight_engine::policy::{Namespace, Policy, PolicyRule, PublishPermit, RuleEffect, Who};
+use fanlight_engine::policy::{
+    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
+};
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -36,9 +39,25 @@ impl Broker for ToldBroker {
             if stalls {
                 let _ = go_on.acquire().await;
             }
-            Ok(Published { id: publication.id, position: None })
+            Ok(Published { id: publication.id, position: None, reach: Reach::Cluster })
         }
         .boxed()
+    }
+
+    fn publish_once(
+        &self,
+        permit: PublishPermit,
+        publication: Publication,
+        _key: IdempotencyKey,
+    ) -> BoxFuture<'static, Result<Published, PublishError>> {
+        self.publish(permit, publication)
+    }
+
+    fn history(
+        &self,
+        _query: HistoryQuery,
+    ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
+        std::future::ready(Err(HistoryError::Unavailable)).boxed()
     }
 
     fn subscribe(&self, _worker: WorkerId, _channel: &Channel) -> BoxFuture<'static, Joined> {
@@ -58,6 +77,7 @@ fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
         pattern: "/topic/**".into(),
         patterns: false,
         anonymous: true,
+        options: NamespaceOptions::default(),
     };
     let rule = PolicyRule {
         effect: RuleEffect::Allow,

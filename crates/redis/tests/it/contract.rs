@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 
 use fanlight_engine::broker::{Broker, MemoryBroker};
 use fanlight_testkit::contract::{BrokerHarness, Node};
-use fanlight_testkit::{Inbox, RedisServer};
+use fanlight_testkit::{Inbox, RedisServer, wall_clock};
 
 use crate::nodes::{RedisNode, config};
 
@@ -15,7 +15,8 @@ impl BrokerHarness for Memory {
     /// Two halves of the workers of one process.
     async fn nodes(&self, workers: u16) -> [Node; 2] {
         let inboxes: Vec<_> = (0..2 * workers).map(|_| Inbox::new()).collect();
-        let broker: Arc<dyn Broker> = Arc::new(MemoryBroker::new(Node::sinks(&inboxes)));
+        let broker: Arc<dyn Broker> =
+            Arc::new(MemoryBroker::new(Node::sinks(&inboxes), wall_clock()));
         let half = |first_worker: u16| Node {
             broker: Arc::clone(&broker),
             inboxes: inboxes[usize::from(first_worker)..][..usize::from(workers)].to_vec(),
@@ -52,14 +53,14 @@ impl BrokerHarness for Redis {
 mod memory {
     use fanlight_engine::broker::{Broker, MemoryBroker, WorkerId};
     use fanlight_testkit::contract::Node;
-    use fanlight_testkit::{Inbox, channel, permit, publication};
+    use fanlight_testkit::{Inbox, channel, permit, publication, wall_clock};
 
     fanlight_testkit::broker_contract!(super::Memory);
 
     #[tokio::test]
     async fn a_full_inbox_drops_and_counts() {
         let inbox = Inbox::new();
-        let broker = MemoryBroker::new(Node::sinks(std::slice::from_ref(&inbox)));
+        let broker = MemoryBroker::new(Node::sinks(std::slice::from_ref(&inbox)), wall_clock());
         broker.subscribe(WorkerId(0), &channel("/topic/a")).await;
         inbox.set_full(true);
         broker.publish(permit("/topic/a"), publication("/topic/a", "x")).await.unwrap();

@@ -1,0 +1,117 @@
+//! History: what a namespace keeps of each destination's publications, and how it is read.
+//!
+//! Every publication of such a destination has a [`Position`]; offsets are consecutive. An epoch
+//! ends where the broker can't vouch for it any more: with its data, or with a failover that may
+//! have lost the newest of it. Where a broker knows up to which offset the epochs before agree
+//! with the present one, positions up to there stay good.
+
+use std::sync::Arc;
+
+use fanlight_proto::{Destination, Position};
+
+use crate::broker::Channel;
+use crate::publication::Publication;
+
+/// How much of each destination's publications is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct History {
+    /// The most publications; older ones are dropped.
+    pub size: u32,
+    /// How long they outlive the newest, in milliseconds.
+    pub ttl_ms: u64,
+}
+
+/// What to read.
+#[derive(Debug, Clone)]
+pub struct HistoryQuery {
+    /// The destination's channel, which says where it is kept.
+    pub channel: Channel,
+    /// The destination, absolute.
+    pub destination: Destination,
+    /// What the namespace keeps.
+    pub history: History,
+    /// Which publications.
+    pub range: HistoryRange,
+    /// The most publications to return. With 0 only the top is asked for.
+    pub limit: u32,
+}
+
+/// Which publications to read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HistoryRange {
+    /// The oldest ones after this position.
+    After(Position),
+    /// The newest ones.
+    Newest,
+}
+
+/// What was read, as of one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HistoryPage {
+    /// Oldest first, without a gap, each with its position; they may be of more than one epoch,
+    /// but their offsets are consecutive. Empty when `lost` is set.
+    pub publications: Vec<Arc<Publication>>,
+    /// The position of the newest publication that there was, returned or not. Its offset is 0
+    /// where there has been none.
+    pub top: Position,
+    /// Why what came after the asked position can't be given in whole.
+    pub lost: Option<Lost>,
+}
+
+impl HistoryPage {
+    /// Whether the page ends at the top.
+    pub fn is_last(&self) -> bool {
+        self.lost.is_some()
+            || self.publications.last().is_none_or(|last| last.position == Some(self.top))
+    }
+}
+
+/// Why publications after a position can't be given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Lost {
+    /// The position's epoch ended and its content can't be vouched for.
+    #[error("the history that the position counted in is gone")]
+    EpochChanged,
+    /// What followed the position is not kept any more.
+    #[error("the position is older than the history that is kept")]
+    TooOld,
+    /// The destination keeps no history, or the subscription is to a pattern.
+    #[error("no history is kept here")]
+    NoHistory,
+    /// The broker could not be asked.
+    #[error("the history can't be read now")]
+    Unavailable,
+}
+
+impl Lost {
+    /// A stable code for clients.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::EpochChanged => "epoch_changed",
+            Self::TooOld => "position_too_old",
+            Self::NoHistory => "no_history",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// The history could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum HistoryError {
+    /// The broker can't be reached, or did not answer in time.
+    #[error("the history can't be read now; try again later")]
+    Unavailable,
+}
+
+/// A publisher's name for one publication: within the window, only the first with it is published.
+///
+/// It counts per destination and publisher; the session makes it so.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct IdempotencyKey(pub Arc<str>);
+
+impl IdempotencyKey {
+    /// How long a key is remembered, in milliseconds.
+    pub const WINDOW_MS: u64 = 5 * 60 * 1000;
+    /// The longest key that a client may give, in bytes.
+    pub const MAX_BYTES: usize = 128;
+}
