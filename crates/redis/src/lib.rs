@@ -19,6 +19,7 @@ mod canary;
 mod command;
 pub mod config;
 mod connection;
+pub mod doctor;
 pub mod envelope;
 mod health;
 mod meters;

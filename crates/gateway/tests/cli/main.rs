@@ -3,6 +3,7 @@
 
 mod process;
 
+use fanlight_testkit::RedisServer;
 use process::{Node, run, run_with};
 use serde_json::Value;
 
@@ -188,4 +189,40 @@ fn a_completion_script_knows_the_commands() {
 
 fn parsed(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn doctor_passes_a_redis_that_works_and_warns_of_what_will_give_trouble() {
+    let redis = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]).unwrap();
+    let report = run(&["doctor", "--redis", &redis.url()]).succeeded();
+    for (verdict, check) in [
+        ("ok", "connection"),
+        ("ok", "version"),
+        ("ok", "scripts"),
+        ("warning", "eviction"),
+        ("warning", "durability"),
+        ("warning", "output buffer"),
+    ] {
+        assert!(report.contains(&format!("{verdict:8} {check}")), "{check}: {report}");
+    }
+    let json = run(&["doctor", "--json", "--redis", &redis.url()]).succeeded();
+    let findings: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert!(findings.iter().any(|finding| finding["check"] == "delivery"), "{json}");
+}
+
+#[test]
+fn doctor_fails_where_fanlight_can_not_work_and_says_why() {
+    let redis = RedisServer::start().unwrap();
+    redis.command("ACL SETUSER ann on >pw ~other:* &other:* +@all").unwrap();
+    let url = format!("redis://ann:pw@{}", redis.address());
+    let ended = run(&["doctor", "--redis", &url]);
+    let report = ended.output();
+    assert!(ended.failed().contains("2 problems"), "{report}");
+    assert!(report.contains("problem  scripts"), "{report}");
+    assert!(report.contains("problem  delivery"), "{report}");
+    assert!(!report.contains("pw@"), "{report}");
+    let nobody = RedisServer::stopped().unwrap();
+    let ended = run(&["doctor", "--redis", &nobody.url()]);
+    assert!(ended.output().contains("connection refused"));
+    ended.failed();
 }
