@@ -1,0 +1,4 @@
+//! The Redis topologies form, fail over and recover.
+
+mod cluster;
+mod server;
