@@ -20,4 +20,4 @@ pub use inbox::Inbox;
 pub use publications::{channel, permit, publication};
 pub use redis_command::{RedisConnection, Reply, redis_command};
 pub use redis_server::RedisServer;
-pub use topology::RedisCluster;
+pub use topology::{RedisCluster, RedisSentinel, RedisShards};

@@ -85,11 +85,12 @@ impl RedisServer {
         Self::stopped_with(&["--replicaof", "127.0.0.1", &port])
     }
 
-    /// A Sentinel; it keeps what it learns in its configuration, also over a relaunch.
-    pub(crate) fn stopped_sentinel(configuration: &str) -> anyhow::Result<Self> {
+    /// Starts a Sentinel; it keeps what it learns in its configuration, also over a relaunch.
+    pub(crate) fn start_sentinel(configuration: &str) -> anyhow::Result<Self> {
         let mut server = Self::stopped()?;
         fs::write(server.path(SENTINEL_CONFIGURATION), configuration)?;
         server.sentinel = true;
+        server.launch()?;
         Ok(server)
     }
 

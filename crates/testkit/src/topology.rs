@@ -5,10 +5,14 @@
 
 mod cluster;
 mod cluster_view;
+mod sentinel;
+mod shards;
 
 use std::net::SocketAddr;
 
 pub use cluster::RedisCluster;
+pub use sentinel::RedisSentinel;
+pub use shards::RedisShards;
 
 fn url(scheme: &str, addresses: &[SocketAddr]) -> String {
     let hosts: Vec<String> = addresses.iter().map(ToString::to_string).collect();
