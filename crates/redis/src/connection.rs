@@ -1,6 +1,7 @@
 //! One connection to a Redis process: opened, encrypted, logged in; and why it ended.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -56,6 +57,16 @@ pub(crate) enum ConnectionError {
     NoMaster,
     #[error(transparent)]
     Tls(#[from] TlsError),
+    #[error(
+        "no answer to our TLS handshake within {after:?}; check that it is not stopped, and \
+         if it does not speak TLS, write redis in place of rediss in the configured URL"
+    )]
+    NoTlsAnswer { after: Duration },
+    #[error(
+        "it closed the connection without an answer; check its log, and if it wants TLS, write \
+         rediss in place of redis in the configured URL"
+    )]
+    ClosedUnanswered,
     #[error("it wants TLS; write rediss in place of redis in the configured URL")]
     WantsTls,
     #[error("it closed the connection; check its log and its client-output-buffer-limit")]
@@ -121,15 +132,20 @@ impl Connection {
         client_name: &str,
     ) -> Result<Self, ConnectionError> {
         let after = config.connect_timeout;
+        let shaking_hands = AtomicBool::new(false);
         let opened = timeout(after, async {
-            let stream = connect(&endpoint, config).await?;
+            let stream = connect(&endpoint, config, &shaking_hands).await?;
             let mut connection = Self { endpoint, stream, reader: Reader::new() };
             connection.log_in(peer, config, client_name).await?;
             Ok(connection)
         });
-        let during =
-            if config.tls.is_some() { "while connecting by TLS" } else { "while connecting" };
-        opened.await.unwrap_or(Err(ConnectionError::TimedOut { during, after }))
+        let during = "while connecting";
+        opened.await.unwrap_or_else(|_| {
+            Err(match shaking_hands.load(Ordering::Relaxed) {
+                true => ConnectionError::NoTlsAnswer { after },
+                false => ConnectionError::TimedOut { during, after },
+            })
+        })
     }
 
     async fn log_in(
@@ -152,6 +168,9 @@ impl Connection {
             Ok(_) => return Err(ConnectionError::Unasked),
             Err(ConnectionError::NotRedis(RespError::UnknownType { byte: TLS_ALERT })) => {
                 return Err(ConnectionError::WantsTls);
+            }
+            Err(ConnectionError::Closed) if config.tls.is_none() => {
+                return Err(ConnectionError::ClosedUnanswered);
             }
             Err(error) => return Err(error),
         };
@@ -191,7 +210,11 @@ impl Connection {
     }
 }
 
-async fn connect(endpoint: &Endpoint, config: &RedisConfig) -> Result<Stream, ConnectionError> {
+async fn connect(
+    endpoint: &Endpoint,
+    config: &RedisConfig,
+    shaking_hands: &AtomicBool,
+) -> Result<Stream, ConnectionError> {
     let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
     let addresses: Vec<_> = found.await.map_err(ConnectionError::Unresolved)?.collect();
     let stream = match TcpStream::connect(addresses.as_slice()).await {
@@ -202,10 +225,13 @@ async fn connect(endpoint: &Endpoint, config: &RedisConfig) -> Result<Stream, Co
         Err(error) => return Err(ConnectionError::Unconnected(error)),
     };
     stream.set_nodelay(true)?;
-    Ok(match &config.tls {
-        None => Stream::Plain(stream),
-        Some(tls) => Stream::encrypted(tls.connect(&endpoint.host, stream).await??),
-    })
+    let Some(tls) = &config.tls else {
+        return Ok(Stream::Plain(stream));
+    };
+    shaking_hands.store(true, Ordering::Relaxed);
+    let stream = tls.connect(&endpoint.host, stream).await??;
+    shaking_hands.store(false, Ordering::Relaxed);
+    Ok(Stream::encrypted(stream))
 }
 
 /// A replica takes PUBLISH without an error, but only its own subscribers would hear of it.
