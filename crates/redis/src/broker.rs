@@ -17,8 +17,8 @@ use crate::command;
 use crate::config::RedisConfig;
 use crate::names::{Names, Partition};
 use crate::resp3::Value;
-use crate::shard::{Environment, Shards};
-use crate::topology::Topology;
+use crate::shard::Environment;
+use crate::shards::Shards;
 
 /// Carries publications between nodes through Redis.
 ///
@@ -43,7 +43,6 @@ impl RedisBroker {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let names = Names::new(&config.prefix);
-        let topology = Topology::Standalone(config.endpoint.clone());
         let environment = Environment {
             config: Arc::new(config),
             names: names.clone(),
@@ -51,17 +50,17 @@ impl RedisBroker {
             tracker,
             shutdown,
         };
-        Arc::new(Self { shards: Shards::start(topology, &environment), names })
+        Arc::new(Self { shards: Shards::start(&environment), names })
     }
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.
     pub fn deliveries_dropped(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.context.meters.dropped.value()).sum()
+        self.shards.deliveries_dropped()
     }
 
     /// Messages on our channels that were no envelope of ours and were dropped, since the start.
     pub fn envelopes_rejected(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.context.meters.rejected.value()).sum()
+        self.shards.envelopes_rejected()
     }
 }
 
@@ -75,7 +74,8 @@ impl Broker for RedisBroker {
             Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
         let channel = permit.channel();
         let partition = Partition::of(channel.as_str());
-        let command = command::publish(&publication, channel, &self.names);
+        let command =
+            command::publish(&publication, channel, &self.names, self.shards.sharded_pubsub());
         let answer = self.shards.call(partition, |_| command);
         let context = Arc::clone(&self.shards.of(partition).context);
         Box::pin(async move {
@@ -106,11 +106,11 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
-        self.shards.of_channel(channel).lane(channel).subscribe(worker, channel)
+        self.shards.subscribe(worker, channel)
     }
 
     fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        self.shards.of_channel(channel).lane(channel).unsubscribe(worker, channel);
+        self.shards.unsubscribe(worker, channel);
     }
 
     fn health(&self) -> BrokerHealth {

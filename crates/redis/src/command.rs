@@ -26,18 +26,28 @@ pub(crate) fn channels(command: &str, channels: &[Channel], names: &Names, out: 
 }
 
 /// The PUBLISH of one publication, in a single allocation.
-pub(crate) fn publish(publication: &Publication, channel: &Channel, names: &Names) -> Vec<u8> {
+pub(crate) fn publish(
+    publication: &Publication,
+    channel: &Channel,
+    names: &Names,
+    sharded_pubsub: bool,
+) -> Vec<u8> {
     let envelope_bytes = envelope::encoded_bytes(publication);
     let name = names.of(channel);
     let name_bytes = name[0].len() + name[1].len();
     let mut out = Vec::with_capacity(PUBLISH_OVERHEAD_BYTES + name_bytes + envelope_bytes);
     begin(3, &mut out);
-    parts(&[b"PUBLISH"], &mut out);
+    parts(&[publish_word(sharded_pubsub)], &mut out);
     parts(&name, &mut out);
     write!(out, "${envelope_bytes}\r\n").expect("a Vec takes everything");
     envelope::encode(publication, &mut out);
     out.extend_from_slice(b"\r\n");
     out
+}
+
+/// What publishes.
+pub(crate) fn publish_word(sharded_pubsub: bool) -> &'static [u8] {
+    if sharded_pubsub { b"SPUBLISH" } else { b"PUBLISH" }
 }
 
 fn begin(words: usize, out: &mut Vec<u8>) {
@@ -87,7 +97,7 @@ mod tests {
             position: None,
         };
         let channel = Channel::of_destination("/topic/a".into());
-        let command = publish(&publication, &channel, &Names::new("fl:"));
+        let command = publish(&publication, &channel, &Names::new("fl:"), false);
         let start = b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nfl:{111}:c:/topic/a\r\n$100035\r\n";
         assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
         assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);

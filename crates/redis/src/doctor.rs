@@ -1,14 +1,16 @@
 //! `fanlight doctor`: checks a Redis for what Fanlight needs of it, and explains what it finds.
 
 mod facts;
+mod masters;
 mod probe;
 
 use std::fmt;
 
-use crate::config::RedisConfig;
-use crate::connection::Connection;
-use crate::names::Names;
-use crate::topology::Topology;
+use crate::config::{Endpoint, RedisConfig, Servers};
+use crate::connection::{Connection, Peer};
+use crate::names::{Names, Partition};
+
+use probe::Probe;
 
 /// What one check found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,26 +62,35 @@ impl fmt::Display for Finding {
     }
 }
 
-/// Checks every master of the configured topology. It writes one key and publishes on one channel
+/// Checks every master of the configured servers. It writes one key and publishes on one channel
 /// below the configured prefix, and removes the key.
 pub async fn examine(config: &RedisConfig) -> Vec<Finding> {
-    let names = Names::new(&config.prefix);
-    let topology = Topology::Standalone(config.endpoint.clone());
     let mut findings = Vec::new();
-    for shard in topology.shards() {
-        let server = topology.describe(shard);
+    for Master { endpoint, partition } in masters::find(config, &mut findings).await {
+        let server = format!("Redis at {endpoint}");
         let mut report = Report { server, findings: &mut findings };
-        match Connection::open(&topology, shard, config, "fanlight-doctor").await {
+        let open = |name| Connection::open(endpoint.clone(), Peer::Master, config, name);
+        match open("fanlight-doctor").await {
             Ok(mut connection) => {
                 report.good("connection", "connects, logs in, and is a master".to_owned());
-                let listener =
-                    Connection::open(&topology, shard, config, "fanlight-doctor-sub").await.ok();
-                probe::examine(&mut connection, listener, &names, &mut report).await;
+                let listener = open("fanlight-doctor-sub").await.ok();
+                let probe = Probe {
+                    names: Names::new(&config.prefix),
+                    partition,
+                    sharded: matches!(config.servers, Servers::Cluster { .. }),
+                };
+                probe.examine(&mut connection, listener, &mut report).await;
             }
             Err(error) => report.add("connection", Verdict::Problem, error.to_string(), None),
         }
     }
     findings
+}
+
+/// A master, and a partition that it has.
+struct Master {
+    endpoint: Endpoint,
+    partition: Partition,
 }
 
 /// The findings of one server as they are made.

@@ -8,6 +8,7 @@ use fanlight_engine::broker::PublishError;
 use tokio::sync::oneshot;
 
 use crate::resp3::Value;
+use crate::routes::Ticket;
 
 /// What Redis said to a command, an error reply included; or why there is no answer.
 pub(crate) type Answer = Result<Value, PublishError>;
@@ -17,6 +18,8 @@ pub(crate) type Answer = Result<Value, PublishError>;
 pub(crate) struct Item {
     pub(crate) command: Vec<u8>,
     pub(crate) waiter: oneshot::Sender<Answer>,
+    /// With one it may be sent again, to where its partition has moved.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// The batches of one connection that are not answered yet.
@@ -33,7 +36,8 @@ pub(crate) struct Pipeline {
 struct InFlight {
     /// How many bytes the connection has carried once this command is complete.
     end: u64,
-    waiter: oneshot::Sender<Answer>,
+    /// Its command is kept only as long as it may have to be sent again.
+    item: Item,
 }
 
 #[derive(Debug)]
@@ -60,7 +64,7 @@ impl Pipeline {
     pub(crate) fn take_batch(&mut self, queue: &mut VecDeque<Item>, now: Instant) {
         let mut unanswered = 0;
         while unanswered < BATCH_COMMANDS
-            && let Some(item) = queue.pop_front()
+            && let Some(mut item) = queue.pop_front()
         {
             if unanswered > 0 && self.outgoing.len() + item.command.len() > BATCH_BYTES {
                 queue.push_front(item);
@@ -68,10 +72,11 @@ impl Pipeline {
             }
             unanswered += 1;
             self.outgoing.extend_from_slice(&item.command);
-            self.in_flight.push_back(InFlight {
-                end: self.written + self.outgoing.len() as u64,
-                waiter: item.waiter,
-            });
+            if item.ticket.is_none() {
+                item.command = Vec::new();
+            }
+            let end = self.written + self.outgoing.len() as u64;
+            self.in_flight.push_back(InFlight { end, item });
         }
         if unanswered > 0 {
             self.batches.push_back(Batch { unanswered, begun_at: now });
@@ -91,22 +96,17 @@ impl Pipeline {
         }
     }
 
-    /// The next answer; how long its batch took, if it was the batch's last.
-    pub(crate) fn on_answer(
-        &mut self,
-        answer: Answer,
-        now: Instant,
-    ) -> Result<Option<Duration>, Unasked> {
-        let answered = self.in_flight.pop_front().ok_or(Unasked)?;
-        let _ = answered.waiter.send(answer);
+    /// Whom the next answer is for; and how long its batch took, if it was the batch's last.
+    pub(crate) fn on_answer(&mut self, now: Instant) -> Result<(Item, Option<Duration>), Unasked> {
+        let item = self.in_flight.pop_front().ok_or(Unasked)?.item;
         let batch = self.batches.front_mut().ok_or(Unasked)?;
         batch.unanswered -= 1;
         if batch.unanswered > 0 {
-            return Ok(None);
+            return Ok((item, None));
         }
         let begun_at = batch.begun_at;
         self.batches.pop_front();
-        Ok(Some(now.saturating_duration_since(begun_at)))
+        Ok((item, Some(now.saturating_duration_since(begun_at))))
     }
 
     /// When the oldest unanswered batch was begun.
@@ -123,7 +123,7 @@ impl Pipeline {
             } else {
                 PublishError::Unavailable
             };
-            let _ = command.waiter.send(Err(error));
+            let _ = command.item.waiter.send(Err(error));
         }
     }
 }
@@ -149,7 +149,7 @@ mod tests {
             .map(|bytes| {
                 let (waiter, waiting) = oneshot::channel();
                 let command = vec![b'x'; *bytes];
-                (Item { command, waiter }, waiting)
+                (Item { command, waiter, ticket: None }, waiting)
             })
             .unzip()
     }
@@ -163,7 +163,9 @@ mod tests {
         pipeline.take_batch(&mut queue, now);
         assert_eq!(pipeline.outgoing().len(), 10);
         pipeline.on_written(10);
-        assert_eq!(pipeline.on_answer(Ok(Value::Integer(2)), now), Ok(Some(Duration::ZERO)));
+        let (item, took) = pipeline.on_answer(now).unwrap();
+        assert_eq!(took, Some(Duration::ZERO));
+        item.waiter.send(Ok(Value::Integer(2))).unwrap();
         assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(2))));
         assert!(pipeline.is_empty() && pipeline.waiting_since().is_none());
     }
@@ -196,14 +198,14 @@ mod tests {
             pipeline.on_written(1);
         }
         assert!(!pipeline.has_room());
-        pipeline.on_answer(Ok(Value::Integer(0)), now).unwrap();
+        pipeline.on_answer(now).unwrap();
         assert!(pipeline.has_room());
     }
 
     #[test]
     fn an_unasked_answer_is_an_error() {
         let mut pipeline = Pipeline::default();
-        assert_eq!(pipeline.on_answer(Ok(Value::Integer(0)), Instant::now()), Err(Unasked));
+        assert_eq!(pipeline.on_answer(Instant::now()).unwrap_err(), Unasked);
     }
 
     #[test]
@@ -213,7 +215,8 @@ mod tests {
         let now = Instant::now();
         pipeline.take_batch(&mut queue, now);
         pipeline.on_written(25);
-        pipeline.on_answer(Ok(Value::Integer(1)), now).unwrap();
+        let (item, _) = pipeline.on_answer(now).unwrap();
+        item.waiter.send(Ok(Value::Integer(1))).unwrap();
         pipeline.abandon();
         let answers: Vec<_> = waiting.iter_mut().map(|w| w.try_recv().unwrap()).collect();
         let (unknown, unavailable) = (PublishError::Unknown, PublishError::Unavailable);

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fanlight_engine::broker::PublishError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
@@ -24,7 +25,9 @@ use crate::health::Role;
 use crate::meters::amount;
 use crate::pipeline::{Answer, Item, Pipeline};
 use crate::reconnect::Backoff;
+use crate::redirect::Redirect;
 use crate::resp3::{Event, Reader, Value};
+use crate::routes::Ticket;
 use crate::scripts;
 use crate::shard::Context;
 
@@ -69,23 +72,65 @@ impl CommandQueue {
         &self,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.queue_up(command, |_| None)
+    }
+
+    /// Queues a command that may have to be sent again elsewhere.
+    pub(crate) fn send_routed(
+        &self,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+        ticket: impl FnOnce(&Link) -> Ticket,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.queue_up(command, |link| Some(ticket(link)))
+    }
+
+    fn queue_up(
+        &self,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+        ticket: impl FnOnce(&Link) -> Option<Ticket>,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
         let (waiter, answer) = oneshot::channel();
         let mut queue = self.queue();
         let Some(link) = &queue.link else {
             return Err(PublishError::Unavailable);
         };
         let command = command(link);
-        // One message of any size is let in, or the bound on bytes would be one on its size too.
-        let bytes = queue.bytes + command.len();
-        let full = bytes > self.bytes_max && !queue.items.is_empty();
-        if full || queue.items.len() >= self.messages_max {
-            return Err(PublishError::Overloaded);
-        }
+        let bytes = self.room_for(&queue, command.len()).ok_or(PublishError::Overloaded)?;
+        let ticket = ticket(link);
         queue.bytes = bytes;
-        queue.items.push_back(Item { command, waiter });
+        queue.items.push_back(Item { command, waiter, ticket });
         drop(queue);
         self.queued.notify_one();
         Ok(answer)
+    }
+
+    /// Queues what was held back, or gives it back.
+    pub(crate) fn put(&self, item: Item) -> Result<(), (Item, PublishError)> {
+        let mut queue = self.queue();
+        if queue.link.is_none() {
+            return Err((item, PublishError::Unavailable));
+        }
+        let Some(bytes) = self.room_for(&queue, item.command.len()) else {
+            return Err((item, PublishError::Overloaded));
+        };
+        queue.bytes = bytes;
+        queue.items.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// The connection, if there is one.
+    pub(crate) fn link(&self) -> Option<Link> {
+        self.queue().link.clone()
+    }
+
+    /// How many bytes are queued with this many more, if there is room for them.
+    fn room_for(&self, queue: &Queue, bytes: usize) -> Option<usize> {
+        // One message of any size is let in, or the bound on bytes would be one on its size too.
+        let bytes = queue.bytes + bytes;
+        let full = bytes > self.bytes_max && !queue.items.is_empty();
+        (!full && queue.items.len() < self.messages_max).then_some(bytes)
     }
 
     fn open(&self, link: Link) {
@@ -209,7 +254,8 @@ impl Writer {
         connection: &mut Connection,
         pipeline: &mut Pipeline,
     ) -> Result<(), ConnectionError> {
-        let (mut input, mut output) = connection.stream.split();
+        let Connection { endpoint, stream, reader } = connection;
+        let (mut input, mut output) = stream.split();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.shutdown.cancelled();
@@ -223,7 +269,7 @@ impl Writer {
                 return Ok(());
             }
             let picked = select! {
-                read = input.read_buf(connection.reader.space()) => Picked::Read(read?),
+                read = input.read_buf(reader.space()) => Picked::Read(read?),
                 wrote = output.write(pipeline.outgoing()), if !pipeline.outgoing().is_empty() => {
                     Picked::Wrote(wrote?)
                 }
@@ -234,12 +280,13 @@ impl Writer {
             };
             match picked {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
-                Picked::Read(_) => self.on_read(&mut connection.reader, pipeline)?,
+                Picked::Read(_) => self.on_read(reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
                 Picked::Queued => {}
                 Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
                 Picked::Described(Err(_)) => {}
                 Picked::Tick => {
+                    self.context.check_place(endpoint)?;
                     self.on_tick(left, pipeline)?;
                     if describing.is_none() && described_at.elapsed() >= DESCRIBE_EVERY {
                         described_at = Instant::now();
@@ -260,13 +307,29 @@ impl Writer {
         let now = Instant::now();
         while let Some(event) = reader.pop()? {
             let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
-            if let Value::Error(answer) = &value {
-                let error = ConnectionError::refused("a command", answer);
-                self.context.health.on_refusal(&error, now);
-            }
-            let took = pipeline.on_answer(Ok(value), now).map_err(|_| ConnectionError::Unasked)?;
+            let (item, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
+            }
+            match value {
+                Value::Error(answer) => self.on_error(item, answer, now)?,
+                value => drop(item.waiter.send(Ok(value))),
+            }
+        }
+        Ok(())
+    }
+
+    fn on_error(&self, item: Item, answer: Bytes, now: Instant) -> Result<(), ConnectionError> {
+        match (Redirect::of(&answer), &self.context.cluster) {
+            (Some(redirect), Some(cluster)) => cluster.on_redirected(item, redirect),
+            (Some(Redirect::ReadOnly), None) => {
+                let _ = item.waiter.send(Err(PublishError::Unavailable));
+                return Err(ConnectionError::Demoted);
+            }
+            _ => {
+                let error = ConnectionError::refused("a command", &answer);
+                self.context.health.on_refusal(&error, now);
+                let _ = item.waiter.send(Ok(Value::Error(answer)));
             }
         }
         Ok(())
@@ -294,6 +357,11 @@ impl Writer {
 }
 
 impl Link {
+    /// Stands for the connection on which a command will leave that is held back.
+    pub(crate) fn placeholder() -> Self {
+        Self { replication_id: "(the replication id of the next master)".into() }
+    }
+
     /// From the answer to `INFO replication`.
     fn from_info(info: &Value) -> Result<Self, ConnectionError> {
         let text = info.as_text().ok_or(ConnectionError::Unasked)?;

@@ -3,7 +3,7 @@
 
 mod process;
 
-use fanlight_testkit::RedisServer;
+use fanlight_testkit::{RedisCluster, RedisSentinel, RedisServer};
 use process::{Node, run, run_with};
 use serde_json::Value;
 
@@ -224,5 +224,21 @@ fn doctor_fails_where_fanlight_can_not_work_and_says_why() {
     let nobody = RedisServer::stopped().unwrap();
     let ended = run(&["doctor", "--redis", &nobody.url()]);
     assert!(ended.output().contains("connection refused"));
+    ended.failed();
+}
+
+#[test]
+fn doctor_looks_at_every_master_of_a_cluster_and_at_who_sentinels_name() {
+    let cluster = RedisCluster::start(3, 0).unwrap();
+    let report = run(&["doctor", "--redis", &cluster.url()]).succeeded();
+    assert!(report.contains("ok       slots"), "{report}");
+    assert_eq!(report.matches("ok       delivery").count(), 3, "{report}");
+    let sentinel = RedisSentinel::start(1, 3).unwrap();
+    let report = run(&["doctor", "--redis", &sentinel.url()]).succeeded();
+    assert!(report.contains("3 sentinels, one master"), "{report}");
+    assert!(report.contains(&sentinel.master().unwrap().to_string()), "{report}");
+    let wrong = sentinel.url().replace("/fanlight", "/other");
+    let ended = run(&["doctor", "--redis", &wrong]);
+    assert!(ended.output().contains("does not know this master"), "{}", ended.output());
     ended.failed();
 }

@@ -10,38 +10,92 @@ use crate::connection::{Connection, ConnectionError};
 use crate::names::{Kind, Names, Partition};
 use crate::resp3::Value;
 
-/// Runs all checks on one master. `listener` is a second connection, for what is published.
-pub(super) async fn examine(
-    connection: &mut Connection,
-    listener: Option<Connection>,
-    names: &Names,
-    report: &mut Report<'_>,
-) {
-    match facts(connection).await {
-        Ok(facts) => facts.judge(report),
-        Err(error) => {
-            let detail = error.to_string();
-            report.add("version", Verdict::Problem, detail, Some("allow this user INFO"));
+/// How one master is asked.
+pub(super) struct Probe {
+    pub(super) names: Names,
+    /// One that the master has.
+    pub(super) partition: Partition,
+    /// Whether it is part of a cluster, and so speaks sharded pub/sub.
+    pub(super) sharded: bool,
+}
+
+impl Probe {
+    /// Runs all checks. `listener` is a second connection, for what is published.
+    pub(super) async fn examine(
+        &self,
+        connection: &mut Connection,
+        listener: Option<Connection>,
+        report: &mut Report<'_>,
+    ) {
+        match facts(connection).await {
+            Ok(facts) => facts.judge(report),
+            Err(error) => {
+                let detail = error.to_string();
+                report.add("version", Verdict::Problem, detail, Some("allow this user INFO"));
+            }
+        }
+        if let Err(error) = self.writes(connection).await {
+            let remedy = "allow this user all keys that begin with the configured prefix, and \
+                          the commands of the scripts";
+            report.add("scripts", Verdict::Problem, error.to_string(), Some(remedy));
+        } else {
+            report.good("scripts", "a script writes below the configured prefix".to_owned());
+        }
+        let mut pings = Vec::new();
+        for _ in 0..SAMPLES {
+            let before = Instant::now();
+            if connection.ask("PING", &[b"PING"]).await.is_err() {
+                break;
+            }
+            pings.push(before.elapsed());
+        }
+        judge_latency("latency", pings, report);
+        if let Some(listener) = listener {
+            self.examine_delivery(connection, listener, report).await;
         }
     }
-    if let Err(error) = writes(connection, names).await {
-        let remedy = "allow this user all keys that begin with the configured prefix, and SET, \
-                      DEL, EVALSHA, SCRIPT|LOAD";
-        report.add("scripts", Verdict::Problem, error.to_string(), Some(remedy));
-    } else {
-        report.good("scripts", "a script writes below the configured prefix".to_owned());
+
+    /// A script as ours are: loaded, called by its hash, on a key of ours.
+    async fn writes(&self, connection: &mut Connection) -> Result<(), ConnectionError> {
+        let load = [&b"SCRIPT"[..], b"LOAD", SCRIPT.as_bytes()];
+        let sha = connection.ask("SCRIPT LOAD", &load).await?;
+        let sha = sha.as_text().unwrap_or_default().to_owned();
+        let key = self.names.key(self.partition, Kind("doctor"), "");
+        let call = [&b"EVALSHA"[..], sha.as_bytes(), b"1", &key];
+        connection.ask("EVALSHA", &call).await.map(drop)
     }
-    let mut pings = Vec::new();
-    for _ in 0..SAMPLES {
-        let before = Instant::now();
-        if connection.ask("PING", &[b"PING"]).await.is_err() {
-            break;
+
+    /// What is published must come back, and soon.
+    async fn examine_delivery(
+        &self,
+        connection: &mut Connection,
+        mut listener: Connection,
+        report: &mut Report<'_>,
+    ) {
+        let channel = self.names.canary(self.partition, "doctor");
+        let (subscribe, publish) =
+            if self.sharded { ("SSUBSCRIBE", "SPUBLISH") } else { ("SUBSCRIBE", "PUBLISH") };
+        let samples = timeout(DELIVERY_MAX, async {
+            listener.ask(subscribe, &[subscribe.as_bytes(), channel.as_bytes()]).await?;
+            let mut samples = Vec::new();
+            for _ in 0..SAMPLES {
+                let before = Instant::now();
+                let words = [publish.as_bytes(), channel.as_bytes(), b"x"];
+                connection.ask(publish, &words).await?;
+                listener.next_message().await?;
+                samples.push(before.elapsed());
+            }
+            Ok::<_, ConnectionError>(samples)
+        });
+        match samples.await {
+            Ok(Ok(samples)) => judge_latency("delivery", samples, report),
+            Ok(Err(error)) => {
+                let remedy = "allow this user the channels that begin with the configured \
+                              prefix, and to publish and subscribe";
+                report.add("delivery", Verdict::Problem, error.to_string(), Some(remedy));
+            }
+            Err(_) => judge_latency("delivery", Vec::new(), report),
         }
-        pings.push(before.elapsed());
-    }
-    judge_latency("latency", pings, report);
-    if let Some(listener) = listener {
-        examine_delivery(connection, listener, names, report).await;
     }
 }
 
@@ -62,46 +116,6 @@ async fn facts(connection: &mut Connection) -> Result<Facts, ConnectionError> {
         facts.settings = Some(pairs.collect());
     }
     Ok(facts)
-}
-
-/// A script as ours are: loaded, called by its hash, on a key of ours.
-async fn writes(connection: &mut Connection, names: &Names) -> Result<(), ConnectionError> {
-    let load = [&b"SCRIPT"[..], b"LOAD", SCRIPT.as_bytes()];
-    let sha = connection.ask("SCRIPT LOAD", &load).await?;
-    let sha = sha.as_text().unwrap_or_default().to_owned();
-    let key = names.key(Partition(0), Kind("doctor"), "");
-    let call = [&b"EVALSHA"[..], sha.as_bytes(), b"1", &key];
-    connection.ask("EVALSHA", &call).await.map(drop)
-}
-
-/// What is published must come back, and soon.
-async fn examine_delivery(
-    connection: &mut Connection,
-    mut listener: Connection,
-    names: &Names,
-    report: &mut Report<'_>,
-) {
-    let channel = names.canary(Partition(0), "doctor");
-    let samples = timeout(DELIVERY_MAX, async {
-        listener.ask("SUBSCRIBE", &[b"SUBSCRIBE", channel.as_bytes()]).await?;
-        let mut samples = Vec::new();
-        for _ in 0..SAMPLES {
-            let before = Instant::now();
-            connection.ask("PUBLISH", &[b"PUBLISH", channel.as_bytes(), b"x"]).await?;
-            listener.next_message().await?;
-            samples.push(before.elapsed());
-        }
-        Ok::<_, ConnectionError>(samples)
-    });
-    match samples.await {
-        Ok(Ok(samples)) => judge_latency("delivery", samples, report),
-        Ok(Err(error)) => {
-            let remedy = "allow this user the channels that begin with the configured prefix, \
-                          SUBSCRIBE and PUBLISH";
-            report.add("delivery", Verdict::Problem, error.to_string(), Some(remedy));
-        }
-        Err(_) => judge_latency("delivery", Vec::new(), report),
-    }
 }
 
 const SCRIPT: &str = include_str!("../../lua/doctor.lua");
