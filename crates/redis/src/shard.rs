@@ -91,7 +91,26 @@ impl Shards {
         partition: Partition,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> BoxFuture<'static, Answer> {
-        let queued = self.of(partition).commands.send_with(command);
+        self.send(partition, false, command)
+    }
+
+    /// As [`Shards::call`], of a command that leaves something in Redis: its answer waits for
+    /// replicas, where that is configured.
+    pub(crate) fn call_kept(
+        &self,
+        partition: Partition,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
+        self.send(partition, true, command)
+    }
+
+    fn send(
+        &self,
+        partition: Partition,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
+        let queued = self.of(partition).commands.send_with(kept, command);
         Box::pin(async move {
             match queued {
                 // The writer answers everything it was given, unless its runtime is torn down.

@@ -12,5 +12,5 @@ mod redis_server;
 pub use eventually::eventually;
 pub use fault_proxy::FaultProxy;
 pub use inbox::Inbox;
-pub use publications::{channel, permit, publication, wall_clock};
+pub use publications::{channel, permit, permit_in, permit_keeping, publication, wall_clock};
 pub use redis_server::RedisServer;
