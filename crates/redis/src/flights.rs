@@ -102,3 +102,85 @@ impl Key {
 
 /// Further reads each make their own call.
 const FLIGHTS_MAX: usize = 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanlight_engine::broker::Channel;
+    use fanlight_proto::Position;
+    use tokio::sync::oneshot;
+
+    fn query(destination: &str) -> HistoryQuery {
+        HistoryQuery {
+            channel: Channel::of_destination(destination.into()),
+            destination: destination.parse().unwrap(),
+            history: History { size: 1, ttl_ms: 1 },
+            range: HistoryRange::Newest,
+            limit: 1,
+        }
+    }
+
+    /// A read that is answered by the sender, and whether it has left.
+    fn read() -> (impl Future<Output = Outcome>, oneshot::Sender<u64>, Arc<AtomicBool>) {
+        let (answer, answered) = oneshot::channel();
+        let left = Arc::new(AtomicBool::new(false));
+        let leaves = Arc::clone(&left);
+        let read = async move {
+            leaves.store(true, Ordering::SeqCst);
+            let offset = answered.await.map_err(|_| HistoryError::Unavailable)?;
+            let top = Position { epoch: 0, offset };
+            Ok(Arc::new(HistoryPage { publications: Vec::new(), top, lost: None }))
+        };
+        (read, answer, left)
+    }
+
+    fn never() -> BoxFuture<'static, Outcome> {
+        async { panic!("it should have joined another") }.boxed()
+    }
+
+    #[test]
+    fn who_asks_while_a_read_is_on_its_way_shares_the_next_one() {
+        let flights = Flights::default();
+        let offset = |outcome: Option<Outcome>| outcome.map(|page| page.unwrap().top.offset);
+        let (read_1, answer_1, left_1) = read();
+        let first = flights.join(&query("/topic/a"), read_1);
+        let with_first = flights.join(&query("/topic/a"), never());
+        assert!(first.clone().now_or_never().is_none() && left_1.load(Ordering::SeqCst));
+
+        let (read_2, answer_2, left_2) = read();
+        let second = flights.join(&query("/topic/a"), read_2);
+        let with_second = flights.join(&query("/topic/a"), never());
+        assert!(second.clone().now_or_never().is_none());
+        assert!(!left_2.load(Ordering::SeqCst), "one at a time");
+
+        answer_1.send(1).unwrap();
+        drop(first);
+        assert!(with_second.clone().now_or_never().is_none());
+        assert!(left_2.load(Ordering::SeqCst));
+        assert_eq!(offset(with_first.now_or_never()), Some(1));
+        answer_2.send(2).unwrap();
+        assert_eq!(offset(second.now_or_never()), Some(2));
+        assert_eq!(offset(with_second.now_or_never()), Some(2));
+    }
+
+    #[test]
+    fn what_differs_is_read_by_itself_and_what_was_given_up_is_forgotten() {
+        let flights = Flights::default();
+        let newest = query("/topic/a");
+        let position = Position { epoch: 0, offset: 0 };
+        let after = HistoryQuery { range: HistoryRange::After(position), ..newest.clone() };
+        let longer = HistoryQuery { limit: 2, ..newest.clone() };
+        for query in [&newest, &after, &longer, &query("/topic/b")] {
+            let (read, _answer, left) = read();
+            assert!(flights.join(query, read).now_or_never().is_none());
+            assert!(left.load(Ordering::SeqCst));
+        }
+        for number in 0..FLIGHTS_MAX + 1 {
+            drop(flights.join(&query(&format!("/topic/{number}")), never()));
+        }
+        assert!(flights.latest.lock().unwrap().len() <= FLIGHTS_MAX);
+        let (read, _answer, left) = read();
+        assert!(flights.join(&newest, read).now_or_never().is_none());
+        assert!(left.load(Ordering::SeqCst), "nobody waits for what was given up");
+    }
+}

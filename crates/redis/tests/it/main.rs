@@ -2,7 +2,10 @@
 
 #[cfg(test)]
 mod contract;
+mod degraded;
 mod delivery;
+mod history;
+mod idempotency;
 #[cfg(test)]
 mod nodes;
 mod outages;
