@@ -1,21 +1,25 @@
 -- Reads a destination's history as of one moment.
 --
+-- It follows meta.lua, which says what the keys hold.
+--
 -- KEYS   hash and list of the history
--- ARGV   1 master's replication id   2 epoch to take if one begins   3 ttl, ms
---        4 most entries   5 bytes after which no further entry is added
---        6 how many of the newest; or empty, and 7 epoch and 8 offset after which to read
+-- ARGV   1 master's replication id   2 epoch to take if one begins   3 size   4 ttl, ms
+--        5 most entries   6 bytes after which no further entry is added
+--        7 how many of the newest; or empty, and 8 epoch and 9 offset after which to read
 --
 -- Returns the top (epoch and offset in 8 bytes each), then `epoch_changed`, `too_old` or nothing,
 -- then the entries, oldest first.
 
 local meta, list = KEYS[1], KEYS[2]
-local ttl, entries_max, bytes_max = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local size, ttl = tonumber(ARGV[3]), tonumber(ARGV[4])
+local entries_max, bytes_max = tonumber(ARGV[5]), tonumber(ARGV[6])
 
 -- A reader has a position before the first publication, and until long after the last.
 local epoch = current_epoch(meta, list, ARGV[1], ARGV[2])
 local state = call('HMGET', meta, 'o', 'f')
 local top, forks = tonumber(state[1]), state[2] or ''
-local kept = call('LLEN', list)
+local length = call('LLEN', list)
+local kept = math.min(length, size)
 
 -- Anybody may ask for a name, so what was never published to is not kept for a day.
 local keep_meta = top == 0 and math.max(ttl, 120000) or ttl + DAY_MS
@@ -37,26 +41,27 @@ local function agrees_up_to(asked)
 end
 
 local page = { epoch .. struct.pack('<I8', top), '' }
-local skip
-if ARGV[6] ~= '' then
-  skip = math.max(kept - tonumber(ARGV[6]), 0)
+-- How many of the newest come into question.
+local rest
+if ARGV[7] ~= '' then
+  rest = math.min(tonumber(ARGV[7]), kept)
 else
-  local after = tonumber(ARGV[8])
-  skip = kept - (top - after)
-  if after > agrees_up_to(ARGV[7]) then
+  local after = tonumber(ARGV[9])
+  rest = top - after
+  if after > agrees_up_to(ARGV[8]) then
     page[2] = 'epoch_changed'
     return page
-  elseif skip < 0 then
+  elseif rest > kept then
     page[2] = 'too_old'
     return page
   end
 end
 
 local CHUNK = 16
-local bytes, wanted = 0, math.min(kept - skip, entries_max)
+local bytes, first, wanted = 0, length - rest, math.min(rest, entries_max)
 for from = 0, wanted - 1, CHUNK do
   local to = math.min(from + CHUNK, wanted) - 1
-  local chunk = call('LRANGE', list, skip + from, skip + to)
+  local chunk = call('LRANGE', list, first + from, first + to)
   for _, entry in ipairs(chunk) do
     bytes = bytes + #entry
     if bytes > bytes_max and #page > 2 then

@@ -6,9 +6,9 @@
 --   o  the newest publication's offset
 --   f  how earlier epochs ended, oldest first: epoch, then last offset, 8 bytes each
 -- The list holds the newest publications, oldest first. Their offsets are consecutive, so the
--- offset at index i is o - length + 1 + i. A list and no stream: with one entry it takes 224
--- bytes where a stream takes 4.4 KB, it is trimmed exactly, and it is a little cheaper to append
--- to. The hash outlives the list, so that a position stays good while nothing is published.
+-- offset at index i is o - length + 1 + i. A list and no stream: with one entry of 300 bytes it
+-- takes 0.5 KB where a stream takes 4.7 KB, and appending to it costs 1 to 2 µs less (measured).
+-- The hash outlives the list, so that a position stays good while nothing is published.
 --
 -- An epoch is never a Lua number, which would lose bits; offsets stay far below 2^53.
 

@@ -1,5 +1,7 @@
 -- Publishes once, keeps what is published, and says where: one round trip, one slot.
 --
+-- It follows meta.lua, which says what the keys hold.
+--
 -- KEYS   hash and list of the history, where one is kept; then the idempotency key, if any
 -- ARGV   1 PUBLISH or SPUBLISH   2 channel   3 envelope
 --        4 master's replication id   5 epoch to take if one begins   6 size   7 ttl, ms
@@ -24,8 +26,9 @@ if #KEYS > 1 then
   position = epoch .. struct.pack('<I8', call('HINCRBY', meta, 'o', 1))
   -- The envelope's version 2: stored and sent as the same bytes.
   message = '\2' .. position .. message
+  -- Trimmed by an eighth at a time: each trim moves up to 8 KB. Readers keep to the size.
   local length = call('RPUSH', list, message)
-  if length > size then
+  if length > size + math.floor(size / 8) then
     call('LTRIM', list, length - size, -1)
   end
   -- Two PEXPIRE cost a third of the whole, so they are done for an eighth of the ttl in advance.

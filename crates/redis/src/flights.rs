@@ -175,7 +175,7 @@ mod tests {
             assert!(flights.join(query, read).now_or_never().is_none());
             assert!(left.load(Ordering::SeqCst));
         }
-        for number in 0..FLIGHTS_MAX + 1 {
+        for number in 0..=FLIGHTS_MAX {
             drop(flights.join(&query(&format!("/topic/{number}")), never()));
         }
         assert!(flights.latest.lock().unwrap().len() <= FLIGHTS_MAX);

@@ -57,7 +57,8 @@ impl Kept<'_> {
         command::envelope(self.publication, &mut out);
         match self.history {
             Some(history) => {
-                epoch_words(link, &mut out);
+                command::word(link.replication_id.as_bytes(), &mut out);
+                command::word(&new_epoch(), &mut out);
                 command::word(history.size.to_string().as_bytes(), &mut out);
                 command::word(history.ttl_ms.to_string().as_bytes(), &mut out);
             }
@@ -94,26 +95,27 @@ pub(crate) fn published(answer: &Value, id: PublicationId) -> Result<Published, 
 /// The call of `history.lua`.
 pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> {
     let partition = Partition::of(query.channel.as_str());
-    let keys = history_keys(names, partition, &query.destination);
-    let mut out = Vec::with_capacity(CALL_OVERHEAD_BYTES);
-    let arguments = match query.range {
-        HistoryRange::Newest => 6,
-        HistoryRange::After(_) => 8,
-    };
-    scripts::HISTORY.begin(&[&keys[0], &keys[1]], arguments, &mut out);
-    epoch_words(link, &mut out);
-    command::word(query.history.ttl_ms.to_string().as_bytes(), &mut out);
-    command::word(query.limit.min(PAGE_PUBLICATIONS).to_string().as_bytes(), &mut out);
-    command::word(PAGE_BYTES.to_string().as_bytes(), &mut out);
+    let [meta, list] = history_keys(names, partition, &query.destination);
+    let History { size, ttl_ms } = query.history;
+    let entries_max = query.limit.min(PAGE_PUBLICATIONS);
+    let numbers = [size.to_string(), ttl_ms.to_string(), entries_max.to_string()];
+    let [size, ttl_ms, entries_max] = numbers.each_ref().map(|number| number.as_bytes());
+    let (master, candidate) = (link.replication_id.as_bytes(), new_epoch());
+    let bytes_max = PAGE_BYTES.to_string();
+    let mut arguments = vec![master, &candidate, size, ttl_ms, entries_max, bytes_max.as_bytes()];
+    let (epoch, number);
     match query.range {
-        HistoryRange::Newest => command::word(query.limit.to_string().as_bytes(), &mut out),
-        HistoryRange::After(Position { epoch, offset }) => {
-            command::word(b"", &mut out);
-            command::word(&epoch.to_le_bytes(), &mut out);
-            command::word(offset.min(OFFSET_MAX).to_string().as_bytes(), &mut out);
+        HistoryRange::Newest => {
+            number = query.limit.to_string();
+            arguments.push(number.as_bytes());
+        }
+        HistoryRange::After(position) => {
+            epoch = position.epoch.to_le_bytes();
+            number = position.offset.min(OFFSET_MAX).to_string();
+            arguments.extend([b"", &epoch[..], number.as_bytes()]);
         }
     }
-    out
+    scripts::HISTORY.call(&[&meta, &list], &arguments)
 }
 
 /// What `history.lua` answered.
@@ -161,10 +163,9 @@ fn follows(
     }
 }
 
-/// The present master, and an epoch that no history has, should one have to begin.
-fn epoch_words(link: &Link, out: &mut Vec<u8>) {
-    command::word(link.replication_id.as_bytes(), out);
-    command::word(&rand::random::<[u8; 8]>(), out);
+/// An epoch that no history has, should one have to begin.
+fn new_epoch() -> [u8; 8] {
+    rand::random()
 }
 
 fn history_keys(names: &Names, partition: Partition, destination: &Destination) -> [Vec<u8>; 2] {

@@ -16,6 +16,16 @@ pub(crate) struct Script {
 }
 
 impl Script {
+    /// The call of this script.
+    pub(crate) fn call(&self, keys: &[&[u8]], arguments: &[&[u8]]) -> Vec<u8> {
+        let mut out = Vec::new();
+        self.begin(keys, arguments.len(), &mut out);
+        for argument in arguments {
+            command::word(argument, &mut out);
+        }
+        out
+    }
+
     /// Begins the call of this script: `arguments` words are to follow.
     pub(crate) fn begin(&self, keys: &[&[u8]], arguments: usize, out: &mut Vec<u8>) {
         let count = keys.len().to_string();
@@ -39,7 +49,7 @@ macro_rules! scripts {
     ($($name:ident = $($file:literal)+;)*) => {
         $(
             pub(crate) static $name: Script = Script {
-                source: concat!($(include_str!(concat!("../lua/", $file, ".lua"))),+),
+                source: concat!($(include_str!(concat!("../lua/", $file))),+),
                 sha: LazyLock::new(|| hex_sha1($name.source)),
             };
         )*
@@ -50,6 +60,6 @@ macro_rules! scripts {
 }
 
 scripts! {
-    PUBLISH = "meta" "publish";
-    HISTORY = "meta" "history";
+    PUBLISH = "meta.lua" "publish.lua";
+    HISTORY = "meta.lua" "history.lua";
 }

@@ -241,9 +241,8 @@ impl Writer {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
                 Picked::Read(_) => self.on_read(&mut connection.reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
-                Picked::Queued => {}
+                Picked::Queued | Picked::Described(Err(_)) => {}
                 Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
-                Picked::Described(Err(_)) => {}
                 Picked::Tick => {
                     self.on_tick(left, pipeline)?;
                     if describing.is_none() && described_at.elapsed() >= DESCRIBE_EVERY {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
-use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
+use fanlight_engine::history::{
+    History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, Lost,
+};
 use fanlight_proto::Position;
 use fanlight_testkit::contract::{KEPT, Node, bodies, query};
 use fanlight_testkit::{RedisServer, eventually, permit_keeping, publication};
@@ -111,8 +113,8 @@ async fn a_history_that_expired_is_too_old_and_its_top_stays_good() {
     let top = publish(&ann.node, short, "2").await;
     eventually("it expired", || length(&server) == 0).await;
     let read = async |position| {
-        let mut query = query("/topic/a", HistoryRange::After(position), 10);
-        query.history = short;
+        let range = HistoryRange::After(position);
+        let query = HistoryQuery { history: short, ..query("/topic/a", range, 10) };
         ann.node.broker.history(query).await.unwrap()
     };
     let expected = |lost| HistoryPage { publications: Vec::new(), top, lost };
@@ -221,12 +223,35 @@ async fn a_page_has_at_most_1024_publications() {
         ann.node.broker.publish(permit, publication("/topic/a", "x"))
     });
     assert!(join_all(publishing).await.iter().all(Result::is_ok));
-    let page = ann.node.read("/topic/a", HistoryRange::Newest, u32::MAX).await.unwrap();
+    let read = async |range| {
+        let query = HistoryQuery { history: long, ..query("/topic/a", range, u32::MAX) };
+        ann.node.broker.history(query).await.unwrap()
+    };
+    let page = read(HistoryRange::Newest).await;
     assert_eq!((page.publications.len(), page.is_last()), (1024, false));
     let at = page.publications[1023].position.unwrap();
     assert_eq!(at.offset, 1024);
-    let page = ann.node.after("/topic/a", at, u32::MAX).await;
+    let page = read(HistoryRange::After(at)).await;
     assert_eq!((page.publications.len(), page.is_last()), (976, true));
+}
+
+#[tokio::test]
+async fn redis_holds_at_most_an_eighth_more_than_the_size() {
+    let server = RedisServer::start().unwrap();
+    let ann = RedisNode::ready(config(&server.url()), 1).await;
+    for (size, most) in [(0, 0), (1, 1), (7, 7), (8, 9), (80, 90)] {
+        server.command("FLUSHALL").unwrap();
+        let history = History { size, ttl_ms: 60_000 };
+        let mut seen = 0;
+        for _ in 0..200 {
+            publish(&ann.node, history, "x").await;
+            seen = seen.max(length(&server));
+        }
+        assert_eq!(seen, most, "{size}");
+        let query = HistoryQuery { history, ..query("/topic/a", HistoryRange::Newest, 1000) };
+        let page = ann.node.broker.history(query).await.unwrap();
+        assert_eq!(page.publications.len(), size as usize);
+    }
 }
 
 #[tokio::test]

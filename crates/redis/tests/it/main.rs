@@ -4,7 +4,9 @@
 mod contract;
 mod degraded;
 mod delivery;
+#[cfg(test)]
 mod history;
+#[cfg(test)]
 mod idempotency;
 #[cfg(test)]
 mod nodes;

@@ -58,10 +58,15 @@ impl Node {
         page.unwrap_or_else(|error| panic!("{destination}: not read: {error}"))
     }
 
+    /// Reads the newest.
+    pub async fn newest(&self, destination: &str, limit: u32) -> HistoryPage {
+        let page = self.read(destination, HistoryRange::Newest, limit).await;
+        page.unwrap_or_else(|error| panic!("{destination}: not read: {error}"))
+    }
+
     /// The position of the newest publication.
     pub async fn top(&self, destination: &str) -> Position {
-        let page = self.read(destination, HistoryRange::Newest, 0).await;
-        page.unwrap_or_else(|error| panic!("{destination}: not read: {error}")).top
+        self.newest(destination, 0).await.top
     }
 }
 
@@ -111,7 +116,8 @@ pub async fn an_acknowledgement_carries_the_position_that_subscribers_see(
     let forged = Some(Position { epoch: 7, offset: 7 });
     let sent = Publication { position: forged, ..publication("/topic/a", "x") };
     let id = sent.id;
-    let published = ann.broker.publish(permit_keeping("/topic/a", KEPT), sent).await.unwrap();
+    let published =
+        ann.broker.publish(permit_keeping("/topic/a", KEPT), sent).await.expect("it is accepted");
     assert_eq!((published.id, published.reach), (id, Reach::Cluster));
     assert_ne!(published.position, forged);
     eventually("it arrived", || bob.inboxes[0].count() == 1).await;
@@ -148,11 +154,11 @@ pub async fn what_is_read_is_what_was_published(harness: &impl BrokerHarness) {
         headers: [("a:b\n".into(), "ä\r\n".into())].into(),
         publisher: Some("ann/ä".into()),
         at_unix_ms: u64::MAX,
-        ..publication("/topic/a", (0..100_000).map(|at| at as u8).collect::<Vec<_>>())
+        ..publication("/topic/a", (0..100_000_usize).map(|at| at as u8).collect::<Vec<_>>())
     };
     let permit = permit_keeping("/topic/a", KEPT);
-    let published = ann.broker.publish(permit, sent.clone()).await.unwrap();
-    let page = bob.read("/topic/a", HistoryRange::Newest, 10).await.unwrap();
+    let published = ann.broker.publish(permit, sent.clone()).await.expect("it is accepted");
+    let page = bob.newest("/topic/a", 10).await;
     let sent = Publication { position: published.position, ..sent };
     assert_eq!(page.publications.iter().map(|read| &**read).collect::<Vec<_>>(), [&sent]);
 }
@@ -211,7 +217,7 @@ pub async fn the_newest_are_read_oldest_first(harness: &impl BrokerHarness) {
         ann.kept("/topic/a", number.to_string()).await;
     }
     for (limit, expected) in [(3, 28..=30), (30, 1..=30), (u32::MAX, 1..=30)] {
-        let page = bob.read("/topic/a", HistoryRange::Newest, limit).await.unwrap();
+        let page = bob.newest("/topic/a", limit).await;
         let expected: Vec<_> = expected.map(|number| Bytes::from(number.to_string())).collect();
         assert_eq!((bodies(&page), page.is_last()), (expected, true));
     }
@@ -224,7 +230,7 @@ pub async fn without_a_limit_only_the_top_is_read(harness: &impl BrokerHarness) 
     let top = ann.kept("/topic/a", "2").await;
     let position = Position { offset: 1, ..top };
     for range in [HistoryRange::Newest, HistoryRange::After(position)] {
-        let page = bob.read("/topic/a", range, 0).await.unwrap();
+        let page = bob.read("/topic/a", range, 0).await.expect("it can be read");
         assert_eq!((page.publications.len(), page.top, page.lost), (0, top, None));
     }
 }
@@ -260,7 +266,7 @@ pub async fn destinations_have_histories_of_their_own(harness: &impl BrokerHarne
         }
     }
     for (count, name) in (1..).zip(names) {
-        let page = bob.read(name, HistoryRange::Newest, 100).await.unwrap();
+        let page = bob.newest(name, 100).await;
         assert_eq!((bodies(&page), page.top.offset), (vec![name.into(); count], count as u64));
     }
 }
@@ -272,14 +278,15 @@ pub async fn destinations_on_one_channel_have_histories_of_their_own(harness: &i
     let shared = permit("/topic/a").channel().clone();
     bob.broker.subscribe(WorkerId(bob.first_worker), &shared).await;
     for name in ["/topic/a", "/topic/b", "/topic/a"] {
-        ann.broker.publish(permit(name), publication(name, name)).await.unwrap();
+        ann.broker.publish(permit(name), publication(name, name)).await.expect("it is accepted");
     }
     eventually("all arrived", || bob.inboxes[0].count() == 3).await;
     let received = bob.inboxes[0].publications(shared.as_str());
-    let offsets: Vec<_> = received.iter().map(|one| one.position.unwrap().offset).collect();
+    let offsets: Vec<_> =
+        received.iter().map(|one| one.position.expect("it is kept").offset).collect();
     assert_eq!(offsets, [1, 1, 2]);
     let query = HistoryQuery { channel: shared, ..query("/topic/a", HistoryRange::Newest, 10) };
-    let page = bob.broker.history(query).await.unwrap();
+    let page = bob.broker.history(query).await.expect("it can be read");
     assert_eq!(bodies(&page), ["/topic/a", "/topic/a"]);
 }
 
@@ -305,7 +312,9 @@ pub async fn concurrent_publishers_get_consecutive_offsets_in_the_order_of_deliv
     for thread in threads {
         let publishing = thread.join().expect("a publisher panicked");
         let published = join_all(publishing).await;
-        let offsets = published.into_iter().map(|one| one.unwrap().position.unwrap().offset);
+        let offsets = published
+            .into_iter()
+            .map(|one| one.expect("it is accepted").position.expect("it is kept").offset);
         let offsets: Vec<_> = offsets.collect();
         assert!(offsets.is_sorted(), "one publisher's own order is kept");
         acknowledged.extend(offsets);
@@ -316,7 +325,9 @@ pub async fn concurrent_publishers_get_consecutive_offsets_in_the_order_of_deliv
     for node in &nodes {
         eventually("all arrived", || node.inboxes[0].count() == all.len()).await;
         let received = node.inboxes[0].publications("/topic/a");
-        assert!(received.iter().map(|one| one.position.unwrap().offset).eq(all.clone()));
+        assert!(
+            received.iter().map(|one| one.position.expect("it is kept").offset).eq(all.clone())
+        );
     }
 }
 
@@ -324,14 +335,14 @@ pub async fn concurrent_publishers_get_consecutive_offsets_in_the_order_of_deliv
 pub async fn an_idempotency_key_publishes_once_on_all_nodes(harness: &impl BrokerHarness) {
     let [ann, bob] = harness.nodes(1).await;
     bob.live(0, "/topic/a").await;
-    let first = ann.publish_once("/topic/a", "first", "key").await.unwrap();
+    let first = ann.publish_once("/topic/a", "first", "key").await.expect("it is accepted");
     assert_eq!(first.reach, Reach::Cluster);
     for node in [&ann, &bob] {
-        let again = node.publish_once("/topic/a", "again", "key").await.unwrap();
+        let again = node.publish_once("/topic/a", "again", "key").await.expect("it is accepted");
         assert_eq!(again, Published { reach: Reach::Duplicate, ..first });
     }
-    let other = bob.publish_once("/topic/a", "other", "other key").await.unwrap();
-    assert_eq!(other.position.unwrap().offset, 2);
+    let other = bob.publish_once("/topic/a", "other", "other key").await.expect("it is accepted");
+    assert_eq!(other.position.expect("it is kept").offset, 2);
     eventually("both arrived", || bob.inboxes[0].count() == 2).await;
     assert_eq!(bob.bodies(0, "/topic/a"), ["first", "other"]);
 }
@@ -344,9 +355,9 @@ pub async fn an_idempotency_key_works_without_history(harness: &impl BrokerHarne
         let key = IdempotencyKey("key\r\n{}:\0".into());
         node.broker.publish_once(permit("/topic/a"), publication("/topic/a", body), key)
     };
-    let first = publish(&ann, "first").await.unwrap();
+    let first = publish(&ann, "first").await.expect("it is accepted");
     assert_eq!((first.position, first.reach), (None, Reach::Cluster));
-    let again = publish(&bob, "again").await.unwrap();
+    let again = publish(&bob, "again").await.expect("it is accepted");
     assert_eq!(again, Published { reach: Reach::Duplicate, ..first });
     ann.accepted("/topic/a", "last").await;
     eventually("the last arrived", || bob.inboxes[0].count() == 2).await;
@@ -358,7 +369,7 @@ pub async fn an_idempotency_key_counts_for_its_destination(harness: &impl Broker
     let [ann, _] = harness.nodes(1).await;
     for number in 0..50 {
         let destination = format!("/topic/{number}");
-        let published = ann.publish_once(&destination, "x", "key").await.unwrap();
+        let published = ann.publish_once(&destination, "x", "key").await.expect("it is accepted");
         assert_eq!(published.reach, Reach::Cluster, "{destination}");
     }
 }
@@ -367,7 +378,8 @@ pub async fn an_idempotency_key_counts_for_its_destination(harness: &impl Broker
 pub async fn concurrent_publications_with_one_key_are_published_once(harness: &impl BrokerHarness) {
     let nodes = harness.nodes(1).await;
     let publishing = (0..50).map(|number| nodes[number % 2].publish_once("/topic/a", "x", "key"));
-    let published: Vec<_> = join_all(publishing).await.into_iter().map(Result::unwrap).collect();
+    let published: Vec<_> =
+        join_all(publishing).await.into_iter().map(|one| one.expect("it is accepted")).collect();
     let firsts = published.iter().filter(|one| one.reach == Reach::Cluster).count();
     assert_eq!(firsts, 1);
     assert!(published.iter().all(|one| one.id == published[0].id && one.position.is_some()));
