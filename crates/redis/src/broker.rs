@@ -16,7 +16,6 @@ use tokio_util::task::TaskTracker;
 use crate::command;
 use crate::config::RedisConfig;
 use crate::envelope::Destinations;
-use crate::flights::Flights;
 use crate::history::{self, Kept};
 use crate::names::{Names, Partition};
 use crate::resp3::Value;
@@ -32,7 +31,6 @@ pub struct RedisBroker {
     shards: Arc<Shards>,
     names: Names,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
-    flights: Flights,
     /// For reading pages; held while one is decoded.
     destinations: Arc<Mutex<Destinations>>,
 }
@@ -64,7 +62,6 @@ impl RedisBroker {
             shards: Arc::new(Shards::start(topology, &environment)),
             names,
             sinks,
-            flights: Flights::default(),
             destinations: Arc::default(),
         })
     }
@@ -163,9 +160,9 @@ impl Broker for RedisBroker {
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
         let (shards, names) = (Arc::clone(&self.shards), self.names.clone());
         let destinations = Arc::clone(&self.destinations);
+        let partition = Partition::of(query.channel.as_str());
         let asked = query.clone();
-        let outcome = self.flights.join(&query, async move {
-            let partition = Partition::of(asked.channel.as_str());
+        let outcome = self.shards.of(partition).flights.join(&query, async move {
             let answer = shards.call(partition, |link| history::read(&asked, &names, link)).await;
             let answer = answer.map_err(|_| HistoryError::Unavailable)?;
             let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);

@@ -1,4 +1,4 @@
-//! Single flight of history reads: many who ask the same at once share one call.
+//! History reads under way: a few at a time, and many who ask the same at once share one call.
 //!
 //! A read that was already on its way when somebody asks may be older than what he must see: he
 //! has just subscribed, and what was published before is to be in what he reads. So he does not
@@ -12,16 +12,19 @@ use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery,
 use fanlight_proto::Destination;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
+use tokio::sync::Semaphore;
 
 /// What a read gives.
 pub(crate) type Outcome = Result<Arc<HistoryPage>, HistoryError>;
 
 type Reading = BoxFuture<'static, Outcome>;
 
-/// The reads that others may still join, or must wait for.
-#[derive(Debug, Default)]
+/// The reads of one shard.
+#[derive(Debug)]
 pub(crate) struct Flights {
+    /// Those that others may still join, or must wait for.
     latest: Mutex<HashMap<Key, Flight>>,
+    places: Arc<Semaphore>,
 }
 
 /// What makes two queries the same; the channel follows from the destination.
@@ -43,6 +46,10 @@ struct Flight {
 }
 
 impl Flights {
+    pub(crate) fn new() -> Self {
+        Self { latest: Mutex::default(), places: Arc::new(Semaphore::new(UNDER_WAY_MAX)) }
+    }
+
     /// The outcome of a read that leaves after this call; `read` makes its call when polled first.
     pub(crate) fn join(
         &self,
@@ -62,11 +69,13 @@ impl Flights {
         };
         let left = Arc::new(AtomicBool::new(false));
         let leaves = Arc::clone(&left);
+        let places = Arc::clone(&self.places);
         let reading = async move {
             if let Some(before) = before {
                 // Its outcome is that of who asked before.
                 let _ = before.await;
             }
+            let _place = places.acquire().await.map_err(|_| HistoryError::Unavailable)?;
             leaves.store(true, Ordering::SeqCst);
             read.await
         };
@@ -102,6 +111,8 @@ impl Key {
 
 /// Further reads each make their own call.
 const FLIGHTS_MAX: usize = 1024;
+/// Each may bring a page of a mebibyte, and publications wait for what was asked before them.
+const UNDER_WAY_MAX: usize = 16;
 
 #[cfg(test)]
 mod tests {
@@ -140,7 +151,7 @@ mod tests {
 
     #[test]
     fn who_asks_while_a_read_is_on_its_way_shares_the_next_one() {
-        let flights = Flights::default();
+        let flights = Flights::new();
         let offset = |outcome: Option<Outcome>| outcome.map(|page| page.unwrap().top.offset);
         let (read_1, answer_1, left_1) = read();
         let first = flights.join(&query("/topic/a"), read_1);
@@ -165,7 +176,7 @@ mod tests {
 
     #[test]
     fn what_differs_is_read_by_itself_and_what_was_given_up_is_forgotten() {
-        let flights = Flights::default();
+        let flights = Flights::new();
         let newest = query("/topic/a");
         let position = Position { epoch: 0, offset: 0 };
         let after = HistoryQuery { range: HistoryRange::After(position), ..newest.clone() };
@@ -182,5 +193,24 @@ mod tests {
         let (read, _answer, left) = read();
         assert!(flights.join(&newest, read).now_or_never().is_none());
         assert!(left.load(Ordering::SeqCst), "nobody waits for what was given up");
+    }
+
+    #[test]
+    fn a_few_are_under_way_at_a_time_and_who_waits_can_still_be_joined() {
+        let flights = Flights::new();
+        let under_way: Vec<_> = (0..UNDER_WAY_MAX)
+            .map(|number| {
+                let (read, answer, _) = read();
+                let outcome = flights.join(&query(&format!("/topic/{number}")), read);
+                assert!(outcome.clone().now_or_never().is_none());
+                (outcome, answer)
+            })
+            .collect();
+        let (read, _answer, left) = read();
+        let next = flights.join(&query("/topic/a"), read);
+        assert!(next.clone().now_or_never().is_none() && !left.load(Ordering::SeqCst));
+        let with_next = flights.join(&query("/topic/a"), never());
+        drop(under_way);
+        assert!(with_next.now_or_never().is_none() && left.load(Ordering::SeqCst));
     }
 }

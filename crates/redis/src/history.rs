@@ -99,7 +99,7 @@ pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> 
     let History { size, ttl_ms } = query.history;
     let entries_max = query.limit.min(PAGE_PUBLICATIONS);
     let numbers = [size.to_string(), ttl_ms.to_string(), entries_max.to_string()];
-    let [size, ttl_ms, entries_max] = numbers.each_ref().map(|number| number.as_bytes());
+    let [size, ttl_ms, entries_max] = numbers.each_ref().map(String::as_bytes);
     let (master, candidate) = (link.replication_id.as_bytes(), new_epoch());
     let bytes_max = PAGE_BYTES.to_string();
     let mut arguments = vec![master, &candidate, size, ttl_ms, entries_max, bytes_max.as_bytes()];

@@ -185,8 +185,8 @@ impl Writer {
         self.context.health.on_up(Role::Commands);
         let ended = self.serve(connection, &mut pipeline).await;
         self.commands.close();
-        self.commands.refuse_queued();
         pipeline.abandon();
+        self.commands.refuse_queued();
         self.context.meters.queue.set(0.0);
         if ended.is_err() {
             self.context.meters.broken.increment(1);
