@@ -122,6 +122,21 @@ impl Routes {
         }
     }
 
+    /// Sends a command once to the master that its slot is moving to; gives it back if that one
+    /// can't take it.
+    pub(crate) fn ask(&self, mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
+        let (Some(link), Some(ticket)) = (queue.link(), &mut item.ticket) else {
+            return Err(item);
+        };
+        if ticket.redirected >= REDIRECTS_MAX {
+            return Err(item);
+        }
+        ticket.redirected += 1;
+        rebind(&mut item.command, &ticket.link, &link);
+        ticket.link = link;
+        queue.put_asking(item)
+    }
+
     /// Holds what comes for a partition that gets another master.
     pub(crate) fn hold(&self, partition: Partition, map_number: u64) {
         self.hold_in(&mut self.route(partition), map_number);

@@ -96,7 +96,7 @@ impl Shard {
 
     /// A place without a master: interests wait in it until they are moved, and nothing runs.
     pub(crate) fn nowhere(cluster: Arc<Cluster>, environment: &Environment) -> Self {
-        let mut shard = Self::new(ShardId(u16::MAX), Place::Nowhere, Some(cluster), 0, environment);
+        let mut shard = Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), 0, environment);
         shard.lanes.push(shard.new_lane());
         shard
     }
