@@ -117,7 +117,7 @@ impl Cluster {
         let table = self.table.get().and_then(Weak::upgrade);
         let shards = table.map(|table| table.shards()).unwrap_or_default();
         match shards.iter().find(|shard| shard.endpoint() == Some(target)) {
-            Some(shard) => self.routes.ask(item, &shard.commands),
+            Some(shard) => Routes::ask(item, &shard.commands),
             None => Err(item),
         }
     }
@@ -174,7 +174,7 @@ impl Keeper {
             if age >= due {
                 return;
             }
-            let pause = if holding { HOLD_TICK } else { (due - age).min(LOOK_EVERY) };
+            let pause = if holding { HOLD_TICK } else { due.saturating_sub(age).min(LOOK_EVERY) };
             select! {
                 () = cluster.changed.notified(), if !changed => changed = true,
                 () = cluster.routes.holding(), if !holding => {}

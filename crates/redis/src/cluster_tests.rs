@@ -69,8 +69,8 @@ impl Node {
         let key = self.key(partition);
         let mut list = Vec::new();
         loop {
-            let (first, last) = (list.len().to_string(), (list.len() + 999).to_string());
-            let range = [&b"LRANGE"[..], &key, first.as_bytes(), last.as_bytes()];
+            let (from, to) = (list.len().to_string(), (list.len() + 999).to_string());
+            let range = [&b"LRANGE"[..], &key, from.as_bytes(), to.as_bytes()];
             let range = self.shards.call(partition, |_| words(&range)).await;
             let Ok(Value::Array(page)) = range else { panic!("{range:?}") };
             if page.is_empty() {

@@ -124,7 +124,7 @@ impl Routes {
 
     /// Sends a command once to the master that its slot is moving to; gives it back if that one
     /// can't take it.
-    pub(crate) fn ask(&self, mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
+    pub(crate) fn ask(mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
         let (Some(link), Some(ticket)) = (queue.link(), &mut item.ticket) else {
             return Err(item);
         };
@@ -144,16 +144,11 @@ impl Routes {
 
     fn hold_in<'r>(&self, route: &'r mut Route, map_number: u64) -> &'r mut Hold {
         let until = Instant::now() + self.limits.time;
-        let hold = route.hold.get_or_insert_with(|| {
+        route.hold.get_or_insert_with(|| {
             self.holding.notify_one();
-            Hold {
-                newer_than: map_number,
-                until,
-                redirected: VecDeque::new(),
-                later: VecDeque::new(),
-            }
-        });
-        hold
+            let (redirected, later) = (VecDeque::new(), VecDeque::new());
+            Hold { newer_than: map_number, until, redirected, later }
+        })
     }
 
     /// Resolves soon after something begins to be held.

@@ -197,10 +197,7 @@ impl Context {
 
     /// Fails once the master is known to be elsewhere.
     pub(crate) fn check_place(&self, connected_to: &Endpoint) -> Result<(), ConnectionError> {
-        match self.place.is_still_at(connected_to) {
-            true => Ok(()),
-            false => Err(ConnectionError::Demoted),
-        }
+        if self.place.is_still_at(connected_to) { Ok(()) } else { Err(ConnectionError::Demoted) }
     }
 
     /// Whether publications are carried by sharded pub/sub.

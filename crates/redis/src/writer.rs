@@ -301,11 +301,10 @@ impl Writer {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
                 Picked::Read(_) => self.on_read(reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
-                Picked::Queued => {}
                 Picked::Described(Ok(info)) => {
                     demoted = self.on_described(Link::from_info(&info), demoted)?;
                 }
-                Picked::Described(Err(_)) => {}
+                Picked::Described(Err(_)) | Picked::Queued => {}
                 Picked::Tick => {
                     self.context.check_place(endpoint)?;
                     self.on_tick(left, pipeline)?;
