@@ -211,6 +211,22 @@ impl Connection {
     }
 }
 
+impl Connection {
+    /// The payload of the next message on a subscribed channel.
+    pub(crate) async fn next_message(&mut self) -> Result<bytes::Bytes, ConnectionError> {
+        loop {
+            match self.reader.pop()? {
+                Some(Event::Message { payload, .. }) => return Ok(payload),
+                Some(Event::Value(_)) => continue,
+                None => {}
+            }
+            if self.stream.read_buf(self.reader.space()).await? == 0 {
+                return Err(ConnectionError::Closed);
+            }
+        }
+    }
+}
+
 async fn connect(
     endpoint: &Endpoint,
     config: &RedisConfig,

@@ -22,6 +22,7 @@ mod cluster;
 mod command;
 pub mod config;
 mod connection;
+pub mod doctor;
 pub mod envelope;
 mod health;
 mod meters;
