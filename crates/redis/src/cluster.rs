@@ -2,8 +2,9 @@
 //! a change, and applied to the shards.
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use fanlight_engine::broker::{BrokerHealth, PublishError};
@@ -38,6 +39,8 @@ pub(crate) struct Cluster {
     /// Who knows of the change, latest first.
     hints: Mutex<VecDeque<Endpoint>>,
     problem: Mutex<Option<String>>,
+    /// Which shard is where; weak, as shards know their cluster.
+    table: OnceLock<Weak<Table>>,
 }
 
 /// The task that keeps the map.
@@ -56,6 +59,7 @@ pub(crate) fn start(
     environment: &Environment,
 ) {
     let shutdown = environment.shutdown.clone();
+    cluster.table.get_or_init(|| Arc::downgrade(&table));
     let keeper = Keeper { cluster, table, nowhere, environment: environment.clone() };
     environment.tracker.spawn(async move {
         shutdown.run_until_cancelled(keeper.run()).await;
@@ -79,11 +83,19 @@ impl Cluster {
             changed: Notify::new(),
             hints: Mutex::default(),
             problem: Mutex::new(Some(problem)),
+            table: OnceLock::new(),
         }
     }
 
     /// A command was not executed, for this reason.
     pub(crate) fn on_redirected(&self, item: Item, redirect: Redirect) {
+        let item = match &redirect {
+            Redirect::Ask(Some(target)) => match self.try_at(item, target) {
+                Ok(()) => return,
+                Err(item) => item,
+            },
+            _ => item,
+        };
         match redirect {
             Redirect::Moved(hint) => {
                 self.routes.redirect(item, self.map_number());
@@ -97,6 +109,16 @@ impl Cluster {
                 let _ = item.waiter.send(Err(PublishError::Unavailable));
                 self.on_change(None);
             }
+        }
+    }
+
+    /// Sends a command to the master that its slot is moving to.
+    fn try_at(&self, item: Item, target: &Endpoint) -> Result<(), Item> {
+        let table = self.table.get().and_then(Weak::upgrade);
+        let shards = table.map(|table| table.shards()).unwrap_or_default();
+        match shards.iter().find(|shard| shard.endpoint() == Some(target)) {
+            Some(shard) => Routes::ask(item, &shard.commands),
+            None => Err(item),
         }
     }
 
@@ -125,7 +147,11 @@ impl Keeper {
     async fn run(&self) {
         loop {
             let begun = Instant::now();
-            match self.fetch().await {
+            let fetched = select! {
+                fetched = self.fetch() => fetched,
+                never = self.let_go() => match never {},
+            };
+            match fetched {
                 Ok(map) => self.apply(&map),
                 Err(error) => self.on_failed(&error),
             }
@@ -138,8 +164,7 @@ impl Keeper {
         let cluster = &self.cluster;
         let mut changed = false;
         loop {
-            let master = |partition| Arc::clone(&self.table.of(partition).commands);
-            let holding = cluster.routes.release(cluster.map_number(), master);
+            let holding = self.release();
             let age = fetched_at.elapsed();
             let due = match () {
                 () if changed => REFRESH_MIN,
@@ -149,13 +174,29 @@ impl Keeper {
             if age >= due {
                 return;
             }
-            let pause = if holding { HOLD_TICK } else { (due - age).min(LOOK_EVERY) };
+            let pause = if holding { HOLD_TICK } else { due.saturating_sub(age).min(LOOK_EVERY) };
             select! {
                 () = cluster.changed.notified(), if !changed => changed = true,
                 () = cluster.routes.holding(), if !holding => {}
                 () = sleep(pause) => {}
             }
         }
+    }
+
+    /// Lets go of what can go, while a map is fetched: some may have to wait no longer.
+    async fn let_go(&self) -> Infallible {
+        loop {
+            let pause = if self.release() { HOLD_TICK } else { LOOK_EVERY };
+            select! {
+                () = self.cluster.routes.holding() => {}
+                () = sleep(pause) => {}
+            }
+        }
+    }
+
+    fn release(&self) -> bool {
+        let master = |partition| Arc::clone(&self.table.of(partition).commands);
+        self.cluster.routes.release(self.cluster.map_number(), master)
     }
 
     fn is_troubled(&self) -> bool {
@@ -178,9 +219,12 @@ impl Keeper {
         }
         let shards = self.table.shards();
         let mut known: Vec<_> = shards.iter().filter_map(|shard| shard.endpoint()).collect();
-        known.extend(self.cluster.seeds.iter());
+        for seed in &self.cluster.seeds {
+            if !known.contains(&seed) {
+                known.push(seed);
+            }
+        }
         known.shuffle(&mut rand::rng());
-        known.dedup();
         known.truncate(ASK_MAX);
         let asking = known.into_iter().map(|endpoint| self.ask(endpoint).boxed());
         select_ok(asking).await.map(|(map, _)| map)
@@ -261,7 +305,7 @@ impl Keeper {
             return Arc::clone(known);
         }
         let is_free = |id: &u16| !shards.iter().any(|shard| shard.id == ShardId(*id));
-        let id = ShardId((0..u16::MAX).find(is_free).unwrap_or(u16::MAX));
+        let id = ShardId((0..ShardId::NONE.0).find(is_free).unwrap_or(ShardId::NONE.0));
         let place = Place::Fixed(master.clone());
         let cluster = Some(Arc::clone(&self.cluster));
         let shard = Arc::new(Shard::start(id, place, cluster, &self.environment));
@@ -291,3 +335,7 @@ const HOLD_TICK: Duration = Duration::from_millis(5);
 /// How many nodes are asked at once.
 const ASK_MAX: usize = 8;
 const HINTS_MAX: usize = 4;
+
+#[cfg(test)]
+#[path = "cluster_tests.rs"]
+mod tests;

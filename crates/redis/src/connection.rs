@@ -141,9 +141,10 @@ impl Connection {
         });
         let during = "while connecting";
         opened.await.unwrap_or_else(|_| {
-            Err(match shaking_hands.load(Ordering::Relaxed) {
-                true => ConnectionError::NoTlsAnswer { after },
-                false => ConnectionError::TimedOut { during, after },
+            Err(if shaking_hands.load(Ordering::Relaxed) {
+                ConnectionError::NoTlsAnswer { after }
+            } else {
+                ConnectionError::TimedOut { during, after }
             })
         })
     }

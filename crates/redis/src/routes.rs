@@ -123,6 +123,21 @@ impl Routes {
         }
     }
 
+    /// Sends a command once to the master that its slot is moving to; gives it back if that one
+    /// can't take it.
+    pub(crate) fn ask(mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
+        let (Some(link), Some(ticket)) = (queue.link(), &mut item.ticket) else {
+            return Err(item);
+        };
+        if ticket.redirected >= REDIRECTS_MAX {
+            return Err(item);
+        }
+        ticket.redirected += 1;
+        rebind(&mut item.command, &ticket.link, &link);
+        ticket.link = link;
+        queue.put_asking(item)
+    }
+
     /// Holds what comes for a partition that gets another master.
     pub(crate) fn hold(&self, partition: Partition, map_number: u64) {
         self.hold_in(&mut self.route(partition), map_number);
@@ -130,16 +145,11 @@ impl Routes {
 
     fn hold_in<'r>(&self, route: &'r mut Route, map_number: u64) -> &'r mut Hold {
         let until = Instant::now() + self.limits.time;
-        let hold = route.hold.get_or_insert_with(|| {
+        route.hold.get_or_insert_with(|| {
             self.holding.notify_one();
-            Hold {
-                newer_than: map_number,
-                until,
-                redirected: VecDeque::new(),
-                later: VecDeque::new(),
-            }
-        });
-        hold
+            let (redirected, later) = (VecDeque::new(), VecDeque::new());
+            Hold { newer_than: map_number, until, redirected, later }
+        })
     }
 
     /// Resolves soon after something begins to be held.

@@ -98,7 +98,7 @@ impl Shard {
 
     /// A place without a master: interests wait in it until they are moved, and nothing runs.
     pub(crate) fn nowhere(cluster: Arc<Cluster>, environment: &Environment) -> Self {
-        let mut shard = Self::new(ShardId(u16::MAX), Place::Nowhere, Some(cluster), 0, environment);
+        let mut shard = Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), 0, environment);
         shard.lanes.push(shard.new_lane());
         shard
     }
@@ -200,10 +200,7 @@ impl Context {
 
     /// Fails once the master is known to be elsewhere.
     pub(crate) fn check_place(&self, connected_to: &Endpoint) -> Result<(), ConnectionError> {
-        match self.place.is_still_at(connected_to) {
-            true => Ok(()),
-            false => Err(ConnectionError::Demoted),
-        }
+        if self.place.is_still_at(connected_to) { Ok(()) } else { Err(ConnectionError::Demoted) }
     }
 
     /// Whether publications are carried by sharded pub/sub.

@@ -58,7 +58,7 @@ fn parse_range(range: &Value, asked: &Endpoint) -> Option<(i64, i64, Endpoint)> 
 mod tests {
     use super::*;
 
-    fn range(first: i64, last: i64, host: Value) -> Value {
+    fn range(first: i64, last: i64, host: &Value) -> Value {
         let node = |port| {
             let id = Value::Bulk("id".into());
             Value::Array(vec![host.clone(), Value::Integer(port), id, Value::Array(Vec::new())])
@@ -70,8 +70,8 @@ mod tests {
     fn each_partition_is_at_the_master_of_its_slot_and_gaps_have_none() {
         let asked: Endpoint = "seed:1".parse().unwrap();
         let answer = Value::Array(vec![
-            range(0, 8191, Value::Bulk("a".into())),
-            range(8192, 12287, Value::Bulk("".into())),
+            range(0, 8191, &Value::Bulk("a".into())),
+            range(8192, 12287, &Value::Bulk("".into())),
         ]);
         let map = SlotMap::parse(&answer, &asked).unwrap();
         for partition in Partition::all() {

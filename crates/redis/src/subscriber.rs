@@ -272,7 +272,7 @@ impl Subscriber {
                 Picked::Read(_) => self.on_read(reader, serving)?,
                 Picked::Wrote(bytes) => serving.on_written(bytes),
                 Picked::Changed => {}
-                Picked::Answered(number, answer) => serving.on_answered(number, answer)?,
+                Picked::Answered(number, answer) => serving.on_answered(number, &answer)?,
                 Picked::Tick => {
                     self.context.check_place(endpoint)?;
                     self.on_tick(serving);
@@ -447,11 +447,15 @@ impl Subscriber {
         while let Some(arrival) = arrivals.next() {
             match arrival {
                 Arrival::Subscribed(name) => {
-                    if let Some(channel) = names.channel(&name)
-                        && subscriptions.on_subscribed(channel) == Confirmation::Again
-                        && let Some((channel, workers)) = subscriptions.interested(channel)
-                    {
-                        suspect(&self.sinks, channel, workers);
+                    let Some(channel) = names.channel(&name) else { continue };
+                    match subscriptions.on_subscribed(channel) {
+                        Confirmation::First => {}
+                        Confirmation::Stray => subscriptions.on_stray(channel, Instant::now()),
+                        Confirmation::Again => {
+                            if let Some((channel, workers)) = subscriptions.interested(channel) {
+                                suspect(&self.sinks, channel, workers);
+                            }
+                        }
                     }
                 }
                 Arrival::Unsubscribed(name) => {
@@ -572,7 +576,7 @@ impl Serving {
         self.canary.on_heard(now);
     }
 
-    fn on_answered(&mut self, number: u64, answer: Answer) -> Result<(), ConnectionError> {
+    fn on_answered(&mut self, number: u64, answer: &Answer) -> Result<(), ConnectionError> {
         let now = Instant::now();
         match answer {
             Ok(Value::Integer(receivers)) => {

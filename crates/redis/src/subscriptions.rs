@@ -81,6 +81,8 @@ struct Entry {
     idle_since: Option<Instant>,
     in_lingering: bool,
     was_confirmed: bool,
+    /// Redis has it subscribed though it is yet to be asked for: see `on_stray`.
+    is_stray: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -199,10 +201,17 @@ impl Subscriptions {
                 let Some(entry) = self.entries.get_mut(&channel) else {
                     continue;
                 };
-                if entry.workers.is_empty() {
+                if entry.state != State::Queued {
+                    continue;
+                }
+                if entry.workers.is_empty() && entry.is_stray {
+                    entry.state = State::Confirmed;
+                    self.confirmed += 1;
+                } else if entry.workers.is_empty() {
                     entry.state = State::Absent;
                 } else {
                     entry.state = State::Asked;
+                    entry.is_stray = false;
                     batch.push(channel);
                 }
             }
@@ -238,7 +247,7 @@ impl Subscriptions {
                 continue;
             };
             match entry.state {
-                State::Absent | State::Refused => {
+                State::Absent | State::Refused if !entry.is_stray => {
                     self.entries.remove(&channel);
                 }
                 State::Confirmed if idle_since + self.linger <= now => {
@@ -247,6 +256,10 @@ impl Subscriptions {
                     batch.push(channel);
                 }
                 _ => {
+                    if matches!(entry.state, State::Absent | State::Refused) {
+                        entry.state = State::Confirmed;
+                        self.confirmed += 1;
+                    }
                     entry.in_lingering = true;
                     self.lingering.push_back((now + self.linger, channel));
                 }
@@ -275,6 +288,32 @@ impl Subscriptions {
         }
     }
 
+    /// After a stray confirmation: ends the subscription if nobody here wants it. Its interest had
+    /// moved away while the SUBSCRIBE was under way, and its slot was back before that arrived.
+    pub(crate) fn on_stray(&mut self, channel: &str, now: Instant) {
+        if !self.by_partition {
+            return;
+        }
+        let channel = Channel::of_destination(channel.into());
+        let entry = self.entries.entry(channel.clone()).or_default();
+        let is_subscribed_or_will_be =
+            matches!(entry.state, State::Asked | State::Confirmed | State::Leaving);
+        if is_subscribed_or_will_be {
+            return;
+        }
+        if !entry.workers.is_empty() || entry.state == State::Queued {
+            entry.is_stray = true;
+            return;
+        }
+        entry.state = State::Confirmed;
+        self.confirmed += 1;
+        entry.idle_since = Some(now);
+        if !entry.in_lingering {
+            entry.in_lingering = true;
+            self.lingering.push_back((now + self.linger, channel));
+        }
+    }
+
     /// Redis ended a subscription: we asked for that, or else its partition has moved away. True
     /// for the latter.
     pub(crate) fn on_unsubscribed(&mut self, channel: &str, now: Instant) -> bool {
@@ -293,7 +332,13 @@ impl Subscriptions {
                 self.refuse(channel, now);
                 true
             }
-            _ => false,
+            _ => {
+                let channel = channel.clone();
+                if let Some(entry) = self.entries.get_mut(&channel) {
+                    entry.is_stray = false;
+                }
+                false
+            }
         }
     }
 
@@ -382,6 +427,12 @@ impl Subscriptions {
                 }
             }
         }
+        // A stray confirmation may have left one, which nobody wants.
+        if let Some(stray) = self.entries.remove(&channel) {
+            let was_confirmed = stray.state == State::Confirmed;
+            self.confirmed -= usize::from(was_confirmed);
+            entry.is_stray = was_confirmed || stray.is_stray;
+        }
         self.entries.insert(channel, entry);
     }
 
@@ -406,6 +457,7 @@ impl Subscriptions {
         self.entries.retain(|_, entry| {
             entry.state = State::Absent;
             entry.in_lingering = false;
+            entry.is_stray = false;
             !entry.workers.is_empty()
         });
     }
@@ -450,3 +502,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(250);
 #[cfg(test)]
 #[path = "subscriptions_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "subscriptions_move_tests.rs"]
+mod move_tests;

@@ -169,9 +169,8 @@ fn authorities(file: &Path) -> Result<RootCertStore, TlsError> {
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let failed = |error| pem_error(file, "certificate", error);
-    let found: Vec<_> = CertificateDer::pem_file_iter(file)
-        .and_then(|certificates| certificates.collect())
-        .map_err(failed)?;
+    let found: Vec<_> =
+        CertificateDer::pem_file_iter(file).and_then(Iterator::collect).map_err(failed)?;
     if found.is_empty() {
         return Err(failed(pem::Error::NoItemsFound));
     }

@@ -1,5 +1,6 @@
 //! Which shard a partition belongs to, and where that shard's master is now.
 
+use std::fmt;
 use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
@@ -12,6 +13,20 @@ use crate::sentinel::Sentinels;
 /// One part of the partitions with a master of its own; the number is free again when it is gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct ShardId(pub(crate) u16);
+
+impl ShardId {
+    /// What has no master.
+    pub(crate) const NONE: Self = Self(u16::MAX);
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::NONE => f.write_str("none"),
+            Self(number) => number.fmt(f),
+        }
+    }
+}
 
 /// Where a shard's master is.
 #[derive(Debug, Clone)]

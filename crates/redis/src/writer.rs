@@ -124,6 +124,24 @@ impl CommandQueue {
         Ok(())
     }
 
+    /// Queues a command for a slot that is only just moving here, or gives it back.
+    pub(crate) fn put_asking(&self, item: Item) -> Result<(), Item> {
+        let mut asking = Vec::new();
+        command::words(&[b"ASKING"], &mut asking);
+        let mut queue = self.queue();
+        let room = self.room_for(&queue, asking.len() + item.command.len());
+        let Some(bytes) = room.filter(|_| queue.link.is_some()) else {
+            return Err(item);
+        };
+        queue.bytes = bytes;
+        let (waiter, _) = oneshot::channel();
+        queue.items.push_back(Item { command: asking, kept: false, waiter, ticket: None });
+        queue.items.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
     /// The connection, if there is one.
     pub(crate) fn link(&self) -> Option<Link> {
         self.queue().link.clone()
@@ -270,6 +288,7 @@ impl Writer {
         let mut closing = false;
         let mut described_at = Instant::now();
         let mut describing = None;
+        let mut demoted = false;
         loop {
             let left = self.commands.fill(pipeline);
             if closing && left == 0 && pipeline.is_empty() {
@@ -289,8 +308,10 @@ impl Writer {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
                 Picked::Read(_) => self.on_read(reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
-                Picked::Queued | Picked::Described(Err(_)) => {}
-                Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
+                Picked::Described(Ok(info)) => {
+                    demoted = self.on_described(Link::from_info(&info), demoted)?;
+                }
+                Picked::Described(Err(_)) | Picked::Queued => {}
                 Picked::Tick => {
                     self.context.check_place(endpoint)?;
                     self.on_tick(left, pipeline)?;
@@ -349,11 +370,29 @@ impl Writer {
         None
     }
 
-    /// The other end may have become another: a demoted master keeps its connections.
-    fn on_described(&self, link: Link) {
-        let mut queue = self.commands.queue();
-        if queue.link.is_some() {
-            queue.link = Some(link);
+    /// The other end may have become another: a demoted master keeps its connections. Whether it
+    /// was demoted; twice in a row ends the connection.
+    ///
+    /// In a cluster it answers MOVED, so what is under way is not to be cut off: at first the new
+    /// master is looked for.
+    fn on_described(
+        &self,
+        link: Result<Link, ConnectionError>,
+        demoted: bool,
+    ) -> Result<bool, ConnectionError> {
+        match (link, &self.context.cluster) {
+            (Ok(link), _) => {
+                let mut queue = self.commands.queue();
+                if queue.link.is_some() {
+                    queue.link = Some(link);
+                }
+                Ok(false)
+            }
+            (Err(ConnectionError::WrongRole { .. }), Some(cluster)) if !demoted => {
+                cluster.on_change(None);
+                Ok(true)
+            }
+            (Err(error), _) => Err(error),
         }
     }
 

@@ -98,7 +98,7 @@ async fn a_paused_masters_replica_takes_over_and_keeps_all_when_it_wakes_up() {
 }
 
 #[tokio::test]
-async fn a_planned_failover_loses_no_acknowledged_call_and_no_order() {
+async fn a_planned_failover_refuses_no_publication_and_keeps_their_order() {
     let cluster = RedisCluster::start(3, 1).unwrap();
     let [ann, bob] = subscribed(&cluster.url()).await;
     let flow = Flow::start(ann);
@@ -116,16 +116,13 @@ async fn slots_migrate_while_publishing_and_no_subscription_is_lost() {
     let cluster = RedisCluster::start(2, 0).unwrap();
     let [ann, bob] = subscribed(&cluster.url()).await;
     let flow = Flow::start(ann);
-    let mut moved = 0;
     for number in 0..12 {
         let channel = name(number);
-        let slot = bob.slot_of(&cluster, &channel);
+        let slot = slot_of(&cluster, &channel);
         let from = cluster.master_of_slot(slot).unwrap();
         cluster.migrate_slot(slot, 1 - from).unwrap();
-        moved += 1;
     }
     let ann = flow.stop().await;
-    assert_eq!(moved, 12);
     all_deliver(&ann, &bob).await;
     ann.healthy().await;
     bob.healthy().await;
@@ -157,7 +154,7 @@ async fn a_master_without_slots_is_left_and_a_new_one_is_found() {
     })
     .await;
     bob.healthy().await;
-    let slot = bob.slot_of(&cluster, &name(0));
+    let slot = slot_of(&cluster, &name(0));
     cluster.migrate_slot(slot, 0).unwrap();
     all_deliver(&ann, &bob).await;
     eventually("it is at the first again", || subscribed_at(cluster.node(0)) > 0).await;
@@ -168,7 +165,7 @@ async fn slots_without_a_master_are_said_and_refuse_and_come_back() {
     let cluster = RedisCluster::start(1, 0).unwrap();
     let ann = RedisNode::ready(config(&cluster.url()), 1).await;
     assert_eq!(ann.node.subscribe(0, &name(0)).await, Joined::Live);
-    let slot = ann.slot_of(&cluster, &name(0)).to_string();
+    let slot = slot_of(&cluster, &name(0)).to_string();
     cluster.node(0).call(&["CLUSTER", "DELSLOTS", &slot]).unwrap().ok().unwrap();
     ann.unhealthy("1 of 256 partitions have no master").await;
     assert_eq!(ann.node.publish(&name(0), "x").await.unwrap().reach, Reach::ThisNode);
@@ -203,17 +200,15 @@ async fn a_server_that_is_no_cluster_is_said_to_be_none() {
     ann.unhealthy("cluster").await;
 }
 
-impl RedisNode {
-    fn slot_of(&self, cluster: &RedisCluster, destination: &str) -> u16 {
-        // What is in braces names the partition.
-        let wire = (0..2).find_map(|node| {
-            let server = cluster.node(node);
-            let found = server.call(&["PUBSUB", "SHARDCHANNELS", "fl:*:c:*"]).ok()?.array().ok()?;
-            let found = found.into_iter().filter_map(|name| name.text().ok());
-            found.into_iter().find(|name| name.ends_with(&format!(":c:{destination}")))
-        });
-        cluster.slot_of(wire.expect("it is subscribed")).unwrap()
-    }
+/// The slot of a channel that is subscribed; what is in braces in its name there decides.
+fn slot_of(cluster: &RedisCluster, destination: &str) -> u16 {
+    let wire = (0..cluster.endpoints().len()).find_map(|node| {
+        let server = cluster.node(node);
+        let found = server.call(&["PUBSUB", "SHARDCHANNELS", "fl:*:c:*"]).ok()?.array().ok()?;
+        let mut found = found.into_iter().filter_map(|name| name.text().ok());
+        found.find(|name| name.ends_with(&format!(":c:{destination}")))
+    });
+    cluster.slot_of(wire.expect("it is subscribed")).unwrap()
 }
 
 /// Publishes increasing numbers to all channels until it is stopped; nothing may be refused.

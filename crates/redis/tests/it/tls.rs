@@ -7,7 +7,9 @@ use fanlight_engine::broker::{Joined, Reach};
 use fanlight_redis::RedisConfig;
 use fanlight_redis::config::{ClientCertificate, TlsConfig};
 use fanlight_testkit::{RedisServer, eventually};
-use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+};
 use tempfile::TempDir;
 
 use crate::nodes::{RedisNode, config};
@@ -83,12 +85,14 @@ async fn a_client_certificate_is_shown_where_it_is_asked_for() {
 fn issue_client_certificate(directory: &Path) -> ClientCertificate {
     let authority_key = KeyPair::generate().unwrap();
     let mut authority = CertificateParams::default();
+    authority.distinguished_name.push(DnType::CommonName, "The authority for clients");
     authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
     fs::write(directory.join("ca.pem"), authority.self_signed(&authority_key).unwrap().pem())
         .unwrap();
     let issuer = Issuer::new(authority, authority_key);
     let key = KeyPair::generate().unwrap();
     let mut client = CertificateParams::new(vec!["fanlight".to_owned()]).unwrap();
+    client.distinguished_name.push(DnType::CommonName, "fanlight");
     client.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
     let certificate_file = directory.join("client.pem");
     fs::write(&certificate_file, client.signed_by(&key, &issuer).unwrap().pem()).unwrap();
