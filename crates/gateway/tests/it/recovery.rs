@@ -3,6 +3,7 @@
 use fanlight_proto::ws::{self, Opcode};
 use serde_json::{Value, json};
 
+use crate::stompjs::StompJs;
 use crate::support::{CONFIG, Gateway, Got, RawClient, eventually};
 use fanlight_testkit::FaultProxy;
 
@@ -376,4 +377,30 @@ async fn the_rust_client_receives_everything_once_over_many_lost_connections() {
     let mut late = other.subscribe_from("/topic/open.a", begin).await.unwrap();
     assert_eq!(late.recv().await.unwrap().data.get(), "2000");
     assert_eq!(late.is_recovered(), Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stompjs_recovers_by_headers_that_it_knows_nothing_of() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let token = crate::support::token("ann", &[]).await;
+    let mut client = StompJs::connect(&gateway.ws_url(), &token, json!({})).await;
+    client.subscribe("/topic/open.a").await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    publish(&mut publisher, "/topic/open.a", 0..1).await;
+    let headers = client.event("message").await["headers"].clone();
+    drop(client);
+    publish(&mut publisher, "/topic/open.a", 1..51).await;
+    let mut client = StompJs::connect(&gateway.ws_url(), &token, json!({})).await;
+    client
+        .command(&json!({
+            "op": "subscribe", "destination": "/topic/open.a", "receipt": "r",
+            "headers": { "epoch": headers["epoch"], "offset": headers["offset"] },
+        }))
+        .await;
+    client.receipt("r").await;
+    for n in 1..51 {
+        assert!(client.has_passed("message"), "what was missed comes before the receipt");
+        assert_eq!(client.event("message").await["body"], n.to_string());
+    }
+    assert!(!client.has_passed("message"));
 }
