@@ -89,6 +89,7 @@ impl Timelines {
     }
 
     /// Takes the answer to a read.
+    #[expect(clippy::needless_pass_by_value, reason = "a read is answered once")]
     pub fn on_read(&mut self, key: ReadKey, result: Result<HistoryPage, HistoryError>, now: Now) {
         let ReadKey { want, asked } = key;
         self.reads.under_way -= 1;

@@ -491,3 +491,35 @@ fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
         assert!(times.windows(2).all(|two| (25_000..=41_000).contains(&(two[1] - two[0]))));
     }
 }
+
+#[test]
+fn a_timeline_at_rest_is_small() {
+    assert!(size_of::<Timeline>() <= 176, "{}", size_of::<Timeline>());
+}
+
+#[test]
+fn what_is_held_is_bounded_and_nothing_is_lost_by_that() {
+    let mut world = World::new();
+    world.join(0);
+    world.answer(0, false);
+    world.follow();
+    assert!(world.members[0].is_live);
+    let all: Vec<_> = (0..=2 * HELD_MAX as u64 + 9).map(|_| world.log.publish(1)).collect();
+    world.log.kept.clone_from(&all);
+    // The first is missed, and the read of it waits.
+    for one in &all[1..] {
+        assert_eq!(
+            world.timelines.offer(&channel(), std::slice::from_ref(one), || None, world.now),
+            Offered::Taken
+        );
+        let held = &world.timelines.all[0].busy.as_ref().unwrap().held;
+        assert!(held.len() <= HELD_MAX);
+    }
+    world.settle();
+    world.check();
+    let expected: Vec<_> = all.iter().map(|one| one.id).collect();
+    let got: Vec<_> = world.members[0].got.iter().map(|one| one.id).collect();
+    assert_eq!(got, expected);
+    let counts = world.timelines.take_counts();
+    assert_eq!((counts.gaps, counts.gaps_healed, counts.gaps_lost), (1, 1, 0));
+}
