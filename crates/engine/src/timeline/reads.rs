@@ -89,15 +89,17 @@ impl Timelines {
     }
 
     /// Takes the answer to a read.
+    #[expect(clippy::needless_pass_by_value, reason = "a read is answered once")]
     pub fn on_read(&mut self, key: ReadKey, result: Result<HistoryPage, HistoryError>, now: Now) {
+        let ReadKey { want, asked } = key;
         self.reads.under_way -= 1;
-        match (key.want, result) {
+        match (want, result) {
             (Want::Joiner { index, serial }, result) if self.is_joiner(index, serial) => {
-                self.on_joiner_page(index, key.asked, result);
+                self.on_joiner_page(index, asked, result);
             }
             (Want::Timeline { index, serial }, result) if self.is_timeline(index, serial) => {
                 match result {
-                    Ok(page) => self.on_page(index, key.asked, &page, now),
+                    Ok(page) => self.on_page(index, asked, &page, now),
                     Err(HistoryError::Unavailable) => self.on_failed(index, now),
                 }
             }
@@ -115,7 +117,7 @@ impl Timelines {
             }
             return;
         }
-        let of_channel = |&index: &usize| self.timelines[index].channel == *channel;
+        let of_channel = |&index: &usize| self.all[index].channel == *channel;
         let indices: Vec<usize> = self.keys.values().copied().filter(of_channel).collect();
         for index in indices {
             self.want(index, true);
@@ -138,10 +140,10 @@ impl Timelines {
                 return;
             }
             self.reads.due.pop();
-            if !self.is_timeline(index, serial) || self.timelines[index].due_ms != due_ms {
+            if !self.is_timeline(index, serial) || self.all[index].due_ms != due_ms {
                 continue;
             }
-            let timeline = &mut self.timelines[index];
+            let timeline = &mut self.all[index];
             if matches!(timeline.fetch, Fetch::Idle | Fetch::Failed) {
                 timeline.fetch = Fetch::Wanted { is_check: !timeline.has_gap };
                 self.reads.queues[1].push_back(Want::Timeline { index, serial });
@@ -153,7 +155,7 @@ impl Timelines {
     /// Has the timeline read what is behind its end. One whose reads fail waits for its turn,
     /// unless there is `news` of the broker.
     pub(super) fn want(&mut self, index: usize, news: bool) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         match &mut timeline.fetch {
             Fetch::Running { again, .. } => *again |= news,
             Fetch::Failed if !news => {}
@@ -177,7 +179,7 @@ impl Timelines {
     }
 
     fn schedule(&mut self, index: usize, due_ms: u64) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         timeline.due_ms = due_ms;
         self.reads.due.push(Reverse((due_ms, index, timeline.serial)));
     }
@@ -189,7 +191,7 @@ impl Timelines {
     }
 
     pub(super) fn is_timeline(&self, index: usize, serial: u64) -> bool {
-        self.timelines.get(index).is_some_and(|timeline| timeline.serial == serial)
+        self.all.get(index).is_some_and(|timeline| timeline.serial == serial)
     }
 
     fn query(&mut self, want: Want) -> Option<HistoryQuery> {
@@ -200,7 +202,7 @@ impl Timelines {
                 (joiner.timeline, range, limit)
             }
             Want::Timeline { index, serial } if self.is_timeline(index, serial) => {
-                let timeline = &mut self.timelines[index];
+                let timeline = &mut self.all[index];
                 let Fetch::Wanted { is_check } = timeline.fetch else { return None };
                 timeline.fetch = Fetch::Running { again: false, is_check };
                 if let Some(busy) = &mut timeline.busy {
@@ -213,7 +215,7 @@ impl Timelines {
             }
             _ => return None,
         };
-        let timeline = &self.timelines[index];
+        let timeline = &self.all[index];
         Some(HistoryQuery {
             channel: timeline.channel.clone(),
             destination: timeline.destination.clone(),
@@ -225,7 +227,7 @@ impl Timelines {
 
     /// A timeline's own read has an answer.
     fn on_page(&mut self, index: usize, asked: Option<Position>, page: &HistoryPage, now: Now) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         let Fetch::Running { again, is_check } = timeline.fetch else { return };
         timeline.fetch = Fetch::Idle;
         timeline.failures = 0;
@@ -242,7 +244,7 @@ impl Timelines {
         let is_at_top = page.lost.is_some() || asked.is_none() || reached(asked, page) == page.top;
         self.count_found(index, &passed, is_check, now);
         self.release_held(index, &mut passed);
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         if is_at_top && let Some(busy) = &mut timeline.busy {
             // What came before the read began and is not in the history is nobody's.
             busy.held.retain(|held| held.is_fresh);
@@ -268,8 +270,7 @@ impl Timelines {
     /// have overtaken its own delivery.
     fn count_found(&mut self, index: usize, found: &[Arc<Publication>], is_check: bool, now: Now) {
         let is_old = |found: &Arc<Publication>| found.at_unix_ms + OVERTAKING_MS < now.unix_ms;
-        if !self.timelines[index].has_gap
-            && found.first().is_some_and(|first| !is_check || is_old(first))
+        if !self.all[index].has_gap && found.first().is_some_and(|first| !is_check || is_old(first))
         {
             self.counts.gaps += 1;
             self.counts.gaps_healed += 1;
@@ -278,13 +279,13 @@ impl Timelines {
 
     fn on_failed(&mut self, index: usize, now: Now) {
         self.retry_later(index, now);
-        if self.timelines[index].last.is_none() {
+        if self.all[index].last.is_none() {
             self.give_up_waiting(index);
         }
     }
 
     fn retry_later(&mut self, index: usize, now: Now) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         timeline.fetch = Fetch::Failed;
         let wait_ms = (RETRY_FIRST_MS << timeline.failures.min(10)).min(RETRY_MAX_MS);
         timeline.failures = timeline.failures.saturating_add(1);
@@ -312,7 +313,7 @@ const READS_MAX: usize = 64;
 const CHECK_AFTER_MS: u64 = 25_000;
 const CHECK_SPREAD_MS: u64 = 15_000;
 /// 200 a second.
-const CHECKS_PER_TICK: usize = 20;
+pub(super) const CHECKS_PER_TICK: usize = 20;
 const RETRY_FIRST_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
 /// A publication that is older than this and was not delivered was missed.
