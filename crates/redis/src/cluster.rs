@@ -330,7 +330,13 @@ impl Keeper {
         let id = ShardId((0..ShardId::NONE.0).find(is_free).unwrap_or(ShardId::NONE.0));
         let place = Place::Fixed(master.clone());
         let cluster = Some(Arc::clone(&self.cluster));
-        let shard = Arc::new(Shard::start(id, place, cluster, &self.environment));
+        let shard = Arc::new(Shard::start(
+            id,
+            place,
+            cluster,
+            self.nowhere.context.boot,
+            &self.environment,
+        ));
         shards.push(Arc::clone(&shard));
         shard
     }

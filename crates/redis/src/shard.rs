@@ -42,7 +42,7 @@ pub(crate) struct Context {
     pub(crate) names: Names,
     pub(crate) health: Health,
     pub(crate) meters: Meters,
-    /// Names this process' canaries and clients; new at each start.
+    /// Names this process' canaries and clients; new at each start, and the same in all shards.
     pub(crate) boot: Uuid,
     /// Who is told of redirections, where there are any.
     pub(crate) cluster: Option<Arc<Cluster>>,
@@ -67,12 +67,13 @@ impl Shard {
         id: ShardId,
         place: Place,
         cluster: Option<Arc<Cluster>>,
+        boot: Uuid,
         environment: &Environment,
     ) -> Self {
         let config = &environment.config;
         let lanes_max = RedisConfig::MAX_SUBSCRIBER_CONNECTIONS;
         let lanes = config.subscriber_connections.get().min(lanes_max);
-        let mut shard = Self::new(id, place, cluster, lanes, environment);
+        let mut shard = Self::new(id, place, cluster, boot, lanes, environment);
         let writer = Writer {
             commands: Arc::clone(&shard.commands),
             context: Arc::clone(&shard.context),
@@ -95,8 +96,9 @@ impl Shard {
     }
 
     /// A place without a master: interests wait in it until they are moved, and nothing runs.
-    pub(crate) fn nowhere(cluster: Arc<Cluster>, environment: &Environment) -> Self {
-        let mut shard = Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), 0, environment);
+    pub(crate) fn nowhere(cluster: Arc<Cluster>, boot: Uuid, environment: &Environment) -> Self {
+        let mut shard =
+            Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), boot, 0, environment);
         shard.lanes.push(shard.new_lane());
         shard
     }
@@ -105,6 +107,7 @@ impl Shard {
         id: ShardId,
         place: Place,
         cluster: Option<Arc<Cluster>>,
+        boot: Uuid,
         lanes: usize,
         environment: &Environment,
     ) -> Self {
@@ -114,7 +117,7 @@ impl Shard {
             names: environment.names.clone(),
             health: Health::new(place.describe(), lanes, config.canary_interval),
             meters: Meters::new(id),
-            boot: Uuid::now_v7(),
+            boot,
             cluster,
             place,
             home: AtomicU8::new(0),
