@@ -326,7 +326,7 @@ impl Keeper {
         if let Some(known) = shards.iter().find(|shard| shard.endpoint() == Some(master)) {
             return Arc::clone(known);
         }
-        let is_free = |id: &u16| !shards.iter().any(|shard| shard.id == ShardId(*id));
+        let is_free = |id: &u16| !shards.iter().any(|shard| shard.context.id == ShardId(*id));
         let id = ShardId((0..ShardId::NONE.0).find(is_free).unwrap_or(ShardId::NONE.0));
         let place = Place::Fixed(master.clone());
         let cluster = Some(Arc::clone(&self.cluster));

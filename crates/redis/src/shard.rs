@@ -25,7 +25,6 @@ use crate::writer::{CommandQueue, Writer};
 /// One shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    pub(crate) id: ShardId,
     pub(crate) context: Arc<Context>,
     pub(crate) commands: Arc<CommandQueue>,
     /// One per subscriber connection; a channel is always on the same one.
@@ -38,6 +37,7 @@ pub(crate) struct Shard {
 /// What the tasks of one shard share.
 #[derive(Debug)]
 pub(crate) struct Context {
+    pub(crate) id: ShardId,
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) names: Names,
     pub(crate) health: Health,
@@ -113,6 +113,7 @@ impl Shard {
     ) -> Self {
         let config = &environment.config;
         let context = Context {
+            id,
             config: Arc::clone(config),
             names: environment.names.clone(),
             health: Health::new(place.describe(), lanes, config.canary_interval),
@@ -124,7 +125,6 @@ impl Shard {
         };
         let commands = CommandQueue::new(config.publish_queue_messages, config.publish_queue_bytes);
         Self {
-            id,
             context: Arc::new(context),
             commands: Arc::new(commands),
             lanes: Vec::new(),
