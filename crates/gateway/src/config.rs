@@ -16,8 +16,8 @@ pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use redis::{Redis, RedisTls};
 pub use sections::{
-    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, Limits, Listen,
-    Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Rule, Stomp,
+    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, History, Limits,
+    Listen, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Rule, Stomp,
     WebSocket,
 };
 pub use values::{

@@ -81,6 +81,7 @@ impl Routes {
     pub(crate) fn send(
         self: &Arc<Self>,
         partition: Partition,
+        kept: bool,
         master: impl FnOnce() -> Arc<CommandQueue>,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
@@ -88,14 +89,14 @@ impl Routes {
         let route = &mut *guard;
         let Some(hold) = &mut route.hold else {
             let ticket = |link: &Link| self.ticket(partition, link.clone());
-            let answer = master().send_routed(command, ticket)?;
+            let answer = master().send_routed(kept, command, ticket)?;
             route.under_way += 1;
             return Ok(answer);
         };
         let link = Link::placeholder();
         let command = command(&link);
         let (waiter, answer) = oneshot::channel();
-        let item = Item { command, waiter, ticket: Some(self.ticket(partition, link)) };
+        let item = Item { command, kept, waiter, ticket: Some(self.ticket(partition, link)) };
         route.under_way += 1;
         if let Err(item) = self.keep(item, |item| hold.later.push_back(item)) {
             // Its drop locks the route.

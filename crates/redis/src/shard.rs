@@ -13,6 +13,7 @@ use uuid::Uuid;
 use crate::cluster::Cluster;
 use crate::config::{Endpoint, RedisConfig};
 use crate::connection::{Connection, ConnectionError};
+use crate::flights::Flights;
 use crate::health::Health;
 use crate::meters::Meters;
 use crate::names::{Names, Partition};
@@ -27,6 +28,7 @@ use crate::writer::{CommandQueue, Writer};
 pub(crate) struct Shard {
     pub(crate) context: Arc<Context>,
     pub(crate) commands: Arc<CommandQueue>,
+    pub(crate) flights: Flights,
     /// One per subscriber connection; a channel is always on the same one.
     lanes: Vec<Arc<Lane>>,
     /// Channels are named by clients, so what lane they get is theirs to guess only.
@@ -127,6 +129,7 @@ impl Shard {
         Self {
             context: Arc::new(context),
             commands: Arc::new(commands),
+            flights: Flights::new(),
             lanes: Vec::new(),
             hasher: RandomState::new(),
             shutdown: environment.shutdown.child_token(),

@@ -97,11 +97,30 @@ impl Shards {
         partition: Partition,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> BoxFuture<'static, Answer> {
+        self.send(partition, false, command)
+    }
+
+    /// As [`Shards::call`], of a command that leaves something in Redis: its answer waits for
+    /// replicas, where that is configured.
+    pub(crate) fn call_kept(
+        &self,
+        partition: Partition,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
+        self.send(partition, true, command)
+    }
+
+    fn send(
+        &self,
+        partition: Partition,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
         let queued = match &self.cluster {
-            None => self.of(partition).commands.send_with(command),
+            None => self.of(partition).commands.send_with(kept, command),
             Some(cluster) => {
                 let master = || Arc::clone(&self.of(partition).commands);
-                cluster.routes.send(partition, master, command)
+                cluster.routes.send(partition, kept, master, command)
             }
         };
         Box::pin(async move {

@@ -23,7 +23,7 @@ use crate::command;
 use crate::connection::{Connection, ConnectionError};
 use crate::health::Role;
 use crate::meters::amount;
-use crate::pipeline::{Answer, Item, Pipeline};
+use crate::pipeline::{Answer, Asked, Item, Pipeline, Replicas};
 use crate::reconnect::Backoff;
 use crate::redirect::Redirect;
 use crate::resp3::{Event, Reader, Value};
@@ -64,28 +64,32 @@ impl CommandQueue {
 
     /// Queues a command; the order of calls is the order of execution.
     pub(crate) fn send(&self, command: Vec<u8>) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.send_with(|_| command)
+        self.send_with(false, |_| command)
     }
 
-    /// Queues a command that depends on the connection.
+    /// Queues a command that depends on the connection; `kept` if it leaves something in Redis
+    /// that replicas should have before it is answered.
     pub(crate) fn send_with(
         &self,
+        kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.queue_up(command, |_| None)
+        self.queue_up(kept, command, |_| None)
     }
 
     /// Queues a command that may have to be sent again elsewhere.
     pub(crate) fn send_routed(
         &self,
+        kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
         ticket: impl FnOnce(&Link) -> Ticket,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.queue_up(command, |link| Some(ticket(link)))
+        self.queue_up(kept, command, |link| Some(ticket(link)))
     }
 
     fn queue_up(
         &self,
+        kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
         ticket: impl FnOnce(&Link) -> Option<Ticket>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
@@ -98,7 +102,7 @@ impl CommandQueue {
         let bytes = self.room_for(&queue, command.len()).ok_or(PublishError::Overloaded)?;
         let ticket = ticket(link);
         queue.bytes = bytes;
-        queue.items.push_back(Item { command, waiter, ticket });
+        queue.items.push_back(Item { command, kept, waiter, ticket });
         drop(queue);
         self.queued.notify_one();
         Ok(answer)
@@ -131,7 +135,7 @@ impl CommandQueue {
         };
         queue.bytes = bytes;
         let (waiter, _) = oneshot::channel();
-        queue.items.push_back(Item { command: asking, waiter, ticket: None });
+        queue.items.push_back(Item { command: asking, kept: false, waiter, ticket: None });
         queue.items.push_back(item);
         drop(queue);
         self.queued.notify_one();
@@ -238,13 +242,16 @@ impl Writer {
             Ok(link) => link,
             Err(error) => return Some(error),
         };
-        let mut pipeline = Pipeline::default();
+        let config = &self.context.config;
+        // Three batches may be under way, each with a wait of its own, and must be answered in time.
+        let within = config.replica_ack_timeout.min(config.response_timeout / 4);
+        let mut pipeline = Pipeline::new(Replicas::new(config.min_replicas_ack, within));
         self.commands.open(link);
         self.context.health.on_up(Role::Commands);
         let ended = self.serve(connection, &mut pipeline).await;
         self.commands.close();
-        self.commands.refuse_queued();
         pipeline.abandon();
+        self.commands.refuse_queued();
         self.context.meters.queue.set(0.0);
         if ended.is_err() {
             self.context.meters.broken.increment(1);
@@ -325,34 +332,42 @@ impl Writer {
 
     fn on_read(&self, reader: &mut Reader, pipeline: &mut Pipeline) -> Result<(), ConnectionError> {
         let now = Instant::now();
+        let mut useless = None;
         while let Some(event) = reader.pop()? {
             let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
-            let (item, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
+            let (asked, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
             }
-            match value {
-                Value::Error(answer) => self.on_error(item, answer, now)?,
-                value => drop(item.waiter.send(Ok(value))),
+            match (asked, value) {
+                (Asked::Command { item, .. }, Value::Error(answer)) => {
+                    useless = self.on_error(item, answer, now).or(useless);
+                }
+                (asked, value) => pipeline.settle(asked, value),
             }
         }
-        Ok(())
+        // What else was answered by now has been taken.
+        useless.map_or(Ok(()), Err)
     }
 
-    fn on_error(&self, item: Item, answer: Bytes, now: Instant) -> Result<(), ConnectionError> {
-        match (Redirect::of(&answer), &self.context.cluster) {
-            (Some(redirect), Some(cluster)) => cluster.on_redirected(item, redirect),
-            (Some(Redirect::ReadOnly), None) => {
-                let _ = item.waiter.send(Err(PublishError::Unavailable));
-                return Err(ConnectionError::Demoted);
-            }
-            _ => {
-                let error = ConnectionError::refused("a command", &answer);
-                self.context.health.on_refusal(&error, now);
-                let _ = item.waiter.send(Ok(Value::Error(answer)));
-            }
+    /// What an error reply to a command means for the connection.
+    fn on_error(&self, item: Item, answer: Bytes, now: Instant) -> Option<ConnectionError> {
+        if let (Some(redirect), Some(cluster)) = (Redirect::of(&answer), &self.context.cluster) {
+            cluster.on_redirected(item, redirect);
+            return None;
         }
-        Ok(())
+        let error = ConnectionError::refused("a command", &answer);
+        self.context.health.on_refusal(&error, now);
+        if needs_new_connection(&answer) {
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return Some(if answer.starts_with(b"READONLY") {
+                ConnectionError::Demoted
+            } else {
+                error
+            });
+        }
+        let _ = item.waiter.send(Ok(Value::Error(answer)));
+        None
     }
 
     /// The other end may have become another: a demoted master keeps its connections. Whether it
@@ -412,6 +427,14 @@ impl Link {
         let replication_id = field("master_replid").unwrap_or_default();
         Ok(Self { replication_id: replication_id.into() })
     }
+}
+
+/// Whether an error says that no command will succeed here before the connection is made anew:
+/// then the master is looked for, its role is checked and the scripts are loaded. Such a command
+/// was not executed; a script fails so at its first write.
+fn needs_new_connection(refusal: &[u8]) -> bool {
+    let code = refusal.split(|byte| *byte == b' ').next().unwrap_or_default();
+    matches!(code, b"READONLY" | b"NOSCRIPT" | b"LOADING" | b"MASTERDOWN")
 }
 
 /// The answer to what was asked; never, when nothing was.

@@ -4,7 +4,12 @@
 mod cluster;
 #[cfg(test)]
 mod contract;
+mod degraded;
 mod delivery;
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod idempotency;
 #[cfg(test)]
 mod nodes;
 mod outages;
