@@ -24,7 +24,7 @@ use crate::redirect::Redirect;
 use crate::routes::{Limits, Routes};
 use crate::shard::{Environment, Shard};
 use crate::shards::Table;
-use crate::slots::SlotMap;
+use crate::slots::{ClusterState, SlotMap};
 use crate::topology::{Place, ShardId};
 
 /// What is known of the cluster, shared with all connections.
@@ -45,6 +45,8 @@ pub(crate) struct Cluster {
 
 /// The task that keeps the map.
 struct Keeper {
+    /// The epoch of the newest map, and when one was applied last.
+    newest: Mutex<(u64, Instant)>,
     cluster: Arc<Cluster>,
     table: Arc<Table>,
     nowhere: Arc<Shard>,
@@ -60,7 +62,8 @@ pub(crate) fn start(
 ) {
     let shutdown = environment.shutdown.clone();
     cluster.table.get_or_init(|| Arc::downgrade(&table));
-    let keeper = Keeper { cluster, table, nowhere, environment: environment.clone() };
+    let newest = Mutex::new((0, Instant::now()));
+    let keeper = Keeper { newest, cluster, table, nowhere, environment: environment.clone() };
     environment.tracker.spawn(async move {
         shutdown.run_until_cancelled(keeper.run()).await;
         // Who is held would wait for nobody.
@@ -152,7 +155,10 @@ impl Keeper {
                 never = self.let_go() => match never {},
             };
             match fetched {
-                Ok(map) => self.apply(&map),
+                Ok((map, epoch)) => {
+                    *lock(&self.newest) = (epoch, Instant::now());
+                    self.apply(&map);
+                }
                 Err(error) => self.on_failed(&error),
             }
             self.wait(begun).await;
@@ -209,8 +215,9 @@ impl Keeper {
         self.cluster.problem().is_some() || !shards.iter().all(is_well)
     }
 
-    /// Asks who has a hint; then all others at once, and takes the first answer.
-    async fn fetch(&self) -> Result<SlotMap, ConnectionError> {
+    /// Asks who has a hint; then all others at once, and takes the first answer that is not older
+    /// than what is known. The map comes with its epoch.
+    async fn fetch(&self) -> Result<(SlotMap, u64), ConnectionError> {
         let hints = std::mem::take(&mut *lock(&self.cluster.hints));
         if let Some(hint) = hints.front()
             && let Ok(map) = self.ask(hint).await
@@ -230,15 +237,30 @@ impl Keeper {
         select_ok(asking).await.map(|(map, _)| map)
     }
 
-    async fn ask(&self, endpoint: &Endpoint) -> Result<SlotMap, ConnectionError> {
+    async fn ask(&self, endpoint: &Endpoint) -> Result<(SlotMap, u64), ConnectionError> {
         let config = &self.environment.config;
         let name = "fanlight-map";
         let mut node = Connection::open(endpoint.clone(), Peer::Node, config, name).await?;
+        let asking = async {
+            let info = node.ask("CLUSTER INFO", &[b"CLUSTER", b"INFO"]).await?;
+            let slots = node.ask("CLUSTER SLOTS", &[b"CLUSTER", b"SLOTS"]).await?;
+            Ok((info, slots))
+        };
         let after = config.connect_timeout;
         let during = "to CLUSTER SLOTS";
-        let answer = timeout(after, node.ask("CLUSTER SLOTS", &[b"CLUSTER", b"SLOTS"])).await;
-        let answer = answer.unwrap_or(Err(ConnectionError::TimedOut { during, after }))?;
-        SlotMap::parse(&answer, endpoint).ok_or(ConnectionError::Unasked)
+        let answers = timeout(after, asking).await;
+        let (info, slots) = answers.unwrap_or(Err(ConnectionError::TimedOut { during, after }))?;
+        let state = ClusterState::parse(&info).ok_or(ConnectionError::Unasked)?;
+        if !state.is_ok {
+            return Err(ConnectionError::ClusterDown);
+        }
+        let (newest, applied_at) = *lock(&self.newest);
+        // A cluster that was made anew begins at zero, so this is not for ever.
+        if state.epoch < newest && applied_at.elapsed() < OUTDATED_MAX {
+            return Err(ConnectionError::Outdated);
+        }
+        let map = SlotMap::parse(&slots, endpoint).ok_or(ConnectionError::Unasked)?;
+        Ok((map, state.epoch))
     }
 
     fn on_failed(&self, error: &ConnectionError) {
@@ -304,11 +326,17 @@ impl Keeper {
         if let Some(known) = shards.iter().find(|shard| shard.endpoint() == Some(master)) {
             return Arc::clone(known);
         }
-        let is_free = |id: &u16| !shards.iter().any(|shard| shard.id == ShardId(*id));
+        let is_free = |id: &u16| !shards.iter().any(|shard| shard.context.id == ShardId(*id));
         let id = ShardId((0..ShardId::NONE.0).find(is_free).unwrap_or(ShardId::NONE.0));
         let place = Place::Fixed(master.clone());
         let cluster = Some(Arc::clone(&self.cluster));
-        let shard = Arc::new(Shard::start(id, place, cluster, &self.environment));
+        let shard = Arc::new(Shard::start(
+            id,
+            place,
+            cluster,
+            self.nowhere.context.boot,
+            &self.environment,
+        ));
         shards.push(Arc::clone(&shard));
         shard
     }
@@ -328,6 +356,8 @@ const REFRESH_MIN: Duration = Duration::from_millis(50);
 /// While a shard is not well, its replica may be taking over.
 const REFRESH_TROUBLED: Duration = Duration::from_millis(500);
 const REFRESH_MAX: Duration = Duration::from_secs(30);
+/// For how long a node may lag behind another one; longer than gossip takes.
+const OUTDATED_MAX: Duration = Duration::from_secs(10);
 /// How often the shards are looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(200);
 /// How often it is looked whether what is held can go.

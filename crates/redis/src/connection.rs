@@ -53,6 +53,10 @@ pub(crate) enum ConnectionError {
     NoSentinel(Box<ConnectionError>),
     #[error("the sentinel knows no master {master:?}; check the name in the configured URL")]
     UnknownMaster { master: String },
+    #[error("it says that the cluster is down; check CLUSTER INFO")]
+    ClusterDown,
+    #[error("it has not heard of the cluster's last changes; check the network between its nodes")]
+    Outdated,
     #[error("no master has it; check CLUSTER INFO")]
     NoMaster,
     #[error(transparent)]

@@ -26,7 +26,6 @@ use crate::writer::{CommandQueue, Writer};
 /// One shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
-    pub(crate) id: ShardId,
     pub(crate) context: Arc<Context>,
     pub(crate) commands: Arc<CommandQueue>,
     pub(crate) flights: Flights,
@@ -40,11 +39,12 @@ pub(crate) struct Shard {
 /// What the tasks of one shard share.
 #[derive(Debug)]
 pub(crate) struct Context {
+    pub(crate) id: ShardId,
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) names: Names,
     pub(crate) health: Health,
     pub(crate) meters: Meters,
-    /// Names this process' canaries and clients; new at each start.
+    /// Names this process' canaries and clients; new at each start, and the same in all shards.
     pub(crate) boot: Uuid,
     /// Who is told of redirections, where there are any.
     pub(crate) cluster: Option<Arc<Cluster>>,
@@ -69,12 +69,13 @@ impl Shard {
         id: ShardId,
         place: Place,
         cluster: Option<Arc<Cluster>>,
+        boot: Uuid,
         environment: &Environment,
     ) -> Self {
         let config = &environment.config;
         let lanes_max = RedisConfig::MAX_SUBSCRIBER_CONNECTIONS;
         let lanes = config.subscriber_connections.get().min(lanes_max);
-        let mut shard = Self::new(id, place, cluster, lanes, environment);
+        let mut shard = Self::new(id, place, cluster, boot, lanes, environment);
         let writer = Writer {
             commands: Arc::clone(&shard.commands),
             context: Arc::clone(&shard.context),
@@ -97,8 +98,9 @@ impl Shard {
     }
 
     /// A place without a master: interests wait in it until they are moved, and nothing runs.
-    pub(crate) fn nowhere(cluster: Arc<Cluster>, environment: &Environment) -> Self {
-        let mut shard = Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), 0, environment);
+    pub(crate) fn nowhere(cluster: Arc<Cluster>, boot: Uuid, environment: &Environment) -> Self {
+        let mut shard =
+            Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), boot, 0, environment);
         shard.lanes.push(shard.new_lane());
         shard
     }
@@ -107,23 +109,24 @@ impl Shard {
         id: ShardId,
         place: Place,
         cluster: Option<Arc<Cluster>>,
+        boot: Uuid,
         lanes: usize,
         environment: &Environment,
     ) -> Self {
         let config = &environment.config;
         let context = Context {
+            id,
             config: Arc::clone(config),
             names: environment.names.clone(),
             health: Health::new(place.describe(), lanes, config.canary_interval),
             meters: Meters::new(id),
-            boot: Uuid::now_v7(),
+            boot,
             cluster,
             place,
             home: AtomicU8::new(0),
         };
         let commands = CommandQueue::new(config.publish_queue_messages, config.publish_queue_bytes);
         Self {
-            id,
             context: Arc::new(context),
             commands: Arc::new(commands),
             flights: Flights::new(),

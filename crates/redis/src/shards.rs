@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use fanlight_engine::broker::{BrokerHealth, Channel, Joined, PublishError, WorkerId};
 use futures_util::future::BoxFuture;
+use uuid::Uuid;
 
 use crate::cluster::{self, Cluster};
 use crate::config::Servers;
@@ -42,13 +43,14 @@ struct Rows {
 impl Shards {
     /// Starts all tasks of all shards.
     pub(crate) fn start(environment: &Environment) -> Self {
+        let boot = Uuid::now_v7();
         match environment.config.servers.clone() {
             Servers::Standalone(endpoints) => {
                 assert!(!endpoints.is_empty(), "a configuration names at least one Redis");
                 let of = spread(&endpoints);
                 let start = |(index, endpoint)| {
                     let place = Place::Fixed(endpoint);
-                    Arc::new(Shard::start(ShardId(index as u16), place, None, environment))
+                    Arc::new(Shard::start(ShardId(index as u16), place, None, boot, environment))
                 };
                 let shards: Vec<_> = endpoints.into_iter().enumerate().map(start).collect();
                 let of = of.into_iter().map(|index| Arc::clone(&shards[usize::from(index)]));
@@ -63,14 +65,14 @@ impl Shards {
                     shutdown.run_until_cancelled(watching).await;
                 });
                 let place = Place::Sentinel(sentinels);
-                let shard = Arc::new(Shard::start(ShardId(0), place, None, environment));
+                let shard = Arc::new(Shard::start(ShardId(0), place, None, boot, environment));
                 let of = vec![Arc::clone(&shard); Partition::COUNT];
                 Self { table: Arc::new(Table::new(of, vec![shard])), cluster: None }
             }
             Servers::Cluster { seeds } => {
                 assert!(!seeds.is_empty(), "a configuration names at least one seed");
                 let cluster = Arc::new(Cluster::new(seeds, &environment.config));
-                let nowhere = Arc::new(Shard::nowhere(Arc::clone(&cluster), environment));
+                let nowhere = Arc::new(Shard::nowhere(Arc::clone(&cluster), boot, environment));
                 let of = vec![Arc::clone(&nowhere); Partition::COUNT];
                 let table = Arc::new(Table::new(of, Vec::new()));
                 cluster::start(Arc::clone(&cluster), Arc::clone(&table), nowhere, environment);

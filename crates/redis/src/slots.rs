@@ -1,4 +1,4 @@
-//! The answer to `CLUSTER SLOTS`: which master has each partition.
+//! The answers to `CLUSTER SLOTS` and `CLUSTER INFO`: which master has each partition.
 
 use crate::config::Endpoint;
 use crate::names::Partition;
@@ -30,6 +30,25 @@ impl SlotMap {
     /// The master of a partition.
     pub(crate) fn master_of(&self, partition: Partition) -> Option<&Endpoint> {
         self.masters[usize::from(partition.0)].as_ref()
+    }
+}
+
+/// What a node says about the whole cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClusterState {
+    /// Whether it takes commands.
+    pub(crate) is_ok: bool,
+    /// Grows with each failover and migration: of two slot maps, that with the greater one is newer.
+    pub(crate) epoch: u64,
+}
+
+impl ClusterState {
+    /// From the answer to `CLUSTER INFO`.
+    pub(crate) fn parse(answer: &Value) -> Option<Self> {
+        let text = answer.as_text()?;
+        let field = |name: &str| text.lines().find_map(|line| line.trim().strip_prefix(name));
+        let epoch = field("cluster_current_epoch:")?.parse().ok()?;
+        Some(Self { is_ok: field("cluster_state:")? == "ok", epoch })
     }
 }
 
@@ -83,6 +102,16 @@ mod tests {
             let master = map.master_of(partition).map(ToString::to_string);
             assert_eq!(master.as_deref(), expected);
         }
+    }
+
+    #[test]
+    fn the_state_is_read_from_its_lines() {
+        let state = |text: &'static str| ClusterState::parse(&Value::Bulk(text.into()));
+        let text = "cluster_state:ok\r\ncluster_slots_ok:16384\r\ncluster_current_epoch:6\r\n";
+        assert_eq!(state(text), Some(ClusterState { is_ok: true, epoch: 6 }));
+        let text = "cluster_state:fail\r\ncluster_current_epoch:0\r\n";
+        assert_eq!(state(text), Some(ClusterState { is_ok: false, epoch: 0 }));
+        assert_eq!(state("cluster_state:ok\r\n"), None);
     }
 
     #[test]

@@ -285,7 +285,8 @@ impl Subscriber {
 
     /// Subscribes the canary's channel, in a partition that the shard has.
     fn subscribe_canary(&mut self, serving: &mut Serving, now: Instant) {
-        let text = format!("{}:{}", self.context.boot.simple(), self.index);
+        let (boot, shard) = (self.context.boot.simple(), self.context.id);
+        let text = format!("{boot}:{shard}:{}", self.index);
         serving.home = self.context.home();
         serving.renew_at = None;
         serving.canary = Canary::new(self.context.config.canary_interval, now);

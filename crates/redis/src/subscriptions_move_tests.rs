@@ -256,11 +256,10 @@ impl World {
     fn hear(&mut self, at: usize) {
         let lane = &mut self.lanes[at];
         match self.masters[at].answers.pop_front() {
-            Some(Answer::Subscribed(channel)) => {
-                if lane.on_subscribed(channel.as_str()) == Confirmation::Stray {
-                    lane.on_stray(channel.as_str(), self.now);
-                }
-            }
+            Some(Answer::Subscribed(channel)) => match lane.on_subscribed(channel.as_str()) {
+                Confirmation::Stray => lane.on_stray(channel.as_str(), self.now),
+                Confirmation::First | Confirmation::Again => {}
+            },
             Some(Answer::Unsubscribed(channel)) => {
                 lane.on_unsubscribed(channel.as_str(), self.now);
             }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use fanlight_engine::broker::{BrokerHealth, Joined};
+use fanlight_redis::config::Credentials;
 use fanlight_testkit::{FaultProxy, RedisSentinel, RedisServer, eventually};
 
 use crate::nodes::{RedisNode, config};
@@ -97,6 +98,19 @@ async fn one_sentinel_that_answers_is_enough() {
     );
     let ann = RedisNode::ready(config(&hosts), 1).await;
     ann.node.accepted("/topic/a", "x").await;
+}
+
+#[tokio::test]
+async fn sentinels_have_a_login_of_their_own() {
+    let redis = RedisSentinel::start(0, 1).unwrap();
+    let set = ["ACL", "SETUSER", "default", "resetpass", ">s3cret"];
+    redis.sentinel(0).call(&set).unwrap().ok().unwrap();
+    let mut config = config(&redis.url());
+    let without = RedisNode::start(config.clone(), 1);
+    without.unhealthy("no sentinel says where it is: it refused HELLO: NOAUTH").await;
+    let (user, password) = ("default".to_owned(), "s3cret".to_owned());
+    config.sentinel_credentials = Some(Credentials { user, password });
+    RedisNode::ready(config, 1).await.node.accepted("/topic/a", "x").await;
 }
 
 #[tokio::test]
