@@ -36,6 +36,12 @@ pub struct Redis {
     pub linger: Span,
     /// How long a command may take before it counts as failed.
     pub response_timeout: Span,
+    /// How many replicas must have a publication with history before it is acknowledged. More
+    /// than 0 keeps a failover from losing what was acknowledged, for a round trip to a replica.
+    pub min_replicas_ack: u32,
+    /// How long replicas have for that; a publication that waits longer is answered `unknown`. At
+    /// most a quarter of `response_timeout`.
+    pub replica_ack_timeout: Span,
     /// Connections per master that receive, 1 to 4. More than one is for more than 50,000 channels
     /// on a node, or where one receiving core is not enough.
     pub subscriber_connections: u8,
@@ -70,6 +76,8 @@ impl Default for Redis {
             prefix: "fl".into(),
             linger: Span::seconds(5),
             response_timeout: Span::seconds(2),
+            min_replicas_ack: 0,
+            replica_ack_timeout: Span(std::time::Duration::from_millis(250)),
             subscriber_connections: 1,
             tls: RedisTls::default(),
         }
@@ -89,9 +97,11 @@ impl Redis {
             prefix: format!("{}:", self.prefix.trim_end_matches(':')),
             linger: self.linger.0,
             response_timeout: self.response_timeout.0,
+            min_replicas_ack: self.min_replicas_ack,
+            replica_ack_timeout: self.replica_ack_timeout.0,
             subscriber_connections: self.subscribers()?,
             sentinel_credentials: self.sentinel_login(&config.servers)?,
-            tls: self.tls.to_domain(config.tls)?,
+            tls: self.tls.to_domain(config.tls.is_some())?,
             ..config
         })
     }
@@ -162,17 +172,14 @@ impl Redis {
 }
 
 impl RedisTls {
-    /// `from_url` is what the URL's scheme says.
-    fn to_domain(&self, from_url: Option<TlsConfig>) -> Result<Option<TlsConfig>, Problem> {
-        if from_url.is_none() {
-            return match *self == Self::default() {
-                true => Ok(None),
-                false => Err(Problem::new(
-                    "redis.tls",
-                    "set, but redis.url is not encrypted",
-                    "remove it, or begin the URL with rediss",
-                )),
-            };
+    /// `is_encrypted` is what the URL's scheme says.
+    fn to_domain(&self, is_encrypted: bool) -> Result<Option<TlsConfig>, Problem> {
+        if !is_encrypted && *self == Self::default() {
+            return Ok(None);
+        }
+        if !is_encrypted {
+            let remedy = "remove it, or begin the URL with rediss";
+            return Err(Problem::new("redis.tls", "set, but redis.url is not encrypted", remedy));
         }
         let client = match (&self.certificate_file, &self.key_file) {
             (None, None) => None,
