@@ -25,8 +25,9 @@ use crate::topology::Topology;
 /// Nothing is delivered locally that Redis did not accept, and nothing is acknowledged before it
 /// did (design invariant 5).
 pub struct RedisBroker {
-    shards: Shards,
+    shards: Arc<Shards>,
     names: Names,
+    config: Arc<RedisConfig>,
 }
 
 impl RedisBroker {
@@ -44,14 +45,20 @@ impl RedisBroker {
     ) -> Arc<Self> {
         let names = Names::new(&config.prefix);
         let topology = Topology::Standalone(config.endpoint.clone());
+        let config = Arc::new(config);
         let environment = Environment {
-            config: Arc::new(config),
+            config: Arc::clone(&config),
             names: names.clone(),
             sinks: sinks.into(),
             tracker,
             shutdown,
         };
-        Arc::new(Self { shards: Shards::start(topology, &environment), names })
+        Arc::new(Self { shards: Arc::new(Shards::start(topology, &environment)), names, config })
+    }
+
+    /// For what else lives in the same Redis.
+    pub(crate) fn parts(&self) -> (Arc<Shards>, Names, Arc<RedisConfig>) {
+        (Arc::clone(&self.shards), self.names.clone(), Arc::clone(&self.config))
     }
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.

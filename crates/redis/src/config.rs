@@ -36,6 +36,10 @@ pub struct RedisConfig {
     pub publish_queue_messages: usize,
     /// The most bytes that wait to be written.
     pub publish_queue_bytes: usize,
+    /// How long a node that stopped renewing its lease counts as living.
+    pub lease: Duration,
+    /// How often the lease is renewed; at most a third of it.
+    pub lease_renew: Duration,
 }
 
 /// A host and a port; the name is resolved again at every connect.
@@ -105,6 +109,8 @@ impl RedisConfig {
             reconnect_max: Duration::from_secs(5),
             publish_queue_messages: 16 * 1024,
             publish_queue_bytes: 32 << 20,
+            lease: Duration::from_secs(15),
+            lease_renew: Duration::from_secs(5),
         }
     }
 

@@ -12,6 +12,7 @@
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
 //! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
+//! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 //! | `topology`, `shard`, `names` | which Redis a channel lives on and what it is called there |
 
 mod broker;
@@ -21,9 +22,11 @@ pub mod config;
 mod connection;
 pub mod envelope;
 mod health;
+mod lease;
 mod meters;
 mod names;
 mod pipeline;
+mod reaper;
 mod reconnect;
 pub mod resp3;
 mod scripts;
@@ -35,3 +38,5 @@ mod writer;
 
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
+pub use reaper::{Reap, Reaper};

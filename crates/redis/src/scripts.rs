@@ -54,4 +54,9 @@ macro_rules! scripts {
     };
 }
 
-scripts! {}
+scripts! {
+    LEASE = "lease";
+    LEASE_END = "lease_end";
+    REAP_CLAIM = "reap_claim";
+    REAP_FORGET = "reap_forget";
+}

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod contract;
 mod delivery;
+mod lease;
 #[cfg(test)]
 mod nodes;
 mod outages;
