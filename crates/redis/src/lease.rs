@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::broker::RedisBroker;
 use crate::config::RedisConfig;
+use crate::meters::amount;
 use crate::names::{Kind, Names, Partition};
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
@@ -372,6 +373,9 @@ impl Lease {
         // After an outage the living need time to renew.
         let expired_count = state.troubled_at.elapsed() >= self.lasts;
         state.nodes = listing.nodes();
+        let sessions: u64 = state.nodes.iter().map(|node| node.sessions).sum();
+        metrics::gauge!("fanlight_cluster_sessions").set(sessions as f64);
+        metrics::gauge!("fanlight_cluster_nodes").set(amount(state.nodes.len()));
         state.dead = listing.dead;
         if expired_count {
             let expired = state.nodes.iter().filter(|node| node.left.is_none());
@@ -498,6 +502,14 @@ fn parts_of(owner: &str) -> (&str, u64) {
 }
 
 fn describe() {
+    metrics::describe_gauge!(
+        "fanlight_cluster_sessions",
+        "Sessions of all nodes, as each last said; every node tells the same."
+    );
+    metrics::describe_gauge!(
+        "fanlight_cluster_nodes",
+        "Nodes that have a lease; every node tells the same."
+    );
     metrics::describe_counter!(
         "fanlight_node_fenced_total",
         "Times this node found its lease gone and entered everything again."
@@ -510,8 +522,9 @@ pub(crate) const LEASES: Kind = Kind("leases");
 pub(crate) const DEAD: Kind = Kind("dead");
 pub(crate) const CLAIMS: Kind = Kind("claims");
 pub(crate) const NODES: Kind = Kind("nodes");
-/// 32 of the 256.
-const HELD_STEP: usize = 8;
+/// Of the 256.
+pub(crate) const HELD_PARTITIONS: usize = 32;
+const HELD_STEP: usize = Partition::COUNT / HELD_PARTITIONS;
 /// Owners given up in one turn; the others in the next ones.
 const MISSING_MAX: usize = 64;
 /// How soon a renewal that failed is tried again.

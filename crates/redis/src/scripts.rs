@@ -59,4 +59,7 @@ scripts! {
     LEASE_END = "lease_end";
     REAP_CLAIM = "reap_claim";
     REAP_FORGET = "reap_forget";
+    REGISTRY = "registry";
+    REGISTRY_REAP = "registry_reap";
+    REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations";
 }

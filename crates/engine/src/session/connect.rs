@@ -6,11 +6,25 @@ use super::heartbeat::Beats;
 use super::live::{Live, Work};
 use super::{Cx, Effect, Fault, Session, State};
 use crate::auth::{AuthError, Principal, Token};
+use crate::registry::Entered;
 
 /// A CONNECT that waits for its token to be checked: what CONNECTED will say.
 #[derive(Debug)]
 pub(super) struct Connecting {
     pub(super) beats: Beats,
+}
+
+/// A CONNECT that waits for the registry.
+#[derive(Debug)]
+pub(super) struct Entering {
+    principal: Option<Arc<Principal>>,
+    connecting: Connecting,
+}
+
+impl Entering {
+    fn user(&self) -> Option<Arc<str>> {
+        self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
+    }
 }
 
 impl Session {
@@ -49,12 +63,39 @@ impl Session {
         }
     }
 
+    /// Enters the registry, which may know of too many sessions of this user.
     fn accept(
         &mut self,
         cx: &mut Cx<'_>,
         principal: Option<Arc<Principal>>,
-        Connecting { beats }: Connecting,
+        connecting: Connecting,
     ) {
+        let entering = Entering { principal, connecting };
+        let effect = Effect::Enter(entering.user());
+        self.start(cx, Work::Enter(entering), effect);
+    }
+
+    /// Under whom the registry has this session, or is about to.
+    pub(super) fn entered_as(&self) -> Option<Option<Arc<str>>> {
+        match (self.work.as_deref(), self.live()) {
+            (Some(Work::Enter(entering)), _) => Some(entering.user()),
+            (_, Some(live)) => {
+                Some(live.principal.as_ref().map(|principal| Arc::clone(&principal.user)))
+            }
+            (_, None) => None,
+        }
+    }
+
+    pub(super) fn on_entered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        Entering { principal, connecting: Connecting { beats } }: Entering,
+        entered: Entered,
+    ) {
+        match entered {
+            Entered::Now | Entered::Later => {}
+            Entered::Full => return self.fail(cx, &Fault::session_limit()),
+        }
         self.state = State::Live(Live::new(principal, beats));
         if self.is_stomp() {
             self.stomp_connected(cx);

@@ -7,7 +7,7 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern};
 
-use super::connect::Connecting;
+use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
@@ -18,6 +18,7 @@ use crate::hub::Wire;
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::publication::{ContentType, Publication, PublicationId};
+use crate::registry::SubscriptionChange;
 
 /// What exists only while a session is connected.
 #[derive(Debug)]
@@ -35,6 +36,7 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) enum Work {
     Connect(Connecting),
+    Enter(Entering),
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
@@ -99,6 +101,23 @@ impl Live {
             transactions: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// Undoes a subscription that was removed from the list.
+    pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription) {
+        cx.hub.unsubscribe(subscription.key);
+        self.record(cx, &subscription, false);
+        cx.effects.push(Effect::Leave(subscription.channel));
+    }
+
+    fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
+        if subscription.recorded {
+            cx.effects.push(Effect::Record(SubscriptionChange {
+                user: self.principal.as_ref().map(|principal| Arc::clone(&principal.user)),
+                destination: subscription.channel.clone(),
+                began,
+            }));
         }
     }
 
@@ -183,10 +202,12 @@ impl Session {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, joining.answer)),
         };
+        let recorded = permit.options().events;
         let (target, channel) = permit.into_parts();
         let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
-        let subscription = Subscription { id: id.into(), key, channel: channel.clone() };
+        let subscription = Subscription { id: id.into(), key, channel: channel.clone(), recorded };
         if let Some(live) = self.live_mut() {
+            live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
         self.start(cx, Work::Join(joining), Effect::Join(channel));
@@ -237,10 +258,9 @@ impl Session {
 
     /// Ends a subscription.
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
-        let removed = self.live_mut().and_then(|live| live.subscriptions.remove(id));
-        let subscription = removed.ok_or_else(Fault::not_subscribed)?;
-        cx.hub.unsubscribe(subscription.key);
-        cx.effects.push(Effect::Leave(subscription.channel));
+        let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
+        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        live.left(cx, subscription);
         Ok(())
     }
 

@@ -11,6 +11,7 @@ use fanlight_engine::policy::{
     Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
 };
 use fanlight_engine::publication::{Publication, PublicationId};
+use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
 };
@@ -28,6 +29,10 @@ pub(crate) struct Driver {
     pub(crate) hold: bool,
     pub(crate) pending: Option<Pending>,
     pub(crate) closed: Option<CloseReason>,
+    /// The registry answers at once and unseen, unless it is what a test is about.
+    pub(crate) registry_shown: bool,
+    /// Entries in the registry without their exit.
+    pub(crate) entered: i32,
     /// Joins without their leave, by channel.
     pub(crate) joined: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
@@ -45,6 +50,7 @@ pub(crate) enum Pending {
     Authenticated(String),
     Published(PublicationId),
     Joined,
+    Entered,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -61,6 +67,8 @@ impl Driver {
             hold: false,
             pending: None,
             closed: None,
+            registry_shown: false,
+            entered: 0,
             joined: BTreeMap::new(),
             log: Vec::new(),
             ids,
@@ -167,6 +175,10 @@ impl Driver {
                 self.pending = Some(done);
             }
         }
+        if self.pending == Some(Pending::Entered) && !self.registry_shown {
+            self.pending = None;
+            return self.answer_entered(Entered::Now);
+        }
         assert_eq!(
             self.session.is_busy(),
             self.pending.is_some() && self.closed.is_none(),
@@ -180,12 +192,17 @@ impl Driver {
         }
     }
 
+    pub(crate) fn answer_entered(&mut self, entered: Entered) {
+        self.step(|session, cx| session.on_done(cx, Done::Entered(entered)));
+    }
+
     fn answer_well(&mut self) {
         match self.pending {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
+            Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
         }
     }
 
@@ -203,6 +220,26 @@ impl Driver {
             Effect::Authenticate(token) => {
                 let token = token.as_str().to_owned();
                 (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
+            }
+            Effect::Enter(user) => {
+                self.entered += 1;
+                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                if !self.registry_shown {
+                    return Some(Pending::Entered);
+                }
+                (line, Some(Pending::Entered))
+            }
+            Effect::Exit { user, reason } => {
+                self.entered -= 1;
+                if !self.registry_shown {
+                    return None;
+                }
+                (format!("S! exit {} {reason}", user.as_deref().unwrap_or("nobody")), None)
+            }
+            Effect::Record(SubscriptionChange { user, destination, began }) => {
+                let what = if began { "subscribed" } else { "unsubscribed" };
+                let user = user.as_deref().unwrap_or("nobody");
+                (format!("S! {what} {user} {}", destination.as_str()), None)
             }
             Effect::Publish(permit, publication) => {
                 assert_eq!(*permit.destination(), publication.destination);
@@ -280,6 +317,10 @@ pub(crate) fn rules() -> Rules {
     let namespaces = [
         namespace("public", "/topic/public/**", true, true),
         namespace("single", "/topic/single/**", false, false),
+        Namespace {
+            options: NamespaceOptions { events: true, ..NamespaceOptions::default() },
+            ..namespace("told", "/topic/told/**", false, true)
+        },
         namespace("topic", "/topic/**", true, false),
         namespace("user", "/user/**", false, true),
     ];
@@ -398,4 +439,16 @@ pub(crate) fn role_policy() -> Policy {
     };
     let all = PolicyRule::new(RuleEffect::Allow, "/topic/all");
     Policy::new(&namespaces, &[ops, all]).unwrap()
+}
+
+/// A session that waits for the registry.
+pub(crate) fn connecting(user: &str) -> Driver {
+    let mut driver = Driver::new(rules(), None, Handshake::default());
+    driver.registry_shown = true;
+    driver.hold = true;
+    let connect = format!("CONNECT\naccept-version:1.2\npasscode:{user}\n\n\0");
+    driver.receive(true, connect.as_bytes());
+    driver.answer_authenticated();
+    assert_eq!(driver.pending, Some(Pending::Entered));
+    driver
 }

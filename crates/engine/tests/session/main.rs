@@ -11,6 +11,7 @@ mod errors;
 mod model;
 mod native;
 mod receipts;
+mod registry;
 mod send;
 mod subscribe;
 mod time;

@@ -8,13 +8,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_engine::registry::{SessionLimit, WhenFull};
 use fanlight_engine::session;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Redis, Rule};
+use super::{
+    Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Redis, Rule,
+};
 
 impl Config {
     /// How many worker threads to run.
@@ -86,6 +89,26 @@ impl Config {
         }
     }
 
+    /// How many sessions a user may have.
+    pub fn session_limit(&self) -> SessionLimit {
+        SessionLimit {
+            sessions_per_user: self.limits.sessions_per_user,
+            when_full: match self.limits.on_session_limit {
+                OnSessionLimit::KickOldest => WhenFull::KickOldest,
+                OnSessionLimit::Reject => WhenFull::Reject,
+            },
+        }
+    }
+
+    /// What operators call this node.
+    pub fn node_name(&self) -> String {
+        if !self.cluster.name.is_empty() {
+            return self.cluster.name.clone();
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        host.trim().to_owned()
+    }
+
     /// The broker's connection.
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
         let url = self.redis.resolved_url()?;
@@ -98,6 +121,8 @@ impl Config {
             prefix: self.redis.prefix.clone(),
             linger: self.redis.linger.0,
             response_timeout: self.redis.response_timeout.0,
+            lease: self.cluster.lease.0,
+            lease_renew: self.cluster.lease_renew.0,
             ..config
         })
     }
@@ -137,7 +162,10 @@ impl Namespace {
             pattern: self.pattern.to_string(),
             patterns: self.patterns,
             anonymous: self.anonymous,
-            options: policy::NamespaceOptions::default(),
+            options: policy::NamespaceOptions {
+                events: self.events,
+                ..policy::NamespaceOptions::default()
+            },
         }
     }
 }

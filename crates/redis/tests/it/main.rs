@@ -3,9 +3,12 @@
 #[cfg(test)]
 mod contract;
 mod delivery;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod nodes;
 mod outages;
+#[cfg(test)]
+mod registry;
 #[cfg(test)]
 mod scripted;
