@@ -453,15 +453,13 @@ impl Session {
 
     /// Leaves all that was joined; from here on the session only waits to be dropped.
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
-        let entered = self.entered_as();
+        let exit = self.exit(reason);
         if let Some(live) = self.live_mut() {
             for subscription in live.subscriptions.take_all() {
                 live.left(cx, subscription);
             }
         }
-        if let Some(user) = entered {
-            cx.effects.push(Effect::Exit { user, reason });
-        }
+        cx.effects.extend(exit);
         self.work = None;
         self.backlog = None;
         if !self.is_closed() {

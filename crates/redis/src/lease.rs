@@ -254,12 +254,11 @@ impl Lease {
     async fn keep(self: Arc<Self>) {
         let retry_after = self.renew_every.min(RETRY_AFTER);
         while !self.state().released {
-            let wait = match self.turn().await {
-                Ok(()) => self.renew_every,
-                Err(_) => {
-                    self.state().troubled_at = Instant::now();
-                    retry_after
-                }
+            let wait = if self.turn().await.is_ok() {
+                self.renew_every
+            } else {
+                self.state().troubled_at = Instant::now();
+                retry_after
             };
             select! {
                 () = sleep(wait) => {}
@@ -435,7 +434,7 @@ impl Listing {
             now_ms: now_ms.unsigned_abs(),
             leases: pairs(leases)
                 .into_iter()
-                .filter_map(|[owner, at]| Some((owner, at.parse::<f64>().ok()? as u64)))
+                .filter_map(|[owner, at]| Some((owner, at.parse().ok()?)))
                 .collect(),
             dead: texts(dead).into_iter().collect(),
             descriptions: pairs(descriptions)

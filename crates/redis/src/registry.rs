@@ -149,13 +149,11 @@ impl Registry for RedisRegistry {
         }
         let enter_timeout = inner.enter_timeout;
         async move {
-            match timeout(enter_timeout, entered).await {
-                Ok(Ok(entered)) => entered,
-                Ok(Err(_)) | Err(_) => {
-                    count("enter", "later", 1);
-                    Entered::Later
-                }
+            if let Ok(Ok(entered)) = timeout(enter_timeout, entered).await {
+                return entered;
             }
+            count("enter", "later", 1);
+            Entered::Later
         }
         .boxed()
     }
@@ -348,22 +346,18 @@ impl Inner {
 
     /// Sends one batch, tells its waiters; returns which sessions have to go for it.
     async fn send(self: Arc<Self>, mut batch: Batch) -> Vec<(String, Order)> {
-        match self.try_send(&mut batch).await {
-            Ok(orders) => {
-                self.lanes.on_done(batch.partition, batch.operations.len());
-                orders
-            }
-            Err(_) => {
-                for operation in &mut batch.operations {
-                    if let What::Enter { waiter, .. } = &mut operation.what {
-                        // It goes on without; the entry follows.
-                        *waiter = None;
-                    }
-                }
-                self.lanes.on_failed(batch, Instant::now() + RETRY_AFTER);
-                Vec::new()
+        if let Ok(orders) = self.try_send(&mut batch).await {
+            self.lanes.on_done(batch.partition, batch.operations.len());
+            return orders;
+        }
+        for operation in &mut batch.operations {
+            if let What::Enter { waiter, .. } = &mut operation.what {
+                // It goes on without; the entry follows.
+                *waiter = None;
             }
         }
+        self.lanes.on_failed(batch, Instant::now() + RETRY_AFTER);
+        Vec::new()
     }
 
     async fn try_send(&self, batch: &mut Batch) -> Result<Vec<(String, Order)>, PublishError> {

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use fanlight_proto::CloseReason;
+
 use super::heartbeat::Beats;
 use super::live::{Live, Work};
 use super::{Cx, Effect, Fault, Session, State};
@@ -75,15 +77,14 @@ impl Session {
         self.start(cx, Work::Enter(entering), effect);
     }
 
-    /// Under whom the registry has this session, or is about to.
-    pub(super) fn entered_as(&self) -> Option<Option<Arc<str>>> {
-        match (self.work.as_deref(), self.live()) {
-            (Some(Work::Enter(entering)), _) => Some(entering.user()),
-            (_, Some(live)) => {
-                Some(live.principal.as_ref().map(|principal| Arc::clone(&principal.user)))
-            }
-            (_, None) => None,
-        }
+    /// How to leave the registry, if it has this session or is about to.
+    pub(super) fn exit(&self, reason: CloseReason) -> Option<Effect> {
+        let user = match (self.work.as_deref(), self.live()) {
+            (Some(Work::Enter(entering)), _) => entering.user(),
+            (_, Some(live)) => live.user(),
+            (_, None) => return None,
+        };
+        Some(Effect::Exit { user, reason })
     }
 
     pub(super) fn on_entered(

@@ -104,6 +104,11 @@ impl Live {
         }
     }
 
+    /// Whose session it is.
+    pub(super) fn user(&self) -> Option<Arc<str>> {
+        self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
+    }
+
     /// Undoes a subscription that was removed from the list.
     pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription) {
         cx.hub.unsubscribe(subscription.key);
@@ -114,7 +119,7 @@ impl Live {
     fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
         if subscription.recorded {
             cx.effects.push(Effect::Record(SubscriptionChange {
-                user: self.principal.as_ref().map(|principal| Arc::clone(&principal.user)),
+                user: self.user(),
                 destination: subscription.channel.clone(),
                 began,
             }));

@@ -211,8 +211,8 @@ pub struct Limits {
     /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
     /// limited.
     pub sessions_per_user: u32,
-    /// What gives way to a session too many: "kick_oldest" ends the user's oldest one, "reject"
-    /// refuses the new one.
+    /// What gives way to a session too many: `"kick_oldest"` ends the user's oldest one,
+    /// `"reject"` refuses the new one.
     pub on_session_limit: OnSessionLimit,
     /// Connections of this node. 0: no limit but the open files.
     pub connections: u32,

@@ -78,8 +78,9 @@ impl Operation {
     /// Where it belongs: all events of a session are in one partition, in order.
     pub(super) fn partition(&self) -> Partition {
         match &self.what {
-            What::Enter { user, .. } | What::Leave { user, .. } => held_partition_of(user),
-            What::Record(Record { user: Some(user), .. }) => held_partition_of(user),
+            What::Enter { user, .. }
+            | What::Leave { user, .. }
+            | What::Record(Record { user: Some(user), .. }) => held_partition_of(user),
             What::Record(Record { session, .. }) => held_partition_of(&id_text(*session)),
             What::Occupy(channel) | What::Vacate(channel) => held_partition_of(channel.as_str()),
         }

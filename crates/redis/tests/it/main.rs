@@ -4,6 +4,8 @@
 mod contract;
 mod delivery;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod nodes;
