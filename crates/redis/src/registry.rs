@@ -167,7 +167,7 @@ impl Registry for RedisRegistry {
     }
 
     fn round(&self) -> u64 {
-        self.inner.lease.changed().borrow().round
+        self.inner.lease.hold().round
     }
 
     fn reenter(&self, entry: Entry) -> bool {

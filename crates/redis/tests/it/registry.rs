@@ -285,6 +285,32 @@ async fn after_redis_lost_its_data_every_session_is_entered_again() {
 }
 
 #[tokio::test]
+async fn after_a_failover_nobody_goes_but_who_had_left_before() {
+    let server = RedisServer::start_with(&["--enable-debug-command", "yes"]).unwrap();
+    let ann = Node::start(leased(&server.url()));
+    let bob = Node::start(leased(&server.url()));
+    ann.sees(&[&ann, &bob]).await;
+    bob.sees(&[&ann, &bob]).await;
+    let mut log = Log::start(&bob).await;
+    let anns = enter_all(&ann, 0..100).await;
+    log.until(|events| counted(events, "connected", None).len() == 100).await;
+    // The new master has not heard of the last exits. This node has them no more.
+    let (left, stayed) = anns.split_at(10);
+    assert!(server.command("DEBUG CHANGE-REPL-ID").unwrap().starts_with("+OK"));
+    reenters(&ann, stayed).await;
+    bob.contract.has("user 10", &[&stayed[0]]).await;
+    log.until(|events| counted(events, "disconnected", Some("node_lost")).len() == 10).await;
+    for (user, entry) in anns.iter().enumerate() {
+        let expected = if user < 10 { vec![] } else { vec![entry] };
+        bob.contract.has(&format!("user {user}"), &expected).await;
+    }
+    let lost = counted(&log.events, "disconnected", Some("node_lost"));
+    assert!(left.iter().all(|entry| lost.get(&text(entry)) == Some(&1)));
+    assert_eq!(counted(&log.events, "connected", None).len(), 100);
+    assert!(counted(&log.events, "connected", None).values().all(|times| *times == 1));
+}
+
+#[tokio::test]
 async fn an_outage_longer_than_the_lease_removes_nobody() {
     let server = RedisServer::start().unwrap();
     let ann = Node::start(leased(&server.url()));
