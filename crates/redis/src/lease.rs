@@ -25,7 +25,7 @@ use crate::meters::amount;
 use crate::names::{Kind, Names, Partition};
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
-use crate::shard::Shards;
+use crate::shards::Shards;
 
 /// What other nodes are told of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]

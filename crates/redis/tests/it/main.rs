@@ -1,10 +1,16 @@
-//! The broker against a real Redis, and the contract suite over both brokers.
+//! The broker against real Redis processes, and the contract suite over all brokers.
 
 #[cfg(test)]
+mod cluster;
+#[cfg(test)]
 mod contract;
+mod degraded;
 mod delivery;
 #[cfg(test)]
 mod events;
+mod history;
+#[cfg(test)]
+mod idempotency;
 #[cfg(test)]
 mod lease;
 #[cfg(test)]
@@ -14,3 +20,9 @@ mod outages;
 mod registry;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod sentinel;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod topologies;
