@@ -10,6 +10,7 @@ pub mod limits;
 pub mod outbox;
 pub mod policy;
 pub mod publication;
+pub mod registry;
 pub mod session;
 pub mod time;
 pub mod timeline;

@@ -36,6 +36,7 @@ use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
 use crate::publication::{Publication, SessionId};
+use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
@@ -99,6 +100,17 @@ pub enum Effect {
     Ping,
     /// Check a token; answered by [`Done::Authenticated`].
     Authenticate(Token),
+    /// Enter the session in the registry, under this user; answered by [`Done::Entered`].
+    Enter(Option<Arc<str>>),
+    /// Undo that. No answer.
+    Exit {
+        /// Whose session it was.
+        user: Option<Arc<str>>,
+        /// Why it ends.
+        reason: CloseReason,
+    },
+    /// Record that a subscription began or ended. No answer.
+    Record(SubscriptionChange),
     /// Publish; answered by [`Done::Published`].
     Publish(PublishPermit, Publication),
     /// Publish unless that was done under this key before; answered by [`Done::Published`].
@@ -121,6 +133,8 @@ pub enum Effect {
 pub enum Done {
     /// To [`Effect::Authenticate`].
     Authenticated(Result<Principal, AuthError>),
+    /// To [`Effect::Enter`].
+    Entered(Entered),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
@@ -258,6 +272,9 @@ impl Session {
             (Work::Connect(connecting), Done::Authenticated(result)) => {
                 self.on_authenticated(cx, connecting, result);
             }
+            (Work::Enter(entering), Done::Entered(entered)) => {
+                self.on_entered(cx, entering, entered);
+            }
             (Work::Refresh { id }, Done::Authenticated(result)) => {
                 self.on_refreshed(cx, id, result);
             }
@@ -341,7 +358,12 @@ impl Session {
 
     /// Gives back what the session holds, once its transport is gone. May be called again.
     pub fn on_closed(&mut self, cx: &mut Cx<'_>) {
-        self.release(cx, CloseReason::ConnectionLost);
+        self.on_closed_for(cx, CloseReason::ConnectionLost);
+    }
+
+    /// The same, where the driver knows why.
+    pub fn on_closed_for(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        self.release(cx, reason);
     }
 
     /// Whether an effect is under way.
@@ -453,12 +475,13 @@ impl Session {
 
     /// Leaves all that was joined; from here on the session only waits to be dropped.
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        let exit = self.exit(reason);
         if let Some(live) = self.live_mut() {
             for subscription in live.subscriptions.take_all() {
-                cx.hub.unsubscribe(subscription.key);
-                cx.effects.push(Effect::Leave(subscription.channel));
+                live.left(cx, subscription);
             }
         }
+        cx.effects.extend(exit);
         self.work = None;
         self.backlog = None;
         if !self.is_closed() {

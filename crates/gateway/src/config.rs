@@ -16,9 +16,9 @@ pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use redis::{Redis, RedisTls};
 pub use sections::{
-    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, History, Limits,
-    Listen, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Rule, Stomp,
-    WebSocket,
+    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
+    History, Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit,
+    Origin, Pattern, Policy, Rule, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

@@ -5,6 +5,7 @@ mod guard;
 mod inbox;
 mod input;
 mod recovery;
+mod registry;
 mod slot;
 mod stage;
 mod stats;
@@ -22,6 +23,7 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::registry::Registry;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
@@ -40,6 +42,7 @@ use crate::jwt::Authenticator;
 
 pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
 use recovery::Recovery;
+use registry::Reentry;
 use slot::{Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -53,6 +56,8 @@ pub struct WorkerShared {
     pub authenticator: Arc<Authenticator>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
+    /// Knows the sessions of all nodes.
+    pub registry: Arc<dyn Registry>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
@@ -85,6 +90,7 @@ pub struct Worker {
     /// Connections whose unread input can go on.
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
+    reentry: Reentry,
     stats: Stats,
     buffers: Buffers,
 }
@@ -141,6 +147,7 @@ impl Worker {
             recovery: Recovery::default(),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
+            reentry: Reentry::default(),
             stats: Stats::new(id),
             buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
             shared,
@@ -244,6 +251,7 @@ impl Worker {
                 Inbox::Notice(Notice::Suspect(channel)) => {
                     self.recovery.timelines.suspect(&channel);
                 }
+                Inbox::Disconnect(order) => self.obey(&order),
                 Inbox::Drain { window } => self.begin_drain(window),
             }
         }
@@ -356,6 +364,23 @@ impl Worker {
             Effect::Authenticate(token) => {
                 let result = self.shared.authenticator.authenticate(token.as_str(), now);
                 Some(Done::Authenticated(result))
+            }
+            Effect::Enter(user) => {
+                let entry = self.entry(key, user)?;
+                let entering = self.shared.registry.enter(entry);
+                self.start(key, entering, Done::Entered)
+            }
+            Effect::Exit { user, reason } => {
+                if let Some(entry) = self.entry(key, user) {
+                    self.shared.registry.leave(entry, reason);
+                }
+                None
+            }
+            Effect::Record(change) => {
+                if let Some(entry) = self.entry(key, None) {
+                    self.shared.registry.record(entry.session, change);
+                }
+                None
             }
             Effect::Publish(permit, publication) => {
                 self.stats.published += 1;
@@ -478,7 +503,7 @@ impl Worker {
         let paused = slot.paused;
         self.stats.closed(reason);
         self.recovery.forget(key);
-        self.with_session(key, now, Session::on_closed);
+        self.with_session(key, now, |session, cx| session.on_closed_for(cx, reason));
         if paused {
             // What it has sent meanwhile may hold its close frame, whose edge is over.
             self.go_on(key);

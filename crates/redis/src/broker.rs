@@ -30,6 +30,7 @@ use crate::shards::Shards;
 pub struct RedisBroker {
     shards: Arc<Shards>,
     names: Names,
+    config: Arc<RedisConfig>,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
     /// For reading pages; held while one is decoded.
     destinations: Arc<Mutex<Destinations>>,
@@ -50,8 +51,9 @@ impl RedisBroker {
     ) -> Arc<Self> {
         let names = Names::new(&config.prefix);
         let sinks: Arc<[_]> = sinks.into();
+        let config = Arc::new(config);
         let environment = Environment {
-            config: Arc::new(config),
+            config: Arc::clone(&config),
             names: names.clone(),
             sinks: Arc::clone(&sinks),
             tracker,
@@ -60,9 +62,15 @@ impl RedisBroker {
         Arc::new(Self {
             shards: Arc::new(Shards::start(&environment)),
             names,
+            config,
             sinks,
             destinations: Arc::default(),
         })
+    }
+
+    /// For what else lives in the same Redis.
+    pub(crate) fn parts(&self) -> (Arc<Shards>, Names, Arc<RedisConfig>) {
+        (Arc::clone(&self.shards), self.names.clone(), Arc::clone(&self.config))
     }
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.

@@ -46,6 +46,10 @@ pub struct RedisConfig {
     pub publish_queue_messages: usize,
     /// The most bytes that wait to be written.
     pub publish_queue_bytes: usize,
+    /// How long a node that stopped renewing its lease counts as living.
+    pub lease: Duration,
+    /// How often the lease is renewed; at most a third of it.
+    pub lease_renew: Duration,
 }
 
 /// Which Redis processes there are, and how they are arranged.
@@ -187,6 +191,8 @@ impl RedisConfig {
             replica_ack_timeout: Duration::from_millis(250),
             publish_queue_messages: 16 * 1024,
             publish_queue_bytes: 32 << 20,
+            lease: Duration::from_secs(15),
+            lease_renew: Duration::from_secs(5),
         }
     }
 

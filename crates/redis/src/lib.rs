@@ -16,6 +16,8 @@
 //! | `topology`, `shards`, `names` | which Redis a channel lives on and what it is called there |
 //! | `sentinel` | which Redis is the master now |
 //! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
+//! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
+//! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 
 mod broker;
 mod canary;
@@ -25,15 +27,19 @@ pub mod config;
 mod connection;
 pub mod doctor;
 pub mod envelope;
+mod events;
 mod flights;
 mod health;
 mod history;
+mod lease;
 mod meters;
 mod names;
 mod partitions;
 mod pipeline;
+mod reaper;
 mod reconnect;
 mod redirect;
+mod registry;
 pub mod resp3;
 mod routes;
 mod scripts;
@@ -50,4 +56,8 @@ mod writer;
 
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use events::{Event, EventId, Events};
+pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
+pub use reaper::{Reap, Reaper};
+pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};
 pub use tls::TlsError;

@@ -62,4 +62,11 @@ macro_rules! scripts {
 scripts! {
     PUBLISH = "meta.lua" "publish.lua";
     HISTORY = "meta.lua" "history.lua";
+    LEASE = "lease.lua";
+    LEASE_END = "lease_end.lua";
+    REAP_CLAIM = "reap_claim.lua";
+    REAP_FORGET = "reap_forget.lua";
+    REGISTRY = "registry.lua";
+    REGISTRY_REAP = "registry_reap.lua";
+    REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations.lua";
 }

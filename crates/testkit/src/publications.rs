@@ -34,7 +34,7 @@ pub fn permit_in(destination: &str, patterns: bool, history: Option<History>) ->
         pattern: "/topic/**".to_owned(),
         patterns,
         anonymous: false,
-        options: NamespaceOptions { history },
+        options: NamespaceOptions { history, ..NamespaceOptions::default() },
     };
     let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
     let destination = destination.parse().expect("a test names a destination");

@@ -34,6 +34,8 @@ pub struct Namespace {
 pub struct NamespaceOptions {
     /// What is kept of each destination's publications; `None` keeps nothing.
     pub history: Option<History>,
+    /// Whether it is recorded who subscribes to its destinations, and which are occupied.
+    pub events: bool,
 }
 
 /// The namespaces, ready for matching.

@@ -7,10 +7,10 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern, Position};
 
-use super::connect::Connecting;
+use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::recovery::{Asking, Joining, Recovering};
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
@@ -19,6 +19,7 @@ use crate::history::{IdempotencyKey, Lost};
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::publication::{ContentType, Publication, PublicationId};
+use crate::registry::SubscriptionChange;
 
 /// What exists only while a session is connected.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) enum Work {
     Connect(Connecting),
+    Enter(Entering),
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
@@ -109,6 +111,28 @@ impl Live {
             transactions: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// Whose session it is.
+    pub(super) fn user(&self) -> Option<Arc<str>> {
+        self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
+    }
+
+    /// Undoes a subscription that was removed from the list.
+    pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription) {
+        cx.hub.unsubscribe(subscription.key);
+        self.record(cx, &subscription, false);
+        cx.effects.push(Effect::Leave(subscription.channel));
+    }
+
+    pub(super) fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
+        if subscription.recorded {
+            cx.effects.push(Effect::Record(SubscriptionChange {
+                user: self.user(),
+                destination: subscription.channel.clone(),
+                began,
+            }));
         }
     }
 
@@ -224,10 +248,9 @@ impl Session {
 
     /// Ends a subscription.
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
-        let removed = self.live_mut().and_then(|live| live.subscriptions.remove(id));
-        let subscription = removed.ok_or_else(Fault::not_subscribed)?;
-        cx.hub.unsubscribe(subscription.key);
-        cx.effects.push(Effect::Leave(subscription.channel));
+        let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
+        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        live.left(cx, subscription);
         Ok(())
     }
 

@@ -75,13 +75,15 @@ impl Session {
             Err(fault) => return Err((fault, answer)),
         };
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
+        let recorded = permit.options().events;
         let (target, channel) = permit.into_parts();
         let key = match history {
             Some(_) => cx.hub.prepare(self.key, target, channel.clone(), wire),
             None => cx.hub.subscribe(self.key, target, channel.clone(), wire),
         };
-        let subscription = Subscription { id: id.into(), key, channel: channel.clone() };
+        let subscription = Subscription { id: id.into(), key, channel: channel.clone(), recorded };
         if let Some(live) = self.live_mut() {
+            live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
         let recover = history.map(|(destination, history)| Recover {

@@ -10,6 +10,8 @@ pub(super) struct Subscription {
     pub(super) id: Box<str>,
     pub(super) key: SubscriptionKey,
     pub(super) channel: Channel,
+    /// Whether its beginning was recorded, so that its end is to be too.
+    pub(super) recorded: bool,
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.

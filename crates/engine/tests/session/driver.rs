@@ -12,6 +12,7 @@ use fanlight_engine::policy::{
     Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
 };
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
+use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
 };
@@ -31,6 +32,10 @@ pub(crate) struct Driver {
     pub(crate) hold: bool,
     pub(crate) pending: Option<Pending>,
     pub(crate) closed: Option<CloseReason>,
+    /// The registry answers at once and unseen, unless it is what a test is about.
+    pub(crate) registry_shown: bool,
+    /// Entries in the registry without their exit.
+    pub(crate) entered: i32,
     /// Joins without their leave, by channel.
     pub(crate) joined: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
@@ -48,6 +53,7 @@ pub(crate) enum Pending {
     Authenticated(String),
     Published(PublicationId),
     Joined,
+    Entered,
     Recovered,
     History,
 }
@@ -66,6 +72,8 @@ impl Driver {
             hold: false,
             pending: None,
             closed: None,
+            registry_shown: false,
+            entered: 0,
             joined: BTreeMap::new(),
             log: Vec::new(),
             ids,
@@ -203,6 +211,10 @@ impl Driver {
                 self.pending = Some(done);
             }
         }
+        if self.pending == Some(Pending::Entered) && !self.registry_shown {
+            self.pending = None;
+            return self.answer_entered(Entered::Now);
+        }
         assert_eq!(
             self.session.is_busy(),
             self.pending.is_some() && self.closed.is_none(),
@@ -216,12 +228,17 @@ impl Driver {
         }
     }
 
+    pub(crate) fn answer_entered(&mut self, entered: Entered) {
+        self.step(|session, cx| session.on_done(cx, Done::Entered(entered)));
+    }
+
     fn answer_well(&mut self) {
         match self.pending {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
+            Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
             Some(Pending::Recovered) => self.answer_recovered(None, 0),
             Some(Pending::History) => {
                 self.done(Done::History(Err(HistoryError::Unavailable)));
@@ -243,6 +260,26 @@ impl Driver {
             Effect::Authenticate(token) => {
                 let token = token.as_str().to_owned();
                 (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
+            }
+            Effect::Enter(user) => {
+                self.entered += 1;
+                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                if !self.registry_shown {
+                    return Some(Pending::Entered);
+                }
+                (line, Some(Pending::Entered))
+            }
+            Effect::Exit { user, reason } => {
+                self.entered -= 1;
+                if !self.registry_shown {
+                    return None;
+                }
+                (format!("S! exit {} {reason}", user.as_deref().unwrap_or("nobody")), None)
+            }
+            Effect::Record(SubscriptionChange { user, destination, began }) => {
+                let what = if began { "subscribed" } else { "unsubscribed" };
+                let user = user.as_deref().unwrap_or("nobody");
+                (format!("S! {what} {user} {}", destination.as_str()), None)
             }
             Effect::Publish(permit, publication) => {
                 assert_eq!(*permit.destination(), publication.destination);
@@ -340,12 +377,19 @@ pub(crate) fn rules() -> Rules {
         ..PolicyRule::new(RuleEffect::Allow, destination)
     };
     let both = [Action::Subscribe, Action::Publish];
-    let kept = NamespaceOptions { history: Some(History { size: 10, ttl_ms: 60_000 }) };
+    let kept = NamespaceOptions {
+        history: Some(History { size: 10, ttl_ms: 60_000 }),
+        ..NamespaceOptions::default()
+    };
     let namespaces = [
         Namespace { options: kept.clone(), ..namespace("kept", "/topic/kept/**", true, false) },
         Namespace { options: kept, ..namespace("inbox", "/user/queue/kept.*", false, true) },
         namespace("public", "/topic/public/**", true, true),
         namespace("single", "/topic/single/**", false, false),
+        Namespace {
+            options: NamespaceOptions { events: true, ..NamespaceOptions::default() },
+            ..namespace("told", "/topic/told/**", false, true)
+        },
         namespace("topic", "/topic/**", true, false),
         namespace("user", "/user/**", false, true),
     ];
@@ -470,4 +514,16 @@ pub(crate) fn role_policy() -> Policy {
     };
     let all = PolicyRule::new(RuleEffect::Allow, "/topic/all");
     Policy::new(&namespaces, &[ops, all]).unwrap()
+}
+
+/// A session that waits for the registry.
+pub(crate) fn connecting(user: &str) -> Driver {
+    let mut driver = Driver::new(rules(), None, Handshake::default());
+    driver.registry_shown = true;
+    driver.hold = true;
+    let connect = format!("CONNECT\naccept-version:1.2\npasscode:{user}\n\n\0");
+    driver.receive(true, connect.as_bytes());
+    driver.answer_authenticated();
+    assert_eq!(driver.pending, Some(Pending::Entered));
+    driver
 }

@@ -15,6 +15,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     namespaces(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
+    cluster(config, &mut problems);
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         problems.push(Problem::new(
             "log.level",
@@ -222,6 +223,42 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
             "not a prefix for keys",
             "use letters, digits and -_.: as in \"fl\"",
         ));
+    }
+}
+
+fn cluster(config: &Config, problems: &mut Vec<Problem>) {
+    let cluster = &config.cluster;
+    if cluster.lease_renew.as_ms() == 0 {
+        problems.push(Problem::new("cluster.lease_renew", "zero", "set it above zero"));
+    } else if cluster.lease_renew.as_ms() * 3 > cluster.lease.as_ms() {
+        problems.push(Problem::new(
+            "cluster.lease",
+            format!("less than three times cluster.lease_renew ({})", cluster.lease_renew),
+            "make it longer: a renewal or two may fail",
+        ));
+    }
+    if cluster.name.contains(char::is_control) {
+        problems.push(Problem::new("cluster.name", "not a line", "remove control characters"));
+    }
+    if config.events.enabled && config.broker.kind == BrokerKind::Memory {
+        problems.push(Problem::new(
+            "events.enabled",
+            "set, but without Redis there is nowhere to write events",
+            "remove it, or set broker.kind = \"redis\"",
+        ));
+    }
+    if config.events.enabled && config.events.max_length == 0 {
+        problems.push(Problem::new("events.max_length", "zero", "set it above zero"));
+    }
+    for (at, namespace) in config.namespaces.iter().enumerate().filter(|(_, own)| own.events) {
+        let problem = if !config.events.enabled {
+            ("set, but no events are written", "set events.enabled = true")
+        } else if namespace.patterns {
+            ("set together with patterns", "choose one, or split the namespace")
+        } else {
+            continue;
+        };
+        problems.push(Problem::new(format!("namespaces[{at}].events"), problem.0, problem.1));
     }
 }
 

@@ -8,13 +8,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_engine::registry::{SessionLimit, WhenFull};
 use fanlight_engine::session;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Rule};
+use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Rule};
 
 impl Config {
     /// How many worker threads to run.
@@ -86,9 +87,33 @@ impl Config {
         }
     }
 
+    /// How many sessions a user may have.
+    pub fn session_limit(&self) -> SessionLimit {
+        SessionLimit {
+            sessions_per_user: self.limits.sessions_per_user,
+            when_full: match self.limits.on_session_limit {
+                OnSessionLimit::KickOldest => WhenFull::KickOldest,
+                OnSessionLimit::Reject => WhenFull::Reject,
+            },
+        }
+    }
+
+    /// What operators call this node.
+    pub fn node_name(&self) -> String {
+        if !self.cluster.name.is_empty() {
+            return self.cluster.name.clone();
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        host.trim().to_owned()
+    }
+
     /// The broker's connection.
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
-        self.redis.to_domain()
+        Ok(RedisConfig {
+            lease: self.cluster.lease.0,
+            lease_renew: self.cluster.lease_renew.0,
+            ..self.redis.to_domain()?
+        })
     }
 
     fn policy_problem(&self, error: &PolicyError) -> Problem {
@@ -131,6 +156,7 @@ impl Namespace {
                     size: history.size,
                     ttl_ms: history.ttl.as_ms(),
                 }),
+                events: self.events,
             },
         }
     }

@@ -44,6 +44,10 @@ pub struct Config {
     pub broker: Broker,
     /// The connection to Redis or Valkey, where that is the broker.
     pub redis: Redis,
+    /// This node among the others.
+    pub cluster: Cluster,
+    /// What is told of sessions to whoever reads the event streams in Redis.
+    pub events: Events,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
     /// The log, on standard error.
@@ -205,6 +209,12 @@ pub struct Limits {
     pub request_head_time: Span,
     /// Subscriptions of one session.
     pub subscriptions: u32,
+    /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
+    /// limited.
+    pub sessions_per_user: u32,
+    /// What gives way to a session too many: `"kick_oldest"` ends the user's oldest one,
+    /// `"reject"` refuses the new one.
+    pub on_session_limit: OnSessionLimit,
     /// Connections of this node. 0: no limit but the open files.
     pub connections: u32,
     /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit. Behind a
@@ -235,6 +245,16 @@ pub struct Limits {
     pub transaction: Size,
 }
 
+words! {
+    /// What gives way to a session too many.
+    OnSessionLimit {
+        /// The user's oldest session.
+        KickOldest = "kick_oldest",
+        /// The new session.
+        Reject = "reject",
+    }
+}
+
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Namespace {
@@ -250,6 +270,10 @@ pub struct Namespace {
     /// Whether sessions without a token may use it, as far as the policy allows.
     #[serde(default)]
     pub anonymous: bool,
+    /// Whether it is recorded who subscribes here, and which destinations have subscribers at
+    /// all. Needs `events.enabled`, and does not go with `patterns`.
+    #[serde(default)]
+    pub events: bool,
     /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
@@ -351,6 +375,28 @@ words! {
         /// Redis or Valkey.
         Redis = "redis",
     }
+}
+
+/// This node among the others.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Cluster {
+    /// What operators call this node. Empty: the machine's host name.
+    pub name: String,
+    /// How long a node that has gone silent counts as living. Its sessions are removed after that.
+    pub lease: Span,
+    /// How often a node says that it lives; at most a third of `lease`.
+    pub lease_renew: Span,
+}
+
+/// What is told of sessions to whoever reads the event streams in Redis.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Events {
+    /// Whether lifecycle events are written.
+    pub enabled: bool,
+    /// Events that each of the 32 streams keeps, about; older ones are dropped.
+    pub max_length: u64,
 }
 
 /// How sessions leave a node that goes away.
@@ -470,6 +516,8 @@ impl Default for Limits {
             connect_time: Span::seconds(10),
             request_head_time: Span::seconds(10),
             subscriptions: 128,
+            sessions_per_user: 20,
+            on_session_limit: OnSessionLimit::KickOldest,
             connections: 0,
             connections_per_ip: 100,
             http_connections: 16_384,
@@ -495,6 +543,18 @@ impl Default for Policy {
 impl Default for Broker {
     fn default() -> Self {
         Self { kind: BrokerKind::Redis }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: String::new(), lease: Span::seconds(15), lease_renew: Span::seconds(5) }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { enabled: false, max_length: 100_000 }
     }
 }
 

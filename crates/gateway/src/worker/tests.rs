@@ -11,7 +11,9 @@ use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
 use fanlight_engine::publication::Publication;
+use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
+use fanlight_testkit::Orders;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -79,7 +81,10 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
         pattern: "/topic/**".into(),
         patterns: false,
         anonymous: true,
-        options: NamespaceOptions { history: Some(History { size: 100, ttl_ms: 60_000 }) },
+        options: NamespaceOptions {
+            history: Some(History { size: 100, ttl_ms: 60_000 }),
+            ..NamespaceOptions::default()
+        },
     };
     let rule = PolicyRule {
         effect: RuleEffect::Allow,
@@ -96,12 +101,23 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
         heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
         on_forbidden: OnForbidden::ByProtocol,
     };
+    let node = NodeStatus {
+        id: "n".into(),
+        name: String::new(),
+        address: String::new(),
+        started_unix_ms: 0,
+        sessions: 0,
+        lease_left_ms: 0,
+        is_self: true,
+    };
+    let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
     Arc::new(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(
             Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
         ),
         broker,
+        registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,

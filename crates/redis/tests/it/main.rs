@@ -7,12 +7,17 @@ mod contract;
 mod degraded;
 mod delivery;
 #[cfg(test)]
+mod events;
 mod history;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod lease;
+#[cfg(test)]
 mod nodes;
 mod outages;
+#[cfg(test)]
+mod registry;
 #[cfg(test)]
 mod scripted;
 #[cfg(test)]
