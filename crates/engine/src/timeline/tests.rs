@@ -410,7 +410,7 @@ fn timelines_of_patterns_alone_are_bounded_and_the_least_used_go() {
     let mut timelines = Timelines::new();
     let now = Now { mono_ms: 0, unix_ms: 0 };
     let channel = Channel::of_namespace("n");
-    let mut come = |timelines: &mut Timelines, n: usize, offset| {
+    let come = |timelines: &mut Timelines, n: usize, offset| {
         let one = publication(1, Position { epoch: 1, offset }, 1);
         let destination: Destination = format!("/topic/{n}").parse().unwrap();
         let one = Arc::new(Publication { destination, ..(*one).clone() });
@@ -463,7 +463,7 @@ fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
     }
     let page =
         HistoryPage { publications: Vec::new(), top: Position { epoch: 1, offset: 7 }, lost: None };
-    let mut answer = |timelines: &mut Timelines, now| {
+    let answer = |timelines: &mut Timelines, now| {
         let mut seen = Vec::new();
         while let Some((key, query)) = timelines.next_read() {
             timelines.on_read(key, Ok(page.clone()), now);
