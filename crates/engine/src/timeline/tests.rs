@@ -493,6 +493,46 @@ fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
 }
 
 #[test]
+fn who_can_not_be_given_what_it_missed_gets_what_came_since_it_began_to_join() {
+    for is_known in [false, true] {
+        let mut world = World::new();
+        if is_known {
+            world.join(0);
+            world.settle();
+        }
+        // A position of another history.
+        let since = Position { epoch: 99, offset: 5 };
+        let joiner = world.timelines.join(
+            &channel(),
+            &destination(),
+            HISTORY,
+            Start::After(since),
+            false,
+            world.now,
+        );
+        let (key, query) = world.timelines.next_read().unwrap();
+        let all: Vec<_> = (0..3).map(|_| world.log.publish(1)).collect();
+        world.timelines.offer(&channel(), &all, || None, world.now);
+        let page = world.log.read(&query);
+        world.timelines.on_read(key, Ok(page), world.now);
+        let mut given = Vec::new();
+        while let Some(event) = world.timelines.next_event() {
+            match event {
+                Event::Give { joiner: to, publications } if to == joiner => {
+                    given.extend(publications)
+                }
+                Event::Live { joiner: live, recovered } => {
+                    assert_eq!((live, recovered.position), (joiner, all[2].position));
+                    assert_eq!(recovered.outcome, Some(Err(Lost::EpochChanged)));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(given, all);
+    }
+}
+
+#[test]
 fn a_timeline_at_rest_is_small() {
     assert!(size_of::<Timeline>() <= 176, "{}", size_of::<Timeline>());
 }
