@@ -519,7 +519,7 @@ fn who_can_not_be_given_what_it_missed_gets_what_came_since_it_began_to_join() {
         while let Some(event) = world.timelines.next_event() {
             match event {
                 Event::Give { joiner: to, publications } if to == joiner => {
-                    given.extend(publications)
+                    given.extend(publications);
                 }
                 Event::Live { joiner: live, recovered } => {
                     assert_eq!((live, recovered.position), (joiner, all[2].position));
