@@ -261,10 +261,12 @@ impl Timelines {
     fn lose_joiner(&mut self, index: usize, reason: Lost) {
         let joiner = &mut self.joiners[index];
         joiner.lost = Some(reason);
+        let busy = self.all[joiner.timeline].busy.as_ref();
+        let begun = joiner.begun.or_else(|| busy.and_then(|busy| busy.kept.from()));
         let is_further = |reached: Position, begun: Position| {
             reached.epoch == begun.epoch && reached.offset > begun.offset
         };
-        joiner.progress = match (joiner.progress, joiner.begun) {
+        joiner.progress = match (joiner.progress, begun) {
             (Progress::After(reached), Some(begun)) if is_further(reached, begun) => {
                 joiner.progress
             }

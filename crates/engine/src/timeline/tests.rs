@@ -410,7 +410,7 @@ fn timelines_of_patterns_alone_are_bounded_and_the_least_used_go() {
     let mut timelines = Timelines::new();
     let now = Now { mono_ms: 0, unix_ms: 0 };
     let channel = Channel::of_namespace("n");
-    let mut come = |timelines: &mut Timelines, n: usize, offset| {
+    let come = |timelines: &mut Timelines, n: usize, offset| {
         let one = publication(1, Position { epoch: 1, offset }, 1);
         let destination: Destination = format!("/topic/{n}").parse().unwrap();
         let one = Arc::new(Publication { destination, ..(*one).clone() });
@@ -463,7 +463,7 @@ fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
     }
     let page =
         HistoryPage { publications: Vec::new(), top: Position { epoch: 1, offset: 7 }, lost: None };
-    let mut answer = |timelines: &mut Timelines, now| {
+    let answer = |timelines: &mut Timelines, now| {
         let mut seen = Vec::new();
         while let Some((key, query)) = timelines.next_read() {
             timelines.on_read(key, Ok(page.clone()), now);
@@ -489,6 +489,46 @@ fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
     assert_eq!(times.len(), 100);
     for times in times.values() {
         assert!(times.windows(2).all(|two| (25_000..=41_000).contains(&(two[1] - two[0]))));
+    }
+}
+
+#[test]
+fn who_can_not_be_given_what_it_missed_gets_what_came_since_it_began_to_join() {
+    for is_known in [false, true] {
+        let mut world = World::new();
+        if is_known {
+            world.join(0);
+            world.settle();
+        }
+        // A position of another history.
+        let since = Position { epoch: 99, offset: 5 };
+        let joiner = world.timelines.join(
+            &channel(),
+            &destination(),
+            HISTORY,
+            Start::After(since),
+            false,
+            world.now,
+        );
+        let (key, query) = world.timelines.next_read().unwrap();
+        let all: Vec<_> = (0..3).map(|_| world.log.publish(1)).collect();
+        world.timelines.offer(&channel(), &all, || None, world.now);
+        let page = world.log.read(&query);
+        world.timelines.on_read(key, Ok(page), world.now);
+        let mut given = Vec::new();
+        while let Some(event) = world.timelines.next_event() {
+            match event {
+                Event::Give { joiner: to, publications } if to == joiner => {
+                    given.extend(publications);
+                }
+                Event::Live { joiner: live, recovered } => {
+                    assert_eq!((live, recovered.position), (joiner, all[2].position));
+                    assert_eq!(recovered.outcome, Some(Err(Lost::EpochChanged)));
+                }
+                _ => {}
+            }
+        }
+        assert_eq!(given, all);
     }
 }
 

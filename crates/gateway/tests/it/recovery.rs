@@ -404,3 +404,45 @@ async fn stompjs_recovers_by_headers_that_it_knows_nothing_of() {
     }
     assert!(!client.has_passed("message"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_in_the_middle_of_a_recovery_leaves_nothing_and_holds_up_no_drain() {
+    let hurried = config(SOME).replace("[drain]", "[drain]\ndeadline = \"500ms\"");
+    let mut gateway = Gateway::with_config(&hurried).await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let body = "x".repeat(32 * 1024);
+    for n in 0..300 {
+        let send = json!({ "type": "send", "to": "/topic/open.a", "data": body, "id": n });
+        publisher.send(&send.to_string()).await;
+        publisher.expect("\"ok\"").await;
+    }
+    let mut history = json!({ "type": "history", "to": "/topic/open.a", "limit": 1, "id": 1 });
+    history["since"] = json!({ "epoch": "1", "offset": 1 });
+    let epoch = ask(&mut publisher, history, &mut Vec::new()).await["epoch"].clone();
+    let since = json!({ "epoch": epoch, "offset": 0 });
+    let request = json!({ "type": "subscribe", "to": "/topic/open.a", "since": since, "id": 1 });
+    let begin = async || {
+        let mut client = RawClient::native(&gateway, "ann").await;
+        client.send(&request.to_string()).await;
+        client.expect("\"offset\":1").await;
+        client
+    };
+    let mut clients = Vec::new();
+    for _ in 0..10 {
+        clients.push(begin().await);
+    }
+    let subscriptions = async |expected| gateway.metric("fanlight_subscriptions").await == expected;
+    eventually("all are joining", async || subscriptions(10).await).await;
+    clients.clear();
+    eventually("all have gone", async || subscriptions(0).await).await;
+    assert_eq!(gateway.metric("fanlight_panics_total").await, 0);
+    // One that reads, after those that did not; and one that never reads on.
+    let mut client = begin().await;
+    for offset in 2..=300 {
+        assert_eq!(json(&mut client).await["offset"], offset);
+    }
+    assert_eq!(json(&mut client).await["recovered"], true);
+    let _stalled = begin().await;
+    gateway.signal("TERM").await;
+    assert!(gateway.ended().await);
+}
