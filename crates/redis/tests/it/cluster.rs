@@ -271,8 +271,9 @@ impl Flow {
                         .map(|channel| ann.node.publish(&name(channel), format!("{number}")))
                         .collect();
                     for publishing in publishing {
-                        if let Err(error) = publishing.await {
-                            refused.lock().unwrap().push(error);
+                        let result = publishing.await.map(|published| published.reach);
+                        if result != Ok(Reach::Cluster) {
+                            refused.lock().unwrap().push(result);
                         }
                     }
                     tokio::time::sleep(Duration::from_millis(1)).await;
