@@ -97,9 +97,11 @@ impl RedisBroker {
         let shards = Arc::clone(&self.shards);
         let sinks = Arc::clone(&self.sinks);
         Box::pin(async move {
+            let answer = answer.await;
+            // Not before: the partition may have moved meanwhile, and its interests with it.
             let shard = shards.of(partition);
             let meters = &shard.context.meters;
-            let result = match answer.await {
+            let result = match answer {
                 Ok(Value::Integer(_receivers)) => Ok(published),
                 // It was certainly not published, so nobody gets it twice.
                 Ok(_) | Err(PublishError::Unavailable) => {

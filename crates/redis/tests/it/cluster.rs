@@ -1,10 +1,10 @@
 //! Redis Cluster: masters that die, stop or give slots away, and nothing subscribed is lost.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use fanlight_engine::broker::{BrokerHealth, Joined, Reach};
+use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Reach};
 use fanlight_testkit::{RedisCluster, RedisServer, Reply, eventually};
 
 use crate::nodes::{RedisNode, config};
@@ -133,6 +133,45 @@ async fn slots_migrate_while_publishing_and_no_subscription_is_lost() {
 }
 
 #[tokio::test]
+async fn positions_have_no_gap_in_their_epoch_while_their_slot_moves_to_and_fro() {
+    let cluster = RedisCluster::start(2, 0).unwrap();
+    let [ann, _bob] = subscribed(&cluster.url()).await;
+    let slot = slot_of(&cluster, &name(0));
+    let accepted = Arc::new(AtomicUsize::new(0));
+    let seen = Arc::clone(&accepted);
+    let migrating = std::thread::spawn(move || {
+        for moves in 1..=4 {
+            let from = cluster.master_of_slot(slot).unwrap();
+            cluster.migrate_slot(slot, 1 - from).unwrap();
+            let before = seen.load(Ordering::Relaxed);
+            let begun = Instant::now();
+            while seen.load(Ordering::Relaxed) < before + 50 {
+                assert!(begun.elapsed() < Duration::from_secs(20), "stuck after move {moves}");
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+        cluster
+    });
+    let mut positions = Vec::new();
+    while !migrating.is_finished() {
+        let publishing: Vec<_> = (0..20).map(|_| ann.node.publish_kept(&name(0), "x")).collect();
+        for publishing in publishing {
+            match publishing.await {
+                Ok(published) => positions.push(published.position.unwrap()),
+                // While its keys are on both sides.
+                Err(error) => assert_eq!(error, PublishError::Unavailable),
+            }
+        }
+        accepted.store(positions.len(), Ordering::Relaxed);
+    }
+    let _cluster = migrating.join().unwrap();
+    let epochs = positions.chunk_by(|one, next| one.epoch == next.epoch).count();
+    assert!((4..=5).contains(&epochs), "another master is another epoch, but there are {epochs}");
+    let offsets = positions.iter().map(|position| position.offset);
+    assert!(offsets.eq(1..=positions.len() as u64), "{positions:?}");
+}
+
+#[tokio::test]
 async fn a_master_without_slots_is_left_and_a_new_one_is_found() {
     let cluster = RedisCluster::start(2, 0).unwrap();
     let [ann, bob] = subscribed(&cluster.url()).await;
@@ -232,8 +271,9 @@ impl Flow {
                         .map(|channel| ann.node.publish(&name(channel), format!("{number}")))
                         .collect();
                     for publishing in publishing {
-                        if let Err(error) = publishing.await {
-                            refused.lock().unwrap().push(error);
+                        let result = publishing.await.map(|published| published.reach);
+                        if result != Ok(Reach::Cluster) {
+                            refused.lock().unwrap().push(result);
                         }
                     }
                     tokio::time::sleep(Duration::from_millis(1)).await;

@@ -1,10 +1,16 @@
 //! Failover by Sentinel: the new master is found, and nobody stays with the old one.
 
+use std::net::SocketAddr;
+use std::sync::Mutex;
 use std::time::Duration;
 
 use fanlight_engine::broker::{BrokerHealth, Joined};
 use fanlight_redis::config::Credentials;
 use fanlight_testkit::{FaultProxy, RedisSentinel, RedisServer, eventually};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::nodes::{RedisNode, config};
 
@@ -85,6 +91,59 @@ async fn a_planned_failover_moves_subscribers_off_the_demoted_master_that_still_
         found.array().unwrap().is_empty()
     })
     .await;
+}
+
+/// Real sentinels also cut off the demoted master's clients, unless they can't reach it just then.
+#[tokio::test]
+async fn who_is_left_at_an_old_master_moves_when_the_sentinels_name_another() {
+    let [old, new] = [RedisServer::start().unwrap(), RedisServer::start().unwrap()];
+    let named = Mutex::new(old.address());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut patient = config(&format!("redis-sentinel://{}/any", listener.local_addr().unwrap()));
+    // Not the canary shall find out.
+    patient.canary_interval = Duration::from_secs(3600);
+    let at = |server: &RedisServer| {
+        let found = server.call(&["PUBSUB", "CHANNELS", "fl:*:c:*"]).unwrap();
+        found.array().unwrap().len()
+    };
+    let moving = async {
+        let bob = RedisNode::start(patient, 1);
+        assert_eq!(bob.node.subscribe(0, "/topic/a").await, Joined::Live);
+        assert_eq!((at(&old), at(&new)), (1, 0));
+        *named.lock().unwrap() = new.address();
+        eventually("it moved", || (at(&old), at(&new)) == (0, 1)).await;
+    };
+    tokio::select! {
+        () = moving => {}
+        () = answer_as_sentinel(&listener, &named) => {}
+    }
+}
+
+/// Names a master to everybody who asks.
+async fn answer_as_sentinel(listener: &TcpListener, named: &Mutex<SocketAddr>) {
+    let mut asking = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            accepted = listener.accept() => asking.push(answer_one(accepted.unwrap().0, named)),
+            Some(()) = asking.next() => {}
+        }
+    }
+}
+
+async fn answer_one(mut stream: TcpStream, named: &Mutex<SocketAddr>) {
+    let mut buffer = [0; 1024];
+    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+        let answer = if buffer[..read].windows(8).any(|word| word == b"SENTINEL") {
+            let address = *named.lock().unwrap();
+            let (host, port) = (address.ip().to_string(), address.port().to_string());
+            format!("*2\r\n${}\r\n{host}\r\n${}\r\n{port}\r\n", host.len(), port.len())
+        } else {
+            "%1\r\n$4\r\nrole\r\n$8\r\nsentinel\r\n".to_owned()
+        };
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
 }
 
 #[tokio::test]
