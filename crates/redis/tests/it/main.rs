@@ -1,28 +1,18 @@
 //! The broker against real Redis processes, and the contract suite over all brokers.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-#[cfg(test)]
 mod cluster;
-#[cfg(test)]
 mod contract;
 mod degraded;
 mod delivery;
-#[cfg(test)]
 mod events;
 mod history;
-#[cfg(test)]
 mod idempotency;
-#[cfg(test)]
 mod lease;
-#[cfg(test)]
 mod nodes;
 mod outages;
-#[cfg(test)]
 mod registry;
-#[cfg(test)]
 mod scripted;
-#[cfg(test)]
 mod sentinel;
-#[cfg(test)]
 mod tls;
-#[cfg(test)]
 mod topologies;
