@@ -261,25 +261,11 @@ impl Driver {
                 let token = token.as_str().to_owned();
                 (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
             }
-            Effect::Enter(user) => {
-                self.entered += 1;
-                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
-                if !self.registry_shown {
-                    return Some(Pending::Entered);
+            effect @ (Effect::Enter(_) | Effect::Exit { .. } | Effect::Record(_)) => {
+                match self.registry_effect(effect) {
+                    (Some(line), pending) => (line, pending),
+                    (None, pending) => return pending,
                 }
-                (line, Some(Pending::Entered))
-            }
-            Effect::Exit { user, reason } => {
-                self.entered -= 1;
-                if !self.registry_shown {
-                    return None;
-                }
-                (format!("S! exit {} {reason}", user.as_deref().unwrap_or("nobody")), None)
-            }
-            Effect::Record(SubscriptionChange { user, destination, began }) => {
-                let what = if began { "subscribed" } else { "unsubscribed" };
-                let user = user.as_deref().unwrap_or("nobody");
-                (format!("S! {what} {user} {}", destination.as_str()), None)
             }
             Effect::Publish(permit, publication) => {
                 assert_eq!(*permit.destination(), publication.destination);
@@ -324,6 +310,30 @@ impl Driver {
         };
         self.log.push(line.replace(&self.session.id().to_string(), "<session>"));
         pending
+    }
+
+    /// What is asked of the registry; without a line where it is not shown.
+    fn registry_effect(&mut self, effect: Effect) -> (Option<String>, Option<Pending>) {
+        let is_shown = self.registry_shown;
+        let shown = |line: String| is_shown.then_some(line);
+        match effect {
+            Effect::Enter(user) => {
+                self.entered += 1;
+                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                (shown(line), Some(Pending::Entered))
+            }
+            Effect::Exit { user, reason } => {
+                self.entered -= 1;
+                let user = user.as_deref().unwrap_or("nobody");
+                (shown(format!("S! exit {user} {reason}")), None)
+            }
+            Effect::Record(SubscriptionChange { user, destination, began }) => {
+                let what = if began { "subscribed" } else { "unsubscribed" };
+                let user = user.as_deref().unwrap_or("nobody");
+                (Some(format!("S! {what} {user} {}", destination.as_str())), None)
+            }
+            effect => unreachable!("{effect:?} is not the registry's"),
+        }
     }
 
     fn shown(&mut self, mut payload: &[u8]) -> String {

@@ -153,6 +153,41 @@ fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
 }
 
 #[test]
+fn leases_and_events_that_could_not_work_are_refused() {
+    let rest = "
+[[auth.keys]]
+algorithm = 'HS256'
+secret = 'thirty-two bytes or more of secret'
+[[namespaces]]
+name = 'topic'
+match = '/topic/**'
+patterns = true
+events = true";
+    check(
+        &format!("[broker]\nkind = 'memory'\n[events]\nenabled = true\nmax_length = 0{rest}"),
+        &[],
+        &expect![[r#"
+            events.enabled = true (f.toml:4): set, but without Redis there is nowhere to write events
+              remedy: remove it, or set broker.kind = "redis"
+            events.max_length = 0 (f.toml:5): zero
+              remedy: set it above zero
+            namespaces[0].events = true (f.toml:13): set together with patterns
+              remedy: choose one, or split the namespace"#]],
+    );
+    let cluster = "[cluster]\nlease = '5s'\nlease_renew = '2s'";
+    let redis = "[redis]\nurl = 'redis://h'";
+    check(
+        &format!("{cluster}\n{redis}{rest}"),
+        &[],
+        &expect![[r#"
+        cluster.lease = "5s" (f.toml:2): less than three times cluster.lease_renew (2s)
+          remedy: make it longer: a renewal or two may fail
+        namespaces[0].events = true (f.toml:13): set, but no events are written
+          remedy: set events.enabled = true"#]],
+    );
+}
+
+#[test]
 fn what_is_missing_or_does_not_fit_is_told_all_at_once() {
     check(
         "",
