@@ -7,10 +7,17 @@ mod eventually;
 mod fault_proxy;
 mod inbox;
 mod publications;
+mod redis_command;
+mod redis_port;
 mod redis_server;
+mod redis_tls;
+mod redis_wait;
+mod topology;
 
 pub use eventually::eventually;
 pub use fault_proxy::FaultProxy;
 pub use inbox::Inbox;
 pub use publications::{channel, permit, publication, wall_clock};
+pub use redis_command::{RedisConnection, Reply, redis_command};
 pub use redis_server::RedisServer;
+pub use topology::{RedisCluster, RedisSentinel, RedisShards};

@@ -1,0 +1,6 @@
+//! The Redis topologies form, fail over and recover.
+
+mod cluster;
+mod sentinel;
+mod server;
+mod shards;
