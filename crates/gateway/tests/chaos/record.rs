@@ -87,7 +87,11 @@ pub enum What {
     /// A message; `content` is absent where the body is not one that was ever sent.
     Message { position: Option<Position>, content: Option<Content> },
     /// It was told that something is missing before what comes next.
-    Lost { reason: String },
+    Lost {
+        reason: String,
+        /// Where it goes on, if it was told.
+        position: Option<Position>,
+    },
     /// The connection ended.
     Left,
 }

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use fanlight_proto::Position;
 
 use super::{Known, Rule, Violation};
-use crate::record::{Content, Heard, Run, Send, What};
+use crate::record::{Content, Heard, Outcome, Run, Send, What};
 
 pub(super) fn check(
     run: &Run,
@@ -79,9 +79,9 @@ impl Reader<'_> {
                 }
             }
             What::Message { position, content } => self.message(heard.at_ms, *position, *content),
-            What::Lost { reason } => {
+            What::Lost { reason, position } => {
                 self.excuse(heard.at_ms, Some(reason));
-                self.cursor = Cursor::Open;
+                self.cursor = position.map_or(Cursor::Open, Cursor::After);
             }
             What::Left => self.joined = false,
         }
@@ -198,7 +198,10 @@ impl Reader<'_> {
     /// After healing, the newest that was acknowledged has come, and all before it.
     fn end(&mut self) {
         let at_ms = u64::MAX;
-        let of_it = |send: &&Send| send.content.destination == self.destination && send.acked();
+        let of_it = |send: &&Send| {
+            let degraded = matches!(send.outcome, Outcome::Acked { degraded: true, .. });
+            send.content.destination == self.destination && send.acked() && !degraded
+        };
         let newest = self.run.sends.iter().filter(of_it).max_by_key(|send| send.ended_at_ms);
         if !self.joined {
             self.report(Rule::NotLiveAgain, at_ms, "not subscribed at the end".to_owned());

@@ -7,9 +7,9 @@ use fanlight_proto::Position;
 use super::{Known, Rule, Violation};
 use crate::record::{Content, Run, Send, What};
 
-/// What must stand before what: sends of one connection, and whatever was acknowledged before the
-/// next was sent. A send without an answer may still be under way when its publisher has gone on
-/// over another connection.
+/// What was acknowledged stands before what its publisher sent later over the same connection, and
+/// before all that it sent after the answer. What had no answer may still be under way when its
+/// publisher has gone on.
 pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violation>) {
     let mut sends: HashMap<Content, &Send> = HashMap::new();
     for send in run.sends.iter().filter(|send| send.content.destination == destination) {
@@ -63,10 +63,11 @@ fn misplaced<'r>(
     contents.iter().filter_map(move |content| {
         let send = *sends.get(content)?;
         let mut later = highest.values().filter(|before| {
-            let bound = before.connection == send.connection
-                || (send.acked() && send.ended_at_ms < before.sent_at_ms);
+            let bound =
+                before.connection == send.connection || send.ended_at_ms < before.sent_at_ms;
             before.content.publisher == content.publisher
                 && before.content.number > content.number
+                && send.acked()
                 && bound
         });
         let later = later.next().map(|before| before.content);
