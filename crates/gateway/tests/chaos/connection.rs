@@ -56,10 +56,6 @@ impl Connection {
         Ok(connection)
     }
 
-    pub fn protocol(&self) -> Protocol {
-        self.protocol
-    }
-
     pub async fn send(&mut self, text: &str) -> anyhow::Result<()> {
         let mut out = Vec::new();
         ws::frame_masked(&mut out, Opcode::Text, text.as_bytes(), [7, 1, 9, 4]);

@@ -159,4 +159,4 @@ impl Listener {
 }
 
 const PING_EVERY: Duration = Duration::from_secs(1);
-const SILENCE_MAX: Duration = Duration::from_secs(4);
+const SILENCE_MAX: Duration = Duration::from_secs(5);

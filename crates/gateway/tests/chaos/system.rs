@@ -155,7 +155,7 @@ kind = "redis"
 url = "REDIS_URL"
 linger = "1s"
 [stomp]
-heartbeat_send = "1s"
+heartbeat_send = "2s"
 [limits]
 connections_per_ip = 0
 messages_per_second = 0
