@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fanlight_proto::ReconnectAdvice;
-use fanlight_proto::native::{Message, RequestId, ServerMessage};
+use fanlight_proto::native::{Confirmed, Message, RequestId, ServerMessage};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
@@ -272,7 +272,7 @@ impl Driver {
     fn take(&mut self, message: ServerMessage, link: &mut Link) {
         match message {
             ServerMessage::Message(message) => self.deliver(&Arc::new(message), link),
-            ServerMessage::Ok { id, message_id, degraded } => {
+            ServerMessage::Ok(Confirmed { id, message_id, degraded, .. }) => {
                 self.answer(&id, Ok(Sent { message_id, degraded }));
             }
             ServerMessage::Error { id: Some(id), code, message, retry_after_ms } => {
@@ -285,6 +285,8 @@ impl Driver {
             }
             // An error without a request comes before a close and is told with it.
             ServerMessage::Error { id: None, .. }
+            | ServerMessage::History(_)
+            | ServerMessage::Lost { .. }
             | ServerMessage::Connected { .. }
             | ServerMessage::Pong { .. } => {}
         }

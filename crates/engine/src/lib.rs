@@ -12,3 +12,4 @@ pub mod policy;
 pub mod publication;
 pub mod session;
 pub mod time;
+pub mod timeline;

@@ -18,6 +18,7 @@ mod headers;
 mod heartbeat;
 mod live;
 mod native;
+mod recovery;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -29,12 +30,16 @@ use fanlight_proto::stomp::Version;
 
 use crate::auth::{AuthError, Principal, Token};
 use crate::broker::{Channel, Joined, PublishError, Published};
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
 use crate::publication::{Publication, SessionId};
 use crate::time::Now;
+use crate::timeline::Recovered;
+
+pub use recovery::Recover;
 
 use backlog::Backlog;
 use fault::Fault;
@@ -96,8 +101,15 @@ pub enum Effect {
     Authenticate(Token),
     /// Publish; answered by [`Done::Published`].
     Publish(PublishPermit, Publication),
+    /// Publish unless that was done under this key before; answered by [`Done::Published`].
+    PublishOnce(PublishPermit, Publication, IdempotencyKey),
     /// Receive a channel, to which the hub is subscribed already; answered by [`Done::Joined`].
     Join(Channel),
+    /// Join the timeline of a destination whose channel is received: send what the subscriber
+    /// wants to begin with, and activate it; answered by [`Done::Recovered`].
+    Recover(Box<Recover>),
+    /// Read what was published before; answered by [`Done::History`].
+    History(Box<HistoryQuery>),
     /// Undo one join. No answer.
     Leave(Channel),
     /// Close the transport with this reason once everything before is written. No effect follows.
@@ -109,10 +121,14 @@ pub enum Effect {
 pub enum Done {
     /// To [`Effect::Authenticate`].
     Authenticated(Result<Principal, AuthError>),
-    /// To [`Effect::Publish`].
+    /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
     Joined(Joined),
+    /// To [`Effect::Recover`].
+    Recovered(Recovered),
+    /// To [`Effect::History`].
+    History(Result<HistoryPage, HistoryError>),
 }
 
 /// One transport message.
@@ -249,6 +265,12 @@ impl Session {
                 self.on_published(cx, publishing, result);
             }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
+            (Work::Recover(recovering), Done::Recovered(recovered)) => {
+                self.on_recovered(cx, recovering, recovered);
+            }
+            (Work::History(asking), Done::History(result)) => {
+                self.on_history(cx, asking, result);
+            }
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
                 self.fail(cx, &Fault::internal());

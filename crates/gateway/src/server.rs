@@ -16,7 +16,7 @@ use fanlight_redis::RedisBroker;
 use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,7 +30,7 @@ use crate::node::Node;
 use crate::problem::Problem;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
-use crate::worker::{Inbox, Worker, WorkerHandle, WorkerShared, inbox};
+use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dev, health};
 
 /// Runs a node until it is told to end and has drained.
@@ -147,7 +147,7 @@ fn worker_shared(
 fn start_workers(
     node: &Arc<Node>,
     shared: &Arc<WorkerShared>,
-    inboxes: Vec<(WorkerHandle, mpsc::Receiver<Inbox>)>,
+    inboxes: Vec<(WorkerHandle, InboxReceiver)>,
     listener: Socket,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<Draining>> {
@@ -179,7 +179,7 @@ struct WorkerThread {
     node: Arc<Node>,
     shared: Arc<WorkerShared>,
     handle: WorkerHandle,
-    receiver: mpsc::Receiver<Inbox>,
+    receiver: InboxReceiver,
     listener: Socket,
     shutdown: CancellationToken,
 }

@@ -4,6 +4,7 @@ mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod recovery;
 mod slot;
 mod stage;
 mod stats;
@@ -32,13 +33,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use mio::{Events, Interest, Token};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Inbox, WorkerHandle, inbox};
+pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
+use recovery::Recovery;
 use slot::{Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -67,7 +68,7 @@ pub struct Worker {
     id: WorkerId,
     shared: Arc<WorkerShared>,
     poll: AsyncFd<mio::Poll>,
-    inbox: mpsc::Receiver<Inbox>,
+    inbox: InboxReceiver,
     slots: Slab<Slot>,
     next_serial: u64,
     hub: Hub,
@@ -80,6 +81,7 @@ pub struct Worker {
     work: FuturesUnordered<BoxFuture<'static, (Ticket, Done)>>,
     effects: Vec<Effect>,
     stage: Stage,
+    recovery: Recovery,
     /// Connections whose unread input can go on.
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
@@ -107,6 +109,7 @@ enum Wake {
     Sockets,
     Inbox,
     Done(Ticket, Done),
+    Read(recovery::Read),
     Resumed,
     Sweep,
 }
@@ -118,7 +121,7 @@ impl Worker {
     pub fn new(
         id: WorkerId,
         shared: Arc<WorkerShared>,
-        inbox: mpsc::Receiver<Inbox>,
+        inbox: InboxReceiver,
         seed: u64,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -135,6 +138,7 @@ impl Worker {
             work: FuturesUnordered::new(),
             effects: Vec::new(),
             stage: Stage::default(),
+            recovery: Recovery::default(),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             stats: Stats::new(id),
@@ -150,13 +154,13 @@ impl Worker {
         let mut ticks = tokio::time::interval(sweep::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.sweep.is_drained(&self.slots) {
-            let resumed = !self.resumed.is_empty();
+            let resumed = !self.resumed.is_empty() || self.recovery.has_more;
             let wake = tokio::select! {
                 polled = poll_sockets(&mut self.poll, &mut events) => {
                     polled?;
                     Wake::Sockets
                 }
-                taken = self.inbox.recv_many(&mut inbox, INBOX_BATCH) => {
+                taken = self.inbox.messages.recv_many(&mut inbox, INBOX_BATCH) => {
                     if taken == 0 {
                         break;
                     }
@@ -164,6 +168,9 @@ impl Worker {
                 }
                 Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
                     Wake::Done(ticket, done)
+                }
+                Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
+                    Wake::Read(read)
                 }
                 () = std::future::ready(()), if resumed => Wake::Resumed,
                 _ = ticks.tick() => Wake::Sweep,
@@ -184,11 +191,23 @@ impl Worker {
                         self.relieve(&mut inbox).await;
                     }
                 }
+                Wake::Read(read) => {
+                    self.on_read(read).await;
+                    while let Some(Some(read)) = self.recovery.reads.next().now_or_never() {
+                        self.on_read(read).await;
+                        self.relieve(&mut inbox).await;
+                    }
+                }
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
+            if self.inbox.take_missed() {
+                self.recovery.timelines.suspect_all();
+            }
+            self.settle().await;
             self.flush_stage();
-            if !self.resumed.is_empty() || !self.inbox.is_empty() {
+            if !self.resumed.is_empty() || self.recovery.has_more || !self.inbox.messages.is_empty()
+            {
                 // Else the loop would not wait, and what shares this thread would: accepting,
                 // handshakes, and the runtime that tells of sockets and time.
                 tokio::task::yield_now().await;
@@ -204,9 +223,9 @@ impl Worker {
         if self.stage.is_large() {
             self.flush_stage();
         }
-        for _ in 0..self.inbox.len() / INBOX_BATCH {
+        for _ in 0..self.inbox.messages.len() / INBOX_BATCH {
             while inbox.len() < INBOX_BATCH
-                && let Ok(message) = self.inbox.try_recv()
+                && let Ok(message) = self.inbox.messages.try_recv()
             {
                 inbox.push(message);
             }
@@ -220,7 +239,9 @@ impl Worker {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
-                Inbox::Notice(Notice::Suspect(_)) => {}
+                Inbox::Notice(Notice::Suspect(channel)) => {
+                    self.recovery.timelines.suspect(&channel);
+                }
                 Inbox::Drain { window } => self.begin_drain(window),
             }
         }
@@ -338,6 +359,19 @@ impl Worker {
                 let publish = self.shared.broker.publish(permit, publication);
                 self.start(key, publish, Done::Published)
             }
+            Effect::PublishOnce(permit, publication, once) => {
+                self.stats.published += 1;
+                let publish = self.shared.broker.publish_once(permit, publication, once);
+                self.start(key, publish, Done::Published)
+            }
+            Effect::Recover(recover) => {
+                self.recover(key, *recover, now);
+                None
+            }
+            Effect::History(query) => {
+                let page = self.shared.broker.history(*query);
+                self.start(key, page, Done::History)
+            }
             Effect::Join(channel) => {
                 let joined = self.shared.broker.subscribe(self.id, &channel);
                 *self.channels.entry(channel).or_insert(0) += 1;
@@ -388,6 +422,7 @@ impl Worker {
         if *uses == 0 {
             self.shared.broker.unsubscribe(self.id, channel);
             self.channels.remove(channel);
+            self.recovery.timelines.leave(channel);
         }
     }
 
@@ -439,6 +474,7 @@ impl Worker {
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         let paused = slot.paused;
         self.stats.closed(reason);
+        self.recovery.forget(key);
         self.with_session(key, now, Session::on_closed);
         if paused {
             // What it has sent meanwhile may hold its close frame, whose edge is over.

@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 21] = [
+const RESERVED: [&str; 26] = [
     "accept-version",
     "ack",
     "authorization",
@@ -38,12 +38,17 @@ const RESERVED: [&str; 21] = [
     "content-type",
     "degraded",
     "destination",
+    "duplicate",
     "epoch",
     "heart-beat",
+    "idempotency-key",
+    "last-event-id",
     "login",
+    "lost",
     "message-id",
     "offset",
     "passcode",
+    "reason",
     "receipt",
     "recovered",
     "redelivered",

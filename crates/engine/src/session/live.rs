@@ -5,16 +5,17 @@ use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
-use fanlight_proto::{Destination, DestinationPattern};
+use fanlight_proto::{Destination, DestinationPattern, Position};
 
 use super::connect::Connecting;
 use super::heartbeat::Beats;
-use super::subscriptions::{Subscription, Subscriptions};
+use super::recovery::{Asking, Joining, Recovering};
+use super::subscriptions::Subscriptions;
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
-use crate::broker::{Joined, PublishError, Published, Reach};
-use crate::hub::Wire;
+use crate::broker::{PublishError, Published, Reach};
+use crate::history::{IdempotencyKey, Lost};
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::publication::{ContentType, Publication, PublicationId};
@@ -38,6 +39,8 @@ pub(super) enum Work {
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
+    Recover(Recovering),
+    History(Asking),
 }
 
 /// Publications on their way, one at a time.
@@ -50,16 +53,13 @@ pub(super) struct Publishing {
     published: u32,
 }
 
-/// A subscription on its way.
-#[derive(Debug)]
-pub(super) struct Joining {
-    pub(super) answer: Answer,
-    /// Whether the client wanted what it missed.
-    pub(super) recovery_asked: bool,
-}
-
 /// A publication with the right to publish it.
-pub(super) type Outgoing = (PublishPermit, Publication);
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) permit: PublishPermit,
+    pub(super) publication: Publication,
+    pub(super) key: Option<IdempotencyKey>,
+}
 
 /// To whom the outcome of a request is told.
 #[derive(Debug, Default)]
@@ -77,9 +77,17 @@ pub(super) enum Answer {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Note {
     pub(super) degraded: bool,
-    /// The client wanted what it missed and does not get it.
-    pub(super) not_recovered: bool,
+    /// It had been published before.
+    pub(super) duplicate: bool,
     pub(super) message_id: Option<PublicationId>,
+    /// Of what was published, or behind which a subscription is live.
+    pub(super) position: Option<Position>,
+    /// Whether the client, which asked for it, got what it missed.
+    pub(super) recovered: Option<bool>,
+    /// Why it did not get what it asked for.
+    pub(super) reason: Option<Lost>,
+    /// How many publications of the history it got, where it asked for some.
+    pub(super) count: Option<u32>,
 }
 
 /// What a client wants published.
@@ -88,6 +96,8 @@ pub(super) struct Draft<'d> {
     pub(super) body: bytes::Bytes,
     pub(super) content_type: ContentType,
     pub(super) headers: Box<[(Box<str>, Box<str>)]>,
+    /// The client's name for this publication.
+    pub(super) key: Option<&'d str>,
 }
 
 impl Live {
@@ -118,6 +128,8 @@ impl Session {
     pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
         let destination = parse_destination(cx, draft.to)?;
         let permit = cx.rules.policy.publish(&self.subject(), &destination)?;
+        let key =
+            draft.key.map(|key| self.idempotency_key(permit.destination(), key)).transpose()?;
         let publication = Publication {
             id: cx.ids.publication(cx.now),
             destination: permit.destination().clone(),
@@ -128,7 +140,7 @@ impl Session {
             at_unix_ms: cx.now.unix_ms,
             position: None,
         };
-        Ok((permit, publication))
+        Ok(Outgoing { permit, publication, key })
     }
 
     /// Publishes all of `outgoing`, one after the other, then answers.
@@ -142,12 +154,16 @@ impl Session {
     }
 
     fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
-        let Some((permit, mut publication)) = publishing.rest.pop_front() else {
+        let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
             return self.confirm(cx, publishing.answer, note);
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
-        self.start(cx, Work::Publish(publishing), Effect::Publish(permit, publication));
+        let effect = match key {
+            Some(key) => Effect::PublishOnce(permit, publication, key),
+            None => Effect::Publish(permit, publication),
+        };
+        self.start(cx, Work::Publish(publishing), effect);
     }
 
     pub(super) fn on_published(
@@ -159,8 +175,13 @@ impl Session {
         match (result, publishing.published) {
             (Ok(published), _) => {
                 publishing.published += 1;
-                let degraded = published.reach == Reach::ThisNode;
-                let note = Note { message_id: Some(published.id), degraded, ..Note::default() };
+                let note = Note {
+                    message_id: Some(published.id),
+                    position: published.position,
+                    degraded: published.reach == Reach::ThisNode,
+                    duplicate: published.reach == Reach::Duplicate,
+                    ..Note::default()
+                };
                 self.publish_next(cx, publishing, note);
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
@@ -170,30 +191,7 @@ impl Session {
         }
     }
 
-    /// Subscribes `id` to the destination or pattern `to`, if the policy permits it.
-    pub(super) fn subscribe(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: &str,
-        to: &str,
-        wire: Wire<'_>,
-        joining: Joining,
-    ) -> Result<(), (Fault, Answer)> {
-        let permit = match self.permit_subscription(cx, id, to) {
-            Ok(permit) => permit,
-            Err(fault) => return Err((fault, joining.answer)),
-        };
-        let (target, channel) = permit.into_parts();
-        let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
-        let subscription = Subscription { id: id.into(), key, channel: channel.clone() };
-        if let Some(live) = self.live_mut() {
-            live.subscriptions.add(subscription);
-        }
-        self.start(cx, Work::Join(joining), Effect::Join(channel));
-        Ok(())
-    }
-
-    fn permit_subscription(
+    pub(super) fn permit_subscription(
         &self,
         cx: &Cx<'_>,
         id: &str,
@@ -224,17 +222,6 @@ impl Session {
         Ok(cx.rules.policy.subscribe_pattern(&self.subject(), &pattern)?)
     }
 
-    pub(super) fn on_joined(
-        &mut self,
-        cx: &mut Cx<'_>,
-        Joining { answer, recovery_asked }: Joining,
-        joined: Joined,
-    ) {
-        let degraded = joined == Joined::Degraded;
-        let note = Note { degraded, not_recovered: recovery_asked, ..Note::default() };
-        self.confirm(cx, answer, note);
-    }
-
     /// Ends a subscription.
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
         let removed = self.live_mut().and_then(|live| live.subscriptions.remove(id));
@@ -263,7 +250,7 @@ impl Session {
     }
 }
 
-fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
+pub(super) fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
     check_length(cx, text)?;
     let destination: Destination = text.parse()?;
     match destination.kind() {

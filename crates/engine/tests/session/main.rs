@@ -11,6 +11,7 @@ mod errors;
 mod model;
 mod native;
 mod receipts;
+mod recovery;
 mod send;
 mod subscribe;
 mod time;

@@ -137,7 +137,12 @@ impl Namespace {
             pattern: self.pattern.to_string(),
             patterns: self.patterns,
             anonymous: self.anonymous,
-            options: policy::NamespaceOptions::default(),
+            options: policy::NamespaceOptions {
+                history: self.history.map(|history| fanlight_engine::history::History {
+                    size: history.size,
+                    ttl_ms: history.ttl.as_ms(),
+                }),
+            },
         }
     }
 }
@@ -147,6 +152,7 @@ impl Rule {
         let action = |action: &Action| match action {
             Action::Subscribe => policy::Action::Subscribe,
             Action::Publish => policy::Action::Publish,
+            Action::History => policy::Action::History,
         };
         PolicyRule {
             effect: match self.effect {

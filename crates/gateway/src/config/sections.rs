@@ -249,6 +249,19 @@ pub struct Namespace {
     /// Whether sessions without a token may use it, as far as the policy allows.
     #[serde(default)]
     pub anonymous: bool,
+    /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+}
+
+/// What is kept of each destination's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct History {
+    /// How many messages of each destination are kept, 1 to 100000: the newest. 100 if not set.
+    pub size: u32,
+    /// How long they outlive the newest of them, "1s" to "30days". "5m" if not set.
+    pub ttl: Span,
 }
 
 /// Who may do what.
@@ -316,6 +329,8 @@ words! {
         Subscribe = "subscribe",
         /// Sending.
         Publish = "publish",
+        /// Reading what was sent before.
+        History = "history",
     }
 }
 
@@ -409,6 +424,12 @@ impl fmt::Display for Pattern {
 }
 
 as_text!(Pattern, "Pattern", { "type": "string", "title": "pattern" });
+
+impl Default for History {
+    fn default() -> Self {
+        Self { size: 100, ttl: Span::seconds(300) }
+    }
+}
 
 impl Default for Listen {
     fn default() -> Self {

@@ -10,6 +10,7 @@ mod lifecycle;
 mod messages;
 mod page;
 mod pressure;
+mod recovery;
 mod stompjs;
 mod support;
 mod websocket;

@@ -7,6 +7,7 @@ pub(super) enum Kind {
     Subscribe,
     Unsubscribe,
     Send,
+    History,
     Refresh,
     Ping,
 }
@@ -21,11 +22,22 @@ pub(super) enum Field {
     Data,
     ContentType,
     Headers,
+    Since,
+    History,
+    Limit,
+    Key,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Connect, Self::Subscribe, Self::Unsubscribe, Self::Send, Self::Refresh, Self::Ping];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Send,
+        Self::History,
+        Self::Refresh,
+        Self::Ping,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -33,6 +45,7 @@ impl Kind {
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Send => "send",
+            Self::History => "history",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
         }
@@ -40,11 +53,13 @@ impl Kind {
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{ContentType, Data, Headers, Id, To, Token, Type};
+        use Field::{ContentType, Data, Headers, History, Id, Key, Limit, Since, To, Token, Type};
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe | Self::Unsubscribe => &[Type, To, Id],
-            Self::Send => &[Type, To, Data, ContentType, Headers, Id],
+            Self::Subscribe => &[Type, To, Since, History, Id],
+            Self::Unsubscribe => &[Type, To, Id],
+            Self::Send => &[Type, To, Data, ContentType, Headers, Key, Id],
+            Self::History => &[Type, To, Since, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
         }
@@ -56,8 +71,19 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Type, Self::Id, Self::Token, Self::To, Self::Data, Self::ContentType, Self::Headers];
+    pub(super) const ALL: [Self; 11] = [
+        Self::Type,
+        Self::Id,
+        Self::Token,
+        Self::To,
+        Self::Data,
+        Self::ContentType,
+        Self::Headers,
+        Self::Since,
+        Self::History,
+        Self::Limit,
+        Self::Key,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -68,6 +94,10 @@ impl Field {
             Self::Data => "data",
             Self::ContentType => "content_type",
             Self::Headers => "headers",
+            Self::Since => "since",
+            Self::History => "history",
+            Self::Limit => "limit",
+            Self::Key => "key",
         }
     }
 
