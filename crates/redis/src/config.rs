@@ -32,6 +32,11 @@ pub struct RedisConfig {
     pub canary_interval: Duration,
     /// The longest wait between two attempts to connect; the waits grow from 50 ms, fully jittered.
     pub reconnect_max: Duration,
+    /// How many replicas must have a publication that is kept, by its history or its idempotency
+    /// key, before it is acknowledged; until then and without them its outcome is unknown.
+    pub min_replicas_ack: u32,
+    /// The longest wait for these replicas; at most a quarter of the response timeout.
+    pub replica_ack_timeout: Duration,
     /// The most publications that wait to be written.
     pub publish_queue_messages: usize,
     /// The most bytes that wait to be written.
@@ -103,6 +108,8 @@ impl RedisConfig {
             keepalive: Duration::from_secs(3),
             canary_interval: Duration::from_secs(1),
             reconnect_max: Duration::from_secs(5),
+            min_replicas_ack: 0,
+            replica_ack_timeout: Duration::from_millis(250),
             publish_queue_messages: 16 * 1024,
             publish_queue_bytes: 32 << 20,
         }

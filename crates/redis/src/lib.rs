@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`RedisBroker`], [`config`] | the broker contract, and where Redis is |
 //! | [`envelope`], [`resp3`] | bytes ⇄ publications and values, without I/O |
+//! | `history`, `scripts`, `flights` | what `lua/*.lua` is asked and answers; reads that are shared |
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
 //! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
@@ -20,7 +21,9 @@ mod command;
 pub mod config;
 mod connection;
 pub mod envelope;
+mod flights;
 mod health;
+mod history;
 mod meters;
 mod names;
 mod pipeline;

@@ -7,6 +7,7 @@ use bytes::{Buf, BytesMut};
 use fanlight_engine::broker::PublishError;
 use tokio::sync::oneshot;
 
+use crate::command;
 use crate::resp3::Value;
 
 /// What Redis said to a command, an error reply included; or why there is no answer.
@@ -16,7 +17,17 @@ pub(crate) type Answer = Result<Value, PublishError>;
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) command: Vec<u8>,
+    /// Whether it leaves something in Redis that replicas should have before it is answered.
+    pub(crate) kept: bool,
     pub(crate) waiter: oneshot::Sender<Answer>,
+}
+
+/// How many replicas must have what was kept before that is acknowledged.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    min: i64,
+    /// WAIT
+    command: Vec<u8>,
 }
 
 /// The batches of one connection that are not answered yet.
@@ -27,13 +38,24 @@ pub(crate) struct Pipeline {
     written: u64,
     in_flight: VecDeque<InFlight>,
     batches: VecDeque<Batch>,
+    replicas: Option<Replicas>,
+    /// Answers that are given only when enough replicas have what was kept.
+    held: Vec<(oneshot::Sender<Answer>, Value)>,
 }
 
 #[derive(Debug)]
 struct InFlight {
     /// How many bytes the connection has carried once this command is complete.
     end: u64,
-    waiter: oneshot::Sender<Answer>,
+    asked: Asked,
+}
+
+#[derive(Debug)]
+enum Asked {
+    /// A command; its answer is held where a WAIT follows.
+    Command { waiter: oneshot::Sender<Answer>, held: bool },
+    /// How many replicas have all of the batch.
+    Replicas,
 }
 
 #[derive(Debug)]
@@ -46,7 +68,22 @@ struct Batch {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unasked;
 
+impl Replicas {
+    /// `None` where nothing is to be waited for.
+    pub(crate) fn new(min: u32, within: Duration) -> Option<Self> {
+        let mut command = Vec::new();
+        let within_ms = within.as_millis().max(1);
+        let (replicas, within_ms) = (min.to_string(), within_ms.to_string());
+        command::words(&[b"WAIT", replicas.as_bytes(), within_ms.as_bytes()], &mut command);
+        (min > 0).then_some(Self { min: min.into(), command })
+    }
+}
+
 impl Pipeline {
+    pub(crate) fn new(replicas: Option<Replicas>) -> Self {
+        Self { replicas, ..Self::default() }
+    }
+
     /// Whether a further batch may begin: the last one is written, and few are unanswered.
     pub(crate) fn has_room(&self) -> bool {
         self.outgoing.is_empty() && self.batches.len() < BATCHES_MAX
@@ -59,6 +96,7 @@ impl Pipeline {
     /// Moves one batch from the queue's front: all there is, up to 128 commands or 64 KiB.
     pub(crate) fn take_batch(&mut self, queue: &mut VecDeque<Item>, now: Instant) {
         let mut unanswered = 0;
+        let mut kept = false;
         while unanswered < BATCH_COMMANDS
             && let Some(item) = queue.pop_front()
         {
@@ -67,15 +105,24 @@ impl Pipeline {
                 break;
             }
             unanswered += 1;
-            self.outgoing.extend_from_slice(&item.command);
-            self.in_flight.push_back(InFlight {
-                end: self.written + self.outgoing.len() as u64,
-                waiter: item.waiter,
-            });
+            kept |= item.kept;
+            let held = item.kept && self.replicas.is_some();
+            self.ask(&item.command, Asked::Command { waiter: item.waiter, held });
+        }
+        if kept && let Some(replicas) = self.replicas.take() {
+            unanswered += 1;
+            self.ask(&replicas.command, Asked::Replicas);
+            self.replicas = Some(replicas);
         }
         if unanswered > 0 {
             self.batches.push_back(Batch { unanswered, begun_at: now });
         }
+    }
+
+    fn ask(&mut self, command: &[u8], asked: Asked) {
+        self.outgoing.extend_from_slice(command);
+        let end = self.written + self.outgoing.len() as u64;
+        self.in_flight.push_back(InFlight { end, asked });
     }
 
     /// What is to be written.
@@ -98,7 +145,17 @@ impl Pipeline {
         now: Instant,
     ) -> Result<Option<Duration>, Unasked> {
         let answered = self.in_flight.pop_front().ok_or(Unasked)?;
-        let _ = answered.waiter.send(answer);
+        match (answered.asked, answer) {
+            (Asked::Command { waiter, held: true }, Ok(value))
+                if !matches!(value, Value::Error(_)) =>
+            {
+                self.held.push((waiter, value));
+            }
+            (Asked::Command { waiter, .. }, answer) => {
+                let _ = waiter.send(answer);
+            }
+            (Asked::Replicas, answer) => self.on_replicas(&answer),
+        }
         let batch = self.batches.front_mut().ok_or(Unasked)?;
         batch.unanswered -= 1;
         if batch.unanswered > 0 {
@@ -109,6 +166,15 @@ impl Pipeline {
         Ok(Some(now.saturating_duration_since(begun_at)))
     }
 
+    /// The answer to a WAIT.
+    fn on_replicas(&mut self, answer: &Answer) {
+        let min = self.replicas.as_ref().map_or(0, |replicas| replicas.min);
+        let enough = matches!(answer, Ok(Value::Integer(replicas)) if *replicas >= min);
+        for (waiter, value) in self.held.drain(..) {
+            let _ = waiter.send(if enough { Ok(value) } else { Err(PublishError::Unknown) });
+        }
+    }
+
     /// When the oldest unanswered batch was begun.
     pub(crate) fn waiting_since(&self) -> Option<Instant> {
         self.batches.front().map(|batch| batch.begun_at)
@@ -117,13 +183,15 @@ impl Pipeline {
     /// The connection is gone. What was written whole may have been published; a command that was
     /// cut, or not begun, was not.
     pub(crate) fn abandon(self) {
-        for command in self.in_flight {
-            let error = if command.end <= self.written {
-                PublishError::Unknown
-            } else {
-                PublishError::Unavailable
-            };
-            let _ = command.waiter.send(Err(error));
+        for (waiter, _) in self.held {
+            let _ = waiter.send(Err(PublishError::Unknown));
+        }
+        for InFlight { end, asked } in self.in_flight {
+            let error =
+                if end <= self.written { PublishError::Unknown } else { PublishError::Unavailable };
+            if let Asked::Command { waiter, .. } = asked {
+                let _ = waiter.send(Err(error));
+            }
         }
     }
 }
@@ -149,7 +217,7 @@ mod tests {
             .map(|bytes| {
                 let (waiter, waiting) = oneshot::channel();
                 let command = vec![b'x'; *bytes];
-                (Item { command, waiter }, waiting)
+                (Item { command, kept: false, waiter }, waiting)
             })
             .unzip()
     }
@@ -221,5 +289,42 @@ mod tests {
             answers,
             [Ok(Value::Integer(1)), Err(unknown), Err(unavailable), Err(unavailable)]
         );
+    }
+
+    #[test]
+    fn what_is_kept_is_acknowledged_when_enough_replicas_have_it_and_the_rest_at_once() {
+        for (replicas, expected) in [(2, Ok(Value::Integer(1))), (1, Err(PublishError::Unknown))] {
+            let mut pipeline = Pipeline::new(Replicas::new(2, Duration::from_millis(7)));
+            let (mut queue, mut waiting) = queue(&[1, 1, 1]);
+            queue[1].kept = true;
+            queue[2].kept = true;
+            let now = Instant::now();
+            pipeline.take_batch(&mut queue, now);
+            let wait = b"xxx*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$1\r\n7\r\n";
+            assert_eq!(pipeline.outgoing(), wait);
+            pipeline.on_written(wait.len());
+            let refused = Value::Error("ERR".into());
+            for answer in [Value::Integer(0), Value::Integer(1), refused.clone()] {
+                assert_eq!(pipeline.on_answer(Ok(answer), now), Ok(None));
+            }
+            assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(0))));
+            assert!(waiting[1].try_recv().is_err(), "not before the replicas have it");
+            assert_eq!(waiting[2].try_recv(), Ok(Ok(refused)));
+            pipeline.on_answer(Ok(Value::Integer(replicas)), now).unwrap().unwrap();
+            assert_eq!(waiting[1].try_recv(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_held_when_the_connection_breaks_is_unknown() {
+        let mut pipeline = Pipeline::new(Replicas::new(1, Duration::from_millis(7)));
+        let (mut queue, mut waiting) = queue(&[1]);
+        queue[0].kept = true;
+        let now = Instant::now();
+        pipeline.take_batch(&mut queue, now);
+        pipeline.on_written(1);
+        pipeline.on_answer(Ok(Value::Integer(1)), now).unwrap();
+        pipeline.abandon();
+        assert_eq!(waiting[0].try_recv(), Ok(Err(PublishError::Unknown)));
     }
 }

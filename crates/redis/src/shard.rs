@@ -13,6 +13,7 @@ use uuid::Uuid;
 
 use crate::config::RedisConfig;
 use crate::connection::{Connection, ConnectionError};
+use crate::flights::Flights;
 use crate::health::Health;
 use crate::meters::Meters;
 use crate::names::{Names, Partition};
@@ -34,6 +35,7 @@ pub(crate) struct Shards {
 pub(crate) struct Shard {
     pub(crate) context: Arc<Context>,
     pub(crate) commands: Arc<CommandQueue>,
+    pub(crate) flights: Flights,
     /// One per subscriber connection; a channel is always on the same one.
     lanes: Vec<Arc<Lane>>,
     /// Channels are named by clients, so what lane they get is theirs to guess only.
@@ -91,7 +93,26 @@ impl Shards {
         partition: Partition,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> BoxFuture<'static, Answer> {
-        let queued = self.of(partition).commands.send_with(command);
+        self.send(partition, false, command)
+    }
+
+    /// As [`Shards::call`], of a command that leaves something in Redis: its answer waits for
+    /// replicas, where that is configured.
+    pub(crate) fn call_kept(
+        &self,
+        partition: Partition,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
+        self.send(partition, true, command)
+    }
+
+    fn send(
+        &self,
+        partition: Partition,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> BoxFuture<'static, Answer> {
+        let queued = self.of(partition).commands.send_with(kept, command);
         Box::pin(async move {
             match queued {
                 // The writer answers everything it was given, unless its runtime is torn down.
@@ -153,7 +174,7 @@ impl Shard {
                 lane
             })
             .collect();
-        Self { context, commands, lanes, hasher: RandomState::new() }
+        Self { context, commands, flights: Flights::new(), lanes, hasher: RandomState::new() }
     }
 
     pub(crate) fn lane(&self, channel: &Channel) -> &Arc<Lane> {

@@ -77,6 +77,21 @@ impl Lane {
         self.subscriptions().unsubscribe(worker, channel, Instant::now());
     }
 
+    /// Hands a publication that Redis never got to who wants it here, in one order with what is
+    /// received; returns how many had a full inbox.
+    pub(crate) fn deliver_here(
+        &self,
+        sinks: &[Arc<dyn DeliverySink>],
+        channel: &Channel,
+        publication: Arc<Publication>,
+    ) -> u64 {
+        let subscriptions = self.subscriptions();
+        match subscriptions.interested(channel.as_str()) {
+            Some((channel, workers)) => deliver(sinks, channel, workers, &mut vec![publication]),
+            None => 0,
+        }
+    }
+
     fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -22,7 +22,7 @@ use crate::command;
 use crate::connection::{Connection, ConnectionError};
 use crate::health::Role;
 use crate::meters::amount;
-use crate::pipeline::{Answer, Item, Pipeline};
+use crate::pipeline::{Answer, Item, Pipeline, Replicas};
 use crate::reconnect::Backoff;
 use crate::resp3::{Event, Reader, Value};
 use crate::scripts;
@@ -61,12 +61,14 @@ impl CommandQueue {
 
     /// Queues a command; the order of calls is the order of execution.
     pub(crate) fn send(&self, command: Vec<u8>) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.send_with(|_| command)
+        self.send_with(false, |_| command)
     }
 
-    /// Queues a command that depends on the connection.
+    /// Queues a command that depends on the connection; `kept` if it leaves something in Redis
+    /// that replicas should have before it is answered.
     pub(crate) fn send_with(
         &self,
+        kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
         let (waiter, answer) = oneshot::channel();
@@ -82,7 +84,7 @@ impl CommandQueue {
             return Err(PublishError::Overloaded);
         }
         queue.bytes = bytes;
-        queue.items.push_back(Item { command, waiter });
+        queue.items.push_back(Item { command, kept, waiter });
         drop(queue);
         self.queued.notify_one();
         Ok(answer)
@@ -175,13 +177,16 @@ impl Writer {
             Ok(link) => link,
             Err(error) => return Some(error),
         };
-        let mut pipeline = Pipeline::default();
+        let config = &self.context.config;
+        // Three batches may be under way, each with a wait of its own, and must be answered in time.
+        let within = config.replica_ack_timeout.min(config.response_timeout / 4);
+        let mut pipeline = Pipeline::new(Replicas::new(config.min_replicas_ack, within));
         self.commands.open(link);
         self.context.health.on_up(Role::Commands);
         let ended = self.serve(connection, &mut pipeline).await;
         self.commands.close();
-        self.commands.refuse_queued();
         pipeline.abandon();
+        self.commands.refuse_queued();
         self.context.meters.queue.set(0.0);
         if ended.is_err() {
             self.context.meters.broken.increment(1);
@@ -236,9 +241,8 @@ impl Writer {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
                 Picked::Read(_) => self.on_read(&mut connection.reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
-                Picked::Queued => {}
+                Picked::Queued | Picked::Described(Err(_)) => {}
                 Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
-                Picked::Described(Err(_)) => {}
                 Picked::Tick => {
                     self.on_tick(left, pipeline)?;
                     if describing.is_none() && described_at.elapsed() >= DESCRIBE_EVERY {
@@ -258,18 +262,25 @@ impl Writer {
 
     fn on_read(&self, reader: &mut Reader, pipeline: &mut Pipeline) -> Result<(), ConnectionError> {
         let now = Instant::now();
+        let mut useless = None;
         while let Some(event) = reader.pop()? {
             let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
-            if let Value::Error(answer) = &value {
-                let error = ConnectionError::refused("a command", answer);
+            let mut answer = Ok(value);
+            if let Ok(Value::Error(refusal)) = &answer {
+                let error = ConnectionError::refused("a command", refusal);
                 self.context.health.on_refusal(&error, now);
+                if needs_new_connection(refusal) {
+                    answer = Err(PublishError::Unavailable);
+                    useless = Some(error);
+                }
             }
-            let took = pipeline.on_answer(Ok(value), now).map_err(|_| ConnectionError::Unasked)?;
+            let took = pipeline.on_answer(answer, now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
             }
         }
-        Ok(())
+        // What else was answered by now has been taken.
+        useless.map_or(Ok(()), Err)
     }
 
     /// The other end may have become another: a demoted master keeps its connections.
@@ -306,6 +317,14 @@ impl Link {
         let replication_id = field("master_replid").unwrap_or_default();
         Ok(Self { replication_id: replication_id.into() })
     }
+}
+
+/// Whether an error says that no command will succeed here before the connection is made anew:
+/// then the master is looked for, its role is checked and the scripts are loaded. Such a command
+/// was not executed; a script fails so at its first write.
+fn needs_new_connection(refusal: &[u8]) -> bool {
+    let code = refusal.split(|byte| *byte == b' ').next().unwrap_or_default();
+    matches!(code, b"READONLY" | b"NOSCRIPT" | b"LOADING" | b"MASTERDOWN")
 }
 
 /// The answer to what was asked; never, when nothing was.

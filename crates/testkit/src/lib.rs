@@ -17,7 +17,7 @@ mod topology;
 pub use eventually::eventually;
 pub use fault_proxy::FaultProxy;
 pub use inbox::Inbox;
-pub use publications::{channel, permit, publication, wall_clock};
+pub use publications::{channel, permit, permit_in, permit_keeping, publication, wall_clock};
 pub use redis_command::{RedisConnection, Reply, redis_command};
 pub use redis_server::RedisServer;
 pub use topology::{RedisCluster, RedisSentinel, RedisShards};

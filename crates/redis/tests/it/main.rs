@@ -2,7 +2,12 @@
 
 #[cfg(test)]
 mod contract;
+mod degraded;
 mod delivery;
+#[cfg(test)]
+mod history;
+#[cfg(test)]
+mod idempotency;
 #[cfg(test)]
 mod nodes;
 mod outages;

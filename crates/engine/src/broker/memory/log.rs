@@ -13,7 +13,7 @@ use crate::publication::Publication;
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     logs: HashMap<Destination, Log>,
-    keys: HashMap<IdempotencyKey, Published>,
+    keys: HashMap<(Destination, IdempotencyKey), Published>,
     /// When to look at a history or forget a key, each once, roughly in order.
     due: VecDeque<(u64, Due)>,
 }
@@ -30,16 +30,21 @@ struct Log {
 #[derive(Debug)]
 enum Due {
     Log(Destination),
-    Key(IdempotencyKey),
+    Key((Destination, IdempotencyKey)),
 }
 
 impl Logs {
     /// What was published under `key`, if it is remembered.
-    pub(super) fn published(&self, key: &IdempotencyKey) -> Option<Published> {
+    pub(super) fn published(&self, key: &(Destination, IdempotencyKey)) -> Option<Published> {
         self.keys.get(key).copied()
     }
 
-    pub(super) fn remember(&mut self, key: IdempotencyKey, published: Published, now_ms: u64) {
+    pub(super) fn remember(
+        &mut self,
+        key: (Destination, IdempotencyKey),
+        published: Published,
+        now_ms: u64,
+    ) {
         self.due.push_back((now_ms + IdempotencyKey::WINDOW_MS, Due::Key(key.clone())));
         self.keys.insert(key, published);
     }
