@@ -69,10 +69,9 @@ impl Connection {
             if let Some(text) = self.decode()? {
                 return self.protocol.read(&text).with_context(|| format!("in {text:?}"));
             }
-            let mut buffer = [0; 16 * 1024];
-            let read = self.socket.read(&mut buffer).await?;
+            self.pending.reserve(16 * 1024);
+            let read = self.socket.read_buf(&mut self.pending).await?;
             ensure!(read > 0, "the connection ended");
-            self.pending.extend_from_slice(&buffer[..read]);
         }
     }
 

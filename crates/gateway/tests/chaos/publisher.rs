@@ -107,13 +107,8 @@ impl Publisher {
         let count = if self.keyed { 1 } else { self.rng.random_range(1..=MAX_BURST) };
         let mut batch = Vec::new();
         for _ in 0..count {
-            let pending = match self.open.take() {
-                Some(pending) => pending,
-                None => {
-                    let destination = self.rng.random_range(0..self.targets.len());
-                    self.next(destination)
-                }
-            };
+            let destination = self.rng.random_range(0..self.targets.len());
+            let pending = self.open.take().unwrap_or_else(|| self.next(destination));
             batch.push(pending);
         }
         let mut failed = false;

@@ -95,7 +95,8 @@ fn around(run: &Run, violation: &Violation) -> String {
     let near: Vec<_> = lines.iter().filter(|(at_ms, _)| near.contains(at_ms)).collect();
     // The newest are the nearest.
     let begin = near.len().saturating_sub(LINES_MAX);
-    near[begin..].iter().map(|(_, line)| format!("    {line}\n")).collect()
+    let lines: Vec<_> = near[begin..].iter().map(|(_, line)| format!("    {line}\n")).collect();
+    lines.concat()
 }
 
 /// One line for each event of a destination, by time; of one subscriber, or of all.

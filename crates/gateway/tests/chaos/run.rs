@@ -172,8 +172,9 @@ impl Clients<'_> {
         })
     }
 
-    /// Publishes once more to each destination, and waits until everybody has it. Who does not
-    /// get it is found by the checker.
+    /// Publishes twice more to each destination: by the first, who is told of a loss with the next
+    /// message is told; the second must come to everybody. Who does not get it is found by the
+    /// checker.
     async fn drain(&mut self) -> anyhow::Result<()> {
         let mut publisher = self.publisher(PUBLISHERS.len(), Protocol::Native, false).await?;
         let deadline = Instant::now() + DRAIN_MAX;
@@ -181,13 +182,16 @@ impl Clients<'_> {
         while !self.all_joined() && Instant::now() < deadline {
             sleep(POLL).await;
         }
-        let mut newest = Vec::new();
-        for destination in 0..DESTINATIONS.len() {
-            newest.push(publisher.insist(&self.system.nodes, destination, deadline).await?);
-        }
-        let deadline = Instant::now() + DRAIN_MAX;
-        while !self.recorder.waiting_for(&newest).is_empty() && Instant::now() < deadline {
-            sleep(POLL).await;
+        for wait_max in [SETTLE_MAX, DRAIN_MAX] {
+            let deadline = Instant::now() + DRAIN_MAX;
+            let mut newest = Vec::new();
+            for destination in 0..DESTINATIONS.len() {
+                newest.push(publisher.insist(&self.system.nodes, destination, deadline).await?);
+            }
+            let deadline = Instant::now() + wait_max;
+            while !self.recorder.waiting_for(&newest).is_empty() && Instant::now() < deadline {
+                sleep(POLL).await;
+            }
         }
         Ok(())
     }
@@ -329,4 +333,6 @@ const PUBLISHERS: [(Protocol, bool); 3] =
     [(Protocol::Native, false), (Protocol::Stomp, false), (Protocol::Native, true)];
 
 const POLL: Duration = Duration::from_millis(100);
+/// Longer than a node that says that it is ready takes to find what it missed.
+const SETTLE_MAX: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(45);

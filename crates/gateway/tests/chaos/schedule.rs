@@ -152,10 +152,10 @@ impl Fault {
 }
 
 /// Between two rounds, from the healing of all faults of the first.
-const CALM_MS: std::ops::Range<u64> = 1_500..4_000;
+const CALM_MS: std::ops::Range<u64> = 1_000..3_000;
 const LEAST_MS: u64 = 300;
 /// Longer than Redis' command timeout, the canary's patience and the takeover by a replica.
-const MOST_MS: u64 = 6_000;
+const MOST_MS: u64 = 4_500;
 
 #[cfg(test)]
 mod tests {

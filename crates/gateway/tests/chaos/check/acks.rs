@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use fanlight_proto::Position;
 
 use super::{Known, Rule, Violation};
-use crate::record::{Outcome, Run, What};
+use crate::record::{Outcome, Run, Send, What};
 
 pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violation>) {
     refusals(run, destination, known, out);
@@ -27,7 +27,7 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
         }
     }
     // What was delivered was in the history too; that nobody was told so changes nothing.
-    let acked: HashSet<_> = run.sends.iter().filter_map(|send| send.position()).collect();
+    let acked: HashSet<_> = run.sends.iter().filter_map(Send::position).collect();
     for (position, content) in known.all().filter(|(position, _)| !acked.contains(position)) {
         if let Some(why) = gone_without_reason(run, known, position) {
             let text = format!("{content:?} was delivered as {position}, but {why}");

@@ -26,6 +26,7 @@ pub(super) fn check(
         highest: HashMap::new(),
         positions: HashSet::new(),
         contents: HashSet::new(),
+        ever: HashSet::new(),
         joined: false,
     };
     let mut heard_any = false;
@@ -48,10 +49,12 @@ struct Reader<'r> {
     /// The position that it last asked to go on from.
     since: Option<Position>,
     cursor: Cursor,
-    /// The highest offset that it got of each epoch.
+    /// The highest offset that it got of each epoch, as far as it was not told to begin anew.
     highest: HashMap<u64, u64>,
     positions: HashSet<Position>,
     contents: HashSet<Content>,
+    /// All that it ever got.
+    ever: HashSet<Content>,
     joined: bool,
 }
 
@@ -70,6 +73,9 @@ impl Reader<'_> {
             What::Asks { since, .. } => {
                 self.since = *since;
                 self.joined = false;
+                if since.is_none() {
+                    self.begin_anew(None);
+                }
                 self.cursor = since.map_or(Cursor::Open, Cursor::After);
             }
             What::Joined { position, recovered, reason } => {
@@ -81,6 +87,9 @@ impl Reader<'_> {
             What::Message { position, content } => self.message(heard.at_ms, *position, *content),
             What::Lost { reason, position } => {
                 self.excuse(heard.at_ms, Some(reason));
+                if position.is_some() {
+                    self.begin_anew(*position);
+                }
                 self.cursor = position.map_or(Cursor::Open, Cursor::After);
             }
             What::Left => self.joined = false,
@@ -110,8 +119,24 @@ impl Reader<'_> {
         }
         if recovered == Some(false) {
             self.excuse(at_ms, reason);
+            self.begin_anew(position);
         }
         self.cursor = position.map_or(Cursor::Open, Cursor::After);
+    }
+
+    /// It was told that it is at `position`, or it does not say where it was: what comes behind
+    /// that may come again. The node may be one that hears late what it got elsewhere.
+    fn begin_anew(&mut self, position: Option<Position>) {
+        self.contents.clear();
+        let Some(told) = position else {
+            self.highest.clear();
+            self.positions.clear();
+            return;
+        };
+        self.positions.retain(|got| got.epoch != told.epoch || got.offset <= told.offset);
+        if let Some(highest) = self.highest.get_mut(&told.epoch) {
+            *highest = told.offset.min(*highest);
+        }
     }
 
     fn message(&mut self, at_ms: u64, position: Option<Position>, content: Option<Content>) {
@@ -119,6 +144,7 @@ impl Reader<'_> {
             self.report(Rule::Misdelivered, at_ms, "a body that nobody sent".to_owned());
             return;
         };
+        self.ever.insert(content);
         self.right_place(at_ms, content);
         let history = self.run.destinations[self.destination].history;
         let Some(position) = position.filter(|_| history) else {
@@ -208,11 +234,7 @@ impl Reader<'_> {
             return;
         }
         let Some(newest) = newest else { return };
-        let has_it = match newest.position() {
-            Some(position) => self.positions.contains(&position),
-            None => self.contents.contains(&newest.content),
-        };
-        if !has_it {
+        if !self.ever.contains(&newest.content) {
             let text = format!("{:?}, the newest acknowledged, never came", newest.content);
             self.report(Rule::NotLiveAgain, at_ms, text);
         }

@@ -32,18 +32,23 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
         return;
     }
     for (index, subscriber) in run.subscribers.iter().enumerate() {
-        let mut contents = Vec::new();
-        let mut times = HashMap::new();
-        for heard in subscriber.heard.iter().filter(|heard| heard.destination == destination) {
-            if let What::Message { content: Some(content), .. } = heard.what {
-                contents.push(content);
-                times.insert(content, heard.at_ms);
+        let heard = subscriber.heard.iter().filter(|heard| heard.destination == destination);
+        let heard: Vec<_> = heard.collect();
+        // A node may hear late what the subscriber got elsewhere before it came.
+        for visit in heard.split(|heard| matches!(heard.what, What::Asks { .. })) {
+            let mut contents = Vec::new();
+            let mut times = HashMap::new();
+            for heard in visit {
+                if let What::Message { content: Some(content), .. } = heard.what {
+                    contents.push(content);
+                    times.insert(content, heard.at_ms);
+                }
             }
+            out.extend(misplaced(&sends, &contents).map(|(content, text)| {
+                let at_ms = times[&content];
+                Violation { subscriber: Some(index), at_ms, ..at_end(text) }
+            }));
         }
-        out.extend(misplaced(&sends, &contents).map(|(content, text)| {
-            let at_ms = times[&content];
-            Violation { subscriber: Some(index), at_ms, ..at_end(text) }
-        }));
     }
 }
 
