@@ -234,6 +234,29 @@ fn a_duplicate_over_a_reconnect_is_caught() {
 }
 
 #[test]
+fn who_comes_without_a_position_may_get_again_what_it_got_elsewhere() {
+    let mut run = good();
+    let again = [asks(KEPT, None), joined(KEPT, Some(at(7, 4)), None)];
+    run.subscribers[0].heard.extend(again);
+    run.subscribers[0].heard.extend((5..=6).map(|n| message(KEPT, n, Some(at(7, n)))));
+    assert_eq!(check(&run), []);
+    run.subscribers[0].heard.push(message(KEPT, 5, Some(at(7, 5))));
+    assert_eq!(broken(&run), [Rule::Duplicate]);
+}
+
+#[test]
+fn who_is_told_to_begin_further_back_gets_again_only_what_is_behind_that() {
+    let mut run = good();
+    run.faults.push(Fault { loses_data: false, ..failover() });
+    let again = [asks(KEPT, Some(at(7, 6))), refused_recovery(at(7, 4), "unavailable")];
+    run.subscribers[0].heard.extend(again);
+    run.subscribers[0].heard.extend((5..=6).map(|n| message(KEPT, n, Some(at(7, n)))));
+    assert_eq!(check(&run), []);
+    run.subscribers[0].heard.push(message(KEPT, 4, Some(at(7, 4))));
+    assert_eq!(broken(&run), [Rule::Duplicate]);
+}
+
+#[test]
 fn a_publication_at_two_positions_is_caught() {
     let mut run = good();
     run.finals.get_mut(&KEPT).unwrap().push((at(7, 7), content(KEPT, 6)));
