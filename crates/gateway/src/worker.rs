@@ -201,8 +201,9 @@ impl Worker {
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
-            if self.inbox.take_missed() {
-                self.recovery.timelines.suspect_all();
+            if !self.recovery.is_to_suspect() && self.inbox.take_missed() {
+                // What there was room for comes first, or it would be read as missed too.
+                self.recovery.suspect_all_after(self.inbox.messages.len());
             }
             self.settle().await;
             self.flush_stage();
@@ -235,6 +236,7 @@ impl Worker {
 
     async fn on_inbox(&mut self, inbox: &mut Vec<Inbox>) {
         let mut deliveries: Vec<Delivery> = Vec::new();
+        let taken = inbox.len();
         for message in inbox.drain(..) {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
@@ -249,6 +251,7 @@ impl Worker {
             self.flush_stage();
             self.fan_out(deliveries).await;
         }
+        self.recovery.took(taken);
     }
 
     /// Takes over a connection whose upgrade is done.

@@ -26,6 +26,13 @@ local function current_epoch(meta, list, master, candidate)
   if known[2] == master then
     return epoch
   end
+  -- It also changes when a first replica comes or the last is long gone, and nodes notice that
+  -- within a second of each other: one that is late must not end the epoch again and again.
+  local info = redis.pcall('INFO', 'replication')
+  master = type(info) == 'string' and string.match(info, 'master_replid:(%x+)') or master
+  if known[2] == master then
+    return epoch
+  end
   if epoch then
     local ended = call('HMGET', meta, 'o', 'f')
     local fork = epoch .. struct.pack('<I8', tonumber(ended[1]))

@@ -19,8 +19,8 @@ use crate::envelope::Destinations;
 use crate::history::{self, Kept};
 use crate::names::{Names, Partition};
 use crate::resp3::Value;
-use crate::shard::{Environment, Shards};
-use crate::topology::Topology;
+use crate::shard::Environment;
+use crate::shards::Shards;
 
 /// Carries publications between nodes through Redis.
 ///
@@ -49,7 +49,6 @@ impl RedisBroker {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let names = Names::new(&config.prefix);
-        let topology = Topology::Standalone(config.endpoint.clone());
         let sinks: Arc<[_]> = sinks.into();
         let environment = Environment {
             config: Arc::new(config),
@@ -59,7 +58,7 @@ impl RedisBroker {
             shutdown,
         };
         Arc::new(Self {
-            shards: Arc::new(Shards::start(topology, &environment)),
+            shards: Arc::new(Shards::start(&environment)),
             names,
             sinks,
             destinations: Arc::default(),
@@ -68,12 +67,12 @@ impl RedisBroker {
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.
     pub fn deliveries_dropped(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.context.meters.dropped.value()).sum()
+        self.shards.deliveries_dropped()
     }
 
     /// Messages on our channels that were no envelope of ours and were dropped, since the start.
     pub fn envelopes_rejected(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.context.meters.rejected.value()).sum()
+        self.shards.envelopes_rejected()
     }
 }
 
@@ -84,7 +83,8 @@ impl RedisBroker {
             Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
         let channel = permit.channel().clone();
         let partition = Partition::of(channel.as_str());
-        let command = command::publish(&publication, &channel, &self.names);
+        let command =
+            command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
         let answer = self.shards.call(partition, |_| command);
         let shards = Arc::clone(&self.shards);
         let sinks = Arc::clone(&self.sinks);
@@ -122,7 +122,8 @@ impl RedisBroker {
         }
         let channel = permit.channel();
         let partition = Partition::of(channel.as_str());
-        let kept = Kept { publication: &publication, channel, history, key, sharded: SHARDED };
+        let sharded = self.shards.sharded_pubsub();
+        let kept = Kept { publication: &publication, channel, history, key, sharded };
         let answer = self.shards.call_kept(partition, |link| kept.call(&self.names, link));
         let shards = Arc::clone(&self.shards);
         Box::pin(async move {
@@ -173,11 +174,11 @@ impl Broker for RedisBroker {
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
-        self.shards.of_channel(channel).lane(channel).subscribe(worker, channel)
+        self.shards.subscribe(worker, channel)
     }
 
     fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        self.shards.of_channel(channel).lane(channel).unsubscribe(worker, channel);
+        self.shards.unsubscribe(worker, channel);
     }
 
     fn health(&self) -> BrokerHealth {
@@ -209,5 +210,3 @@ fn refused(refusal: &[u8]) -> PublishError {
 
 /// Stands in errors from within a script.
 const SCRIPT_ERROR: &[u8] = b"user_script";
-/// Whether channels are sharded, as in Redis Cluster.
-const SHARDED: bool = false;

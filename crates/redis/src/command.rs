@@ -43,16 +43,26 @@ pub(crate) fn channels(command: &str, channels: &[Channel], names: &Names, out: 
 }
 
 /// The PUBLISH of one publication, in a single allocation.
-pub(crate) fn publish(publication: &Publication, channel: &Channel, names: &Names) -> Vec<u8> {
+pub(crate) fn publish(
+    publication: &Publication,
+    channel: &Channel,
+    names: &Names,
+    sharded_pubsub: bool,
+) -> Vec<u8> {
     let envelope_bytes = encoded_bytes(publication);
     let name = names.of(channel);
     let name_bytes = name[0].len() + name[1].len();
     let mut out = Vec::with_capacity(PUBLISH_OVERHEAD_BYTES + name_bytes + envelope_bytes);
     begin(3, &mut out);
-    parts(&[b"PUBLISH"], &mut out);
+    parts(&[publish_word(sharded_pubsub)], &mut out);
     parts(&name, &mut out);
     envelope(publication, &mut out);
     out
+}
+
+/// What publishes.
+pub(crate) fn publish_word(sharded_pubsub: bool) -> &'static [u8] {
+    if sharded_pubsub { b"SPUBLISH" } else { b"PUBLISH" }
 }
 
 /// Appends one word, given in parts.
@@ -99,7 +109,7 @@ mod tests {
             position: None,
         };
         let channel = Channel::of_destination("/topic/a".into());
-        let command = publish(&publication, &channel, &Names::new("fl:"));
+        let command = publish(&publication, &channel, &Names::new("fl:"), false);
         let start = b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nfl:{111}:c:/topic/a\r\n$100035\r\n";
         assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
         assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);

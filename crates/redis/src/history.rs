@@ -241,6 +241,8 @@ mod tests {
             let page = read(&[entry(2, &good), bad]).unwrap();
             assert_eq!((page.publications.len(), page.lost), (0, Some(Lost::TooOld)));
         }
+        let page = read(&[Value::Bulk(good.into())]).unwrap();
+        assert_eq!(page.lost, Some(Lost::TooOld), "it has no position");
         assert_eq!(read(&[Value::Null]), Err(BadAnswer));
     }
 

@@ -12,29 +12,42 @@
 //! | `history`, `scripts`, `flights` | what `lua/*.lua` is asked and answers; reads that are shared |
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
-//! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
-//! | `topology`, `shard`, `names` | which Redis a channel lives on and what it is called there |
+//! | `connection`, `tls`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
+//! | `topology`, `shards`, `names` | which Redis a channel lives on and what it is called there |
+//! | `sentinel` | which Redis is the master now |
+//! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
 
 mod broker;
 mod canary;
+mod cluster;
 mod command;
 pub mod config;
 mod connection;
+pub mod doctor;
 pub mod envelope;
 mod flights;
 mod health;
 mod history;
 mod meters;
 mod names;
+mod partitions;
 mod pipeline;
 mod reconnect;
+mod redirect;
 pub mod resp3;
+mod routes;
 mod scripts;
+mod sentinel;
 mod shard;
+mod shards;
+mod slots;
+mod stream;
 mod subscriber;
 mod subscriptions;
+mod tls;
 mod topology;
 mod writer;
 
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use tls::TlsError;

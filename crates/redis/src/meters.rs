@@ -38,7 +38,7 @@ pub(crate) struct Total {
 impl Meters {
     pub(crate) fn new(shard: ShardId) -> Self {
         describe();
-        let shard = shard.0.to_string();
+        let shard = shard.to_string();
         let published = |result: &'static str| counter!("fanlight_redis_publishes_total", "shard" => shard.clone(), "result" => result);
         let connects = |result: &'static str| counter!("fanlight_redis_connections_total", "shard" => shard.clone(), "result" => result);
         let total = |name: &'static str| Total {

@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use crate::command;
 use crate::resp3::Value;
+use crate::routes::Ticket;
 
 /// What Redis said to a command, an error reply included; or why there is no answer.
 pub(crate) type Answer = Result<Value, PublishError>;
@@ -20,6 +21,8 @@ pub(crate) struct Item {
     /// Whether it leaves something in Redis that replicas should have before it is answered.
     pub(crate) kept: bool,
     pub(crate) waiter: oneshot::Sender<Answer>,
+    /// With one it may be sent again, to where its partition has moved.
+    pub(crate) ticket: Option<Ticket>,
 }
 
 /// How many replicas must have what was kept before that is acknowledged.
@@ -50,10 +53,12 @@ struct InFlight {
     asked: Asked,
 }
 
+/// What an answer is to.
 #[derive(Debug)]
-enum Asked {
-    /// A command; its answer is held where a WAIT follows.
-    Command { waiter: oneshot::Sender<Answer>, held: bool },
+pub(crate) enum Asked {
+    /// A command, whose bytes are kept only as long as it may have to be sent again; its answer is
+    /// held where a WAIT follows.
+    Command { item: Item, held: bool },
     /// How many replicas have all of the batch.
     Replicas,
 }
@@ -98,7 +103,7 @@ impl Pipeline {
         let mut unanswered = 0;
         let mut kept = false;
         while unanswered < BATCH_COMMANDS
-            && let Some(item) = queue.pop_front()
+            && let Some(mut item) = queue.pop_front()
         {
             if unanswered > 0 && self.outgoing.len() + item.command.len() > BATCH_BYTES {
                 queue.push_front(item);
@@ -107,11 +112,16 @@ impl Pipeline {
             unanswered += 1;
             kept |= item.kept;
             let held = item.kept && self.replicas.is_some();
-            self.ask(&item.command, Asked::Command { waiter: item.waiter, held });
+            self.outgoing.extend_from_slice(&item.command);
+            if item.ticket.is_none() {
+                item.command = Vec::new();
+            }
+            self.ask(Asked::Command { item, held });
         }
         if kept && let Some(replicas) = self.replicas.take() {
             unanswered += 1;
-            self.ask(&replicas.command, Asked::Replicas);
+            self.outgoing.extend_from_slice(&replicas.command);
+            self.ask(Asked::Replicas);
             self.replicas = Some(replicas);
         }
         if unanswered > 0 {
@@ -119,8 +129,7 @@ impl Pipeline {
         }
     }
 
-    fn ask(&mut self, command: &[u8], asked: Asked) {
-        self.outgoing.extend_from_slice(command);
+    fn ask(&mut self, asked: Asked) {
         let end = self.written + self.outgoing.len() as u64;
         self.in_flight.push_back(InFlight { end, asked });
     }
@@ -138,38 +147,35 @@ impl Pipeline {
         }
     }
 
-    /// The next answer; how long its batch took, if it was the batch's last.
-    pub(crate) fn on_answer(
-        &mut self,
-        answer: Answer,
-        now: Instant,
-    ) -> Result<Option<Duration>, Unasked> {
-        let answered = self.in_flight.pop_front().ok_or(Unasked)?;
-        match (answered.asked, answer) {
-            (Asked::Command { waiter, held: true }, Ok(value))
-                if !matches!(value, Value::Error(_)) =>
-            {
-                self.held.push((waiter, value));
-            }
-            (Asked::Command { waiter, .. }, answer) => {
-                let _ = waiter.send(answer);
-            }
-            (Asked::Replicas, answer) => self.on_replicas(&answer),
-        }
+    /// What the next answer is to; and how long its batch took, if it was the batch's last.
+    pub(crate) fn on_answer(&mut self, now: Instant) -> Result<(Asked, Option<Duration>), Unasked> {
+        let asked = self.in_flight.pop_front().ok_or(Unasked)?.asked;
         let batch = self.batches.front_mut().ok_or(Unasked)?;
         batch.unanswered -= 1;
         if batch.unanswered > 0 {
-            return Ok(None);
+            return Ok((asked, None));
         }
         let begun_at = batch.begun_at;
         self.batches.pop_front();
-        Ok(Some(now.saturating_duration_since(begun_at)))
+        Ok((asked, Some(now.saturating_duration_since(begun_at))))
+    }
+
+    /// Passes an answer on to whom it is for; one that is held, once enough replicas have what it
+    /// is to.
+    pub(crate) fn settle(&mut self, asked: Asked, value: Value) {
+        match asked {
+            Asked::Command { item, held: true } if !matches!(value, Value::Error(_)) => {
+                self.held.push((item.waiter, value));
+            }
+            Asked::Command { item, .. } => drop(item.waiter.send(Ok(value))),
+            Asked::Replicas => self.on_replicas(&value),
+        }
     }
 
     /// The answer to a WAIT.
-    fn on_replicas(&mut self, answer: &Answer) {
+    fn on_replicas(&mut self, answer: &Value) {
         let min = self.replicas.as_ref().map_or(0, |replicas| replicas.min);
-        let enough = matches!(answer, Ok(Value::Integer(replicas)) if *replicas >= min);
+        let enough = matches!(answer, Value::Integer(replicas) if *replicas >= min);
         for (waiter, value) in self.held.drain(..) {
             let _ = waiter.send(if enough { Ok(value) } else { Err(PublishError::Unknown) });
         }
@@ -189,8 +195,8 @@ impl Pipeline {
         for InFlight { end, asked } in self.in_flight {
             let error =
                 if end <= self.written { PublishError::Unknown } else { PublishError::Unavailable };
-            if let Asked::Command { waiter, .. } = asked {
-                let _ = waiter.send(Err(error));
+            if let Asked::Command { item, .. } = asked {
+                let _ = item.waiter.send(Err(error));
             }
         }
     }
@@ -217,9 +223,16 @@ mod tests {
             .map(|bytes| {
                 let (waiter, waiting) = oneshot::channel();
                 let command = vec![b'x'; *bytes];
-                (Item { command, kept: false, waiter }, waiting)
+                (Item { command, kept: false, waiter, ticket: None }, waiting)
             })
             .unzip()
+    }
+
+    /// How long the batch took, if this was the last of its answers.
+    fn answer(pipeline: &mut Pipeline, value: Value) -> Option<Duration> {
+        let (asked, took) = pipeline.on_answer(Instant::now()).unwrap();
+        pipeline.settle(asked, value);
+        took
     }
 
     #[test]
@@ -231,7 +244,9 @@ mod tests {
         pipeline.take_batch(&mut queue, now);
         assert_eq!(pipeline.outgoing().len(), 10);
         pipeline.on_written(10);
-        assert_eq!(pipeline.on_answer(Ok(Value::Integer(2)), now), Ok(Some(Duration::ZERO)));
+        let (asked, took) = pipeline.on_answer(now).unwrap();
+        assert_eq!(took, Some(Duration::ZERO));
+        pipeline.settle(asked, Value::Integer(2));
         assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(2))));
         assert!(pipeline.is_empty() && pipeline.waiting_since().is_none());
     }
@@ -264,14 +279,14 @@ mod tests {
             pipeline.on_written(1);
         }
         assert!(!pipeline.has_room());
-        pipeline.on_answer(Ok(Value::Integer(0)), now).unwrap();
+        pipeline.on_answer(now).unwrap();
         assert!(pipeline.has_room());
     }
 
     #[test]
     fn an_unasked_answer_is_an_error() {
         let mut pipeline = Pipeline::default();
-        assert_eq!(pipeline.on_answer(Ok(Value::Integer(0)), Instant::now()), Err(Unasked));
+        assert_eq!(pipeline.on_answer(Instant::now()).unwrap_err(), Unasked);
     }
 
     #[test]
@@ -281,7 +296,7 @@ mod tests {
         let now = Instant::now();
         pipeline.take_batch(&mut queue, now);
         pipeline.on_written(25);
-        pipeline.on_answer(Ok(Value::Integer(1)), now).unwrap();
+        answer(&mut pipeline, Value::Integer(1));
         pipeline.abandon();
         let answers: Vec<_> = waiting.iter_mut().map(|w| w.try_recv().unwrap()).collect();
         let (unknown, unavailable) = (PublishError::Unknown, PublishError::Unavailable);
@@ -304,13 +319,13 @@ mod tests {
             assert_eq!(pipeline.outgoing(), wait);
             pipeline.on_written(wait.len());
             let refused = Value::Error("ERR".into());
-            for answer in [Value::Integer(0), Value::Integer(1), refused.clone()] {
-                assert_eq!(pipeline.on_answer(Ok(answer), now), Ok(None));
+            for value in [Value::Integer(0), Value::Integer(1), refused.clone()] {
+                assert_eq!(answer(&mut pipeline, value), None);
             }
             assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(0))));
             assert!(waiting[1].try_recv().is_err(), "not before the replicas have it");
             assert_eq!(waiting[2].try_recv(), Ok(Ok(refused)));
-            pipeline.on_answer(Ok(Value::Integer(replicas)), now).unwrap().unwrap();
+            assert!(answer(&mut pipeline, Value::Integer(replicas)).is_some());
             assert_eq!(waiting[1].try_recv(), Ok(expected));
         }
     }
@@ -323,7 +338,7 @@ mod tests {
         let now = Instant::now();
         pipeline.take_batch(&mut queue, now);
         pipeline.on_written(1);
-        pipeline.on_answer(Ok(Value::Integer(1)), now).unwrap();
+        answer(&mut pipeline, Value::Integer(1));
         pipeline.abandon();
         assert_eq!(waiting[0].try_recv(), Ok(Err(PublishError::Unknown)));
     }

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fanlight_engine::broker::PublishError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
@@ -22,9 +23,11 @@ use crate::command;
 use crate::connection::{Connection, ConnectionError};
 use crate::health::Role;
 use crate::meters::amount;
-use crate::pipeline::{Answer, Item, Pipeline, Replicas};
+use crate::pipeline::{Answer, Asked, Item, Pipeline, Replicas};
 use crate::reconnect::Backoff;
+use crate::redirect::Redirect;
 use crate::resp3::{Event, Reader, Value};
+use crate::routes::Ticket;
 use crate::scripts;
 use crate::shard::Context;
 
@@ -71,23 +74,85 @@ impl CommandQueue {
         kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.queue_up(kept, command, |_| None)
+    }
+
+    /// Queues a command that may have to be sent again elsewhere.
+    pub(crate) fn send_routed(
+        &self,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+        ticket: impl FnOnce(&Link) -> Ticket,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.queue_up(kept, command, |link| Some(ticket(link)))
+    }
+
+    fn queue_up(
+        &self,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+        ticket: impl FnOnce(&Link) -> Option<Ticket>,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
         let (waiter, answer) = oneshot::channel();
         let mut queue = self.queue();
         let Some(link) = &queue.link else {
             return Err(PublishError::Unavailable);
         };
         let command = command(link);
-        // One message of any size is let in, or the bound on bytes would be one on its size too.
-        let bytes = queue.bytes + command.len();
-        let full = bytes > self.bytes_max && !queue.items.is_empty();
-        if full || queue.items.len() >= self.messages_max {
-            return Err(PublishError::Overloaded);
-        }
+        let bytes = self.room_for(&queue, command.len()).ok_or(PublishError::Overloaded)?;
+        let ticket = ticket(link);
         queue.bytes = bytes;
-        queue.items.push_back(Item { command, kept, waiter });
+        queue.items.push_back(Item { command, kept, waiter, ticket });
         drop(queue);
         self.queued.notify_one();
         Ok(answer)
+    }
+
+    /// Queues what was held back, or gives it back.
+    pub(crate) fn put(&self, item: Item) -> Result<(), (Item, PublishError)> {
+        let mut queue = self.queue();
+        if queue.link.is_none() {
+            return Err((item, PublishError::Unavailable));
+        }
+        let Some(bytes) = self.room_for(&queue, item.command.len()) else {
+            return Err((item, PublishError::Overloaded));
+        };
+        queue.bytes = bytes;
+        queue.items.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// Queues a command for a slot that is only just moving here, or gives it back.
+    pub(crate) fn put_asking(&self, item: Item) -> Result<(), Item> {
+        let mut asking = Vec::new();
+        command::words(&[b"ASKING"], &mut asking);
+        let mut queue = self.queue();
+        let room = self.room_for(&queue, asking.len() + item.command.len());
+        let Some(bytes) = room.filter(|_| queue.link.is_some()) else {
+            return Err(item);
+        };
+        queue.bytes = bytes;
+        let (waiter, _) = oneshot::channel();
+        queue.items.push_back(Item { command: asking, kept: false, waiter, ticket: None });
+        queue.items.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// The connection, if there is one.
+    pub(crate) fn link(&self) -> Option<Link> {
+        self.queue().link.clone()
+    }
+
+    /// How many bytes are queued with this many more, if there is room for them.
+    fn room_for(&self, queue: &Queue, bytes: usize) -> Option<usize> {
+        // One message of any size is let in, or the bound on bytes would be one on its size too.
+        let bytes = queue.bytes + bytes;
+        let full = bytes > self.bytes_max && !queue.items.is_empty();
+        (!full && queue.items.len() < self.messages_max).then_some(bytes)
     }
 
     fn open(&self, link: Link) {
@@ -214,7 +279,8 @@ impl Writer {
         connection: &mut Connection,
         pipeline: &mut Pipeline,
     ) -> Result<(), ConnectionError> {
-        let (mut input, mut output) = connection.stream.split();
+        let Connection { endpoint, stream, reader } = connection;
+        let (mut input, mut output) = stream.split();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.shutdown.cancelled();
@@ -222,13 +288,14 @@ impl Writer {
         let mut closing = false;
         let mut described_at = Instant::now();
         let mut describing = None;
+        let mut demoted = false;
         loop {
             let left = self.commands.fill(pipeline);
             if closing && left == 0 && pipeline.is_empty() {
                 return Ok(());
             }
             let picked = select! {
-                read = input.read_buf(connection.reader.space()) => Picked::Read(read?),
+                read = input.read_buf(reader.space()) => Picked::Read(read?),
                 wrote = output.write(pipeline.outgoing()), if !pipeline.outgoing().is_empty() => {
                     Picked::Wrote(wrote?)
                 }
@@ -239,11 +306,14 @@ impl Writer {
             };
             match picked {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
-                Picked::Read(_) => self.on_read(&mut connection.reader, pipeline)?,
+                Picked::Read(_) => self.on_read(reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
-                Picked::Queued | Picked::Described(Err(_)) => {}
-                Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
+                Picked::Described(Ok(info)) => {
+                    demoted = self.on_described(Link::from_info(&info), demoted)?;
+                }
+                Picked::Described(Err(_)) | Picked::Queued => {}
                 Picked::Tick => {
+                    self.context.check_place(endpoint)?;
                     self.on_tick(left, pipeline)?;
                     if describing.is_none() && described_at.elapsed() >= DESCRIBE_EVERY {
                         described_at = Instant::now();
@@ -265,29 +335,64 @@ impl Writer {
         let mut useless = None;
         while let Some(event) = reader.pop()? {
             let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
-            let mut answer = Ok(value);
-            if let Ok(Value::Error(refusal)) = &answer {
-                let error = ConnectionError::refused("a command", refusal);
-                self.context.health.on_refusal(&error, now);
-                if needs_new_connection(refusal) {
-                    answer = Err(PublishError::Unavailable);
-                    useless = Some(error);
-                }
-            }
-            let took = pipeline.on_answer(answer, now).map_err(|_| ConnectionError::Unasked)?;
+            let (asked, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
+            }
+            match (asked, value) {
+                (Asked::Command { item, .. }, Value::Error(answer)) => {
+                    useless = self.on_error(item, answer, now).or(useless);
+                }
+                (asked, value) => pipeline.settle(asked, value),
             }
         }
         // What else was answered by now has been taken.
         useless.map_or(Ok(()), Err)
     }
 
-    /// The other end may have become another: a demoted master keeps its connections.
-    fn on_described(&self, link: Link) {
-        let mut queue = self.commands.queue();
-        if queue.link.is_some() {
-            queue.link = Some(link);
+    /// What an error reply to a command means for the connection.
+    fn on_error(&self, item: Item, answer: Bytes, now: Instant) -> Option<ConnectionError> {
+        if let (Some(redirect), Some(cluster)) = (Redirect::of(&answer), &self.context.cluster) {
+            cluster.on_redirected(item, redirect);
+            return None;
+        }
+        let error = ConnectionError::refused("a command", &answer);
+        self.context.health.on_refusal(&error, now);
+        if needs_new_connection(&answer) {
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return Some(if answer.starts_with(b"READONLY") {
+                ConnectionError::Demoted
+            } else {
+                error
+            });
+        }
+        let _ = item.waiter.send(Ok(Value::Error(answer)));
+        None
+    }
+
+    /// The other end may have become another: a demoted master keeps its connections. Whether it
+    /// was demoted; twice in a row ends the connection.
+    ///
+    /// In a cluster it answers MOVED, so what is under way is not to be cut off: at first the new
+    /// master is looked for.
+    fn on_described(
+        &self,
+        link: Result<Link, ConnectionError>,
+        demoted: bool,
+    ) -> Result<bool, ConnectionError> {
+        match (link, &self.context.cluster) {
+            (Ok(link), _) => {
+                let mut queue = self.commands.queue();
+                if queue.link.is_some() {
+                    queue.link = Some(link);
+                }
+                Ok(false)
+            }
+            (Err(ConnectionError::WrongRole { .. }), Some(cluster)) if !demoted => {
+                cluster.on_change(None);
+                Ok(true)
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
@@ -305,6 +410,11 @@ impl Writer {
 }
 
 impl Link {
+    /// Stands for the connection on which a command will leave that is held back.
+    pub(crate) fn placeholder() -> Self {
+        Self { replication_id: "(the replication id of the next master)".into() }
+    }
+
     /// From the answer to `INFO replication`.
     fn from_info(info: &Value) -> Result<Self, ConnectionError> {
         let text = info.as_text().ok_or(ConnectionError::Unasked)?;

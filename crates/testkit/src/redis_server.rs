@@ -122,7 +122,11 @@ impl RedisServer {
             .context("redis-server is not installed; run the tests by `cargo xtask test`")?;
         self.child = Some(child);
         self.paused.store(false, Ordering::Relaxed);
-        self.wait_until_it_answers()
+        self.wait_until_it_answers()?;
+        if self.sentinel {
+            self.call(&QUICK_SENTINEL)?.ok()?;
+        }
+        Ok(())
     }
 
     /// Where it listens; by TLS if it was started so.
@@ -184,20 +188,30 @@ impl RedisServer {
         RedisConnection::open_unix(&self.path(CONTROL))
     }
 
-    /// Waits until both sides say that this is a replica of `master`, in step with it.
+    /// Waits until this is a replica of `master` and has all that was written there before.
     pub fn wait_until_replica_of(&self, master: &Self) -> anyhow::Result<()> {
         wait_for("the replica is in step", || self.ensure_replica_of(master))
     }
 
     pub(crate) fn ensure_replica_of(&self, master: &Self) -> anyhow::Result<()> {
-        let mine = self.call(&["INFO", "replication"])?.text()?;
+        let theirs = master.info("replication")?;
+        let mine = self.info("replication")?;
         for line in [format!("master_port:{}", master.port()), "master_link_status:up".to_owned()] {
             ensure!(mine.lines().any(|each| each == line), "no {line:?} in {mine}");
         }
-        let theirs = master.call(&["INFO", "replication"])?.text()?;
-        let online = format!("port={},state=online", self.port());
-        ensure!(theirs.contains(&online), "no {online:?} in {theirs}");
+        let online = format!(",port={},state=online,", self.port());
+        let entry = theirs.lines().find(|line| line.contains(&online));
+        let entry = entry.with_context(|| format!("no {online:?} in {theirs}"))?;
+        // Until its first acknowledgement, the master holds back what is written.
+        ensure!(!entry.contains(",offset=0,"), "nothing acknowledged yet: {entry}");
+        let (written, received) =
+            (number(&theirs, "master_repl_offset")?, number(&mine, "slave_repl_offset")?);
+        ensure!(received >= written, "received {received} of {written} bytes");
         Ok(())
+    }
+
+    fn info(&self, section: &str) -> anyhow::Result<String> {
+        self.call(&["INFO", section])?.text()
     }
 
     pub(crate) fn port(&self) -> u16 {
@@ -254,9 +268,20 @@ impl Drop for RedisServer {
     }
 }
 
+fn number(info: &str, field: &str) -> anyhow::Result<u64> {
+    let mut pairs = info.lines().filter_map(|line| line.split_once(':'));
+    let (_, value) = pairs.find(|(name, _)| *name == field).context("a field is missing")?;
+    Ok(value.parse()?)
+}
+
 /// Replicas that are in step, and are missed, within seconds instead of a minute.
 const QUICK_REPLICATION: [&str; 6] =
     ["--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1", "--repl-timeout", "10"];
+
+/// Sentinels ask for roles every 10 seconds, set one right after 8, and after a pause of their own
+/// do nothing for 30; a test need not wait so long.
+const QUICK_SENTINEL: [&str; 8] =
+    ["SENTINEL", "DEBUG", "INFO-PERIOD", "1000", "PUBLISH-PERIOD", "500", "TILT-PERIOD", "3000"];
 
 const SENTINEL_CONFIGURATION: &str = "sentinel.conf";
 const CONTROL: &str = "control.sock";

@@ -6,9 +6,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 
 /// Asks until the answer is `Ok`; after 90 seconds, fails with the last reason why it was not.
-///
-/// That is long enough for a loaded machine and for a Sentinel that sits out its 30 seconds of
-/// TILT.
 pub(crate) fn wait_for<T>(
     what: &str,
     mut ask: impl FnMut() -> anyhow::Result<T>,

@@ -14,7 +14,7 @@ use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Redis, Rule};
+use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Rule};
 
 impl Config {
     /// How many worker threads to run.
@@ -88,18 +88,7 @@ impl Config {
 
     /// The broker's connection.
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
-        let url = self.redis.resolved_url()?;
-        let config = RedisConfig::parse_url(url.reveal()).map_err(|error| {
-            let told = error.to_string();
-            let (fault, remedy) = told.split_once("; ").unwrap_or((&told, REDIS_URL_FORM));
-            Problem::new("redis.url", fault, remedy)
-        })?;
-        Ok(RedisConfig {
-            prefix: self.redis.prefix.clone(),
-            linger: self.redis.linger.0,
-            response_timeout: self.redis.response_timeout.0,
-            ..config
-        })
+        self.redis.to_domain()
     }
 
     fn policy_problem(&self, error: &PolicyError) -> Problem {
@@ -187,38 +176,6 @@ impl Origin {
     }
 }
 
-impl Redis {
-    /// The URL, from wherever it is configured.
-    fn resolved_url(&self) -> Result<Secret, Problem> {
-        let url = match &self.url_file {
-            Some(_) if !self.url.is_empty() => {
-                return Err(Problem::new(
-                    "redis.url_file",
-                    "set together with redis.url",
-                    "remove one",
-                ));
-            }
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    let fault = format!("can't read {}: {error}", path.display());
-                    Problem::new("redis.url_file", fault, "check the path and its permissions")
-                })?;
-                Secret::new(text.trim())
-            }
-            None => self.url.clone(),
-        };
-        if url.is_empty() {
-            return Err(Problem::new(
-                "redis.url",
-                "not set",
-                "set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a \
-                 single node without Redis set broker.kind = \"memory\"",
-            ));
-        }
-        Ok(url)
-    }
-}
-
 /// The steps of one drain, compressed to fit the time there is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DrainPlan {
@@ -258,8 +215,6 @@ pub(super) fn random_secret() -> Secret {
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
-
-const REDIS_URL_FORM: &str = "write redis://[user:password@]host:port[/db]";
 
 #[cfg(test)]
 mod tests {

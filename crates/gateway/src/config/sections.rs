@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
@@ -352,23 +353,6 @@ words! {
     }
 }
 
-/// The connection to Redis or Valkey.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`.
-    pub url: Secret,
-    /// A file that holds the URL, instead of `url`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url_file: Option<PathBuf>,
-    /// What every key and channel begins with; clusters that share a Redis need different ones.
-    pub prefix: String,
-    /// How long a node stays subscribed to a channel that it no longer needs.
-    pub linger: Span,
-    /// How long a command may take before it counts as failed.
-    pub response_timeout: Span,
-}
-
 /// How sessions leave a node that goes away.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
@@ -511,18 +495,6 @@ impl Default for Policy {
 impl Default for Broker {
     fn default() -> Self {
         Self { kind: BrokerKind::Redis }
-    }
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            url: Secret::default(),
-            url_file: None,
-            prefix: "fl".into(),
-            linger: Span::seconds(5),
-            response_timeout: Span::seconds(2),
-        }
     }
 }
 

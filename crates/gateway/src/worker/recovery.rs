@@ -32,6 +32,8 @@ pub(super) struct Recovery {
     sessions: HashMap<JoinerKey, SessionKey, foldhash::fast::RandomState>,
     /// There is more to do than one turn does.
     pub has_more: bool,
+    /// After how many more messages of the inbox nothing is to be trusted any more.
+    suspect_after: Option<usize>,
 }
 
 pub(super) type Read = (ReadKey, Result<HistoryPage, HistoryError>);
@@ -49,6 +51,28 @@ struct Joining {
 }
 
 impl Recovery {
+    /// Whether something was missed and is not looked for yet.
+    pub(super) fn is_to_suspect(&self) -> bool {
+        self.suspect_after.is_some()
+    }
+
+    /// Something was missed behind the next `messages` of the inbox.
+    pub(super) fn suspect_all_after(&mut self, messages: usize) {
+        self.suspect_after = Some(messages);
+        self.took(0);
+    }
+
+    /// So many messages of the inbox are done with.
+    pub(super) fn took(&mut self, messages: usize) {
+        if let Some(left) = &mut self.suspect_after {
+            *left = left.saturating_sub(messages);
+            if *left == 0 {
+                self.suspect_after = None;
+                self.timelines.suspect_all();
+            }
+        }
+    }
+
     /// Forgets a session that has ended.
     pub(super) fn forget(&mut self, key: SessionKey) {
         if let Some(joining) = self.joining.remove(&key) {

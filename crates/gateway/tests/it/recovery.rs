@@ -98,3 +98,234 @@ async fn a_native_client_gets_exactly_what_it_missed_and_then_what_comes() {
     eventually("it is counted", async || gateway.metric("fanlight_recoveries_total").await == 1)
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stomp_client_gets_exactly_what_it_missed_and_its_receipt_behind_it() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let mut client = RawClient::stomp(&gateway, "ann").await;
+    client.send("SUBSCRIBE\nid:s\nreceipt:s\ndestination:/topic/open.a\n\n\0").await;
+    let receipt = client.expect("receipt-id:s").await;
+    assert!(receipt.contains("offset:0") && !receipt.contains("recovered"), "{receipt}");
+    publish(&mut publisher, "/topic/open.a", 0..1).await;
+    let message = client.expect("\n\n0\0").await;
+    let header = |name: &str| {
+        let line = message.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("{name} {message}")).to_owned()
+    };
+    let (epoch, offset) = (header("epoch:"), header("offset:"));
+    drop(client);
+    publish(&mut publisher, "/topic/open.a", 1..51).await;
+    for position in
+        [format!("epoch:{epoch}\noffset:{offset}"), format!("last-event-id:{epoch}:{offset}")]
+    {
+        let mut client = RawClient::stomp(&gateway, "ann").await;
+        let subscribe =
+            format!("SUBSCRIBE\nid:s\nreceipt:s\n{position}\ndestination:/topic/open.a\n\n\0");
+        client.send(&subscribe).await;
+        for n in 1..51 {
+            client.expect(&format!("\n\n{n}\0")).await;
+        }
+        let receipt = client.expect("receipt-id:s").await;
+        assert!(receipt.contains("\nrecovered:true\n"), "{receipt}");
+        assert!(receipt.contains("\noffset:51\n"), "{receipt}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_returns_again_and_again_while_others_publish_gets_everything_once_and_in_order() {
+    let gateway = Gateway::with_config(&config("{ size = 10000, ttl = \"1m\" }")).await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let mut last = subscribe(&mut client, "/topic/open.a").await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let publishing = tokio::spawn(async move {
+        for batch in 0..100 {
+            publish(&mut publisher, "/topic/open.a", batch * 30..batch * 30 + 30).await;
+        }
+    });
+    let (mut next, mut visits) = (0, 0);
+    while next < 3000 {
+        visits += 1;
+        client = RawClient::native(&gateway, "ann").await;
+        let request = json!({ "type": "subscribe", "to": "/topic/open.a", "since": position(&last), "id": 1 });
+        let mut got = Vec::new();
+        let ok = ask(&mut client, request, &mut got).await;
+        assert_eq!(ok["recovered"], true, "{ok}");
+        // A part of what comes live, and then it is gone again.
+        for _ in 0..20 {
+            if next + (got.len() as u64) < 3000 {
+                got.push(json(&mut client).await);
+            }
+        }
+        for message in got {
+            assert_eq!(message["data"], next, "after {visits} visits");
+            next += 1;
+            last = message;
+        }
+    }
+    publishing.await.unwrap();
+    assert!(visits > 3, "{visits}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_was_away_for_too_long_is_told_and_goes_on_with_what_comes() {
+    let gateway = Gateway::with_config(&config("{ size = 10, ttl = \"1m\" }")).await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let ok = subscribe(&mut client, "/topic/open.a").await;
+    drop(client);
+    publish(&mut publisher, "/topic/open.a", 0..11).await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    for (since, reason) in [
+        (position(&ok), "position_too_old"),
+        (json!({ "epoch": "1", "offset": 11 }), "epoch_changed"),
+    ] {
+        let mut missed = Vec::new();
+        let request =
+            json!({ "type": "subscribe", "to": "/topic/open.a", "since": since, "id": 1 });
+        let told = ask(&mut client, request, &mut missed).await;
+        assert_eq!(
+            (&told["recovered"], &told["reason"]),
+            (&json!(false), &json!(reason)),
+            "{told}"
+        );
+        assert_eq!((missed.len(), &told["offset"]), (0, &json!(11)));
+        client.send(r#"{"type":"unsubscribe","to":"/topic/open.a","id":2}"#).await;
+        client.expect("\"ok\"").await;
+    }
+    subscribe(&mut client, "/topic/open.a").await;
+    publish(&mut publisher, "/topic/open.a", 11..12).await;
+    assert_eq!(json(&mut client).await["data"], 11);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_larger_than_the_outbox_is_given_as_fast_as_it_is_read() {
+    let small =
+        config(SOME).replace("[limits]", "[limits]\noutbox = \"64KiB\"\noutbox_frames = 64");
+    let gateway = Gateway::with_config(&small).await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let ok = subscribe(&mut client, "/topic/open.a").await;
+    drop(client);
+    let body = "x".repeat(16 * 1024);
+    for n in 0..800 {
+        let send = json!({ "type": "send", "to": "/topic/open.a", "data": body, "id": n });
+        publisher.send(&send.to_string()).await;
+        publisher.expect("\"ok\"").await;
+    }
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let before = gateway.metric("process_resident_memory_bytes").await;
+    let request =
+        json!({ "type": "subscribe", "to": "/topic/open.a", "since": position(&ok), "id": 1 });
+    client.send(&request.to_string()).await;
+    // It reads nothing meanwhile: what it is given waits in the history.
+    publish(&mut publisher, "/topic/open.b", 0..100).await;
+    let after = gateway.metric("process_resident_memory_bytes").await;
+    assert!(after < before + (8 << 20), "it grew from {before} to {after} bytes");
+    for offset in 1..=800 {
+        let message = json(&mut client).await;
+        assert_eq!(message["offset"], offset, "{}", message["type"]);
+    }
+    let ok = json(&mut client).await;
+    assert_eq!((&ok["recovered"], &ok["count"]), (&json!(true), &json!(800)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_newest_are_given_before_what_comes_and_asked_for_apart() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    publish(&mut publisher, "/topic/open.a", 0..10).await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let mut newest = Vec::new();
+    let request = json!({ "type": "subscribe", "to": "/topic/open.a", "history": 4, "id": 1 });
+    let ok = ask(&mut client, request, &mut newest).await;
+    assert_eq!((numbers(&newest), &ok["count"]), (vec![6, 7, 8, 9], &json!(4)));
+    assert!(ok["recovered"].is_null(), "{ok}");
+    publish(&mut publisher, "/topic/open.a", 10..11).await;
+    assert_eq!(json(&mut client).await["data"], 10);
+
+    let mut history = json!({ "type": "history", "to": "/topic/open.a", "limit": 4, "id": "h" });
+    let answer = ask(&mut client, history.clone(), &mut newest).await;
+    assert_eq!(numbers(answer["messages"].as_array().unwrap()), [7, 8, 9, 10]);
+    assert!(answer["more"].is_null(), "{answer}");
+    history["since"] = json!({ "epoch": answer["epoch"], "offset": 2 });
+    let answer = ask(&mut client, history, &mut newest).await;
+    assert_eq!(numbers(answer["messages"].as_array().unwrap()), [2, 3, 4, 5]);
+    assert_eq!((&answer["offset"], &answer["more"]), (&json!(6), &json!(true)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn overlapping_subscriptions_give_a_native_session_each_publication_once() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    client.send(r#"{"type":"subscribe","to":"/topic/open.*","id":1}"#).await;
+    client.expect("\"ok\"").await;
+    publish(&mut publisher, "/topic/open.a", 0..5).await;
+    let mut first = Value::Null;
+    for n in 0..5 {
+        let message = json(&mut client).await;
+        assert_eq!(message["data"], n);
+        first = if n == 0 { message } else { first };
+    }
+    let publishing = tokio::spawn(async move {
+        publish(&mut publisher, "/topic/open.a", 5..1000).await;
+    });
+    let mut got = Vec::new();
+    while got.len() < 100 {
+        got.push(json(&mut client).await["data"].as_u64().unwrap());
+    }
+    let mut joined = Vec::new();
+    let request =
+        json!({ "type": "subscribe", "to": "/topic/open.a", "since": position(&first), "id": 2 });
+    ask(&mut client, request, &mut joined).await;
+    // What it had before its position was read is given once more, as it asked.
+    let mut all = got;
+    all.extend(numbers(&joined));
+    let begins = all.iter().rposition(|&n| n == 1).unwrap();
+    let mut asked = all.split_off(begins);
+    while *asked.last().unwrap() < 999 {
+        asked.push(json(&mut client).await["data"].as_u64().unwrap());
+    }
+    assert_eq!(asked, (1..1000).collect::<Vec<_>>());
+    publishing.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_that_was_offline_gets_its_messages() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let ok = subscribe(&mut client, "/user/queue/mail").await;
+    drop(client);
+    let headers = format!("Bearer {}", crate::support::token("root", &["admin"]).await);
+    let mut admin = RawClient::connect(&gateway, "/ws", &[("Authorization", &headers)]).await;
+    admin.send(r#"{"type":"connect"}"#).await;
+    admin.expect("connected").await;
+    publish(&mut admin, "/user/ann/queue/mail", 0..3).await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    let mut missed = Vec::new();
+    let request =
+        json!({ "type": "subscribe", "to": "/user/queue/mail", "since": position(&ok), "id": 1 });
+    let ok = ask(&mut client, request, &mut missed).await;
+    assert_eq!((numbers(&missed), &ok["recovered"]), (vec![0, 1, 2], &json!(true)));
+    assert_eq!(missed[0]["to"], "/user/queue/mail");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_sent_twice_with_one_key_is_published_once() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let mut client = RawClient::native(&gateway, "ann").await;
+    subscribe(&mut client, "/topic/open.a").await;
+    let mut other = RawClient::native(&gateway, "bob").await;
+    let send = |n| json!({ "type": "send", "to": "/topic/open.a", "data": n, "key": "k", "id": n });
+    let mut none = Vec::new();
+    let first = ask(&mut other, send(1), &mut none).await;
+    let again = ask(&mut other, send(2), &mut none).await;
+    assert_eq!(first["message_id"], again["message_id"]);
+    assert_eq!((&first["duplicate"], &again["duplicate"]), (&Value::Null, &json!(true)));
+    assert_eq!(position(&first), position(&again));
+    // Another user's key is another key.
+    client.send(&send(3).to_string()).await;
+    client.expect("\"data\":1").await;
+    client.expect_each(&["\"data\":3", "\"ok\""]).await;
+}

@@ -39,6 +39,7 @@ async fn after_a_failover_positions_are_good_up_to_what_the_replica_had() {
     let master = RedisServer::start_with(&SYNC_AT_ONCE).unwrap();
     let replica = replica_of(&master);
     let ann = RedisNode::ready(config(&master.url()), 1).await;
+    in_step(&ann.node, &master, &replica).await;
     for number in 1..=5 {
         ann.node.kept("/topic/a", number.to_string()).await;
     }
@@ -73,6 +74,7 @@ async fn a_page_that_ends_in_an_earlier_epoch_is_still_the_last() {
     let master = RedisServer::start_with(&SYNC_AT_ONCE).unwrap();
     let replica = replica_of(&master);
     let ann = RedisNode::ready(config(&master.url()), 1).await;
+    in_step(&ann.node, &master, &replica).await;
     let first = ann.node.kept("/topic/a", "1").await;
     ann.node.kept("/topic/a", "2").await;
     eventually("the replica has them", || length(&replica) == 2).await;
@@ -82,6 +84,24 @@ async fn a_page_that_ends_in_an_earlier_epoch_is_still_the_last() {
     assert_eq!(bodies(&page), ["2"]);
     assert_ne!(page.publications[0].position, Some(page.top));
     assert!(page.is_last());
+}
+
+#[tokio::test]
+async fn a_node_that_has_not_noticed_a_new_replication_id_does_not_end_the_epoch() {
+    let master = RedisServer::start_with(&SYNC_AT_ONCE).unwrap();
+    let ann = RedisNode::ready(config(&master.url()), 1).await;
+    let first = ann.node.kept("/topic/a", "1").await;
+    let replica = replica_of(&master);
+    eventually("the replica follows", || length(&replica) == 1).await;
+    let bob = RedisNode::ready(config(&master.url()), 1).await;
+    let second = bob.node.kept("/topic/a", "2").await;
+    assert_ne!(second.epoch, first.epoch, "the first replica makes the id another");
+    for number in 3..=20 {
+        let position = ann.node.kept("/topic/a", number.to_string()).await;
+        assert_eq!(position, Position { epoch: second.epoch, offset: number });
+    }
+    let page = bob.node.after("/topic/a", first, 100).await;
+    assert_eq!((page.publications.len(), page.lost), (19, None));
 }
 
 #[tokio::test]
@@ -359,6 +379,27 @@ async fn kept_again(node: &Node, body: &'static str) -> Position {
 fn replica_of(master: &RedisServer) -> RedisServer {
     let address = format!("127.0.0.1 {}", master.address().port());
     RedisServer::start_with(&["--replicaof", &address]).unwrap()
+}
+
+/// Waits until the replica follows, which gives the master another replication id, and until the
+/// node has noticed that.
+async fn in_step(node: &Node, master: &RedisServer, replica: &RedisServer) {
+    eventually("the replica follows", || {
+        replica.command("INFO replication").unwrap().contains("master_link_status:up")
+    })
+    .await;
+    let info = master.command("INFO replication").unwrap();
+    let id = info.lines().find_map(|line| line.strip_prefix("master_replid:")).unwrap();
+    let noticing = async {
+        loop {
+            node.top("/topic/a").await;
+            if master.command(&format!("HGET {META} r")).unwrap().contains(id) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), noticing).await.expect("it was not noticed");
 }
 
 fn length(server: &RedisServer) -> u64 {

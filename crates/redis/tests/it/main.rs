@@ -1,5 +1,7 @@
-//! The broker against a real Redis, and the contract suite over both brokers.
+//! The broker against real Redis processes, and the contract suite over all brokers.
 
+#[cfg(test)]
+mod cluster;
 #[cfg(test)]
 mod contract;
 mod degraded;
@@ -13,3 +15,9 @@ mod nodes;
 mod outages;
 #[cfg(test)]
 mod scripted;
+#[cfg(test)]
+mod sentinel;
+#[cfg(test)]
+mod tls;
+#[cfg(test)]
+mod topologies;

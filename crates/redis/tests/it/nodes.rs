@@ -56,6 +56,10 @@ impl RedisNode {
         node
     }
 
+    pub(crate) fn redis_health(&self) -> BrokerHealth {
+        self.redis.health()
+    }
+
     pub(crate) async fn healthy(&self) {
         eventually("healthy", || self.redis.health() == BrokerHealth::Healthy).await;
     }

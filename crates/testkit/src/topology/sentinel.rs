@@ -141,10 +141,10 @@ impl RedisSentinel {
 
         let replicas = ask(sentinel, &["SENTINEL", "REPLICAS", Self::MASTER_NAME])?;
         let others = self.servers.iter().filter(|server| server.address() != master);
-        ensure_known(replicas, others, "slave")?;
+        ensure_known(replicas, others)?;
         let sentinels = ask(sentinel, &["SENTINEL", "SENTINELS", Self::MASTER_NAME])?;
         let others = self.sentinels.iter().filter(|each| each.address() != sentinel.address());
-        ensure_known(sentinels, others, "sentinel")
+        ensure_known(sentinels, others)
     }
 
     fn server_mut(&mut self, address: SocketAddr) -> anyhow::Result<&mut RedisServer> {
@@ -153,11 +153,10 @@ impl RedisSentinel {
     }
 }
 
-/// That each of `peers` is listed, and as well if it is up.
+/// That each of `peers` is listed and, if it is up, reached.
 fn ensure_known<'s>(
     listed: Reply,
     peers: impl Iterator<Item = &'s RedisServer>,
-    well: &str,
 ) -> anyhow::Result<()> {
     let listed = listed.array()?.into_iter().map(fields).collect::<anyhow::Result<Vec<_>>>()?;
     for peer in peers {
@@ -165,8 +164,9 @@ fn ensure_known<'s>(
         let Some(entry) = listed.iter().find(|entry| entry.get("port") == Some(&port)) else {
             bail!("{} is not known: {listed:?}", peer.address());
         };
-        let is_well = entry.get("flags").is_some_and(|flags| flags == well);
-        ensure!(is_well || !peer.is_up(), "not well: {entry:?}");
+        let flags = entry.get("flags").context("no flags")?;
+        let is_ill = ["s_down", "o_down", "disconnected"].iter().any(|ill| flags.contains(ill));
+        ensure!(!is_ill || !peer.is_up(), "not well: {entry:?}");
     }
     Ok(())
 }

@@ -28,8 +28,9 @@ fn a_dead_master_is_replaced_and_returns_as_a_replica() {
     let mut cluster = RedisCluster::start(3, 1).unwrap();
     let slot = cluster.slot_of("key").unwrap();
     let old = cluster.master_of_slot(slot).unwrap();
-    set(cluster.node(old), "value");
-    cluster.node(old).call(&["WAIT", "1", "0"]).unwrap().ok().unwrap();
+    let mut client = cluster.node(old).control().unwrap();
+    client.call(&["SET", "key", "value"]).unwrap().ok().unwrap();
+    assert_eq!(client.call(&["WAIT", "1", "0"]).unwrap().integer().unwrap(), 1);
 
     let new = cluster.promote_by_killing(old).unwrap();
     assert_eq!(cluster.master_of_slot(slot).unwrap(), new);

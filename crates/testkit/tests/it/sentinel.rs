@@ -14,9 +14,9 @@ fn sentinels_name_the_master_and_their_url_names_them() {
 fn a_dead_master_is_replaced_and_returns_as_a_replica() {
     let mut redis = RedisSentinel::start(2, 3).unwrap();
     let old = redis.master().unwrap();
-    let server = redis.server(old).unwrap();
-    server.call(&["SET", "key", "value"]).unwrap().ok().unwrap();
-    assert_eq!(server.call(&["WAIT", "2", "0"]).unwrap().integer().unwrap(), 2);
+    let mut client = redis.server(old).unwrap().control().unwrap();
+    client.call(&["SET", "key", "value"]).unwrap().ok().unwrap();
+    assert_eq!(client.call(&["WAIT", "2", "0"]).unwrap().integer().unwrap(), 2);
 
     assert_eq!(redis.kill_master().unwrap(), old);
     let new = redis.wait_for_failover(old).unwrap();

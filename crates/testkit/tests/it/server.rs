@@ -83,6 +83,11 @@ fn a_replica_is_in_step_from_the_start_and_after_a_relaunch() {
     replica.launch().unwrap();
     replica.wait_until_replica_of(&master).unwrap();
     assert_eq!(redis_command(replica.address(), &get).unwrap().text().unwrap(), "later");
+    for value in ["1", "2", "3"] {
+        master.call(&["SET", "key", value]).unwrap().ok().unwrap();
+        replica.wait_until_replica_of(&master).unwrap();
+        assert_eq!(redis_command(replica.address(), &get).unwrap().text().unwrap(), value);
+    }
 }
 
 #[test]
