@@ -36,7 +36,7 @@ use reads::{Fetch, Reads};
 #[derive(Debug, Default)]
 pub struct Timelines {
     keys: HashMap<Destination, usize, foldhash::quality::RandomState>,
-    timelines: Slab<Timeline>,
+    all: Slab<Timeline>,
     joiners: Slab<Joiner>,
     events: VecDeque<Event>,
     reads: Reads,
@@ -175,7 +175,7 @@ impl Timelines {
             }
             return Offered::Next;
         };
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         if let Some(used) = &mut timeline.loose {
             self.uses += 1;
             *used = self.uses;
@@ -209,7 +209,7 @@ impl Timelines {
         has_patterns: impl FnOnce(&Channel) -> bool,
     ) {
         let Some(&index) = self.keys.get(destination) else { return };
-        if has_patterns(&self.timelines[index].channel) {
+        if has_patterns(&self.all[index].channel) {
             self.loosen(index);
         } else {
             self.remove(index);
@@ -225,7 +225,7 @@ impl Timelines {
             timeline.loose.is_some() && timeline.channel == *channel
         };
         let ended: Vec<usize> =
-            self.timelines.iter().filter(of_channel).map(|(index, _)| index).collect();
+            self.all.iter().filter(of_channel).map(|(index, _)| index).collect();
         for index in ended {
             self.remove(index);
         }
@@ -238,12 +238,12 @@ impl Timelines {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.timelines.len()
+        self.all.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.timelines.is_empty()
+        self.all.is_empty()
     }
 
     fn begin(
@@ -255,7 +255,7 @@ impl Timelines {
     ) -> usize {
         self.next_serial += 1;
         let serial = self.next_serial;
-        let index = self.timelines.insert(Timeline {
+        let index = self.all.insert(Timeline {
             serial,
             channel: channel.clone(),
             destination: destination.clone(),
@@ -284,13 +284,13 @@ impl Timelines {
         now: Now,
     ) {
         let index = self.begin(channel, &publications[0].destination, history, now);
-        self.timelines[index].last = publications.last().and_then(|last| last.position);
+        self.all[index].last = publications.last().and_then(|last| last.position);
         self.loosen(index);
     }
 
     fn loosen(&mut self, index: usize) {
         self.uses += 1;
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         if timeline.loose.replace(self.uses).is_none() {
             self.loose_count += 1;
         }
@@ -299,7 +299,7 @@ impl Timelines {
         }
         while self.loose_count > LOOSE_MAX {
             let Some((index, serial, stamp)) = self.loose.pop_front() else { return };
-            let timeline = self.timelines.get_mut(index);
+            let timeline = self.all.get_mut(index);
             let Some(timeline) = timeline.filter(|timeline| timeline.serial == serial) else {
                 continue;
             };
@@ -312,7 +312,7 @@ impl Timelines {
     }
 
     fn remove(&mut self, index: usize) {
-        let timeline = self.timelines.remove(index);
+        let timeline = self.all.remove(index);
         self.keys.remove(&timeline.destination);
         self.loose_count -= usize::from(timeline.loose.is_some());
         debug_assert_eq!(timeline.joining(), 0, "who joins is subscribed");
@@ -325,7 +325,7 @@ impl Timelines {
         publication: &Arc<Publication>,
         passed: &mut Vec<Arc<Publication>>,
     ) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         let Some(position) = publication.position else { return };
         match timeline.last {
             Some(last) if last.epoch == position.epoch && position.offset <= last.offset => {}
@@ -348,11 +348,11 @@ impl Timelines {
 
     /// Delivers the held publications that follow now, and drops those that were delivered.
     fn release_held(&mut self, index: usize, passed: &mut Vec<Arc<Publication>>) {
-        let Some(busy) = &mut self.timelines[index].busy else { return };
+        let Some(busy) = &mut self.all[index].busy else { return };
         let mut held = std::mem::take(&mut busy.held);
         busy.held_bytes = 0;
         held.sort_by_key(|held| held.publication.position.map(|position| position.offset));
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         for Held { publication, is_fresh } in held {
             let (Some(position), Some(last)) = (publication.position, timeline.last) else {
                 continue;
@@ -371,7 +371,7 @@ impl Timelines {
         if passed.is_empty() {
             return;
         }
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         let (channel, lost) = (timeline.channel.clone(), timeline.lost.take());
         self.events.push_back(Event::Deliver { channel, publications: passed, lost });
     }
@@ -385,7 +385,7 @@ impl Timelines {
         page: &HistoryPage,
         passed: &mut Vec<Arc<Publication>>,
     ) -> bool {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         let Some(last) = timeline.last else { return true };
         let reached = reached(asked, page);
         let is_last = |publication: &Arc<Publication>| publication.position == Some(last);
@@ -410,7 +410,7 @@ impl Timelines {
 
     /// Goes on behind what was lost.
     fn lose(&mut self, index: usize, reason: Lost, top: Position) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         timeline.last = Some(top);
         timeline.lost = Some(reason);
         timeline.has_gap = false;

@@ -99,11 +99,11 @@ impl Timelines {
             Some(&index) => index,
             None => self.begin(channel, destination, history, now),
         };
-        if self.timelines[timeline].loose.take().is_some() {
+        if self.all[timeline].loose.take().is_some() {
             self.loose_count -= 1;
         }
-        let begun = self.timelines[timeline].last;
-        let busy = self.timelines[timeline].busy.get_or_insert_default();
+        let begun = self.all[timeline].last;
+        let busy = self.all[timeline].busy.get_or_insert_default();
         if busy.joining == 0 {
             busy.kept.restart(begun);
         }
@@ -161,7 +161,7 @@ impl Timelines {
                     let joiner = &mut self.joiners[index];
                     joiner.state = State::Waiting;
                     let timeline = joiner.timeline;
-                    if let Some(busy) = &mut self.timelines[timeline].busy {
+                    if let Some(busy) = &mut self.all[timeline].busy {
                         busy.waiting.push(index);
                     }
                     return self.want(timeline, false);
@@ -174,7 +174,7 @@ impl Timelines {
                 }
                 Step::Give(publications) => {
                     let bytes: usize = publications.iter().map(|one| weight(one)).sum();
-                    let timeline = &self.timelines[self.joiners[index].timeline];
+                    let timeline = &self.all[self.joiners[index].timeline];
                     if let Some(last) = timeline.last {
                         self.joiners[index].progress = Progress::After(last);
                     }
@@ -189,7 +189,7 @@ impl Timelines {
 
     fn next_step(&mut self, index: usize) -> Step {
         let joiner = &self.joiners[index];
-        let timeline = &mut self.timelines[joiner.timeline];
+        let timeline = &mut self.all[joiner.timeline];
         if let (Progress::After(position), Some(last)) = (joiner.progress, timeline.last)
             && position != last
             && let Some(rest) = timeline.busy.as_ref().and_then(|busy| busy.kept.after(position))
@@ -226,7 +226,7 @@ impl Timelines {
 
     fn make_live(&mut self, index: usize) {
         let joiner = &self.joiners[index];
-        let position = self.timelines[joiner.timeline].last;
+        let position = self.all[joiner.timeline].last;
         if position.is_none() {
             self.want(joiner.timeline, false);
         }
@@ -243,7 +243,7 @@ impl Timelines {
 
     fn end(&mut self, index: usize) {
         let joiner = self.joiners.remove(index);
-        let timeline = &mut self.timelines[joiner.timeline];
+        let timeline = &mut self.all[joiner.timeline];
         if let Some(busy) = &mut timeline.busy {
             busy.joining -= 1;
             busy.waiting.retain(|&waiting| waiting != index);
@@ -275,8 +275,8 @@ impl Timelines {
         };
         let timeline = self.joiners[index].timeline;
         if let Some(reason) = page.lost {
-            match self.timelines[timeline].last {
-                None => self.timelines[timeline].last = Some(page.top),
+            match self.all[timeline].last {
+                None => self.all[timeline].last = Some(page.top),
                 Some(last) if last != page.top => self.want(timeline, false),
                 Some(_) => {}
             }
@@ -309,7 +309,7 @@ impl Timelines {
 
     /// The timeline has moved, or has read all there is: goes on with those who wait for that.
     pub(super) fn wake_waiting(&mut self, timeline: usize, has_read: bool) {
-        let Some(busy) = &mut self.timelines[timeline].busy else { return };
+        let Some(busy) = &mut self.all[timeline].busy else { return };
         for index in std::mem::take(&mut busy.waiting) {
             if has_read {
                 self.joiners[index].is_at_top = false;
@@ -320,7 +320,7 @@ impl Timelines {
 
     /// The history can't be read: who only wants to know where it stands becomes live without.
     pub(super) fn give_up_waiting(&mut self, timeline: usize) {
-        let Some(busy) = &mut self.timelines[timeline].busy else { return };
+        let Some(busy) = &mut self.all[timeline].busy else { return };
         for index in std::mem::take(&mut busy.waiting) {
             self.lose_joiner(index, Lost::Unavailable);
         }

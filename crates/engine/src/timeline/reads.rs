@@ -89,15 +89,17 @@ impl Timelines {
     }
 
     /// Takes the answer to a read.
+    #[expect(clippy::needless_pass_by_value, reason = "a read is answered once")]
     pub fn on_read(&mut self, key: ReadKey, result: Result<HistoryPage, HistoryError>, now: Now) {
+        let ReadKey { want, asked } = key;
         self.reads.under_way -= 1;
-        match (key.want, result) {
+        match (want, result) {
             (Want::Joiner { index, serial }, result) if self.is_joiner(index, serial) => {
-                self.on_joiner_page(index, key.asked, result);
+                self.on_joiner_page(index, asked, result);
             }
             (Want::Timeline { index, serial }, result) if self.is_timeline(index, serial) => {
                 match result {
-                    Ok(page) => self.on_page(index, key.asked, &page, now),
+                    Ok(page) => self.on_page(index, asked, &page, now),
                     Err(HistoryError::Unavailable) => self.on_failed(index, now),
                 }
             }
@@ -127,7 +129,7 @@ impl Timelines {
     fn suspect_those(&mut self, is_meant: impl Fn(&Timeline) -> bool) {
         let is_meant = |(_, timeline): &(usize, &Timeline)| is_meant(timeline);
         let indices: Vec<usize> =
-            self.timelines.iter().filter(is_meant).map(|(index, _)| index).collect();
+            self.all.iter().filter(is_meant).map(|(index, _)| index).collect();
         for index in indices {
             self.want(index, true);
         }
@@ -141,10 +143,10 @@ impl Timelines {
                 return;
             }
             self.reads.due.pop();
-            if !self.is_timeline(index, serial) || self.timelines[index].due_ms != due_ms {
+            if !self.is_timeline(index, serial) || self.all[index].due_ms != due_ms {
                 continue;
             }
-            let timeline = &mut self.timelines[index];
+            let timeline = &mut self.all[index];
             if matches!(timeline.fetch, Fetch::Idle | Fetch::Failed) {
                 timeline.fetch = Fetch::Wanted { is_check: !timeline.has_gap };
                 self.reads.queues[1].push_back(Want::Timeline { index, serial });
@@ -156,7 +158,7 @@ impl Timelines {
     /// Has the timeline read what is behind its end. One whose reads fail waits for its turn,
     /// unless there is `news` of the broker.
     pub(super) fn want(&mut self, index: usize, news: bool) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         match &mut timeline.fetch {
             Fetch::Running { again, .. } => *again |= news,
             Fetch::Failed if !news => {}
@@ -180,7 +182,7 @@ impl Timelines {
     }
 
     fn schedule(&mut self, index: usize, due_ms: u64) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         timeline.due_ms = due_ms;
         self.reads.due.push(Reverse((due_ms, index, timeline.serial)));
     }
@@ -192,7 +194,7 @@ impl Timelines {
     }
 
     pub(super) fn is_timeline(&self, index: usize, serial: u64) -> bool {
-        self.timelines.get(index).is_some_and(|timeline| timeline.serial == serial)
+        self.all.get(index).is_some_and(|timeline| timeline.serial == serial)
     }
 
     fn query(&mut self, want: Want) -> Option<HistoryQuery> {
@@ -203,7 +205,7 @@ impl Timelines {
                 (joiner.timeline, range, limit)
             }
             Want::Timeline { index, serial } if self.is_timeline(index, serial) => {
-                let timeline = &mut self.timelines[index];
+                let timeline = &mut self.all[index];
                 let Fetch::Wanted { is_check } = timeline.fetch else { return None };
                 timeline.fetch = Fetch::Running { again: false, is_check };
                 if let Some(busy) = &mut timeline.busy {
@@ -216,7 +218,7 @@ impl Timelines {
             }
             _ => return None,
         };
-        let timeline = &self.timelines[index];
+        let timeline = &self.all[index];
         Some(HistoryQuery {
             channel: timeline.channel.clone(),
             destination: timeline.destination.clone(),
@@ -228,7 +230,7 @@ impl Timelines {
 
     /// A timeline's own read has an answer.
     fn on_page(&mut self, index: usize, asked: Option<Position>, page: &HistoryPage, now: Now) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         let Fetch::Running { again, is_check } = timeline.fetch else { return };
         timeline.fetch = Fetch::Idle;
         timeline.failures = 0;
@@ -245,7 +247,7 @@ impl Timelines {
         let is_at_top = page.lost.is_some() || asked.is_none() || reached(asked, page) == page.top;
         self.count_found(index, &passed, is_check, now);
         self.release_held(index, &mut passed);
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         if is_at_top && let Some(busy) = &mut timeline.busy {
             // What came before the read began and is not in the history is nobody's.
             busy.held.retain(|held| held.is_fresh);
@@ -271,8 +273,7 @@ impl Timelines {
     /// have overtaken its own delivery.
     fn count_found(&mut self, index: usize, found: &[Arc<Publication>], is_check: bool, now: Now) {
         let is_old = |found: &Arc<Publication>| found.at_unix_ms + OVERTAKING_MS < now.unix_ms;
-        if !self.timelines[index].has_gap
-            && found.first().is_some_and(|first| !is_check || is_old(first))
+        if !self.all[index].has_gap && found.first().is_some_and(|first| !is_check || is_old(first))
         {
             self.counts.gaps += 1;
             self.counts.gaps_healed += 1;
@@ -281,13 +282,13 @@ impl Timelines {
 
     fn on_failed(&mut self, index: usize, now: Now) {
         self.retry_later(index, now);
-        if self.timelines[index].last.is_none() {
+        if self.all[index].last.is_none() {
             self.give_up_waiting(index);
         }
     }
 
     fn retry_later(&mut self, index: usize, now: Now) {
-        let timeline = &mut self.timelines[index];
+        let timeline = &mut self.all[index];
         timeline.fetch = Fetch::Failed;
         let wait_ms = (RETRY_FIRST_MS << timeline.failures.min(10)).min(RETRY_MAX_MS);
         timeline.failures = timeline.failures.saturating_add(1);
@@ -315,7 +316,7 @@ const READS_MAX: usize = 64;
 const CHECK_AFTER_MS: u64 = 25_000;
 const CHECK_SPREAD_MS: u64 = 15_000;
 /// 200 a second.
-const CHECKS_PER_TICK: usize = 20;
+pub(super) const CHECKS_PER_TICK: usize = 20;
 const RETRY_FIRST_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
 /// A publication that is older than this and was not delivered was missed.

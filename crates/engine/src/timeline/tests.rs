@@ -1,10 +1,13 @@
 //! Timelines against an oracle: whatever is dropped, doubled, delayed or lost, every subscriber
 //! gets consecutive publications from its join on, or is told of a loss.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
 
+use super::reads::CHECKS_PER_TICK;
 use super::*;
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, HistoryRange};
 use crate::publication::{ContentType, PublicationId};
@@ -347,7 +350,7 @@ impl World {
                 assert!(now.is_none_or(|now| now.id == got.id), "{offset} was lost: {member:?}");
             }
         }
-        let timeline = self.timelines.timelines.iter().next().map(|(_, timeline)| timeline);
+        let timeline = self.timelines.all.iter().next().map(|(_, timeline)| timeline);
         assert!(timeline.is_none_or(|timeline| timeline.busy.is_none()), "{timeline:?}");
         assert!(self.timelines.joiners.is_empty());
     }
@@ -400,4 +403,123 @@ proptest! {
         world.settle();
         world.check();
     }
+}
+
+#[test]
+fn timelines_of_patterns_alone_are_bounded_and_the_least_used_go() {
+    let mut timelines = Timelines::new();
+    let now = Now { mono_ms: 0, unix_ms: 0 };
+    let channel = Channel::of_namespace("n");
+    let mut come = |timelines: &mut Timelines, n: usize, offset| {
+        let one = publication(1, Position { epoch: 1, offset }, 1);
+        let destination: Destination = format!("/topic/{n}").parse().unwrap();
+        let one = Arc::new(Publication { destination, ..(*one).clone() });
+        let offered = timelines.offer(&channel, &[one], || Some(HISTORY), now);
+        assert_eq!(offered, Offered::Next);
+    };
+    for n in 0..LOOSE_MAX {
+        come(&mut timelines, n, 1);
+    }
+    come(&mut timelines, 0, 2);
+    come(&mut timelines, LOOSE_MAX, 1);
+    assert_eq!((timelines.len(), timelines.loose_count), (LOOSE_MAX, LOOSE_MAX));
+    // The first was used of late, so it is there and knows where it stands; the second went.
+    come(&mut timelines, 0, 3);
+    assert_eq!(timelines.len(), LOOSE_MAX);
+    assert!(!timelines.keys.contains_key(&"/topic/1".parse::<Destination>().unwrap()));
+    timelines.leave(&channel);
+    assert!(timelines.is_empty());
+}
+
+#[test]
+fn a_gap_of_what_only_patterns_want_is_filled_too() {
+    let mut world = World::new();
+    let patterns = || Some(HISTORY);
+    let all: Vec<_> = (0..5).map(|_| world.log.publish(1)).collect();
+    let offer = |world: &mut World, at: usize| {
+        world.timelines.offer(&channel(), &all[at..=at], patterns, world.now)
+    };
+    assert_eq!(offer(&mut world, 0), Offered::Next);
+    assert_eq!(offer(&mut world, 3), Offered::Taken);
+    assert_eq!(world.timelines.next_event(), None);
+    world.follow();
+    let (key, query, _) = world.reads.pop_front().unwrap();
+    world.timelines.on_read(key, Ok(world.log.read(&query)), world.now);
+    let Some(Event::Deliver { publications, .. }) = world.timelines.next_event() else { panic!() };
+    assert_eq!(publications, all[1..5]);
+    assert_eq!(world.timelines.take_counts(), Counts { gaps: 1, gaps_healed: 1, gaps_lost: 0 });
+    assert_eq!(offer(&mut world, 4), Offered::Taken);
+    assert_eq!(world.timelines.next_event(), None);
+}
+
+#[test]
+fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
+    let mut timelines = Timelines::new();
+    let mut now = Now { mono_ms: 0, unix_ms: 0 };
+    for n in 0..100 {
+        let destination: Destination = format!("/topic/{n}").parse().unwrap();
+        let channel = Channel::of_destination(destination.to_shared());
+        timelines.join(&channel, &destination, HISTORY, Start::Now, false, now);
+    }
+    let page =
+        HistoryPage { publications: Vec::new(), top: Position { epoch: 1, offset: 7 }, lost: None };
+    let mut answer = |timelines: &mut Timelines, now| {
+        let mut seen = Vec::new();
+        while let Some((key, query)) = timelines.next_read() {
+            timelines.on_read(key, Ok(page.clone()), now);
+            seen.push((query.destination, query.range, query.limit));
+        }
+        seen
+    };
+    // At first each asks where it stands.
+    let first = answer(&mut timelines, now);
+    assert!(first.iter().all(|(_, range, limit)| (*range, *limit) == (HistoryRange::Newest, 0)));
+    assert_eq!(first.len(), 100);
+    let mut times: HashMap<Destination, Vec<u64>> = HashMap::new();
+    while now.mono_ms < 100_000 {
+        now.mono_ms += 100;
+        timelines.on_tick(now);
+        let seen = answer(&mut timelines, now);
+        assert!(seen.len() <= CHECKS_PER_TICK);
+        for (destination, range, _) in seen {
+            assert_eq!(range, HistoryRange::After(page.top));
+            times.entry(destination).or_insert_with(|| vec![0]).push(now.mono_ms);
+        }
+    }
+    assert_eq!(times.len(), 100);
+    for times in times.values() {
+        assert!(times.windows(2).all(|two| (25_000..=41_000).contains(&(two[1] - two[0]))));
+    }
+}
+
+#[test]
+fn a_timeline_at_rest_is_small() {
+    assert!(size_of::<Timeline>() <= 176, "{}", size_of::<Timeline>());
+}
+
+#[test]
+fn what_is_held_is_bounded_and_nothing_is_lost_by_that() {
+    let mut world = World::new();
+    world.join(0);
+    world.answer(0, false);
+    world.follow();
+    assert!(world.members[0].is_live);
+    let all: Vec<_> = (0..=2 * HELD_MAX as u64 + 9).map(|_| world.log.publish(1)).collect();
+    world.log.kept.clone_from(&all);
+    // The first is missed, and the read of it waits.
+    for one in &all[1..] {
+        assert_eq!(
+            world.timelines.offer(&channel(), std::slice::from_ref(one), || None, world.now),
+            Offered::Taken
+        );
+        let held = &world.timelines.all[0].busy.as_ref().unwrap().held;
+        assert!(held.len() <= HELD_MAX);
+    }
+    world.settle();
+    world.check();
+    let expected: Vec<_> = all.iter().map(|one| one.id).collect();
+    let got: Vec<_> = world.members[0].got.iter().map(|one| one.id).collect();
+    assert_eq!(got, expected);
+    let counts = world.timelines.take_counts();
+    assert_eq!((counts.gaps, counts.gaps_healed, counts.gaps_lost), (1, 1, 0));
 }

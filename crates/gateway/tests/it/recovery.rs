@@ -3,7 +3,9 @@
 use fanlight_proto::ws::{self, Opcode};
 use serde_json::{Value, json};
 
+use crate::stompjs::StompJs;
 use crate::support::{CONFIG, Gateway, Got, RawClient, eventually};
+use fanlight_testkit::FaultProxy;
 
 /// [`CONFIG`] without rates, with so much history everywhere.
 fn config(history: &str) -> String {
@@ -326,6 +328,79 @@ async fn what_is_sent_twice_with_one_key_is_published_once() {
     assert_eq!(position(&first), position(&again));
     // Another user's key is another key.
     client.send(&send(3).to_string()).await;
-    client.expect("\"data\":1").await;
-    client.expect_each(&["\"data\":3", "\"ok\""]).await;
+    client.expect_each(&["\"data\":1", "\"data\":3", "\"ok\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_client_receives_everything_once_over_many_lost_connections() {
+    use fanlight_client::{Backoff, Begin, Client, ConnectOptions};
+    use std::time::Duration;
+
+    let gateway = Gateway::with_config(&config("{ size = 10000, ttl = \"1m\" }")).await;
+    let proxy = FaultProxy::start(gateway.public).await.unwrap();
+    let url = format!("ws://{}/ws", proxy.address());
+    let quick = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(20) };
+    let options = ConnectOptions::new(&url).unwrap().backoff(quick);
+    let options = options.token(crate::support::token("ann", &[]).await);
+    let client = Client::connect(options.clone()).await.unwrap();
+    let mut news = client.subscribe("/topic/open.a").await.unwrap();
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    let publishing = tokio::spawn(async move {
+        for batch in 0..100 {
+            publish(&mut publisher, "/topic/open.a", batch * 20..batch * 20 + 20).await;
+        }
+    });
+    for n in 0..2000 {
+        assert_eq!(news.recv().await.unwrap().data.get(), n.to_string());
+        if n % 300 == 150 {
+            proxy.cut();
+        }
+    }
+    publishing.await.unwrap();
+
+    // The last cut may not have been noticed yet.
+    let page = loop {
+        match client.history("/topic/open.a", None, 2).await {
+            Ok(page) => break page,
+            Err(error) => assert_eq!(error, fanlight_client::RequestError::ConnectionLost),
+        }
+    };
+    let bodies: Vec<_> = page.messages.iter().map(|message| message.data.get()).collect();
+    assert_eq!((bodies, page.more), (vec!["1998", "1999"], false));
+    let sent = client.send_once("/topic/open.a", b"2000", None, "k").await.unwrap();
+    let again = client.send_once("/topic/open.a", b"2000", None, "k").await.unwrap();
+    assert_eq!((sent.duplicate, again.duplicate), (false, true));
+    assert_eq!((sent.position, again.message_id), (again.position, sent.message_id));
+
+    let other = Client::connect(options).await.unwrap();
+    let begin = Begin::After(page.position.unwrap());
+    let mut late = other.subscribe_from("/topic/open.a", begin).await.unwrap();
+    assert_eq!(late.recv().await.unwrap().data.get(), "2000");
+    assert_eq!(late.is_recovered(), Some(true));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stompjs_recovers_by_headers_that_it_knows_nothing_of() {
+    let gateway = Gateway::with_config(&config(SOME)).await;
+    let token = crate::support::token("ann", &[]).await;
+    let mut client = StompJs::connect(&gateway.ws_url(), &token, json!({})).await;
+    client.subscribe("/topic/open.a").await;
+    let mut publisher = RawClient::native(&gateway, "pub").await;
+    publish(&mut publisher, "/topic/open.a", 0..1).await;
+    let headers = client.event("message").await["headers"].clone();
+    drop(client);
+    publish(&mut publisher, "/topic/open.a", 1..51).await;
+    let mut client = StompJs::connect(&gateway.ws_url(), &token, json!({})).await;
+    client
+        .command(&json!({
+            "op": "subscribe", "destination": "/topic/open.a", "receipt": "r",
+            "headers": { "epoch": headers["epoch"], "offset": headers["offset"] },
+        }))
+        .await;
+    client.receipt("r").await;
+    for n in 1..51 {
+        assert!(client.has_passed("message"), "what was missed comes before the receipt");
+        assert_eq!(client.event("message").await["body"], n.to_string());
+    }
+    assert!(!client.has_passed("message"));
 }

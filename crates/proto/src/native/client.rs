@@ -261,14 +261,11 @@ impl<'a> Fields<'a> {
         let Some(value) = self.value(field) else {
             return Ok(None);
         };
-        match serde_json::from_str::<u32>(value.get()) {
-            Ok(count @ 1..=MAX_HISTORY) => Ok(Some(count)),
-            _ => {
-                const { assert!(MAX_HISTORY == 128) };
-                let expected = "a whole number from 1 to 128";
-                Err(Problem::WrongType { field: field.name(), expected })
-            }
-        }
+        let count = serde_json::from_str::<u32>(value.get()).ok();
+        const { assert!(MAX_HISTORY == 128) };
+        let expected = "a whole number from 1 to 128";
+        let wrong = Problem::WrongType { field: field.name(), expected };
+        count.filter(|count| (1..=MAX_HISTORY).contains(count)).ok_or(wrong).map(Some)
     }
 
     fn headers(&self) -> Result<HeaderPairs<'a>, Problem> {

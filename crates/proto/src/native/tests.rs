@@ -145,14 +145,51 @@ fn the_headers_of_a_send_keep_their_order() {
     assert_eq!(headers, [("b".into(), "1".into()), ("a".into(), "\n".into())]);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "`check_error(.., expect![..])` reads best")]
+fn check_error(text: &str, expected: expect_test::Expect) {
+    let error = one(text).unwrap_err();
+    let id = error.request_id().map_or("-", RequestId::as_json);
+    expected.assert_eq(&format!("{id}: {error}"));
+    assert_eq!(error.close_reason(), CloseReason::ProtocolError);
+}
+
+#[test]
+fn what_is_wrong_with_a_position_or_a_number_of_messages_is_told() {
+    let since = |since: &str| format!(r#"{{"type":"subscribe","to":"/topic/a","since":{since}}}"#);
+    for bad in [
+        "7",
+        "{}",
+        r#"{"epoch":7,"offset":1}"#,
+        r#"{"epoch":"x","offset":1}"#,
+        r#"{"epoch":"1","offset":-1}"#,
+        r#"{"epoch":"1","offset":1,"x":1}"#,
+    ] {
+        check_error(
+            &since(bad),
+            expect![
+                "-: `since` must be an object of `epoch`, a string, and `offset`, a whole number"
+            ],
+        );
+    }
+    for bad in ["0", "129", "1.5", "\"1\""] {
+        check_error(
+            &format!(r#"{{"type":"history","to":"/topic/a","limit":{bad},"id":1}}"#),
+            expect!["1: `limit` must be a whole number from 1 to 128"],
+        );
+    }
+    check_error(
+        r#"{"type":"subscribe","to":"/topic/a","since":{"epoch":"1","offset":1},"history":3}"#,
+        expect!["-: `since` and `history` exclude each other; give one of them"],
+    );
+    check_error(
+        r#"{"type":"history","to":"/topic/a","limit":1}"#,
+        expect!["-: missing field `id`"],
+    );
+}
+
 #[test]
 fn an_error_says_what_is_wrong_and_which_request_it_answers() {
-    let check = |text: &str, expected: expect_test::Expect| {
-        let error = one(text).unwrap_err();
-        let id = error.request_id().map_or("-", RequestId::as_json);
-        expected.assert_eq(&format!("{id}: {error}"));
-        assert_eq!(error.close_reason(), CloseReason::ProtocolError);
-    };
+    let check = check_error;
     check("", expect!["-: a message is a JSON object with a `type`, or an array of such objects"]);
     check("7", expect!["-: a message is a JSON object with a `type`, or an array of such objects"]);
     check("{", expect!["-: not JSON: EOF while parsing an object at line 1 column 1"]);
@@ -196,33 +233,6 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
         r#"{"type":"send","to":"/topic/a","data":1,"headers":{"a":1}}"#,
         expect!["-: `headers` must be an object of strings"],
     );
-    let since = |since: &str| format!(r#"{{"type":"subscribe","to":"/topic/a","since":{since}}}"#);
-    for bad in [
-        "7",
-        "{}",
-        r#"{"epoch":7,"offset":1}"#,
-        r#"{"epoch":"x","offset":1}"#,
-        r#"{"epoch":"1","offset":-1}"#,
-        r#"{"epoch":"1","offset":1,"x":1}"#,
-    ] {
-        check(
-            &since(bad),
-            expect![
-                "-: `since` must be an object of `epoch`, a string, and `offset`, a whole number"
-            ],
-        );
-    }
-    for bad in ["0", "129", "1.5", "\"1\""] {
-        check(
-            &format!(r#"{{"type":"history","to":"/topic/a","limit":{bad},"id":1}}"#),
-            expect!["1: `limit` must be a whole number from 1 to 128"],
-        );
-    }
-    check(
-        r#"{"type":"subscribe","to":"/topic/a","since":{"epoch":"1","offset":1},"history":3}"#,
-        expect!["-: `since` and `history` exclude each other; give one of them"],
-    );
-    check(r#"{"type":"history","to":"/topic/a","limit":1}"#, expect!["-: missing field `id`"]);
     check(
         r#"{"type":"send","to":"/topic/a","data":1,"headers":{"a":"1","a":"2"}}"#,
         expect![[r#"-: "a" occurs twice"#]],
