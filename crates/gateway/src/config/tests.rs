@@ -210,19 +210,31 @@ fn a_history_has_bounds_and_defaults() {
              anonymous = true\nhistory = {history}"
         )
     };
-    check(&namespace("{ size = 0, ttl = '31days' }"), &[], &expect![[r#"
+    check(
+        &namespace("{ size = 0, ttl = '31days' }"),
+        &[],
+        &expect![[r#"
         namespaces[0].history.size = 0 (f.toml:7): not from 1 to 100000
           remedy: keep as many messages as come while a client reconnects, as in 100
         namespaces[0].history.ttl = "31days" (f.toml:7): not from "1s" to "30days"
-          remedy: keep them for as long as a client may be away, as in "5m""#]]);
-    check(&namespace("{ size = 100001, ttl = '999ms' }"), &[], &expect![[r#"
+          remedy: keep them for as long as a client may be away, as in "5m""#]],
+    );
+    check(
+        &namespace("{ size = 100001, ttl = '999ms' }"),
+        &[],
+        &expect![[r#"
         namespaces[0].history.size = 100001 (f.toml:7): not from 1 to 100000
           remedy: keep as many messages as come while a client reconnects, as in 100
         namespaces[0].history.ttl = "999ms" (f.toml:7): not from "1s" to "30days"
-          remedy: keep them for as long as a client may be away, as in "5m""#]]);
-    check(&namespace("{ sise = 7 }"), &[], &expect![[r#"
+          remedy: keep them for as long as a client may be away, as in "5m""#]],
+    );
+    check(
+        &namespace("{ sise = 7 }"),
+        &[],
+        &expect![[r#"
         namespaces[0].history.sise (f.toml:7): there is no such option
-          remedy: did you mean `namespaces[0].history.size`?"#]]);
+          remedy: did you mean `namespaces[0].history.size`?"#]],
+    );
     let config = load(&namespace("{ size = 100000 }"), &[]);
     assert_eq!(
         config.namespaces[0].history,

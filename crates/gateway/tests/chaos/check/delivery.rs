@@ -133,8 +133,9 @@ impl Reader<'_> {
             self.positions.clear();
             return;
         };
-        self.positions.retain(|got| got.epoch != told.epoch || got.offset <= told.offset);
-        if let Some(highest) = self.highest.get_mut(&told.epoch) {
+        // Of later epochs too: they may go on from there.
+        self.positions.retain(|got| got.offset <= told.offset);
+        for highest in self.highest.values_mut() {
             *highest = told.offset.min(*highest);
         }
     }

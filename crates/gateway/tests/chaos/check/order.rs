@@ -5,11 +5,12 @@ use std::collections::HashMap;
 use fanlight_proto::Position;
 
 use super::{Known, Rule, Violation};
-use crate::record::{Content, Run, Send, What};
+use crate::record::{Content, Outcome, Run, Send, What};
 
 /// What was acknowledged stands before what its publisher sent later over the same connection, and
 /// before all that it sent after the answer. What had no answer may still be under way when its
-/// publisher has gone on.
+/// publisher has gone on; and what only the subscribers of one node got went past whatever was on
+/// its way to that node.
 pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violation>) {
     let mut sends: HashMap<Content, &Send> = HashMap::new();
     for send in run.sends.iter().filter(|send| send.content.destination == destination) {
@@ -67,6 +68,9 @@ fn misplaced<'r>(
     let mut highest: HashMap<(usize, u64), &Send> = HashMap::new();
     contents.iter().filter_map(move |content| {
         let send = *sends.get(content)?;
+        if matches!(send.outcome, Outcome::Acked { degraded: true, .. }) {
+            return None;
+        }
         let mut later = highest.values().filter(|before| {
             let bound =
                 before.connection == send.connection || send.ended_at_ms < before.sent_at_ms;
