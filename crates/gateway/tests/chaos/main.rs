@@ -26,7 +26,7 @@ use std::time::Duration;
 
 use report::Figures;
 use run::Options;
-use schedule::Topology;
+use schedule::{Fault, Topology};
 
 /// Runs and judges; panics with all that is known where the contract is broken.
 async fn judge(options: Options) {
@@ -60,7 +60,19 @@ fn options(topology: Topology, seed: u64, length: Duration) -> Options {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn clients_of_three_nodes_and_one_redis_keep_the_contract_through_faults() {
-    judge(options(Topology::Standalone, 1, SHORT)).await;
+    judge(options(Topology::Standalone, SHORT_SEED, SHORT)).await;
+}
+
+#[test]
+fn the_short_run_kills_and_pauses_nodes_and_redis_and_cuts_them_apart() {
+    let rounds = schedule::schedule(SHORT_SEED, Topology::Standalone, 3, SHORT.as_millis() as u64);
+    let faults: Vec<_> = rounds.iter().flat_map(|round| &round.faults).map(|it| it.fault).collect();
+    let has = |is_it: fn(&Fault) -> bool| assert!(faults.iter().any(is_it), "{faults:?}");
+    has(|fault| matches!(fault, Fault::KillNode { .. }));
+    has(|fault| matches!(fault, Fault::PauseNode { .. }));
+    has(|fault| matches!(fault, Fault::KillRedis { .. }));
+    has(|fault| matches!(fault, Fault::Partition { .. }));
+    has(|fault| matches!(fault, Fault::LoseAnswers { .. }));
 }
 
 /// `cargo xtask chaos`; its options come by the environment.
@@ -84,3 +96,5 @@ async fn nightly() {
 }
 
 const SHORT: Duration = Duration::from_secs(18);
+/// Its faults are of many kinds.
+const SHORT_SEED: u64 = 110;
