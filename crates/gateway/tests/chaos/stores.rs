@@ -102,7 +102,8 @@ impl Stores {
         }
     }
 
-    /// `kill -9` for a master.
+    /// `kill -9` for a master. Where this can be brought about, its replicas have fallen behind by
+    /// then: what it accepted last is lost.
     pub fn kill(&mut self, pick: usize) -> anyhow::Result<Victim> {
         Ok(match self {
             Self::Standalone(server) => {
@@ -111,12 +112,22 @@ impl Stores {
             }
             Self::Replica(servers, primary) => {
                 let old = *primary;
-                servers[old].kill();
                 *primary = 1 - old;
                 servers[*primary].call(&["REPLICAOF", "NO", "ONE"])?.ok()?;
+                sleep(lag(pick));
+                servers[old].kill();
                 Victim::Index(old)
             }
-            Self::Sentinel(sentinel) => Victim::Address(sentinel.kill_master()?),
+            Self::Sentinel(sentinel) => {
+                let master = sentinel.master()?;
+                let servers = sentinel.servers();
+                for replica in servers.into_iter().filter(|server| *server != master) {
+                    // Nobody is there, until the Sentinels name its new master.
+                    sentinel.server(replica)?.call(&["REPLICAOF", "127.0.0.1", "1"])?.ok()?;
+                }
+                sleep(lag(pick));
+                Victim::Address(sentinel.kill_master()?)
+            }
             Self::Cluster(cluster) => {
                 let index = one_of(&cluster.masters()?, pick)?;
                 cluster.kill(index);
@@ -185,6 +196,11 @@ impl Stores {
 fn one_of(masters: &[usize], pick: usize) -> anyhow::Result<usize> {
     ensure!(!masters.is_empty(), "no master is up");
     masters.get(pick % masters.len()).copied().context("no master is up")
+}
+
+/// For how long replicas hear nothing before their master is killed.
+fn lag(pick: usize) -> Duration {
+    Duration::from_millis(100 + 10 * pick as u64)
 }
 
 fn wait_for_another(
