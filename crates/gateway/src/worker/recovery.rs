@@ -30,6 +30,8 @@ pub(super) struct Recovery {
     pub reads: FuturesUnordered<BoxFuture<'static, Read>>,
     joining: HashMap<SessionKey, Joining, foldhash::fast::RandomState>,
     sessions: HashMap<JoinerKey, SessionKey, foldhash::fast::RandomState>,
+    /// The sessions that get all of a destination from here; never empty.
+    given_all: HashMap<Destination, HashSet<SessionKey>, foldhash::quality::RandomState>,
     /// There is more to do than one turn does.
     pub has_more: bool,
     /// After how many more messages of the inbox nothing is to be trusted any more.
@@ -75,10 +77,23 @@ impl Recovery {
 
     /// Forgets a session that has ended.
     pub(super) fn forget(&mut self, key: SessionKey) {
-        if let Some(joining) = self.joining.remove(&key) {
+        if let Some(joining) = self.end(key) {
             self.sessions.remove(&joining.joiner);
             self.timelines.cancel(joining.joiner);
         }
+    }
+
+    fn end(&mut self, key: SessionKey) -> Option<Joining> {
+        let joining = self.joining.remove(&key)?;
+        if joining.is_given_all
+            && let Some(sessions) = self.given_all.get_mut(&joining.destination)
+        {
+            sessions.remove(&key);
+            if sessions.is_empty() {
+                self.given_all.remove(&joining.destination);
+            }
+        }
+        Some(joining)
     }
 
     /// The sessions that get what comes for `destination` from here, and not from the hub.
@@ -87,9 +102,9 @@ impl Recovery {
         destination: &Destination,
         sessions: &mut HashSet<SessionKey, S>,
     ) {
-        let is_of =
-            |joining: &&Joining| joining.is_given_all && joining.destination == *destination;
-        sessions.extend(self.joining.values().filter(is_of).map(|joining| joining.ticket.key));
+        if !self.given_all.is_empty() {
+            sessions.extend(self.given_all.get(destination).into_iter().flatten());
+        }
     }
 }
 
@@ -102,6 +117,9 @@ impl Worker {
         let timelines = &mut self.recovery.timelines;
         let joiner = timelines.join(&channel, &destination, history, start, is_degraded, now);
         let is_given_all = start != Start::Now;
+        if is_given_all {
+            self.recovery.given_all.entry(destination.clone()).or_default().insert(key);
+        }
         let pending = VecDeque::new();
         let joining = Joining { ticket, joiner, subscription, destination, is_given_all, pending };
         self.recovery.sessions.insert(joiner, key);
@@ -241,7 +259,7 @@ impl Worker {
         let Some(joining) = self.recovery.joining.get(&key) else { return };
         let count = joining.pending.len();
         self.stage_given(key, count);
-        let Some(joining) = self.recovery.joining.remove(&key) else { return };
+        let Some(joining) = self.recovery.end(key) else { return };
         if !self.is_current(joining.ticket) {
             return;
         }
