@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fanlight_proto::native::PresenceMember;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -13,7 +14,7 @@ use crate::driver::{Command, Driver, Shared};
 use crate::error::{LinkError, RequestError};
 use crate::link::SessionInfo;
 use crate::options::ConnectOptions;
-use crate::outgoing;
+use crate::outgoing::{self, Outgoing};
 use crate::subscription::Subscription;
 
 /// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
@@ -42,6 +43,17 @@ pub struct Sent {
     pub message_id: Option<String>,
     /// Whether the node could not reach its broker.
     pub degraded: bool,
+}
+
+/// A page of the members of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// The members, with their sessions.
+    pub users: Vec<PresenceMember>,
+    /// How many members there are in all.
+    pub count: u64,
+    /// What to ask for the next page with; `None` on the last.
+    pub cursor: Option<String>,
 }
 
 /// What happens to a client's connection.
@@ -95,10 +107,36 @@ impl Client {
     /// Subscribes to a destination or pattern. What is published after this returned is received,
     /// as long as the connection holds.
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
+        self.subscribe_as(to, false).await
+    }
+
+    /// The same, and [`Subscription::recv_any`] also tells who comes to the destination and goes.
+    /// To begin, read who is there with [`Client::members`] after this has returned.
+    ///
+    /// Where the client is subscribed to it without presence already, that subscription is made
+    /// anew: what is published at that very moment is missed.
+    pub async fn subscribe_with_presence(&self, to: &str) -> Result<Subscription, RequestError> {
+        self.subscribe_as(to, true).await
+    }
+
+    /// Who is at a destination: about `limit` members, from where the page before ended. With a
+    /// limit of 0 only their count is asked for.
+    pub async fn members(
+        &self,
+        to: &str,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Members, RequestError> {
+        let id = self.next_id();
+        let text = Outgoing::Presence { to, cursor, limit, id }.to_text();
+        self.request(|reply| Command::Members { id, text, reply }).await
+    }
+
+    async fn subscribe_as(&self, to: &str, presence: bool) -> Result<Subscription, RequestError> {
         let id = self.next_id();
         let commands = self.inner.commands.clone();
         let (mut subscription, sink) =
-            Subscription::new(to, id, self.inner.subscription_queue, commands);
+            Subscription::new(to, presence, id, self.inner.subscription_queue, commands);
         let done = self.request(|reply| Command::Subscribe { sink, id, reply }).await?;
         subscription.set_degraded(done.degraded);
         Ok(subscription)

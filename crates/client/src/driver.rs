@@ -5,18 +5,18 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use fanlight_proto::ReconnectAdvice;
-use fanlight_proto::native::{Message, RequestId, ServerMessage};
+use fanlight_proto::native::{Message, PresenceChange, RequestId, ServerMessage};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Event, Sent};
+use crate::client::{Event, Members, Sent};
 use crate::error::{LinkError, RequestError};
 use crate::link::{Link, SessionInfo};
 use crate::options::ConnectOptions;
 use crate::outgoing::Outgoing;
 use crate::recent::Recent;
-use crate::subscription::Sink;
+use crate::subscription::{Received, Sink};
 
 /// What a handle asks of the driver.
 #[derive(Debug)]
@@ -24,6 +24,7 @@ pub(crate) enum Command {
     Subscribe { sink: Sink, id: u64, reply: SubscribeReply },
     Unsubscribe { key: u64 },
     Request { id: u64, text: String, reply: oneshot::Sender<Result<Sent, RequestError>> },
+    Members { id: u64, text: String, reply: oneshot::Sender<Result<Members, RequestError>> },
 }
 
 /// How a subscription began.
@@ -62,6 +63,8 @@ struct Entry {
     sinks: Vec<Sink>,
     /// The request that subscribes or subscribed it on this connection.
     request: u64,
+    /// Whether changes of presence were asked for.
+    presence: bool,
     /// How it began on this connection, once that is known.
     joined: Option<Joined>,
     waiting: Vec<SubscribeReply>,
@@ -70,6 +73,7 @@ struct Entry {
 enum Pending {
     Subscribe { to: Arc<str> },
     Request { reply: oneshot::Sender<Result<Sent, RequestError>> },
+    Members { reply: oneshot::Sender<Result<Members, RequestError>> },
 }
 
 enum Step {
@@ -218,8 +222,12 @@ impl Driver {
                 link.send(&text);
                 self.pending.insert(id, Pending::Request { reply });
             }
+            Command::Members { id, text, reply } if !reply.is_closed() => {
+                link.send(&text);
+                self.pending.insert(id, Pending::Members { reply });
+            }
             // Its caller has given up waiting for a connection.
-            Command::Request { .. } => {}
+            Command::Request { .. } | Command::Members { .. } => {}
         }
     }
 
@@ -228,8 +236,18 @@ impl Driver {
             return;
         }
         let to = Arc::clone(&sink.to);
+        let presence = sink.presence;
         if let Some(entry) = self.subscribed.get_mut(&to) {
             entry.sinks.push(sink);
+            if presence && !entry.presence {
+                // The server has one subscription of a name, so it is made anew.
+                link.send(&Outgoing::Unsubscribe { to: &to }.to_text());
+                link.send(&Outgoing::Subscribe { to: &to, presence, id }.to_text());
+                self.pending.insert(id, Pending::Subscribe { to });
+                (entry.request, entry.presence, entry.joined) = (id, true, None);
+                entry.waiting.push(reply);
+                return;
+            }
             match entry.joined {
                 Some(joined) => {
                     let _ = reply.send(Ok(joined));
@@ -238,9 +256,10 @@ impl Driver {
             }
             return;
         }
-        link.send(&Outgoing::Subscribe { to: &to, id }.to_text());
+        link.send(&Outgoing::Subscribe { to: &to, presence, id }.to_text());
         self.pending.insert(id, Pending::Subscribe { to: Arc::clone(&to) });
-        let entry = Entry { sinks: vec![sink], request: id, joined: None, waiting: vec![reply] };
+        let (sinks, waiting) = (vec![sink], vec![reply]);
+        let entry = Entry { sinks, request: id, presence, joined: None, waiting };
         self.subscribed.insert(to, entry);
     }
 
@@ -264,7 +283,9 @@ impl Driver {
         for (to, entry) in &mut self.subscribed {
             entry.request = self.next_id;
             self.next_id += 1;
-            link.send(&Outgoing::Subscribe { to, id: entry.request }.to_text());
+            entry.presence = entry.sinks.iter().any(|sink| sink.presence);
+            let (presence, id) = (entry.presence, entry.request);
+            link.send(&Outgoing::Subscribe { to, presence, id }.to_text());
             self.pending.insert(entry.request, Pending::Subscribe { to: Arc::clone(to) });
         }
     }
@@ -272,6 +293,12 @@ impl Driver {
     fn take(&mut self, message: ServerMessage, link: &mut Link) {
         match message {
             ServerMessage::Message(message) => self.deliver(&Arc::new(message), link),
+            ServerMessage::Presence { to, change } => self.tell(&to, change),
+            ServerMessage::Members { id, users, count, cursor, .. } => {
+                if let Some((_, Pending::Members { reply })) = self.asked(&id) {
+                    let _ = reply.send(Ok(Members { users, count, cursor }));
+                }
+            }
             ServerMessage::Ok { id, message_id, degraded } => {
                 self.answer(&id, Ok(Sent { message_id, degraded }));
             }
@@ -308,11 +335,29 @@ impl Driver {
         }
     }
 
+    fn tell(&mut self, to: &str, change: PresenceChange) {
+        let change = Arc::new(change);
+        let Some(entry) = self.subscribed.get_mut(to) else { return };
+        for sink in entry.sinks.iter_mut().filter(|sink| sink.presence) {
+            sink.receive(Received::Presence(Arc::clone(&change)));
+        }
+    }
+
+    /// What was asked by this request, which is answered now.
+    fn asked(&mut self, id: &RequestId) -> Option<(u64, Pending)> {
+        let id = id.as_json().parse::<u64>().ok()?;
+        Some((id, self.pending.remove(&id)?))
+    }
+
     fn answer(&mut self, id: &RequestId, result: Result<Sent, RequestError>) {
-        let id = id.as_json().parse::<u64>().ok();
-        match id.and_then(|id| Some((id, self.pending.remove(&id)?))) {
+        match self.asked(id) {
             Some((_, Pending::Request { reply })) => {
                 let _ = reply.send(result);
+            }
+            Some((_, Pending::Members { reply })) => {
+                if let Err(error) = result {
+                    let _ = reply.send(Err(error));
+                }
             }
             Some((id, Pending::Subscribe { to })) => self.subscribed_or_not(id, &to, result),
             None => {}
@@ -348,8 +393,14 @@ impl Driver {
     fn disconnected(&mut self, error: LinkError, retry_in: Option<Duration>) {
         self.shared.session.send_replace(None);
         for (_, pending) in self.pending.drain() {
-            if let Pending::Request { reply } = pending {
-                let _ = reply.send(Err(RequestError::ConnectionLost));
+            match pending {
+                Pending::Request { reply } => {
+                    let _ = reply.send(Err(RequestError::ConnectionLost));
+                }
+                Pending::Members { reply } => {
+                    let _ = reply.send(Err(RequestError::ConnectionLost));
+                }
+                Pending::Subscribe { .. } => {}
             }
         }
         for entry in self.subscribed.values_mut() {
@@ -380,6 +431,9 @@ impl Driver {
                 Command::Request { reply, .. } => {
                     let _ = reply.send(Err(refusal));
                 }
+                Command::Members { reply, .. } => {
+                    let _ = reply.send(Err(refusal));
+                }
                 Command::Unsubscribe { .. } => {}
             }
         }
@@ -392,6 +446,7 @@ impl Pending {
         match self {
             Self::Subscribe { .. } => true,
             Self::Request { reply } => !reply.is_closed(),
+            Self::Members { reply } => !reply.is_closed(),
         }
     }
 }

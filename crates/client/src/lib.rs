@@ -31,10 +31,10 @@ mod outgoing;
 mod recent;
 mod subscription;
 
-pub use client::{Client, Event, Events, Sent};
+pub use client::{Client, Event, Events, Members, Sent};
 pub use error::{LinkError, RecvError, RequestError, UrlError};
 pub use fanlight_proto::ReconnectAdvice;
-pub use fanlight_proto::native::{Message, SessionLimits};
+pub use fanlight_proto::native::{Message, PresenceChange, PresenceMember, SessionLimits};
 pub use link::SessionInfo;
 pub use options::{Backoff, ConnectOptions};
-pub use subscription::{Missed, Subscription};
+pub use subscription::{Missed, Received, Subscription};

@@ -13,8 +13,22 @@ use crate::error::RequestError;
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Outgoing<'r> {
     Connect,
-    Subscribe { to: &'r str, id: u64 },
-    Unsubscribe { to: &'r str },
+    Subscribe {
+        to: &'r str,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        presence: bool,
+        id: u64,
+    },
+    Unsubscribe {
+        to: &'r str,
+    },
+    Presence {
+        to: &'r str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<&'r str>,
+        limit: u32,
+        id: u64,
+    },
     Ping,
 }
 
@@ -59,9 +73,21 @@ mod tests {
 
     #[test]
     fn the_server_reads_what_was_meant() {
-        let text = Outgoing::Subscribe { to: "/topic/\"a", id: 7 }.to_text();
-        let Some(Ok(ClientMessage::Subscribe { to, id })) = parse(&text).next() else { panic!() };
-        assert_eq!((&*to, id), ("/topic/\"a", Some(7.into())));
+        for presence in [true, false] {
+            let text = Outgoing::Subscribe { to: "/topic/\"a", presence, id: 7 }.to_text();
+            let read =
+                ClientMessage::Subscribe { to: "/topic/\"a".into(), presence, id: Some(7.into()) };
+            assert_eq!(parse(&text).next(), Some(Ok(read)));
+        }
+        let text =
+            Outgoing::Presence { to: "/topic/a", cursor: Some("c"), limit: 0, id: 7 }.to_text();
+        let read = ClientMessage::Presence {
+            to: "/topic/a".into(),
+            cursor: Some("c".into()),
+            limit: Some(0),
+            id: 7.into(),
+        };
+        assert_eq!(parse(&text).next(), Some(Ok(read)));
         for (body, content_type) in [
             (&br#"{"a": 1}"#[..], None),
             (b"[1]", Some("application/json")),

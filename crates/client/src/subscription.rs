@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
 use fanlight_proto::DestinationPattern;
-use fanlight_proto::native::Message;
+use fanlight_proto::native::{Message, PresenceChange};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
@@ -31,10 +31,19 @@ pub struct Subscription {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Missed(pub u64);
 
+/// What comes on a subscription with presence.
+#[derive(Debug, Clone)]
+pub enum Received {
+    /// A message.
+    Message(Arc<Message>),
+    /// Who came and went. After a reconnect, or when it is truncated, read the members anew.
+    Presence(Arc<PresenceChange>),
+}
+
 /// What a subscription's queue holds.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Message(Arc<Message>),
+    Received(Received),
     Missed(u64),
 }
 
@@ -43,6 +52,8 @@ pub(crate) enum Item {
 pub(crate) struct Sink {
     pub(crate) key: u64,
     pub(crate) to: Arc<str>,
+    /// Whether it wants changes of presence too.
+    pub(crate) presence: bool,
     pattern: Option<DestinationPattern>,
     queue: mpsc::Sender<Item>,
     missed: u64,
@@ -52,6 +63,7 @@ pub(crate) struct Sink {
 impl Subscription {
     pub(crate) fn new(
         to: &str,
+        presence: bool,
         key: u64,
         capacity: usize,
         commands: mpsc::Sender<Command>,
@@ -63,6 +75,7 @@ impl Subscription {
         let sink = Sink {
             key,
             to: Arc::clone(&to),
+            presence,
             pattern: pattern.filter(|pattern| !pattern.is_literal()),
             queue: sender,
             missed: 0,
@@ -86,10 +99,20 @@ impl Subscription {
         &self.to
     }
 
-    /// The next message, or that some were missed, or that no more will come.
+    /// The next message, or that some were missed, or that no more will come. Changes of presence
+    /// are passed over.
     pub async fn recv(&mut self) -> Result<Arc<Message>, RecvError> {
+        loop {
+            if let Received::Message(message) = self.recv_any().await? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next message or change of presence, or that some were missed, or that no more will come.
+    pub async fn recv_any(&mut self) -> Result<Received, RecvError> {
         match self.queue.recv().await {
-            Some(Item::Message(message)) => Ok(message),
+            Some(Item::Received(received)) => Ok(received),
             Some(Item::Missed(missed)) => Err(RecvError::Missed(missed)),
             None => Err(RecvError::Ended(self.end())),
         }
@@ -105,10 +128,14 @@ impl Stream for Subscription {
     type Item = Result<Arc<Message>, Missed>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(ready!(self.queue.poll_recv(cx)).map(|item| match item {
-            Item::Message(message) => Ok(message),
-            Item::Missed(missed) => Err(Missed(missed)),
-        }))
+        loop {
+            return Poll::Ready(match ready!(self.queue.poll_recv(cx)) {
+                Some(Item::Received(Received::Presence(_))) => continue,
+                Some(Item::Received(Received::Message(message))) => Some(Ok(message)),
+                Some(Item::Missed(missed)) => Some(Err(Missed(missed))),
+                None => None,
+            });
+        }
     }
 }
 
@@ -130,11 +157,15 @@ impl Sink {
 
     /// Queues a message, or counts it as missed.
     pub(crate) fn push(&mut self, message: &Arc<Message>) {
+        self.receive(Received::Message(Arc::clone(message)));
+    }
+
+    /// Queues a message or a change of presence, or counts it as missed.
+    pub(crate) fn receive(&mut self, received: Received) {
         if self.missed > 0 && self.queue.try_send(Item::Missed(self.missed)).is_ok() {
             self.missed = 0;
         }
-        let item = Item::Message(Arc::clone(message));
-        if self.missed > 0 || self.queue.try_send(item).is_err() {
+        if self.missed > 0 || self.queue.try_send(Item::Received(received)).is_err() {
             self.missed += 1;
         }
     }
@@ -173,7 +204,7 @@ mod tests {
             ("/user/ann/queue/x", "/user/queue/x", false),
         ] {
             let (commands, _kept) = mpsc::channel(1);
-            let (_subscription, sink) = Subscription::new(to, 1, 2, commands);
+            let (_subscription, sink) = Subscription::new(to, false, 1, 2, commands);
             assert_eq!(sink.takes(destination), takes, "{to} {destination}");
         }
     }
@@ -181,7 +212,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_slow_reader_misses_is_counted_in_its_place() {
         let (commands, _kept) = mpsc::channel(1);
-        let (mut subscription, mut sink) = Subscription::new("/topic/a", 1, 2, commands);
+        let (mut subscription, mut sink) = Subscription::new("/topic/a", false, 1, 2, commands);
         for id in 0..5 {
             sink.push(&message(id));
         }

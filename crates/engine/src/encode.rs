@@ -194,6 +194,9 @@ impl StompRest {
                 .header("epoch", &format!("{:x}", position.epoch))
                 .header("offset", &position.offset.to_string());
         }
+        if publication.is_presence() {
+            writer = writer.header("event", "presence");
+        }
         for (name, value) in &publication.headers {
             writer = writer.header(name, value);
         }
@@ -226,11 +229,16 @@ fn stomp_head(publication: &Publication, version: Version, id: &str, ack: bool) 
 
 fn native_message(publication: &Publication, named: bool) -> Bytes {
     let destination = &publication.destination;
+    let to = if named { destination.as_str().into() } else { destination.shown() };
     let mut out = Vec::with_capacity(publication.body.len() + 192);
+    if publication.is_presence() {
+        native::write_presence(&mut out, &to, &publication.body);
+        return out.into();
+    }
     native::write_message(
         &mut out,
         &MessageFields {
-            to: &if named { destination.as_str().into() } else { destination.shown() },
+            to: &to,
             id: &publication.id.to_string(),
             body: &publication.body,
             content_type: publication.content_type.as_str(),

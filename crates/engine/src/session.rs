@@ -18,6 +18,7 @@ mod headers;
 mod heartbeat;
 mod live;
 mod native;
+mod presence;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -33,6 +34,7 @@ use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
+use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
 use crate::time::Now;
 
@@ -100,6 +102,12 @@ pub enum Effect {
     Join(Channel),
     /// Undo one join. No answer.
     Leave(Channel),
+    /// The session is at a place from now on. No answer.
+    Enter(Place, Member),
+    /// It is not any more. No answer.
+    Exit(Place, Member),
+    /// Read members; answered by [`Done::Members`].
+    Members(MembersQuery),
     /// Close the transport with this reason once everything before is written. No effect follows.
     Close(CloseReason),
 }
@@ -113,6 +121,8 @@ pub enum Done {
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
     Joined(Joined),
+    /// To [`Effect::Members`].
+    Members(Result<MembersPage, PresenceError>),
 }
 
 /// One transport message.
@@ -249,6 +259,7 @@ impl Session {
                 self.on_published(cx, publishing, result);
             }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
+            (Work::Members(asked), Done::Members(result)) => self.on_members(cx, asked, result),
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
                 self.fail(cx, &Fault::internal());
@@ -431,10 +442,12 @@ impl Session {
 
     /// Leaves all that was joined; from here on the session only waits to be dropped.
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        let member = self.member();
         if let Some(live) = self.live_mut() {
-            for subscription in live.subscriptions.take_all() {
+            while let Some(subscription) = live.subscriptions.take_first() {
                 cx.hub.unsubscribe(subscription.key);
                 cx.effects.push(Effect::Leave(subscription.channel));
+                presence::exit(cx, subscription.place, &live.subscriptions, &member);
             }
         }
         self.work = None;

@@ -15,8 +15,8 @@ pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, Limits, Listen,
-    Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Redis, Rule, Stomp,
-    WebSocket,
+    Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence, Redis, Rule,
+    Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

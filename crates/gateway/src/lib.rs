@@ -5,6 +5,7 @@
 pub mod accept;
 pub mod admin;
 pub mod admission;
+pub mod carriers;
 pub mod cli;
 pub mod client_address;
 pub mod clock;

@@ -9,10 +9,9 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
+use fanlight_engine::broker::{DeliverySink, WorkerId};
 use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::session::Rules;
-use fanlight_redis::RedisBroker;
 use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -22,8 +21,9 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
+use crate::carriers::Carriers;
 use crate::clock::Clock;
-use crate::config::{BrokerKind, Config, ConfigError, ServeOptions};
+use crate::config::{Config, ConfigError, ServeOptions};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
@@ -53,10 +53,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
         .collect();
     let clock = Clock::start();
-    let broker = start_broker(&config, sinks, clock, &tracker, &shutdown)?;
-    let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), clock)?);
+    let address = reachable(public).to_string();
+    let carriers = Carriers::start(&config, sinks, address, clock, &tracker, &shutdown)?;
+    let shared = Arc::new(worker_shared(&config, &carriers, clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
-    let mut node = Node::new(config, authenticator, broker, clock);
+    let mut node = Node::new(config, authenticator, Arc::clone(&carriers.broker), clock);
     node.dev = dev;
     node.conformance = conformance;
     let node = Arc::new(node);
@@ -82,6 +83,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         () = drain_asked.notified() => false,
     };
     drain_and_end(&node, workers, signals, asked_by_signal).await;
+    carriers.end().await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -94,29 +96,9 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
-fn start_broker(
-    config: &Config,
-    sinks: Vec<Arc<dyn DeliverySink>>,
-    clock: Clock,
-    tracker: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<Arc<dyn Broker>> {
-    Ok(match config.broker.kind {
-        BrokerKind::Memory => {
-            Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)))
-        }
-        BrokerKind::Redis => RedisBroker::start(
-            config.redis_config().map_err(ConfigError::from)?,
-            sinks,
-            tracker.clone(),
-            shutdown.clone(),
-        ),
-    })
-}
-
 fn worker_shared(
     config: &Config,
-    broker: Arc<dyn Broker>,
+    carriers: &Carriers,
     clock: Clock,
 ) -> anyhow::Result<WorkerShared> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
@@ -132,7 +114,8 @@ fn worker_shared(
     Ok(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(authenticator),
-        broker,
+        broker: Arc::clone(&carriers.broker),
+        presence: Arc::clone(&carriers.presence),
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),

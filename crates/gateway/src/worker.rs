@@ -21,6 +21,7 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::presence::Presence;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
@@ -52,6 +53,8 @@ pub struct WorkerShared {
     pub authenticator: Arc<Authenticator>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
+    /// Keeps who is where.
+    pub presence: Arc<dyn Presence>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
@@ -346,6 +349,18 @@ impl Worker {
             Effect::Leave(channel) => {
                 self.leave(&channel);
                 None
+            }
+            Effect::Enter(place, member) => {
+                self.shared.presence.enter(&place, member);
+                None
+            }
+            Effect::Exit(place, member) => {
+                self.shared.presence.exit(&place, member);
+                None
+            }
+            Effect::Members(query) => {
+                let members = self.shared.presence.members(query);
+                self.start(key, members, Done::Members)
             }
             Effect::Close(reason) => {
                 self.close(key, reason, now);

@@ -13,6 +13,7 @@
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
 //! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
+//! | [`RedisPresence`] | who is where, entered under the node's lease |
 //! | `topology`, `shard`, `names` | which Redis a channel lives on and what it is called there |
 
 mod broker;
@@ -26,6 +27,7 @@ mod lease;
 mod meters;
 mod names;
 mod pipeline;
+mod presence;
 mod reaper;
 mod reconnect;
 pub mod resp3;
@@ -39,4 +41,5 @@ mod writer;
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
+pub use presence::{PresenceOptions, RedisPresence};
 pub use reaper::{Reap, Reaper};

@@ -57,6 +57,8 @@ macro_rules! scripts {
 scripts! {
     LEASE = "lease";
     LEASE_END = "lease_end";
+    PRESENCE_SET = "presence_set";
+    PRESENCE_TELL = "presence_tell";
     REAP_CLAIM = "reap_claim";
     REAP_FORGET = "reap_forget";
 }

@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 21] = [
+const RESERVED: [&str; 22] = [
     "accept-version",
     "ack",
     "authorization",
@@ -39,6 +39,7 @@ const RESERVED: [&str; 21] = [
     "degraded",
     "destination",
     "epoch",
+    "event",
     "heart-beat",
     "login",
     "message-id",

@@ -9,6 +9,7 @@ use fanlight_proto::{Destination, DestinationPattern};
 
 use super::connect::Connecting;
 use super::heartbeat::Beats;
+use super::presence::{self, Asked};
 use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
@@ -38,6 +39,7 @@ pub(super) enum Work {
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
+    Members(Asked),
 }
 
 /// Publications on their way, one at a time.
@@ -56,6 +58,8 @@ pub(super) struct Joining {
     pub(super) answer: Answer,
     /// Whether the client wanted what it missed.
     pub(super) recovery_asked: bool,
+    /// Whether it wants to know who comes and goes.
+    pub(super) presence: bool,
 }
 
 /// A publication with the right to publish it.
@@ -179,17 +183,25 @@ impl Session {
         wire: Wire<'_>,
         joining: Joining,
     ) -> Result<(), (Fault, Answer)> {
-        let permit = match self.permit_subscription(cx, id, to) {
+        let presence = joining.presence;
+        let seen = if presence { self.may_see_presence(cx, to).map(drop) } else { Ok(()) };
+        let permit = match seen.and_then(|()| self.permit_subscription(cx, id, to)) {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, joining.answer)),
         };
+        let place = permit.place().map(Box::new);
+        self.enter(cx, place.as_deref());
         let (target, channel) = permit.into_parts();
         let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
-        let subscription = Subscription { id: id.into(), key, channel: channel.clone() };
+        if presence {
+            cx.hub.show_presence(key);
+        }
+        let channel_joined = channel.clone();
+        let subscription = Subscription { id: id.into(), key, channel, place, presence };
         if let Some(live) = self.live_mut() {
             live.subscriptions.add(subscription);
         }
-        self.start(cx, Work::Join(joining), Effect::Join(channel));
+        self.start(cx, Work::Join(joining), Effect::Join(channel_joined));
         Ok(())
     }
 
@@ -212,7 +224,7 @@ impl Session {
 
     /// The right to subscribe to the destination or pattern `to`.
     pub(super) fn may_subscribe(&self, cx: &Cx<'_>, to: &str) -> Result<SubscribePermit, Fault> {
-        if !to.contains(['*', '?', '{', '}']) {
+        if !is_pattern(to) {
             let destination = parse_destination(cx, to)?;
             return Ok(cx.rules.policy.subscribe(&self.subject(), &destination)?);
         }
@@ -227,7 +239,7 @@ impl Session {
     pub(super) fn on_joined(
         &mut self,
         cx: &mut Cx<'_>,
-        Joining { answer, recovery_asked }: Joining,
+        Joining { answer, recovery_asked, .. }: Joining,
         joined: Joined,
     ) {
         let degraded = joined == Joined::Degraded;
@@ -241,6 +253,10 @@ impl Session {
         let subscription = removed.ok_or_else(Fault::not_subscribed)?;
         cx.hub.unsubscribe(subscription.key);
         cx.effects.push(Effect::Leave(subscription.channel));
+        let member = self.member();
+        if let Some(live) = self.live() {
+            presence::exit(cx, subscription.place, &live.subscriptions, &member);
+        }
         Ok(())
     }
 
@@ -263,7 +279,12 @@ impl Session {
     }
 }
 
-fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
+/// Whether a client means several destinations.
+pub(super) fn is_pattern(to: &str) -> bool {
+    to.contains(['*', '?', '{', '}'])
+}
+
+pub(super) fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
     check_length(cx, text)?;
     let destination: Destination = text.parse()?;
     match destination.kind() {

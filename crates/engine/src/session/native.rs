@@ -15,6 +15,7 @@ use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
 use super::live::{Answer, Draft, Joining, Note, Work};
+use super::presence::Page;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
@@ -69,8 +70,8 @@ impl Session {
         self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, id } => {
-                let joining = Joining { answer: Answer::to(id), recovery_asked: false };
+            ClientMessage::Subscribe { to, presence, id } => {
+                let joining = Joining { answer: Answer::to(id), recovery_asked: false, presence };
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
                 self.subscribe(cx, &to, &to, wire, joining).map_err(|(fault, _)| fault)
@@ -93,6 +94,9 @@ impl Session {
                 let outgoing = self.outgoing(cx, draft)?;
                 self.publish(cx, [outgoing].into(), Answer::to(id));
                 Ok(())
+            }
+            ClientMessage::Presence { to, cursor, limit, id } => {
+                self.ask_members(cx, id, &to, Page { cursor: cursor.as_deref(), limit })
             }
             ClientMessage::Refresh { token, id } => {
                 if self.principal().is_none() {
@@ -150,9 +154,11 @@ impl Session {
 
     fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
         let Some(live) = self.live() else { return };
-        let all: Vec<Box<str>> = live.subscriptions.ids().map(Into::into).collect();
-        for to in all {
-            if self.may_subscribe(cx, &to).is_err() && self.unsubscribe(cx, &to).is_ok() {
+        let all = live.subscriptions.iter().map(|own| (own.id.clone(), own.presence));
+        for (to, presence) in all.collect::<Vec<_>>() {
+            let is_allowed = self.may_subscribe(cx, &to).is_ok()
+                && (!presence || self.may_see_presence(cx, &to).is_ok());
+            if !is_allowed && self.unsubscribe(cx, &to).is_ok() {
                 self.native_fail(cx, &Fault::subscription_revoked(&to), None);
             }
         }
@@ -188,6 +194,7 @@ impl Answer {
 fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     match message {
         ClientMessage::Connect { .. } => None,
+        ClientMessage::Presence { id, .. } => Some(id.clone()),
         ClientMessage::Subscribe { id, .. }
         | ClientMessage::Unsubscribe { id, .. }
         | ClientMessage::Send { id, .. }
@@ -202,7 +209,7 @@ pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
     write(cx, &ServerMessage::Ok { id, message_id, degraded: note.degraded });
 }
 
-fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
+pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
     let mut payload = Vec::new();
     message.write(&mut payload);
     cx.effects.push(Effect::Write { text: true, payload });
@@ -218,7 +225,9 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, id } => ClientMessage::Subscribe { to: owned(to), id },
+        ClientMessage::Subscribe { to, presence, id } => {
+            ClientMessage::Subscribe { to: owned(to), presence, id }
+        }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
         ClientMessage::Send { to, body, content_type, headers, id } => ClientMessage::Send {
             to: owned(to),
@@ -227,6 +236,9 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
             headers: headers.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
             id,
         },
+        ClientMessage::Presence { to, cursor, limit, id } => {
+            ClientMessage::Presence { to: owned(to), cursor: cursor.map(owned), limit, id }
+        }
         ClientMessage::Refresh { token, id } => ClientMessage::Refresh { token: owned(token), id },
         ClientMessage::Ping { id } => ClientMessage::Ping { id },
     }

@@ -187,7 +187,8 @@ impl Session {
         // No history here yet: the receipt says so to a client that asks for what it missed.
         let recovery = ["epoch", "offset", "last-event-id"];
         let recovery_asked = recovery.iter().any(|name| frame.header(name).is_some());
-        let joining = Joining { answer: std::mem::take(answer), recovery_asked };
+        let presence = frame.header("presence") == Some("true");
+        let joining = Joining { answer: std::mem::take(answer), recovery_asked, presence };
         let wire = Wire::Stomp { version, id, ack };
         self.subscribe(cx, id, to, wire, joining).map_err(|(fault, unanswered)| {
             *answer = unanswered;

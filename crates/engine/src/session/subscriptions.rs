@@ -2,6 +2,7 @@
 
 use crate::broker::Channel;
 use crate::hub::SubscriptionKey;
+use crate::presence::Place;
 
 /// One subscription of a session.
 #[derive(Debug)]
@@ -10,6 +11,10 @@ pub(super) struct Subscription {
     pub(super) id: Box<str>,
     pub(super) key: SubscriptionKey,
     pub(super) channel: Channel,
+    /// Where it makes its session a member.
+    pub(super) place: Option<Box<Place>>,
+    /// Whether it gets changes of presence.
+    pub(super) presence: bool,
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.
@@ -25,8 +30,13 @@ impl Subscriptions {
         self.0.iter().any(|subscription| *subscription.id == *id)
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|subscription| &*subscription.id)
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.0.iter()
+    }
+
+    /// Whether one of them makes the session a member at `place`.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
+        self.0.iter().any(|subscription| subscription.place.as_deref() == Some(place))
     }
 
     pub(super) fn add(&mut self, subscription: Subscription) {
@@ -46,7 +56,8 @@ impl Subscriptions {
         Some(removed)
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<Subscription> {
-        std::mem::take(&mut self.0)
+    /// Takes the first.
+    pub(super) fn take_first(&mut self) -> Option<Subscription> {
+        (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 }

@@ -10,6 +10,7 @@ use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
     Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
 };
+use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{Publication, PublicationId};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
@@ -30,6 +31,8 @@ pub(crate) struct Driver {
     pub(crate) closed: Option<CloseReason>,
     /// Joins without their leave, by channel.
     pub(crate) joined: BTreeMap<String, i32>,
+    /// Entries without their exit, by destination.
+    pub(crate) present: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
     pub(crate) log: Vec<String>,
     ids: Ids,
@@ -45,6 +48,7 @@ pub(crate) enum Pending {
     Authenticated(String),
     Published(PublicationId),
     Joined,
+    Members,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -62,6 +66,7 @@ impl Driver {
             pending: None,
             closed: None,
             joined: BTreeMap::new(),
+            present: BTreeMap::new(),
             log: Vec::new(),
             ids,
             activity: Activity { last_received_ms: START.mono_ms, last_sent_ms: START.mono_ms },
@@ -186,6 +191,7 @@ impl Driver {
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
+            Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
         }
     }
 
@@ -216,6 +222,19 @@ impl Driver {
             Effect::Leave(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() -= 1;
                 (format!("S! leave {}", channel.as_str()), None)
+            }
+            Effect::Enter(place, member) => {
+                *self.present.entry(place.destination.to_string()).or_default() += 1;
+                (format!("S! enter {} as {}", place.destination, shown_member(&member)), None)
+            }
+            Effect::Exit(place, member) => {
+                *self.present.entry(place.destination.to_string()).or_default() -= 1;
+                (format!("S! exit {} as {}", place.destination, shown_member(&member)), None)
+            }
+            Effect::Members(MembersQuery { place, cursor, limit }) => {
+                let cursor = cursor.map(|cursor| format!(" after {cursor}")).unwrap_or_default();
+                let line = format!("S? members {} {limit}{cursor}", place.destination);
+                (line, Some(Pending::Members))
             }
             Effect::Close(reason) => {
                 self.closed = Some(reason);
@@ -345,6 +364,10 @@ fn native_line(payload: &[u8]) -> String {
         object.insert("message_id".into(), "<id>".into());
     }
     format!("{} {}", kind.as_str().unwrap(), serde_json::to_string(&object).unwrap())
+}
+
+fn shown_member(member: &Member) -> &str {
+    member.user().map_or("<anonymous>", |user| user)
 }
 
 fn publication_line(publication: &Publication) -> String {

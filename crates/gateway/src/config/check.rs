@@ -148,6 +148,8 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.header", limits.header.0),
         ("native.heartbeat", config.native.heartbeat.as_ms()),
         ("drain.shutdown_timeout", config.drain.shutdown_timeout.as_ms()),
+        ("presence.changes", config.presence.changes.into()),
+        ("presence.interval", config.presence.interval.as_ms()),
         ("redis.response_timeout", config.redis.response_timeout.as_ms()),
     ] {
         if value == 0 {
@@ -196,6 +198,13 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(problem) = config.redis_config() {
         problems.push(problem);
     }
+    if config.redis.lease.as_ms() < LEASE_MIN_MS {
+        problems.push(Problem::new(
+            "redis.lease",
+            format!("{} is less than 1s: a busy moment would end it", config.redis.lease),
+            "set it to several seconds, as in \"15s\"",
+        ));
+    }
     let prefix = &config.redis.prefix;
     if prefix.is_empty()
         || prefix.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.:".contains(c))
@@ -210,6 +219,9 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
 
 /// What the engine holds heartbeats to.
 const HEARTBEAT_MIN_MS: u64 = 2000;
+
+/// A lease is renewed three times in its time.
+const LEASE_MIN_MS: u64 = 1000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;

@@ -9,12 +9,13 @@ use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
 use fanlight_engine::session;
+use fanlight_redis::PresenceOptions;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Redis, Rule};
+use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Presence, Redis, Rule};
 
 impl Config {
     /// How many worker threads to run.
@@ -98,8 +99,16 @@ impl Config {
             prefix: self.redis.prefix.clone(),
             linger: self.redis.linger.0,
             response_timeout: self.redis.response_timeout.0,
+            lease: self.redis.lease.0,
+            lease_renew: self.redis.lease.0 / 3,
             ..config
         })
+    }
+
+    /// How it is told who comes and goes.
+    pub fn presence_options(&self) -> PresenceOptions {
+        let Presence { interval, changes } = &self.presence;
+        PresenceOptions { interval: interval.0, changes_max: *changes }
     }
 
     fn policy_problem(&self, error: &PolicyError) -> Problem {
@@ -137,7 +146,10 @@ impl Namespace {
             pattern: self.pattern.to_string(),
             patterns: self.patterns,
             anonymous: self.anonymous,
-            options: policy::NamespaceOptions::default(),
+            options: policy::NamespaceOptions {
+                presence: self.presence,
+                ..policy::NamespaceOptions::default()
+            },
         }
     }
 }
@@ -147,6 +159,7 @@ impl Rule {
         let action = |action: &Action| match action {
             Action::Subscribe => policy::Action::Subscribe,
             Action::Publish => policy::Action::Publish,
+            Action::Presence => policy::Action::Presence,
         };
         PolicyRule {
             effect: match self.effect {

@@ -39,6 +39,8 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// Who may do what. What no rule allows is denied.
     pub policy: Policy,
+    /// How it is told who comes and goes, in namespaces with `presence = true`.
+    pub presence: Presence,
     /// What carries messages between nodes.
     pub broker: Broker,
     /// The connection to Redis or Valkey, where that is the broker.
@@ -249,6 +251,10 @@ pub struct Namespace {
     /// Whether sessions without a token may use it, as far as the policy allows.
     #[serde(default)]
     pub anonymous: bool,
+    /// Whether it is kept who is subscribed to each destination here, for those to see whom the
+    /// policy allows the action "presence".
+    #[serde(default)]
+    pub presence: bool,
 }
 
 /// Who may do what.
@@ -316,7 +322,21 @@ words! {
         Subscribe = "subscribe",
         /// Sending.
         Publish = "publish",
+        /// Seeing who is subscribed.
+        Presence = "presence",
     }
+}
+
+/// How it is told who comes and goes, in namespaces with `presence = true`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Presence {
+    /// How long changes of a destination are gathered before they are published together. Who
+    /// comes and goes again within it is not told.
+    pub interval: Span,
+    /// A change of more members than this tells their count only, and clients read the members
+    /// anew.
+    pub changes: u32,
 }
 
 /// What carries messages between nodes.
@@ -352,6 +372,9 @@ pub struct Redis {
     pub linger: Span,
     /// How long a command may take before it counts as failed.
     pub response_timeout: Span,
+    /// How long after a node was last heard of its sessions count as gone. A node that stops
+    /// orderly takes them along at once.
+    pub lease: Span,
 }
 
 /// How sessions leave a node that goes away.
@@ -487,6 +510,12 @@ impl Default for Policy {
     }
 }
 
+impl Default for Presence {
+    fn default() -> Self {
+        Self { interval: Span::milliseconds(500), changes: 100 }
+    }
+}
+
 impl Default for Broker {
     fn default() -> Self {
         Self { kind: BrokerKind::Redis }
@@ -501,6 +530,7 @@ impl Default for Redis {
             prefix: "fl".into(),
             linger: Span::seconds(5),
             response_timeout: Span::seconds(2),
+            lease: Span::seconds(15),
         }
     }
 }

@@ -4,12 +4,15 @@ use std::net::{IpAddr, TcpListener};
 
 use bytes::Bytes;
 use fanlight_engine::auth::TokenRules;
-use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Published, Reach};
+use fanlight_engine::broker::{
+    BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach, WallClock,
+};
 use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
+use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -71,6 +74,11 @@ impl Broker for ToldBroker {
     }
 }
 
+fn presence() -> MemoryPresence {
+    let clock: WallClock = Arc::new(|| 0);
+    MemoryPresence::new(Arc::new(MemoryBroker::new(Vec::new(), Arc::clone(&clock))), clock, 1, 1)
+}
+
 fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
     let namespace = Namespace {
         name: "open".into(),
@@ -100,6 +108,7 @@ fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
             Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
         ),
         broker: Arc::new(ToldBroker { go_on: Arc::clone(go_on) }),
+        presence: Arc::new(presence()),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,

@@ -24,6 +24,8 @@ pub enum ClientMessage<'a> {
     Subscribe {
         /// The destination or pattern.
         to: Cow<'a, str>,
+        /// Whether to be told who comes and goes.
+        presence: bool,
         /// The request.
         id: Option<RequestId>,
     },
@@ -46,6 +48,17 @@ pub enum ClientMessage<'a> {
         headers: HeaderPairs<'a>,
         /// The request.
         id: Option<RequestId>,
+    },
+    /// Asks who is at a destination.
+    Presence {
+        /// The destination.
+        to: Cow<'a, str>,
+        /// Where the page before ended.
+        cursor: Option<Cow<'a, str>>,
+        /// About how many members; 0 asks for their count only.
+        limit: Option<u32>,
+        /// The request, which the answer names.
+        id: RequestId,
     },
     /// Replaces the session's token before it expires.
     Refresh {
@@ -150,7 +163,10 @@ impl<'a> Fields<'a> {
         self.check_names(kind)?;
         Ok(match kind {
             Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
-            Kind::Subscribe => ClientMessage::Subscribe { to: self.required(Field::To)?, id },
+            Kind::Subscribe => {
+                let presence = self.plain(Field::Presence, "true or false")?.unwrap_or(false);
+                ClientMessage::Subscribe { to: self.required(Field::To)?, presence, id }
+            }
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
                 let to = self.required(Field::To)?;
@@ -160,6 +176,12 @@ impl<'a> Fields<'a> {
                 let body = body::decode(data, content_type.as_deref())?;
                 ClientMessage::Send { to, body, content_type, headers: self.headers()?, id }
             }
+            Kind::Presence => ClientMessage::Presence {
+                to: self.required(Field::To)?,
+                cursor: self.text(Field::Cursor)?,
+                limit: self.plain(Field::Limit, "a number from 0")?,
+                id: id.ok_or(Problem::MissingField { field: Field::Id.name() })?,
+            },
             Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
             Kind::Ping => ClientMessage::Ping { id },
         })
@@ -198,6 +220,17 @@ impl<'a> Fields<'a> {
             Ok(Text(text)) => Ok(Some(text)),
             Err(_) => Err(Problem::WrongType { field: field.name(), expected: "a string" }),
         }
+    }
+
+    /// A number or a truth value.
+    fn plain<T: Deserialize<'a>>(
+        &self,
+        field: Field,
+        expected: &'static str,
+    ) -> Result<Option<T>, Problem> {
+        let parse = |value: &'a RawValue| serde_json::from_str(value.get());
+        let wrong = |_| Problem::WrongType { field: field.name(), expected };
+        self.value(field).map(parse).transpose().map_err(wrong)
     }
 
     fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {

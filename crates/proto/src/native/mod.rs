@@ -14,6 +14,7 @@
 mod body;
 mod client;
 mod error;
+mod presence;
 #[cfg(test)]
 mod properties;
 mod request_id;
@@ -26,6 +27,7 @@ mod write;
 pub use body::is_json;
 pub use client::{ClientMessage, HeaderPairs, MAX_BATCH, MAX_HEADERS, Messages, parse};
 pub use error::{NativeError, Problem};
+pub use presence::{PresenceChange, PresenceMember, write_presence};
 pub use request_id::RequestId;
 pub use server::{Message, ServerMessage, SessionLimits};
 pub use write::{MessageFields, write_message};

@@ -61,7 +61,20 @@ fn every_client_message_parses() {
         (r#"{"token":"t","type":"connect"}"#, ClientMessage::Connect { token: Some("t".into()) }),
         (
             r#" {"type":"subscribe","to":"/topic/a","id":1} "#,
-            ClientMessage::Subscribe { to: "/topic/a".into(), id: Some(id("1")) },
+            ClientMessage::Subscribe { to: "/topic/a".into(), presence: false, id: Some(id("1")) },
+        ),
+        (
+            r#"{"type":"subscribe","to":"/topic/a","presence":true}"#,
+            ClientMessage::Subscribe { to: "/topic/a".into(), presence: true, id: None },
+        ),
+        (
+            r#"{"type":"presence","to":"/topic/a","cursor":"c","limit":0,"id":1}"#,
+            ClientMessage::Presence {
+                to: "/topic/a".into(),
+                cursor: Some("c".into()),
+                limit: Some(0),
+                id: id("1"),
+            },
         ),
         (
             r#"{"type":"unsubscribe","to":"\/topic\/\u00e9","id":"\u0041"}"#,
@@ -135,7 +148,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"publish","id":1}"#,
         expect![[
-            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, refresh, ping"#
+            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, presence, refresh, ping"#
         ]],
     );
     check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
@@ -145,7 +158,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(r#"{"type":"subscribe","to":"\ud800"}"#, expect!["-: `to` must be a string"]);
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
-        expect![[r#"1: unknown field "dest" in subscribe; known are type, to, id"#]],
+        expect![[r#"1: unknown field "dest" in subscribe; known are type, to, presence, id"#]],
     );
     check(
         r#"{"type":"ping","to":"/topic/a"}"#,

@@ -7,6 +7,7 @@ pub(super) enum Kind {
     Subscribe,
     Unsubscribe,
     Send,
+    Presence,
     Refresh,
     Ping,
 }
@@ -21,11 +22,21 @@ pub(super) enum Field {
     Data,
     ContentType,
     Headers,
+    Presence,
+    Cursor,
+    Limit,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Connect, Self::Subscribe, Self::Unsubscribe, Self::Send, Self::Refresh, Self::Ping];
+    pub(super) const ALL: [Self; 7] = [
+        Self::Connect,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Send,
+        Self::Presence,
+        Self::Refresh,
+        Self::Ping,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -33,6 +44,7 @@ impl Kind {
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Send => "send",
+            Self::Presence => "presence",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
         }
@@ -40,10 +52,12 @@ impl Kind {
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{ContentType, Data, Headers, Id, To, Token, Type};
+        use Field::{ContentType, Cursor, Data, Headers, Id, Limit, Presence, To, Token, Type};
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe | Self::Unsubscribe => &[Type, To, Id],
+            Self::Subscribe => &[Type, To, Presence, Id],
+            Self::Unsubscribe => &[Type, To, Id],
+            Self::Presence => &[Type, To, Cursor, Limit, Id],
             Self::Send => &[Type, To, Data, ContentType, Headers, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
@@ -56,8 +70,18 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Type, Self::Id, Self::Token, Self::To, Self::Data, Self::ContentType, Self::Headers];
+    pub(super) const ALL: [Self; 10] = [
+        Self::Type,
+        Self::Id,
+        Self::Token,
+        Self::To,
+        Self::Data,
+        Self::ContentType,
+        Self::Headers,
+        Self::Presence,
+        Self::Cursor,
+        Self::Limit,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -68,6 +92,9 @@ impl Field {
             Self::Data => "data",
             Self::ContentType => "content_type",
             Self::Headers => "headers",
+            Self::Presence => "presence",
+            Self::Cursor => "cursor",
+            Self::Limit => "limit",
         }
     }
 
