@@ -7,5 +7,6 @@ mod lease;
 #[cfg(test)]
 mod nodes;
 mod outages;
+mod presence;
 #[cfg(test)]
 mod scripted;
