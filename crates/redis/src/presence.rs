@@ -329,3 +329,29 @@ fn describe() {
 const OWN_ENTRIES_TIME: Duration = Duration::from_millis(500);
 /// How long the end of a node waits for its last leaves to be told.
 const SETTLE_TIME: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_metric_of_presence_is_documented() {
+        let documented = include_str!("../../../docs/metrics.md");
+        let named = include_str!("presence.rs").split('"');
+        for name in
+            named.filter(|part| part.starts_with("fanlight_presence_") && !part.contains(' '))
+        {
+            assert!(documented.contains(&format!("`{name}`")), "docs/metrics.md lacks {name}");
+        }
+    }
+
+    #[test]
+    fn a_cursor_is_good_at_the_master_that_gave_it_and_nowhere_else() {
+        let tag = tag_of("0123456789abcdef");
+        assert_eq!(scan_cursor(None, &tag), Some(0));
+        assert_eq!(scan_cursor(Some("7-01234567"), &tag), Some(7));
+        for other in ["7-11234567", "7", "0-01234567", "-01234567", "7-", "+7-01234567x"] {
+            assert_eq!(scan_cursor(Some(other), &tag), None, "{other}");
+        }
+    }
+}

@@ -213,10 +213,8 @@ impl Room {
             PresenceChange { count: self.members.len() as u64, truncated, ..Default::default() };
         if !truncated {
             for (member, was_there) in before {
-                let shown = PresenceMember {
-                    user: member.user().map(|user| user.to_string()),
-                    sessions: None,
-                };
+                let shown =
+                    PresenceMember { user: member.user().map(ToString::to_string), sessions: None };
                 if was_there { &mut change.left } else { &mut change.joined }.push(shown);
             }
         }

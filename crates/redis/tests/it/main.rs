@@ -7,6 +7,7 @@ mod lease;
 #[cfg(test)]
 mod nodes;
 mod outages;
+#[cfg(test)]
 mod presence;
 #[cfg(test)]
 mod scripted;

@@ -334,7 +334,7 @@ pub async fn the_changes_lead_to_what_the_pages_show(harness: &impl PresenceHarn
                 nodes[node].enter(&room, &name.to_string());
             }
         }
-        if seed >> 24 & 3 == 0 {
+        if (seed >> 24).is_multiple_of(4) {
             tokio::time::sleep(QUICK / 4).await;
         }
     }
