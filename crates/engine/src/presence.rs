@@ -120,3 +120,7 @@ impl Member {
         }
     }
 }
+
+/// A change whose members take more as JSON tells the count only, whatever their number: it must
+/// fit into any subscriber's outbox.
+pub const CHANGE_MAX_BYTES: usize = 32 << 10;

@@ -2,15 +2,14 @@
 -- that of this very moment, so the last one published is right.
 -- KEYS: the place's members, its changes, what the caller has entered, its channel.
 -- ARGV: PUBLISH or SPUBLISH, the beginning of the place's entries' names, an envelope but for its
---   body.
+--   body, the most bytes of members in it.
 -- Answers how many changes were told.
-redis.call('HDEL', KEYS[3], ARGV[2])
 local changes = redis.call('HGETALL', KEYS[2])
 if #changes == 0 then
+  redis.call('HDEL', KEYS[3], ARGV[2])
   return 0
 end
-redis.call('DEL', KEYS[2])
-local joined, left, truncated = {}, {}, false
+local joined, left, bytes, truncated = {}, {}, 0, false
 for at = 1, #changes, 2 do
   local member, was_there = changes[at], changes[at + 1] == '1'
   if member == '!' then
@@ -22,9 +21,11 @@ for at = 1, #changes, 2 do
       shown = '{"user":' .. cjson.encode(string.sub(member, 2)) .. '}'
     end
     list[#list + 1] = shown
+    bytes = bytes + #shown
   end
 end
 local rest = ''
+truncated = truncated or bytes > tonumber(ARGV[4])
 if truncated then
   joined, left, rest = {}, {}, ',"truncated":true'
 end
@@ -33,4 +34,6 @@ local body = string.format(
   table.concat(joined, ','), table.concat(left, ','), redis.call('HLEN', KEYS[1]), rest
 )
 redis.call(ARGV[1], KEYS[4], ARGV[3] .. body)
+redis.call('DEL', KEYS[2])
+redis.call('HDEL', KEYS[3], ARGV[2])
 return #changes / 2

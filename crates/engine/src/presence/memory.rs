@@ -10,7 +10,9 @@ use fanlight_proto::Destination;
 use fanlight_proto::native::{PresenceChange, PresenceMember};
 use futures_util::future::BoxFuture;
 
-use super::{Member, MembersPage, MembersQuery, Place, Presence, PresenceError, Present};
+use super::{
+    CHANGE_MAX_BYTES, Member, MembersPage, MembersQuery, Place, Presence, PresenceError, Present,
+};
 use crate::broker::{Channel, MemoryBroker, WallClock};
 use crate::ids::Ids;
 use crate::publication::{ContentType, Publication};
@@ -209,14 +211,15 @@ impl Room {
         if before.is_empty() && !truncated {
             return None;
         }
-        let mut change =
-            PresenceChange { count: self.members.len() as u64, truncated, ..Default::default() };
-        if !truncated {
-            for (member, was_there) in before {
-                let shown =
-                    PresenceMember { user: member.user().map(ToString::to_string), sessions: None };
-                if was_there { &mut change.left } else { &mut change.joined }.push(shown);
-            }
+        let count = self.members.len() as u64;
+        let mut change = PresenceChange { count, ..PresenceChange::default() };
+        for (member, was_there) in before {
+            let user = member.user().map(ToString::to_string);
+            let list = if was_there { &mut change.left } else { &mut change.joined };
+            list.push(PresenceMember { user, sessions: None });
+        }
+        if truncated || change.to_json().len() > CHANGE_MAX_BYTES {
+            change = PresenceChange { count, truncated: true, ..PresenceChange::default() };
         }
         Some(change)
     }

@@ -187,7 +187,14 @@ impl Session {
         // No history here yet: the receipt says so to a client that asks for what it missed.
         let recovery = ["epoch", "offset", "last-event-id"];
         let recovery_asked = recovery.iter().any(|name| frame.header(name).is_some());
-        let presence = frame.header("presence") == Some("true");
+        let presence = match frame.header("presence") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => {
+                let message = "the header presence has an unknown value";
+                return Err(Fault::bad_header(message, "use true or false"));
+            }
+        };
         let joining = Joining { answer: std::mem::take(answer), recovery_asked, presence };
         let wire = Wire::Stomp { version, id, ack };
         self.subscribe(cx, id, to, wire, joining).map_err(|(fault, unanswered)| {

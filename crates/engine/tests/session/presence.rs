@@ -144,6 +144,15 @@ fn presence_needs_a_namespace_that_has_it_and_a_rule_that_allows_it() {
             S| close forbidden
         "#]],
     );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:1 destination:/topic/rooms/a presence:yes receipt:1
+            S< ERROR code:bad_header message:the header presence has an unknown value receipt-id:1
+            S| close protocol_error
+        "#]],
+    );
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanlight_engine::broker::PublishError;
-use fanlight_engine::presence::Place;
+use fanlight_engine::presence::{CHANGE_MAX_BYTES, Place};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -195,7 +195,9 @@ impl Node {
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
         let start = names::entry_start(&place);
         let head = envelope_head(&place);
-        let command = scripts::PRESENCE_TELL.call(&keys, &[PUBLISH, start.as_bytes(), &head]);
+        let bytes_max = CHANGE_MAX_BYTES.to_string();
+        let arguments = [PUBLISH, start.as_bytes(), &head, bytes_max.as_bytes()];
+        let command = scripts::PRESENCE_TELL.call(&keys, &arguments);
         let answer = self.shards.call(partition, |_| command);
         async move { Done::Told(place, answer.await) }.boxed()
     }

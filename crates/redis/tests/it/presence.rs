@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, MemoryBroker};
 use fanlight_engine::presence::{MemoryPresence, Presence};
-use fanlight_redis::{Lease, NodeInfo, PresenceOptions, Reaper, RedisConfig, RedisPresence};
+use fanlight_redis::{Lease, NodeInfo, PresenceOptions, Reap, Reaper, RedisConfig, RedisPresence};
 use fanlight_testkit::contract::Node;
 use fanlight_testkit::contract::presence::{
     CHANGES_MAX, PresenceHarness, PresenceNode, QUICK, place, user,
@@ -92,6 +92,7 @@ struct Leased {
     runtime: Option<tokio::runtime::Runtime>,
     redis: RedisNode,
     lease: Arc<Lease>,
+    presence: RedisPresence,
     node: PresenceNode,
 }
 
@@ -113,8 +114,8 @@ impl Leased {
         let held = vec![Arc::new(presence.clone()) as _];
         Reaper::start(&lease, held, tracker, shutdown);
         drop(guard);
-        let node = PresenceNode { node: redis.node.clone(), presence: Arc::new(presence) };
-        Self { runtime: Some(runtime), redis, lease, node }
+        let node = PresenceNode { node: redis.node.clone(), presence: Arc::new(presence.clone()) };
+        Self { runtime: Some(runtime), redis, lease, presence, node }
     }
 
     async fn ready(config: RedisConfig, interval: Duration) -> Self {
@@ -214,6 +215,23 @@ async fn a_node_that_was_reaped_while_it_slept_enters_its_members_again() {
     ann.node.exit(&room, "zoe");
     ann.node.exit(&room, "new");
     bob.node.counts(&room, 0).await;
+}
+
+#[tokio::test]
+async fn what_a_reaped_owner_still_sends_is_refused_until_it_has_its_next_generation() {
+    let server = RedisServer::start().unwrap();
+    let ann = Leased::ready(leased(&server.url()), QUICK).await;
+    let bob = Leased::ready(leased(&server.url()), QUICK).await;
+    let room = place("/topic/room");
+    ann.node.enter(&room, "zoe");
+    bob.node.counts(&room, 1).await;
+    assert_eq!(bob.presence.reap(&ann.lease.owner()).await, Ok(true));
+    assert_eq!(bob.node.count(&room).await, Some(0));
+    // As a node does that slept through its own death, and does not know yet.
+    ann.node.enter(&room, "late");
+    assert_eq!(ann.node.count(&room).await, Some(0), "its entry was sent before the count");
+    ann.lease.fence();
+    bob.node.sees(&room, &[("late", 1), ("zoe", 1)]).await;
 }
 
 #[tokio::test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use fanlight_engine::broker::{Channel, Joined, WorkerId};
 use fanlight_engine::presence::{
-    Member, MembersPage, MembersQuery, Place, Presence, PresenceError, Present,
+    CHANGE_MAX_BYTES, Member, MembersPage, MembersQuery, Place, Presence, PresenceError, Present,
 };
 use fanlight_engine::publication::SessionId;
 use fanlight_proto::native::{PresenceChange, PresenceMember};
@@ -310,6 +310,19 @@ pub async fn many_changes_come_together_and_too_many_as_a_count(harness: &impl P
     assert_eq!(bob.changes(&many)[1].left[0].user.as_deref(), Some("u0"));
 }
 
+/// However long names are, what is told at once stays bounded.
+pub async fn a_change_of_many_bytes_comes_as_a_count(harness: &impl PresenceHarness) {
+    let [ann, bob] = harness.nodes(SLOW).await;
+    let room = place("/topic/room");
+    bob.subscribe(&room).await;
+    for number in 0..10 {
+        ann.enter(&room, &format!("{number}{}", "x".repeat(CHANGE_MAX_BYTES / 9)));
+    }
+    bob.until_changes(&room, |changes| !changes.is_empty()).await;
+    let truncated = PresenceChange { count: 10, truncated: true, ..Default::default() };
+    assert_eq!(bob.changes(&room), [truncated]);
+}
+
 /// A client that began with a page and folds in what it is told has the right list in the end.
 pub async fn the_changes_lead_to_what_the_pages_show(harness: &impl PresenceHarness) {
     let nodes = harness.nodes(QUICK).await;
@@ -426,6 +439,7 @@ macro_rules! presence_contract {
             changes_are_told_on_every_node_that_listens
             who_comes_and_goes_within_the_interval_is_not_told
             many_changes_come_together_and_too_many_as_a_count
+            a_change_of_many_bytes_comes_as_a_count
             the_changes_lead_to_what_the_pages_show
             who_stays_is_on_the_pages_of_every_reading
             a_cursor_of_no_reading_is_refused
