@@ -11,5 +11,6 @@ pub mod outbox;
 pub mod policy;
 pub mod presence;
 pub mod publication;
+pub mod registry;
 pub mod session;
 pub mod time;

@@ -36,6 +36,7 @@ use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
 use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
+use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 
 use backlog::Backlog;
@@ -96,6 +97,17 @@ pub enum Effect {
     Ping,
     /// Check a token; answered by [`Done::Authenticated`].
     Authenticate(Token),
+    /// Enter the session in the registry, under this user; answered by [`Done::Entered`].
+    Enter(Option<Arc<str>>),
+    /// Undo that. No answer.
+    Exit {
+        /// Whose session it was.
+        user: Option<Arc<str>>,
+        /// Why it ends.
+        reason: CloseReason,
+    },
+    /// Record that a subscription began or ended. No answer.
+    Record(SubscriptionChange),
     /// Publish; answered by [`Done::Published`].
     Publish(PublishPermit, Publication),
     /// Receive a channel, to which the hub is subscribed already; answered by [`Done::Joined`].
@@ -103,9 +115,9 @@ pub enum Effect {
     /// Undo one join. No answer.
     Leave(Channel),
     /// The session is at a place from now on. No answer.
-    Enter(Place, Member),
+    Appear(Place, Member),
     /// It is not any more. No answer.
-    Exit(Place, Member),
+    Vanish(Place, Member),
     /// Read members; answered by [`Done::Members`].
     Members(MembersQuery),
     /// Close the transport with this reason once everything before is written. No effect follows.
@@ -117,6 +129,8 @@ pub enum Effect {
 pub enum Done {
     /// To [`Effect::Authenticate`].
     Authenticated(Result<Principal, AuthError>),
+    /// To [`Effect::Enter`].
+    Entered(Entered),
     /// To [`Effect::Publish`].
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
@@ -252,6 +266,9 @@ impl Session {
             (Work::Connect(connecting), Done::Authenticated(result)) => {
                 self.on_authenticated(cx, connecting, result);
             }
+            (Work::Enter(entering), Done::Entered(entered)) => {
+                self.on_entered(cx, entering, entered);
+            }
             (Work::Refresh { id }, Done::Authenticated(result)) => {
                 self.on_refreshed(cx, id, result);
             }
@@ -330,7 +347,12 @@ impl Session {
 
     /// Gives back what the session holds, once its transport is gone. May be called again.
     pub fn on_closed(&mut self, cx: &mut Cx<'_>) {
-        self.release(cx, CloseReason::ConnectionLost);
+        self.on_closed_for(cx, CloseReason::ConnectionLost);
+    }
+
+    /// The same, where the driver knows why.
+    pub fn on_closed_for(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        self.release(cx, reason);
     }
 
     /// Whether an effect is under way.
@@ -442,14 +464,13 @@ impl Session {
 
     /// Leaves all that was joined; from here on the session only waits to be dropped.
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
-        let member = self.member();
+        let (exit, member) = (self.exit(reason), self.member());
         if let Some(live) = self.live_mut() {
             while let Some(subscription) = live.subscriptions.take_first() {
-                cx.hub.unsubscribe(subscription.key);
-                cx.effects.push(Effect::Leave(subscription.channel));
-                presence::exit(cx, subscription.place, &live.subscriptions, &member);
+                live.left(cx, subscription, &member);
             }
         }
+        cx.effects.extend(exit);
         self.work = None;
         self.backlog = None;
         if !self.is_closed() {

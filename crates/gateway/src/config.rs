@@ -14,9 +14,9 @@ pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use sections::{
-    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, Limits, Listen,
-    Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence, Redis, Rule,
-    Stomp, WebSocket,
+    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
+    Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit, Origin,
+    Pattern, Policy, Presence, Redis, Rule, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

@@ -5,7 +5,6 @@
 pub mod accept;
 pub mod admin;
 pub mod admission;
-pub mod carriers;
 pub mod cli;
 pub mod client_address;
 pub mod clock;
@@ -16,7 +15,9 @@ pub mod health;
 pub mod jwt;
 pub mod node;
 pub mod origin;
+pub mod presence;
 pub mod problem;
+pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod transport;

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use fanlight_engine::broker::{DeliverySink, WorkerId};
+use fanlight_engine::broker::WorkerId;
 use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
@@ -21,13 +21,13 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
-use crate::carriers::Carriers;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
 use crate::worker::{Inbox, Worker, WorkerHandle, WorkerShared, inbox};
@@ -48,16 +48,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
-    let sinks = inboxes
-        .iter()
-        .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
-        .collect();
+    let handles = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let clock = Clock::start();
-    let address = reachable(public).to_string();
-    let carriers = Carriers::start(&config, sinks, address, clock, &tracker, &shutdown)?;
-    let shared = Arc::new(worker_shared(&config, &carriers, clock)?);
+    let cluster = Cluster::join(&config, handles, reachable(public), clock, &tracker, &shutdown)?;
+    let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
-    let mut node = Node::new(config, authenticator, Arc::clone(&carriers.broker), clock);
+    let (broker, registry) = (Arc::clone(&cluster.broker), Arc::clone(&cluster.registry));
+    let mut node = Node::new(config, authenticator, broker, registry, clock);
     node.dev = dev;
     node.conformance = conformance;
     let node = Arc::new(node);
@@ -83,7 +80,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         () = drain_asked.notified() => false,
     };
     drain_and_end(&node, workers, signals, asked_by_signal).await;
-    carriers.end().await;
+    cluster.leave().await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -96,11 +93,7 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
-fn worker_shared(
-    config: &Config,
-    carriers: &Carriers,
-    clock: Clock,
-) -> anyhow::Result<WorkerShared> {
+fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Result<WorkerShared> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
@@ -114,8 +107,9 @@ fn worker_shared(
     Ok(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(authenticator),
-        broker: Arc::clone(&carriers.broker),
-        presence: Arc::clone(&carriers.presence),
+        broker: Arc::clone(&cluster.broker),
+        presence: Arc::clone(&cluster.presence),
+        registry: Arc::clone(&cluster.registry),
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),
@@ -236,6 +230,7 @@ async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken)
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         let ready = node.readiness() == crate::node::Readiness::Ready;
         metrics::gauge!("fanlight_ready").set(u8::from(ready));
+        node.registry.set_sessions(node.admission.connections() as u64);
         metrics.upkeep();
     }
 }

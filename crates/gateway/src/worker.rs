@@ -4,6 +4,7 @@ mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod registry;
 mod slot;
 mod stage;
 mod stats;
@@ -22,6 +23,7 @@ use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
 use fanlight_engine::presence::Presence;
+use fanlight_engine::registry::Registry;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
@@ -40,6 +42,7 @@ use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
 pub use inbox::{Adopted, Inbox, WorkerHandle, inbox};
+use registry::Reentry;
 use slot::{Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -55,6 +58,8 @@ pub struct WorkerShared {
     pub broker: Arc<dyn Broker>,
     /// Keeps who is where.
     pub presence: Arc<dyn Presence>,
+    /// Knows the sessions of all nodes.
+    pub registry: Arc<dyn Registry>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
@@ -86,6 +91,7 @@ pub struct Worker {
     /// Connections whose unread input can go on.
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
+    reentry: Reentry,
     stats: Stats,
     buffers: Buffers,
 }
@@ -140,6 +146,7 @@ impl Worker {
             stage: Stage::default(),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
+            reentry: Reentry::default(),
             stats: Stats::new(id),
             buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
             shared,
@@ -224,6 +231,7 @@ impl Worker {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
                 Inbox::Notice(Notice::Suspect(_)) => {}
+                Inbox::Disconnect(order) => self.obey(&order),
                 Inbox::Drain { window } => self.begin_drain(window),
             }
         }
@@ -336,6 +344,23 @@ impl Worker {
                 let result = self.shared.authenticator.authenticate(token.as_str(), now);
                 Some(Done::Authenticated(result))
             }
+            Effect::Enter(user) => {
+                let entry = self.entry(key, user)?;
+                let entering = self.shared.registry.enter(entry);
+                self.start(key, entering, Done::Entered)
+            }
+            Effect::Exit { user, reason } => {
+                if let Some(entry) = self.entry(key, user) {
+                    self.shared.registry.leave(entry, reason);
+                }
+                None
+            }
+            Effect::Record(change) => {
+                if let Some(entry) = self.entry(key, None) {
+                    self.shared.registry.record(entry.session, change);
+                }
+                None
+            }
             Effect::Publish(permit, publication) => {
                 self.stats.published += 1;
                 let publish = self.shared.broker.publish(permit, publication);
@@ -350,11 +375,11 @@ impl Worker {
                 self.leave(&channel);
                 None
             }
-            Effect::Enter(place, member) => {
+            Effect::Appear(place, member) => {
                 self.shared.presence.enter(&place, member);
                 None
             }
-            Effect::Exit(place, member) => {
+            Effect::Vanish(place, member) => {
                 self.shared.presence.exit(&place, member);
                 None
             }
@@ -454,7 +479,7 @@ impl Worker {
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         let paused = slot.paused;
         self.stats.closed(reason);
-        self.with_session(key, now, Session::on_closed);
+        self.with_session(key, now, |session, cx| session.on_closed_for(cx, reason));
         if paused {
             // What it has sent meanwhile may hold its close frame, whose edge is over.
             self.go_on(key);

@@ -20,6 +20,7 @@ use uuid::Uuid;
 
 use crate::broker::RedisBroker;
 use crate::config::RedisConfig;
+use crate::meters::amount;
 use crate::names::{Kind, Names, Partition};
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
@@ -253,12 +254,11 @@ impl Lease {
     async fn keep(self: Arc<Self>) {
         let retry_after = self.renew_every.min(RETRY_AFTER);
         while !self.state().released {
-            let wait = match self.turn().await {
-                Ok(()) => self.renew_every,
-                Err(_) => {
-                    self.state().troubled_at = Instant::now();
-                    retry_after
-                }
+            let wait = if self.turn().await.is_ok() {
+                self.renew_every
+            } else {
+                self.state().troubled_at = Instant::now();
+                retry_after
             };
             select! {
                 () = sleep(wait) => {}
@@ -372,6 +372,9 @@ impl Lease {
         // After an outage the living need time to renew.
         let expired_count = state.troubled_at.elapsed() >= self.lasts;
         state.nodes = listing.nodes();
+        let sessions: u64 = state.nodes.iter().map(|node| node.sessions).sum();
+        metrics::gauge!("fanlight_cluster_sessions").set(sessions as f64);
+        metrics::gauge!("fanlight_cluster_nodes").set(amount(state.nodes.len()));
         state.dead = listing.dead;
         if expired_count {
             let expired = state.nodes.iter().filter(|node| node.left.is_none());
@@ -431,7 +434,7 @@ impl Listing {
             now_ms: now_ms.unsigned_abs(),
             leases: pairs(leases)
                 .into_iter()
-                .filter_map(|[owner, at]| Some((owner, at.parse::<f64>().ok()? as u64)))
+                .filter_map(|[owner, at]| Some((owner, at.parse().ok()?)))
                 .collect(),
             dead: texts(dead).into_iter().collect(),
             descriptions: pairs(descriptions)
@@ -498,6 +501,14 @@ fn parts_of(owner: &str) -> (&str, u64) {
 }
 
 fn describe() {
+    metrics::describe_gauge!(
+        "fanlight_cluster_sessions",
+        "Sessions of all nodes, as each last said; every node tells the same."
+    );
+    metrics::describe_gauge!(
+        "fanlight_cluster_nodes",
+        "Nodes that have a lease; every node tells the same."
+    );
     metrics::describe_counter!(
         "fanlight_node_fenced_total",
         "Times this node found its lease gone and entered everything again."
@@ -510,8 +521,9 @@ pub(crate) const LEASES: Kind = Kind("leases");
 pub(crate) const DEAD: Kind = Kind("dead");
 pub(crate) const CLAIMS: Kind = Kind("claims");
 pub(crate) const NODES: Kind = Kind("nodes");
-/// 32 of the 256.
-const HELD_STEP: usize = 8;
+/// Of the 256.
+pub(crate) const HELD_PARTITIONS: usize = 32;
+const HELD_STEP: usize = Partition::COUNT / HELD_PARTITIONS;
 /// Owners given up in one turn; the others in the next ones.
 const MISSING_MAX: usize = 64;
 /// How soon a renewal that failed is tried again.

@@ -12,6 +12,7 @@
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
 //! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
+//! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 //! | [`RedisPresence`] | who is where, entered under the node's lease |
 //! | `topology`, `shard`, `names` | which Redis a channel lives on and what it is called there |
@@ -22,6 +23,7 @@ mod command;
 pub mod config;
 mod connection;
 pub mod envelope;
+mod events;
 mod health;
 mod lease;
 mod meters;
@@ -30,6 +32,7 @@ mod pipeline;
 mod presence;
 mod reaper;
 mod reconnect;
+mod registry;
 pub mod resp3;
 mod scripts;
 mod shard;
@@ -40,6 +43,8 @@ mod writer;
 
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
 pub use presence::{PresenceOptions, RedisPresence};
 pub use reaper::{Reap, Reaper};
+pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};

@@ -61,4 +61,7 @@ scripts! {
     PRESENCE_TELL = "presence_tell";
     REAP_CLAIM = "reap_claim";
     REAP_FORGET = "reap_forget";
+    REGISTRY = "registry";
+    REGISTRY_REAP = "registry_reap";
+    REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations";
 }

@@ -6,11 +6,13 @@ pub mod contract;
 mod eventually;
 mod fault_proxy;
 mod inbox;
+mod orders;
 mod publications;
 mod redis_server;
 
 pub use eventually::eventually;
 pub use fault_proxy::FaultProxy;
 pub use inbox::Inbox;
+pub use orders::Orders;
 pub use publications::{channel, permit, publication, wall_clock};
 pub use redis_server::RedisServer;

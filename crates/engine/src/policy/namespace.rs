@@ -36,6 +36,8 @@ pub struct NamespaceOptions {
     pub history: Option<History>,
     /// Whether it is kept and told who is subscribed to each destination.
     pub presence: bool,
+    /// Whether it is recorded who subscribes to its destinations, and which are occupied.
+    pub events: bool,
 }
 
 /// The namespaces, ready for matching.

@@ -224,6 +224,12 @@ impl Fault {
         Self::of(CloseReason::LimitExceeded, message, remedy)
     }
 
+    pub(super) fn session_limit() -> Self {
+        let message = "this user has as many sessions as are allowed";
+        let remedy = "close one of them first";
+        Self::of(CloseReason::SessionLimit, message, remedy).fatal()
+    }
+
     pub(super) fn transaction_exists() -> Self {
         let message = "there is a transaction of this id already";
         Self::new(

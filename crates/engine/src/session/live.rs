@@ -7,7 +7,7 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern};
 
-use super::connect::Connecting;
+use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
 use super::subscriptions::{Subscription, Subscriptions};
@@ -18,7 +18,9 @@ use crate::broker::{Joined, PublishError, Published, Reach};
 use crate::hub::Wire;
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
+use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId};
+use crate::registry::SubscriptionChange;
 
 /// What exists only while a session is connected.
 #[derive(Debug)]
@@ -36,6 +38,7 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) enum Work {
     Connect(Connecting),
+    Enter(Entering),
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
@@ -103,6 +106,29 @@ impl Live {
             transactions: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// Whose session it is.
+    pub(super) fn user(&self) -> Option<Arc<str>> {
+        self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
+    }
+
+    /// Undoes a subscription that was removed from the list.
+    pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription, member: &Member) {
+        cx.hub.unsubscribe(subscription.key);
+        self.record(cx, &subscription, false);
+        cx.effects.push(Effect::Leave(subscription.channel));
+        presence::vanish(cx, subscription.place, &self.subscriptions, member);
+    }
+
+    fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
+        if subscription.recorded {
+            cx.effects.push(Effect::Record(SubscriptionChange {
+                user: self.user(),
+                destination: subscription.channel.clone(),
+                began,
+            }));
         }
     }
 
@@ -189,16 +215,18 @@ impl Session {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, joining.answer)),
         };
+        let recorded = permit.options().events;
         let place = permit.place().map(Box::new);
-        self.enter(cx, place.as_deref());
+        self.appear(cx, place.as_deref());
         let (target, channel) = permit.into_parts();
         let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
         if presence {
             cx.hub.show_presence(key);
         }
         let channel_joined = channel.clone();
-        let subscription = Subscription { id: id.into(), key, channel, place, presence };
+        let subscription = Subscription { id: id.into(), key, channel, recorded, place, presence };
         if let Some(live) = self.live_mut() {
+            live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
         self.start(cx, Work::Join(joining), Effect::Join(channel_joined));
@@ -249,14 +277,10 @@ impl Session {
 
     /// Ends a subscription.
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
-        let removed = self.live_mut().and_then(|live| live.subscriptions.remove(id));
-        let subscription = removed.ok_or_else(Fault::not_subscribed)?;
-        cx.hub.unsubscribe(subscription.key);
-        cx.effects.push(Effect::Leave(subscription.channel));
         let member = self.member();
-        if let Some(live) = self.live() {
-            presence::exit(cx, subscription.place, &live.subscriptions, &member);
-        }
+        let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
+        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        live.left(cx, subscription, &member);
         Ok(())
     }
 

@@ -35,11 +35,11 @@ impl Session {
     }
 
     /// Makes the session a member at `place`, unless it is one by another subscription.
-    pub(super) fn enter(&self, cx: &mut Cx<'_>, place: Option<&Place>) {
+    pub(super) fn appear(&self, cx: &mut Cx<'_>, place: Option<&Place>) {
         let is_there =
             |place: &Place| self.live().is_some_and(|live| live.subscriptions.is_at(place));
         if let Some(place) = place.filter(|place| !is_there(place)) {
-            cx.effects.push(Effect::Enter(place.clone(), self.member()));
+            cx.effects.push(Effect::Appear(place.clone(), self.member()));
         }
     }
 
@@ -86,14 +86,14 @@ impl Session {
 }
 
 /// Ends what a subscription that is gone made of its session, unless one of `others` keeps it.
-pub(super) fn exit(
+pub(super) fn vanish(
     cx: &mut Cx<'_>,
     place: Option<Box<Place>>,
     others: &Subscriptions,
     member: &Member,
 ) {
     if let Some(place) = place.filter(|place| !others.is_at(place)) {
-        cx.effects.push(Effect::Exit(*place, member.clone()));
+        cx.effects.push(Effect::Vanish(*place, member.clone()));
     }
 }
 

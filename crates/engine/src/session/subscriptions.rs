@@ -15,6 +15,8 @@ pub(super) struct Subscription {
     pub(super) place: Option<Box<Place>>,
     /// Whether it gets changes of presence.
     pub(super) presence: bool,
+    /// Whether its beginning was recorded, so that its end is to be too.
+    pub(super) recorded: bool,
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.

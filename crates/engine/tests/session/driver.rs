@@ -12,6 +12,7 @@ use fanlight_engine::policy::{
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{Publication, PublicationId};
+use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
 };
@@ -29,9 +30,13 @@ pub(crate) struct Driver {
     pub(crate) hold: bool,
     pub(crate) pending: Option<Pending>,
     pub(crate) closed: Option<CloseReason>,
+    /// The registry answers at once and unseen, unless it is what a test is about.
+    pub(crate) registry_shown: bool,
+    /// Entries in the registry without their exit.
+    pub(crate) entered: i32,
     /// Joins without their leave, by channel.
     pub(crate) joined: BTreeMap<String, i32>,
-    /// Entries without their exit, by destination.
+    /// Appearances without their end, by destination.
     pub(crate) present: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
     pub(crate) log: Vec<String>,
@@ -49,6 +54,7 @@ pub(crate) enum Pending {
     Published(PublicationId),
     Joined,
     Members,
+    Entered,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -65,6 +71,8 @@ impl Driver {
             hold: false,
             pending: None,
             closed: None,
+            registry_shown: false,
+            entered: 0,
             joined: BTreeMap::new(),
             present: BTreeMap::new(),
             log: Vec::new(),
@@ -172,6 +180,10 @@ impl Driver {
                 self.pending = Some(done);
             }
         }
+        if self.pending == Some(Pending::Entered) && !self.registry_shown {
+            self.pending = None;
+            return self.answer_entered(Entered::Now);
+        }
         assert_eq!(
             self.session.is_busy(),
             self.pending.is_some() && self.closed.is_none(),
@@ -185,6 +197,10 @@ impl Driver {
         }
     }
 
+    pub(crate) fn answer_entered(&mut self, entered: Entered) {
+        self.step(|session, cx| session.on_done(cx, Done::Entered(entered)));
+    }
+
     fn answer_well(&mut self) {
         match self.pending {
             None => {}
@@ -192,6 +208,7 @@ impl Driver {
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
+            Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
         }
     }
 
@@ -210,6 +227,26 @@ impl Driver {
                 let token = token.as_str().to_owned();
                 (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
             }
+            Effect::Enter(user) => {
+                self.entered += 1;
+                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                if !self.registry_shown {
+                    return Some(Pending::Entered);
+                }
+                (line, Some(Pending::Entered))
+            }
+            Effect::Exit { user, reason } => {
+                self.entered -= 1;
+                if !self.registry_shown {
+                    return None;
+                }
+                (format!("S! exit {} {reason}", user.as_deref().unwrap_or("nobody")), None)
+            }
+            Effect::Record(SubscriptionChange { user, destination, began }) => {
+                let what = if began { "subscribed" } else { "unsubscribed" };
+                let user = user.as_deref().unwrap_or("nobody");
+                (format!("S! {what} {user} {}", destination.as_str()), None)
+            }
             Effect::Publish(permit, publication) => {
                 assert_eq!(*permit.destination(), publication.destination);
                 let line = format!("S? publish {}", publication_line(&publication));
@@ -223,13 +260,13 @@ impl Driver {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() -= 1;
                 (format!("S! leave {}", channel.as_str()), None)
             }
-            Effect::Enter(place, member) => {
+            Effect::Appear(place, member) => {
                 *self.present.entry(place.destination.to_string()).or_default() += 1;
-                (format!("S! enter {} as {}", place.destination, shown_member(&member)), None)
+                (format!("S! appear {} as {}", place.destination, shown_member(&member)), None)
             }
-            Effect::Exit(place, member) => {
+            Effect::Vanish(place, member) => {
                 *self.present.entry(place.destination.to_string()).or_default() -= 1;
-                (format!("S! exit {} as {}", place.destination, shown_member(&member)), None)
+                (format!("S! vanish {} as {}", place.destination, shown_member(&member)), None)
             }
             Effect::Members(MembersQuery { place, cursor, limit }) => {
                 let cursor = cursor.map(|cursor| format!(" after {cursor}")).unwrap_or_default();
@@ -299,6 +336,10 @@ pub(crate) fn rules() -> Rules {
     let namespaces = [
         namespace("public", "/topic/public/**", true, true),
         namespace("single", "/topic/single/**", false, false),
+        Namespace {
+            options: NamespaceOptions { events: true, ..NamespaceOptions::default() },
+            ..namespace("told", "/topic/told/**", false, true)
+        },
         namespace("topic", "/topic/**", true, false),
         namespace("user", "/user/**", false, true),
     ];
@@ -421,4 +462,16 @@ pub(crate) fn role_policy() -> Policy {
     };
     let all = PolicyRule::new(RuleEffect::Allow, "/topic/all");
     Policy::new(&namespaces, &[ops, all]).unwrap()
+}
+
+/// A session that waits for the registry.
+pub(crate) fn connecting(user: &str) -> Driver {
+    let mut driver = Driver::new(rules(), None, Handshake::default());
+    driver.registry_shown = true;
+    driver.hold = true;
+    let connect = format!("CONNECT\naccept-version:1.2\npasscode:{user}\n\n\0");
+    driver.receive(true, connect.as_bytes());
+    driver.answer_authenticated();
+    assert_eq!(driver.pending, Some(Pending::Entered));
+    driver
 }

@@ -12,6 +12,7 @@ mod model;
 mod native;
 mod presence;
 mod receipts;
+mod registry;
 mod send;
 mod subscribe;
 mod time;

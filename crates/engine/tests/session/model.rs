@@ -172,6 +172,7 @@ impl Model {
             Some(Pending::Published(_)) => self.driver.answer_published(Ok(())),
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => panic!("the model asks for no members"),
+            Some(Pending::Entered) => unreachable!("it is answered unseen"),
         }
     }
 
@@ -205,6 +206,8 @@ impl Model {
             }
         }
         assert!(self.driver.hub.len() <= self.driver.rules.limits.subscriptions);
+        let is_connected = self.driver.session.is_connected();
+        assert_eq!(self.driver.entered, i32::from(is_connected), "entered while connected");
         let joins: i32 = self.driver.joined.values().sum();
         assert_eq!(
             usize::try_from(joins),

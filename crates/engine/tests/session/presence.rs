@@ -39,14 +39,14 @@ fn a_subscription_makes_a_member_where_the_namespace_has_presence() {
         expect![[r#"
             # native ann
             C> {"type":"subscribe","to":"/topic/rooms/a","id":1}
-            S! enter /topic/rooms/a as ann
+            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
             S< ok {"id":1}
             C> {"type":"subscribe","to":"/topic/other"}
             S? join /topic/other
             C> {"type":"unsubscribe","to":"/topic/rooms/a"}
             S! leave /topic/rooms/a
-            S! exit /topic/rooms/a as ann
+            S! vanish /topic/rooms/a as ann
         "#]],
     );
     check_rules(
@@ -54,11 +54,11 @@ fn a_subscription_makes_a_member_where_the_namespace_has_presence() {
         expect![[r#"
             # native
             C> {"type":"subscribe","to":"/topic/rooms/a"}
-            S! enter /topic/rooms/a as <anonymous>
+            S! appear /topic/rooms/a as <anonymous>
             S? join /topic/rooms/a
             D> gone
             S! leave /topic/rooms/a
-            S! exit /topic/rooms/a as <anonymous>
+            S! vanish /topic/rooms/a as <anonymous>
         "#]],
     );
 }
@@ -70,7 +70,7 @@ fn a_session_counts_once_however_many_subscriptions_it_has_there() {
         expect![[r#"
             # stomp 1.2 ann
             C> SUBSCRIBE id:1 destination:/topic/rooms/a
-            S! enter /topic/rooms/a as ann
+            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
             C> SUBSCRIBE id:2 destination:/topic/rooms/a
             S? join /topic/rooms/a
@@ -78,7 +78,7 @@ fn a_session_counts_once_however_many_subscriptions_it_has_there() {
             S! leave /topic/rooms/a
             C> UNSUBSCRIBE id:2
             S! leave /topic/rooms/a
-            S! exit /topic/rooms/a as ann
+            S! vanish /topic/rooms/a as ann
         "#]],
     );
     check_rules(
@@ -86,14 +86,14 @@ fn a_session_counts_once_however_many_subscriptions_it_has_there() {
         expect![[r#"
             # stomp 1.2 ann
             C> SUBSCRIBE id:1 destination:/topic/rooms/a
-            S! enter /topic/rooms/a as ann
+            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
             C> SUBSCRIBE id:2 destination:/topic/rooms/a
             S? join /topic/rooms/a
             D> gone
             S! leave /topic/rooms/a
             S! leave /topic/rooms/a
-            S! exit /topic/rooms/a as ann
+            S! vanish /topic/rooms/a as ann
         "#]],
     );
 }
@@ -126,11 +126,11 @@ fn presence_needs_a_namespace_that_has_it_and_a_rule_that_allows_it() {
             C> {"type":"presence","to":"/topic/rooms/dark","id":3}
             S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
             C> {"type":"subscribe","to":"/topic/rooms/dark","id":4}
-            S! enter /topic/rooms/dark as ann
+            S! appear /topic/rooms/dark as ann
             S? join /topic/rooms/dark
             S< ok {"id":4}
             C> {"type":"subscribe","to":"/topic/rooms/a","presence":true,"id":5}
-            S! enter /topic/rooms/a as ann
+            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
             S< ok {"id":5}
         "#]],
@@ -233,15 +233,15 @@ fn a_refreshed_token_that_does_not_allow_presence_ends_what_shows_it() {
         expect![[r#"
             # native ann+host
             C> {"type":"subscribe","to":"/topic/a","presence":true}
-            S! enter /topic/a as ann
+            S! appear /topic/a as ann
             S? join /topic/a
             C> {"type":"subscribe","to":"/topic/b"}
-            S! enter /topic/b as ann
+            S! appear /topic/b as ann
             S? join /topic/b
             C> {"type":"refresh","token":"ann","id":1}
             S? authenticate ann
             S! leave /topic/a
-            S! exit /topic/a as ann
+            S! vanish /topic/a as ann
             S< error {"code":"forbidden","message":"the new token does not allow the subscription to /topic/a; it has ended"}
             S< ok {"id":1}
         "#]],

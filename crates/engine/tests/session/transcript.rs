@@ -9,6 +9,7 @@
 //! | `C> (text) ...`, `C> (bytes) ...` | the client sends this, where `\n` and `\0` are escapes |
 //! | `D> hold` | from here on nothing is answered but by these lines: |
 //! | `D> published`, `D> joined`, `D> authenticated`, and ` unavailable`, ` degraded`, ... | |
+//! | `D> registry` | from here on the registry is shown too |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `T> 11s` | time passes, with a sweep each second |
 //! | `S<` | written to the client (`S< (ping)` to its transport) |
@@ -19,6 +20,7 @@
 
 use expect_test::Expect;
 use fanlight_engine::broker::{Joined, PublishError};
+use fanlight_engine::registry::Entered;
 use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::{Command, Version, Writer};
@@ -54,7 +56,7 @@ pub(crate) fn check_with(rules: Rules, handshake: Handshake, transcript: Expect)
     transcript.assert_eq(&actual);
 }
 
-fn run(driver: &mut Driver, line: &str) {
+pub(crate) fn run(driver: &mut Driver, line: &str) {
     let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
     match kind {
         "#" => begin(driver, rest),
@@ -137,6 +139,10 @@ fn drive(driver: &mut Driver, line: &str) {
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
         ("authenticated", "") => driver.answer_authenticated(),
+        ("registry", "") => driver.registry_shown = true,
+        ("entered", "") => driver.done(Done::Entered(Entered::Now)),
+        ("entered", "later") => driver.done(Done::Entered(Entered::Later)),
+        ("entered", "full") => driver.done(Done::Entered(Entered::Full)),
         ("drain", "") => driver.drain(1500),
         ("gone", "") => driver.transport_closed(),
         ("fault", rest) => {

@@ -15,6 +15,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     namespaces(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
+    cluster(config, &mut problems);
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         problems.push(Problem::new(
             "log.level",
@@ -198,13 +199,6 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(problem) = config.redis_config() {
         problems.push(problem);
     }
-    if config.redis.lease.as_ms() < LEASE_MIN_MS {
-        problems.push(Problem::new(
-            "redis.lease",
-            format!("{} is less than 1s: a busy moment would end it", config.redis.lease),
-            "set it to several seconds, as in \"15s\"",
-        ));
-    }
     let prefix = &config.redis.prefix;
     if prefix.is_empty()
         || prefix.contains(|c: char| !c.is_ascii_alphanumeric() && !"-_.:".contains(c))
@@ -217,11 +211,44 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+fn cluster(config: &Config, problems: &mut Vec<Problem>) {
+    let cluster = &config.cluster;
+    if cluster.lease_renew.as_ms() == 0 {
+        problems.push(Problem::new("cluster.lease_renew", "zero", "set it above zero"));
+    } else if cluster.lease_renew.as_ms() * 3 > cluster.lease.as_ms() {
+        problems.push(Problem::new(
+            "cluster.lease",
+            format!("less than three times cluster.lease_renew ({})", cluster.lease_renew),
+            "make it longer: a renewal or two may fail",
+        ));
+    }
+    if cluster.name.contains(char::is_control) {
+        problems.push(Problem::new("cluster.name", "not a line", "remove control characters"));
+    }
+    if config.events.enabled && config.broker.kind == BrokerKind::Memory {
+        problems.push(Problem::new(
+            "events.enabled",
+            "set, but without Redis there is nowhere to write events",
+            "remove it, or set broker.kind = \"redis\"",
+        ));
+    }
+    if config.events.enabled && config.events.max_length == 0 {
+        problems.push(Problem::new("events.max_length", "zero", "set it above zero"));
+    }
+    for (at, namespace) in config.namespaces.iter().enumerate().filter(|(_, own)| own.events) {
+        let problem = if !config.events.enabled {
+            ("set, but no events are written", "set events.enabled = true")
+        } else if namespace.patterns {
+            ("set together with patterns", "choose one, or split the namespace")
+        } else {
+            continue;
+        };
+        problems.push(Problem::new(format!("namespaces[{at}].events"), problem.0, problem.1));
+    }
+}
+
 /// What the engine holds heartbeats to.
 const HEARTBEAT_MIN_MS: u64 = 2000;
-
-/// A lease is renewed three times in its time.
-const LEASE_MIN_MS: u64 = 1000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;

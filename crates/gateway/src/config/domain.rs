@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_engine::registry::{SessionLimit, WhenFull};
 use fanlight_engine::session;
 use fanlight_redis::PresenceOptions;
 use fanlight_redis::config::RedisConfig;
@@ -15,7 +16,10 @@ use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Presence, Redis, Rule};
+use super::{
+    Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Presence, Redis,
+    Rule,
+};
 
 impl Config {
     /// How many worker threads to run.
@@ -87,6 +91,26 @@ impl Config {
         }
     }
 
+    /// How many sessions a user may have.
+    pub fn session_limit(&self) -> SessionLimit {
+        SessionLimit {
+            sessions_per_user: self.limits.sessions_per_user,
+            when_full: match self.limits.on_session_limit {
+                OnSessionLimit::KickOldest => WhenFull::KickOldest,
+                OnSessionLimit::Reject => WhenFull::Reject,
+            },
+        }
+    }
+
+    /// What operators call this node.
+    pub fn node_name(&self) -> String {
+        if !self.cluster.name.is_empty() {
+            return self.cluster.name.clone();
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        host.trim().to_owned()
+    }
+
     /// The broker's connection.
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
         let url = self.redis.resolved_url()?;
@@ -99,8 +123,8 @@ impl Config {
             prefix: self.redis.prefix.clone(),
             linger: self.redis.linger.0,
             response_timeout: self.redis.response_timeout.0,
-            lease: self.redis.lease.0,
-            lease_renew: self.redis.lease.0 / 3,
+            lease: self.cluster.lease.0,
+            lease_renew: self.cluster.lease_renew.0,
             ..config
         })
     }
@@ -148,6 +172,7 @@ impl Namespace {
             anonymous: self.anonymous,
             options: policy::NamespaceOptions {
                 presence: self.presence,
+                events: self.events,
                 ..policy::NamespaceOptions::default()
             },
         }

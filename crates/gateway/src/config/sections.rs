@@ -45,6 +45,10 @@ pub struct Config {
     pub broker: Broker,
     /// The connection to Redis or Valkey, where that is the broker.
     pub redis: Redis,
+    /// This node among the others.
+    pub cluster: Cluster,
+    /// What is told of sessions to whoever reads the event streams in Redis.
+    pub events: Events,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
     /// The log, on standard error.
@@ -206,6 +210,12 @@ pub struct Limits {
     pub request_head_time: Span,
     /// Subscriptions of one session.
     pub subscriptions: u32,
+    /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
+    /// limited.
+    pub sessions_per_user: u32,
+    /// What gives way to a session too many: `"kick_oldest"` ends the user's oldest one,
+    /// `"reject"` refuses the new one.
+    pub on_session_limit: OnSessionLimit,
     /// Connections of this node. 0: no limit but the open files.
     pub connections: u32,
     /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit. Behind a
@@ -236,6 +246,16 @@ pub struct Limits {
     pub transaction: Size,
 }
 
+words! {
+    /// What gives way to a session too many.
+    OnSessionLimit {
+        /// The user's oldest session.
+        KickOldest = "kick_oldest",
+        /// The new session.
+        Reject = "reject",
+    }
+}
+
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Namespace {
@@ -255,6 +275,10 @@ pub struct Namespace {
     /// policy allows the action "presence".
     #[serde(default)]
     pub presence: bool,
+    /// Whether it is recorded who subscribes here, and which destinations have subscribers at
+    /// all. Needs `events.enabled`, and does not go with `patterns`.
+    #[serde(default)]
+    pub events: bool,
 }
 
 /// Who may do what.
@@ -372,9 +396,28 @@ pub struct Redis {
     pub linger: Span,
     /// How long a command may take before it counts as failed.
     pub response_timeout: Span,
-    /// How long after a node was last heard of its sessions count as gone. A node that stops
-    /// orderly takes them along at once.
+}
+
+/// This node among the others.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Cluster {
+    /// What operators call this node. Empty: the machine's host name.
+    pub name: String,
+    /// How long a node that has gone silent counts as living. Its sessions are removed after that.
     pub lease: Span,
+    /// How often a node says that it lives; at most a third of `lease`.
+    pub lease_renew: Span,
+}
+
+/// What is told of sessions to whoever reads the event streams in Redis.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Events {
+    /// Whether lifecycle events are written.
+    pub enabled: bool,
+    /// Events that each of the 32 streams keeps, about; older ones are dropped.
+    pub max_length: u64,
 }
 
 /// How sessions leave a node that goes away.
@@ -488,6 +531,8 @@ impl Default for Limits {
             connect_time: Span::seconds(10),
             request_head_time: Span::seconds(10),
             subscriptions: 128,
+            sessions_per_user: 20,
+            on_session_limit: OnSessionLimit::KickOldest,
             connections: 0,
             connections_per_ip: 100,
             http_connections: 16_384,
@@ -530,8 +575,19 @@ impl Default for Redis {
             prefix: "fl".into(),
             linger: Span::seconds(5),
             response_timeout: Span::seconds(2),
-            lease: Span::seconds(15),
         }
+    }
+}
+
+impl Default for Cluster {
+    fn default() -> Self {
+        Self { name: String::new(), lease: Span::seconds(15), lease_renew: Span::seconds(5) }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { enabled: false, max_length: 100_000 }
     }
 }
 

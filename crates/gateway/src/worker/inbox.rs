@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
+use fanlight_engine::registry::Order;
 use fanlight_engine::session::{Handshake, Protocol};
 use tokio::sync::mpsc;
 
@@ -18,6 +19,8 @@ pub enum Inbox {
     Deliver(Delivery),
     /// Something about its channels.
     Notice(Notice),
+    /// A session is to end.
+    Disconnect(Box<Order>),
     /// The node drains: connections are to be closed evenly over `window`.
     Drain {
         /// How long to take; zero closes all at once.

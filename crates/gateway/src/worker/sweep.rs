@@ -53,6 +53,7 @@ impl Worker {
             }
             at += SLICES;
         }
+        self.pace_reentry();
         self.pace_drain(now);
         self.report();
     }

@@ -14,7 +14,9 @@ use fanlight_engine::policy::{
 };
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
+use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
+use fanlight_testkit::Orders;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -102,6 +104,16 @@ fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
         heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
         on_forbidden: OnForbidden::ByProtocol,
     };
+    let node = NodeStatus {
+        id: "n".into(),
+        name: String::new(),
+        address: String::new(),
+        started_unix_ms: 0,
+        sessions: 0,
+        lease_left_ms: 0,
+        is_self: true,
+    };
+    let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
     Arc::new(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(
@@ -109,6 +121,7 @@ fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
         ),
         broker: Arc::new(ToldBroker { go_on: Arc::clone(go_on) }),
         presence: Arc::new(presence()),
+        registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,

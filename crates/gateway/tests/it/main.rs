@@ -11,6 +11,7 @@ mod messages;
 mod page;
 mod presence;
 mod pressure;
+mod registry;
 mod stompjs;
 mod support;
 mod websocket;

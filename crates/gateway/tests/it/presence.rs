@@ -12,7 +12,7 @@ const ROOM: &str = "/topic/open.room";
 fn config(redis: &RedisServer) -> String {
     with_redis(CONFIG, redis)
         .replace("match = \"/topic/**\"\n", "match = \"/topic/**\"\npresence = true\n")
-        .replace("[redis]\n", "[presence]\ninterval = \"100ms\"\n[redis]\nlease = \"2s\"\n")
+        .replace("[redis]\n", "[presence]\ninterval = \"100ms\"\n[cluster]\nlease = \"2s\"\nlease_renew = \"500ms\"\n[redis]\n")
 }
 
 async fn node(redis: &RedisServer) -> Gateway {

@@ -3,11 +3,16 @@
 #[cfg(test)]
 mod contract;
 mod delivery;
+#[cfg(test)]
+mod events;
+#[cfg(test)]
 mod lease;
 #[cfg(test)]
 mod nodes;
 mod outages;
 #[cfg(test)]
 mod presence;
+#[cfg(test)]
+mod registry;
 #[cfg(test)]
 mod scripted;
