@@ -92,6 +92,12 @@ async fn prepare(stream: &mut TcpStream) {
     let info = "role:master\r\nmaster_replid:aa\r\n";
     read_until(stream, "replication\r\n").await;
     stream.write_all(format!("${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
+    let scripts = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/lua")).unwrap();
+    for _ in scripts {
+        // Each comes once the one before is answered.
+        read_until(stream, "$4\r\nLOAD\r\n").await;
+        stream.write_all(b"$2\r\nok\r\n").await.unwrap();
+    }
 }
 
 fn confirmed(channel: &str) -> String {
