@@ -1,21 +1,25 @@
 //! `Client`: the handle that requests are made with.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use fanlight_proto::native::PresenceMember;
+use fanlight_proto::Position;
+#[cfg(doc)]
+use fanlight_proto::native::MAX_HISTORY;
+use fanlight_proto::native::{Message, PresenceMember};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::driver::{Command, Driver, Shared};
+use crate::driver::{Answer, Command, Driver, Shared};
 use crate::error::{LinkError, RequestError};
 use crate::link::SessionInfo;
 use crate::options::ConnectOptions;
 use crate::outgoing::{self, Outgoing};
-use crate::subscription::Subscription;
+use crate::subscription::{Begin, Subscription};
 
 /// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
 /// closed or when the last clone is dropped.
@@ -43,6 +47,23 @@ pub struct Sent {
     pub message_id: Option<String>,
     /// Whether the node could not reach its broker.
     pub degraded: bool,
+    /// Whether it had been published before under the same key.
+    pub duplicate: bool,
+    /// Its place in the destination's history, where one is kept.
+    pub position: Option<Position>,
+}
+
+/// What was published before.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Oldest first, without a gap.
+    pub messages: Vec<Message>,
+    /// The position up to which it goes.
+    pub position: Option<Position>,
+    /// Whether there is more behind that.
+    pub more: bool,
+    /// Why what came after the asked position can't be given: a stable code.
+    pub lost: Option<String>,
 }
 
 /// A page of the members of a destination.
@@ -105,18 +126,87 @@ impl Client {
     }
 
     /// Subscribes to a destination or pattern. What is published after this returned is received,
-    /// as long as the connection holds.
+    /// as long as the connection holds; where the server keeps a history, also what is published
+    /// while it does not.
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, false).await
+        self.subscribe_as(to, Begin::Now, false).await
     }
 
-    /// The same, and [`Subscription::recv_any`] also tells who comes to the destination and goes.
-    /// To begin, read who is there with [`Client::members`] after this has returned.
+    /// Subscribes to a destination and begins with a part of its history.
+    pub async fn subscribe_from(
+        &self,
+        to: &str,
+        begin: Begin,
+    ) -> Result<Subscription, RequestError> {
+        self.subscribe_as(to, begin, false).await
+    }
+
+    /// Subscribes to a destination, and [`Subscription::recv_any`] also tells who comes to it and
+    /// goes. To begin, read who is there with [`Client::members`] after this has returned.
     ///
     /// Where the client is subscribed to it without presence already, that subscription is made
-    /// anew: what is published at that very moment is missed.
+    /// anew: without a history, what is published at that very moment is missed.
     pub async fn subscribe_with_presence(&self, to: &str) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, true).await
+        self.subscribe_as(to, Begin::Now, true).await
+    }
+
+    async fn subscribe_as(
+        &self,
+        to: &str,
+        begin: Begin,
+        presence: bool,
+    ) -> Result<Subscription, RequestError> {
+        let id = self.next_id();
+        let commands = self.inner.commands.clone();
+        let (mut subscription, sink) =
+            Subscription::new(to, presence, id, self.inner.subscription_queue, commands);
+        let done = self.request(|reply| Command::Subscribe { sink, begin, id, reply }).await?;
+        subscription.set_joined(done.degraded, done.recovered);
+        Ok(subscription)
+    }
+
+    /// Publishes `body`: JSON, unless a content type says otherwise. Returns once the server has
+    /// published it.
+    pub async fn send(
+        &self,
+        to: &str,
+        body: &[u8],
+        content_type: Option<&str>,
+    ) -> Result<Sent, RequestError> {
+        self.send_as(to, body, content_type, None).await
+    }
+
+    /// Publishes as [`send`](Self::send) does, but only once for each `key` within five minutes:
+    /// so it may be tried again when it is not known whether it was done.
+    pub async fn send_once(
+        &self,
+        to: &str,
+        body: &[u8],
+        content_type: Option<&str>,
+        key: &str,
+    ) -> Result<Sent, RequestError> {
+        self.send_as(to, body, content_type, Some(key)).await
+    }
+
+    /// Asks for messages of a destination's history: the oldest after `since`, or else the newest;
+    /// at most `limit` of them, 1 to [`MAX_HISTORY`], and no more than fit one message.
+    pub async fn history(
+        &self,
+        to: &str,
+        since: Option<Position>,
+        limit: u32,
+    ) -> Result<Page, RequestError> {
+        let id = self.next_id();
+        let text = Outgoing::History { to, since: since.map(Into::into), limit, id }.to_text();
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::History(history) => Ok(Page {
+                position: history.position(),
+                messages: history.messages,
+                more: history.more,
+                lost: history.reason.map(Cow::into_owned),
+            }),
+            _ => Err(RequestError::Unexpected),
+        }
     }
 
     /// Who is at a destination: about `limit` members, from where the page before ended. With a
@@ -129,30 +219,30 @@ impl Client {
     ) -> Result<Members, RequestError> {
         let id = self.next_id();
         let text = Outgoing::Presence { to, cursor, limit, id }.to_text();
-        self.request(|reply| Command::Members { id, text, reply }).await
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::Members(members) => Ok(members),
+            _ => Err(RequestError::Unexpected),
+        }
     }
 
-    async fn subscribe_as(&self, to: &str, presence: bool) -> Result<Subscription, RequestError> {
-        let id = self.next_id();
-        let commands = self.inner.commands.clone();
-        let (mut subscription, sink) =
-            Subscription::new(to, presence, id, self.inner.subscription_queue, commands);
-        let done = self.request(|reply| Command::Subscribe { sink, id, reply }).await?;
-        subscription.set_degraded(done.degraded);
-        Ok(subscription)
-    }
-
-    /// Publishes `body`: JSON, unless a content type says otherwise. Returns once the server has
-    /// published it.
-    pub async fn send(
+    async fn send_as(
         &self,
         to: &str,
         body: &[u8],
         content_type: Option<&str>,
+        key: Option<&str>,
     ) -> Result<Sent, RequestError> {
         let id = self.next_id();
-        let text = outgoing::send(to, body, content_type, id)?;
-        self.request(|reply| Command::Request { id, text, reply }).await
+        let text = outgoing::send(to, body, content_type, key, id)?;
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::Confirmed(confirmed) => Ok(Sent {
+                position: confirmed.position(),
+                message_id: confirmed.message_id,
+                degraded: confirmed.degraded,
+                duplicate: confirmed.duplicate,
+            }),
+            _ => Err(RequestError::Unexpected),
+        }
     }
 
     /// The open session, if there is one just now.

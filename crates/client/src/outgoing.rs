@@ -2,11 +2,13 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use fanlight_proto::Position;
 use fanlight_proto::native::is_json;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::error::RequestError;
+use crate::subscription::Begin;
 
 /// A request that a client sends.
 #[derive(Debug, Serialize)]
@@ -15,12 +17,23 @@ pub(crate) enum Outgoing<'r> {
     Connect,
     Subscribe {
         to: &'r str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<Since>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        history: Option<u32>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         presence: bool,
         id: u64,
     },
     Unsubscribe {
         to: &'r str,
+    },
+    History {
+        to: &'r str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<Since>,
+        limit: u32,
+        id: u64,
     },
     Presence {
         to: &'r str,
@@ -32,6 +45,19 @@ pub(crate) enum Outgoing<'r> {
     Ping,
 }
 
+/// A position, as the server reads it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Since {
+    epoch: String,
+    offset: u64,
+}
+
+impl From<Position> for Since {
+    fn from(position: Position) -> Self {
+        Self { epoch: position.epoch_text(), offset: position.offset }
+    }
+}
+
 /// A publication. Apart, because serde does not carry raw JSON through a tagged enum.
 #[derive(Debug, Serialize)]
 struct Send<'r> {
@@ -40,10 +66,21 @@ struct Send<'r> {
     data: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'r str>,
     id: u64,
 }
 
-impl Outgoing<'_> {
+impl<'r> Outgoing<'r> {
+    pub(crate) fn subscribe(to: &'r str, begin: Begin, presence: bool, id: u64) -> Self {
+        let (since, history) = match begin {
+            Begin::Now => (None, None),
+            Begin::Newest(newest) => (None, Some(newest)),
+            Begin::After(position) => (Some(position.into()), None),
+        };
+        Self::Subscribe { to, since, history, presence, id }
+    }
+
     pub(crate) fn to_text(&self) -> String {
         serde_json::to_string(self).expect("texts and numbers are always JSON")
     }
@@ -54,6 +91,7 @@ pub(crate) fn send(
     to: &str,
     body: &[u8],
     content_type: Option<&str>,
+    key: Option<&str>,
     id: u64,
 ) -> Result<String, RequestError> {
     let data = if is_json(content_type) {
@@ -63,7 +101,8 @@ pub(crate) fn send(
     };
     let not_json = |error: serde_json::Error| RequestError::NotJson { reason: error.to_string() };
     let data = data.map_err(not_json)?;
-    serde_json::to_string(&Send { r#type: "send", to, data, content_type, id }).map_err(not_json)
+    serde_json::to_string(&Send { r#type: "send", to, data, content_type, key, id })
+        .map_err(not_json)
 }
 
 #[cfg(test)]
@@ -73,10 +112,20 @@ mod tests {
 
     #[test]
     fn the_server_reads_what_was_meant() {
-        for presence in [true, false] {
-            let text = Outgoing::Subscribe { to: "/topic/\"a", presence, id: 7 }.to_text();
-            let read =
-                ClientMessage::Subscribe { to: "/topic/\"a".into(), presence, id: Some(7.into()) };
+        let since = Position { epoch: 14, offset: 3 };
+        for (begin, presence, read) in [
+            (Begin::Now, true, (None, None)),
+            (Begin::Newest(2), false, (None, Some(2))),
+            (Begin::After(since), true, (Some(since), None)),
+        ] {
+            let text = Outgoing::subscribe("/topic/\"a", begin, presence, 7).to_text();
+            let read = ClientMessage::Subscribe {
+                to: "/topic/\"a".into(),
+                since: read.0,
+                history: read.1,
+                presence,
+                id: Some(7.into()),
+            };
             assert_eq!(parse(&text).next(), Some(Ok(read)));
         }
         let text =
@@ -93,7 +142,7 @@ mod tests {
             (b"[1]", Some("application/json")),
             (b"plain \xff", Some("text/plain")),
         ] {
-            let text = send("/topic/a", body, content_type, 1).unwrap();
+            let text = send("/topic/a", body, content_type, None, 1).unwrap();
             let Some(Ok(ClientMessage::Send { body: read, content_type: kind, .. })) =
                 parse(&text).next()
             else {
@@ -105,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_not_the_json_it_claims_to_be_is_refused_here() {
-        let error = send("/topic/a", b"hello", None, 1).unwrap_err();
+        let error = send("/topic/a", b"hello", None, None, 1).unwrap_err();
         assert!(matches!(error, RequestError::NotJson { .. }), "{error}");
     }
 }

@@ -14,3 +14,4 @@ pub mod publication;
 pub mod registry;
 pub mod session;
 pub mod time;
+pub mod timeline;

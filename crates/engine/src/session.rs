@@ -19,6 +19,7 @@ mod heartbeat;
 mod live;
 mod native;
 mod presence;
+mod recovery;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -30,6 +31,7 @@ use fanlight_proto::stomp::Version;
 
 use crate::auth::{AuthError, Principal, Token};
 use crate::broker::{Channel, Joined, PublishError, Published};
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
@@ -38,6 +40,9 @@ use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
 use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
+use crate::timeline::Recovered;
+
+pub use recovery::Recover;
 
 use backlog::Backlog;
 use fault::Fault;
@@ -110,8 +115,15 @@ pub enum Effect {
     Record(SubscriptionChange),
     /// Publish; answered by [`Done::Published`].
     Publish(PublishPermit, Publication),
+    /// Publish unless that was done under this key before; answered by [`Done::Published`].
+    PublishOnce(PublishPermit, Publication, IdempotencyKey),
     /// Receive a channel, to which the hub is subscribed already; answered by [`Done::Joined`].
     Join(Channel),
+    /// Join the timeline of a destination whose channel is received: send what the subscriber
+    /// wants to begin with, and activate it; answered by [`Done::Recovered`].
+    Recover(Box<Recover>),
+    /// Read what was published before; answered by [`Done::History`].
+    History(Box<HistoryQuery>),
     /// Undo one join. No answer.
     Leave(Channel),
     /// The session is at a place from now on. No answer.
@@ -131,10 +143,14 @@ pub enum Done {
     Authenticated(Result<Principal, AuthError>),
     /// To [`Effect::Enter`].
     Entered(Entered),
-    /// To [`Effect::Publish`].
+    /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
     Joined(Joined),
+    /// To [`Effect::Recover`].
+    Recovered(Recovered),
+    /// To [`Effect::History`].
+    History(Result<HistoryPage, HistoryError>),
     /// To [`Effect::Members`].
     Members(Result<MembersPage, PresenceError>),
 }
@@ -276,6 +292,12 @@ impl Session {
                 self.on_published(cx, publishing, result);
             }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
+            (Work::Recover(recovering), Done::Recovered(recovered)) => {
+                self.on_recovered(cx, recovering, recovered);
+            }
+            (Work::History(asking), Done::History(result)) => {
+                self.on_history(cx, asking, result);
+            }
             (Work::Members(asked), Done::Members(result)) => self.on_members(cx, asked, result),
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");

@@ -5,6 +5,7 @@ mod domain;
 mod layers;
 mod load;
 mod problem;
+mod redis;
 pub mod reference;
 mod sections;
 mod values;
@@ -13,10 +14,11 @@ pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
+pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
-    Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit, Origin,
-    Pattern, Policy, Presence, Redis, Rule, Stomp, WebSocket,
+    History, Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit,
+    Origin, Pattern, Policy, Presence, Rule, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

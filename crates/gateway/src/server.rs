@@ -15,7 +15,7 @@ use fanlight_engine::session::Rules;
 use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -30,7 +30,7 @@ use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
-use crate::worker::{Inbox, Worker, WorkerHandle, WorkerShared, inbox};
+use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dev, health};
 
 /// Runs a node until it is told to end and has drained.
@@ -124,7 +124,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
 fn start_workers(
     node: &Arc<Node>,
     shared: &Arc<WorkerShared>,
-    inboxes: Vec<(WorkerHandle, mpsc::Receiver<Inbox>)>,
+    inboxes: Vec<(WorkerHandle, InboxReceiver)>,
     listener: Socket,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<Draining>> {
@@ -156,7 +156,7 @@ struct WorkerThread {
     node: Arc<Node>,
     shared: Arc<WorkerShared>,
     handle: WorkerHandle,
-    receiver: mpsc::Receiver<Inbox>,
+    receiver: InboxReceiver,
     listener: Socket,
     shutdown: CancellationToken,
 }

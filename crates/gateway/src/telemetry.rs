@@ -91,6 +91,14 @@ fn describe() {
     );
     describe_counter!("fanlight_deliveries_total", count, "Publications written to a subscriber.");
     describe_counter!(
+        "fanlight_recoveries_total",
+        count,
+        "Subscriptions that wanted more than what comes, by result."
+    );
+    describe_counter!("fanlight_gaps_total", count, "Times that publications were missing.");
+    describe_counter!("fanlight_gaps_healed_total", count, "Gaps that the history filled.");
+    describe_counter!("fanlight_gaps_lost_total", count, "Losses told to live subscribers.");
+    describe_counter!(
         "fanlight_outbox_dropped_frames_total",
         count,
         "Frames dropped when a slow consumer was closed."

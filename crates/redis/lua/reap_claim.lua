@@ -11,7 +11,7 @@ for _, owner in ipairs(expired) do
   redis.call('ZADD', KEYS[2], now, owner)
 end
 local claimed = {}
-local dead = redis.call('ZRANGE', KEYS[2], 0, -1, 'WITHSCORES')
+local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'WITHSCORES')
 for at = 1, #dead, 2 do
   if #claimed >= 2 * most then
     break

@@ -44,39 +44,48 @@ end
 
 local operations = {}
 
--- Enters a session; a repetition changes nothing, and what was entered before is not limited.
+-- The oldest sessions but one, as many as are too many; or some, if one is too many.
+local function in_the_way(key, session)
+  local others = {}
+  for _, other in ipairs(oldest_first(key)) do
+    if other.session ~= session then
+      others[#others + 1] = other
+    end
+  end
+  local excess = #others + 1 - most
+  local listed = {}
+  if excess > 0 then
+    for at = 1, math.min(when_full == 'reject' and #others or excess, GIVE_WAY_MAX) do
+      listed[#listed + 1] = others[at].session
+      listed[#listed + 1] = others[at].value
+    end
+  end
+  return listed
+end
+
+-- Enters a session. A repetition changes nothing and answers the same. Who has to give way stands
+-- here until its own node has ended it.
 function operations.enter(key, time, session, handle, since, user, limited)
   local value = owner .. '|' .. handle .. '|' .. since
   local before = redis.call('HGET', key, session)
-  if before == value then
-    return { 1 }
-  end
   local answer = { 1 }
-  if limited == '1' and most > 0 and not before and redis.call('HLEN', key) >= most then
-    local sessions = oldest_first(key)
-    local last = #sessions
-    if when_full == 'reject' then
-      answer = { 0 }
-    else
-      last = #sessions - most + 1
+  if limited == '1' and most > 0 and redis.call('HLEN', key) >= most then
+    local listed = in_the_way(key, session)
+    if #listed > 0 and not before and when_full == 'reject' then
+      return { 0, unpack(listed) }
+    elseif when_full == 'kick' then
+      answer = { 1, unpack(listed) }
     end
-    for at = 1, math.min(last, GIVE_WAY_MAX) do
-      local other = sessions[at]
-      answer[#answer + 1] = other.session
-      answer[#answer + 1] = other.value
-      if when_full ~= 'reject' then
-        redis.call('HDEL', key, other.session)
-        local node = string.match(other.value, '^[^|]+')
-        record(time, 'disconnected', other.session, user, node, '', 'replaced')
-      end
-    end
-    if when_full == 'reject' then
-      return answer
-    end
+  end
+  if before == value then
+    return answer
   end
   redis.call('HSET', key, session, value)
   redis.call('SADD', KEYS[1], session .. ' ' .. user)
-  record(time, 'connected', session, user, owner, '', '')
+  -- Who goes on under the next generation was connected all the time.
+  if not before then
+    record(time, 'connected', session, user, owner, '', '')
+  end
   return answer
 end
 

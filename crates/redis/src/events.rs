@@ -13,7 +13,7 @@ use crate::lease::{held_partitions, refuse_errors};
 use crate::names::{Names, Partition};
 use crate::registry::EVENTS;
 use crate::resp3::Value;
-use crate::shard::Shards;
+use crate::shards::Shards;
 
 /// Reads lifecycle events, each at least once per group and in order per session.
 pub struct Events {

@@ -1,8 +1,9 @@
 //! A node's lease: what it holds in Redis counts only while this is renewed (design §8).
 //!
 //! All leases stand in one sorted set, scored by their deadline in Redis' own time. Who finds its
-//! lease gone, because it was paused or because Redis lost its data, is *fenced*: it goes on under
-//! the next generation, and everything it holds is entered again under that owner.
+//! lease gone, because it was paused or because Redis lost its data, or finds another master than
+//! before, is *fenced*: it goes on under the next generation, and everything it holds is entered
+//! again under that owner. What is not, was not so any more, and goes with the former owner.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -24,7 +25,7 @@ use crate::meters::amount;
 use crate::names::{Kind, Names, Partition};
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
-use crate::shard::Shards;
+use crate::shards::Shards;
 
 /// What other nodes are told of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,7 +106,7 @@ enum Renewed {
 struct Listing {
     now_ms: u64,
     leases: Vec<(Arc<str>, u64)>,
-    dead: HashSet<Arc<str>>,
+    dead: Vec<(Arc<str>, u64)>,
     descriptions: HashMap<Arc<str>, String>,
 }
 
@@ -164,6 +165,11 @@ impl Lease {
         Arc::clone(&self.hold.borrow().owner)
     }
 
+    /// The owner and its round, as they are now.
+    pub fn hold(&self) -> Hold {
+        self.hold.borrow().clone()
+    }
+
     /// The owner and its round, to be watched: see [`Hold::round`].
     pub fn changed(&self) -> watch::Receiver<Hold> {
         self.hold.subscribe()
@@ -177,18 +183,11 @@ impl Lease {
     }
 
     /// Whether what `owner` holds counts. One that was never heard of counts: it may have come
-    /// since the last renewal, while the dead are known until they hold nothing any more.
+    /// since the last renewal, while the dead are known until they hold nothing any more. One
+    /// that a living node has just given up counts until that has had the time to enter
+    /// everything again.
     pub fn is_live(&self, owner: &str) -> bool {
-        let state = self.state();
-        if state.dead.contains(owner) {
-            return false;
-        }
-        let (boot, generation) = parts_of(owner);
-        let newer = |node: &LeasedNode| {
-            let (other, at) = parts_of(&node.owner);
-            other == boot && at > generation
-        };
-        !state.nodes.iter().any(newer)
+        !self.state().dead.contains(owner)
     }
 
     /// All nodes that had a lease at the last renewal, and those that had just let it expire.
@@ -220,14 +219,14 @@ impl Lease {
             state.released = true;
             state.renewed_at = None;
         }
-        let _ = self.give_up(&[owner]).await;
+        let _ = self.give_up(&[owner], Duration::ZERO).await;
     }
 
     /// Whether Redis was neither unreachable nor another one for a whole lease period, so that
     /// who has let its lease expire is really gone.
     pub(crate) fn is_calm(&self) -> bool {
-        let state = self.state();
-        state.taken && state.troubled_at.elapsed() >= self.lasts
+        let troubled_at = self.state().troubled_at;
+        self.is_held() && troubled_at.elapsed() >= self.lasts
     }
 
     pub(crate) fn lasts(&self) -> Duration {
@@ -269,9 +268,11 @@ impl Lease {
 
     /// One renewal, and what follows from it.
     async fn turn(&self) -> Result<(), PublishError> {
-        let is_another = self.look_at_masters().await?;
-        if is_another {
-            self.state().troubled_at = Instant::now();
+        if self.look_at_masters().await? {
+            // It may lack what the former was told last: entries, and also exits.
+            let mut state = self.state();
+            state.troubled_at = Instant::now();
+            state.fence_asked |= state.taken;
         }
         if std::mem::take(&mut self.state().fence_asked) {
             self.advance();
@@ -284,10 +285,10 @@ impl Lease {
                 Renewed::Fenced => self.advance(),
             }
         };
-        let missing = self.on_renewed(listing, begun_at, is_another);
+        let missing = self.on_renewed(listing, begun_at);
         if !missing.is_empty() {
             // They had a lease, and Redis knows nothing of them: they may hold something still.
-            self.give_up(&missing).await?;
+            self.give_up(&missing, self.lasts).await?;
         }
         Ok(())
     }
@@ -357,48 +358,55 @@ impl Lease {
     }
 
     /// Takes over what the renewal told; returns who had a lease and is not known any more.
-    fn on_renewed(&self, listing: Listing, begun_at: Instant, is_another: bool) -> Vec<Arc<str>> {
+    fn on_renewed(&self, listing: Listing, begun_at: Instant) -> Vec<Arc<str>> {
         let mut state = self.state();
         let begins = !state.taken;
+        if state.renewed_at.is_some_and(|at| at.elapsed() >= self.lasts) {
+            // This process has slept, and perhaps others with it.
+            state.troubled_at = Instant::now();
+        }
         state.taken = true;
         state.previous = None;
         state.renewed_at = Some(begun_at);
         let is_known = |owner: &Arc<str>| {
-            listing.dead.contains(owner) || listing.leases.iter().any(|(other, _)| other == owner)
+            let all = listing.dead.iter().chain(&listing.leases);
+            all.into_iter().any(|(other, _)| other == owner)
         };
         let missing =
             state.nodes.iter().map(|node| &node.owner).filter(|owner| !is_known(owner)).cloned();
         let missing: Vec<_> = missing.take(MISSING_MAX).collect();
-        // After an outage the living need time to renew.
-        let expired_count = state.troubled_at.elapsed() >= self.lasts;
         state.nodes = listing.nodes();
         let sessions: u64 = state.nodes.iter().map(|node| node.sessions).sum();
         metrics::gauge!("fanlight_cluster_sessions").set(sessions as f64);
         metrics::gauge!("fanlight_cluster_nodes").set(amount(state.nodes.len()));
-        state.dead = listing.dead;
-        if expired_count {
+        let now_ms = listing.now_ms;
+        let dead = listing.dead.into_iter().filter(|(_, died_ms)| *died_ms <= now_ms);
+        let mut dead: HashSet<_> = dead.map(|(owner, _)| owner).collect();
+        // After an outage the living need time to renew.
+        if state.troubled_at.elapsed() >= self.lasts {
             let expired = state.nodes.iter().filter(|node| node.left.is_none());
-            let expired: Vec<_> = expired.map(|node| Arc::clone(&node.owner)).collect();
-            state.dead.extend(expired);
+            dead.extend(expired.map(|node| Arc::clone(&node.owner)));
         }
+        state.dead = dead;
         let owner: Arc<str> = format!("{}:{}", self.boot, state.generation).into();
         drop(state);
         self.hold.send_if_modified(|hold| {
-            let is_first = hold.owner == owner && begins;
-            if !is_first && (begins || is_another) {
-                info!(%owner, "everything this node holds in Redis is entered again");
-                hold.round += 1;
-                hold.owner = owner;
-                return true;
+            // The first is taken as it was announced.
+            if !begins || hold.owner == owner {
+                return false;
             }
-            false
+            info!(%owner, "everything this node holds in Redis is entered again");
+            *hold = Hold { owner, round: hold.round + 1 };
+            true
         });
         missing
     }
 
-    async fn give_up(&self, owners: &[Arc<str>]) -> Result<(), PublishError> {
-        let owners: Vec<&[u8]> = owners.iter().map(|owner| owner.as_bytes()).collect();
-        self.call(&scripts::LEASE_END, &[LEASES, DEAD], &owners).await.map(drop)
+    async fn give_up(&self, owners: &[Arc<str>], after: Duration) -> Result<(), PublishError> {
+        let after_ms = after.as_millis().to_string();
+        let mut arguments = vec![after_ms.as_bytes()];
+        arguments.extend(owners.iter().map(|owner| owner.as_bytes()));
+        self.call(&scripts::LEASE_END, &[LEASES, DEAD], &arguments).await.map(drop)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -424,23 +432,21 @@ impl Listing {
             }
             _ => Vec::<Arc<str>>::new(),
         };
-        let (leases, descriptions) = (texts(leases), texts(descriptions));
-        let pairs = |texts: Vec<Arc<str>>| {
-            let pairs: Vec<_> =
-                texts.chunks_exact(2).map(|pair| [pair[0].clone(), pair[1].clone()]).collect();
-            pairs
+        let pairs = |value: &Value| {
+            let texts = texts(value);
+            let pair = |pair: &[Arc<str>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
+            texts.chunks_exact(2).map(pair).collect::<Vec<_>>()
         };
+        let scored = |value: &Value| {
+            let pairs = pairs(value).into_iter();
+            pairs.filter_map(|(owner, score)| Some((owner, score.parse().ok()?))).collect()
+        };
+        let described = |(owner, text): (Arc<str>, Arc<str>)| (owner, text.to_string());
         Self {
             now_ms: now_ms.unsigned_abs(),
-            leases: pairs(leases)
-                .into_iter()
-                .filter_map(|[owner, at]| Some((owner, at.parse().ok()?)))
-                .collect(),
-            dead: texts(dead).into_iter().collect(),
-            descriptions: pairs(descriptions)
-                .into_iter()
-                .map(|[owner, text]| (owner, text.to_string()))
-                .collect(),
+            leases: scored(leases),
+            dead: scored(dead),
+            descriptions: pairs(descriptions).into_iter().map(described).collect(),
         }
     }
 
@@ -492,12 +498,6 @@ fn read_node(text: &str) -> (NodeInfo, u64) {
     let sessions = next().parse().unwrap_or(0);
     let info = NodeInfo { address: next().to_owned(), name: next().to_owned(), started_unix_ms };
     (info, sessions)
-}
-
-/// Boot and generation.
-fn parts_of(owner: &str) -> (&str, u64) {
-    let (boot, generation) = owner.split_once(':').unwrap_or((owner, "0"));
-    (boot, generation.parse().unwrap_or(0))
 }
 
 fn describe() {

@@ -38,7 +38,7 @@ use crate::lease::Lease;
 use crate::names::Names;
 use crate::reaper::Reap;
 use crate::resp3::Value;
-use crate::shard::Shards;
+use crate::shards::Shards;
 
 use book::{Book, Key};
 

@@ -39,7 +39,7 @@ use crate::command;
 use crate::lease::{Lease, held_partition_of, refuse_errors};
 use crate::names::Names;
 use crate::resp3::Value;
-use crate::shard::Shards;
+use crate::shards::Shards;
 
 pub use control::{ControlInbox, control};
 use lanes::{Batch, Lanes, Taken};
@@ -167,7 +167,7 @@ impl Registry for RedisRegistry {
     }
 
     fn round(&self) -> u64 {
-        self.inner.lease.changed().borrow().round
+        self.inner.lease.hold().round
     }
 
     fn reenter(&self, entry: Entry) -> bool {

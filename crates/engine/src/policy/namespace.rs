@@ -95,6 +95,11 @@ impl Namespaces {
         Ok(Self { ordered: ordered.into() })
     }
 
+    /// What is kept of the publications of `destination`, which is absolute.
+    pub fn history(&self, destination: &Destination) -> Option<History> {
+        self.of(destination)?.history_of(destination)
+    }
+
     /// Whether sessions without a user have any use here.
     pub(super) fn any_anonymous(&self) -> bool {
         self.ordered.iter().any(|namespace| namespace.anonymous)
@@ -129,6 +134,15 @@ impl Compiled {
         let own = || Channel::of_destination(destination.to_shared());
         self.channel.clone().unwrap_or_else(own)
     }
+
+    pub(super) fn history_of(&self, destination: &Destination) -> Option<History> {
+        history_of(&self.options, destination)
+    }
+}
+
+/// What is kept of a destination. Nothing of a session's private one: nobody could return to it.
+pub(super) fn history_of(options: &NamespaceOptions, destination: &Destination) -> Option<History> {
+    options.history.filter(|_| !is_session_private(destination))
 }
 
 impl Resolved {

@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 
 use fanlight_proto::native::NativeError;
+use fanlight_proto::position::PositionError;
 use fanlight_proto::stomp::StompError;
 use fanlight_proto::{CloseReason, DestinationError, PatternError};
 
 use super::OnForbidden;
 use crate::auth::AuthError;
 use crate::broker::PublishError;
+use crate::history::HistoryError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
 use crate::presence::PresenceError;
@@ -163,6 +165,16 @@ impl Fault {
 
     pub(super) fn bad_header(message: &'static str, remedy: &'static str) -> Self {
         Self::new("bad_header", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn bad_position(error: PositionError) -> Self {
+        let remedy = "give back the epoch and the offset of the last message as they came";
+        Self::new("bad_position", error.to_string(), remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn bad_key(limit: usize) -> Self {
+        let message = format!("an idempotency key has 1 to {limit} bytes");
+        Self::new("bad_key", message, "use a UUID", CloseReason::LimitExceeded)
     }
 
     pub(super) fn reserved_header(name: &str) -> Self {
@@ -329,6 +341,10 @@ impl From<Denied> for Fault {
         match denied {
             Denied::Destination(error) => error.into(),
             Denied::Pattern(error) => error.into(),
+            Denied::NoHistory => {
+                let remedy = "give the namespace a history, or fetch the state from the backend";
+                Self::new("no_history", denied.to_string(), remedy, CloseReason::Forbidden)
+            }
             denied => {
                 let fault = Self::of(CloseReason::Forbidden, denied.to_string(), "");
                 Self { gravity: Gravity::Denied, ..fault }
@@ -361,6 +377,13 @@ impl From<PublishError> for Fault {
             PublishError::Unknown => fault,
             _ => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
         }
+    }
+}
+
+impl From<HistoryError> for Fault {
+    fn from(error: HistoryError) -> Self {
+        let fault = Self::new("unavailable", error.to_string(), "", CloseReason::Unavailable);
+        fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
     }
 }
 

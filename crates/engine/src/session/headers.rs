@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 22] = [
+const RESERVED: [&str; 27] = [
     "accept-version",
     "ack",
     "authorization",
@@ -38,13 +38,18 @@ const RESERVED: [&str; 22] = [
     "content-type",
     "degraded",
     "destination",
+    "duplicate",
     "epoch",
     "event",
     "heart-beat",
+    "idempotency-key",
+    "last-event-id",
     "login",
+    "lost",
     "message-id",
     "offset",
     "passcode",
+    "reason",
     "receipt",
     "recovered",
     "redelivered",

@@ -5,17 +5,18 @@ use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
-use fanlight_proto::{Destination, DestinationPattern};
+use fanlight_proto::{Destination, DestinationPattern, Position};
 
 use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
+use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
-use crate::broker::{Joined, PublishError, Published, Reach};
-use crate::hub::Wire;
+use crate::broker::{PublishError, Published, Reach};
+use crate::history::{IdempotencyKey, Lost};
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::presence::Member;
@@ -42,6 +43,8 @@ pub(super) enum Work {
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
+    Recover(Recovering),
+    History(Asking),
     Members(Asked),
 }
 
@@ -55,18 +58,13 @@ pub(super) struct Publishing {
     published: u32,
 }
 
-/// A subscription on its way.
-#[derive(Debug)]
-pub(super) struct Joining {
-    pub(super) answer: Answer,
-    /// Whether the client wanted what it missed.
-    pub(super) recovery_asked: bool,
-    /// Whether it wants to know who comes and goes.
-    pub(super) presence: bool,
-}
-
 /// A publication with the right to publish it.
-pub(super) type Outgoing = (PublishPermit, Publication);
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) permit: PublishPermit,
+    pub(super) publication: Publication,
+    pub(super) key: Option<IdempotencyKey>,
+}
 
 /// To whom the outcome of a request is told.
 #[derive(Debug, Default)]
@@ -84,9 +82,17 @@ pub(super) enum Answer {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Note {
     pub(super) degraded: bool,
-    /// The client wanted what it missed and does not get it.
-    pub(super) not_recovered: bool,
+    /// It had been published before.
+    pub(super) duplicate: bool,
     pub(super) message_id: Option<PublicationId>,
+    /// Of what was published, or behind which a subscription is live.
+    pub(super) position: Option<Position>,
+    /// Whether the client, which asked for it, got what it missed.
+    pub(super) recovered: Option<bool>,
+    /// Why it did not get what it asked for.
+    pub(super) reason: Option<Lost>,
+    /// How many publications of the history it got, where it asked for some.
+    pub(super) count: Option<u32>,
 }
 
 /// What a client wants published.
@@ -95,6 +101,8 @@ pub(super) struct Draft<'d> {
     pub(super) body: bytes::Bytes,
     pub(super) content_type: ContentType,
     pub(super) headers: Box<[(Box<str>, Box<str>)]>,
+    /// The client's name for this publication.
+    pub(super) key: Option<&'d str>,
 }
 
 impl Live {
@@ -122,7 +130,7 @@ impl Live {
         presence::vanish(cx, subscription.place, &self.subscriptions, member);
     }
 
-    fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
+    pub(super) fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
         if subscription.recorded {
             cx.effects.push(Effect::Record(SubscriptionChange {
                 user: self.user(),
@@ -148,6 +156,8 @@ impl Session {
     pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
         let destination = parse_destination(cx, draft.to)?;
         let permit = cx.rules.policy.publish(&self.subject(), &destination)?;
+        let key =
+            draft.key.map(|key| self.idempotency_key(permit.destination(), key)).transpose()?;
         let publication = Publication {
             id: cx.ids.publication(cx.now),
             destination: permit.destination().clone(),
@@ -158,7 +168,7 @@ impl Session {
             at_unix_ms: cx.now.unix_ms,
             position: None,
         };
-        Ok((permit, publication))
+        Ok(Outgoing { permit, publication, key })
     }
 
     /// Publishes all of `outgoing`, one after the other, then answers.
@@ -172,12 +182,16 @@ impl Session {
     }
 
     fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
-        let Some((permit, mut publication)) = publishing.rest.pop_front() else {
+        let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
             return self.confirm(cx, publishing.answer, note);
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
-        self.start(cx, Work::Publish(publishing), Effect::Publish(permit, publication));
+        let effect = match key {
+            Some(key) => Effect::PublishOnce(permit, publication, key),
+            None => Effect::Publish(permit, publication),
+        };
+        self.start(cx, Work::Publish(publishing), effect);
     }
 
     pub(super) fn on_published(
@@ -189,8 +203,13 @@ impl Session {
         match (result, publishing.published) {
             (Ok(published), _) => {
                 publishing.published += 1;
-                let degraded = published.reach == Reach::ThisNode;
-                let note = Note { message_id: Some(published.id), degraded, ..Note::default() };
+                let note = Note {
+                    message_id: Some(published.id),
+                    position: published.position,
+                    degraded: published.reach == Reach::ThisNode,
+                    duplicate: published.reach == Reach::Duplicate,
+                    ..Note::default()
+                };
                 self.publish_next(cx, publishing, note);
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
@@ -200,40 +219,7 @@ impl Session {
         }
     }
 
-    /// Subscribes `id` to the destination or pattern `to`, if the policy permits it.
-    pub(super) fn subscribe(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: &str,
-        to: &str,
-        wire: Wire<'_>,
-        joining: Joining,
-    ) -> Result<(), (Fault, Answer)> {
-        let presence = joining.presence;
-        let seen = if presence { self.may_see_presence(cx, to).map(drop) } else { Ok(()) };
-        let permit = match seen.and_then(|()| self.permit_subscription(cx, id, to)) {
-            Ok(permit) => permit,
-            Err(fault) => return Err((fault, joining.answer)),
-        };
-        let recorded = permit.options().events;
-        let place = permit.place().map(Box::new);
-        self.appear(cx, place.as_deref());
-        let (target, channel) = permit.into_parts();
-        let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
-        if presence {
-            cx.hub.show_presence(key);
-        }
-        let channel_joined = channel.clone();
-        let subscription = Subscription { id: id.into(), key, channel, recorded, place, presence };
-        if let Some(live) = self.live_mut() {
-            live.record(cx, &subscription, true);
-            live.subscriptions.add(subscription);
-        }
-        self.start(cx, Work::Join(joining), Effect::Join(channel_joined));
-        Ok(())
-    }
-
-    fn permit_subscription(
+    pub(super) fn permit_subscription(
         &self,
         cx: &Cx<'_>,
         id: &str,
@@ -262,17 +248,6 @@ impl Session {
             return Err(Fault::no_handler());
         }
         Ok(cx.rules.policy.subscribe_pattern(&self.subject(), &pattern)?)
-    }
-
-    pub(super) fn on_joined(
-        &mut self,
-        cx: &mut Cx<'_>,
-        Joining { answer, recovery_asked, .. }: Joining,
-        joined: Joined,
-    ) {
-        let degraded = joined == Joined::Degraded;
-        let note = Note { degraded, not_recovered: recovery_asked, ..Note::default() };
-        self.confirm(cx, answer, note);
     }
 
     /// Ends a subscription.

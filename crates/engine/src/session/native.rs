@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::{
-    self, ClientMessage, NativeError, RequestId, ServerMessage, SessionLimits,
+    self, ClientMessage, Confirmed, NativeError, RequestId, ServerMessage, SessionLimits,
 };
 use fanlight_proto::{CloseReason, Destination};
 
@@ -14,11 +14,13 @@ use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
-use super::live::{Answer, Draft, Joining, Note, Work};
+use super::live::{Answer, Draft, Note, Work};
 use super::presence::Page;
+use super::recovery::Wish;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
+use crate::timeline::Start;
 
 impl Session {
     pub(super) fn native_input(&mut self, cx: &mut Cx<'_>, text: &str) {
@@ -70,30 +72,25 @@ impl Session {
         self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, presence, id } => {
-                let joining = Joining { answer: Answer::to(id), recovery_asked: false, presence };
+            ClientMessage::Subscribe { to, since, history, presence, id } => {
+                let start = match (since, history) {
+                    (Some(since), _) => Start::After(since),
+                    (None, Some(newest)) => Start::Newest(newest),
+                    (None, None) => Start::Now,
+                };
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
-                self.subscribe(cx, &to, &to, wire, joining).map_err(|(fault, _)| fault)
+                let (wish, answer) = (Wish { start, presence }, Answer::to(id));
+                self.subscribe(cx, &to, &to, wire, wish, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
                 self.unsubscribe(cx, &to)?;
                 self.confirm(cx, Answer::to(id), Note::default());
                 Ok(())
             }
-            ClientMessage::Send { to, body, content_type, headers, id } => {
-                if let Some(content_type) = &content_type {
-                    headers::check_length("content-type", content_type, &cx.rules.limits)?;
-                }
-                for (name, value) in &headers {
-                    headers::check(name, value, &cx.rules.limits)?;
-                }
-                let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
-                let content_type = content_type.as_deref().unwrap_or("application/json").into();
-                let draft = Draft { to: &to, body, content_type, headers: headers.collect() };
-                let outgoing = self.outgoing(cx, draft)?;
-                self.publish(cx, [outgoing].into(), Answer::to(id));
-                Ok(())
+            message @ ClientMessage::Send { .. } => self.native_send(cx, message),
+            ClientMessage::History { to, since, limit, id } => {
+                self.ask_history(cx, &to, since, limit, id)
             }
             ClientMessage::Presence { to, cursor, limit, id } => {
                 self.ask_members(cx, id, &to, Page { cursor: cursor.as_deref(), limit })
@@ -110,6 +107,24 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    fn native_send(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
+        let ClientMessage::Send { to, body, content_type, headers, key, id } = message else {
+            return Ok(());
+        };
+        if let Some(content_type) = &content_type {
+            headers::check_length("content-type", content_type, &cx.rules.limits)?;
+        }
+        for (name, value) in &headers {
+            headers::check(name, value, &cx.rules.limits)?;
+        }
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let (headers, key) = (headers.collect(), key.as_deref());
+        let content_type = content_type.as_deref().unwrap_or("application/json").into();
+        let outgoing = self.outgoing(cx, Draft { to: &to, body, content_type, headers, key })?;
+        self.publish(cx, [outgoing].into(), Answer::to(id));
+        Ok(())
     }
 
     pub(super) fn native_connected(&mut self, cx: &mut Cx<'_>) {
@@ -200,13 +215,24 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
         | ClientMessage::Send { id, .. }
         | ClientMessage::Refresh { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
+        ClientMessage::History { id, .. } => Some(id.clone()),
     }
 }
 
 /// Tells that a request was done.
 pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
-    let message_id = note.message_id.map(|id| id.to_string());
-    write(cx, &ServerMessage::Ok { id, message_id, degraded: note.degraded });
+    let confirmed = Confirmed {
+        message_id: note.message_id.map(|id| id.to_string()),
+        degraded: note.degraded,
+        duplicate: note.duplicate,
+        epoch: note.position.map(|position| position.epoch_text()),
+        offset: note.position.map(|position| position.offset),
+        recovered: note.recovered,
+        reason: note.reason.map(|reason| reason.code().into()),
+        count: note.count,
+        ..Confirmed::new(id)
+    };
+    write(cx, &ServerMessage::Ok(confirmed));
 }
 
 pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
@@ -216,7 +242,7 @@ pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
 }
 
 /// Whether the client named a user, be it itself.
-fn is_named_user(to: &str) -> bool {
+pub(super) fn is_named_user(to: &str) -> bool {
     to.parse::<Destination>().is_ok_and(|to| to.kind() == DestinationKind::NamedUser)
 }
 
@@ -225,17 +251,21 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, presence, id } => {
-            ClientMessage::Subscribe { to: owned(to), presence, id }
+        ClientMessage::Subscribe { to, since, history, presence, id } => {
+            ClientMessage::Subscribe { to: owned(to), since, history, presence, id }
         }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
-        ClientMessage::Send { to, body, content_type, headers, id } => ClientMessage::Send {
+        ClientMessage::Send { to, body, content_type, headers, key, id } => ClientMessage::Send {
             to: owned(to),
             body,
             content_type: content_type.map(owned),
             headers: headers.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            key: key.map(owned),
             id,
         },
+        ClientMessage::History { to, since, limit, id } => {
+            ClientMessage::History { to: owned(to), since, limit, id }
+        }
         ClientMessage::Presence { to, cursor, limit, id } => {
             ClientMessage::Presence { to: owned(to), cursor: cursor.map(owned), limit, id }
         }

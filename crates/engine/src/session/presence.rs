@@ -7,6 +7,7 @@ use fanlight_proto::native::{PresenceMember, RequestId, ServerMessage};
 use super::live::{Work, is_pattern, parse_destination};
 use super::subscriptions::Subscriptions;
 use super::{Cx, Effect, Fault, Session, native};
+use crate::hub::SubscriptionKey;
 use crate::policy::{Denied, PresencePermit};
 use crate::presence::{Member, MembersPage, Place, PresenceError, Present};
 
@@ -34,13 +35,17 @@ impl Session {
         }
     }
 
-    /// Makes the session a member at `place`, unless it is one by another subscription.
-    pub(super) fn appear(&self, cx: &mut Cx<'_>, place: Option<&Place>) {
-        let is_there =
-            |place: &Place| self.live().is_some_and(|live| live.subscriptions.is_at(place));
-        if let Some(place) = place.filter(|place| !is_there(place)) {
-            cx.effects.push(Effect::Appear(place.clone(), self.member()));
+    /// Makes the session a member at `place` by a subscription that is live now, unless it is one
+    /// by another.
+    pub(super) fn appear(&mut self, cx: &mut Cx<'_>, key: SubscriptionKey, place: Box<Place>) {
+        let member = self.member();
+        let Some(live) = self.live_mut() else { return };
+        let is_there = live.subscriptions.is_at(&place);
+        let Some(subscription) = live.subscriptions.by_key(key) else { return };
+        if !is_there {
+            cx.effects.push(Effect::Appear((*place).clone(), member));
         }
+        subscription.place = Some(place);
     }
 
     /// The right to see who is at the destination `to`.

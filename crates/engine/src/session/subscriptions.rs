@@ -11,7 +11,7 @@ pub(super) struct Subscription {
     pub(super) id: Box<str>,
     pub(super) key: SubscriptionKey,
     pub(super) channel: Channel,
-    /// Where it makes its session a member.
+    /// Where it makes its session a member, once it is live.
     pub(super) place: Option<Box<Place>>,
     /// Whether it gets changes of presence.
     pub(super) presence: bool,
@@ -47,6 +47,10 @@ impl Subscriptions {
             self.0.reserve_exact(self.0.len().max(1));
         }
         self.0.push(subscription);
+    }
+
+    pub(super) fn by_key(&mut self, key: SubscriptionKey) -> Option<&mut Subscription> {
+        self.0.iter_mut().find(|subscription| subscription.key == key)
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Subscription> {

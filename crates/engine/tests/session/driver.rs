@@ -5,20 +5,23 @@ use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Principal};
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
+use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
     Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
-use fanlight_engine::publication::{Publication, PublicationId};
+use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
 };
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
+use fanlight_engine::timeline::{Recovered, Start};
 use fanlight_proto::stomp;
+use fanlight_proto::{CloseReason, Position};
+use uuid::Uuid;
 
 /// One session and what surrounds it.
 pub(crate) struct Driver {
@@ -55,6 +58,8 @@ pub(crate) enum Pending {
     Joined,
     Members,
     Entered,
+    Recovered,
+    History,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -132,12 +137,43 @@ impl Driver {
     }
 
     pub(crate) fn answer_published(&mut self, outcome: Result<(), PublishError>) {
+        self.answer_published_at(outcome.map(|()| (None, Reach::Cluster)));
+    }
+
+    pub(crate) fn answer_published_at(
+        &mut self,
+        outcome: Result<(Option<Position>, Reach), PublishError>,
+    ) {
         let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
-        self.done(Done::Published(outcome.map(|()| Published {
+        self.done(Done::Published(outcome.map(|(position, reach)| Published {
             id,
-            position: None,
-            reach: Reach::Cluster,
+            position,
+            reach,
         })));
+    }
+
+    pub(crate) fn answer_recovered(&mut self, outcome: Option<Result<(), Lost>>, count: u32) {
+        assert_eq!(self.pending, Some(Pending::Recovered));
+        let position = Some(Position { epoch: 0xe, offset: 7 });
+        self.done(Done::Recovered(Recovered { position, outcome, count }));
+    }
+
+    /// A page of `count` publications from offset 1 on, whose bodies are their offsets.
+    pub(crate) fn answer_history(&mut self, count: u64, top: Position, lost: Option<Lost>) {
+        let publications = (1..=count).map(|offset| {
+            Arc::new(Publication {
+                id: PublicationId(Uuid::from_u128(offset.into())),
+                destination: "/topic/kept/a".parse().unwrap(),
+                body: offset.to_string().into(),
+                content_type: ContentType::Json,
+                headers: [].into(),
+                publisher: None,
+                at_unix_ms: 1,
+                position: Some(Position { offset, ..top }),
+            })
+        });
+        let publications = publications.collect();
+        self.done(Done::History(Ok(HistoryPage { publications, top, lost })));
     }
 
     pub(crate) fn answer_authenticated(&mut self) {
@@ -209,6 +245,10 @@ impl Driver {
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
             Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
+            Some(Pending::Recovered) => self.answer_recovered(None, 0),
+            Some(Pending::History) => {
+                self.done(Done::History(Err(HistoryError::Unavailable)));
+            }
         }
     }
 
@@ -227,30 +267,39 @@ impl Driver {
                 let token = token.as_str().to_owned();
                 (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
             }
-            Effect::Enter(user) => {
-                self.entered += 1;
-                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
-                if !self.registry_shown {
-                    return Some(Pending::Entered);
+            effect @ (Effect::Enter(_) | Effect::Exit { .. } | Effect::Record(_)) => {
+                match self.registry_effect(effect) {
+                    (Some(line), pending) => (line, pending),
+                    (None, pending) => return pending,
                 }
-                (line, Some(Pending::Entered))
-            }
-            Effect::Exit { user, reason } => {
-                self.entered -= 1;
-                if !self.registry_shown {
-                    return None;
-                }
-                (format!("S! exit {} {reason}", user.as_deref().unwrap_or("nobody")), None)
-            }
-            Effect::Record(SubscriptionChange { user, destination, began }) => {
-                let what = if began { "subscribed" } else { "unsubscribed" };
-                let user = user.as_deref().unwrap_or("nobody");
-                (format!("S! {what} {user} {}", destination.as_str()), None)
             }
             Effect::Publish(permit, publication) => {
                 assert_eq!(*permit.destination(), publication.destination);
                 let line = format!("S? publish {}", publication_line(&publication));
                 (line, Some(Pending::Published(publication.id)))
+            }
+            Effect::PublishOnce(_, publication, key) => {
+                let line = format!("S? publish once {} {}", key.0, publication_line(&publication));
+                let line = line.replace(&self.session.id().to_string(), "<session>");
+                (line, Some(Pending::Published(publication.id)))
+            }
+            Effect::Recover(recover) => {
+                let start = match recover.start {
+                    Start::Now => "from now".to_owned(),
+                    Start::Newest(newest) => format!("with the newest {newest}"),
+                    Start::After(position) => format!("after {position}"),
+                };
+                let degraded = if recover.is_degraded { ", degraded" } else { "" };
+                let line = format!("S? recover {} {start}{degraded}", recover.destination);
+                (line, Some(Pending::Recovered))
+            }
+            Effect::History(query) => {
+                let line = match query.range {
+                    HistoryRange::Newest => "newest".to_owned(),
+                    HistoryRange::After(position) => format!("after {position}"),
+                };
+                let line = format!("S? history {} {line} limit {}", query.destination, query.limit);
+                (line, Some(Pending::History))
             }
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
@@ -280,6 +329,30 @@ impl Driver {
         };
         self.log.push(line.replace(&self.session.id().to_string(), "<session>"));
         pending
+    }
+
+    /// What is asked of the registry; without a line where it is not shown.
+    fn registry_effect(&mut self, effect: Effect) -> (Option<String>, Option<Pending>) {
+        let is_shown = self.registry_shown;
+        let shown = |line: String| is_shown.then_some(line);
+        match effect {
+            Effect::Enter(user) => {
+                self.entered += 1;
+                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                (shown(line), Some(Pending::Entered))
+            }
+            Effect::Exit { user, reason } => {
+                self.entered -= 1;
+                let user = user.as_deref().unwrap_or("nobody");
+                (shown(format!("S! exit {user} {reason}")), None)
+            }
+            Effect::Record(SubscriptionChange { user, destination, began }) => {
+                let what = if began { "subscribed" } else { "unsubscribed" };
+                let user = user.as_deref().unwrap_or("nobody");
+                (Some(format!("S! {what} {user} {}", destination.as_str())), None)
+            }
+            effect => unreachable!("{effect:?} is not the registry's"),
+        }
     }
 
     fn shown(&mut self, mut payload: &[u8]) -> String {
@@ -333,7 +406,13 @@ pub(crate) fn rules() -> Rules {
         ..PolicyRule::new(RuleEffect::Allow, destination)
     };
     let both = [Action::Subscribe, Action::Publish];
+    let kept = NamespaceOptions {
+        history: Some(History { size: 10, ttl_ms: 60_000 }),
+        ..NamespaceOptions::default()
+    };
     let namespaces = [
+        Namespace { options: kept.clone(), ..namespace("kept", "/topic/kept/**", true, false) },
+        Namespace { options: kept, ..namespace("inbox", "/user/queue/kept.*", false, true) },
         namespace("public", "/topic/public/**", true, true),
         namespace("single", "/topic/single/**", false, false),
         Namespace {
@@ -345,6 +424,12 @@ pub(crate) fn rules() -> Rules {
     ];
     let rules = [
         PolicyRule::new(RuleEffect::Deny, "/topic/secret/**"),
+        PolicyRule {
+            actions: vec![Action::History],
+            ..PolicyRule::new(RuleEffect::Deny, "/topic/kept/sealed")
+        },
+        allow("/topic/kept/**", &[Action::History]),
+        allow("/user/queue/**", &[Action::History]),
         PolicyRule { who: Who::Authenticated, ..allow("/topic/**", &both) },
         allow("/topic/public/**", &[Action::Subscribe]),
         allow("/user/queue/**", &both),

@@ -12,6 +12,7 @@ mod model;
 mod native;
 mod presence;
 mod receipts;
+mod recovery;
 mod registry;
 mod send;
 mod subscribe;

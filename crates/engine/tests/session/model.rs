@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use fanlight_engine::broker::{Joined, PublishError};
+use fanlight_engine::history::HistoryError;
 use fanlight_engine::session::{Done, Handshake};
 use fanlight_proto::CloseReason;
 
@@ -173,6 +174,10 @@ impl Model {
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => panic!("the model asks for no members"),
             Some(Pending::Entered) => unreachable!("it is answered unseen"),
+            Some(Pending::Recovered) => self.driver.answer_recovered(None, 0),
+            Some(Pending::History) => {
+                self.driver.done(Done::History(Err(HistoryError::Unavailable)));
+            }
         }
     }
 

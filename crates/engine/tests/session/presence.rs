@@ -39,8 +39,8 @@ fn a_subscription_makes_a_member_where_the_namespace_has_presence() {
         expect![[r#"
             # native ann
             C> {"type":"subscribe","to":"/topic/rooms/a","id":1}
-            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
             S< ok {"id":1}
             C> {"type":"subscribe","to":"/topic/other"}
             S? join /topic/other
@@ -54,8 +54,8 @@ fn a_subscription_makes_a_member_where_the_namespace_has_presence() {
         expect![[r#"
             # native
             C> {"type":"subscribe","to":"/topic/rooms/a"}
-            S! appear /topic/rooms/a as <anonymous>
             S? join /topic/rooms/a
+            S! appear /topic/rooms/a as <anonymous>
             D> gone
             S! leave /topic/rooms/a
             S! vanish /topic/rooms/a as <anonymous>
@@ -70,8 +70,8 @@ fn a_session_counts_once_however_many_subscriptions_it_has_there() {
         expect![[r#"
             # stomp 1.2 ann
             C> SUBSCRIBE id:1 destination:/topic/rooms/a
-            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
             C> SUBSCRIBE id:2 destination:/topic/rooms/a
             S? join /topic/rooms/a
             C> UNSUBSCRIBE id:1
@@ -86,8 +86,8 @@ fn a_session_counts_once_however_many_subscriptions_it_has_there() {
         expect![[r#"
             # stomp 1.2 ann
             C> SUBSCRIBE id:1 destination:/topic/rooms/a
-            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
             C> SUBSCRIBE id:2 destination:/topic/rooms/a
             S? join /topic/rooms/a
             D> gone
@@ -126,12 +126,12 @@ fn presence_needs_a_namespace_that_has_it_and_a_rule_that_allows_it() {
             C> {"type":"presence","to":"/topic/rooms/dark","id":3}
             S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
             C> {"type":"subscribe","to":"/topic/rooms/dark","id":4}
-            S! appear /topic/rooms/dark as ann
             S? join /topic/rooms/dark
+            S! appear /topic/rooms/dark as ann
             S< ok {"id":4}
             C> {"type":"subscribe","to":"/topic/rooms/a","presence":true,"id":5}
-            S! appear /topic/rooms/a as ann
             S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
             S< ok {"id":5}
         "#]],
     );
@@ -233,11 +233,11 @@ fn a_refreshed_token_that_does_not_allow_presence_ends_what_shows_it() {
         expect![[r#"
             # native ann+host
             C> {"type":"subscribe","to":"/topic/a","presence":true}
-            S! appear /topic/a as ann
             S? join /topic/a
+            S! appear /topic/a as ann
             C> {"type":"subscribe","to":"/topic/b"}
-            S! appear /topic/b as ann
             S? join /topic/b
+            S! appear /topic/b as ann
             C> {"type":"refresh","token":"ann","id":1}
             S? authenticate ann
             S! leave /topic/a

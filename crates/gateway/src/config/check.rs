@@ -130,6 +130,23 @@ fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
              `name = \"topic\"`, `match = \"/topic/**\"`",
         ));
     }
+    for (at, history) in config.namespaces.iter().map(|one| one.history).enumerate() {
+        let Some(history) = history else { continue };
+        if !(1..=HISTORY_SIZE_MAX).contains(&history.size) {
+            problems.push(Problem::new(
+                format!("namespaces[{at}].history.size"),
+                "not from 1 to 100000",
+                "keep as many messages as come while a client reconnects, as in 100",
+            ));
+        }
+        if !(1000..=HISTORY_TTL_MAX_MS).contains(&history.ttl.as_ms()) {
+            problems.push(Problem::new(
+                format!("namespaces[{at}].history.ttl"),
+                "not from \"1s\" to \"30days\"",
+                "keep them for as long as a client may be away, as in \"5m\"",
+            ));
+        }
+    }
     if let Err(problem) = config.compiled_policy() {
         problems.push(problem);
     }
@@ -249,6 +266,10 @@ fn cluster(config: &Config, problems: &mut Vec<Problem>) {
 
 /// What the engine holds heartbeats to.
 const HEARTBEAT_MIN_MS: u64 = 2000;
+
+/// Bounds of what one destination may keep.
+const HISTORY_SIZE_MAX: u32 = 100_000;
+const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;

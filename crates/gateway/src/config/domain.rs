@@ -17,8 +17,7 @@ use rand::RngCore as _;
 use super::problem::Problem;
 use super::values::Secret;
 use super::{
-    Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Presence, Redis,
-    Rule,
+    Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Presence, Rule,
 };
 
 impl Config {
@@ -113,19 +112,10 @@ impl Config {
 
     /// The broker's connection.
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
-        let url = self.redis.resolved_url()?;
-        let config = RedisConfig::parse_url(url.reveal()).map_err(|error| {
-            let told = error.to_string();
-            let (fault, remedy) = told.split_once("; ").unwrap_or((&told, REDIS_URL_FORM));
-            Problem::new("redis.url", fault, remedy)
-        })?;
         Ok(RedisConfig {
-            prefix: self.redis.prefix.clone(),
-            linger: self.redis.linger.0,
-            response_timeout: self.redis.response_timeout.0,
             lease: self.cluster.lease.0,
             lease_renew: self.cluster.lease_renew.0,
-            ..config
+            ..self.redis.to_domain()?
         })
     }
 
@@ -171,9 +161,12 @@ impl Namespace {
             patterns: self.patterns,
             anonymous: self.anonymous,
             options: policy::NamespaceOptions {
+                history: self.history.map(|history| fanlight_engine::history::History {
+                    size: history.size,
+                    ttl_ms: history.ttl.as_ms(),
+                }),
                 presence: self.presence,
                 events: self.events,
-                ..policy::NamespaceOptions::default()
             },
         }
     }
@@ -184,6 +177,7 @@ impl Rule {
         let action = |action: &Action| match action {
             Action::Subscribe => policy::Action::Subscribe,
             Action::Publish => policy::Action::Publish,
+            Action::History => policy::Action::History,
             Action::Presence => policy::Action::Presence,
         };
         PolicyRule {
@@ -216,38 +210,6 @@ impl Origin {
             return own.is_some_and(|own| host.is_some_and(|host| own.eq_ignore_ascii_case(host)));
         }
         self.allow.iter().any(|rule| rule.admits(origin))
-    }
-}
-
-impl Redis {
-    /// The URL, from wherever it is configured.
-    fn resolved_url(&self) -> Result<Secret, Problem> {
-        let url = match &self.url_file {
-            Some(_) if !self.url.is_empty() => {
-                return Err(Problem::new(
-                    "redis.url_file",
-                    "set together with redis.url",
-                    "remove one",
-                ));
-            }
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    let fault = format!("can't read {}: {error}", path.display());
-                    Problem::new("redis.url_file", fault, "check the path and its permissions")
-                })?;
-                Secret::new(text.trim())
-            }
-            None => self.url.clone(),
-        };
-        if url.is_empty() {
-            return Err(Problem::new(
-                "redis.url",
-                "not set",
-                "set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a \
-                 single node without Redis set broker.kind = \"memory\"",
-            ));
-        }
-        Ok(url)
     }
 }
 
@@ -290,8 +252,6 @@ pub(super) fn random_secret() -> Secret {
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
-
-const REDIS_URL_FORM: &str = "write redis://[user:password@]host:port[/db]";
 
 #[cfg(test)]
 mod tests {

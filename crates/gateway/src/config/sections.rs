@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
@@ -279,6 +280,19 @@ pub struct Namespace {
     /// all. Needs `events.enabled`, and does not go with `patterns`.
     #[serde(default)]
     pub events: bool,
+    /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
+}
+
+/// What is kept of each destination's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct History {
+    /// How many messages of each destination are kept, 1 to 100000: the newest. 100 if not set.
+    pub size: u32,
+    /// How long they outlive the newest of them, "1s" to "30days". "5m" if not set.
+    pub ttl: Span,
 }
 
 /// Who may do what.
@@ -346,6 +360,8 @@ words! {
         Subscribe = "subscribe",
         /// Sending.
         Publish = "publish",
+        /// Reading what was sent before.
+        History = "history",
         /// Seeing who is subscribed.
         Presence = "presence",
     }
@@ -379,23 +395,6 @@ words! {
         /// Redis or Valkey.
         Redis = "redis",
     }
-}
-
-/// The connection to Redis or Valkey.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`.
-    pub url: Secret,
-    /// A file that holds the URL, instead of `url`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url_file: Option<PathBuf>,
-    /// What every key and channel begins with; clusters that share a Redis need different ones.
-    pub prefix: String,
-    /// How long a node stays subscribed to a channel that it no longer needs.
-    pub linger: Span,
-    /// How long a command may take before it counts as failed.
-    pub response_timeout: Span,
 }
 
 /// This node among the others.
@@ -475,6 +474,12 @@ impl fmt::Display for Pattern {
 }
 
 as_text!(Pattern, "Pattern", { "type": "string", "title": "pattern" });
+
+impl Default for History {
+    fn default() -> Self {
+        Self { size: 100, ttl: Span::seconds(300) }
+    }
+}
 
 impl Default for Listen {
     fn default() -> Self {
@@ -564,18 +569,6 @@ impl Default for Presence {
 impl Default for Broker {
     fn default() -> Self {
         Self { kind: BrokerKind::Redis }
-    }
-}
-
-impl Default for Redis {
-    fn default() -> Self {
-        Self {
-            url: Secret::default(),
-            url_file: None,
-            prefix: "fl".into(),
-            linger: Span::seconds(5),
-            response_timeout: Span::seconds(2),
-        }
     }
 }
 

@@ -153,6 +153,41 @@ fn a_wrong_value_is_told_with_its_place_and_the_remedy() {
 }
 
 #[test]
+fn leases_and_events_that_could_not_work_are_refused() {
+    let rest = "
+[[auth.keys]]
+algorithm = 'HS256'
+secret = 'thirty-two bytes or more of secret'
+[[namespaces]]
+name = 'topic'
+match = '/topic/**'
+patterns = true
+events = true";
+    check(
+        &format!("[broker]\nkind = 'memory'\n[events]\nenabled = true\nmax_length = 0{rest}"),
+        &[],
+        &expect![[r#"
+            events.enabled = true (f.toml:4): set, but without Redis there is nowhere to write events
+              remedy: remove it, or set broker.kind = "redis"
+            events.max_length = 0 (f.toml:5): zero
+              remedy: set it above zero
+            namespaces[0].events = true (f.toml:13): set together with patterns
+              remedy: choose one, or split the namespace"#]],
+    );
+    let cluster = "[cluster]\nlease = '5s'\nlease_renew = '2s'";
+    let redis = "[redis]\nurl = 'redis://h'";
+    check(
+        &format!("{cluster}\n{redis}{rest}"),
+        &[],
+        &expect![[r#"
+        cluster.lease = "5s" (f.toml:2): less than three times cluster.lease_renew (2s)
+          remedy: make it longer: a renewal or two may fail
+        namespaces[0].events = true (f.toml:13): set, but no events are written
+          remedy: set events.enabled = true"#]],
+    );
+}
+
+#[test]
 fn what_is_missing_or_does_not_fit_is_told_all_at_once() {
     check(
         "",
@@ -200,6 +235,47 @@ kind = 'memory'",
             limits.outbox = "1KiB" (f.toml:17): smaller than limits.message (64KiB): such a message could never be sent
               remedy: make it several times as large"#]],
     );
+}
+
+#[test]
+fn a_history_has_bounds_and_defaults() {
+    let namespace = |history: &str| {
+        format!(
+            "[broker]\nkind = 'memory'\n[[namespaces]]\nname = 'a'\nmatch = '/topic/**'\n\
+             anonymous = true\nhistory = {history}"
+        )
+    };
+    check(
+        &namespace("{ size = 0, ttl = '31days' }"),
+        &[],
+        &expect![[r#"
+        namespaces[0].history.size = 0 (f.toml:7): not from 1 to 100000
+          remedy: keep as many messages as come while a client reconnects, as in 100
+        namespaces[0].history.ttl = "31days" (f.toml:7): not from "1s" to "30days"
+          remedy: keep them for as long as a client may be away, as in "5m""#]],
+    );
+    check(
+        &namespace("{ size = 100001, ttl = '999ms' }"),
+        &[],
+        &expect![[r#"
+        namespaces[0].history.size = 100001 (f.toml:7): not from 1 to 100000
+          remedy: keep as many messages as come while a client reconnects, as in 100
+        namespaces[0].history.ttl = "999ms" (f.toml:7): not from "1s" to "30days"
+          remedy: keep them for as long as a client may be away, as in "5m""#]],
+    );
+    check(
+        &namespace("{ sise = 7 }"),
+        &[],
+        &expect![[r"
+        namespaces[0].history.sise (f.toml:7): there is no such option
+          remedy: did you mean `namespaces[0].history.size`?"]],
+    );
+    let config = load(&namespace("{ size = 100000 }"), &[]);
+    assert_eq!(
+        config.namespaces[0].history,
+        Some(History { size: 100_000, ttl: Span::seconds(300) })
+    );
+    assert_eq!(load(&namespace("{}"), &[]).namespaces[0].history, Some(History::default()));
 }
 
 #[test]

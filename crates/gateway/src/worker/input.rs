@@ -36,6 +36,10 @@ impl Worker {
             self.on_unwritten(key, Written::Lost, now);
             return;
         }
+        if slot.outbox.is_none() {
+            self.give_on(key);
+        }
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
         // An echo reads on once it is written.
         if slot.paused && !slot.is_busy() {
             self.go_on(key);

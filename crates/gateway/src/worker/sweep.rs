@@ -55,10 +55,12 @@ impl Worker {
         }
         self.pace_reentry();
         self.pace_drain(now);
+        self.recovery.timelines.on_tick(now);
         self.report();
     }
 
     pub(super) fn report(&mut self) {
+        self.stats.gaps = self.recovery.timelines.take_counts();
         self.stats.sessions = self.slots.len() as u64;
         self.stats.subscriptions = self.hub.len() as u64;
         self.stats.report();

@@ -11,6 +11,7 @@ mod messages;
 mod page;
 mod presence;
 mod pressure;
+mod recovery;
 mod registry;
 mod stompjs;
 mod support;

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::position::Position;
+
 use super::error::{NativeError, Problem};
 use super::vocabulary::{Field, Kind};
 use super::{RequestId, body};
@@ -24,6 +26,10 @@ pub enum ClientMessage<'a> {
     Subscribe {
         /// The destination or pattern.
         to: Cow<'a, str>,
+        /// First what came after this position.
+        since: Option<Position>,
+        /// First the newest ones, at most so many: 1 to [`MAX_HISTORY`].
+        history: Option<u32>,
         /// Whether to be told who comes and goes.
         presence: bool,
         /// The request.
@@ -46,8 +52,21 @@ pub enum ClientMessage<'a> {
         content_type: Option<Cow<'a, str>>,
         /// At most [`MAX_HEADERS`], in the order sent, no name twice.
         headers: HeaderPairs<'a>,
+        /// Names the publication: within a while, only the first with it is published.
+        key: Option<Cow<'a, str>>,
         /// The request.
         id: Option<RequestId>,
+    },
+    /// Asks for what was published before.
+    History {
+        /// The destination.
+        to: Cow<'a, str>,
+        /// The oldest after this position; absent: the newest.
+        since: Option<Position>,
+        /// At most so many: 1 to [`MAX_HISTORY`].
+        limit: u32,
+        /// The request.
+        id: RequestId,
     },
     /// Asks who is at a destination.
     Presence {
@@ -103,6 +122,9 @@ pub const MAX_BATCH: usize = 64;
 
 /// The most headers in a `send`.
 pub const MAX_HEADERS: usize = 64;
+
+/// The most publications that a request can ask for.
+pub const MAX_HISTORY: u32 = 128;
 
 #[derive(Debug)]
 enum Source<'a> {
@@ -164,8 +186,13 @@ impl<'a> Fields<'a> {
         Ok(match kind {
             Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
             Kind::Subscribe => {
+                let to = self.required(Field::To)?;
+                let (since, history) = (self.since()?, self.count(Field::History)?);
+                if since.is_some() && history.is_some() {
+                    return Err(Problem::SinceAndHistory);
+                }
                 let presence = self.plain(Field::Presence, "true or false")?.unwrap_or(false);
-                ClientMessage::Subscribe { to: self.required(Field::To)?, presence, id }
+                ClientMessage::Subscribe { to, since, history, presence, id }
             }
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
@@ -174,7 +201,15 @@ impl<'a> Fields<'a> {
                 let data = self.values[Field::Data as usize]
                     .ok_or(Problem::MissingField { field: Field::Data.name() })?;
                 let body = body::decode(data, content_type.as_deref())?;
-                ClientMessage::Send { to, body, content_type, headers: self.headers()?, id }
+                let (headers, key) = (self.headers()?, self.text(Field::Key)?);
+                ClientMessage::Send { to, body, content_type, headers, key, id }
+            }
+            Kind::History => {
+                let missing = |field: Field| Problem::MissingField { field: field.name() };
+                let to = self.required(Field::To)?;
+                let limit = self.count(Field::Limit)?.ok_or(missing(Field::Limit))?;
+                let id = id.ok_or(missing(Field::Id))?;
+                ClientMessage::History { to, since: self.since()?, limit, id }
             }
             Kind::Presence => ClientMessage::Presence {
                 to: self.required(Field::To)?,
@@ -237,6 +272,33 @@ impl<'a> Fields<'a> {
         self.text(field)?.ok_or(Problem::MissingField { field: field.name() })
     }
 
+    /// The position in `since`.
+    fn since(&self) -> Result<Option<Position>, Problem> {
+        let Some(value) = self.value(Field::Since) else {
+            return Ok(None);
+        };
+        let expected = "an object of `epoch`, a string, and `offset`, a whole number";
+        let wrong = Problem::WrongType { field: Field::Since.name(), expected };
+        match serde_json::from_str::<Since<'_>>(value.get()) {
+            Ok(Since { epoch, offset }) => {
+                Position::from_parts(&epoch, offset).map(Some).map_err(|_| wrong)
+            }
+            Err(_) => Err(wrong),
+        }
+    }
+
+    /// A number of publications.
+    fn count(&self, field: Field) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.value(field) else {
+            return Ok(None);
+        };
+        let count = serde_json::from_str::<u32>(value.get()).ok();
+        const { assert!(MAX_HISTORY == 128) };
+        let expected = "a whole number from 1 to 128";
+        let wrong = Problem::WrongType { field: field.name(), expected };
+        count.filter(|count| (1..=MAX_HISTORY).contains(count)).ok_or(wrong).map(Some)
+    }
+
     fn headers(&self) -> Result<HeaderPairs<'a>, Problem> {
         let Some(value) = self.value(Field::Headers) else {
             return Ok(Vec::new());
@@ -289,6 +351,15 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 /// A string, borrowed where it has no escapes. (Serde does not borrow in an `Option<Cow<str>>`.)
 #[derive(serde::Deserialize)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// A position, as a client gives it back.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since<'a> {
+    #[serde(borrow)]
+    epoch: Cow<'a, str>,
+    offset: u64,
+}
 
 /// The elements of an array, at most one more than allowed.
 struct Batch<'a>(Vec<&'a RawValue>);

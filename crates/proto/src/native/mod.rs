@@ -25,12 +25,14 @@ mod vocabulary;
 mod write;
 
 pub use body::is_json;
-pub use client::{ClientMessage, HeaderPairs, MAX_BATCH, MAX_HEADERS, Messages, parse};
+pub use client::{
+    ClientMessage, HeaderPairs, MAX_BATCH, MAX_HEADERS, MAX_HISTORY, Messages, parse,
+};
 pub use error::{NativeError, Problem};
 pub use presence::{PresenceChange, PresenceMember, write_presence};
 pub use request_id::RequestId;
-pub use server::{Message, ServerMessage, SessionLimits};
-pub use write::{MessageFields, write_message};
+pub use server::{Confirmed, History, Message, ServerMessage, SessionLimits};
+pub use write::{HistoryWriter, MessageFields, write_message};
 
 /// The protocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "fanlight.v1.json";

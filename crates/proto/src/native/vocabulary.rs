@@ -7,6 +7,7 @@ pub(super) enum Kind {
     Subscribe,
     Unsubscribe,
     Send,
+    History,
     Presence,
     Refresh,
     Ping,
@@ -22,17 +23,21 @@ pub(super) enum Field {
     Data,
     ContentType,
     Headers,
+    Since,
+    History,
+    Limit,
+    Key,
     Presence,
     Cursor,
-    Limit,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Connect,
         Self::Subscribe,
         Self::Unsubscribe,
         Self::Send,
+        Self::History,
         Self::Presence,
         Self::Refresh,
         Self::Ping,
@@ -44,6 +49,7 @@ impl Kind {
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Send => "send",
+            Self::History => "history",
             Self::Presence => "presence",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
@@ -52,13 +58,17 @@ impl Kind {
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{ContentType, Cursor, Data, Headers, Id, Limit, Presence, To, Token, Type};
+        use Field::{
+            ContentType, Cursor, Data, Headers, History, Id, Key, Limit, Presence, Since, To,
+            Token, Type,
+        };
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe => &[Type, To, Presence, Id],
+            Self::Subscribe => &[Type, To, Since, History, Presence, Id],
             Self::Unsubscribe => &[Type, To, Id],
+            Self::Send => &[Type, To, Data, ContentType, Headers, Key, Id],
+            Self::History => &[Type, To, Since, Limit, Id],
             Self::Presence => &[Type, To, Cursor, Limit, Id],
-            Self::Send => &[Type, To, Data, ContentType, Headers, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
         }
@@ -70,7 +80,7 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Type,
         Self::Id,
         Self::Token,
@@ -78,9 +88,12 @@ impl Field {
         Self::Data,
         Self::ContentType,
         Self::Headers,
+        Self::Since,
+        Self::History,
+        Self::Limit,
+        Self::Key,
         Self::Presence,
         Self::Cursor,
-        Self::Limit,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -92,9 +105,12 @@ impl Field {
             Self::Data => "data",
             Self::ContentType => "content_type",
             Self::Headers => "headers",
+            Self::Since => "since",
+            Self::History => "history",
+            Self::Limit => "limit",
+            Self::Key => "key",
             Self::Presence => "presence",
             Self::Cursor => "cursor",
-            Self::Limit => "limit",
         }
     }
 

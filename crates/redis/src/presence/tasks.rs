@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::book::Batch;
 use super::{Node, is_done, names, scanned, words};
+use crate::command;
 use crate::envelope;
 use crate::lease::{Hold, refuse_errors};
 use crate::meters::amount;
@@ -196,7 +197,8 @@ impl Node {
         let start = names::entry_start(&place);
         let head = envelope_head(&place);
         let bytes_max = CHANGE_MAX_BYTES.to_string();
-        let arguments = [PUBLISH, start.as_bytes(), &head, bytes_max.as_bytes()];
+        let publish = command::publish_word(self.shards.sharded_pubsub());
+        let arguments = [publish, start.as_bytes(), &head, bytes_max.as_bytes()];
         let command = scripts::PRESENCE_TELL.call(&keys, &arguments);
         let answer = self.shards.call(partition, |_| command);
         async move { Done::Told(place, answer.await) }.boxed()
@@ -314,7 +316,6 @@ fn envelope_head(place: &Place) -> Vec<u8> {
     head
 }
 
-const PUBLISH: &[u8] = b"PUBLISH";
 /// Calls under way at once. One partition has one batch of entries among them at most.
 const CALLS_MAX: usize = 32;
 /// How long a partition is left alone after a call failed.

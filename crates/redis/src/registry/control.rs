@@ -136,7 +136,8 @@ impl Inner {
                 at_unix_ms: unix_ms(),
                 position: None,
             };
-            let command = command::publish(&publication, &channel, &self.names);
+            let command =
+                command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
             let answer = refuse_errors(self.shards.call(partition, |_| command).await?)?;
             heard &= matches!(answer, Value::Integer(receivers) if receivers > 0);
         }

@@ -1,5 +1,6 @@
 //! The registry over memory and Redis: its contract, and nodes that die, pause and come back.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
@@ -13,7 +14,7 @@ use fanlight_redis::{
     Event, Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisConfig, RedisRegistry, RegistryOptions,
 };
 use fanlight_testkit::contract::registry::{RegistryHarness, RegistryNode};
-use fanlight_testkit::{Inbox, Orders, RedisServer, eventually};
+use fanlight_testkit::{Inbox, Orders, RedisCluster, RedisServer, eventually};
 use futures_util::future::join_all;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -46,21 +47,28 @@ impl RegistryHarness for Memory {
 }
 
 struct Redis {
-    server: RedisServer,
+    url: String,
     nodes: Mutex<Vec<Node>>,
+    _processes: Box<dyn Any>,
 }
 
 impl Redis {
     fn start() -> Self {
-        Self { server: RedisServer::start().unwrap(), nodes: Mutex::default() }
+        let server = RedisServer::start().unwrap();
+        Self { url: server.url(), nodes: Mutex::default(), _processes: Box::new(server) }
+    }
+
+    fn cluster() -> Self {
+        let cluster = RedisCluster::start(3, 0).unwrap();
+        Self { url: cluster.url(), nodes: Mutex::default(), _processes: Box::new(cluster) }
     }
 }
 
 impl RegistryHarness for Redis {
     async fn nodes(&self, limit: SessionLimit) -> [RegistryNode; 2] {
         let options = RegistryOptions { limit, ..options() };
-        let ann = Node::start_with(leased(&self.server.url()), options.clone());
-        let bob = Node::start_with(leased(&self.server.url()), options);
+        let ann = Node::start_with(leased(&self.url), options.clone());
+        let bob = Node::start_with(leased(&self.url), options);
         ann.sees(&[&ann, &bob]).await;
         bob.sees(&[&ann, &bob]).await;
         let nodes = [ann.contract.clone(), bob.contract.clone()];
@@ -75,6 +83,10 @@ mod memory {
 
 mod redis {
     fanlight_testkit::registry_contract!(super::Redis::start());
+}
+
+mod redis_cluster {
+    fanlight_testkit::registry_contract!(super::Redis::cluster());
 }
 
 /// A node with a registry, on a runtime of its own, so that it can be paused.
@@ -282,6 +294,32 @@ async fn after_redis_lost_its_data_every_session_is_entered_again() {
         ann.contract.has(&format!("user {user}"), &[&anns[user], &bobs[user]]).await;
         bob.contract.has(&format!("user {user}"), &[&anns[user], &bobs[user]]).await;
     }
+}
+
+#[tokio::test]
+async fn after_a_failover_nobody_goes_but_who_had_left_before() {
+    let server = RedisServer::start_with(&["--enable-debug-command", "yes"]).unwrap();
+    let ann = Node::start(leased(&server.url()));
+    let bob = Node::start(leased(&server.url()));
+    ann.sees(&[&ann, &bob]).await;
+    bob.sees(&[&ann, &bob]).await;
+    let mut log = Log::start(&bob).await;
+    let anns = enter_all(&ann, 0..100).await;
+    log.until(|events| counted(events, "connected", None).len() == 100).await;
+    // The new master has not heard of the last exits. This node has them no more.
+    let (left, stayed) = anns.split_at(10);
+    assert!(server.command("DEBUG CHANGE-REPL-ID").unwrap().starts_with("+OK"));
+    reenters(&ann, stayed).await;
+    bob.contract.has("user 10", &[&stayed[0]]).await;
+    log.until(|events| counted(events, "disconnected", Some("node_lost")).len() == 10).await;
+    for (user, entry) in anns.iter().enumerate() {
+        let expected = if user < 10 { vec![] } else { vec![entry] };
+        bob.contract.has(&format!("user {user}"), &expected).await;
+    }
+    let lost = counted(&log.events, "disconnected", Some("node_lost"));
+    assert!(left.iter().all(|entry| lost.get(&text(entry)) == Some(&1)));
+    assert_eq!(counted(&log.events, "connected", None).len(), 100);
+    assert!(counted(&log.events, "connected", None).values().all(|times| *times == 1));
 }
 
 #[tokio::test]

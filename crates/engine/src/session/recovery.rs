@@ -1,0 +1,266 @@
+//! Subscribing, with what was missed or the newest before; and asking for what was.
+
+use fanlight_proto::native::{HistoryWriter, RequestId};
+use fanlight_proto::{Destination, Position};
+
+use super::live::{Answer, Note, Work, parse_destination};
+use super::native::is_named_user;
+use super::subscriptions::Subscription;
+use super::{Cx, Effect, Fault, Session};
+use crate::broker::{Channel, Joined};
+use crate::encode::write_native;
+use crate::history::{History, HistoryError, HistoryPage, HistoryRange, IdempotencyKey, Lost};
+use crate::hub::{SubscriptionKey, Wire};
+use crate::policy::Denied;
+use crate::presence::Place;
+use crate::timeline::{Recovered, Start};
+
+/// How a subscription joins the timeline of its destination.
+#[derive(Debug)]
+pub struct Recover {
+    /// The subscription, which is prepared and is to be activated.
+    pub subscription: SubscriptionKey,
+    /// Where its publications come.
+    pub channel: Channel,
+    /// The destination, absolute.
+    pub destination: Destination,
+    /// What is kept of it.
+    pub history: History,
+    /// What the subscriber wants to begin with.
+    pub start: Start,
+    /// Whether the broker could not be reached at the join.
+    pub is_degraded: bool,
+}
+
+/// What a client wants of a subscription besides what comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    /// What to begin with.
+    pub(super) start: Start,
+    /// Whether to be told who comes and goes.
+    pub(super) presence: bool,
+}
+
+/// A subscription whose channel is being joined.
+#[derive(Debug)]
+pub(super) struct Joining {
+    beginning: Beginning,
+    /// Where the destination has history.
+    recover: Option<Recover>,
+}
+
+/// A subscription that joins its timeline.
+#[derive(Debug)]
+pub(super) struct Recovering {
+    beginning: Beginning,
+    is_degraded: bool,
+}
+
+/// What is to be done once a subscription is live.
+#[derive(Debug)]
+struct Beginning {
+    answer: Answer,
+    start: Start,
+    key: SubscriptionKey,
+    /// Where it makes its session a member.
+    place: Option<Box<Place>>,
+}
+
+/// A request for what was published before.
+#[derive(Debug)]
+pub(super) struct Asking {
+    id: RequestId,
+    to: Box<str>,
+}
+
+impl Session {
+    /// Subscribes `id` to the destination or pattern `to`, if the policy permits it.
+    pub(super) fn subscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        to: &str,
+        wire: Wire<'_>,
+        Wish { start, presence }: Wish,
+        answer: Answer,
+    ) -> Result<(), (Fault, Answer)> {
+        let seen = if presence { self.may_see_presence(cx, to).map(drop) } else { Ok(()) };
+        let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
+        let permitted = permitted.and_then(|permit| {
+            self.permit_start(cx, &permit, start)?;
+            Ok(permit)
+        });
+        let permit = match permitted {
+            Ok(permit) => permit,
+            Err(fault) => return Err((fault, answer)),
+        };
+        let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
+        let recorded = permit.options().events;
+        let place = permit.place().map(Box::new);
+        let (target, channel) = permit.into_parts();
+        let key = match history {
+            Some(_) => cx.hub.prepare(self.key, target, channel.clone(), wire),
+            None => cx.hub.subscribe(self.key, target, channel.clone(), wire),
+        };
+        if presence {
+            cx.hub.show_presence(key);
+        }
+        let subscription = Subscription {
+            id: id.into(),
+            key,
+            channel: channel.clone(),
+            place: None,
+            presence,
+            recorded,
+        };
+        if let Some(live) = self.live_mut() {
+            live.record(cx, &subscription, true);
+            live.subscriptions.add(subscription);
+        }
+        let recover = history.map(|(destination, history)| Recover {
+            subscription: key,
+            channel: channel.clone(),
+            destination,
+            history,
+            start,
+            is_degraded: false,
+        });
+        let joining = Joining { beginning: Beginning { answer, start, key, place }, recover };
+        self.start(cx, Work::Join(joining), Effect::Join(channel));
+        Ok(())
+    }
+
+    /// What was is read by the same right as by `history`; what was missed, by the right to
+    /// subscribe.
+    fn permit_start(
+        &self,
+        cx: &Cx<'_>,
+        permit: &crate::policy::SubscribePermit,
+        start: Start,
+    ) -> Result<(), Fault> {
+        let (Start::Newest(_), Some((destination, _))) = (start, permit.history()) else {
+            return Ok(());
+        };
+        match cx.rules.policy.history(&self.subject(), destination) {
+            Ok(_) | Err(Denied::NoHistory) => Ok(()),
+            Err(denied) => Err(denied.into()),
+        }
+    }
+
+    pub(super) fn on_joined(&mut self, cx: &mut Cx<'_>, joining: Joining, joined: Joined) {
+        let Joining { beginning, recover } = joining;
+        let is_degraded = joined == Joined::Degraded;
+        if let Some(recover) = recover {
+            let recover = Box::new(Recover { is_degraded, ..recover });
+            let recovering = Recovering { beginning, is_degraded };
+            return self.start(cx, Work::Recover(recovering), Effect::Recover(recover));
+        }
+        let outcome = (beginning.start != Start::Now).then_some(Err(Lost::NoHistory));
+        let recovered = Recovered { position: None, outcome, count: 0 };
+        self.on_recovered(cx, Recovering { beginning, is_degraded }, recovered);
+    }
+
+    pub(super) fn on_recovered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        Recovering { beginning, is_degraded }: Recovering,
+        Recovered { position, outcome, count }: Recovered,
+    ) {
+        let Beginning { answer, start, key, place } = beginning;
+        if let Some(place) = place {
+            self.appear(cx, key, place);
+        }
+        let note = Note {
+            degraded: is_degraded,
+            position,
+            recovered: outcome
+                .filter(|_| matches!(start, Start::After(_)))
+                .map(|outcome| outcome.is_ok()),
+            reason: outcome.and_then(Result::err),
+            count: outcome.map(|_| count),
+            ..Note::default()
+        };
+        self.confirm(cx, answer, note);
+    }
+
+    /// Asks for what was published before.
+    pub(super) fn ask_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        to: &str,
+        since: Option<Position>,
+        limit: u32,
+        id: RequestId,
+    ) -> Result<(), Fault> {
+        let destination = parse_destination(cx, to)?;
+        let permit = cx.rules.policy.history(&self.subject(), &destination)?;
+        let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
+        let query = permit.into_query(range, limit);
+        let asking = Asking { id, to: to.into() };
+        self.start(cx, Work::History(asking), Effect::History(Box::new(query)));
+        Ok(())
+    }
+
+    pub(super) fn on_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        Asking { id, to }: Asking,
+        result: Result<HistoryPage, HistoryError>,
+    ) {
+        let page = match result {
+            Ok(page) => page,
+            Err(error) => return self.native_fail(cx, &error.into(), Some(id)),
+        };
+        let named = is_named_user(&to);
+        let encoded = page.publications.iter().map(|publication| {
+            let mut message = Vec::new();
+            write_native(&mut message, publication, named);
+            (publication.position, message)
+        });
+        let (messages, is_cut) = fitting(encoded.collect(), cx.rules.limits.message_bytes);
+        let newest = messages.last().and_then(|(position, _)| *position);
+        let is_last = page.is_last() && !is_cut;
+        let position = newest.filter(|_| !is_last).unwrap_or(page.top);
+        let mut payload = Vec::new();
+        let mut writer = HistoryWriter::begin(&mut payload, &id, &to);
+        for (_, message) in &messages {
+            writer.message(&mut payload, message);
+        }
+        writer.end(&mut payload, position, !is_last, page.lost.map(Lost::code));
+        cx.effects.push(Effect::Write { text: true, payload });
+    }
+
+    /// A client's name for a publication, made its own: it counts for this user, or where there
+    /// is none for this session, and for one destination.
+    pub(super) fn idempotency_key(
+        &self,
+        destination: &Destination,
+        key: &str,
+    ) -> Result<IdempotencyKey, Fault> {
+        if key.is_empty() || key.len() > IdempotencyKey::MAX_BYTES {
+            return Err(Fault::bad_key(IdempotencyKey::MAX_BYTES));
+        }
+        let (kind, publisher) = match self.principal() {
+            Some(principal) => ('u', principal.user.to_string()),
+            None => ('s', self.id().to_string()),
+        };
+        // With lengths, so that no two tell the same.
+        let (length, to) = (publisher.len(), destination.as_str());
+        Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
+    }
+}
+
+type Encoded = (Option<Position>, Vec<u8>);
+
+/// As many of `messages` as fit, at least one, from the oldest; and whether some did not.
+fn fitting(mut messages: Vec<Encoded>, bytes: usize) -> (Vec<Encoded>, bool) {
+    let mut used = 0;
+    let fits = messages.iter().take_while(|(_, message)| {
+        used += message.len();
+        used <= bytes
+    });
+    let fitting = fits.count().max(1);
+    let is_cut = fitting < messages.len();
+    messages.truncate(fitting);
+    (messages, is_cut)
+}
