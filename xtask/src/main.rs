@@ -1,6 +1,7 @@
-//! Fanlight's development commands: `cargo xtask ci|test|tidy|bench|fuzz`.
+//! Fanlight's development commands: `cargo xtask ci|test|tidy|bench|fuzz|chaos`.
 
 mod bench;
+mod chaos;
 mod ci;
 mod fuzz;
 mod process;
@@ -40,6 +41,8 @@ enum Task {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Makes faults against real nodes and Redis processes, and judges what clients saw.
+    Chaos(chaos::Options),
 }
 
 fn main() -> ExitCode {
@@ -59,5 +62,6 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Tidy => tidy::run(),
         Task::Bench { filter } => bench::run(filter.as_deref()),
         Task::Fuzz { seconds, filter } => fuzz::run(seconds, &filter),
+        Task::Chaos(options) => chaos::run(&options),
     }
 }

@@ -18,9 +18,11 @@ pub struct FaultProxy {
     _accept: JoinSet<()>,
 }
 
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Copy)]
 struct Fault {
+    target: SocketAddr,
     answers_held: bool,
+    requests_held: bool,
     cuts: u64,
 }
 
@@ -29,9 +31,10 @@ impl FaultProxy {
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let fault = watch::Sender::new(Fault::default());
+        let whole = Fault { target, answers_held: false, requests_held: false, cuts: 0 };
+        let fault = watch::Sender::new(whole);
         let mut accept = JoinSet::new();
-        accept.spawn(run(listener, target, fault.subscribe()));
+        accept.spawn(run(listener, fault.subscribe()));
         Ok(Self { address, fault, _accept: accept })
     }
 
@@ -40,7 +43,24 @@ impl FaultProxy {
         self.address
     }
 
-    /// Whether what the server says is held back; what clients say always passes.
+    /// Whether everything is held back, both ways and for new connections too: a partition. What
+    /// was held goes on when it is over, unless it was cut.
+    pub fn hold(&self, held: bool) {
+        self.fault.send_modify(|fault| {
+            fault.answers_held = held;
+            fault.requests_held = held;
+        });
+    }
+
+    /// Passes everything on to another server from now on, and cuts every connection there is.
+    pub fn retarget(&self, target: SocketAddr) {
+        self.fault.send_modify(|fault| {
+            fault.target = target;
+            fault.cuts += 1;
+        });
+    }
+
+    /// Whether what the server says is held back; what clients say passes.
     pub fn hold_answers(&self, held: bool) {
         self.fault.send_modify(|fault| fault.answers_held = held);
     }
@@ -51,31 +71,32 @@ impl FaultProxy {
     }
 }
 
-async fn run(listener: TcpListener, target: SocketAddr, fault: watch::Receiver<Fault>) {
+async fn run(listener: TcpListener, fault: watch::Receiver<Fault>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(pass(client, target, fault.clone()));
+        connections.spawn(pass(client, fault.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn pass(mut client: TcpStream, target: SocketAddr, mut fault: watch::Receiver<Fault>) {
+async fn pass(mut client: TcpStream, mut fault: watch::Receiver<Fault>) {
+    let Fault { target, cuts, .. } = *fault.borrow();
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
     };
-    let (mut from_client, to_client) = client.split();
-    let (from_server, mut to_server) = server.split();
-    let cuts = fault.borrow().cuts;
-    let held = fault.clone();
+    let (from_client, to_client) = client.split();
+    let (from_server, to_server) = server.split();
+    let (requests, answers) = (fault.clone(), fault.clone());
     // Either end, or a cut, ends both.
     select! {
-        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
-        _ = copy_unless_held(from_server, to_client, held) => {}
+        _ = copy_unless(|fault| fault.requests_held, from_client, to_server, requests) => {}
+        _ = copy_unless(|fault| fault.answers_held, from_server, to_client, answers) => {}
         _ = fault.wait_for(|fault| fault.cuts != cuts) => {}
     }
 }
 
-async fn copy_unless_held(
+async fn copy_unless(
+    is_held: impl Fn(&Fault) -> bool,
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut fault: watch::Receiver<Fault>,
@@ -86,7 +107,7 @@ async fn copy_unless_held(
         if bytes == 0 {
             return Ok(());
         }
-        if fault.wait_for(|fault| !fault.answers_held).await.is_err() {
+        if fault.wait_for(|fault| !is_held(fault)).await.is_err() {
             return Ok(());
         }
         to.write_all(&buffer[..bytes]).await?;

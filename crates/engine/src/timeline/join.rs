@@ -46,8 +46,6 @@ pub(super) struct Joiner {
     pub(super) timeline: usize,
     pub(super) progress: Progress,
     state: State,
-    /// Where the timeline stood when it came.
-    begun: Option<Position>,
     /// Whether it wants more than what comes.
     wants_more: bool,
     /// Whether its last page ended at the top.
@@ -121,7 +119,6 @@ impl Timelines {
                 Start::After(position) => Progress::After(position),
             },
             state: State::Waiting,
-            begun,
             wants_more: start != Start::Now,
             is_at_top: false,
             lost: None,
@@ -257,22 +254,12 @@ impl Timelines {
         timeline.rest();
     }
 
-    /// The joiner can't be given what it wanted. It still gets what has come since it began.
+    /// The joiner can't be given what it wanted: it becomes live where the timeline stands. What
+    /// came meanwhile is not given, because that would come before it is told of the loss.
     fn lose_joiner(&mut self, index: usize, reason: Lost) {
         let joiner = &mut self.joiners[index];
         joiner.lost = Some(reason);
-        let busy = self.all[joiner.timeline].busy.as_ref();
-        let begun = joiner.begun.or_else(|| busy.and_then(|busy| busy.kept.from()));
-        let is_further = |reached: Position, begun: Position| {
-            reached.epoch == begun.epoch && reached.offset > begun.offset
-        };
-        joiner.progress = match (joiner.progress, begun) {
-            (Progress::After(reached), Some(begun)) if is_further(reached, begun) => {
-                joiner.progress
-            }
-            (_, Some(begun)) => Progress::After(begun),
-            (_, None) => Progress::Anywhere,
-        };
+        joiner.progress = Progress::Anywhere;
         self.advance(index);
     }
 

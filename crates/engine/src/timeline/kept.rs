@@ -23,11 +23,6 @@ impl Kept {
         *self = Self { from, ..Self::default() };
     }
 
-    /// The position before the first.
-    pub(super) fn from(&self) -> Option<Position> {
-        self.from
-    }
-
     pub(super) fn push(&mut self, publication: &Arc<Publication>) {
         let Some(position) = publication.position else { return };
         if self.from.is_none() {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use fanlight_proto::{Destination, Position};
 
 use super::join::Progress;
-use super::{Timelines, reached};
+use super::{Timeline, Timelines, reached};
 use crate::broker::Channel;
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, HistoryRange};
 use crate::publication::Publication;
@@ -117,16 +117,19 @@ impl Timelines {
             }
             return;
         }
-        let of_channel = |&index: &usize| self.all[index].channel == *channel;
-        let indices: Vec<usize> = self.keys.values().copied().filter(of_channel).collect();
-        for index in indices {
-            self.want(index, true);
-        }
+        self.suspect_those(|timeline| timeline.channel == *channel);
     }
 
     /// Publications of any channel may have been missed.
     pub fn suspect_all(&mut self) {
-        let indices: Vec<usize> = self.keys.values().copied().collect();
+        self.suspect_those(|_| true);
+    }
+
+    /// Goes by index, not by the map's order, so that a seed replays a run.
+    fn suspect_those(&mut self, is_meant: impl Fn(&Timeline) -> bool) {
+        let is_meant = |(_, timeline): &(usize, &Timeline)| is_meant(timeline);
+        let indices: Vec<usize> =
+            self.all.iter().filter(is_meant).map(|(index, _)| index).collect();
         for index in indices {
             self.want(index, true);
         }

@@ -1,0 +1,94 @@
+//! Acknowledgements and refusals mean what they say, and epochs end only with data.
+
+use std::collections::{HashMap, HashSet};
+
+use fanlight_proto::Position;
+
+use super::{Known, Rule, Violation};
+use crate::record::{Outcome, Run, Send, What};
+
+pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violation>) {
+    refusals(run, destination, known, out);
+    if !run.destinations[destination].history {
+        return;
+    }
+    let violation =
+        |rule, at_ms, text| Violation { rule, destination, subscriber: None, at_ms, text };
+    for send in run.sends.iter().filter(|send| send.content.destination == destination) {
+        if let Outcome::Acked { position: None, .. } = send.outcome {
+            let text = format!("{:?} was acknowledged without a position", send.content);
+            out.push(violation(Rule::AckWithoutPosition, send.ended_at_ms, text));
+        }
+        if let Some(position) = send.position()
+            && let Some(why) = gone_without_reason(run, known, position)
+        {
+            let text = format!("{:?} was acknowledged as {position}, but {why}", send.content);
+            out.push(violation(Rule::FalseAck, send.ended_at_ms, text));
+        }
+    }
+    // What was delivered was in the history too; that nobody was told so changes nothing.
+    let acked: HashSet<_> = run.sends.iter().filter_map(Send::position).collect();
+    for (position, content) in known.all().filter(|(position, _)| !acked.contains(position)) {
+        if let Some(why) = gone_without_reason(run, known, position) {
+            let text = format!("{content:?} was delivered as {position}, but {why}");
+            out.push(violation(Rule::HoleInHistory, u64::MAX, text));
+        }
+    }
+    let epochs: HashSet<_> = known.all().map(|(position, _)| position.epoch).collect();
+    if epochs.len() > 1 && !run.may_lose_data() {
+        let text = format!("{} epochs, though Redis lost nothing", epochs.len());
+        out.push(violation(Rule::NeedlessEpoch, u64::MAX, text));
+    }
+}
+
+/// Why a position that was there should still be in the final history, where it is not.
+fn gone_without_reason(run: &Run, known: &Known, position: Position) -> Option<String> {
+    if known.place(position).is_some() {
+        return None;
+    }
+    let Some((first, last)) = known.ends() else {
+        return Some("the final history is empty".to_owned());
+    };
+    if last.epoch == position.epoch {
+        return Some(format!(
+            "the final history, {first} to {last}, has it not, in the same epoch"
+        ));
+    }
+    if !run.may_lose_data() {
+        return Some(format!("the final history, {first} to {last}, has it not; no data was lost"));
+    }
+    let later = Position { offset: known.last_offset(position.epoch)?, ..position };
+    let kept = (position.offset + 1..=later.offset)
+        .map(|offset| Position { offset, ..position })
+        .find(|later| known.place(*later).is_some())?;
+    Some(format!("{kept}, which came after it, outlived it"))
+}
+
+/// What was refused was never published.
+fn refusals(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violation>) {
+    let mut refused = HashMap::new();
+    for send in run.sends.iter().filter(|send| send.content.destination == destination) {
+        if let Outcome::Refused(code) = &send.outcome {
+            refused.insert(send.content, code);
+        }
+    }
+    for (index, subscriber) in run.subscribers.iter().enumerate() {
+        for heard in subscriber.heard.iter().filter(|heard| heard.destination == destination) {
+            if let What::Message { content: Some(content), .. } = heard.what
+                && let Some(code) = refused.remove(&content)
+            {
+                let text = format!("{content:?} was refused as {code}, and yet was delivered");
+                let rule = Rule::RefusedYetPublished;
+                let (subscriber, at_ms) = (Some(index), heard.at_ms);
+                out.push(Violation { rule, destination, subscriber, at_ms, text });
+            }
+        }
+    }
+    for (position, content) in known.all() {
+        if let Some(code) = refused.remove(&content) {
+            let text = format!("{content:?} was refused as {code}, and yet is at {position}");
+            let rule = Rule::RefusedYetPublished;
+            out.push(Violation { rule, destination, subscriber: None, at_ms: u64::MAX, text });
+        }
+    }
+}

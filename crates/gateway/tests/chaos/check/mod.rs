@@ -1,0 +1,79 @@
+//! The checker: a recorded run in, what breaks the delivery contract (design §5) out. It does no I/O.
+
+mod acks;
+mod delivery;
+mod order;
+mod timeline;
+
+use std::fmt;
+
+use crate::record::Run;
+
+pub use timeline::Known;
+
+/// A rule of the delivery contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Rule {
+    /// What was acknowledged is there, or its epoch has ended visibly.
+    FalseAck,
+    /// The acknowledgement of a destination with history has a position.
+    AckWithoutPosition,
+    /// What was refused was not published.
+    RefusedYetPublished,
+    /// A position has one content.
+    PositionWithTwoContents,
+    /// What was sent once is published once.
+    PublishedTwice,
+    /// Offsets are consecutive.
+    HoleInHistory,
+    /// Without loss of Redis' data the epoch stays.
+    NeedlessEpoch,
+    /// A body arrives as it was sent, at the destination it was sent to, to no other user.
+    Misdelivered,
+    /// Nothing is delivered twice.
+    Duplicate,
+    /// Positions rise.
+    Reordered,
+    /// What is missing is told.
+    SilentGap,
+    /// `recovered: true` means that nothing is missing.
+    FalseRecovery,
+    /// A position that is good is recovered from, unless Redis is away.
+    NeedlessLoss,
+    /// A publisher's messages keep their order.
+    PublisherOrder,
+    /// When all is healed, everybody gets everything again.
+    NotLiveAgain,
+}
+
+/// A broken rule.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    pub rule: Rule,
+    pub destination: usize,
+    /// The subscriber that saw it, by its place in [`Run::subscribers`].
+    pub subscriber: Option<usize>,
+    pub at_ms: u64,
+    pub text: String,
+}
+
+/// All that is wrong with a run, in the order of time.
+pub fn check(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for destination in 0..run.destinations.len() {
+        let known = Known::gather(run, destination, &mut violations);
+        acks::check(run, destination, &known, &mut violations);
+        order::check(run, destination, &known, &mut violations);
+        for subscriber in 0..run.subscribers.len() {
+            delivery::check(run, destination, subscriber, &known, &mut violations);
+        }
+    }
+    violations.sort_by_key(|violation| violation.at_ms);
+    violations
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} at {} ms: {}", self.rule, self.at_ms, self.text)
+    }
+}

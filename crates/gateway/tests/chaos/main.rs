@@ -1,0 +1,100 @@
+//! Faults against real processes: what clients saw is recorded and judged (design §5).
+//!
+//! `cargo xtask chaos` runs this for long; a short run belongs to the normal tests.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
+
+mod check;
+mod check_tests;
+mod connection;
+mod nodes;
+mod publisher;
+mod record;
+mod recorder;
+mod report;
+mod run;
+mod schedule;
+mod stores;
+mod subscriber;
+mod system;
+mod wire;
+
+use std::env;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use report::Figures;
+use run::Options;
+use schedule::{Fault, Topology};
+
+/// Runs and judges; panics with all that is known where the contract is broken.
+async fn judge(options: Options) {
+    println!("{options:?}");
+    let run = run::run(&options).await;
+    let run = run.unwrap_or_else(|error| panic!("{options:?} did not get through: {error:#}"));
+    let figures = Figures::of(&run);
+    println!("{figures:?}");
+    let record = options.directory.join("record.txt");
+    fs::write(&record, report::everything(&run)).unwrap();
+    let violations = check::check(&run);
+    assert!(
+        violations.is_empty(),
+        "seed {} on {:?} broke the contract {} times; logs and record are in {}\n{}",
+        options.seed,
+        options.topology,
+        violations.len(),
+        options.directory.display(),
+        report::describe(&run, &violations),
+    );
+    // A run in which nothing happened proves nothing.
+    assert!(figures.acked > 100 && figures.messages > 100, "{figures:?}");
+    assert!(figures.faults > 0 && figures.recovered > 0, "{figures:?}");
+}
+
+fn options(topology: Topology, seed: u64, length: Duration) -> Options {
+    let name = format!("chaos-{topology:?}-{seed}").to_lowercase();
+    let directory = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    Options { topology, nodes: 3, seed, length, directory }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn clients_of_three_nodes_and_one_redis_keep_the_contract_through_faults() {
+    judge(options(Topology::Standalone, SHORT_SEED, SHORT)).await;
+}
+
+#[test]
+fn the_short_run_kills_and_pauses_nodes_and_redis_and_cuts_them_apart() {
+    let rounds = schedule::schedule(SHORT_SEED, Topology::Standalone, 3, SHORT.as_millis() as u64);
+    let faults: Vec<_> = rounds.iter().flat_map(|round| &round.faults).map(|it| it.fault).collect();
+    let has = |is_it: fn(&Fault) -> bool| assert!(faults.iter().any(is_it), "{faults:?}");
+    has(|fault| matches!(fault, Fault::KillNode { .. }));
+    has(|fault| matches!(fault, Fault::PauseNode { .. }));
+    has(|fault| matches!(fault, Fault::KillRedis { .. }));
+    has(|fault| matches!(fault, Fault::Partition { .. }));
+    has(|fault| matches!(fault, Fault::LoseAnswers { .. }));
+}
+
+/// `cargo xtask chaos`; its options come by the environment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "runs for minutes: cargo xtask chaos"]
+async fn nightly() {
+    let text = |name: &str| env::var(name).unwrap_or_else(|_| panic!("{name} is not set"));
+    let number = |name: &str| text(name).parse::<u64>().unwrap();
+    let topology = match &*text("FANLIGHT_CHAOS_TOPOLOGY") {
+        "standalone" => Topology::Standalone,
+        "replica" => Topology::Replica,
+        "sentinel" => Topology::Sentinel,
+        "cluster" => Topology::Cluster,
+        "shards" => Topology::Shards,
+        other => panic!("no topology is called {other}"),
+    };
+    let length = Duration::from_secs(number("FANLIGHT_CHAOS_SECONDS"));
+    let mut options = options(topology, number("FANLIGHT_CHAOS_SEED"), length);
+    options.nodes = number("FANLIGHT_CHAOS_NODES") as usize;
+    judge(options).await;
+}
+
+const SHORT: Duration = Duration::from_secs(18);
+/// Its faults are of many kinds.
+const SHORT_SEED: u64 = 110;

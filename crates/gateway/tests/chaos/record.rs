@@ -1,0 +1,139 @@
+//! What a run recorded: every send with its outcome, everything a subscriber heard, every fault.
+
+use std::collections::BTreeMap;
+
+use fanlight_proto::Position;
+
+/// A whole run; what the checker judges.
+#[derive(Debug, Clone, Default)]
+pub struct Run {
+    pub destinations: Vec<Destination>,
+    /// By publisher, in the order of sending.
+    pub sends: Vec<Send>,
+    pub subscribers: Vec<Subscriber>,
+    pub faults: Vec<Fault>,
+    /// The history of each destination that keeps one, as a new reader got it at the end.
+    pub finals: BTreeMap<usize, Vec<(Position, Content)>>,
+}
+
+/// A destination, by its place in [`Run::destinations`].
+#[derive(Debug, Clone)]
+pub struct Destination {
+    pub name: String,
+    pub history: bool,
+    /// For a user destination: the only user that may receive from it.
+    pub owner: Option<String>,
+}
+
+/// What a body says of itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Content {
+    pub publisher: usize,
+    /// Counts a publisher's sends, whatever their destination.
+    pub number: u64,
+    pub destination: usize,
+}
+
+/// A publication that a client asked for.
+#[derive(Debug, Clone)]
+pub struct Send {
+    pub content: Content,
+    /// Counts the connections of this publisher.
+    pub connection: u64,
+    pub sent_at_ms: u64,
+    pub ended_at_ms: u64,
+    pub outcome: Outcome,
+    /// Whether it was sent again, with its key, until there was an answer.
+    pub repeated: bool,
+}
+
+/// What became of a [`Send`], as its publisher knows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Acked {
+        position: Option<Position>,
+        /// Only the subscribers of the publisher's node were reached.
+        degraded: bool,
+    },
+    /// Refused with a code that says that nothing was published.
+    Refused(String),
+    /// No answer, or one that says that it may have been published.
+    Unknown,
+}
+
+/// One client that subscribes, over all its connections.
+#[derive(Debug, Clone)]
+pub struct Subscriber {
+    pub name: String,
+    pub user: String,
+    /// In the order in which it heard them.
+    pub heard: Vec<Heard>,
+}
+
+/// Something that happened to a subscriber.
+#[derive(Debug, Clone)]
+pub struct Heard {
+    pub at_ms: u64,
+    pub destination: usize,
+    pub what: What,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// It asks to subscribe, on a connection to this node.
+    Asks { node: usize, since: Option<Position> },
+    /// The answer.
+    Joined { position: Option<Position>, recovered: Option<bool>, reason: Option<String> },
+    /// A message; `content` is absent where the body is not one that was ever sent.
+    Message { position: Option<Position>, content: Option<Content> },
+    /// It was told that something is missing before what comes next.
+    Lost {
+        reason: String,
+        /// Where it goes on, if it was told.
+        position: Option<Position>,
+    },
+    /// The connection ended.
+    Left,
+}
+
+/// A fault that was made, and its healing.
+#[derive(Debug, Clone)]
+pub struct Fault {
+    pub from_ms: u64,
+    pub to_ms: u64,
+    pub what: String,
+    /// Whether Redis may have lost what it had accepted.
+    pub loses_data: bool,
+}
+
+impl Run {
+    /// Whether any fault was near this moment.
+    pub fn troubled_at(&self, at_ms: u64) -> bool {
+        self.faults.iter().any(|fault| {
+            fault.from_ms <= at_ms && at_ms <= fault.to_ms.saturating_add(AFTERMATH_MS)
+        })
+    }
+
+    /// Whether a fault that loses Redis' data was made.
+    pub fn may_lose_data(&self) -> bool {
+        self.faults.iter().any(|fault| fault.loses_data)
+    }
+}
+
+impl Send {
+    /// The position that the publisher was told.
+    pub fn position(&self) -> Option<Position> {
+        match self.outcome {
+            Outcome::Acked { position, .. } => position,
+            Outcome::Refused(_) | Outcome::Unknown => None,
+        }
+    }
+
+    pub fn acked(&self) -> bool {
+        matches!(self.outcome, Outcome::Acked { .. })
+    }
+}
+
+/// For how long after its end a fault may still be felt: reconnects are at most 5 s apart, and a
+/// failed one may take as long again.
+const AFTERMATH_MS: u64 = 15_000;

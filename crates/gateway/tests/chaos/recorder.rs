@@ -1,0 +1,82 @@
+//! Collects a run's record from all who take part.
+
+use std::sync::Mutex;
+use std::time::Instant;
+
+use crate::record::{Content, Destination, Fault, Heard, Run, Send, Subscriber, What};
+
+/// Written by many at once.
+pub struct Recorder {
+    begun: Instant,
+    sends: Mutex<Vec<Send>>,
+    subscribers: Vec<Mutex<Subscriber>>,
+    faults: Mutex<Vec<Fault>>,
+}
+
+impl Recorder {
+    /// For these subscribers: name and user.
+    pub fn new(subscribers: &[(String, String)]) -> Self {
+        let subscriber = |(name, user): &(String, String)| {
+            Mutex::new(Subscriber { name: name.clone(), user: user.clone(), heard: Vec::new() })
+        };
+        Self {
+            begun: Instant::now(),
+            sends: Mutex::default(),
+            subscribers: subscribers.iter().map(subscriber).collect(),
+            faults: Mutex::default(),
+        }
+    }
+
+    /// Milliseconds since the run began.
+    pub fn now_ms(&self) -> u64 {
+        self.begun.elapsed().as_millis() as u64
+    }
+
+    pub fn send(&self, send: Send) {
+        self.sends.lock().unwrap().push(send);
+    }
+
+    pub fn fault(&self, fault: Fault) {
+        self.faults.lock().unwrap().push(fault);
+    }
+
+    pub fn hear(&self, subscriber: usize, destination: usize, what: What) {
+        let heard = Heard { at_ms: self.now_ms(), destination, what };
+        self.subscribers[subscriber].lock().unwrap().heard.push(heard);
+    }
+
+    /// Who has not heard what its destination's newest says: (subscriber, destination).
+    pub fn waiting_for(&self, newest: &[Content]) -> Vec<(usize, usize)> {
+        let mut waiting = Vec::new();
+        for (index, subscriber) in self.subscribers.iter().enumerate() {
+            let subscriber = subscriber.lock().unwrap();
+            for content in newest {
+                let mut of_it = subscriber
+                    .heard
+                    .iter()
+                    .rev()
+                    .filter(|heard| heard.destination == content.destination)
+                    .peekable();
+                let wanted = Some(*content);
+                let is_it = |heard: &Heard| matches!(heard.what, What::Message { content, .. } if content == wanted);
+                if of_it.peek().is_some() && !of_it.any(is_it) {
+                    waiting.push((index, content.destination));
+                }
+            }
+        }
+        waiting
+    }
+
+    /// The record as it is now, without the final histories.
+    pub fn run(&self, destinations: Vec<Destination>) -> Run {
+        let subscribers =
+            self.subscribers.iter().map(|subscriber| subscriber.lock().unwrap().clone()).collect();
+        Run {
+            destinations,
+            sends: self.sends.lock().unwrap().clone(),
+            subscribers,
+            faults: self.faults.lock().unwrap().clone(),
+            ..Run::default()
+        }
+    }
+}

@@ -1,0 +1,198 @@
+//! Which faults come when: decided by the seed alone.
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+
+/// How Redis is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Topology {
+    /// One server without persistence.
+    Standalone,
+    /// One server and a replica that takes over by hand, behind an address that moves.
+    Replica,
+    /// A master, two replicas and three Sentinels.
+    Sentinel,
+    /// Three masters with a replica each.
+    Cluster,
+    /// Two servers that know nothing of each other.
+    Shards,
+}
+
+/// What is done to the system.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// `kill -9`; healed by a new process.
+    KillNode { node: usize },
+    /// SIGSTOP; healed by SIGCONT.
+    PauseNode { node: usize },
+    /// Nothing passes between a node and Redis.
+    Partition { node: usize },
+    /// Redis hears a node, but the node does not hear Redis.
+    LoseAnswers { node: usize },
+    /// Every connection between a node and Redis is cut once.
+    Cut { node: usize },
+    /// Redis closes the connections of all subscribers (`CLIENT KILL`).
+    KillSubscribers,
+    /// Redis closes the connections of all that send commands.
+    KillCommands,
+    /// SIGSTOP for a Redis that is a master; `pick` says which.
+    PauseRedis { pick: usize },
+    /// `kill -9` for a Redis that is a master, which comes back empty. Where there is a replica, it
+    /// takes over.
+    KillRedis { pick: usize },
+}
+
+/// One or two faults that may overlap, and the calm before them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Round {
+    /// From the healing of everything before it.
+    pub calm_ms: u64,
+    pub faults: Vec<Planned>,
+}
+
+/// A fault with its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Planned {
+    /// From the round's start.
+    pub after_ms: u64,
+    /// For how long, before it is healed.
+    pub for_ms: u64,
+    pub fault: Fault,
+}
+
+/// Rounds for about `length_ms`; healing takes its own time, so a run may not come to the last.
+pub fn schedule(seed: u64, topology: Topology, nodes: usize, length_ms: u64) -> Vec<Round> {
+    let mut rng = StdRng::seed_from_u64(seed);
+    let mut rounds = Vec::new();
+    let mut planned_ms = 0;
+    while planned_ms < length_ms {
+        let calm_ms = rng.random_range(CALM_MS);
+        let mut faults = vec![plan(&mut rng, topology, nodes, 0)];
+        if rng.random_ratio(1, 3) {
+            let after_ms = rng.random_range(0..MOST_MS / 2);
+            let second = plan(&mut rng, topology, nodes, after_ms);
+            if second.fault.node() != faults[0].fault.node() {
+                faults.push(second);
+            }
+        }
+        let end = |planned: &Planned| planned.after_ms + planned.for_ms;
+        planned_ms += calm_ms + faults.iter().map(end).max().unwrap_or_default();
+        rounds.push(Round { calm_ms, faults });
+    }
+    rounds
+}
+
+fn plan(rng: &mut StdRng, topology: Topology, nodes: usize, after_ms: u64) -> Planned {
+    let fault = pick(rng, topology, nodes);
+    let for_ms = if fault.is_short() { 0 } else { rng.random_range(LEAST_MS..MOST_MS) };
+    Planned { after_ms, for_ms, fault }
+}
+
+fn pick(rng: &mut StdRng, topology: Topology, nodes: usize) -> Fault {
+    let node = rng.random_range(0..nodes);
+    let pick = rng.random_range(0..64);
+    let mut faults = vec![
+        Fault::KillNode { node },
+        Fault::PauseNode { node },
+        Fault::KillSubscribers,
+        Fault::KillCommands,
+        Fault::PauseRedis { pick },
+        Fault::KillRedis { pick },
+    ];
+    if topology.has_proxies() {
+        let between = [Fault::Partition { node }, Fault::LoseAnswers { node }, Fault::Cut { node }];
+        faults.extend(between);
+    }
+    faults[rng.random_range(0..faults.len())]
+}
+
+impl Topology {
+    /// Whether a proxy stands between each node and Redis. Where Redis itself tells its addresses,
+    /// none can.
+    pub fn has_proxies(self) -> bool {
+        matches!(self, Self::Standalone | Self::Replica)
+    }
+
+    /// Whether a replica takes over by itself from a Redis that does not answer.
+    pub fn fails_over(self) -> bool {
+        matches!(self, Self::Sentinel | Self::Cluster)
+    }
+}
+
+impl Fault {
+    /// Whether Redis may lose what it accepted.
+    pub fn loses_data(self, topology: Topology) -> bool {
+        match self {
+            Self::KillRedis { .. } => true,
+            Self::PauseRedis { .. } => topology.fails_over(),
+            _ => false,
+        }
+    }
+
+    /// Whether it is over as soon as it is done.
+    fn is_short(self) -> bool {
+        matches!(self, Self::Cut { .. } | Self::KillSubscribers | Self::KillCommands)
+    }
+
+    /// The node that it strikes; none where it strikes Redis. Two faults at a time have different
+    /// ones.
+    pub fn node(self) -> Option<usize> {
+        match self {
+            Self::KillNode { node }
+            | Self::PauseNode { node }
+            | Self::Partition { node }
+            | Self::LoseAnswers { node }
+            | Self::Cut { node } => Some(node),
+            Self::KillSubscribers
+            | Self::KillCommands
+            | Self::PauseRedis { .. }
+            | Self::KillRedis { .. } => None,
+        }
+    }
+}
+
+/// Between two rounds, from the healing of all faults of the first.
+const CALM_MS: std::ops::Range<u64> = 1_000..3_000;
+const LEAST_MS: u64 = 300;
+/// Longer than Redis' command timeout, the canary's patience and the takeover by a replica.
+const MOST_MS: u64 = 4_500;
+
+#[cfg(test)]
+mod tests {
+    use std::mem::discriminant;
+
+    use super::*;
+
+    const TEN_MINUTES_MS: u64 = 600_000;
+
+    #[test]
+    fn a_seed_decides_everything() {
+        let plan = |seed| schedule(seed, Topology::Standalone, 3, TEN_MINUTES_MS);
+        assert_eq!(plan(7), plan(7));
+        assert_ne!(plan(7), plan(8));
+    }
+
+    #[test]
+    fn ten_minutes_have_every_kind_of_fault_and_two_at_a_time() {
+        for (topology, kinds) in [(Topology::Standalone, 9), (Topology::Cluster, 6)] {
+            let rounds = schedule(1, topology, 3, TEN_MINUTES_MS);
+            let mut seen = Vec::new();
+            for planned in rounds.iter().flat_map(|round| &round.faults) {
+                if !seen.contains(&discriminant(&planned.fault)) {
+                    seen.push(discriminant(&planned.fault));
+                }
+            }
+            assert_eq!(seen.len(), kinds, "{topology:?}");
+            assert!(rounds.iter().any(|round| round.faults.len() == 2), "{topology:?}");
+        }
+    }
+
+    #[test]
+    fn two_faults_at_a_time_have_different_victims() {
+        for round in schedule(1, Topology::Standalone, 3, TEN_MINUTES_MS) {
+            if let [a, b] = round.faults[..] {
+                assert_ne!(a.fault.node(), b.fault.node());
+            }
+        }
+    }
+}

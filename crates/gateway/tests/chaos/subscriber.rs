@@ -1,0 +1,162 @@
+//! A client that subscribes, goes elsewhere when it must, and records all that it hears.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{bail, ensure};
+use fanlight_proto::Position;
+use rand::Rng;
+use rand::rngs::StdRng;
+use tokio::select;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+
+use crate::connection::Connection;
+use crate::nodes::Nodes;
+use crate::publisher::Phase;
+use crate::record::What;
+use crate::recorder::Recorder;
+use crate::wire::{Incoming, Protocol};
+
+pub struct Listener {
+    pub index: usize,
+    pub protocol: Protocol,
+    pub token: String,
+    pub habit: Habit,
+    pub places: Vec<Place>,
+    pub recorder: Arc<Recorder>,
+    pub rng: StdRng,
+    pub phase: watch::Receiver<Phase>,
+}
+
+/// How a subscriber behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Habit {
+    /// It stays while it can, and returns with its positions.
+    Stays,
+    /// It leaves every few seconds, and returns with its positions.
+    Restless,
+    /// It leaves every few seconds, and returns without positions.
+    Forgetful,
+}
+
+/// What it subscribes to.
+pub struct Place {
+    /// The destination, by its place in the run.
+    pub destination: usize,
+    /// What it is called for a subscriber.
+    pub name: String,
+    pub history: bool,
+    /// Up to where it has everything, or was told that it has not.
+    pub position: Option<Position>,
+}
+
+impl Listener {
+    /// Listens until the run is over.
+    pub async fn run(mut self, nodes: &Nodes) {
+        while self.phase() != Phase::Over {
+            let node = self.rng.random_range(0..nodes.count());
+            if let Some(address) = nodes.address(node)
+                && let Ok(connection) = Connection::open(address, self.protocol, &self.token).await
+            {
+                // However it ends, it begins again elsewhere.
+                let _ = self.listen(connection, node).await;
+                if self.phase() == Phase::Over {
+                    return;
+                }
+                for place in &self.places {
+                    self.recorder.hear(self.index, place.destination, What::Left);
+                }
+            }
+            let pause = self.rng.random_range(20..300);
+            sleep(Duration::from_millis(pause)).await;
+        }
+    }
+
+    async fn listen(&mut self, mut connection: Connection, node: usize) -> anyhow::Result<()> {
+        for index in 0..self.places.len() {
+            let place = &mut self.places[index];
+            if self.habit == Habit::Forgetful {
+                place.position = None;
+            }
+            let since = place.position;
+            let what = What::Asks { node, since };
+            self.recorder.hear(self.index, place.destination, what);
+            let subscribe = self.protocol.subscribe(&place.name, &index.to_string(), since);
+            connection.send(&subscribe).await?;
+        }
+        let stay = Duration::from_millis(self.rng.random_range(500..5_000));
+        let leaves_at = Instant::now() + stay;
+        let mut pings = interval(PING_EVERY);
+        pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard_at = Instant::now();
+        loop {
+            let calm = self.phase() != Phase::Troubled;
+            let leaves = self.habit != Habit::Stays && !calm;
+            select! {
+                incoming = connection.next() => {
+                    heard_at = Instant::now();
+                    for incoming in incoming? {
+                        self.hear(incoming)?;
+                    }
+                }
+                _ = pings.tick() => {
+                    ensure!(heard_at.elapsed() < SILENCE_MAX, "the server is silent");
+                    connection.send(&self.protocol.ping()).await?;
+                }
+                () = sleep_until(leaves_at), if leaves => return Ok(()),
+                changed = self.phase.changed() => {
+                    if changed.is_err() || self.phase() == Phase::Over {
+                        return Ok(());
+                    }
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, incoming: Incoming) -> anyhow::Result<()> {
+        match incoming {
+            Incoming::Done(done) => {
+                let index: usize = done.id.parse()?;
+                ensure!(index < self.places.len(), "an answer to {index}");
+                let place = &mut self.places[index];
+                place.position = done.position.filter(|_| place.history);
+                let (position, recovered, reason) = (done.position, done.recovered, done.reason);
+                let what = What::Joined { position, recovered, reason };
+                self.recorder.hear(self.index, place.destination, what);
+            }
+            Incoming::Message { to, position, content, lost } => {
+                let Some(place) = self.places.iter_mut().find(|place| place.name == to) else {
+                    // Not one that was ever asked for: as wrong as a body that nobody sent.
+                    let what = What::Message { position, content: None };
+                    self.recorder.hear(self.index, self.places[0].destination, what);
+                    return Ok(());
+                };
+                if let Some(reason) = lost {
+                    let what = What::Lost { reason, position: None };
+                    self.recorder.hear(self.index, place.destination, what);
+                }
+                place.position = position.filter(|_| place.history);
+                let what = What::Message { position, content };
+                self.recorder.hear(self.index, place.destination, what);
+            }
+            Incoming::Lost { to, reason, position } => {
+                if let Some(place) = self.places.iter_mut().find(|place| place.name == to) {
+                    place.position = Some(position);
+                    let what = What::Lost { reason, position: Some(position) };
+                    self.recorder.hear(self.index, place.destination, what);
+                }
+            }
+            Incoming::Refused { code, .. } => bail!("refused: {code}"),
+            Incoming::Connected | Incoming::Alive | Incoming::History { .. } => {}
+        }
+        Ok(())
+    }
+
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+}
+
+const PING_EVERY: Duration = Duration::from_secs(1);
+const SILENCE_MAX: Duration = Duration::from_secs(5);

@@ -1,0 +1,193 @@
+//! What is tested: Redis, the nodes, and a proxy between them where one can stand.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use anyhow::Context;
+use fanlight_testkit::FaultProxy;
+use tokio::task::spawn_blocking;
+
+use crate::nodes::{Nodes, token};
+use crate::schedule::{Fault, Topology};
+use crate::stores::{Stores, Victim};
+
+/// All processes of a run.
+pub struct System {
+    pub nodes: Nodes,
+    stores: Arc<Mutex<Stores>>,
+    /// One for each node, or none.
+    proxies: Vec<FaultProxy>,
+}
+
+/// What heals a fault.
+pub enum Cure {
+    Nothing,
+    Launch { node: usize },
+    Continue { node: usize },
+    Release { node: usize },
+    Resume(Victim),
+    Relaunch(Victim),
+}
+
+impl System {
+    pub async fn start(topology: Topology, nodes: usize, directory: &Path) -> anyhow::Result<Self> {
+        let stores = spawn_blocking(move || Stores::start(topology)).await??;
+        let mut proxies = Vec::new();
+        let mut configs = Vec::new();
+        for _ in 0..nodes {
+            let url = if topology.has_proxies() {
+                let target = stores.primary().context("a proxy needs one target")?;
+                let proxy = FaultProxy::start(target).await?;
+                let url = format!("redis://{}", proxy.address());
+                proxies.push(proxy);
+                url
+            } else {
+                stores.url()
+            };
+            configs.push(CONFIG.replace("REDIS_URL", &url));
+        }
+        let nodes = Nodes::start(directory, &configs).await?;
+        nodes.wait_until_ready().await?;
+        Ok(Self { nodes, stores: Arc::new(Mutex::new(stores)), proxies })
+    }
+
+    /// A token for a user.
+    pub async fn token(user: &str, roles: &[&str]) -> anyhow::Result<String> {
+        token(SECRET, user, roles).await
+    }
+
+    /// Makes a fault; returns what heals it.
+    pub async fn begin(&self, fault: Fault) -> anyhow::Result<Cure> {
+        match fault {
+            Fault::KillNode { node } => {
+                self.nodes.kill(node).await?;
+                return Ok(Cure::Launch { node });
+            }
+            Fault::PauseNode { node } => {
+                self.nodes.signal(node, "STOP").await?;
+                return Ok(Cure::Continue { node });
+            }
+            Fault::Partition { node } => self.proxies[node].hold(true),
+            Fault::LoseAnswers { node } => self.proxies[node].hold_answers(true),
+            Fault::Cut { node } => {
+                self.proxies[node].cut();
+                return Ok(Cure::Nothing);
+            }
+            Fault::KillSubscribers => {
+                self.on_stores(|stores| stores.kill_clients("pubsub")).await?;
+                return Ok(Cure::Nothing);
+            }
+            Fault::KillCommands => {
+                self.on_stores(|stores| stores.kill_clients("normal")).await?;
+                return Ok(Cure::Nothing);
+            }
+            Fault::PauseRedis { pick } => {
+                let victim = self.on_stores(move |stores| stores.pause(pick)).await?;
+                return Ok(Cure::Resume(victim));
+            }
+            Fault::KillRedis { pick } => {
+                let victim = self.on_stores(move |stores| stores.kill(pick)).await?;
+                self.retarget();
+                return Ok(Cure::Relaunch(victim));
+            }
+        }
+        Ok(Cure::Release { node: fault.node().context("a partition is of a node")? })
+    }
+
+    /// Heals a fault.
+    pub async fn heal(&self, cure: Cure) -> anyhow::Result<()> {
+        match cure {
+            Cure::Nothing => Ok(()),
+            Cure::Launch { node } => self.nodes.launch(node).await,
+            Cure::Continue { node } => self.nodes.signal(node, "CONT").await,
+            Cure::Release { node } => {
+                self.proxies[node].hold(false);
+                Ok(())
+            }
+            Cure::Resume(victim) => {
+                self.on_stores(move |stores| {
+                    stores.resume(victim)?;
+                    stores.settle()
+                })
+                .await
+            }
+            Cure::Relaunch(victim) => {
+                self.on_stores(move |stores| {
+                    stores.relaunch(victim)?;
+                    stores.settle()
+                })
+                .await
+            }
+        }
+    }
+
+    /// The proxies pass on to whoever is the primary now.
+    fn retarget(&self) {
+        let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
+        if let (Stores::Replica(..), Some(primary)) = (&*stores, stores.primary()) {
+            for proxy in &self.proxies {
+                proxy.retarget(primary);
+            }
+        }
+    }
+
+    async fn on_stores<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Stores) -> anyhow::Result<T> + Send + 'static,
+    ) -> anyhow::Result<T> {
+        let stores = Arc::clone(&self.stores);
+        spawn_blocking(move || work(&mut stores.lock().unwrap_or_else(PoisonError::into_inner)))
+            .await?
+    }
+}
+
+const SECRET: &str = "a secret for tests, thirty-two bytes or more";
+
+/// Histories hold more than any run sends, so that nothing is ever too old.
+const CONFIG: &str = r#"
+workers = 2
+[listen]
+public = "127.0.0.1:0"
+admin = "127.0.0.1:0"
+[broker]
+kind = "redis"
+[redis]
+url = "REDIS_URL"
+linger = "1s"
+[stomp]
+heartbeat_send = "2s"
+[limits]
+connections_per_ip = 0
+messages_per_second = 0
+commands_per_second = 0
+[log]
+level = "info"
+[[auth.keys]]
+algorithm = "HS256"
+secret = "a secret for tests, thirty-two bytes or more"
+[[namespaces]]
+name = "kept"
+match = "/topic/kept.*"
+history = { size = 20000, ttl = "1h" }
+[[namespaces]]
+name = "open"
+match = "/topic/open.*"
+[[namespaces]]
+name = "mine-kept"
+match = "/user/**/kept"
+history = { size = 20000, ttl = "1h" }
+[[namespaces]]
+name = "mine-open"
+match = "/user/**/open"
+[[policy.rules]]
+effect = "allow"
+destination = "/topic/*"
+[[policy.rules]]
+effect = "allow"
+destination = "/user/queue/**"
+[[policy.rules]]
+effect = "allow"
+actions = ["publish"]
+roles = ["admin"]
+destination = "/user/*/queue/**"
+"#;
