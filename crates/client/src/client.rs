@@ -8,7 +8,7 @@ use std::time::Duration;
 use fanlight_proto::Position;
 #[cfg(doc)]
 use fanlight_proto::native::MAX_HISTORY;
-use fanlight_proto::native::Message;
+use fanlight_proto::native::{Message, PresenceMember};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -66,6 +66,17 @@ pub struct Page {
     pub lost: Option<String>,
 }
 
+/// A page of the members of a destination.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Members {
+    /// The members, with their sessions.
+    pub users: Vec<PresenceMember>,
+    /// How many members there are in all.
+    pub count: u64,
+    /// What to ask for the next page with; `None` on the last.
+    pub cursor: Option<String>,
+}
+
 /// What happens to a client's connection.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -118,7 +129,7 @@ impl Client {
     /// as long as the connection holds; where the server keeps a history, also what is published
     /// while it does not.
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
-        self.subscribe_from(to, Begin::Now).await
+        self.subscribe_as(to, Begin::Now, false).await
     }
 
     /// Subscribes to a destination and begins with a part of its history.
@@ -127,10 +138,28 @@ impl Client {
         to: &str,
         begin: Begin,
     ) -> Result<Subscription, RequestError> {
+        self.subscribe_as(to, begin, false).await
+    }
+
+    /// Subscribes to a destination, and [`Subscription::recv_any`] also tells who comes to it and
+    /// goes. To begin, read who is there with [`Client::members`] after this has returned.
+    ///
+    /// Where the client is subscribed to it without presence already, that subscription is made
+    /// anew: without a history, what is published at that very moment is missed.
+    pub async fn subscribe_with_presence(&self, to: &str) -> Result<Subscription, RequestError> {
+        self.subscribe_as(to, Begin::Now, true).await
+    }
+
+    async fn subscribe_as(
+        &self,
+        to: &str,
+        begin: Begin,
+        presence: bool,
+    ) -> Result<Subscription, RequestError> {
         let id = self.next_id();
         let commands = self.inner.commands.clone();
         let (mut subscription, sink) =
-            Subscription::new(to, id, self.inner.subscription_queue, commands);
+            Subscription::new(to, presence, id, self.inner.subscription_queue, commands);
         let done = self.request(|reply| Command::Subscribe { sink, begin, id, reply }).await?;
         subscription.set_joined(done.degraded, done.recovered);
         Ok(subscription)
@@ -176,7 +205,23 @@ impl Client {
                 more: history.more,
                 lost: history.reason.map(Cow::into_owned),
             }),
-            Answer::Confirmed(_) => Err(RequestError::Unexpected),
+            _ => Err(RequestError::Unexpected),
+        }
+    }
+
+    /// Who is at a destination: about `limit` members, from where the page before ended. With a
+    /// limit of 0 only their count is asked for.
+    pub async fn members(
+        &self,
+        to: &str,
+        cursor: Option<&str>,
+        limit: u32,
+    ) -> Result<Members, RequestError> {
+        let id = self.next_id();
+        let text = Outgoing::Presence { to, cursor, limit, id }.to_text();
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::Members(members) => Ok(members),
+            _ => Err(RequestError::Unexpected),
         }
     }
 
@@ -196,7 +241,7 @@ impl Client {
                 degraded: confirmed.degraded,
                 duplicate: confirmed.duplicate,
             }),
-            Answer::History(_) => Err(RequestError::Unexpected),
+            _ => Err(RequestError::Unexpected),
         }
     }
 

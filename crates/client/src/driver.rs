@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fanlight_proto::native::{Confirmed, History, Message, RequestId, ServerMessage};
+use fanlight_proto::native::{
+    Confirmed, History, Message, PresenceChange, RequestId, ServerMessage,
+};
 use fanlight_proto::{Position, ReconnectAdvice};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::Event;
+use crate::client::{Event, Members};
 use crate::error::{LinkError, RequestError};
 use crate::link::{Link, SessionInfo};
 use crate::options::ConnectOptions;
@@ -31,6 +33,7 @@ pub(crate) enum Command {
 pub(crate) enum Answer {
     Confirmed(Box<Confirmed>),
     History(History),
+    Members(Members),
 }
 
 /// How a subscription began.
@@ -72,6 +75,8 @@ struct Entry {
     sinks: Vec<Sink>,
     /// The request that subscribes or subscribed it on this connection.
     request: u64,
+    /// Whether changes of presence were asked for.
+    presence: bool,
     /// How it began on this connection, once that is known.
     joined: Option<Joined>,
     waiting: Vec<SubscribeReply>,
@@ -251,12 +256,22 @@ impl Driver {
             return;
         }
         let to = Arc::clone(&sink.to);
+        let presence = sink.presence;
         if let Some(entry) = self.subscribed.get_mut(&to) {
             if begin != Begin::Now {
                 let _ = reply.send(Err(RequestError::AlreadySubscribed));
                 return;
             }
             entry.sinks.push(sink);
+            if presence && !entry.presence {
+                // The server has one subscription of a name, so it is made anew.
+                link.send(&Outgoing::Unsubscribe { to: &to }.to_text());
+                (entry.request, entry.presence, entry.joined) = (id, true, None);
+                link.send(&entry.renew(&to).to_text());
+                self.pending.insert(id, Pending::Subscribe { to });
+                entry.waiting.push(reply);
+                return;
+            }
             match entry.joined {
                 Some(joined) => {
                     let _ = reply.send(Ok(joined));
@@ -265,7 +280,7 @@ impl Driver {
             }
             return;
         }
-        link.send(&Outgoing::subscribe(&to, begin, id).to_text());
+        link.send(&Outgoing::subscribe(&to, begin, presence, id).to_text());
         self.pending.insert(id, Pending::Subscribe { to: Arc::clone(&to) });
         let position = match begin {
             Begin::After(position) => Some(position),
@@ -274,6 +289,7 @@ impl Driver {
         let entry = Entry {
             sinks: vec![sink],
             request: id,
+            presence,
             joined: None,
             waiting: vec![reply],
             position,
@@ -302,9 +318,8 @@ impl Driver {
         for (to, entry) in &mut self.subscribed {
             entry.request = self.next_id;
             self.next_id += 1;
-            entry.is_renewed = true;
-            let begin = entry.position.map_or(Begin::Now, Begin::After);
-            link.send(&Outgoing::subscribe(to, begin, entry.request).to_text());
+            entry.presence = entry.sinks.iter().any(|sink| sink.presence);
+            link.send(&entry.renew(to).to_text());
             self.pending.insert(entry.request, Pending::Subscribe { to: Arc::clone(to) });
         }
     }
@@ -312,6 +327,10 @@ impl Driver {
     fn take(&mut self, message: ServerMessage, link: &mut Link) {
         match message {
             ServerMessage::Message(message) => self.deliver(&Arc::new(message), link),
+            ServerMessage::Presence { to, change } => self.tell(&to, change),
+            ServerMessage::Members { id, users, count, cursor, .. } => {
+                self.answer(&id, Ok(Answer::Members(Members { users, count, cursor })));
+            }
             ServerMessage::Ok(confirmed) => {
                 let id = confirmed.id.clone();
                 self.answer(&id, Ok(Answer::Confirmed(Box::new(confirmed))));
@@ -360,6 +379,14 @@ impl Driver {
         }
     }
 
+    fn tell(&mut self, to: &str, change: PresenceChange) {
+        let change = Arc::new(change);
+        let Some(entry) = self.subscribed.get_mut(to) else { return };
+        for sink in entry.sinks.iter_mut().filter(|sink| sink.presence) {
+            sink.push_presence(&change);
+        }
+    }
+
     /// The server has missed something of `to` for good.
     fn on_lost(&mut self, to: &str, reason: &str, position: Option<Position>) {
         for entry in self.subscribed.values_mut() {
@@ -388,7 +415,7 @@ impl Driver {
             return;
         };
         let error = match result {
-            Ok(Answer::History(_)) => RequestError::Unexpected,
+            Ok(Answer::History(_) | Answer::Members(_)) => RequestError::Unexpected,
             Ok(Answer::Confirmed(confirmed)) => {
                 let Confirmed { degraded, recovered, .. } = *confirmed;
                 let joined = Joined { degraded, recovered };
@@ -421,8 +448,11 @@ impl Driver {
     fn disconnected(&mut self, error: LinkError, retry_in: Option<Duration>) {
         self.shared.session.send_replace(None);
         for (_, pending) in self.pending.drain() {
-            if let Pending::Request { reply } = pending {
-                let _ = reply.send(Err(RequestError::ConnectionLost));
+            match pending {
+                Pending::Request { reply } => {
+                    let _ = reply.send(Err(RequestError::ConnectionLost));
+                }
+                Pending::Subscribe { .. } => {}
             }
         }
         for entry in self.subscribed.values_mut() {
@@ -460,6 +490,13 @@ impl Driver {
 }
 
 impl Entry {
+    /// The request that subscribes it anew where it has come to.
+    fn renew<'r>(&mut self, to: &'r str) -> Outgoing<'r> {
+        self.is_renewed = true;
+        let begin = self.position.map_or(Begin::Now, Begin::After);
+        Outgoing::subscribe(to, begin, self.presence, self.request)
+    }
+
     /// Whether it is to one destination: a pattern has no one position.
     fn is_exact(&self) -> bool {
         self.sinks.first().is_some_and(Sink::is_exact)

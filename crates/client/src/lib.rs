@@ -33,10 +33,12 @@ mod outgoing;
 mod recent;
 mod subscription;
 
-pub use client::{Client, Event, Events, Page, Sent};
+pub use client::{Client, Event, Events, Members, Page, Sent};
 pub use error::{LinkError, RecvError, RequestError, UrlError};
-pub use fanlight_proto::native::{MAX_HISTORY, Message, SessionLimits};
+pub use fanlight_proto::native::{
+    MAX_HISTORY, Message, PresenceChange, PresenceMember, SessionLimits,
+};
 pub use fanlight_proto::{Position, ReconnectAdvice};
 pub use link::SessionInfo;
 pub use options::{Backoff, ConnectOptions};
-pub use subscription::{Begin, Missed, Subscription};
+pub use subscription::{Begin, Missed, Received, Subscription};

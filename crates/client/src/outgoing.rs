@@ -21,6 +21,8 @@ pub(crate) enum Outgoing<'r> {
         since: Option<Since>,
         #[serde(skip_serializing_if = "Option::is_none")]
         history: Option<u32>,
+        #[serde(skip_serializing_if = "std::ops::Not::not")]
+        presence: bool,
         id: u64,
     },
     Unsubscribe {
@@ -30,6 +32,13 @@ pub(crate) enum Outgoing<'r> {
         to: &'r str,
         #[serde(skip_serializing_if = "Option::is_none")]
         since: Option<Since>,
+        limit: u32,
+        id: u64,
+    },
+    Presence {
+        to: &'r str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<&'r str>,
         limit: u32,
         id: u64,
     },
@@ -63,13 +72,13 @@ struct Send<'r> {
 }
 
 impl<'r> Outgoing<'r> {
-    pub(crate) fn subscribe(to: &'r str, begin: Begin, id: u64) -> Self {
+    pub(crate) fn subscribe(to: &'r str, begin: Begin, presence: bool, id: u64) -> Self {
         let (since, history) = match begin {
             Begin::Now => (None, None),
             Begin::Newest(newest) => (None, Some(newest)),
             Begin::After(position) => (Some(position.into()), None),
         };
-        Self::Subscribe { to, since, history, id }
+        Self::Subscribe { to, since, history, presence, id }
     }
 
     pub(crate) fn to_text(&self) -> String {
@@ -103,11 +112,31 @@ mod tests {
 
     #[test]
     fn the_server_reads_what_was_meant() {
-        let text = Outgoing::subscribe("/topic/\"a", Begin::Now, 7).to_text();
-        let Some(Ok(ClientMessage::Subscribe { to, id, .. })) = parse(&text).next() else {
-            panic!()
+        let since = Position { epoch: 14, offset: 3 };
+        for (begin, presence, read) in [
+            (Begin::Now, true, (None, None)),
+            (Begin::Newest(2), false, (None, Some(2))),
+            (Begin::After(since), true, (Some(since), None)),
+        ] {
+            let text = Outgoing::subscribe("/topic/\"a", begin, presence, 7).to_text();
+            let read = ClientMessage::Subscribe {
+                to: "/topic/\"a".into(),
+                since: read.0,
+                history: read.1,
+                presence,
+                id: Some(7.into()),
+            };
+            assert_eq!(parse(&text).next(), Some(Ok(read)));
+        }
+        let text =
+            Outgoing::Presence { to: "/topic/a", cursor: Some("c"), limit: 0, id: 7 }.to_text();
+        let read = ClientMessage::Presence {
+            to: "/topic/a".into(),
+            cursor: Some("c".into()),
+            limit: Some(0),
+            id: 7.into(),
         };
-        assert_eq!((&*to, id), ("/topic/\"a", Some(7.into())));
+        assert_eq!(parse(&text).next(), Some(Ok(read)));
         for (body, content_type) in [
             (&br#"{"a": 1}"#[..], None),
             (b"[1]", Some("application/json")),

@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 #[cfg(doc)]
 use fanlight_proto::native::MAX_HISTORY;
-use fanlight_proto::native::Message;
+use fanlight_proto::native::{Message, PresenceChange};
 use fanlight_proto::{DestinationPattern, Position};
 use futures_util::Stream;
 use tokio::sync::mpsc;
@@ -52,10 +52,19 @@ pub enum Begin {
     After(Position),
 }
 
+/// What comes on a subscription with presence.
+#[derive(Debug, Clone)]
+pub enum Received {
+    /// A message.
+    Message(Arc<Message>),
+    /// Who came and went. After a reconnect, or when it is truncated, read the members anew.
+    Presence(Arc<PresenceChange>),
+}
+
 /// What a subscription's queue holds.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Message(Arc<Message>),
+    Received(Received),
     Missed(Missed),
 }
 
@@ -64,6 +73,8 @@ pub(crate) enum Item {
 pub(crate) struct Sink {
     pub(crate) key: u64,
     pub(crate) to: Arc<str>,
+    /// Whether it wants changes of presence too.
+    pub(crate) presence: bool,
     pattern: Option<DestinationPattern>,
     queue: mpsc::Sender<Item>,
     missed: u64,
@@ -73,6 +84,7 @@ pub(crate) struct Sink {
 impl Subscription {
     pub(crate) fn new(
         to: &str,
+        presence: bool,
         key: u64,
         capacity: usize,
         commands: mpsc::Sender<Command>,
@@ -84,6 +96,7 @@ impl Subscription {
         let sink = Sink {
             key,
             to: Arc::clone(&to),
+            presence,
             pattern: pattern.filter(|pattern| !pattern.is_literal()),
             queue: sender,
             missed: 0,
@@ -113,10 +126,20 @@ impl Subscription {
         &self.to
     }
 
-    /// The next message, or that some were missed, or that no more will come.
+    /// The next message, or that some were missed, or that no more will come. Changes of presence
+    /// are passed over.
     pub async fn recv(&mut self) -> Result<Arc<Message>, RecvError> {
+        loop {
+            if let Received::Message(message) = self.recv_any().await? {
+                return Ok(message);
+            }
+        }
+    }
+
+    /// The next message or change of presence, or that some were missed, or that no more will come.
+    pub async fn recv_any(&mut self) -> Result<Received, RecvError> {
         match self.queue.recv().await {
-            Some(Item::Message(message)) => Ok(message),
+            Some(Item::Received(received)) => Ok(received),
             Some(Item::Missed(Missed::Dropped(missed))) => Err(RecvError::Missed(missed)),
             Some(Item::Missed(Missed::Lost(reason))) => Err(RecvError::Lost(reason)),
             None => Err(RecvError::Ended(self.end())),
@@ -133,10 +156,14 @@ impl Stream for Subscription {
     type Item = Result<Arc<Message>, Missed>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        Poll::Ready(ready!(self.queue.poll_recv(cx)).map(|item| match item {
-            Item::Message(message) => Ok(message),
-            Item::Missed(missed) => Err(missed),
-        }))
+        loop {
+            return Poll::Ready(match ready!(self.queue.poll_recv(cx)) {
+                Some(Item::Received(Received::Presence(_))) => continue,
+                Some(Item::Received(Received::Message(message))) => Some(Ok(message)),
+                Some(Item::Missed(missed)) => Some(Err(missed)),
+                None => None,
+            });
+        }
     }
 }
 
@@ -158,7 +185,12 @@ impl Sink {
 
     /// Queues a message, or counts it as missed.
     pub(crate) fn push(&mut self, message: &Arc<Message>) {
-        self.queue_up(Item::Message(Arc::clone(message)));
+        self.queue_up(Item::Received(Received::Message(Arc::clone(message))));
+    }
+
+    /// Queues a change of presence, or counts it as missed.
+    pub(crate) fn push_presence(&mut self, change: &Arc<PresenceChange>) {
+        self.queue_up(Item::Received(Received::Presence(Arc::clone(change))));
     }
 
     /// Tells that messages were lost; without room, that counts as one more missed.
@@ -215,7 +247,7 @@ mod tests {
             ("/user/ann/queue/x", "/user/queue/x", false),
         ] {
             let (commands, _kept) = mpsc::channel(1);
-            let (_subscription, sink) = Subscription::new(to, 1, 2, commands);
+            let (_subscription, sink) = Subscription::new(to, false, 1, 2, commands);
             assert_eq!(sink.takes(destination), takes, "{to} {destination}");
         }
     }
@@ -223,7 +255,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_slow_reader_misses_is_counted_in_its_place() {
         let (commands, _kept) = mpsc::channel(1);
-        let (mut subscription, mut sink) = Subscription::new("/topic/a", 1, 2, commands);
+        let (mut subscription, mut sink) = Subscription::new("/topic/a", false, 1, 2, commands);
         for id in 0..5 {
             sink.push(&message(id));
         }

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fanlight_client::{
-    Backoff, Begin, Client, ConnectOptions, Event, LinkError, Position, RecvError, RequestError,
-    Sent, Subscription,
+    Backoff, Begin, Client, ConnectOptions, Event, LinkError, Position, Received, RecvError,
+    RequestError, Sent, Subscription,
 };
 use peer::{Peer, Server};
 use serde_json::json;
@@ -217,6 +217,49 @@ async fn closing_says_goodbye_and_dropping_ends_the_task() {
     let (client, mut peer) = connected(&server).await;
     drop(client);
     assert_eq!(peer.closed().await, Some(1000));
+}
+
+#[tokio::test]
+async fn it_reads_members_and_is_told_who_comes_and_goes() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut plain = subscribed(&client, &mut peer, "/topic/a").await;
+    let answer = async {
+        assert_eq!(peer.hear().await["type"], "unsubscribe");
+        let request = peer.hear().await;
+        assert_eq!((&request["type"], &request["presence"]), (&json!("subscribe"), &json!(true)));
+        peer.say(&json!({ "type": "ok", "id": request["id"] })).await;
+    };
+    let (room, ()) = tokio::join!(client.subscribe_with_presence("/topic/a"), answer);
+    let mut room = room.unwrap();
+    let joined = json!({ "type": "presence", "to": "/topic/a", "joined": [{ "user": "bob" }], "left": [], "count": 2 });
+    peer.say(&joined).await;
+    peer.publish("/topic/a", 1).await;
+    let Ok(Received::Presence(change)) = room.recv_any().await else { panic!("no presence") };
+    assert_eq!((change.joined[0].user.as_deref(), change.count), (Some("bob"), 2));
+    assert_eq!(room.recv().await.unwrap().data.get(), "1");
+    assert_eq!(plain.recv().await.unwrap().data.get(), "1", "who did not ask is not told");
+
+    let answer = async {
+        let request = peer.hear().await;
+        assert_eq!((&request["type"], &request["limit"]), (&json!("presence"), &json!(2)));
+        let users = json!([{ "user": "ann", "sessions": 3 }]);
+        let members = json!({ "type": "members", "id": request["id"], "to": "/topic/a", "users": users, "count": 9, "cursor": "c" });
+        peer.say(&members).await;
+    };
+    let (members, ()) = tokio::join!(client.members("/topic/a", None, 2), answer);
+    let members = members.unwrap();
+    assert_eq!((members.count, members.cursor.as_deref()), (9, Some("c")));
+    assert_eq!(members.users[0].sessions, Some(3));
+    let refusal = async {
+        let request = peer.hear().await;
+        peer.say(
+            &json!({ "type": "error", "id": request["id"], "code": "bad_cursor", "message": "" }),
+        )
+        .await;
+    };
+    let (refused, ()) = tokio::join!(client.members("/topic/a", Some("x"), 2), refusal);
+    assert!(matches!(refused, Err(RequestError::Refused { code, .. }) if code == "bad_cursor"));
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! Encodes publications once per encoding, for all subscribers of a worker (invariant 1).
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -212,6 +213,9 @@ impl StompRest {
         if let Some(lost) = lost {
             writer = writer.header("lost", lost.code());
         }
+        if publication.is_presence() {
+            writer = writer.header("event", "presence");
+        }
         for (name, value) in &publication.headers {
             writer = writer.header(name, value);
         }
@@ -244,17 +248,20 @@ fn stomp_head(publication: &Publication, version: Version, id: &str, ack: bool) 
 
 fn native_message(publication: &Publication, named: bool) -> Bytes {
     let mut out = Vec::with_capacity(publication.body.len() + 192);
-    write_native(&mut out, publication, named);
+    if publication.is_presence() {
+        native::write_presence(&mut out, &shown_to(publication, named), &publication.body);
+    } else {
+        write_native(&mut out, publication, named);
+    }
     out.into()
 }
 
 /// Appends a publication as a native `message`.
 pub(crate) fn write_native(out: &mut Vec<u8>, publication: &Publication, named: bool) {
-    let destination = &publication.destination;
     native::write_message(
         out,
         &MessageFields {
-            to: &if named { destination.as_str().into() } else { destination.shown() },
+            to: &shown_to(publication, named),
             id: &publication.id.to_string(),
             body: &publication.body,
             content_type: publication.content_type.as_str(),
@@ -264,6 +271,12 @@ pub(crate) fn write_native(out: &mut Vec<u8>, publication: &Publication, named: 
             headers: &publication.headers,
         },
     );
+}
+
+/// The destination, as its subscriber asked for it.
+fn shown_to(publication: &Publication, named: bool) -> Cow<'_, str> {
+    let destination = &publication.destination;
+    if named { destination.as_str().into() } else { destination.shown() }
 }
 
 #[cfg(test)]

@@ -76,6 +76,8 @@ pub struct Member {
     pub session: SessionKey,
     /// In which bytes.
     pub wire: WireKey,
+    /// Whether it gets changes of presence too.
+    pub presence: bool,
     subscription: SubscriptionKey,
 }
 
@@ -157,8 +159,15 @@ impl Hub {
         let members = &mut self.groups[group].members;
         let place = Place { group: group as u32, index: members.len() as u32 };
         let subscription = SubscriptionKey(self.places.insert(place) as u32);
-        members.push(Member { session, wire, subscription });
+        members.push(Member { session, wire, presence: false, subscription });
         subscription
+    }
+
+    /// Gives a subscriber the changes of presence too.
+    pub fn show_presence(&mut self, key: SubscriptionKey) {
+        if let Some(Place { group, index }) = self.places.get(key.0 as usize).copied() {
+            self.groups[group as usize].members[index as usize].presence = true;
+        }
     }
 
     /// Lets a prepared subscriber get what comes. Of an active one it changes nothing.

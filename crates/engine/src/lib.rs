@@ -9,6 +9,7 @@ pub mod ids;
 pub mod limits;
 pub mod outbox;
 pub mod policy;
+pub mod presence;
 pub mod publication;
 pub mod registry;
 pub mod session;

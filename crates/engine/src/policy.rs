@@ -11,6 +11,7 @@ use fanlight_proto::{Destination, DestinationError, DestinationPattern, PatternE
 use crate::broker::Channel;
 use crate::history::{History, HistoryQuery, HistoryRange};
 use crate::hub::Target;
+use crate::presence::{MembersQuery, Place};
 use crate::publication::SessionId;
 
 pub use crate::auth::Principal;
@@ -50,6 +51,14 @@ pub struct HistoryPermit {
     destination: Destination,
     channel: Channel,
     history: History,
+}
+
+/// The right to see who is at one destination (design invariant 6).
+///
+/// Only this module makes one.
+#[derive(Debug, Clone)]
+pub struct PresencePermit {
+    place: Place,
 }
 
 /// Namespaces and rules, ready for use.
@@ -104,6 +113,12 @@ pub enum Denied {
     /// The namespace keeps no history.
     #[error("this namespace keeps no history")]
     NoHistory,
+    /// The namespace has no presence.
+    #[error("this namespace has no presence")]
+    NoPresence,
+    /// Presence is of one destination.
+    #[error("a pattern has no presence; subscribe to each destination")]
+    PatternPresence,
     /// The user's name makes the destination invalid.
     #[error(transparent)]
     Destination(#[from] DestinationError),
@@ -230,6 +245,20 @@ impl Policy {
         Ok(HistoryPermit { channel: namespace.channel_of(&destination), destination, history })
     }
 
+    /// Whether `subject` may see who is at `destination`.
+    pub fn presence(
+        &self,
+        subject: &Subject<'_>,
+        destination: &Destination,
+    ) -> Result<PresencePermit, Denied> {
+        let (destination, namespace) = self.decide(Action::Presence, subject, destination)?;
+        if !namespace.options.presence {
+            return Err(Denied::NoPresence);
+        }
+        let channel = namespace.channel_of(&destination);
+        Ok(PresencePermit { place: Place { channel, destination } })
+    }
+
     /// Whether `subject` may subscribe to every destination that `pattern` matches.
     ///
     /// The answer is yes only if that is certain: one namespace has them all and allows patterns,
@@ -339,6 +368,16 @@ impl SubscribePermit {
         }
     }
 
+    /// Where it makes the subscriber a member: at its destination, if the namespace has presence.
+    pub fn place(&self) -> Option<Place> {
+        match &self.target {
+            Target::Destination(destination) if self.options.presence => {
+                Some(Place { channel: self.channel.clone(), destination: destination.clone() })
+            }
+            _ => None,
+        }
+    }
+
     /// Target and channel, for the hub.
     pub fn into_parts(self) -> (Target, Channel) {
         (self.target, self.channel)
@@ -355,5 +394,13 @@ impl HistoryPermit {
     pub fn into_query(self, range: HistoryRange, limit: u32) -> HistoryQuery {
         let Self { destination, channel, history } = self;
         HistoryQuery { channel, destination, history, range, limit }
+    }
+}
+
+impl PresencePermit {
+    /// The query that it allows; what exceeds the limits is cut to them.
+    pub fn into_query(self, cursor: Option<Box<str>>, limit: Option<u32>) -> MembersQuery {
+        let limit = limit.unwrap_or(MembersQuery::DEFAULT_LIMIT).min(MembersQuery::MAX_LIMIT);
+        MembersQuery { place: self.place, cursor, limit }
     }
 }

@@ -45,6 +45,9 @@ pub enum ContentType {
     Json,
     /// `text/plain`
     Text,
+    /// A change of presence, from Fanlight itself: nothing that a client sends becomes one. Only
+    /// subscribers that asked for presence get it.
+    Presence,
     /// Any other, as it was sent.
     Other(Box<str>),
 }
@@ -54,7 +57,7 @@ impl ContentType {
     pub fn as_str(&self) -> Option<&str> {
         match self {
             Self::Unspecified => None,
-            Self::Json => Some("application/json"),
+            Self::Json | Self::Presence => Some("application/json"),
             Self::Text => Some("text/plain"),
             Self::Other(text) => Some(text),
         }
@@ -69,6 +72,13 @@ impl From<&str> for ContentType {
             "text/plain" => Self::Text,
             other => Self::Other(other.into()),
         }
+    }
+}
+
+impl Publication {
+    /// Whether it is for those only who asked for presence.
+    pub fn is_presence(&self) -> bool {
+        self.content_type == ContentType::Presence
     }
 }
 

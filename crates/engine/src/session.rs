@@ -18,6 +18,7 @@ mod headers;
 mod heartbeat;
 mod live;
 mod native;
+mod presence;
 mod recovery;
 mod stomp;
 mod subscriptions;
@@ -35,6 +36,7 @@ use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
+use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
 use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
@@ -124,6 +126,12 @@ pub enum Effect {
     History(Box<HistoryQuery>),
     /// Undo one join. No answer.
     Leave(Channel),
+    /// The session is at a place from now on. No answer.
+    Appear(Place, Member),
+    /// It is not any more. No answer.
+    Vanish(Place, Member),
+    /// Read members; answered by [`Done::Members`].
+    Members(MembersQuery),
     /// Close the transport with this reason once everything before is written. No effect follows.
     Close(CloseReason),
 }
@@ -143,6 +151,8 @@ pub enum Done {
     Recovered(Recovered),
     /// To [`Effect::History`].
     History(Result<HistoryPage, HistoryError>),
+    /// To [`Effect::Members`].
+    Members(Result<MembersPage, PresenceError>),
 }
 
 /// One transport message.
@@ -288,6 +298,7 @@ impl Session {
             (Work::History(asking), Done::History(result)) => {
                 self.on_history(cx, asking, result);
             }
+            (Work::Members(asked), Done::Members(result)) => self.on_members(cx, asked, result),
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
                 self.fail(cx, &Fault::internal());
@@ -475,10 +486,10 @@ impl Session {
 
     /// Leaves all that was joined; from here on the session only waits to be dropped.
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
-        let exit = self.exit(reason);
+        let (exit, member) = (self.exit(reason), self.member());
         if let Some(live) = self.live_mut() {
-            for subscription in live.subscriptions.take_all() {
-                live.left(cx, subscription);
+            while let Some(subscription) = live.subscriptions.take_first() {
+                live.left(cx, subscription, &member);
             }
         }
         cx.effects.extend(exit);

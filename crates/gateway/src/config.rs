@@ -18,7 +18,7 @@ pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
     History, Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit,
-    Origin, Pattern, Policy, Rule, Stomp, WebSocket,
+    Origin, Pattern, Policy, Presence, Rule, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

@@ -15,6 +15,7 @@ pub mod health;
 pub mod jwt;
 pub mod node;
 pub mod origin;
+pub mod presence;
 pub mod problem;
 pub mod registry;
 pub mod server;

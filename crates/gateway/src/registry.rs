@@ -6,9 +6,11 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
+use fanlight_engine::presence::Presence;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
 use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisRegistry, RegistryOptions, control,
+    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPresence, RedisRegistry, RegistryOptions,
+    control,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -17,6 +19,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, ConfigError};
+use crate::presence;
 use crate::worker::{Inbox, WorkerHandle};
 
 /// What this node shares with the others.
@@ -25,6 +28,8 @@ pub struct Cluster {
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Keeps who is where.
+    pub presence: Arc<dyn Presence>,
     redis: Option<(Arc<RedisRegistry>, Arc<Lease>)>,
 }
 
@@ -52,7 +57,9 @@ impl Cluster {
         if config.broker.kind == BrokerKind::Memory {
             let broker = Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)));
             let registry = Arc::new(MemoryRegistry::new(alone(info), limit, sessions));
-            return Ok(Self { broker, registry, redis: None });
+            let options = config.presence_options();
+            let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
+            return Ok(Self { broker, registry, presence, redis: None });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, inbox) = control();
@@ -74,17 +81,21 @@ impl Cluster {
             tracker,
             shutdown,
         );
-        let held = vec![Arc::clone(&registry) as Arc<dyn Reap>];
+        let options = config.presence_options();
+        let presence = RedisPresence::start(&broker, &lease, options, tracker, shutdown.clone());
+        let presence = Arc::new(presence);
+        let held =
+            vec![Arc::clone(&registry) as Arc<dyn Reap>, Arc::clone(&presence) as Arc<dyn Reap>];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
-        Ok(Self { broker, registry: shared, redis: Some((registry, lease)) })
+        Ok(Self { broker, registry: shared, presence, redis: Some((registry, lease)) })
     }
 
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so
     /// that nobody waits for its end.
     pub async fn leave(&self) {
         if let Some((registry, lease)) = &self.redis {
-            registry.flush().await;
+            tokio::join!(registry.flush(), self.presence.settle());
             lease.release().await;
         }
     }

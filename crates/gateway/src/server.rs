@@ -108,6 +108,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         rules: Arc::new(rules),
         authenticator: Arc::new(authenticator),
         broker: Arc::clone(&cluster.broker),
+        presence: Arc::clone(&cluster.presence),
         registry: Arc::clone(&cluster.registry),
         clock,
         outbox_limits: OutboxLimits {

@@ -23,6 +23,7 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::presence::Presence;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
@@ -56,6 +57,8 @@ pub struct WorkerShared {
     pub authenticator: Arc<Authenticator>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
+    /// Keeps who is where.
+    pub presence: Arc<dyn Presence>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
     /// The time.
@@ -408,6 +411,18 @@ impl Worker {
             Effect::Leave(channel) => {
                 self.leave(&channel);
                 None
+            }
+            Effect::Appear(place, member) => {
+                self.shared.presence.enter(&place, member);
+                None
+            }
+            Effect::Vanish(place, member) => {
+                self.shared.presence.exit(&place, member);
+                None
+            }
+            Effect::Members(query) => {
+                let members = self.shared.presence.members(query);
+                self.start(key, members, Done::Members)
             }
             Effect::Close(reason) => {
                 self.close(key, reason, now);

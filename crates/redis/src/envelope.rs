@@ -5,7 +5,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bits 4-5 content type |
+//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bits 4-5 content type, bit 7 a change of presence |
 //! | 16 | publication id |
 //! | 8 | time of acceptance, milliseconds since the Unix epoch |
 //! | 16 | epoch and offset, if bit 0 |
@@ -86,6 +86,7 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
     flags |= u8::from(publication.position.is_some()) * POSITION;
     flags |= u8::from(publication.publisher.is_some()) * PUBLISHER;
     flags |= u8::from(!publication.headers.is_empty()) * HEADERS;
+    flags |= u8::from(publication.is_presence()) * PRESENCE;
     out.extend_from_slice(&[VERSION, flags]);
     out.extend_from_slice(publication.id.0.as_bytes());
     out.extend_from_slice(&publication.at_unix_ms.to_le_bytes());
@@ -157,6 +158,7 @@ pub fn decode(
     }
     let destination = destinations.parse(fields.bytes("destination")?)?;
     let content_type = match flags >> CONTENT_TYPE_SHIFT & 3 {
+        0 if flags & PRESENCE != 0 => ContentType::Presence,
         0 => ContentType::Unspecified,
         1 => ContentType::Json,
         2 => ContentType::Text,
@@ -292,7 +294,7 @@ impl<'e> Fields<'e> {
 
 fn content_type_code(content_type: &ContentType) -> u8 {
     match content_type {
-        ContentType::Unspecified => 0,
+        ContentType::Unspecified | ContentType::Presence => 0,
         ContentType::Json => 1,
         ContentType::Text => 2,
         ContentType::Other(_) => 3,
@@ -327,7 +329,8 @@ const POSITION: u8 = 1;
 const PUBLISHER: u8 = 1 << 1;
 const HEADERS: u8 = 1 << 2;
 const CONTENT_TYPE_SHIFT: u8 = 4;
-const KNOWN_FLAGS: u8 = POSITION | PUBLISHER | HEADERS | 3 << CONTENT_TYPE_SHIFT;
+const PRESENCE: u8 = 1 << 7;
+const KNOWN_FLAGS: u8 = POSITION | PUBLISHER | HEADERS | 3 << CONTENT_TYPE_SHIFT | PRESENCE;
 const FIXED_BYTES: usize = 2 + 16 + 8;
 const DESTINATION_SLOTS: usize = 1024;
 
@@ -369,6 +372,16 @@ mod tests {
     fn the_header_of_a_plain_publication_is_39_bytes() {
         let publication = sample();
         assert_eq!(encoded(&publication).len(), 39 + publication.body.len());
+    }
+
+    #[test]
+    fn no_content_type_makes_a_message_a_change_of_presence() {
+        let change = Publication { content_type: ContentType::Presence, ..sample() };
+        assert_eq!(decoded(&encoded(&change)), Ok(change));
+        for text in ["application/json", "presence", ""] {
+            let message = Publication { content_type: text.into(), ..sample() };
+            assert!(!decoded(&encoded(&message)).unwrap().is_presence(), "{text}");
+        }
     }
 
     #[test]

@@ -18,6 +18,7 @@
 //! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
 //! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
+//! | [`RedisPresence`] | who is where, entered under the node's lease |
 
 mod broker;
 mod canary;
@@ -36,6 +37,7 @@ mod meters;
 mod names;
 mod partitions;
 mod pipeline;
+mod presence;
 mod reaper;
 mod reconnect;
 mod redirect;
@@ -58,6 +60,7 @@ pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
 pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
+pub use presence::{PresenceOptions, RedisPresence};
 pub use reaper::{Reap, Reaper};
 pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};
 pub use tls::TlsError;

@@ -64,6 +64,8 @@ scripts! {
     HISTORY = "meta.lua" "history.lua";
     LEASE = "lease.lua";
     LEASE_END = "lease_end.lua";
+    PRESENCE_SET = "presence_set.lua";
+    PRESENCE_TELL = "presence_tell.lua";
     REAP_CLAIM = "reap_claim.lua";
     REAP_FORGET = "reap_forget.lua";
     REGISTRY = "registry.lua";

@@ -65,6 +65,11 @@ impl MemoryBroker {
         self.dropped.load(Ordering::Relaxed)
     }
 
+    /// Delivers what Fanlight itself has to say on a channel; no history keeps it.
+    pub(crate) fn announce(&self, channel: &Channel, publication: Arc<Publication>) {
+        self.deliver(&self.shard(channel), channel, publication);
+    }
+
     fn shard(&self, channel: &Channel) -> MutexGuard<'_, Shard> {
         let index = self.hasher.hash_one(channel) as usize % SHARDS;
         // A shard is consistent between any two statements, so a panicking sink poisons nothing.

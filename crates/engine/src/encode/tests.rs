@@ -150,6 +150,31 @@ fn what_is_kept_for_the_ids_that_clients_choose_is_bounded() {
 }
 
 #[test]
+fn a_change_of_presence_is_a_presence_in_native_and_an_event_in_stomp() {
+    let change = br#"{"joined":[{"user":"bob"}],"left":[],"count":2}"#;
+    let publication = Arc::new(Publication {
+        content_type: ContentType::Presence,
+        headers: Box::default(),
+        publisher: None,
+        position: None,
+        ..(*publication(1, change)).clone()
+    });
+    let (hub, members) = hub([Wire::Native { named: false }, stomp(Version::V12, "s")]);
+    let mut encoder = Encoder::new(64);
+    let of_run = [publication];
+    let mut run = encoder.run(&of_run);
+    let native = read(run.chunk(members[0].wire, Framing::WebSocket, &hub), false);
+    let expected =
+        br#"{"type":"presence","to":"/topic/a","joined":[{"user":"bob"}],"left":[],"count":2}"#;
+    assert_eq!(native, [(true, expected.to_vec())]);
+    let stomp = read(run.chunk(members[1].wire, Framing::WebSocket, &hub), false);
+    let frame = frame(&stomp[0].1, Version::V12);
+    assert_eq!(frame.header("event"), Some("presence"));
+    assert_eq!(frame.header("content-type"), Some("application/json"));
+    assert_eq!(&frame.body[..], change);
+}
+
+#[test]
 fn a_loss_is_told_by_the_first_stomp_frame_of_the_run_only() {
     let (hub, members) = hub([stomp(Version::V12, "s"), Wire::Native { named: false }]);
     let publications = [publication(1, b"1"), publication(2, b"2")];

@@ -34,6 +34,8 @@ pub struct Namespace {
 pub struct NamespaceOptions {
     /// What is kept of each destination's publications; `None` keeps nothing.
     pub history: Option<History>,
+    /// Whether it is kept and told who is subscribed to each destination.
+    pub presence: bool,
     /// Whether it is recorded who subscribes to its destinations, and which are occupied.
     pub events: bool,
 }

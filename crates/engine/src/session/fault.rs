@@ -13,6 +13,7 @@ use crate::broker::PublishError;
 use crate::history::HistoryError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
+use crate::presence::PresenceError;
 
 /// Something that a client is told has failed.
 #[derive(Debug)]
@@ -348,6 +349,17 @@ impl From<Denied> for Fault {
                 let fault = Self::of(CloseReason::Forbidden, denied.to_string(), "");
                 Self { gravity: Gravity::Denied, ..fault }
             }
+        }
+    }
+}
+
+impl From<PresenceError> for Fault {
+    fn from(error: PresenceError) -> Self {
+        let fault = |code, reason| Self::new(code, error.to_string(), "", reason);
+        match error {
+            PresenceError::Unavailable => fault("unavailable", CloseReason::Unavailable)
+                .retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+            PresenceError::BadCursor => fault("bad_cursor", CloseReason::ProtocolError),
         }
     }
 }

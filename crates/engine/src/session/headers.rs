@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 26] = [
+const RESERVED: [&str; 27] = [
     "accept-version",
     "ack",
     "authorization",
@@ -40,6 +40,7 @@ const RESERVED: [&str; 26] = [
     "destination",
     "duplicate",
     "epoch",
+    "event",
     "heart-beat",
     "idempotency-key",
     "last-event-id",

@@ -9,6 +9,7 @@ use fanlight_proto::{Destination, DestinationPattern, Position};
 
 use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
+use super::presence::{self, Asked};
 use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Subscription, Subscriptions};
 use super::transactions::Transactions;
@@ -18,6 +19,7 @@ use crate::broker::{PublishError, Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
+use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId};
 use crate::registry::SubscriptionChange;
 
@@ -43,6 +45,7 @@ pub(super) enum Work {
     Join(Joining),
     Recover(Recovering),
     History(Asking),
+    Members(Asked),
 }
 
 /// Publications on their way, one at a time.
@@ -120,10 +123,11 @@ impl Live {
     }
 
     /// Undoes a subscription that was removed from the list.
-    pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription) {
+    pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription, member: &Member) {
         cx.hub.unsubscribe(subscription.key);
         self.record(cx, &subscription, false);
         cx.effects.push(Effect::Leave(subscription.channel));
+        presence::vanish(cx, subscription.place, &self.subscriptions, member);
     }
 
     pub(super) fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
@@ -234,7 +238,7 @@ impl Session {
 
     /// The right to subscribe to the destination or pattern `to`.
     pub(super) fn may_subscribe(&self, cx: &Cx<'_>, to: &str) -> Result<SubscribePermit, Fault> {
-        if !to.contains(['*', '?', '{', '}']) {
+        if !is_pattern(to) {
             let destination = parse_destination(cx, to)?;
             return Ok(cx.rules.policy.subscribe(&self.subject(), &destination)?);
         }
@@ -248,9 +252,10 @@ impl Session {
 
     /// Ends a subscription.
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
+        let member = self.member();
         let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
         let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
-        live.left(cx, subscription);
+        live.left(cx, subscription, &member);
         Ok(())
     }
 
@@ -271,6 +276,11 @@ impl Session {
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
         }
     }
+}
+
+/// Whether a client means several destinations.
+pub(super) fn is_pattern(to: &str) -> bool {
+    to.contains(['*', '?', '{', '}'])
 }
 
 pub(super) fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {

@@ -15,6 +15,8 @@ use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
 use super::live::{Answer, Draft, Note, Work};
+use super::presence::Page;
+use super::recovery::Wish;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
@@ -70,7 +72,7 @@ impl Session {
         self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, since, history, id } => {
+            ClientMessage::Subscribe { to, since, history, presence, id } => {
                 let start = match (since, history) {
                     (Some(since), _) => Start::After(since),
                     (None, Some(newest)) => Start::Newest(newest),
@@ -78,8 +80,8 @@ impl Session {
                 };
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
-                let answer = Answer::to(id);
-                self.subscribe(cx, &to, &to, wire, start, answer).map_err(|(fault, _)| fault)
+                let (wish, answer) = (Wish { start, presence }, Answer::to(id));
+                self.subscribe(cx, &to, &to, wire, wish, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
                 self.unsubscribe(cx, &to)?;
@@ -89,6 +91,9 @@ impl Session {
             message @ ClientMessage::Send { .. } => self.native_send(cx, message),
             ClientMessage::History { to, since, limit, id } => {
                 self.ask_history(cx, &to, since, limit, id)
+            }
+            ClientMessage::Presence { to, cursor, limit, id } => {
+                self.ask_members(cx, id, &to, Page { cursor: cursor.as_deref(), limit })
             }
             ClientMessage::Refresh { token, id } => {
                 if self.principal().is_none() {
@@ -164,9 +169,11 @@ impl Session {
 
     fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
         let Some(live) = self.live() else { return };
-        let all: Vec<Box<str>> = live.subscriptions.ids().map(Into::into).collect();
-        for to in all {
-            if self.may_subscribe(cx, &to).is_err() && self.unsubscribe(cx, &to).is_ok() {
+        let all = live.subscriptions.iter().map(|own| (own.id.clone(), own.presence));
+        for (to, presence) in all.collect::<Vec<_>>() {
+            let is_allowed = self.may_subscribe(cx, &to).is_ok()
+                && (!presence || self.may_see_presence(cx, &to).is_ok());
+            if !is_allowed && self.unsubscribe(cx, &to).is_ok() {
                 self.native_fail(cx, &Fault::subscription_revoked(&to), None);
             }
         }
@@ -202,6 +209,7 @@ impl Answer {
 fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     match message {
         ClientMessage::Connect { .. } => None,
+        ClientMessage::Presence { id, .. } => Some(id.clone()),
         ClientMessage::Subscribe { id, .. }
         | ClientMessage::Unsubscribe { id, .. }
         | ClientMessage::Send { id, .. }
@@ -227,7 +235,7 @@ pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
     write(cx, &ServerMessage::Ok(confirmed));
 }
 
-fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
+pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
     let mut payload = Vec::new();
     message.write(&mut payload);
     cx.effects.push(Effect::Write { text: true, payload });
@@ -243,8 +251,8 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, since, history, id } => {
-            ClientMessage::Subscribe { to: owned(to), since, history, id }
+        ClientMessage::Subscribe { to, since, history, presence, id } => {
+            ClientMessage::Subscribe { to: owned(to), since, history, presence, id }
         }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
         ClientMessage::Send { to, body, content_type, headers, key, id } => ClientMessage::Send {
@@ -257,6 +265,9 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
         },
         ClientMessage::History { to, since, limit, id } => {
             ClientMessage::History { to: owned(to), since, limit, id }
+        }
+        ClientMessage::Presence { to, cursor, limit, id } => {
+            ClientMessage::Presence { to: owned(to), cursor: cursor.map(owned), limit, id }
         }
         ClientMessage::Refresh { token, id } => ClientMessage::Refresh { token: owned(token), id },
         ClientMessage::Ping { id } => ClientMessage::Ping { id },

@@ -12,6 +12,7 @@ use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, IdempotencyKey, Lost};
 use crate::hub::{SubscriptionKey, Wire};
 use crate::policy::Denied;
+use crate::presence::Place;
 use crate::timeline::{Recovered, Start};
 
 /// How a subscription joins the timeline of its destination.
@@ -31,11 +32,19 @@ pub struct Recover {
     pub is_degraded: bool,
 }
 
+/// What a client wants of a subscription besides what comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Wish {
+    /// What to begin with.
+    pub(super) start: Start,
+    /// Whether to be told who comes and goes.
+    pub(super) presence: bool,
+}
+
 /// A subscription whose channel is being joined.
 #[derive(Debug)]
 pub(super) struct Joining {
-    answer: Answer,
-    start: Start,
+    beginning: Beginning,
     /// Where the destination has history.
     recover: Option<Recover>,
 }
@@ -43,9 +52,18 @@ pub(super) struct Joining {
 /// A subscription that joins its timeline.
 #[derive(Debug)]
 pub(super) struct Recovering {
+    beginning: Beginning,
+    is_degraded: bool,
+}
+
+/// What is to be done once a subscription is live.
+#[derive(Debug)]
+struct Beginning {
     answer: Answer,
     start: Start,
-    is_degraded: bool,
+    key: SubscriptionKey,
+    /// Where it makes its session a member.
+    place: Option<Box<Place>>,
 }
 
 /// A request for what was published before.
@@ -63,10 +81,12 @@ impl Session {
         id: &str,
         to: &str,
         wire: Wire<'_>,
-        start: Start,
+        Wish { start, presence }: Wish,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
-        let permitted = self.permit_subscription(cx, id, to).and_then(|permit| {
+        let seen = if presence { self.may_see_presence(cx, to).map(drop) } else { Ok(()) };
+        let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
+        let permitted = permitted.and_then(|permit| {
             self.permit_start(cx, &permit, start)?;
             Ok(permit)
         });
@@ -76,12 +96,23 @@ impl Session {
         };
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
         let recorded = permit.options().events;
+        let place = permit.place().map(Box::new);
         let (target, channel) = permit.into_parts();
         let key = match history {
             Some(_) => cx.hub.prepare(self.key, target, channel.clone(), wire),
             None => cx.hub.subscribe(self.key, target, channel.clone(), wire),
         };
-        let subscription = Subscription { id: id.into(), key, channel: channel.clone(), recorded };
+        if presence {
+            cx.hub.show_presence(key);
+        }
+        let subscription = Subscription {
+            id: id.into(),
+            key,
+            channel: channel.clone(),
+            place: None,
+            presence,
+            recorded,
+        };
         if let Some(live) = self.live_mut() {
             live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
@@ -94,7 +125,7 @@ impl Session {
             start,
             is_degraded: false,
         });
-        let joining = Joining { answer, start, recover };
+        let joining = Joining { beginning: Beginning { answer, start, key, place }, recover };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
         Ok(())
     }
@@ -117,24 +148,28 @@ impl Session {
     }
 
     pub(super) fn on_joined(&mut self, cx: &mut Cx<'_>, joining: Joining, joined: Joined) {
-        let Joining { answer, start, recover } = joining;
+        let Joining { beginning, recover } = joining;
         let is_degraded = joined == Joined::Degraded;
         if let Some(recover) = recover {
             let recover = Box::new(Recover { is_degraded, ..recover });
-            let recovering = Recovering { answer, start, is_degraded };
+            let recovering = Recovering { beginning, is_degraded };
             return self.start(cx, Work::Recover(recovering), Effect::Recover(recover));
         }
-        let outcome = (start != Start::Now).then_some(Err(Lost::NoHistory));
+        let outcome = (beginning.start != Start::Now).then_some(Err(Lost::NoHistory));
         let recovered = Recovered { position: None, outcome, count: 0 };
-        self.on_recovered(cx, Recovering { answer, start, is_degraded }, recovered);
+        self.on_recovered(cx, Recovering { beginning, is_degraded }, recovered);
     }
 
     pub(super) fn on_recovered(
         &mut self,
         cx: &mut Cx<'_>,
-        Recovering { answer, start, is_degraded }: Recovering,
+        Recovering { beginning, is_degraded }: Recovering,
         Recovered { position, outcome, count }: Recovered,
     ) {
+        let Beginning { answer, start, key, place } = beginning;
+        if let Some(place) = place {
+            self.appear(cx, key, place);
+        }
         let note = Note {
             degraded: is_degraded,
             position,

@@ -10,6 +10,7 @@ use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
 use super::live::{Answer, Draft, Note};
+use super::recovery::Wish;
 use super::{Codec, Cx, Effect, Fault, Session, State};
 use crate::hub::Wire;
 use crate::timeline::Start;
@@ -188,9 +189,17 @@ impl Session {
             }
         };
         let start = position(frame)?.map_or(Start::Now, Start::After);
+        let presence = match frame.header("presence") {
+            None | Some("false") => false,
+            Some("true") => true,
+            Some(_) => {
+                let message = "the header presence has an unknown value";
+                return Err(Fault::bad_header(message, "use true or false"));
+            }
+        };
         let wire = Wire::Stomp { version, id, ack };
-        let asked = std::mem::take(answer);
-        self.subscribe(cx, id, to, wire, start, asked).map_err(|(fault, unanswered)| {
+        let (wish, asked) = (Wish { start, presence }, std::mem::take(answer));
+        self.subscribe(cx, id, to, wire, wish, asked).map_err(|(fault, unanswered)| {
             *answer = unanswered;
             fault
         })

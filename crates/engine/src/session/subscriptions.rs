@@ -2,6 +2,7 @@
 
 use crate::broker::Channel;
 use crate::hub::SubscriptionKey;
+use crate::presence::Place;
 
 /// One subscription of a session.
 #[derive(Debug)]
@@ -10,6 +11,10 @@ pub(super) struct Subscription {
     pub(super) id: Box<str>,
     pub(super) key: SubscriptionKey,
     pub(super) channel: Channel,
+    /// Where it makes its session a member, once it is live.
+    pub(super) place: Option<Box<Place>>,
+    /// Whether it gets changes of presence.
+    pub(super) presence: bool,
     /// Whether its beginning was recorded, so that its end is to be too.
     pub(super) recorded: bool,
 }
@@ -27,8 +32,13 @@ impl Subscriptions {
         self.0.iter().any(|subscription| *subscription.id == *id)
     }
 
-    pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
-        self.0.iter().map(|subscription| &*subscription.id)
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
+        self.0.iter()
+    }
+
+    /// Whether one of them makes the session a member at `place`.
+    pub(super) fn is_at(&self, place: &Place) -> bool {
+        self.0.iter().any(|subscription| subscription.place.as_deref() == Some(place))
     }
 
     pub(super) fn add(&mut self, subscription: Subscription) {
@@ -37,6 +47,10 @@ impl Subscriptions {
             self.0.reserve_exact(self.0.len().max(1));
         }
         self.0.push(subscription);
+    }
+
+    pub(super) fn by_key(&mut self, key: SubscriptionKey) -> Option<&mut Subscription> {
+        self.0.iter_mut().find(|subscription| subscription.key == key)
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Subscription> {
@@ -48,7 +62,8 @@ impl Subscriptions {
         Some(removed)
     }
 
-    pub(super) fn take_all(&mut self) -> Vec<Subscription> {
-        std::mem::take(&mut self.0)
+    /// Takes the first.
+    pub(super) fn take_first(&mut self) -> Option<Subscription> {
+        (!self.0.is_empty()).then(|| self.0.remove(0))
     }
 }

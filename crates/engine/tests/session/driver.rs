@@ -11,6 +11,7 @@ use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
     Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
 };
+use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
@@ -38,6 +39,8 @@ pub(crate) struct Driver {
     pub(crate) entered: i32,
     /// Joins without their leave, by channel.
     pub(crate) joined: BTreeMap<String, i32>,
+    /// Appearances without their end, by destination.
+    pub(crate) present: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
     pub(crate) log: Vec<String>,
     ids: Ids,
@@ -53,6 +56,7 @@ pub(crate) enum Pending {
     Authenticated(String),
     Published(PublicationId),
     Joined,
+    Members,
     Entered,
     Recovered,
     History,
@@ -75,6 +79,7 @@ impl Driver {
             registry_shown: false,
             entered: 0,
             joined: BTreeMap::new(),
+            present: BTreeMap::new(),
             log: Vec::new(),
             ids,
             activity: Activity { last_received_ms: START.mono_ms, last_sent_ms: START.mono_ms },
@@ -238,6 +243,7 @@ impl Driver {
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
+            Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
             Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
             Some(Pending::Recovered) => self.answer_recovered(None, 0),
             Some(Pending::History) => {
@@ -302,6 +308,19 @@ impl Driver {
             Effect::Leave(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() -= 1;
                 (format!("S! leave {}", channel.as_str()), None)
+            }
+            Effect::Appear(place, member) => {
+                *self.present.entry(place.destination.to_string()).or_default() += 1;
+                (format!("S! appear {} as {}", place.destination, shown_member(&member)), None)
+            }
+            Effect::Vanish(place, member) => {
+                *self.present.entry(place.destination.to_string()).or_default() -= 1;
+                (format!("S! vanish {} as {}", place.destination, shown_member(&member)), None)
+            }
+            Effect::Members(MembersQuery { place, cursor, limit }) => {
+                let cursor = cursor.map(|cursor| format!(" after {cursor}")).unwrap_or_default();
+                let line = format!("S? members {} {limit}{cursor}", place.destination);
+                (line, Some(Pending::Members))
             }
             Effect::Close(reason) => {
                 self.closed = Some(reason);
@@ -471,6 +490,10 @@ fn native_line(payload: &[u8]) -> String {
         object.insert("message_id".into(), "<id>".into());
     }
     format!("{} {}", kind.as_str().unwrap(), serde_json::to_string(&object).unwrap())
+}
+
+fn shown_member(member: &Member) -> &str {
+    member.user().map_or("<anonymous>", |user| user)
 }
 
 fn publication_line(publication: &Publication) -> String {

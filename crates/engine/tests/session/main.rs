@@ -10,6 +10,7 @@ mod driver;
 mod errors;
 mod model;
 mod native;
+mod presence;
 mod receipts;
 mod recovery;
 mod registry;

@@ -166,6 +166,8 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.header", limits.header.0),
         ("native.heartbeat", config.native.heartbeat.as_ms()),
         ("drain.shutdown_timeout", config.drain.shutdown_timeout.as_ms()),
+        ("presence.changes", config.presence.changes.into()),
+        ("presence.interval", config.presence.interval.as_ms()),
         ("redis.response_timeout", config.redis.response_timeout.as_ms()),
     ] {
         if value == 0 {

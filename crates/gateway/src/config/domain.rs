@@ -10,12 +10,15 @@ use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
 use fanlight_engine::registry::{SessionLimit, WhenFull};
 use fanlight_engine::session;
+use fanlight_redis::PresenceOptions;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Rule};
+use super::{
+    Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Presence, Rule,
+};
 
 impl Config {
     /// How many worker threads to run.
@@ -116,6 +119,12 @@ impl Config {
         })
     }
 
+    /// How it is told who comes and goes.
+    pub fn presence_options(&self) -> PresenceOptions {
+        let Presence { interval, changes } = &self.presence;
+        PresenceOptions { interval: interval.0, changes_max: *changes }
+    }
+
     fn policy_problem(&self, error: &PolicyError) -> Problem {
         let fault = error.to_string();
         let named = |name: &String| self.namespaces.iter().rposition(|own| own.name == *name);
@@ -156,6 +165,7 @@ impl Namespace {
                     size: history.size,
                     ttl_ms: history.ttl.as_ms(),
                 }),
+                presence: self.presence,
                 events: self.events,
             },
         }
@@ -168,6 +178,7 @@ impl Rule {
             Action::Subscribe => policy::Action::Subscribe,
             Action::Publish => policy::Action::Publish,
             Action::History => policy::Action::History,
+            Action::Presence => policy::Action::Presence,
         };
         PolicyRule {
             effect: match self.effect {

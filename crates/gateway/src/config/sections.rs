@@ -40,6 +40,8 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// Who may do what. What no rule allows is denied.
     pub policy: Policy,
+    /// How it is told who comes and goes, in namespaces with `presence = true`.
+    pub presence: Presence,
     /// What carries messages between nodes.
     pub broker: Broker,
     /// The connection to Redis or Valkey, where that is the broker.
@@ -270,6 +272,10 @@ pub struct Namespace {
     /// Whether sessions without a token may use it, as far as the policy allows.
     #[serde(default)]
     pub anonymous: bool,
+    /// Whether it is kept who is subscribed to each destination here, for those to see whom the
+    /// policy allows the action "presence".
+    #[serde(default)]
+    pub presence: bool,
     /// Whether it is recorded who subscribes here, and which destinations have subscribers at
     /// all. Needs `events.enabled`, and does not go with `patterns`.
     #[serde(default)]
@@ -356,7 +362,21 @@ words! {
         Publish = "publish",
         /// Reading what was sent before.
         History = "history",
+        /// Seeing who is subscribed.
+        Presence = "presence",
     }
+}
+
+/// How it is told who comes and goes, in namespaces with `presence = true`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Presence {
+    /// How long changes of a destination are gathered before they are published together. Who
+    /// comes and goes again within it is not told.
+    pub interval: Span,
+    /// A change of more members than this tells their count only, and clients read the members
+    /// anew.
+    pub changes: u32,
 }
 
 /// What carries messages between nodes.
@@ -537,6 +557,12 @@ impl Default for Limits {
 impl Default for Policy {
     fn default() -> Self {
         Self { on_forbidden: OnForbidden::Error, rules: Vec::new() }
+    }
+}
+
+impl Default for Presence {
+    fn default() -> Self {
+        Self { interval: Span::milliseconds(500), changes: 100 }
     }
 }
 

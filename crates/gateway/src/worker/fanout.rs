@@ -14,7 +14,8 @@ use super::Worker;
 use super::guard::count_panic;
 use super::slot::Written;
 
-/// Publications of one destination that go out together, in broker order.
+/// Publications of one destination that go out together, in broker order; either all of them are
+/// changes of presence or none is.
 pub(super) struct Run {
     pub channel: Channel,
     pub publications: Vec<Arc<Publication>>,
@@ -62,6 +63,7 @@ impl Worker {
     pub(super) async fn fan_out_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
         let now = self.shared.clock.now();
         let destination = &run.publications[0].destination;
+        let is_presence = run.is_presence();
         let mut encodings = self.encoder.run_after(&run.publications, lost);
         let mut unwritten = Vec::new();
         let mut since_yield = 0;
@@ -75,6 +77,9 @@ impl Worker {
         while let Some(members) = groups.next() {
             let overlaps = !seen.is_empty() || groups.peek().is_some();
             for member in members {
+                if is_presence && !member.presence {
+                    continue;
+                }
                 if overlaps
                     && matches!(member.wire, WireKey::Native { .. })
                     && !seen.insert(member.session)
@@ -109,6 +114,12 @@ impl Worker {
     }
 }
 
+impl Run {
+    fn is_presence(&self) -> bool {
+        self.publications[0].is_presence()
+    }
+}
+
 /// Groups a tick's publications by destination, each in order, into runs of a bounded size.
 fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
@@ -118,6 +129,7 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
             let bytes = publication.body.len() + OVERHEAD_BYTES;
             let destination = publication.destination.to_shared();
             if let Some(&at) = latest.get(&destination)
+                && runs[at].is_presence() == publication.is_presence()
                 && runs[at].bytes + bytes <= RUN_MAX_BYTES
                 && runs[at].is_positioned() == publication.position.is_some()
             {

@@ -4,12 +4,15 @@ use std::net::{IpAddr, TcpListener};
 
 use bytes::Bytes;
 use fanlight_engine::auth::TokenRules;
-use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Published, Reach};
+use fanlight_engine::broker::{
+    BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach, WallClock,
+};
 use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
+use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
@@ -75,6 +78,11 @@ impl Broker for ToldBroker {
     }
 }
 
+fn presence() -> MemoryPresence {
+    let clock: WallClock = Arc::new(|| 0);
+    MemoryPresence::new(Arc::new(MemoryBroker::new(Vec::new(), Arc::clone(&clock))), clock, 1, 1)
+}
+
 fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
     let namespace = Namespace {
         name: "open".into(),
@@ -117,6 +125,7 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
             Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
         ),
         broker,
+        presence: Arc::new(presence()),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },

@@ -9,6 +9,7 @@ mod handshake;
 mod lifecycle;
 mod messages;
 mod page;
+mod presence;
 mod pressure;
 mod recovery;
 mod registry;

@@ -30,6 +30,8 @@ pub enum ClientMessage<'a> {
         since: Option<Position>,
         /// First the newest ones, at most so many: 1 to [`MAX_HISTORY`].
         history: Option<u32>,
+        /// Whether to be told who comes and goes.
+        presence: bool,
         /// The request.
         id: Option<RequestId>,
     },
@@ -64,6 +66,17 @@ pub enum ClientMessage<'a> {
         /// At most so many: 1 to [`MAX_HISTORY`].
         limit: u32,
         /// The request.
+        id: RequestId,
+    },
+    /// Asks who is at a destination.
+    Presence {
+        /// The destination.
+        to: Cow<'a, str>,
+        /// Where the page before ended.
+        cursor: Option<Cow<'a, str>>,
+        /// About how many members; 0 asks for their count only.
+        limit: Option<u32>,
+        /// The request, which the answer names.
         id: RequestId,
     },
     /// Replaces the session's token before it expires.
@@ -178,7 +191,8 @@ impl<'a> Fields<'a> {
                 if since.is_some() && history.is_some() {
                     return Err(Problem::SinceAndHistory);
                 }
-                ClientMessage::Subscribe { to, since, history, id }
+                let presence = self.plain(Field::Presence, "true or false")?.unwrap_or(false);
+                ClientMessage::Subscribe { to, since, history, presence, id }
             }
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
@@ -197,6 +211,12 @@ impl<'a> Fields<'a> {
                 let id = id.ok_or(missing(Field::Id))?;
                 ClientMessage::History { to, since: self.since()?, limit, id }
             }
+            Kind::Presence => ClientMessage::Presence {
+                to: self.required(Field::To)?,
+                cursor: self.text(Field::Cursor)?,
+                limit: self.plain(Field::Limit, "a number from 0")?,
+                id: id.ok_or(Problem::MissingField { field: Field::Id.name() })?,
+            },
             Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
             Kind::Ping => ClientMessage::Ping { id },
         })
@@ -235,6 +255,17 @@ impl<'a> Fields<'a> {
             Ok(Text(text)) => Ok(Some(text)),
             Err(_) => Err(Problem::WrongType { field: field.name(), expected: "a string" }),
         }
+    }
+
+    /// A number or a truth value.
+    fn plain<T: Deserialize<'a>>(
+        &self,
+        field: Field,
+        expected: &'static str,
+    ) -> Result<Option<T>, Problem> {
+        let parse = |value: &'a RawValue| serde_json::from_str(value.get());
+        let wrong = |_| Problem::WrongType { field: field.name(), expected };
+        self.value(field).map(parse).transpose().map_err(wrong)
     }
 
     fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {

@@ -14,6 +14,7 @@
 mod body;
 mod client;
 mod error;
+mod presence;
 #[cfg(test)]
 mod properties;
 mod request_id;
@@ -28,6 +29,7 @@ pub use client::{
     ClientMessage, HeaderPairs, MAX_BATCH, MAX_HEADERS, MAX_HISTORY, Messages, parse,
 };
 pub use error::{NativeError, Problem};
+pub use presence::{PresenceChange, PresenceMember, write_presence};
 pub use request_id::RequestId;
 pub use server::{Confirmed, History, Message, ServerMessage, SessionLimits};
 pub use write::{HistoryWriter, MessageFields, write_message};

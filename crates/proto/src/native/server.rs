@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use crate::position::Position;
 
-use super::{Problem, RequestId, body};
+use super::{PresenceChange, PresenceMember, Problem, RequestId, body};
 
 /// One message of the server. A `message` is written by [`super::write_message`] and read here.
 ///
@@ -65,6 +65,28 @@ pub enum ServerMessage {
     },
     /// A publication on a subscribed destination.
     Message(Message),
+    /// Who came to and went from a destination, for a subscriber that asked for it.
+    Presence {
+        /// The destination.
+        to: String,
+        /// What changed.
+        #[serde(flatten)]
+        change: PresenceChange,
+    },
+    /// Some of the members of a destination: the answer to `presence`.
+    Members {
+        /// The request.
+        id: RequestId,
+        /// The destination.
+        to: String,
+        /// The members of this page.
+        users: Vec<PresenceMember>,
+        /// How many members there are in all.
+        count: u64,
+        /// What to ask for the next page with; absent on the last.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cursor: Option<String>,
+    },
     /// The session is about to be closed; connect anew.
     Reconnect {
         /// When to.
@@ -260,10 +282,19 @@ struct Flat {
     #[serde(default)]
     duplicate: bool,
     recovered: Option<bool>,
-    count: Option<u32>,
+    count: Option<u64>,
     messages: Option<Vec<Message>>,
     #[serde(default)]
     more: bool,
+    #[serde(default)]
+    joined: Vec<PresenceMember>,
+    #[serde(default)]
+    left: Vec<PresenceMember>,
+    #[serde(default)]
+    users: Vec<PresenceMember>,
+    #[serde(default)]
+    truncated: bool,
+    cursor: Option<String>,
 }
 
 #[derive(DeriveDeserialize)]
@@ -275,6 +306,8 @@ enum Kind {
     Lost,
     Error,
     Message,
+    Presence,
+    Members,
     Reconnect,
     Pong,
 }
@@ -301,7 +334,7 @@ impl Flat {
                 offset: self.offset,
                 recovered: self.recovered,
                 reason: self.reason.map(Cow::Owned),
-                count: self.count,
+                count: self.count.map(u32::try_from).transpose().map_err(E::custom)?,
             }),
             Kind::History => ServerMessage::History(History {
                 id: required(request_id(self.id)?, "id")?,
@@ -335,6 +368,22 @@ impl Flat {
                 offset: self.offset,
                 headers: self.headers,
             }),
+            Kind::Presence => ServerMessage::Presence {
+                to: required(self.to, "to")?,
+                change: PresenceChange {
+                    joined: self.joined,
+                    left: self.left,
+                    count: required(self.count, "count")?,
+                    truncated: self.truncated,
+                },
+            },
+            Kind::Members => ServerMessage::Members {
+                id: required(request_id(self.id)?, "id")?,
+                to: required(self.to, "to")?,
+                users: self.users,
+                count: required(self.count, "count")?,
+                cursor: self.cursor,
+            },
             Kind::Reconnect => ServerMessage::Reconnect {
                 after_ms: required(self.after_ms, "after_ms")?,
                 reason: required(self.reason, "reason")?.into(),

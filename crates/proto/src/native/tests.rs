@@ -66,6 +66,7 @@ fn every_client_message_parses() {
                 to: "/topic/a".into(),
                 since: None,
                 history: None,
+                presence: false,
                 id: Some(id("1")),
             },
         ),
@@ -75,21 +76,32 @@ fn every_client_message_parses() {
                 to: "/topic/a".into(),
                 since: Some(Position { epoch: 255, offset: 7 }),
                 history: None,
+                presence: false,
                 id: None,
             },
         ),
         (
-            r#"{"type":"subscribe","to":"/topic/a","history":128}"#,
+            r#"{"type":"subscribe","to":"/topic/a","history":128,"presence":true}"#,
             ClientMessage::Subscribe {
                 to: "/topic/a".into(),
                 since: None,
                 history: Some(128),
+                presence: true,
                 id: None,
             },
         ),
         (
             r#"{"type":"history","to":"/topic/a","limit":1,"id":3}"#,
             ClientMessage::History { to: "/topic/a".into(), since: None, limit: 1, id: id("3") },
+        ),
+        (
+            r#"{"type":"presence","to":"/topic/a","cursor":"c","limit":0,"id":1}"#,
+            ClientMessage::Presence {
+                to: "/topic/a".into(),
+                cursor: Some("c".into()),
+                limit: Some(0),
+                id: id("1"),
+            },
         ),
         (
             r#"{"type":"unsubscribe","to":"\/topic\/\u00e9","id":"\u0041"}"#,
@@ -200,7 +212,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"publish","id":1}"#,
         expect![[
-            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, history, refresh, ping"#
+            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping"#
         ]],
     );
     check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
@@ -211,7 +223,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
         expect![[
-            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, id"#
+            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, presence, id"#
         ]],
     );
     check(

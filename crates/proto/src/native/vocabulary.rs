@@ -8,6 +8,7 @@ pub(super) enum Kind {
     Unsubscribe,
     Send,
     History,
+    Presence,
     Refresh,
     Ping,
 }
@@ -26,15 +27,18 @@ pub(super) enum Field {
     History,
     Limit,
     Key,
+    Presence,
+    Cursor,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 7] = [
+    pub(super) const ALL: [Self; 8] = [
         Self::Connect,
         Self::Subscribe,
         Self::Unsubscribe,
         Self::Send,
         Self::History,
+        Self::Presence,
         Self::Refresh,
         Self::Ping,
     ];
@@ -46,6 +50,7 @@ impl Kind {
             Self::Unsubscribe => "unsubscribe",
             Self::Send => "send",
             Self::History => "history",
+            Self::Presence => "presence",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
         }
@@ -53,13 +58,17 @@ impl Kind {
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{ContentType, Data, Headers, History, Id, Key, Limit, Since, To, Token, Type};
+        use Field::{
+            ContentType, Cursor, Data, Headers, History, Id, Key, Limit, Presence, Since, To,
+            Token, Type,
+        };
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe => &[Type, To, Since, History, Id],
+            Self::Subscribe => &[Type, To, Since, History, Presence, Id],
             Self::Unsubscribe => &[Type, To, Id],
             Self::Send => &[Type, To, Data, ContentType, Headers, Key, Id],
             Self::History => &[Type, To, Since, Limit, Id],
+            Self::Presence => &[Type, To, Cursor, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
         }
@@ -71,7 +80,7 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 11] = [
+    pub(super) const ALL: [Self; 13] = [
         Self::Type,
         Self::Id,
         Self::Token,
@@ -83,6 +92,8 @@ impl Field {
         Self::History,
         Self::Limit,
         Self::Key,
+        Self::Presence,
+        Self::Cursor,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -98,6 +109,8 @@ impl Field {
             Self::History => "history",
             Self::Limit => "limit",
             Self::Key => "key",
+            Self::Presence => "presence",
+            Self::Cursor => "cursor",
         }
     }
 

@@ -11,6 +11,7 @@ mod idempotency;
 mod lease;
 mod nodes;
 mod outages;
+mod presence;
 mod registry;
 mod scripted;
 mod sentinel;

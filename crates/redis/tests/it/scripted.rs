@@ -92,11 +92,17 @@ async fn prepare(stream: &mut TcpStream) {
     let info = "role:master\r\nmaster_replid:aa\r\n";
     read_until(stream, "replication\r\n").await;
     stream.write_all(format!("${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
-    for script in [include_str!("../../lua/publish.lua"), include_str!("../../lua/history.lua")] {
-        read_until(stream, &format!("{script}\r\n")).await;
+    let files = std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/lua")).unwrap();
+    let names = files.map(|file| file.unwrap().file_name());
+    for _ in names.filter(|name| NOT_LOADED.iter().all(|other| name != *other)) {
+        // Each comes once the one before is answered.
+        read_until(stream, "$4\r\nLOAD\r\n").await;
         stream.write_all(b"$2\r\nok\r\n").await.unwrap();
     }
 }
+
+/// A part of other scripts, and what only the doctor runs.
+const NOT_LOADED: [&str; 2] = ["meta.lua", "doctor.lua"];
 
 fn confirmed(channel: &str) -> String {
     format!(">3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len())

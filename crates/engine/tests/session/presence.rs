@@ -1,0 +1,249 @@
+//! Presence: when a session counts as a member, and who may see the others.
+
+use expect_test::expect;
+use fanlight_engine::policy::{
+    Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect,
+};
+use fanlight_engine::presence::{MembersPage, PresenceError, Present};
+use fanlight_engine::session::{Done, Rules};
+
+use crate::driver::{Driver, connected_native};
+use crate::transcript::check_rules;
+
+/// `/topic/rooms/**` has presence, which all may see but that of `/topic/rooms/dark`.
+fn rules() -> Rules {
+    let namespace = |name: &str, pattern: &str, presence, patterns| Namespace {
+        name: name.to_owned(),
+        pattern: pattern.to_owned(),
+        patterns,
+        anonymous: true,
+        options: NamespaceOptions { presence, ..NamespaceOptions::default() },
+    };
+    let namespaces = [
+        namespace("rooms", "/topic/rooms/**", true, false),
+        namespace("halls", "/topic/halls/**", true, true),
+        namespace("plain", "/topic/**", false, false),
+    ];
+    let dark = PolicyRule {
+        actions: vec![Action::Presence],
+        ..PolicyRule::new(RuleEffect::Deny, "/topic/rooms/dark")
+    };
+    let rules = [dark, PolicyRule::new(RuleEffect::Allow, "/topic/**")];
+    Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
+}
+
+#[test]
+fn a_subscription_makes_a_member_where_the_namespace_has_presence() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            C> {"type":"subscribe","to":"/topic/rooms/a","id":1}
+            S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
+            S< ok {"id":1}
+            C> {"type":"subscribe","to":"/topic/other"}
+            S? join /topic/other
+            C> {"type":"unsubscribe","to":"/topic/rooms/a"}
+            S! leave /topic/rooms/a
+            S! vanish /topic/rooms/a as ann
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native
+            C> {"type":"subscribe","to":"/topic/rooms/a"}
+            S? join /topic/rooms/a
+            S! appear /topic/rooms/a as <anonymous>
+            D> gone
+            S! leave /topic/rooms/a
+            S! vanish /topic/rooms/a as <anonymous>
+        "#]],
+    );
+}
+
+#[test]
+fn a_session_counts_once_however_many_subscriptions_it_has_there() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:1 destination:/topic/rooms/a
+            S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
+            C> SUBSCRIBE id:2 destination:/topic/rooms/a
+            S? join /topic/rooms/a
+            C> UNSUBSCRIBE id:1
+            S! leave /topic/rooms/a
+            C> UNSUBSCRIBE id:2
+            S! leave /topic/rooms/a
+            S! vanish /topic/rooms/a as ann
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:1 destination:/topic/rooms/a
+            S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
+            C> SUBSCRIBE id:2 destination:/topic/rooms/a
+            S? join /topic/rooms/a
+            D> gone
+            S! leave /topic/rooms/a
+            S! leave /topic/rooms/a
+            S! vanish /topic/rooms/a as ann
+        "#]],
+    );
+}
+
+#[test]
+fn nobody_is_a_member_by_a_pattern_and_a_pattern_has_no_presence() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            C> {"type":"subscribe","to":"/topic/halls/*","id":1}
+            S? join ns:halls
+            S< ok {"id":1}
+            C> {"type":"subscribe","to":"/topic/halls/?","presence":true,"id":2}
+            S< error {"code":"forbidden","id":2,"message":"a pattern has no presence; subscribe to each destination"}
+        "#]],
+    );
+}
+
+#[test]
+fn presence_needs_a_namespace_that_has_it_and_a_rule_that_allows_it() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            C> {"type":"subscribe","to":"/topic/other","presence":true,"id":1}
+            S< error {"code":"forbidden","id":1,"message":"this namespace has no presence"}
+            C> {"type":"subscribe","to":"/topic/rooms/dark","presence":true,"id":2}
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+            C> {"type":"presence","to":"/topic/rooms/dark","id":3}
+            S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
+            C> {"type":"subscribe","to":"/topic/rooms/dark","id":4}
+            S? join /topic/rooms/dark
+            S! appear /topic/rooms/dark as ann
+            S< ok {"id":4}
+            C> {"type":"subscribe","to":"/topic/rooms/a","presence":true,"id":5}
+            S? join /topic/rooms/a
+            S! appear /topic/rooms/a as ann
+            S< ok {"id":5}
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:1 destination:/topic/rooms/dark presence:true receipt:1
+            S< ERROR code:forbidden message:the policy does not allow this receipt-id:1
+            S| close forbidden
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:1 destination:/topic/rooms/a presence:yes receipt:1
+            S< ERROR code:bad_header message:the header presence has an unknown value receipt-id:1
+            S| close protocol_error
+        "#]],
+    );
+}
+
+#[test]
+fn what_is_asked_about_members_is_bounded() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            D> hold
+            C> {"type":"presence","to":"/topic/rooms/a","limit":100000,"id":1}
+            S? members /topic/rooms/a 1000
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            C> {"type":"presence","to":"/topic/rooms/a"}
+            S< error {"code":"protocol_error","message":"missing field `id`"}
+            C> {"type":"presence","to":"/topic/rooms/a","limit":-1,"id":1}
+            S< error {"code":"protocol_error","id":1,"message":"`limit` must be a number from 0"}
+            C> {"type":"presence","to":"/topic/rooms/a","id":2}
+            S? members /topic/rooms/a 100
+            S< error {"code":"unavailable","id":2,"message":"the members can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"presence","to":"/topic/rooms/a","cursor":"0123456789012345678901234567890123456789012345678901234567890123456789","id":3}
+            S< error {"code":"bad_cursor","id":3,"message":"the cursor is not good any more; begin again without one"}
+        "#]],
+    );
+}
+
+#[test]
+fn the_members_are_shown_with_their_sessions() {
+    let mut driver: Driver = connected_native();
+    driver.rules = rules();
+    driver.hold = true;
+    driver.receive(
+        true,
+        br#"{"type":"presence","to":"/topic/rooms/a","cursor":"c","limit":2,"id":1}"#,
+    );
+    let members = vec![
+        Present { user: Some("ann".into()), sessions: 2 },
+        Present { user: None, sessions: 1 },
+    ];
+    let page = MembersPage { members, count: 7, cursor: Some("d".to_owned()) };
+    driver.done(Done::Members(Ok(page)));
+    driver.receive(true, br#"{"type":"presence","to":"/topic/rooms/a","limit":0,"id":2}"#);
+    driver.done(Done::Members(Err(PresenceError::BadCursor)));
+    expect![[r#"
+        S? members /topic/rooms/a 2 after c
+        S< members {"count":7,"cursor":"d","id":1,"to":"/topic/rooms/a","users":[{"sessions":2,"user":"ann"},{"sessions":1}]}
+        S? members /topic/rooms/a 0
+        S< error {"code":"bad_cursor","id":2,"message":"the cursor is not good any more; begin again without one"}"#]]
+    .assert_eq(&driver.log.join("\n"));
+}
+
+#[test]
+fn a_refreshed_token_that_does_not_allow_presence_ends_what_shows_it() {
+    let mut rules = rules();
+    let namespaces = [Namespace {
+        name: "rooms".to_owned(),
+        pattern: "/topic/**".to_owned(),
+        patterns: false,
+        anonymous: false,
+        options: NamespaceOptions { presence: true, ..NamespaceOptions::default() },
+    }];
+    let seeing = PolicyRule {
+        actions: vec![Action::Presence],
+        roles: vec!["host".to_owned()],
+        ..PolicyRule::new(RuleEffect::Allow, "/topic/**")
+    };
+    let subscribing = PolicyRule {
+        actions: vec![Action::Subscribe],
+        ..PolicyRule::new(RuleEffect::Allow, "/topic/**")
+    };
+    rules.policy = Policy::new(&namespaces, &[seeing, subscribing]).unwrap();
+    check_rules(
+        rules,
+        expect![[r#"
+            # native ann+host
+            C> {"type":"subscribe","to":"/topic/a","presence":true}
+            S? join /topic/a
+            S! appear /topic/a as ann
+            C> {"type":"subscribe","to":"/topic/b"}
+            S? join /topic/b
+            S! appear /topic/b as ann
+            C> {"type":"refresh","token":"ann","id":1}
+            S? authenticate ann
+            S! leave /topic/a
+            S! vanish /topic/a as ann
+            S< error {"code":"forbidden","message":"the new token does not allow the subscription to /topic/a; it has ended"}
+            S< ok {"id":1}
+        "#]],
+    );
+}
