@@ -10,5 +10,6 @@ pub mod limits;
 pub mod outbox;
 pub mod policy;
 pub mod publication;
+pub mod queue;
 pub mod session;
 pub mod time;

@@ -12,6 +12,7 @@ use crate::broker::Channel;
 use crate::history::{History, HistoryQuery, HistoryRange};
 use crate::hub::Target;
 use crate::publication::SessionId;
+use crate::queue::Queue;
 
 pub use crate::auth::Principal;
 pub use namespace::{Namespace, NamespaceOptions, Namespaces};
@@ -136,6 +137,12 @@ pub enum PolicyError {
         pattern: String,
         /// What is wrong with it.
         error: PatternError,
+    },
+    /// A namespace of queues allows patterns or keeps history.
+    #[error("namespace {name:?}: queues have neither patterns nor history")]
+    NotForQueues {
+        /// The namespace.
+        name: String,
     },
     /// A rule's destination does not parse.
     #[error("rule {rule}: destination {pattern:?}: {error}")]
@@ -327,6 +334,19 @@ impl SubscribePermit {
     /// What its namespace does with publications.
     pub fn options(&self) -> &Arc<NamespaceOptions> {
         &self.options
+    }
+
+    /// The queue that it allows to consume, where its namespace is one of queues.
+    pub fn queue(&self) -> Option<Queue> {
+        let options = self.options.queue.clone()?;
+        match &self.target {
+            Target::Destination(destination) => Some(Queue {
+                destination: destination.clone(),
+                channel: self.channel.clone(),
+                options,
+            }),
+            Target::Pattern(_) => None,
+        }
     }
 
     /// Target and channel, for the hub.

@@ -18,6 +18,7 @@ mod headers;
 mod heartbeat;
 mod live;
 mod native;
+mod queue;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -34,6 +35,7 @@ use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
 use crate::publication::{Publication, SessionId};
+use crate::queue::{Consumers, QueueError};
 use crate::time::Now;
 
 use backlog::Backlog;
@@ -74,6 +76,8 @@ pub struct Cx<'a> {
     pub rules: &'a Rules,
     /// The worker's hub.
     pub hub: &'a mut Hub,
+    /// The worker's consumers of queues.
+    pub consumers: &'a mut Consumers,
     /// The worker's ids.
     pub ids: &'a mut Ids,
     /// Where effects are added.
@@ -96,8 +100,11 @@ pub enum Effect {
     Authenticate(Token),
     /// Publish; answered by [`Done::Published`].
     Publish(PublishPermit, Publication),
-    /// Receive a channel, to which the hub is subscribed already; answered by [`Done::Joined`].
+    /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered by [`Done::Joined`].
     Join(Channel),
+    /// Tell the broker what was acknowledged and given back on these queues; answered by
+    /// [`Done::Settled`] once it has it.
+    Settle(Vec<Channel>),
     /// Undo one join. No answer.
     Leave(Channel),
     /// Close the transport with this reason once everything before is written. No effect follows.
@@ -113,6 +120,8 @@ pub enum Done {
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
     Joined(Joined),
+    /// To [`Effect::Settle`].
+    Settled(Result<(), QueueError>),
 }
 
 /// One transport message.
@@ -249,6 +258,9 @@ impl Session {
                 self.on_published(cx, publishing, result);
             }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
+            (Work::Settle { answer, note }, Done::Settled(result)) => {
+                self.on_settled(cx, answer, note, result);
+            }
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
                 self.fail(cx, &Fault::internal());
@@ -433,8 +445,7 @@ impl Session {
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
         if let Some(live) = self.live_mut() {
             for subscription in live.subscriptions.take_all() {
-                cx.hub.unsubscribe(subscription.key);
-                cx.effects.push(Effect::Leave(subscription.channel));
+                queue::leave(cx, subscription);
             }
         }
         self.work = None;

@@ -11,6 +11,7 @@ use super::rule::Names;
 use super::{Denied, PolicyError, Subject};
 use crate::broker::Channel;
 use crate::history::History;
+use crate::queue::QueueOptions;
 
 /// A configured part of the destination space; the first that matches has a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +35,9 @@ pub struct Namespace {
 pub struct NamespaceOptions {
     /// What is kept of each destination's publications; `None` keeps nothing.
     pub history: Option<History>,
+    /// Each message goes to one consumer, and comes again until it is acknowledged; `None` gives
+    /// it to all subscribers. Neither patterns nor history go with it.
+    pub queue: Option<QueueOptions>,
 }
 
 /// The namespaces, ready for matching.
@@ -74,6 +78,9 @@ impl Namespaces {
             }
             if !names.insert(name) {
                 return Err(PolicyError::DuplicateName { name: name.clone() });
+            }
+            if options.queue.is_some() && (*patterns || options.history.is_some()) {
+                return Err(PolicyError::NotForQueues { name: name.clone() });
             }
             let parsed = pattern.parse().map_err(|error| PolicyError::BadNamespacePattern {
                 name: name.clone(),

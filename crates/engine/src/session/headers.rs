@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 21] = [
+const RESERVED: [&str; 23] = [
     "accept-version",
     "ack",
     "authorization",
@@ -37,12 +37,14 @@ const RESERVED: [&str; 21] = [
     "content-length",
     "content-type",
     "degraded",
+    "delivery-count",
     "destination",
     "epoch",
     "heart-beat",
     "login",
     "message-id",
     "offset",
+    "original-destination",
     "passcode",
     "receipt",
     "recovered",

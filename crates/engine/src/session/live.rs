@@ -9,7 +9,8 @@ use fanlight_proto::{Destination, DestinationPattern};
 
 use super::connect::Connecting;
 use super::heartbeat::Beats;
-use super::subscriptions::{Subscription, Subscriptions};
+use super::queue::{Consuming, Verdict, leave};
+use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
@@ -18,6 +19,7 @@ use crate::hub::Wire;
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::publication::{ContentType, Publication, PublicationId};
+use crate::queue::ConsumerKey;
 
 /// What exists only while a session is connected.
 #[derive(Debug)]
@@ -38,6 +40,7 @@ pub(super) enum Work {
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
+    Settle { answer: Answer, note: Note },
 }
 
 /// Publications on their way, one at a time.
@@ -46,6 +49,8 @@ pub(super) struct Publishing {
     answer: Answer,
     /// What a COMMIT publishes after this one.
     rest: VecDeque<Outgoing>,
+    /// What a COMMIT acknowledges after that.
+    verdicts: Vec<Verdict>,
     /// How many it has published before.
     published: u32,
 }
@@ -56,6 +61,10 @@ pub(super) struct Joining {
     pub(super) answer: Answer,
     /// Whether the client wanted what it missed.
     pub(super) recovery_asked: bool,
+    /// How it consumes, if this is a queue.
+    pub(super) consuming: Consuming,
+    /// What begins to consume once it has joined.
+    pub(super) consumer: Option<ConsumerKey>,
 }
 
 /// A publication with the right to publish it.
@@ -131,19 +140,21 @@ impl Session {
         Ok((permit, publication))
     }
 
-    /// Publishes all of `outgoing`, one after the other, then answers.
+    /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
     pub(super) fn publish(
         &mut self,
         cx: &mut Cx<'_>,
         outgoing: VecDeque<Outgoing>,
+        verdicts: Vec<Verdict>,
         answer: Answer,
     ) {
-        self.publish_next(cx, Publishing { answer, rest: outgoing, published: 0 }, Note::default());
+        let publishing = Publishing { answer, rest: outgoing, verdicts, published: 0 };
+        self.publish_next(cx, publishing, Note::default());
     }
 
     fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
         let Some((permit, mut publication)) = publishing.rest.pop_front() else {
-            return self.confirm(cx, publishing.answer, note);
+            return self.judge(cx, &publishing.verdicts, publishing.answer, note);
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
@@ -177,15 +188,26 @@ impl Session {
         id: &str,
         to: &str,
         wire: Wire<'_>,
-        joining: Joining,
+        mut joining: Joining,
     ) -> Result<(), (Fault, Answer)> {
         let permit = match self.permit_subscription(cx, id, to) {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, joining.answer)),
         };
+        let queue = permit.queue();
         let (target, channel) = permit.into_parts();
-        let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
-        let subscription = Subscription { id: id.into(), key, channel: channel.clone() };
+        let feed = match queue {
+            Some(queue) => {
+                let key = self.consume(cx, queue, wire, &joining.consuming);
+                joining.consumer = Some(key);
+                Feed::Queue(key)
+            }
+            None if joining.consuming.only_queues => {
+                return Err((Fault::not_a_queue(), joining.answer));
+            }
+            None => Feed::Hub(cx.hub.subscribe(self.key, target, channel.clone(), wire)),
+        };
+        let subscription = Subscription { id: id.into(), feed, channel: channel.clone() };
         if let Some(live) = self.live_mut() {
             live.subscriptions.add(subscription);
         }
@@ -227,9 +249,12 @@ impl Session {
     pub(super) fn on_joined(
         &mut self,
         cx: &mut Cx<'_>,
-        Joining { answer, recovery_asked }: Joining,
+        Joining { answer, recovery_asked, consumer, .. }: Joining,
         joined: Joined,
     ) {
+        if let Some(consumer) = consumer {
+            cx.consumers.activate(consumer);
+        }
         let degraded = joined == Joined::Degraded;
         let note = Note { degraded, not_recovered: recovery_asked, ..Note::default() };
         self.confirm(cx, answer, note);
@@ -239,8 +264,7 @@ impl Session {
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
         let removed = self.live_mut().and_then(|live| live.subscriptions.remove(id));
         let subscription = removed.ok_or_else(Fault::not_subscribed)?;
-        cx.hub.unsubscribe(subscription.key);
-        cx.effects.push(Effect::Leave(subscription.channel));
+        leave(cx, subscription);
         Ok(())
     }
 

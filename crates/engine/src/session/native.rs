@@ -15,9 +15,11 @@ use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
 use super::live::{Answer, Draft, Joining, Note, Work};
+use super::queue::Consuming;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
+use crate::queue::AckMode;
 
 impl Session {
     pub(super) fn native_input(&mut self, cx: &mut Cx<'_>, text: &str) {
@@ -66,11 +68,16 @@ impl Session {
         {
             return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
         }
-        self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
+        match &message {
+            ClientMessage::Ack { .. } | ClientMessage::Nack { .. } if self.is_connected() => {}
+            _ => self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?,
+        }
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, id } => {
-                let joining = Joining { answer: Answer::to(id), recovery_asked: false };
+            ClientMessage::Subscribe { to, ack, prefetch, id } => {
+                let answer = Answer::to(id);
+                let consuming = consuming(ack.as_deref(), prefetch)?;
+                let joining = Joining { answer, recovery_asked: false, consuming, consumer: None };
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
                 self.subscribe(cx, &to, &to, wire, joining).map_err(|(fault, _)| fault)
@@ -91,7 +98,7 @@ impl Session {
                 let content_type = content_type.as_deref().unwrap_or("application/json").into();
                 let draft = Draft { to: &to, body, content_type, headers: headers.collect() };
                 let outgoing = self.outgoing(cx, draft)?;
-                self.publish(cx, [outgoing].into(), Answer::to(id));
+                self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
                 Ok(())
             }
             ClientMessage::Refresh { token, id } => {
@@ -101,6 +108,8 @@ impl Session {
                 self.start(cx, Work::Refresh { id }, Effect::Authenticate(Token::new(&token)));
                 Ok(())
             }
+            ClientMessage::Ack { ids, id } => self.native_ack(cx, &ids, true, Answer::to(id)),
+            ClientMessage::Nack { ids, id } => self.native_ack(cx, &ids, false, Answer::to(id)),
             ClientMessage::Ping { id } => {
                 write(cx, &ServerMessage::Pong { id });
                 Ok(())
@@ -192,6 +201,8 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
         | ClientMessage::Unsubscribe { id, .. }
         | ClientMessage::Send { id, .. }
         | ClientMessage::Refresh { id, .. }
+        | ClientMessage::Ack { id, .. }
+        | ClientMessage::Nack { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
     }
 }
@@ -208,6 +219,13 @@ fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
     cx.effects.push(Effect::Write { text: true, payload });
 }
 
+/// What `subscribe` says of acknowledging.
+fn consuming(ack: Option<&str>, prefetch: Option<u16>) -> Result<Consuming, Fault> {
+    let only_queues = ack.is_some() || prefetch.is_some();
+    let mode = AckMode::named(ack.unwrap_or("auto")).ok_or_else(Fault::unknown_ack_mode)?;
+    Ok(Consuming { mode, prefetch, only_queues })
+}
+
 /// Whether the client named a user, be it itself.
 fn is_named_user(to: &str) -> bool {
     to.parse::<Destination>().is_ok_and(|to| to.kind() == DestinationKind::NamedUser)
@@ -218,7 +236,9 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, id } => ClientMessage::Subscribe { to: owned(to), id },
+        ClientMessage::Subscribe { to, ack, prefetch, id } => {
+            ClientMessage::Subscribe { to: owned(to), ack: ack.map(owned), prefetch, id }
+        }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
         ClientMessage::Send { to, body, content_type, headers, id } => ClientMessage::Send {
             to: owned(to),
@@ -229,5 +249,11 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
         },
         ClientMessage::Refresh { token, id } => ClientMessage::Refresh { token: owned(token), id },
         ClientMessage::Ping { id } => ClientMessage::Ping { id },
+        ClientMessage::Ack { ids, id } => {
+            ClientMessage::Ack { ids: ids.into_iter().map(owned).collect(), id }
+        }
+        ClientMessage::Nack { ids, id } => {
+            ClientMessage::Nack { ids: ids.into_iter().map(owned).collect(), id }
+        }
     }
 }

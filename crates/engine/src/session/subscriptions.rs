@@ -2,14 +2,22 @@
 
 use crate::broker::Channel;
 use crate::hub::SubscriptionKey;
+use crate::queue::ConsumerKey;
 
 /// One subscription of a session.
 #[derive(Debug)]
 pub(super) struct Subscription {
     /// STOMP: the client's id. Native: the destination or pattern as it was asked for.
     pub(super) id: Box<str>,
-    pub(super) key: SubscriptionKey,
+    pub(super) feed: Feed,
     pub(super) channel: Channel,
+}
+
+/// Where a subscription's messages come from.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Feed {
+    Hub(SubscriptionKey),
+    Queue(ConsumerKey),
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.
@@ -27,6 +35,14 @@ impl Subscriptions {
 
     pub(super) fn ids(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|subscription| &*subscription.id)
+    }
+
+    /// Those that consume a queue.
+    pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, ConsumerKey)> {
+        self.0.iter().filter_map(|subscription| match subscription.feed {
+            Feed::Queue(key) => Some((&*subscription.id, key)),
+            Feed::Hub(_) => None,
+        })
     }
 
     pub(super) fn add(&mut self, subscription: Subscription) {

@@ -10,6 +10,7 @@ mod driver;
 mod errors;
 mod model;
 mod native;
+mod queue;
 mod receipts;
 mod send;
 mod subscribe;

@@ -171,6 +171,7 @@ impl Model {
             Some(Pending::Authenticated(_)) => self.driver.answer_authenticated(),
             Some(Pending::Published(_)) => self.driver.answer_published(Ok(())),
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
+            Some(Pending::Settled) => self.driver.answer_settled(Ok(())),
         }
     }
 

@@ -9,6 +9,7 @@
 //! | `C> (text) ...`, `C> (bytes) ...` | the client sends this, where `\n` and `\0` are escapes |
 //! | `D> hold` | from here on nothing is answered but by these lines: |
 //! | `D> published`, `D> joined`, `D> authenticated`, and ` unavailable`, ` degraded`, ... | |
+//! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `T> 11s` | time passes, with a sweep each second |
 //! | `S<` | written to the client (`S< (ping)` to its transport) |
@@ -19,6 +20,7 @@
 
 use expect_test::Expect;
 use fanlight_engine::broker::{Joined, PublishError};
+use fanlight_engine::queue::QueueError;
 use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::{Command, Version, Writer};
@@ -88,9 +90,10 @@ fn begin(driver: &mut Driver, who: &str) {
 }
 
 fn client(driver: &mut Driver, line: &str) {
-    if line == "(pong)" {
+    let line = &line.replace('#', driver::ID_ZEROS);
+    if *line == "(pong)" {
         driver.heard();
-    } else if line == "(eol)" {
+    } else if *line == "(eol)" {
         driver.receive(true, b"\n");
     } else if let Some(text) = line.strip_prefix("(text) ") {
         driver.receive(true, &unescape(text));
@@ -133,7 +136,15 @@ fn drive(driver: &mut Driver, line: &str) {
         ("published", "") => driver.answer_published(Ok(())),
         ("published", "unavailable") => driver.answer_published(Err(PublishError::Unavailable)),
         ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
+        ("published", "queue_full") => driver.answer_published(Err(PublishError::QueueFull)),
         ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
+        ("settled", "") => driver.answer_settled(Ok(())),
+        ("settled", "unavailable") => driver.answer_settled(Err(QueueError::Unavailable)),
+        ("fetched", rest) => {
+            let mut words = rest.split(' ');
+            let queue = words.next().unwrap();
+            driver.fetched(queue, &words.collect::<Vec<_>>());
+        }
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
         ("authenticated", "") => driver.answer_authenticated(),

@@ -24,6 +24,10 @@ pub enum ClientMessage<'a> {
     Subscribe {
         /// The destination or pattern.
         to: Cow<'a, str>,
+        /// How messages of a queue are acknowledged.
+        ack: Option<Cow<'a, str>>,
+        /// The most messages of a queue to hold without having acknowledged them.
+        prefetch: Option<u16>,
         /// The request.
         id: Option<RequestId>,
     },
@@ -59,6 +63,20 @@ pub enum ClientMessage<'a> {
         /// The request.
         id: Option<RequestId>,
     },
+    /// Acknowledges messages of queues.
+    Ack {
+        /// Their ids, at most [`MAX_ACK_IDS`].
+        ids: Vec<Cow<'a, str>>,
+        /// The request.
+        id: Option<RequestId>,
+    },
+    /// Gives messages of queues back.
+    Nack {
+        /// Their ids, at most [`MAX_ACK_IDS`].
+        ids: Vec<Cow<'a, str>>,
+        /// The request.
+        id: Option<RequestId>,
+    },
 }
 
 /// Names and values of a `send`'s headers.
@@ -87,6 +105,9 @@ pub struct Messages<'a>(Source<'a>);
 
 /// The most messages in one array.
 pub const MAX_BATCH: usize = 64;
+
+/// The most messages in an `ack` or `nack`.
+pub const MAX_ACK_IDS: usize = 256;
 
 /// The most headers in a `send`.
 pub const MAX_HEADERS: usize = 64;
@@ -150,7 +171,12 @@ impl<'a> Fields<'a> {
         self.check_names(kind)?;
         Ok(match kind {
             Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
-            Kind::Subscribe => ClientMessage::Subscribe { to: self.required(Field::To)?, id },
+            Kind::Subscribe => ClientMessage::Subscribe {
+                to: self.required(Field::To)?,
+                ack: self.text(Field::Ack)?,
+                prefetch: self.number(Field::Prefetch)?,
+                id,
+            },
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
                 let to = self.required(Field::To)?;
@@ -162,6 +188,8 @@ impl<'a> Fields<'a> {
             }
             Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
             Kind::Ping => ClientMessage::Ping { id },
+            Kind::Ack => ClientMessage::Ack { ids: self.ids()?, id },
+            Kind::Nack => ClientMessage::Nack { ids: self.ids()?, id },
         })
     }
 
@@ -202,6 +230,30 @@ impl<'a> Fields<'a> {
 
     fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {
         self.text(field)?.ok_or(Problem::MissingField { field: field.name() })
+    }
+
+    fn number(&self, field: Field) -> Result<Option<u16>, Problem> {
+        let Some(value) = self.value(field) else {
+            return Ok(None);
+        };
+        let expected = "a whole number from 1 to 65535";
+        match serde_json::from_str(value.get()) {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err(Problem::WrongType { field: field.name(), expected }),
+        }
+    }
+
+    fn ids(&self) -> Result<Vec<Cow<'a, str>>, Problem> {
+        let field = Field::Ids.name();
+        let value = self.value(Field::Ids).ok_or(Problem::MissingField { field })?;
+        let expected = "an array of at most 256 strings";
+        let texts: Result<Vec<Text<'_>>, _> = serde_json::from_str(value.get());
+        match texts {
+            Ok(texts) if texts.len() <= MAX_ACK_IDS => {
+                Ok(texts.into_iter().map(|Text(text)| text).collect())
+            }
+            _ => Err(Problem::WrongType { field, expected }),
+        }
     }
 
     fn headers(&self) -> Result<HeaderPairs<'a>, Problem> {

@@ -9,6 +9,8 @@ pub(super) enum Kind {
     Send,
     Refresh,
     Ping,
+    Ack,
+    Nack,
 }
 
 /// The fields of client messages.
@@ -21,11 +23,22 @@ pub(super) enum Field {
     Data,
     ContentType,
     Headers,
+    Ids,
+    Ack,
+    Prefetch,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 6] =
-        [Self::Connect, Self::Subscribe, Self::Unsubscribe, Self::Send, Self::Refresh, Self::Ping];
+    pub(super) const ALL: [Self; 8] = [
+        Self::Connect,
+        Self::Subscribe,
+        Self::Unsubscribe,
+        Self::Send,
+        Self::Refresh,
+        Self::Ping,
+        Self::Ack,
+        Self::Nack,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -35,18 +48,22 @@ impl Kind {
             Self::Send => "send",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
+            Self::Ack => "ack",
+            Self::Nack => "nack",
         }
     }
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{ContentType, Data, Headers, Id, To, Token, Type};
+        use Field::{Ack, ContentType, Data, Headers, Id, Ids, Prefetch, To, Token, Type};
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe | Self::Unsubscribe => &[Type, To, Id],
+            Self::Subscribe => &[Type, To, Id, Ack, Prefetch],
+            Self::Unsubscribe => &[Type, To, Id],
             Self::Send => &[Type, To, Data, ContentType, Headers, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
+            Self::Ack | Self::Nack => &[Type, Ids, Id],
         }
     }
 
@@ -56,8 +73,18 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 7] =
-        [Self::Type, Self::Id, Self::Token, Self::To, Self::Data, Self::ContentType, Self::Headers];
+    pub(super) const ALL: [Self; 10] = [
+        Self::Type,
+        Self::Id,
+        Self::Token,
+        Self::To,
+        Self::Data,
+        Self::ContentType,
+        Self::Headers,
+        Self::Ids,
+        Self::Ack,
+        Self::Prefetch,
+    ];
 
     pub(super) fn name(self) -> &'static str {
         match self {
@@ -68,6 +95,9 @@ impl Field {
             Self::Data => "data",
             Self::ContentType => "content_type",
             Self::Headers => "headers",
+            Self::Ids => "ids",
+            Self::Ack => "ack",
+            Self::Prefetch => "prefetch",
         }
     }
 
