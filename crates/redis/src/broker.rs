@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::command;
 use crate::config::RedisConfig;
 use crate::names::{Names, Partition};
+use crate::queue::SharedDestinations;
 use crate::resp3::Value;
 use crate::shard::{Environment, Shards};
 use crate::topology::Topology;
@@ -25,8 +26,10 @@ use crate::topology::Topology;
 /// Nothing is delivered locally that Redis did not accept, and nothing is acknowledged before it
 /// did (design invariant 5).
 pub struct RedisBroker {
-    shards: Shards,
-    names: Names,
+    pub(crate) shards: Shards,
+    pub(crate) names: Names,
+    /// For queues; what is published otherwise is read by the subscribers.
+    pub(crate) destinations: SharedDestinations,
 }
 
 impl RedisBroker {
@@ -51,7 +54,8 @@ impl RedisBroker {
             tracker,
             shutdown,
         };
-        Arc::new(Self { shards: Shards::start(topology, &environment), names })
+        let shards = Shards::start(topology, &environment);
+        Arc::new(Self { shards, names, destinations: SharedDestinations::default() })
     }
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.
@@ -71,6 +75,9 @@ impl Broker for RedisBroker {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
+        if let Some(options) = &permit.options().queue {
+            return self.enqueue(&permit, options, &publication, None);
+        }
         let published =
             Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
         let channel = permit.channel();
@@ -93,8 +100,11 @@ impl Broker for RedisBroker {
         &self,
         permit: PublishPermit,
         publication: Publication,
-        _key: IdempotencyKey,
+        key: IdempotencyKey,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
+        if let Some(options) = &permit.options().queue {
+            return self.enqueue(&permit, options, &publication, Some(&key));
+        }
         self.publish(permit, publication)
     }
 

@@ -9,6 +9,7 @@
 //! |---|---|
 //! | [`RedisBroker`], [`config`] | the broker contract, and where Redis is |
 //! | [`envelope`], [`resp3`] | bytes ⇄ publications and values, without I/O |
+//! | `queue` | queues over streams and consumer groups |
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
 //! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
@@ -24,6 +25,7 @@ mod health;
 mod meters;
 mod names;
 mod pipeline;
+mod queue;
 mod reconnect;
 pub mod resp3;
 mod scripts;

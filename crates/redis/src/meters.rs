@@ -24,6 +24,7 @@ pub(crate) struct Meters {
     unavailable: Counter,
     unknown: Counter,
     overloaded: Counter,
+    queue_full: Counter,
 }
 
 /// A counter that can be read back.
@@ -58,6 +59,7 @@ impl Meters {
             unavailable: published("unavailable"),
             unknown: published("unknown"),
             overloaded: published("overloaded"),
+            queue_full: published("queue_full"),
         }
     }
 
@@ -67,6 +69,7 @@ impl Meters {
             Err(PublishError::Unavailable) => &self.unavailable,
             Err(PublishError::Unknown) => &self.unknown,
             Err(PublishError::Overloaded) => &self.overloaded,
+            Err(PublishError::QueueFull) => &self.queue_full,
         };
         counter.increment(1);
     }

@@ -54,4 +54,9 @@ macro_rules! scripts {
     };
 }
 
-scripts! {}
+scripts! {
+    QUEUE_PUBLISH = "queue_publish";
+    QUEUE_FETCH = "queue_fetch";
+    QUEUE_ACK = "queue_ack";
+    QUEUE_RELEASE = "queue_release";
+}

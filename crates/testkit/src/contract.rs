@@ -2,6 +2,8 @@
 //!
 //! [`broker_contract!`](crate::broker_contract) makes one test of each rule.
 
+pub mod queue;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;

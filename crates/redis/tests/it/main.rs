@@ -7,4 +7,6 @@ mod delivery;
 mod nodes;
 mod outages;
 #[cfg(test)]
+mod queues;
+#[cfg(test)]
 mod scripted;
