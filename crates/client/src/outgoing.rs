@@ -60,7 +60,9 @@ mod tests {
     #[test]
     fn the_server_reads_what_was_meant() {
         let text = Outgoing::Subscribe { to: "/topic/\"a", id: 7 }.to_text();
-        let Some(Ok(ClientMessage::Subscribe { to, id })) = parse(&text).next() else { panic!() };
+        let Some(Ok(ClientMessage::Subscribe { to, id, .. })) = parse(&text).next() else {
+            panic!()
+        };
         assert_eq!((&*to, id), ("/topic/\"a", Some(7.into())));
         for (body, content_type) in [
             (&br#"{"a": 1}"#[..], None),

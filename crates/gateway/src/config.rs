@@ -5,6 +5,7 @@ mod domain;
 mod layers;
 mod load;
 mod problem;
+mod queues;
 pub mod reference;
 mod sections;
 mod values;
@@ -13,6 +14,7 @@ pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
+pub use queues::{DeadLetter, Mode, Queue};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, Limits, Listen,
     Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Redis, Rule, Stomp,

@@ -11,6 +11,7 @@ use anyhow::Context;
 use axum::Router;
 use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
 use fanlight_engine::outbox::OutboxLimits;
+use fanlight_engine::queue::Queues;
 use fanlight_engine::session::Rules;
 use fanlight_redis::RedisBroker;
 use http::StatusCode;
@@ -53,8 +54,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
         .collect();
     let clock = Clock::start();
-    let broker = start_broker(&config, sinks, clock, &tracker, &shutdown)?;
-    let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), clock)?);
+    let (broker, queues) = start_broker(&config, sinks, clock, &tracker, &shutdown)?;
+    let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), queues, clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
     let mut node = Node::new(config, authenticator, broker, clock);
     node.dev = dev;
@@ -100,23 +101,25 @@ fn start_broker(
     clock: Clock,
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
-) -> anyhow::Result<Arc<dyn Broker>> {
+) -> anyhow::Result<(Arc<dyn Broker>, Arc<dyn Queues>)> {
     Ok(match config.broker.kind {
         BrokerKind::Memory => {
-            Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)))
+            let broker = MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms));
+            let broker = Arc::new(broker);
+            (Arc::clone(&broker) as Arc<dyn Broker>, broker)
         }
-        BrokerKind::Redis => RedisBroker::start(
-            config.redis_config().map_err(ConfigError::from)?,
-            sinks,
-            tracker.clone(),
-            shutdown.clone(),
-        ),
+        BrokerKind::Redis => {
+            let redis = config.redis_config().map_err(ConfigError::from)?;
+            let broker = RedisBroker::start(redis, sinks, tracker.clone(), shutdown.clone());
+            (Arc::clone(&broker) as Arc<dyn Broker>, broker)
+        }
     })
 }
 
 fn worker_shared(
     config: &Config,
     broker: Arc<dyn Broker>,
+    queues: Arc<dyn Queues>,
     clock: Clock,
 ) -> anyhow::Result<WorkerShared> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
@@ -133,6 +136,7 @@ fn worker_shared(
         rules: Arc::new(rules),
         authenticator: Arc::new(authenticator),
         broker,
+        queues,
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),

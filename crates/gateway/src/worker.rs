@@ -4,6 +4,7 @@ mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod queues;
 mod slot;
 mod stage;
 mod stats;
@@ -21,6 +22,7 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::queue::Queues;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
@@ -39,6 +41,7 @@ use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
 pub use inbox::{Adopted, Inbox, WorkerHandle, inbox};
+use queues::{QueueDone, QueueSide};
 use slot::{Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -52,6 +55,8 @@ pub struct WorkerShared {
     pub authenticator: Arc<Authenticator>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
+    /// Keeps queues; the same broker.
+    pub queues: Arc<dyn Queues>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
@@ -71,6 +76,7 @@ pub struct Worker {
     slots: Slab<Slot>,
     next_serial: u64,
     hub: Hub,
+    queues: QueueSide,
     ids: Ids,
     encoder: Encoder,
     inflater: Inflater,
@@ -107,6 +113,7 @@ enum Wake {
     Sockets,
     Inbox,
     Done(Ticket, Done),
+    Queue(QueueDone),
     Resumed,
     Sweep,
 }
@@ -128,6 +135,7 @@ impl Worker {
             slots: Slab::new(),
             next_serial: 0,
             hub: Hub::new(),
+            queues: QueueSide::new(id),
             ids: Ids::new(seed),
             encoder: Encoder::new(shared.deflate_min_bytes),
             inflater: Inflater::new(),
@@ -165,6 +173,9 @@ impl Worker {
                 Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
                     Wake::Done(ticket, done)
                 }
+                Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
+                    Wake::Queue(done)
+                }
                 () = std::future::ready(()), if resumed => Wake::Resumed,
                 _ = ticks.tick() => Wake::Sweep,
             };
@@ -184,16 +195,19 @@ impl Worker {
                         self.relieve(&mut inbox).await;
                     }
                 }
+                Wake::Queue(done) => self.on_queue_done(done),
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
             self.flush_stage();
+            self.tend_queues();
             if !self.resumed.is_empty() || !self.inbox.is_empty() {
                 // Else the loop would not wait, and what shares this thread would: accepting,
                 // handshakes, and the runtime that tells of sockets and time.
                 tokio::task::yield_now().await;
             }
         }
+        self.end_queues().await;
         self.report();
         Ok(())
     }
@@ -219,6 +233,7 @@ impl Worker {
         for message in inbox.drain(..) {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
+                Inbox::Deliver(delivery) if self.queues.consumers.wake(&delivery.channel) => {}
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
                 Inbox::Notice(Notice::Suspect(_)) => {}
                 Inbox::Drain { window } => self.begin_drain(window),
@@ -295,6 +310,7 @@ impl Worker {
             now,
             rules: &self.shared.rules,
             hub: &mut self.hub,
+            consumers: &mut self.queues.consumers,
             ids: &mut self.ids,
             effects: &mut self.effects,
         };
@@ -343,6 +359,7 @@ impl Worker {
                 *self.channels.entry(channel).or_insert(0) += 1;
                 self.start(key, joined, Done::Joined)
             }
+            Effect::Settle(channels) => self.settle_for(key, &channels),
             Effect::Leave(channel) => {
                 self.leave(&channel);
                 None

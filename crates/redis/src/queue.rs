@@ -1,4 +1,5 @@
-//! Queues over Redis: a stream and its consumer group for each, worked by scripts (`lua/queue_*`).
+//! Queues over Redis: a stream and its consumer group for each, worked by scripts:
+//! `lua/queue_publish.lua`, `lua/queue_fetch.lua`, `lua/queue_ack.lua`, `lua/queue_release.lua`.
 //!
 //! | key | what |
 //! |---|---|

@@ -41,7 +41,7 @@ impl AckMode {
 }
 
 /// A subscription that wants to consume.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct NewConsumer<'w> {
     /// Who.
     pub session: SessionKey,
@@ -57,7 +57,7 @@ pub struct NewConsumer<'w> {
 /// of its tick: [`Consumers::next_settlement`], then [`Consumers::next_fetch`].
 #[derive(Debug, Default)]
 pub struct Consumers {
-    consumers: Slab<Consumer>,
+    all: Slab<Consumer>,
     queues: HashMap<Channel, State, foldhash::quality::RandomState>,
     /// Queues from which something may be to fetch.
     ready: VecDeque<Channel>,
@@ -156,9 +156,7 @@ struct State {
     queue: Arc<Queue>,
     /// In turn.
     consumers: VecDeque<ConsumerKey>,
-    fetching: bool,
-    /// Woken while fetching, perhaps for something that the fetch has missed.
-    woken: bool,
+    fetch: FetchState,
     /// There may be something to fetch.
     more: bool,
     look_at_ms: u64,
@@ -166,6 +164,15 @@ struct State {
     releases: Vec<Release>,
     is_ready: bool,
     is_unsettled: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum FetchState {
+    Idle,
+    UnderWay {
+        /// Woken since it was made, perhaps for something that it has missed.
+        woken: bool,
+    },
 }
 
 impl Consumers {
@@ -176,12 +183,12 @@ impl Consumers {
 
     /// How many there are.
     pub fn len(&self) -> usize {
-        self.consumers.len()
+        self.all.len()
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.consumers.is_empty()
+        self.all.is_empty()
     }
 
     /// Adds a consumer. It gets nothing before it is [activated](Self::activate).
@@ -199,7 +206,7 @@ impl Consumers {
             active: false,
             unacked: VecDeque::new(),
         };
-        let key = ConsumerKey(self.consumers.insert(consumer) as u32);
+        let key = ConsumerKey(self.all.insert(consumer) as u32);
         let state = self.queues.entry(queue.channel.clone()).or_insert_with(|| State::new(queue));
         state.consumers.push_back(key);
         key
@@ -207,7 +214,7 @@ impl Consumers {
 
     /// Lets a consumer have messages, now that wakes of its queue arrive.
     pub fn activate(&mut self, key: ConsumerKey) {
-        let Some(consumer) = self.consumers.get_mut(key.0 as usize) else { return };
+        let Some(consumer) = self.all.get_mut(key.0 as usize) else { return };
         consumer.active = true;
         let channel = consumer.channel.clone();
         self.look(&channel);
@@ -216,7 +223,7 @@ impl Consumers {
     /// Removes a consumer; what it has not acknowledged is given back. `key` must come from
     /// [`Consumers::add`] and be used once.
     pub fn remove(&mut self, key: ConsumerKey) {
-        let Some(consumer) = self.consumers.try_remove(key.0 as usize) else {
+        let Some(consumer) = self.all.try_remove(key.0 as usize) else {
             debug_assert!(false, "removed twice");
             return;
         };
@@ -232,7 +239,7 @@ impl Consumers {
     /// Removes all consumers of `session`, by looking at every one: for a session whose own list
     /// can't be trusted.
     pub fn forget(&mut self, session: SessionKey) {
-        let own = self.consumers.iter().filter(|(_, consumer)| consumer.session == session);
+        let own = self.all.iter().filter(|(_, consumer)| consumer.session == session);
         let own: Vec<ConsumerKey> = own.map(|(key, _)| ConsumerKey(key as u32)).collect();
         for key in own {
             self.remove(key);
@@ -241,12 +248,12 @@ impl Consumers {
 
     /// The queue that a consumer consumes.
     pub fn channel_of(&self, key: ConsumerKey) -> Option<&Channel> {
-        self.consumers.get(key.0 as usize).map(|consumer| &consumer.channel)
+        self.all.get(key.0 as usize).map(|consumer| &consumer.channel)
     }
 
     /// Whether a consumer holds this message without having acknowledged it.
     pub fn holds(&self, key: ConsumerKey, message: PublicationId) -> bool {
-        let consumer = self.consumers.get(key.0 as usize);
+        let consumer = self.all.get(key.0 as usize);
         consumer.is_some_and(|consumer| consumer.place_of(message).is_some())
     }
 
@@ -286,8 +293,10 @@ impl Consumers {
     /// Gives back what was not acknowledged in time, and looks at queues now and then: to be
     /// called several times a second.
     pub fn sweep(&mut self, now_ms: u64) {
-        for (_, consumer) in &mut self.consumers {
-            while let Some(late) = consumer.unacked.pop_front_if(|one| one.deadline_ms <= now_ms) {
+        for (_, consumer) in &mut self.all {
+            while consumer.unacked.front().is_some_and(|one| one.deadline_ms <= now_ms)
+                && let Some(late) = consumer.unacked.pop_front()
+            {
                 self.counts.timeouts += 1;
                 if let Some(state) = self.queues.get_mut(&consumer.channel) {
                     state.releases.push(Release::after(late.delivery));
@@ -324,13 +333,13 @@ impl Consumers {
         while let Some(channel) = self.ready.pop_front() {
             let Some(state) = self.queues.get_mut(&channel) else { continue };
             state.is_ready = false;
-            if state.fetching || !state.more {
+            if state.fetch != FetchState::Idle || !state.more {
                 continue;
             }
             let mut count = 0;
             let mut held = false;
             for key in &state.consumers {
-                let consumer = &self.consumers[key.0 as usize];
+                let consumer = &self.all[key.0 as usize];
                 if consumer.mode == AckMode::Auto && !keeps_up(consumer.session) {
                     held = true;
                 } else {
@@ -341,7 +350,7 @@ impl Consumers {
                 self.held.push(channel);
             }
             if count > 0 {
-                state.fetching = true;
+                state.fetch = FetchState::UnderWay { woken: false };
                 return Some(Fetch {
                     queue: Arc::clone(&state.queue),
                     count: count.min(FETCH_MAX),
@@ -363,8 +372,8 @@ impl Consumers {
     ) -> Vec<Dispatch> {
         let channel = &fetch.queue.channel;
         let Some(state) = self.queues.get_mut(channel) else { return Vec::new() };
-        state.fetching = false;
-        let woken = std::mem::take(&mut state.woken);
+        let woken = state.fetch == FetchState::UnderWay { woken: true };
+        state.fetch = FetchState::Idle;
         let Ok(fetched) = fetched else {
             // The next look tries again.
             state.more = woken;
@@ -376,11 +385,11 @@ impl Consumers {
         let deadline_ms = asked_ms + fetch.queue.options.ack_timeout_ms;
         let mut dispatches = Vec::with_capacity(fetched.len());
         for Fetched { delivery, publication } in fetched {
-            let Some(key) = state.next_in_turn(&self.consumers) else {
+            let Some(key) = state.next_in_turn(&self.all) else {
                 state.releases.push(Release { delivery, was_delivered: false });
                 continue;
             };
-            let consumer = &mut self.consumers[key.0 as usize];
+            let consumer = &mut self.all[key.0 as usize];
             consumer.unacked.push_back(Unacked { delivery, message: publication.id, deadline_ms });
             if consumer.mode == AckMode::Auto && !self.written.contains(&key) {
                 self.written.push(key);
@@ -405,7 +414,7 @@ impl Consumers {
     /// it thereby.
     pub fn on_written(&mut self) {
         for key in std::mem::take(&mut self.written) {
-            let Some(consumer) = self.consumers.get_mut(key.0 as usize) else { continue };
+            let Some(consumer) = self.all.get_mut(key.0 as usize) else { continue };
             let channel = consumer.channel.clone();
             let Some(state) = self.queues.get_mut(&channel) else { continue };
             self.counts.acks += consumer.unacked.len() as u64;
@@ -453,7 +462,7 @@ impl Consumers {
         key: ConsumerKey,
         message: PublicationId,
     ) -> Option<(Channel, Vec<Unacked>)> {
-        let found = self.consumers.get_mut(key.0 as usize).and_then(|consumer| {
+        let found = self.all.get_mut(key.0 as usize).and_then(|consumer| {
             let at = consumer.place_of(message)?;
             let from = if consumer.mode == AckMode::Client { 0 } else { at };
             Some((consumer.channel.clone(), consumer.unacked.drain(from..=at).collect()))
@@ -467,13 +476,19 @@ impl Consumers {
     fn look(&mut self, channel: &Channel) {
         let Some(state) = self.queues.get_mut(channel) else { return };
         state.more = true;
-        state.woken = state.fetching;
+        if let FetchState::UnderWay { woken } = &mut state.fetch {
+            *woken = true;
+        }
         self.make_ready(channel);
     }
 
     fn make_ready(&mut self, channel: &Channel) {
         let Some(state) = self.queues.get_mut(channel) else { return };
-        if state.more && !state.fetching && !state.consumers.is_empty() && !state.is_ready {
+        if state.more
+            && state.fetch == FetchState::Idle
+            && !state.consumers.is_empty()
+            && !state.is_ready
+        {
             state.is_ready = true;
             self.ready.push_back(channel.clone());
         }
@@ -490,7 +505,7 @@ impl Consumers {
     fn drop_if_unused(&mut self, channel: &Channel) {
         let is_unused = self.queues.get(channel).is_some_and(|state| {
             state.consumers.is_empty()
-                && !state.fetching
+                && state.fetch == FetchState::Idle
                 && state.acks.is_empty()
                 && state.releases.is_empty()
         });
@@ -505,8 +520,7 @@ impl State {
         Self {
             queue: Arc::new(queue),
             consumers: VecDeque::new(),
-            fetching: false,
-            woken: false,
+            fetch: FetchState::Idle,
             more: false,
             look_at_ms: 0,
             acks: Vec::new(),
@@ -546,3 +560,7 @@ impl Release {
         Self { delivery, was_delivered: true }
     }
 }
+
+#[cfg(test)]
+#[path = "consumers_tests.rs"]
+mod tests;

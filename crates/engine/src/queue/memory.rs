@@ -119,9 +119,10 @@ impl MemoryQueues {
     /// Forgets queues that nobody uses; looks at a few only.
     fn expire(&mut self, now_ms: u64) {
         for _ in 0..LOOKS {
-            let Some((_, channel)) = self.due.pop_front_if(|(at_ms, _)| *at_ms <= now_ms) else {
+            if self.due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
                 return;
-            };
+            }
+            let Some((_, channel)) = self.due.pop_front() else { return };
             match self.queues.get(&channel) {
                 Some(messages) if messages.expires_at_ms > now_ms => {
                     self.due.push_back((messages.expires_at_ms, channel));

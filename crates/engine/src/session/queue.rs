@@ -161,7 +161,7 @@ pub(super) fn leave(cx: &mut Cx<'_>, subscription: Subscription) {
     cx.effects.push(Effect::Leave(subscription.channel));
 }
 
-/// What SUBSCRIBE says of acknowledging. `prefetch-count` is what RabbitMQ calls it.
+/// What SUBSCRIBE says of acknowledging. `prefetch-count` is `RabbitMQ`'s name for it.
 pub(super) fn consuming(frame: &Frame) -> Result<Consuming, Fault> {
     let mode = AckMode::named(frame.header("ack").unwrap_or("auto")).ok_or_else(|| {
         let remedy = "use auto, client or client-individual";

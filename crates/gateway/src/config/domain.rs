@@ -8,13 +8,16 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_engine::queue::QueueOptions;
 use fanlight_engine::session;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
 use super::problem::Problem;
 use super::values::Secret;
-use super::{Action, Config, Drain, Effect, Namespace, OnForbidden, Origin, Redis, Rule};
+use super::{
+    Action, Config, Drain, Effect, Mode, Namespace, OnForbidden, Origin, Queue, Redis, Rule,
+};
 
 impl Config {
     /// How many worker threads to run.
@@ -114,6 +117,10 @@ impl Config {
                 let key = format!("namespaces[{}].match", named(name).unwrap_or_default());
                 Problem::new(key, fault, "write a pattern, as in \"/topic/news.*\"")
             }
+            PolicyError::NotForQueues { name } => {
+                let key = format!("namespaces[{}].mode", named(name).unwrap_or_default());
+                Problem::new(key, fault, "remove `patterns` and `history`, or the mode")
+            }
             PolicyError::BadRulePattern { rule, .. } => Problem::new(
                 format!("policy.rules[{rule}].destination"),
                 fault,
@@ -137,7 +144,23 @@ impl Namespace {
             pattern: self.pattern.to_string(),
             patterns: self.patterns,
             anonymous: self.anonymous,
-            options: policy::NamespaceOptions::default(),
+            options: policy::NamespaceOptions {
+                queue: (self.mode == Mode::Queue).then(|| self.queue.to_domain()),
+                ..policy::NamespaceOptions::default()
+            },
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn to_domain(&self) -> QueueOptions {
+        QueueOptions {
+            prefetch: self.prefetch,
+            ack_timeout_ms: self.ack_timeout.as_ms(),
+            max_deliveries: self.max_deliveries,
+            max_length: self.max_length,
+            expires_after_ms: self.expires_after.as_ms(),
+            dead_letter: self.dead_letter.as_ref().map(|to| to.0.clone()),
         }
     }
 }
@@ -286,6 +309,7 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.session_limits(), Limits::default());
         assert_eq!(config.heartbeats(), Heartbeats::default());
+        assert_eq!(Queue::default().to_domain(), QueueOptions::default());
         let policy = config.compiled_policy().unwrap();
         assert_eq!(config.token_rules(&policy), TokenRules::default());
     }

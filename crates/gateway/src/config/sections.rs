@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::queues::{Mode, Queue};
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
@@ -249,6 +250,13 @@ pub struct Namespace {
     /// Whether sessions without a token may use it, as far as the policy allows.
     #[serde(default)]
     pub anonymous: bool,
+    /// "topic" gives each message to all who are subscribed; "queue" keeps it until one of them
+    /// has acknowledged it. Queues have no patterns. Default: "topic".
+    #[serde(default)]
+    pub mode: Mode,
+    /// How queues behave; for `mode = "queue"` only.
+    #[serde(default, skip_serializing_if = "Queue::is_default")]
+    pub queue: Queue,
 }
 
 /// Who may do what.

@@ -36,6 +36,9 @@ impl Worker {
             self.on_unwritten(key, Written::Lost, now);
             return;
         }
+        if slot.outbox.is_none() {
+            self.queues.consumers.unhold();
+        }
         // An echo reads on once it is written.
         if slot.paused && !slot.is_busy() {
             self.go_on(key);

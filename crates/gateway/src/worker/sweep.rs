@@ -53,14 +53,16 @@ impl Worker {
             }
             at += SLICES;
         }
+        self.queues.consumers.sweep(now.mono_ms);
         self.pace_drain(now);
         self.report();
     }
 
     pub(super) fn report(&mut self) {
         self.stats.sessions = self.slots.len() as u64;
-        self.stats.subscriptions = self.hub.len() as u64;
+        self.stats.subscriptions = (self.hub.len() + self.queues.consumers.len()) as u64;
         self.stats.report();
+        self.queues.report();
     }
 
     fn sweep_one(&mut self, key: SessionKey, now: Now) {

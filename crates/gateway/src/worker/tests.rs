@@ -4,7 +4,7 @@ use std::net::{IpAddr, TcpListener};
 
 use bytes::Bytes;
 use fanlight_engine::auth::TokenRules;
-use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Published, Reach};
+use fanlight_engine::broker::{BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach};
 use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::policy::{
@@ -100,6 +100,7 @@ fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
             Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
         ),
         broker: Arc::new(ToldBroker { go_on: Arc::clone(go_on) }),
+        queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,

@@ -10,6 +10,7 @@ mod lifecycle;
 mod messages;
 mod page;
 mod pressure;
+mod queues;
 mod stompjs;
 mod support;
 mod websocket;

@@ -143,7 +143,7 @@ pub async fn each_message_goes_to_one_consumer_of_the_cluster(harness: &impl Que
             got.extend(bodies(&fetched));
         }
     };
-    let (ann, bob) = futures_util::join!(drain(&nodes[0]), drain(&nodes[1]));
+    let (ann, bob) = tokio::join!(drain(&nodes[0]), drain(&nodes[1]));
     let all: Vec<_> = ann.into_iter().chain(bob).collect();
     assert_eq!(all.len(), MESSAGES);
     assert_eq!(all.iter().collect::<HashSet<_>>().len(), MESSAGES);
