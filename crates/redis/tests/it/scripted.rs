@@ -92,6 +92,15 @@ async fn prepare(stream: &mut TcpStream) {
     let info = "role:master\r\nmaster_replid:aa\r\n";
     read_until(stream, "replication\r\n").await;
     stream.write_all(format!("${}\r\n{info}\r\n", info.len()).as_bytes()).await.unwrap();
+    for script in [
+        include_str!("../../lua/queue_publish.lua"),
+        include_str!("../../lua/queue_fetch.lua"),
+        include_str!("../../lua/queue_ack.lua"),
+        include_str!("../../lua/queue_release.lua"),
+    ] {
+        read_until(stream, &format!("{script}\r\n")).await;
+        stream.write_all(b"$2\r\nok\r\n").await.unwrap();
+    }
 }
 
 fn confirmed(channel: &str) -> String {
