@@ -53,19 +53,26 @@ local function take_idle()
     return
   end
   local from = redis.call('HGET', state, 'from') or '0-0'
-  local claimed = redis.call('XAUTOCLAIM', stream, 'fl', consumer, claim_after, from,
-    'COUNT', wanted - #taken)
-  -- Goes on at once while there is more to look at.
-  local again = claimed[1] == '0-0' and now + tonumber(ARGV[4]) or 0
-  redis.call('HSET', state, 'due', again, 'from', claimed[1])
-  redis.call('PEXPIRE', state, ARGV[5])
-  for _, entry in ipairs(claimed[2]) do
-    if entry then
-      redis.call('ZREM', released, entry[1])
+  for _ = 1, 8 do
+    -- Each looks at ten times COUNT at most.
+    local claimed = redis.call('XAUTOCLAIM', stream, 'fl', consumer, claim_after, from,
+      'COUNT', wanted - #taken)
+    from = claimed[1]
+    for _, entry in ipairs(claimed[2]) do
+      if entry then
+        redis.call('ZREM', released, entry[1])
+      end
+    end
+    take(claimed[2])
+    if from == '0-0' or #taken >= wanted then
+      break
     end
   end
-  take(claimed[2])
-  if claimed[1] == '0-0' then
+  -- The next fetch goes on while there is more to look at.
+  local again = from == '0-0' and now + tonumber(ARGV[4]) or 0
+  redis.call('HSET', state, 'due', again, 'from', from)
+  redis.call('PEXPIRE', state, ARGV[5])
+  if from == '0-0' then
     forget_consumers()
   end
 end

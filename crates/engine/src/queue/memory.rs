@@ -1,6 +1,6 @@
 //! Queues in memory, for the broker of a single node.
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::{DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueOptions, Release};
@@ -14,8 +14,8 @@ pub(crate) struct MemoryQueues {
     /// Channels of which somebody would have fetched more than there was.
     hungry: HashSet<Channel>,
     last: EntryId,
-    /// When to look at a queue again, roughly in order; each is here once.
-    due: VecDeque<(u64, Channel)>,
+    /// When to look whether a queue has expired, with its channel; each is here once.
+    due: BTreeSet<(u64, Channel)>,
 }
 
 #[derive(Debug)]
@@ -25,6 +25,8 @@ struct Messages {
     released: BTreeMap<EntryId, (u32, Arc<Publication>)>,
     held: BTreeMap<EntryId, Held>,
     expires_at_ms: u64,
+    /// Where it stands among those that are due.
+    due_at_ms: u64,
 }
 
 /// A message that somebody has and has not acknowledged.
@@ -48,7 +50,7 @@ impl MemoryQueues {
         let entry = self.next_entry(now_ms);
         let messages = self.queues.entry(channel.clone()).or_insert_with(|| {
             let expires_at_ms = now_ms + options.expires_after_ms;
-            self.due.push_back((expires_at_ms, channel.clone()));
+            self.due.insert((expires_at_ms, channel.clone()));
             Messages::new(expires_at_ms)
         });
         if messages.len() >= options.max_length as usize {
@@ -86,6 +88,7 @@ impl MemoryQueues {
             messages.released.remove(entry);
         }
         if messages.len() == 0 {
+            self.due.remove(&(messages.due_at_ms, queue.channel.clone()));
             self.queues.remove(&queue.channel);
         }
     }
@@ -119,13 +122,14 @@ impl MemoryQueues {
     /// Forgets queues that nobody uses; looks at a few only.
     fn expire(&mut self, now_ms: u64) {
         for _ in 0..LOOKS {
-            if self.due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
+            if self.due.first().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
                 return;
             }
-            let Some((_, channel)) = self.due.pop_front() else { return };
-            match self.queues.get(&channel) {
+            let Some((_, channel)) = self.due.pop_first() else { return };
+            match self.queues.get_mut(&channel) {
                 Some(messages) if messages.expires_at_ms > now_ms => {
-                    self.due.push_back((messages.expires_at_ms, channel));
+                    messages.due_at_ms = messages.expires_at_ms;
+                    self.due.insert((messages.expires_at_ms, channel));
                 }
                 _ => {
                     self.queues.remove(&channel);
@@ -142,6 +146,7 @@ impl Messages {
             released: BTreeMap::new(),
             held: BTreeMap::new(),
             expires_at_ms,
+            due_at_ms: expires_at_ms,
         }
     }
 
@@ -178,3 +183,47 @@ impl Messages {
 /// How many queues one call looks at.
 const LOOKS: usize = 4;
 const HUNGRY_MAX: usize = 16 * 1024;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue::wake;
+
+    fn queue(name: &str) -> Queue {
+        let destination: fanlight_proto::Destination = name.parse().unwrap();
+        let channel = Channel::of_destination(destination.to_shared());
+        let options = QueueOptions { expires_after_ms: 1000, ..QueueOptions::default() };
+        Queue { destination, channel, options }
+    }
+
+    fn append(queues: &mut MemoryQueues, queue: &Queue, now_ms: u64) {
+        let message = Arc::new(wake(queue.destination.clone()));
+        queues.append(&queue.channel, &queue.options, message, now_ms).unwrap();
+    }
+
+    #[test]
+    fn a_queue_expires_once_nobody_has_used_it_for_its_time() {
+        let mut queues = MemoryQueues::default();
+        let (used, unused) = (queue("/queue/used"), queue("/queue/unused"));
+        append(&mut queues, &used, 0);
+        append(&mut queues, &unused, 0);
+        queues.fetch(&used, 1, 900);
+        queues.fetch(&used, 1, 1500);
+        assert!(!queues.queues.contains_key(&unused.channel));
+        assert!(queues.queues.contains_key(&used.channel));
+        queues.fetch(&unused, 1, 2500);
+        assert!(queues.queues.is_empty() && queues.due.is_empty());
+    }
+
+    #[test]
+    fn an_empty_queue_leaves_nothing_behind() {
+        let mut queues = MemoryQueues::default();
+        let queue = queue("/queue/a");
+        for now_ms in 0..10 {
+            append(&mut queues, &queue, now_ms);
+            let fetched = queues.fetch(&queue, 1, now_ms);
+            queues.ack(&queue, &[fetched[0].delivery.entry]);
+            assert!(queues.queues.is_empty() && queues.due.is_empty());
+        }
+    }
+}

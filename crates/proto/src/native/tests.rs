@@ -154,7 +154,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"publish","id":1}"#,
         expect![[
-            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, refresh, ping"#
+            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, refresh, ping, ack, nack"#
         ]],
     );
     check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
@@ -164,7 +164,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(r#"{"type":"subscribe","to":"\ud800"}"#, expect!["-: `to` must be a string"]);
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
-        expect![[r#"1: unknown field "dest" in subscribe; known are type, to, id"#]],
+        expect![[r#"1: unknown field "dest" in subscribe; known are type, to, id, ack, prefetch"#]],
     );
     check(
         r#"{"type":"ping","to":"/topic/a"}"#,
