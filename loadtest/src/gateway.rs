@@ -92,6 +92,7 @@ admin = "127.0.0.1:0"
 kind = "memory"
 [limits]
 connections_per_ip = 0
+sessions_per_user = 0
 messages_per_second = 0
 [log]
 level = "warn"

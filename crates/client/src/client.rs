@@ -1,20 +1,25 @@
 //! `Client`: the handle that requests are made with.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use fanlight_proto::Position;
+#[cfg(doc)]
+use fanlight_proto::native::MAX_HISTORY;
+use fanlight_proto::native::Message;
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::driver::{Command, Driver, Shared};
+use crate::driver::{Answer, Command, Driver, Shared};
 use crate::error::{LinkError, RequestError};
 use crate::link::SessionInfo;
 use crate::options::ConnectOptions;
-use crate::outgoing;
-use crate::subscription::Subscription;
+use crate::outgoing::{self, Outgoing};
+use crate::subscription::{Begin, Subscription};
 
 /// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
 /// closed or when the last clone is dropped.
@@ -42,6 +47,23 @@ pub struct Sent {
     pub message_id: Option<String>,
     /// Whether the node could not reach its broker.
     pub degraded: bool,
+    /// Whether it had been published before under the same key.
+    pub duplicate: bool,
+    /// Its place in the destination's history, where one is kept.
+    pub position: Option<Position>,
+}
+
+/// What was published before.
+#[derive(Debug, Clone)]
+pub struct Page {
+    /// Oldest first, without a gap.
+    pub messages: Vec<Message>,
+    /// The position up to which it goes.
+    pub position: Option<Position>,
+    /// Whether there is more behind that.
+    pub more: bool,
+    /// Why what came after the asked position can't be given: a stable code.
+    pub lost: Option<String>,
 }
 
 /// What happens to a client's connection.
@@ -93,14 +115,24 @@ impl Client {
     }
 
     /// Subscribes to a destination or pattern. What is published after this returned is received,
-    /// as long as the connection holds.
+    /// as long as the connection holds; where the server keeps a history, also what is published
+    /// while it does not.
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
+        self.subscribe_from(to, Begin::Now).await
+    }
+
+    /// Subscribes to a destination and begins with a part of its history.
+    pub async fn subscribe_from(
+        &self,
+        to: &str,
+        begin: Begin,
+    ) -> Result<Subscription, RequestError> {
         let id = self.next_id();
         let commands = self.inner.commands.clone();
         let (mut subscription, sink) =
             Subscription::new(to, id, self.inner.subscription_queue, commands);
-        let done = self.request(|reply| Command::Subscribe { sink, id, reply }).await?;
-        subscription.set_degraded(done.degraded);
+        let done = self.request(|reply| Command::Subscribe { sink, begin, id, reply }).await?;
+        subscription.set_joined(done.degraded, done.recovered);
         Ok(subscription)
     }
 
@@ -112,9 +144,60 @@ impl Client {
         body: &[u8],
         content_type: Option<&str>,
     ) -> Result<Sent, RequestError> {
+        self.send_as(to, body, content_type, None).await
+    }
+
+    /// Publishes as [`send`](Self::send) does, but only once for each `key` within five minutes:
+    /// so it may be tried again when it is not known whether it was done.
+    pub async fn send_once(
+        &self,
+        to: &str,
+        body: &[u8],
+        content_type: Option<&str>,
+        key: &str,
+    ) -> Result<Sent, RequestError> {
+        self.send_as(to, body, content_type, Some(key)).await
+    }
+
+    /// Asks for messages of a destination's history: the oldest after `since`, or else the newest;
+    /// at most `limit` of them, 1 to [`MAX_HISTORY`], and no more than fit one message.
+    pub async fn history(
+        &self,
+        to: &str,
+        since: Option<Position>,
+        limit: u32,
+    ) -> Result<Page, RequestError> {
         let id = self.next_id();
-        let text = outgoing::send(to, body, content_type, id)?;
-        self.request(|reply| Command::Request { id, text, reply }).await
+        let text = Outgoing::History { to, since: since.map(Into::into), limit, id }.to_text();
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::History(history) => Ok(Page {
+                position: history.position(),
+                messages: history.messages,
+                more: history.more,
+                lost: history.reason.map(Cow::into_owned),
+            }),
+            Answer::Confirmed(_) => Err(RequestError::Unexpected),
+        }
+    }
+
+    async fn send_as(
+        &self,
+        to: &str,
+        body: &[u8],
+        content_type: Option<&str>,
+        key: Option<&str>,
+    ) -> Result<Sent, RequestError> {
+        let id = self.next_id();
+        let text = outgoing::send(to, body, content_type, key, id)?;
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::Confirmed(confirmed) => Ok(Sent {
+                position: confirmed.position(),
+                message_id: confirmed.message_id,
+                degraded: confirmed.degraded,
+                duplicate: confirmed.duplicate,
+            }),
+            Answer::History(_) => Err(RequestError::Unexpected),
+        }
     }
 
     /// The open session, if there is one just now.

@@ -4,26 +4,33 @@ use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use fanlight_proto::ReconnectAdvice;
-use fanlight_proto::native::{Message, RequestId, ServerMessage};
+use fanlight_proto::native::{Confirmed, History, Message, RequestId, ServerMessage};
+use fanlight_proto::{Position, ReconnectAdvice};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use crate::client::{Event, Sent};
+use crate::client::Event;
 use crate::error::{LinkError, RequestError};
 use crate::link::{Link, SessionInfo};
 use crate::options::ConnectOptions;
 use crate::outgoing::Outgoing;
 use crate::recent::Recent;
-use crate::subscription::Sink;
+use crate::subscription::{Begin, Sink};
 
 /// What a handle asks of the driver.
 #[derive(Debug)]
 pub(crate) enum Command {
-    Subscribe { sink: Sink, id: u64, reply: SubscribeReply },
+    Subscribe { sink: Sink, begin: Begin, id: u64, reply: SubscribeReply },
     Unsubscribe { key: u64 },
-    Request { id: u64, text: String, reply: oneshot::Sender<Result<Sent, RequestError>> },
+    Request { id: u64, text: String, reply: RequestReply },
+}
+
+/// What the server says to a request.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    Confirmed(Box<Confirmed>),
+    History(History),
 }
 
 /// How a subscription began.
@@ -31,8 +38,11 @@ pub(crate) enum Command {
 pub(crate) struct Joined {
     /// Whether the node could not reach its broker.
     pub(crate) degraded: bool,
+    /// Whether all came that was missed, where it began with a position.
+    pub(crate) recovered: Option<bool>,
 }
 
+type RequestReply = oneshot::Sender<Result<Answer, RequestError>>;
 type SubscribeReply = oneshot::Sender<Result<Joined, RequestError>>;
 
 /// What the handles and the driver share.
@@ -65,11 +75,15 @@ struct Entry {
     /// How it began on this connection, once that is known.
     joined: Option<Joined>,
     waiting: Vec<SubscribeReply>,
+    /// Where it has come to in the destination's history.
+    position: Option<Position>,
+    /// Whether it is renewed, so that nobody else learns how that ended.
+    is_renewed: bool,
 }
 
 enum Pending {
     Subscribe { to: Arc<str> },
-    Request { reply: oneshot::Sender<Result<Sent, RequestError>> },
+    Request { reply: RequestReply },
 }
 
 enum Step {
@@ -212,7 +226,9 @@ impl Driver {
 
     fn carry_out(&mut self, command: Command, link: &mut Link) {
         match command {
-            Command::Subscribe { sink, id, reply } => self.subscribe(sink, id, reply, link),
+            Command::Subscribe { sink, begin, id, reply } => {
+                self.subscribe(sink, begin, id, reply, link);
+            }
             Command::Unsubscribe { key } => self.unsubscribe(key, link),
             Command::Request { id, text, reply } if !reply.is_closed() => {
                 link.send(&text);
@@ -223,12 +239,23 @@ impl Driver {
         }
     }
 
-    fn subscribe(&mut self, sink: Sink, id: u64, reply: SubscribeReply, link: &mut Link) {
+    fn subscribe(
+        &mut self,
+        sink: Sink,
+        begin: Begin,
+        id: u64,
+        reply: SubscribeReply,
+        link: &mut Link,
+    ) {
         if sink.is_abandoned() {
             return;
         }
         let to = Arc::clone(&sink.to);
         if let Some(entry) = self.subscribed.get_mut(&to) {
+            if begin != Begin::Now {
+                let _ = reply.send(Err(RequestError::AlreadySubscribed));
+                return;
+            }
             entry.sinks.push(sink);
             match entry.joined {
                 Some(joined) => {
@@ -238,9 +265,20 @@ impl Driver {
             }
             return;
         }
-        link.send(&Outgoing::Subscribe { to: &to, id }.to_text());
+        link.send(&Outgoing::subscribe(&to, begin, id).to_text());
         self.pending.insert(id, Pending::Subscribe { to: Arc::clone(&to) });
-        let entry = Entry { sinks: vec![sink], request: id, joined: None, waiting: vec![reply] };
+        let position = match begin {
+            Begin::After(position) => Some(position),
+            Begin::Now | Begin::Newest(_) => None,
+        };
+        let entry = Entry {
+            sinks: vec![sink],
+            request: id,
+            joined: None,
+            waiting: vec![reply],
+            position,
+            is_renewed: false,
+        };
         self.subscribed.insert(to, entry);
     }
 
@@ -264,7 +302,9 @@ impl Driver {
         for (to, entry) in &mut self.subscribed {
             entry.request = self.next_id;
             self.next_id += 1;
-            link.send(&Outgoing::Subscribe { to, id: entry.request }.to_text());
+            entry.is_renewed = true;
+            let begin = entry.position.map_or(Begin::Now, Begin::After);
+            link.send(&Outgoing::subscribe(to, begin, entry.request).to_text());
             self.pending.insert(entry.request, Pending::Subscribe { to: Arc::clone(to) });
         }
     }
@@ -272,8 +312,16 @@ impl Driver {
     fn take(&mut self, message: ServerMessage, link: &mut Link) {
         match message {
             ServerMessage::Message(message) => self.deliver(&Arc::new(message), link),
-            ServerMessage::Ok { id, message_id, degraded } => {
-                self.answer(&id, Ok(Sent { message_id, degraded }));
+            ServerMessage::Ok(confirmed) => {
+                let id = confirmed.id.clone();
+                self.answer(&id, Ok(Answer::Confirmed(Box::new(confirmed))));
+            }
+            ServerMessage::History(history) => {
+                let id = history.id.clone();
+                self.answer(&id, Ok(Answer::History(history)));
+            }
+            ServerMessage::Lost { to, reason, epoch, offset } => {
+                self.on_lost(&to, &reason, Position::from_parts(&epoch, offset).ok());
             }
             ServerMessage::Error { id: Some(id), code, message, retry_after_ms } => {
                 let retry_after = retry_after_ms.map(Duration::from_millis);
@@ -296,6 +344,10 @@ impl Driver {
         if entries.len() > 1 && !self.recent.is_new(&message.id) {
             return;
         }
+        if let Some(position) = message.position() {
+            // What is given again, for whatever reason, is not received again.
+            entries.retain_mut(|entry| entry.advance(position));
+        }
         let mut abandoned = Vec::new();
         for sink in entries.iter_mut().flat_map(|entry| &mut entry.sinks) {
             sink.push(message);
@@ -308,7 +360,19 @@ impl Driver {
         }
     }
 
-    fn answer(&mut self, id: &RequestId, result: Result<Sent, RequestError>) {
+    /// The server has missed something of `to` for good.
+    fn on_lost(&mut self, to: &str, reason: &str, position: Option<Position>) {
+        for entry in self.subscribed.values_mut() {
+            if entry.sinks.iter().any(|sink| sink.takes(to)) {
+                if entry.is_exact() {
+                    entry.position = position.or(entry.position);
+                }
+                entry.sinks.iter_mut().for_each(|sink| sink.push_lost(reason));
+            }
+        }
+    }
+
+    fn answer(&mut self, id: &RequestId, result: Result<Answer, RequestError>) {
         let id = id.as_json().parse::<u64>().ok();
         match id.and_then(|id| Some((id, self.pending.remove(&id)?))) {
             Some((_, Pending::Request { reply })) => {
@@ -319,14 +383,23 @@ impl Driver {
         }
     }
 
-    fn subscribed_or_not(&mut self, id: u64, to: &Arc<str>, result: Result<Sent, RequestError>) {
+    fn subscribed_or_not(&mut self, id: u64, to: &Arc<str>, result: Result<Answer, RequestError>) {
         let Some(entry) = self.subscribed.get_mut(to).filter(|entry| entry.request == id) else {
             return;
         };
         let error = match result {
-            Ok(Sent { degraded, .. }) => {
-                let joined = Joined { degraded };
+            Ok(Answer::History(_)) => RequestError::Unexpected,
+            Ok(Answer::Confirmed(confirmed)) => {
+                let Confirmed { degraded, recovered, .. } = *confirmed;
+                let joined = Joined { degraded, recovered };
                 entry.joined = Some(joined);
+                if entry.is_exact() {
+                    entry.position = confirmed.position().or(entry.position);
+                }
+                if entry.is_renewed && recovered == Some(false) {
+                    let reason = confirmed.reason.as_deref().unwrap_or("unknown");
+                    entry.sinks.iter_mut().for_each(|sink| sink.push_lost(reason));
+                }
                 for reply in entry.waiting.drain(..) {
                     let _ = reply.send(Ok(joined));
                 }
@@ -383,6 +456,27 @@ impl Driver {
                 Command::Unsubscribe { .. } => {}
             }
         }
+    }
+}
+
+impl Entry {
+    /// Whether it is to one destination: a pattern has no one position.
+    fn is_exact(&self) -> bool {
+        self.sinks.first().is_some_and(Sink::is_exact)
+    }
+
+    /// Notes where it has come to; whether that is new.
+    fn advance(&mut self, position: Position) -> bool {
+        if !self.is_exact() {
+            return true;
+        }
+        let is_old = self
+            .position
+            .is_some_and(|last| last.epoch == position.epoch && position.offset <= last.offset);
+        if !is_old {
+            self.position = Some(position);
+        }
+        !is_old
     }
 }
 

@@ -123,6 +123,12 @@ pub enum RequestError {
     /// The connection was lost before the answer; it may have been done.
     #[error("the connection was lost before the answer, so it may or may not have been done")]
     ConnectionLost,
+    /// The server answered with something else.
+    #[error("the server gave an answer to another question")]
+    Unexpected,
+    /// There is a subscription to the same destination already, which has begun elsewhere.
+    #[error("there is a subscription to this already, so this one can't begin with its history")]
+    AlreadySubscribed,
     /// The client has ended.
     #[error("the client has ended: {0}")]
     Ended(LinkError),
@@ -141,6 +147,11 @@ pub enum RecvError {
     /// ones follow.
     #[error("{0} messages were missed, because they were not received fast enough")]
     Missed(u64),
+    /// Messages were missed while there was no connection, or by the server itself, and can't be
+    /// had any more: fetch anew what they would have told. The reason is a stable code. Later
+    /// ones follow.
+    #[error("messages were lost ({0}); fetch the state anew")]
+    Lost(String),
     /// No more will come.
     #[error("the subscription has ended: {0}")]
     Ended(String),

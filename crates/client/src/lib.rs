@@ -15,8 +15,10 @@
 //! ```
 //!
 //! A lost connection is made anew by itself, with jittered backoff or as the server advised, and
-//! every subscription is renewed. What was published in between is missed. Closes that would only
-//! repeat themselves end the client instead; [`LinkError::advice`] tells which.
+//! every subscription is renewed. Where the server keeps a history, each goes on where it was: what
+//! was published in between is received, once and in order, or [`RecvError::Lost`] tells that it
+//! can't be. Without a history it is missed. Closes that would only repeat themselves end the client
+//! instead; [`LinkError::advice`] tells which.
 //!
 //! Everything is bounded: see [`ConnectOptions`]. A [`Client`] owns one task, which ends when the
 //! client is closed or dropped.
@@ -31,10 +33,10 @@ mod outgoing;
 mod recent;
 mod subscription;
 
-pub use client::{Client, Event, Events, Sent};
+pub use client::{Client, Event, Events, Page, Sent};
 pub use error::{LinkError, RecvError, RequestError, UrlError};
-pub use fanlight_proto::ReconnectAdvice;
-pub use fanlight_proto::native::{Message, SessionLimits};
+pub use fanlight_proto::native::{MAX_HISTORY, Message, SessionLimits};
+pub use fanlight_proto::{Position, ReconnectAdvice};
 pub use link::SessionInfo;
 pub use options::{Backoff, ConnectOptions};
-pub use subscription::{Missed, Subscription};
+pub use subscription::{Begin, Missed, Subscription};

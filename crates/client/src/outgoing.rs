@@ -2,20 +2,51 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use fanlight_proto::Position;
 use fanlight_proto::native::is_json;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use crate::error::RequestError;
+use crate::subscription::Begin;
 
 /// A request that a client sends.
 #[derive(Debug, Serialize)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub(crate) enum Outgoing<'r> {
     Connect,
-    Subscribe { to: &'r str, id: u64 },
-    Unsubscribe { to: &'r str },
+    Subscribe {
+        to: &'r str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<Since>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        history: Option<u32>,
+        id: u64,
+    },
+    Unsubscribe {
+        to: &'r str,
+    },
+    History {
+        to: &'r str,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        since: Option<Since>,
+        limit: u32,
+        id: u64,
+    },
     Ping,
+}
+
+/// A position, as the server reads it.
+#[derive(Debug, Serialize)]
+pub(crate) struct Since {
+    epoch: String,
+    offset: u64,
+}
+
+impl From<Position> for Since {
+    fn from(position: Position) -> Self {
+        Self { epoch: position.epoch_text(), offset: position.offset }
+    }
 }
 
 /// A publication. Apart, because serde does not carry raw JSON through a tagged enum.
@@ -26,10 +57,21 @@ struct Send<'r> {
     data: Box<RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'r str>,
     id: u64,
 }
 
-impl Outgoing<'_> {
+impl<'r> Outgoing<'r> {
+    pub(crate) fn subscribe(to: &'r str, begin: Begin, id: u64) -> Self {
+        let (since, history) = match begin {
+            Begin::Now => (None, None),
+            Begin::Newest(newest) => (None, Some(newest)),
+            Begin::After(position) => (Some(position.into()), None),
+        };
+        Self::Subscribe { to, since, history, id }
+    }
+
     pub(crate) fn to_text(&self) -> String {
         serde_json::to_string(self).expect("texts and numbers are always JSON")
     }
@@ -40,6 +82,7 @@ pub(crate) fn send(
     to: &str,
     body: &[u8],
     content_type: Option<&str>,
+    key: Option<&str>,
     id: u64,
 ) -> Result<String, RequestError> {
     let data = if is_json(content_type) {
@@ -49,7 +92,8 @@ pub(crate) fn send(
     };
     let not_json = |error: serde_json::Error| RequestError::NotJson { reason: error.to_string() };
     let data = data.map_err(not_json)?;
-    serde_json::to_string(&Send { r#type: "send", to, data, content_type, id }).map_err(not_json)
+    serde_json::to_string(&Send { r#type: "send", to, data, content_type, key, id })
+        .map_err(not_json)
 }
 
 #[cfg(test)]
@@ -59,7 +103,7 @@ mod tests {
 
     #[test]
     fn the_server_reads_what_was_meant() {
-        let text = Outgoing::Subscribe { to: "/topic/\"a", id: 7 }.to_text();
+        let text = Outgoing::subscribe("/topic/\"a", Begin::Now, 7).to_text();
         let Some(Ok(ClientMessage::Subscribe { to, id, .. })) = parse(&text).next() else {
             panic!()
         };
@@ -69,7 +113,7 @@ mod tests {
             (b"[1]", Some("application/json")),
             (b"plain \xff", Some("text/plain")),
         ] {
-            let text = send("/topic/a", body, content_type, 1).unwrap();
+            let text = send("/topic/a", body, content_type, None, 1).unwrap();
             let Some(Ok(ClientMessage::Send { body: read, content_type: kind, .. })) =
                 parse(&text).next()
             else {
@@ -81,7 +125,7 @@ mod tests {
 
     #[test]
     fn a_body_that_is_not_the_json_it_claims_to_be_is_refused_here() {
-        let error = send("/topic/a", b"hello", None, 1).unwrap_err();
+        let error = send("/topic/a", b"hello", None, None, 1).unwrap_err();
         assert!(matches!(error, RequestError::NotJson { .. }), "{error}");
     }
 }

@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll, ready};
 
-use fanlight_proto::DestinationPattern;
+#[cfg(doc)]
+use fanlight_proto::native::MAX_HISTORY;
 use fanlight_proto::native::Message;
+use fanlight_proto::{DestinationPattern, Position};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
@@ -22,20 +24,39 @@ pub struct Subscription {
     to: Arc<str>,
     key: u64,
     degraded: bool,
+    recovered: Option<bool>,
     queue: mpsc::Receiver<Item>,
     ended: Arc<OnceLock<String>>,
     commands: mpsc::Sender<Command>,
 }
 
-/// So many messages were dropped here.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Missed(pub u64);
+/// Messages that a subscription does not get.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Missed {
+    /// So many were dropped here, because they were not received fast enough.
+    Dropped(u64),
+    /// The server can't say which or how many; fetch anew what they would have told. The reason
+    /// is a stable code.
+    Lost(String),
+}
+
+/// What a subscription begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Begin {
+    /// What comes.
+    #[default]
+    Now,
+    /// The newest messages of the history, at most so many: 1 to [`MAX_HISTORY`].
+    Newest(u32),
+    /// What came after this position.
+    After(Position),
+}
 
 /// What a subscription's queue holds.
 #[derive(Debug)]
 pub(crate) enum Item {
     Message(Arc<Message>),
-    Missed(u64),
+    Missed(Missed),
 }
 
 /// The driver's end of a subscription.
@@ -68,7 +89,7 @@ impl Subscription {
             missed: 0,
             ended: Arc::clone(&ended),
         };
-        (Self { to, key, degraded: false, queue, ended, commands }, sink)
+        (Self { to, key, degraded: false, recovered: None, queue, ended, commands }, sink)
     }
 
     /// Whether the node could not reach its broker when this subscription began: it comes alive
@@ -77,8 +98,14 @@ impl Subscription {
         self.degraded
     }
 
-    pub(crate) fn set_degraded(&mut self, degraded: bool) {
+    /// Whether it was given all that came after its position; `None` where it began without one.
+    pub fn is_recovered(&self) -> Option<bool> {
+        self.recovered
+    }
+
+    pub(crate) fn set_joined(&mut self, degraded: bool, recovered: Option<bool>) {
         self.degraded = degraded;
+        self.recovered = recovered;
     }
 
     /// The destination or pattern, as it was subscribed.
@@ -90,7 +117,8 @@ impl Subscription {
     pub async fn recv(&mut self) -> Result<Arc<Message>, RecvError> {
         match self.queue.recv().await {
             Some(Item::Message(message)) => Ok(message),
-            Some(Item::Missed(missed)) => Err(RecvError::Missed(missed)),
+            Some(Item::Missed(Missed::Dropped(missed))) => Err(RecvError::Missed(missed)),
+            Some(Item::Missed(Missed::Lost(reason))) => Err(RecvError::Lost(reason)),
             None => Err(RecvError::Ended(self.end())),
         }
     }
@@ -107,7 +135,7 @@ impl Stream for Subscription {
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         Poll::Ready(ready!(self.queue.poll_recv(cx)).map(|item| match item {
             Item::Message(message) => Ok(message),
-            Item::Missed(missed) => Err(Missed(missed)),
+            Item::Missed(missed) => Err(missed),
         }))
     }
 }
@@ -130,13 +158,27 @@ impl Sink {
 
     /// Queues a message, or counts it as missed.
     pub(crate) fn push(&mut self, message: &Arc<Message>) {
-        if self.missed > 0 && self.queue.try_send(Item::Missed(self.missed)).is_ok() {
+        self.queue_up(Item::Message(Arc::clone(message)));
+    }
+
+    /// Tells that messages were lost; without room, that counts as one more missed.
+    pub(crate) fn push_lost(&mut self, reason: &str) {
+        self.queue_up(Item::Missed(Missed::Lost(reason.to_owned())));
+    }
+
+    fn queue_up(&mut self, item: Item) {
+        let dropped = Item::Missed(Missed::Dropped(self.missed));
+        if self.missed > 0 && self.queue.try_send(dropped).is_ok() {
             self.missed = 0;
         }
-        let item = Item::Message(Arc::clone(message));
         if self.missed > 0 || self.queue.try_send(item).is_err() {
             self.missed += 1;
         }
+    }
+
+    /// Whether it is to one destination, whose positions can be told.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.pattern.is_none()
     }
 
     /// Whether the subscription was dropped.

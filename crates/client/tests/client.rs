@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fanlight_client::{
-    Backoff, Client, ConnectOptions, Event, LinkError, RecvError, RequestError, Sent, Subscription,
+    Backoff, Begin, Client, ConnectOptions, Event, LinkError, Position, RecvError, RequestError,
+    Sent, Subscription,
 };
 use peer::{Peer, Server};
 use serde_json::json;
@@ -50,7 +51,9 @@ async fn it_subscribes_receives_and_sends() {
         peer.say(&json!({ "type": "ok", "id": request["id"], "message_id": "m1" })).await;
     };
     let (sent, ()) = tokio::join!(client.send("/topic/a", b"hi \xff", Some("text/plain")), answer);
-    assert_eq!(sent, Ok(Sent { message_id: Some("m1".into()), degraded: false }));
+    let expected =
+        Sent { message_id: Some("m1".into()), degraded: false, duplicate: false, position: None };
+    assert_eq!(sent, Ok(expected));
 }
 
 #[tokio::test]
@@ -214,4 +217,57 @@ async fn closing_says_goodbye_and_dropping_ends_the_task() {
     let (client, mut peer) = connected(&server).await;
     drop(client);
     assert_eq!(peer.closed().await, Some(1000));
+}
+
+#[tokio::test]
+async fn a_renewed_subscription_goes_on_where_it_was_and_tells_what_is_lost() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let message = |offset: u64| {
+        json!({ "type": "message", "to": "/topic/a", "id": offset.to_string(), "data": offset,
+            "at": 1, "epoch": "e", "offset": offset })
+    };
+    let begin = Begin::After(Position { epoch: 0xe, offset: 3 });
+    let answer = async {
+        let request = peer.hear().await;
+        assert_eq!(request["since"], json!({ "epoch": "e", "offset": 3 }));
+        peer.say(&message(4)).await;
+        peer.say(&json!({ "type": "ok", "id": request["id"], "epoch": "e", "offset": 4,
+            "recovered": true, "count": 1 }))
+            .await;
+    };
+    let (news, ()) = tokio::join!(client.subscribe_from("/topic/a", begin), answer);
+    let mut news = news.unwrap();
+    assert_eq!(news.is_recovered(), Some(true));
+    let second = client.subscribe_from("/topic/a", begin).await;
+    assert_eq!(second.unwrap_err(), RequestError::AlreadySubscribed);
+    for offset in [5, 5, 6] {
+        peer.say(&message(offset)).await;
+    }
+    for expected in ["4", "5", "6"] {
+        assert_eq!(news.recv().await.unwrap().id, expected);
+    }
+    drop(peer);
+
+    let mut peer = server.welcome().await;
+    let request = peer.hear().await;
+    assert_eq!(request["since"], json!({ "epoch": "e", "offset": 6 }));
+    peer.say(&message(7)).await;
+    peer.say(&json!({ "type": "ok", "id": request["id"], "epoch": "e", "offset": 7,
+        "recovered": true, "count": 1 }))
+        .await;
+    peer.say(&json!({ "type": "lost", "to": "/topic/a", "reason": "epoch_changed", "epoch": "f",
+        "offset": 2 }))
+        .await;
+    assert_eq!(news.recv().await.unwrap().id, "7");
+    assert_eq!(news.recv().await.unwrap_err(), RecvError::Lost("epoch_changed".into()));
+    drop(peer);
+
+    let mut peer = server.welcome().await;
+    let request = peer.hear().await;
+    assert_eq!(request["since"], json!({ "epoch": "f", "offset": 2 }));
+    peer.say(&json!({ "type": "ok", "id": request["id"], "epoch": "f", "offset": 9,
+        "recovered": false, "reason": "position_too_old", "count": 0 }))
+        .await;
+    assert_eq!(news.recv().await.unwrap_err(), RecvError::Lost("position_too_old".into()));
 }

@@ -32,6 +32,11 @@ impl Channel {
         Self(format!("ns:{name}").into())
     }
 
+    /// The channel on which other nodes speak to one. No destination has this text either.
+    pub fn of_node(boot: &str) -> Self {
+        Self(format!("node:{boot}").into())
+    }
+
     /// Its text, as it appears in broker keys.
     pub fn as_str(&self) -> &str {
         &self.0

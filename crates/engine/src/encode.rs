@@ -9,6 +9,7 @@ use fanlight_proto::stomp::{self, Version};
 use fanlight_proto::ws::deflate::{self, Deflater};
 use fanlight_proto::ws::{self, Opcode};
 
+use crate::history::Lost;
 use crate::hub::{Hub, WireKey};
 use crate::outbox::Chunk;
 use crate::publication::Publication;
@@ -36,6 +37,7 @@ pub struct Encoder {
 pub struct Run<'r> {
     encoder: &'r mut Encoder,
     publications: &'r [Arc<Publication>],
+    lost: Option<Lost>,
     last: Option<((WireKey, Framing), Chunk)>,
 }
 
@@ -72,10 +74,20 @@ impl Encoder {
 
     /// Begins a run of publications, all of one destination.
     pub fn run<'r>(&'r mut self, publications: &'r [Arc<Publication>]) -> Run<'r> {
+        self.run_after(publications, None)
+    }
+
+    /// Begins a run of publications before which something was lost: STOMP has no message of its
+    /// own for that, so its first frame says so.
+    pub fn run_after<'r>(
+        &'r mut self,
+        publications: &'r [Arc<Publication>],
+        lost: Option<Lost>,
+    ) -> Run<'r> {
         self.chunks.clear();
         self.stomp.iter_mut().for_each(Vec::clear);
         self.native.iter_mut().for_each(Vec::clear);
-        Run { encoder: self, publications, last: None }
+        Run { encoder: self, publications, lost, last: None }
     }
 
     /// Frames one message of a session's own: an answer, not a publication.
@@ -142,7 +154,10 @@ impl Run<'_> {
         let Encoder { deflater, deflate_min_bytes, stomp, .. } = &mut *self.encoder;
         let rests = &mut stomp[version as usize];
         if rests.is_empty() {
-            *rests = self.publications.iter().map(|p| StompRest::new(p, version)).collect();
+            let mut lost = self.lost;
+            let rest =
+                |publication: &Arc<Publication>| StompRest::new(publication, version, lost.take());
+            *rests = self.publications.iter().map(rest).collect();
         }
         let copied = rests.iter().all(|rest| rest.bytes.len() <= COPY_MAX_BYTES);
         let mut pieces = Vec::new();
@@ -181,7 +196,7 @@ impl Run<'_> {
 }
 
 impl StompRest {
-    fn new(publication: &Publication, version: Version) -> Self {
+    fn new(publication: &Publication, version: Version, lost: Option<Lost>) -> Self {
         let mut out = Vec::with_capacity(publication.body.len() + 160);
         let mut writer = stomp::Writer::continuing(&mut out, version)
             .header("message-id", &publication.id.to_string())
@@ -193,6 +208,9 @@ impl StompRest {
             writer = writer
                 .header("epoch", &format!("{:x}", position.epoch))
                 .header("offset", &position.offset.to_string());
+        }
+        if let Some(lost) = lost {
+            writer = writer.header("lost", lost.code());
         }
         for (name, value) in &publication.headers {
             writer = writer.header(name, value);
@@ -225,10 +243,16 @@ fn stomp_head(publication: &Publication, version: Version, id: &str, ack: bool) 
 }
 
 fn native_message(publication: &Publication, named: bool) -> Bytes {
-    let destination = &publication.destination;
     let mut out = Vec::with_capacity(publication.body.len() + 192);
+    write_native(&mut out, publication, named);
+    out.into()
+}
+
+/// Appends a publication as a native `message`.
+pub(crate) fn write_native(out: &mut Vec<u8>, publication: &Publication, named: bool) {
+    let destination = &publication.destination;
     native::write_message(
-        &mut out,
+        out,
         &MessageFields {
             to: &if named { destination.as_str().into() } else { destination.shown() },
             id: &publication.id.to_string(),
@@ -240,7 +264,6 @@ fn native_message(publication: &Publication, named: bool) -> Bytes {
             headers: &publication.headers,
         },
     );
-    out.into()
 }
 
 #[cfg(test)]

@@ -60,9 +60,12 @@ pub struct HistoryPage {
 
 impl HistoryPage {
     /// Whether the page ends at the top.
+    ///
+    /// Only offsets count: the newest publication may be of an earlier epoch than the top.
     pub fn is_last(&self) -> bool {
+        let offset = |publication: &Publication| publication.position.map(|at| at.offset);
         self.lost.is_some()
-            || self.publications.last().is_none_or(|last| last.position == Some(self.top))
+            || self.publications.last().is_none_or(|last| offset(last) == Some(self.top.offset))
     }
 }
 

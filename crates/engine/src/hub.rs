@@ -89,6 +89,8 @@ pub struct Hub {
     groups: Slab<Group>,
     places: Slab<Place>,
     ids: Interner,
+    /// Destinations that have no subscriber by name any more.
+    vacated: Vec<Destination>,
 }
 
 type GroupKey = usize;
@@ -106,7 +108,9 @@ struct Patterns {
 struct Group {
     target: Target,
     channel: Channel,
+    /// The active ones, then those that are prepared.
     members: Vec<Member>,
+    active: u32,
 }
 
 /// Where a subscription stands, so that it can be removed without a search.
@@ -130,6 +134,19 @@ impl Hub {
         channel: Channel,
         wire: Wire<'_>,
     ) -> SubscriptionKey {
+        let key = self.prepare(session, target, channel, wire);
+        self.activate(key);
+        key
+    }
+
+    /// Adds a subscriber that gets nothing until it is activated.
+    pub fn prepare(
+        &mut self,
+        session: SessionKey,
+        target: Target,
+        channel: Channel,
+        wire: Wire<'_>,
+    ) -> SubscriptionKey {
         let group = self.group_of(target, channel);
         let wire = match wire {
             Wire::Native { named } => WireKey::Native { named },
@@ -144,13 +161,54 @@ impl Hub {
         subscription
     }
 
+    /// Lets a prepared subscriber get what comes. Of an active one it changes nothing.
+    pub fn activate(&mut self, key: SubscriptionKey) {
+        let Some(&place) = self.places.get(key.0 as usize) else { return };
+        let group = &mut self.groups[place.group as usize];
+        if place.index >= group.active {
+            let first = group.active;
+            group.active += 1;
+            self.swap(place.group, place.index, first);
+        }
+    }
+
+    /// In which bytes a subscriber wants its messages.
+    pub fn wire(&self, key: SubscriptionKey) -> Option<WireKey> {
+        let place = self.places.get(key.0 as usize)?;
+        Some(self.groups[place.group as usize].members[place.index as usize].wire)
+    }
+
+    /// Whether some pattern is subscribed on `channel`.
+    pub fn has_patterns(&self, channel: &Channel) -> bool {
+        !self.patterns.is_empty() && self.patterns.contains_key(channel)
+    }
+
+    /// Whether the destination is subscribed by its name.
+    pub fn has_destination(&self, destination: &Destination) -> bool {
+        self.exact.contains_key(destination)
+    }
+
+    /// The destinations whose last subscriber by name has left since this was last called; some
+    /// may have one again.
+    pub fn take_vacated(&mut self) -> Vec<Destination> {
+        std::mem::take(&mut self.vacated)
+    }
+
     /// Removes a subscription. `key` must come from [`Hub::subscribe`] and be used once.
     pub fn unsubscribe(&mut self, key: SubscriptionKey) {
-        let Some(place) = self.places.try_remove(key.0 as usize) else {
+        let Some(&(mut place)) = self.places.get(key.0 as usize) else {
             debug_assert!(false, "unsubscribed twice");
             return;
         };
         let group_key = place.group as usize;
+        let group = &mut self.groups[group_key];
+        if place.index < group.active {
+            group.active -= 1;
+            let last = group.active;
+            self.swap(place.group, place.index, last);
+            place.index = last;
+        }
+        self.places.remove(key.0 as usize);
         let group = &mut self.groups[group_key];
         let removed = group.members.swap_remove(place.index as usize);
         if let Some(moved) = group.members.get(place.index as usize) {
@@ -192,7 +250,10 @@ impl Hub {
             Target::Pattern(pattern) => pattern.matches(destination.as_str()),
             Target::Destination(_) => false,
         });
-        exact.into_iter().chain(matching).map(|key| self.groups[key].members.as_slice())
+        exact.into_iter().chain(matching).map(|key| {
+            let group = &self.groups[key];
+            &group.members[..group.active as usize]
+        })
     }
 
     /// The subscription id behind a [`WireKey`].
@@ -210,6 +271,16 @@ impl Hub {
         self.places.is_empty()
     }
 
+    /// Exchanges the places of two members of a group.
+    fn swap(&mut self, group: u32, one: u32, other: u32) {
+        let members = &mut self.groups[group as usize].members;
+        members.swap(one as usize, other as usize);
+        for index in [one, other] {
+            let subscription = members[index as usize].subscription;
+            self.places[subscription.0 as usize].index = index;
+        }
+    }
+
     fn group_of(&mut self, target: Target, channel: Channel) -> GroupKey {
         match &target {
             Target::Destination(destination) => {
@@ -217,7 +288,7 @@ impl Hub {
                     return key;
                 }
                 let destination = destination.clone();
-                let key = self.groups.insert(Group { target, channel, members: Vec::new() });
+                let key = self.groups.insert(Group::new(target, channel));
                 self.exact.insert(destination, key);
                 key
             }
@@ -227,7 +298,7 @@ impl Hub {
                     return patterns.keys[at];
                 }
                 patterns.places.insert(Arc::clone(pattern), patterns.keys.len());
-                let key = self.groups.insert(Group { target, channel, members: Vec::new() });
+                let key = self.groups.insert(Group::new(target, channel));
                 patterns.keys.push(key);
                 key
             }
@@ -239,6 +310,7 @@ impl Hub {
         match group.target {
             Target::Destination(destination) => {
                 self.exact.remove(&destination);
+                self.vacated.push(destination);
             }
             Target::Pattern(pattern) => {
                 let Some(patterns) = self.patterns.get_mut(&group.channel) else { return };
@@ -254,6 +326,12 @@ impl Hub {
                 }
             }
         }
+    }
+}
+
+impl Group {
+    fn new(target: Target, channel: Channel) -> Self {
+        Self { target, channel, members: Vec::new(), active: 0 }
     }
 }
 
@@ -334,6 +412,31 @@ mod tests {
         assert_eq!(sessions(&hub, &channel, "/topic/a.1"), [1, 2, 3]);
         assert_eq!(sessions(&hub, &channel, "/topic/c"), [3]);
         assert_eq!(sessions(&hub, &Channel::of_namespace("other"), "/topic/c"), [0; 0]);
+    }
+
+    #[test]
+    fn a_prepared_subscriber_gets_nothing_until_it_is_activated() {
+        let mut hub = Hub::new();
+        let channel = Channel::of_destination("/topic/a".into());
+        let mut keys = Vec::new();
+        for session in 0..4 {
+            let (target, channel) = exact("/topic/a");
+            keys.push(hub.prepare(SessionKey(session), target, channel, NATIVE));
+        }
+        assert_eq!(sessions(&hub, &channel, "/topic/a"), [0; 0]);
+        hub.activate(keys[2]);
+        hub.activate(keys[2]);
+        hub.activate(keys[0]);
+        assert_eq!(sessions(&hub, &channel, "/topic/a"), [0, 2]);
+        hub.unsubscribe(keys[2]);
+        hub.unsubscribe(keys[1]);
+        assert_eq!(sessions(&hub, &channel, "/topic/a"), [0]);
+        hub.activate(keys[3]);
+        assert_eq!(sessions(&hub, &channel, "/topic/a"), [0, 3]);
+        hub.unsubscribe(keys[0]);
+        assert_eq!(hub.take_vacated(), []);
+        hub.unsubscribe(keys[3]);
+        assert_eq!(hub.take_vacated(), [destination("/topic/a")]);
     }
 
     #[test]

@@ -11,5 +11,7 @@ pub mod outbox;
 pub mod policy;
 pub mod publication;
 pub mod queue;
+pub mod registry;
 pub mod session;
 pub mod time;
+pub mod timeline;

@@ -233,7 +233,7 @@ impl Policy {
         destination: &Destination,
     ) -> Result<HistoryPermit, Denied> {
         let (destination, namespace) = self.decide(Action::History, subject, destination)?;
-        let history = namespace.options.history.ok_or(Denied::NoHistory)?;
+        let history = namespace.history_of(&destination).ok_or(Denied::NoHistory)?;
         Ok(HistoryPermit { channel: namespace.channel_of(&destination), destination, history })
     }
 
@@ -334,6 +334,16 @@ impl SubscribePermit {
     /// What its namespace does with publications.
     pub fn options(&self) -> &Arc<NamespaceOptions> {
         &self.options
+    }
+
+    /// What is kept of the publications that it allows to receive. `None` for patterns.
+    pub fn history(&self) -> Option<(&Destination, History)> {
+        match &self.target {
+            Target::Destination(destination) => {
+                Some((destination, namespace::history_of(&self.options, destination)?))
+            }
+            Target::Pattern(_) => None,
+        }
     }
 
     /// The queue that it allows to consume, where its namespace is one of queues.

@@ -19,6 +19,7 @@ mod heartbeat;
 mod live;
 mod native;
 mod queue;
+mod recovery;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -30,13 +31,18 @@ use fanlight_proto::stomp::Version;
 
 use crate::auth::{AuthError, Principal, Token};
 use crate::broker::{Channel, Joined, PublishError, Published};
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
 use crate::publication::{Publication, SessionId};
 use crate::queue::{Consumers, QueueError};
+use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
+use crate::timeline::Recovered;
+
+pub use recovery::Recover;
 
 use backlog::Backlog;
 use fault::Fault;
@@ -98,10 +104,29 @@ pub enum Effect {
     Ping,
     /// Check a token; answered by [`Done::Authenticated`].
     Authenticate(Token),
+    /// Enter the session in the registry, under this user; answered by [`Done::Entered`].
+    Enter(Option<Arc<str>>),
+    /// Undo that. No answer.
+    Exit {
+        /// Whose session it was.
+        user: Option<Arc<str>>,
+        /// Why it ends.
+        reason: CloseReason,
+    },
+    /// Record that a subscription began or ended. No answer.
+    Record(SubscriptionChange),
     /// Publish; answered by [`Done::Published`].
     Publish(PublishPermit, Publication),
-    /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered by [`Done::Joined`].
+    /// Publish unless that was done under this key before; answered by [`Done::Published`].
+    PublishOnce(PublishPermit, Publication, IdempotencyKey),
+    /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered
+    /// by [`Done::Joined`].
     Join(Channel),
+    /// Join the timeline of a destination whose channel is received: send what the subscriber
+    /// wants to begin with, and activate it; answered by [`Done::Recovered`].
+    Recover(Box<Recover>),
+    /// Read what was published before; answered by [`Done::History`].
+    History(Box<HistoryQuery>),
     /// Tell the broker what was acknowledged and given back on these queues; answered by
     /// [`Done::Settled`] once it has it.
     Settle(Vec<Channel>),
@@ -116,10 +141,16 @@ pub enum Effect {
 pub enum Done {
     /// To [`Effect::Authenticate`].
     Authenticated(Result<Principal, AuthError>),
-    /// To [`Effect::Publish`].
+    /// To [`Effect::Enter`].
+    Entered(Entered),
+    /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
     Published(Result<Published, PublishError>),
     /// To [`Effect::Join`].
     Joined(Joined),
+    /// To [`Effect::Recover`].
+    Recovered(Recovered),
+    /// To [`Effect::History`].
+    History(Result<HistoryPage, HistoryError>),
     /// To [`Effect::Settle`].
     Settled(Result<(), QueueError>),
 }
@@ -251,6 +282,9 @@ impl Session {
             (Work::Connect(connecting), Done::Authenticated(result)) => {
                 self.on_authenticated(cx, connecting, result);
             }
+            (Work::Enter(entering), Done::Entered(entered)) => {
+                self.on_entered(cx, entering, entered);
+            }
             (Work::Refresh { id }, Done::Authenticated(result)) => {
                 self.on_refreshed(cx, id, result);
             }
@@ -258,6 +292,12 @@ impl Session {
                 self.on_published(cx, publishing, result);
             }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
+            (Work::Recover(recovering), Done::Recovered(recovered)) => {
+                self.on_recovered(cx, recovering, recovered);
+            }
+            (Work::History(asking), Done::History(result)) => {
+                self.on_history(cx, asking, result);
+            }
             (Work::Settle { answer, note }, Done::Settled(result)) => {
                 self.on_settled(cx, answer, note, result);
             }
@@ -331,7 +371,12 @@ impl Session {
 
     /// Gives back what the session holds, once its transport is gone. May be called again.
     pub fn on_closed(&mut self, cx: &mut Cx<'_>) {
-        self.release(cx, CloseReason::ConnectionLost);
+        self.on_closed_for(cx, CloseReason::ConnectionLost);
+    }
+
+    /// The same, where the driver knows why.
+    pub fn on_closed_for(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        self.release(cx, reason);
     }
 
     /// Whether an effect is under way.
@@ -443,11 +488,13 @@ impl Session {
 
     /// Leaves all that was joined; from here on the session only waits to be dropped.
     fn release(&mut self, cx: &mut Cx<'_>, reason: CloseReason) {
+        let exit = self.exit(reason);
         if let Some(live) = self.live_mut() {
             for subscription in live.subscriptions.take_all() {
-                queue::leave(cx, subscription);
+                live.left(cx, subscription);
             }
         }
+        cx.effects.extend(exit);
         self.work = None;
         self.backlog = None;
         if !self.is_closed() {

@@ -1,4 +1,4 @@
-//! The admin listener: metrics, health, drain. It asks for no token, so it belongs to loopback.
+//! The admin listener: metrics, health, drain, the registry. It asks for no token, so it belongs to loopback.
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use tokio::sync::Notify;
 use crate::health;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::registry;
 use crate::telemetry::Metrics;
 
 /// The admin routes; `drain` is notified when an operator asks for a drain.
@@ -30,5 +31,6 @@ pub fn routes(node: &Arc<Node>, metrics: Metrics, drain: Arc<Notify>) -> Router 
     Router::new()
         .route("/metrics", get(scrape))
         .route("/drain", post(begin_drain))
+        .merge(registry::api::routes(node))
         .merge(health::routes(node))
 }

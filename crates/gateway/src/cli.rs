@@ -2,6 +2,7 @@
 
 mod completions;
 mod config;
+mod doctor;
 mod messages;
 mod serve;
 mod token;
@@ -29,6 +30,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Pub(command)) => messages::publish(&command),
         Some(Command::Sub(command)) => messages::subscribe(&command),
+        Some(Command::Doctor(command)) => doctor::run(&command),
         Some(Command::Completions(command)) => completions::run(&command),
     };
     match outcome {
@@ -64,6 +66,8 @@ enum Command {
     Pub(messages::Publish),
     /// Print messages as they come, as a client.
     Sub(messages::Subscribe),
+    /// Check a Redis for what Fanlight needs of it.
+    Doctor(doctor::Doctor),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
 }

@@ -6,6 +6,7 @@ mod layers;
 mod load;
 mod problem;
 mod queues;
+mod redis;
 pub mod reference;
 mod sections;
 mod values;
@@ -15,10 +16,11 @@ pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use queues::{DeadLetter, Mode, Queue};
+pub use redis::{Redis, RedisTls};
 pub use sections::{
-    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Config, Drain, Effect, Limits, Listen,
-    Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Redis, Rule, Stomp,
-    WebSocket,
+    Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
+    History, Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit,
+    Origin, Pattern, Policy, Rule, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

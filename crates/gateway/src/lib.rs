@@ -16,6 +16,7 @@ pub mod jwt;
 pub mod node;
 pub mod origin;
 pub mod problem;
+pub mod registry;
 pub mod server;
 pub mod telemetry;
 pub mod transport;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
+use fanlight_engine::registry::Registry;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -22,6 +23,8 @@ pub struct Node {
     pub http_admission: Arc<Admission>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
+    /// Knows the sessions of all nodes.
+    pub registry: Arc<dyn Registry>,
     /// The time.
     pub clock: Clock,
     /// Whether the `--dev` page and token are served.
@@ -48,6 +51,7 @@ impl Node {
         config: Config,
         authenticator: Arc<Authenticator>,
         broker: Arc<dyn Broker>,
+        registry: Arc<dyn Registry>,
         clock: Clock,
     ) -> Self {
         let limits = &config.limits;
@@ -63,6 +67,7 @@ impl Node {
             admission,
             http_admission,
             broker,
+            registry,
             clock,
             dev: false,
             conformance: false,

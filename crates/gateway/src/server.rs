@@ -9,29 +9,28 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
-use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
+use fanlight_engine::broker::WorkerId;
 use fanlight_engine::outbox::OutboxLimits;
-use fanlight_engine::queue::Queues;
 use fanlight_engine::session::Rules;
-use fanlight_redis::RedisBroker;
 use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
 use crate::clock::Clock;
-use crate::config::{BrokerKind, Config, ConfigError, ServeOptions};
+use crate::config::{Config, ConfigError, ServeOptions};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
-use crate::worker::{Inbox, Worker, WorkerHandle, WorkerShared, inbox};
+use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dev, health};
 
 /// Runs a node until it is told to end and has drained.
@@ -49,15 +48,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
-    let sinks = inboxes
-        .iter()
-        .map(|(handle, _)| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
-        .collect();
+    let handles = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let clock = Clock::start();
-    let (broker, queues) = start_broker(&config, sinks, clock, &tracker, &shutdown)?;
-    let shared = Arc::new(worker_shared(&config, Arc::clone(&broker), queues, clock)?);
+    let cluster = Cluster::join(&config, handles, reachable(public), clock, &tracker, &shutdown)?;
+    let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
-    let mut node = Node::new(config, authenticator, broker, clock);
+    let (broker, registry) = (Arc::clone(&cluster.broker), Arc::clone(&cluster.registry));
+    let mut node = Node::new(config, authenticator, broker, registry, clock);
     node.dev = dev;
     node.conformance = conformance;
     let node = Arc::new(node);
@@ -83,6 +80,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         () = drain_asked.notified() => false,
     };
     drain_and_end(&node, workers, signals, asked_by_signal).await;
+    cluster.leave().await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -95,33 +93,7 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
-fn start_broker(
-    config: &Config,
-    sinks: Vec<Arc<dyn DeliverySink>>,
-    clock: Clock,
-    tracker: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> anyhow::Result<(Arc<dyn Broker>, Arc<dyn Queues>)> {
-    Ok(match config.broker.kind {
-        BrokerKind::Memory => {
-            let broker = MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms));
-            let broker = Arc::new(broker);
-            (Arc::clone(&broker) as Arc<dyn Broker>, broker)
-        }
-        BrokerKind::Redis => {
-            let redis = config.redis_config().map_err(ConfigError::from)?;
-            let broker = RedisBroker::start(redis, sinks, tracker.clone(), shutdown.clone());
-            (Arc::clone(&broker) as Arc<dyn Broker>, broker)
-        }
-    })
-}
-
-fn worker_shared(
-    config: &Config,
-    broker: Arc<dyn Broker>,
-    queues: Arc<dyn Queues>,
-    clock: Clock,
-) -> anyhow::Result<WorkerShared> {
+fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Result<WorkerShared> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
@@ -135,8 +107,9 @@ fn worker_shared(
     Ok(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(authenticator),
-        broker,
-        queues,
+        broker: Arc::clone(&cluster.broker),
+        queues: Arc::clone(&cluster.queues),
+        registry: Arc::clone(&cluster.registry),
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),
@@ -151,7 +124,7 @@ fn worker_shared(
 fn start_workers(
     node: &Arc<Node>,
     shared: &Arc<WorkerShared>,
-    inboxes: Vec<(WorkerHandle, mpsc::Receiver<Inbox>)>,
+    inboxes: Vec<(WorkerHandle, InboxReceiver)>,
     listener: Socket,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<Draining>> {
@@ -183,7 +156,7 @@ struct WorkerThread {
     node: Arc<Node>,
     shared: Arc<WorkerShared>,
     handle: WorkerHandle,
-    receiver: mpsc::Receiver<Inbox>,
+    receiver: InboxReceiver,
     listener: Socket,
     shutdown: CancellationToken,
 }
@@ -257,6 +230,7 @@ async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken)
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         let ready = node.readiness() == crate::node::Readiness::Ready;
         metrics::gauge!("fanlight_ready").set(u8::from(ready));
+        node.registry.set_sessions(node.admission.connections() as u64);
         metrics.upkeep();
     }
 }

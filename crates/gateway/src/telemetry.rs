@@ -92,6 +92,14 @@ fn describe() {
     describe_counter!("fanlight_deliveries_total", count, "Publications written to a subscriber.");
     describe_queues();
     describe_counter!(
+        "fanlight_recoveries_total",
+        count,
+        "Subscriptions that wanted more than what comes, by result."
+    );
+    describe_counter!("fanlight_gaps_total", count, "Times that publications were missing.");
+    describe_counter!("fanlight_gaps_healed_total", count, "Gaps that the history filled.");
+    describe_counter!("fanlight_gaps_lost_total", count, "Losses told to live subscribers.");
+    describe_counter!(
         "fanlight_outbox_dropped_frames_total",
         count,
         "Frames dropped when a slow consumer was closed."
@@ -134,7 +142,14 @@ mod tests {
     #[test]
     fn every_described_metric_is_documented() {
         let documented = include_str!("../../../docs/metrics.md");
-        let described = include_str!("telemetry.rs").split('"').filter(|part| {
+        let sources = [
+            include_str!("telemetry.rs"),
+            include_str!("../../redis/src/meters.rs"),
+            include_str!("../../redis/src/lease.rs"),
+            include_str!("../../redis/src/reaper.rs"),
+            include_str!("../../redis/src/registry.rs"),
+        ];
+        let described = sources.iter().flat_map(|source| source.split('"')).filter(|part| {
             part.strip_prefix("fanlight_")
                 .is_some_and(|name| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'))
         });

@@ -5,6 +5,8 @@ mod guard;
 mod inbox;
 mod input;
 mod queues;
+mod recovery;
+mod registry;
 mod slot;
 mod stage;
 mod stats;
@@ -23,6 +25,7 @@ use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
 use fanlight_engine::queue::Queues;
+use fanlight_engine::registry::Registry;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
@@ -34,14 +37,15 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use mio::{Events, Interest, Token};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
-use tokio::sync::mpsc;
 use tokio::time::MissedTickBehavior;
 
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Inbox, WorkerHandle, inbox};
+pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
 use queues::{QueueDone, QueueSide};
+use recovery::Recovery;
+use registry::Reentry;
 use slot::{Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -55,8 +59,10 @@ pub struct WorkerShared {
     pub authenticator: Arc<Authenticator>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
-    /// Keeps queues; the same broker.
+    /// Keeps the queues.
     pub queues: Arc<dyn Queues>,
+    /// Knows the sessions of all nodes.
+    pub registry: Arc<dyn Registry>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
@@ -72,7 +78,7 @@ pub struct Worker {
     id: WorkerId,
     shared: Arc<WorkerShared>,
     poll: AsyncFd<mio::Poll>,
-    inbox: mpsc::Receiver<Inbox>,
+    inbox: InboxReceiver,
     slots: Slab<Slot>,
     next_serial: u64,
     hub: Hub,
@@ -86,9 +92,11 @@ pub struct Worker {
     work: FuturesUnordered<BoxFuture<'static, (Ticket, Done)>>,
     effects: Vec<Effect>,
     stage: Stage,
+    recovery: Recovery,
     /// Connections whose unread input can go on.
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
+    reentry: Reentry,
     stats: Stats,
     buffers: Buffers,
 }
@@ -113,6 +121,7 @@ enum Wake {
     Sockets,
     Inbox,
     Done(Ticket, Done),
+    Read(recovery::Read),
     Queue(QueueDone),
     Resumed,
     Sweep,
@@ -125,7 +134,7 @@ impl Worker {
     pub fn new(
         id: WorkerId,
         shared: Arc<WorkerShared>,
-        inbox: mpsc::Receiver<Inbox>,
+        inbox: InboxReceiver,
         seed: u64,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -143,8 +152,10 @@ impl Worker {
             work: FuturesUnordered::new(),
             effects: Vec::new(),
             stage: Stage::default(),
+            recovery: Recovery::default(),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
+            reentry: Reentry::default(),
             stats: Stats::new(id),
             buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
             shared,
@@ -158,13 +169,13 @@ impl Worker {
         let mut ticks = tokio::time::interval(sweep::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.sweep.is_drained(&self.slots) {
-            let resumed = !self.resumed.is_empty();
+            let resumed = !self.resumed.is_empty() || self.recovery.has_more;
             let wake = tokio::select! {
                 polled = poll_sockets(&mut self.poll, &mut events) => {
                     polled?;
                     Wake::Sockets
                 }
-                taken = self.inbox.recv_many(&mut inbox, INBOX_BATCH) => {
+                taken = self.inbox.messages.recv_many(&mut inbox, INBOX_BATCH) => {
                     if taken == 0 {
                         break;
                     }
@@ -172,6 +183,9 @@ impl Worker {
                 }
                 Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
                     Wake::Done(ticket, done)
+                }
+                Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
+                    Wake::Read(read)
                 }
                 Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
                     Wake::Queue(done)
@@ -195,13 +209,26 @@ impl Worker {
                         self.relieve(&mut inbox).await;
                     }
                 }
+                Wake::Read(read) => {
+                    self.on_read(read).await;
+                    while let Some(Some(read)) = self.recovery.reads.next().now_or_never() {
+                        self.on_read(read).await;
+                        self.relieve(&mut inbox).await;
+                    }
+                }
                 Wake::Queue(done) => self.on_queue_done(done),
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
+            if !self.recovery.is_to_suspect() && self.inbox.take_missed() {
+                // What there was room for comes first, or it would be read as missed too.
+                self.recovery.suspect_all_after(self.inbox.messages.len());
+            }
+            self.settle().await;
             self.flush_stage();
             self.tend_queues();
-            if !self.resumed.is_empty() || !self.inbox.is_empty() {
+            if !self.resumed.is_empty() || self.recovery.has_more || !self.inbox.messages.is_empty()
+            {
                 // Else the loop would not wait, and what shares this thread would: accepting,
                 // handshakes, and the runtime that tells of sockets and time.
                 tokio::task::yield_now().await;
@@ -218,9 +245,9 @@ impl Worker {
         if self.stage.is_large() {
             self.flush_stage();
         }
-        for _ in 0..self.inbox.len() / INBOX_BATCH {
+        for _ in 0..self.inbox.messages.len() / INBOX_BATCH {
             while inbox.len() < INBOX_BATCH
-                && let Ok(message) = self.inbox.try_recv()
+                && let Ok(message) = self.inbox.messages.try_recv()
             {
                 inbox.push(message);
             }
@@ -230,12 +257,19 @@ impl Worker {
 
     async fn on_inbox(&mut self, inbox: &mut Vec<Inbox>) {
         let mut deliveries: Vec<Delivery> = Vec::new();
+        let taken = inbox.len();
         for message in inbox.drain(..) {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
                 Inbox::Deliver(delivery) if self.queues.consumers.wake(&delivery.channel) => {}
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
-                Inbox::Notice(Notice::Suspect(_)) => {}
+                // A wake may have been missed.
+                Inbox::Notice(Notice::Suspect(channel)) if self.queues.consumers.wake(&channel) => {
+                }
+                Inbox::Notice(Notice::Suspect(channel)) => {
+                    self.recovery.timelines.suspect(&channel);
+                }
+                Inbox::Disconnect(order) => self.obey(&order),
                 Inbox::Drain { window } => self.begin_drain(window),
             }
         }
@@ -243,6 +277,7 @@ impl Worker {
             self.flush_stage();
             self.fan_out(deliveries).await;
         }
+        self.recovery.took(taken);
     }
 
     /// Takes over a connection whose upgrade is done.
@@ -349,10 +384,40 @@ impl Worker {
                 let result = self.shared.authenticator.authenticate(token.as_str(), now);
                 Some(Done::Authenticated(result))
             }
+            Effect::Enter(user) => {
+                let entry = self.entry(key, user)?;
+                let entering = self.shared.registry.enter(entry);
+                self.start(key, entering, Done::Entered)
+            }
+            Effect::Exit { user, reason } => {
+                if let Some(entry) = self.entry(key, user) {
+                    self.shared.registry.leave(entry, reason);
+                }
+                None
+            }
+            Effect::Record(change) => {
+                if let Some(entry) = self.entry(key, None) {
+                    self.shared.registry.record(entry.session, change);
+                }
+                None
+            }
             Effect::Publish(permit, publication) => {
                 self.stats.published += 1;
                 let publish = self.shared.broker.publish(permit, publication);
                 self.start(key, publish, Done::Published)
+            }
+            Effect::PublishOnce(permit, publication, once) => {
+                self.stats.published += 1;
+                let publish = self.shared.broker.publish_once(permit, publication, once);
+                self.start(key, publish, Done::Published)
+            }
+            Effect::Recover(recover) => {
+                self.recover(key, *recover, now);
+                None
+            }
+            Effect::History(query) => {
+                let page = self.shared.broker.history(*query);
+                self.start(key, page, Done::History)
             }
             Effect::Join(channel) => {
                 let joined = self.shared.broker.subscribe(self.id, &channel);
@@ -405,6 +470,7 @@ impl Worker {
         if *uses == 0 {
             self.shared.broker.unsubscribe(self.id, channel);
             self.channels.remove(channel);
+            self.recovery.timelines.leave(channel);
         }
     }
 
@@ -456,7 +522,8 @@ impl Worker {
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         let paused = slot.paused;
         self.stats.closed(reason);
-        self.with_session(key, now, Session::on_closed);
+        self.recovery.forget(key);
+        self.with_session(key, now, |session, cx| session.on_closed_for(cx, reason));
         if paused {
             // What it has sent meanwhile may hold its close frame, whose edge is over.
             self.go_on(key);

@@ -45,6 +45,10 @@ pub enum CloseReason {
     LimitExceeded,
     /// Removed by an operator or by the cluster.
     Disconnected,
+    /// The user has as many sessions as allowed, and the limit refuses further ones.
+    SessionLimit,
+    /// A newer session of the same user took its place under the limit.
+    Replaced,
     /// A service behind this node did not answer.
     Unavailable,
     /// A fault of ours.
@@ -64,7 +68,7 @@ pub enum ReconnectAdvice {
 
 impl CloseReason {
     /// Every reason, for tables and metric registration.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::ClientClosed,
         Self::ConnectionLost,
         Self::Draining,
@@ -83,6 +87,8 @@ impl CloseReason {
         Self::RateLimited,
         Self::LimitExceeded,
         Self::Disconnected,
+        Self::SessionLimit,
+        Self::Replaced,
         Self::Unavailable,
         Self::Internal,
     ];
@@ -113,6 +119,8 @@ impl CloseReason {
             Self::ConnectTimeout => 4508,
             Self::LimitExceeded => 4509,
             Self::Disconnected => 4510,
+            Self::SessionLimit => 4511,
+            Self::Replaced => 4512,
         }
     }
 
@@ -137,6 +145,8 @@ impl CloseReason {
             Self::RateLimited => "rate_limited",
             Self::LimitExceeded => "limit_exceeded",
             Self::Disconnected => "disconnected",
+            Self::SessionLimit => "session_limit",
+            Self::Replaced => "replaced",
             Self::Unavailable => "unavailable",
             Self::Internal => "internal",
         }
@@ -163,7 +173,9 @@ impl CloseReason {
             | Self::Forbidden
             | Self::ConnectTimeout
             | Self::LimitExceeded
-            | Self::Disconnected => ReconnectAdvice::Stop,
+            | Self::Disconnected
+            | Self::SessionLimit
+            | Self::Replaced => ReconnectAdvice::Stop,
         }
     }
 }

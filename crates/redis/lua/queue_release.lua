@@ -2,9 +2,11 @@
 -- What is by now somebody else's, or acknowledged, is left alone.
 --
 -- KEYS: stream, released, hungry, channel
--- ARGV: consumer, ms until an unused queue expires, PUBLISH or SPUBLISH, wake, then for each its
---       id, how often it was delivered, and '1' if that delivery counts
+-- ARGV: consumer (the node's boot:generation), ms until an unused queue expires, PUBLISH or
+--       SPUBLISH, wake, then for each its id, how often it was delivered, and '1' if that
+--       delivery counts
 local stream, released, hungry, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local boot = string.match(ARGV[1], '^[^:]*')
 if redis.call('EXISTS', stream) == 0 then
   return 0
 end
@@ -12,7 +14,8 @@ local count = 0
 for at = 5, #ARGV, 3 do
   local id, delivered = ARGV[at], tonumber(ARGV[at + 1])
   local held = redis.call('XPENDING', stream, 'fl', id, id, 1)[1]
-  if held and held[2] == ARGV[1] and held[4] == delivered then
+  -- What a node fetched before it lost its lease is its own still.
+  if held and string.match(held[2], '^[^:]*') == boot and held[4] == delivered then
     if ARGV[at + 2] ~= '1' then
       redis.call('XCLAIM', stream, 'fl', ARGV[1], 0, id, 'RETRYCOUNT', delivered - 1, 'JUSTID')
     end

@@ -1,7 +1,7 @@
 //! `RedisBroker`: the broker contract over Redis.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use fanlight_engine::broker::{
     Broker, BrokerHealth, Channel, DeliverySink, Joined, PublishError, Published, Reach, WorkerId,
@@ -15,21 +15,25 @@ use tokio_util::task::TaskTracker;
 
 use crate::command;
 use crate::config::RedisConfig;
+use crate::envelope::Destinations;
+use crate::history::{self, Kept};
 use crate::names::{Names, Partition};
-use crate::queue::SharedDestinations;
 use crate::resp3::Value;
-use crate::shard::{Environment, Shards};
-use crate::topology::Topology;
+use crate::shard::Environment;
+use crate::shards::Shards;
 
 /// Carries publications between nodes through Redis.
 ///
-/// Nothing is delivered locally that Redis did not accept, and nothing is acknowledged before it
-/// did (design invariant 5).
+/// Nothing is acknowledged as published to the cluster before Redis accepted it (design invariant
+/// 5). While Redis can't be reached, what is not kept anywhere is delivered to this node's own
+/// subscribers, and its publisher is told so.
 pub struct RedisBroker {
-    pub(crate) shards: Shards,
+    pub(crate) shards: Arc<Shards>,
     pub(crate) names: Names,
-    /// For queues; what is published otherwise is read by the subscribers.
-    pub(crate) destinations: SharedDestinations,
+    config: Arc<RedisConfig>,
+    sinks: Arc<[Arc<dyn DeliverySink>]>,
+    /// For pages of histories and messages of queues; held while one is decoded.
+    pub(crate) destinations: Arc<Mutex<Destinations>>,
 }
 
 impl RedisBroker {
@@ -46,54 +50,112 @@ impl RedisBroker {
         shutdown: CancellationToken,
     ) -> Arc<Self> {
         let names = Names::new(&config.prefix);
-        let topology = Topology::Standalone(config.endpoint.clone());
+        let sinks: Arc<[_]> = sinks.into();
+        let config = Arc::new(config);
         let environment = Environment {
-            config: Arc::new(config),
+            config: Arc::clone(&config),
             names: names.clone(),
-            sinks: sinks.into(),
+            sinks: Arc::clone(&sinks),
             tracker,
             shutdown,
         };
-        let shards = Shards::start(topology, &environment);
-        Arc::new(Self { shards, names, destinations: SharedDestinations::default() })
+        Arc::new(Self {
+            shards: Arc::new(Shards::start(&environment)),
+            names,
+            config,
+            sinks,
+            destinations: Arc::default(),
+        })
+    }
+
+    /// For what else lives in the same Redis.
+    pub(crate) fn parts(&self) -> (Arc<Shards>, Names, Arc<RedisConfig>) {
+        (Arc::clone(&self.shards), self.names.clone(), Arc::clone(&self.config))
     }
 
     /// Deliveries that were dropped because a worker's inbox was full, since the start.
     pub fn deliveries_dropped(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.context.meters.dropped.value()).sum()
+        self.shards.deliveries_dropped()
     }
 
     /// Messages on our channels that were no envelope of ours and were dropped, since the start.
     pub fn envelopes_rejected(&self) -> u64 {
-        self.shards.iter().map(|shard| shard.context.meters.rejected.value()).sum()
+        self.shards.envelopes_rejected()
+    }
+}
+
+impl RedisBroker {
+    /// Publishes what Redis keeps nothing of.
+    fn publish_plain(&self, permit: &PublishPermit, publication: Publication) -> Publishing {
+        let published =
+            Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
+        let channel = permit.channel().clone();
+        let partition = Partition::of(channel.as_str());
+        let command =
+            command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
+        let answer = self.shards.call(partition, |_| command);
+        let shards = Arc::clone(&self.shards);
+        let sinks = Arc::clone(&self.sinks);
+        Box::pin(async move {
+            let answer = answer.await;
+            // Not before: the partition may have moved meanwhile, and its interests with it.
+            let shard = shards.of(partition);
+            let meters = &shard.context.meters;
+            let result = match answer {
+                Ok(Value::Integer(_receivers)) => Ok(published),
+                // It was certainly not published, so nobody gets it twice.
+                Ok(_) | Err(PublishError::Unavailable) => {
+                    let lane = shard.lane(&channel);
+                    let dropped = lane.deliver_here(&sinks, &channel, Arc::new(publication));
+                    meters.dropped.add(dropped);
+                    Ok(Published { reach: Reach::ThisNode, ..published })
+                }
+                Err(error) => Err(error),
+            };
+            meters.on_published(&result);
+            result
+        })
+    }
+
+    /// Publishes by the script, for history or an idempotency key: what is kept must not differ
+    /// between nodes, so nothing of this is delivered while Redis can't be reached.
+    fn publish_kept(
+        &self,
+        permit: &PublishPermit,
+        mut publication: Publication,
+        key: Option<&IdempotencyKey>,
+    ) -> Publishing {
+        let id = publication.id;
+        let history = permit.options().history;
+        if history.is_some() {
+            publication.position = None;
+        }
+        let channel = permit.channel();
+        let partition = Partition::of(channel.as_str());
+        let sharded = self.shards.sharded_pubsub();
+        let kept = Kept { publication: &publication, channel, history, key, sharded };
+        let answer = self.shards.call_kept(partition, |link| kept.call(&self.names, link));
+        let shards = Arc::clone(&self.shards);
+        Box::pin(async move {
+            let result = match answer.await {
+                Ok(Value::Error(refusal)) => Err(refused(&refusal)),
+                Ok(answer) => history::published(&answer, id).map_err(|_| PublishError::Unknown),
+                Err(error) => Err(error),
+            };
+            shards.of(partition).context.meters.on_published(&result);
+            result
+        })
     }
 }
 
 impl Broker for RedisBroker {
-    fn publish(
-        &self,
-        permit: PublishPermit,
-        publication: Publication,
-    ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        if let Some(options) = &permit.options().queue {
-            return self.enqueue(&permit, options, &publication, None);
+    fn publish(&self, permit: PublishPermit, publication: Publication) -> Publishing {
+        let options = permit.options();
+        match (&options.queue, options.history) {
+            (Some(queue), _) => self.enqueue(&permit, queue, &publication, None),
+            (None, Some(_)) => self.publish_kept(&permit, publication, None),
+            (None, None) => self.publish_plain(&permit, publication),
         }
-        let published =
-            Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
-        let channel = permit.channel();
-        let partition = Partition::of(channel.as_str());
-        let command = command::publish(&publication, channel, &self.names);
-        let answer = self.shards.call(partition, |_| command);
-        let context = Arc::clone(&self.shards.of(partition).context);
-        Box::pin(async move {
-            let result = match answer.await {
-                Ok(Value::Integer(_receivers)) => Ok(published),
-                Ok(_) => Err(PublishError::Unavailable),
-                Err(error) => Err(error),
-            };
-            context.meters.on_published(&result);
-            result
-        })
     }
 
     fn publish_once(
@@ -101,26 +163,37 @@ impl Broker for RedisBroker {
         permit: PublishPermit,
         publication: Publication,
         key: IdempotencyKey,
-    ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        if let Some(options) = &permit.options().queue {
-            return self.enqueue(&permit, options, &publication, Some(&key));
+    ) -> Publishing {
+        match &permit.options().queue {
+            Some(queue) => self.enqueue(&permit, queue, &publication, Some(&key)),
+            None => self.publish_kept(&permit, publication, Some(&key)),
         }
-        self.publish(permit, publication)
     }
 
     fn history(
         &self,
-        _query: HistoryQuery,
+        query: HistoryQuery,
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
-        Box::pin(std::future::ready(Err(HistoryError::Unavailable)))
+        let (shards, names) = (Arc::clone(&self.shards), self.names.clone());
+        let destinations = Arc::clone(&self.destinations);
+        let partition = Partition::of(query.channel.as_str());
+        let asked = query.clone();
+        let outcome = self.shards.of(partition).flights.join(&query, async move {
+            let answer = shards.call(partition, |link| history::read(&asked, &names, link)).await;
+            let answer = answer.map_err(|_| HistoryError::Unavailable)?;
+            let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
+            let page = history::page(answer, &mut destinations);
+            page.map(Arc::new).map_err(|_| HistoryError::Unavailable)
+        });
+        Box::pin(async move { outcome.await.map(Arc::unwrap_or_clone) })
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
-        self.shards.of_channel(channel).lane(channel).subscribe(worker, channel)
+        self.shards.subscribe(worker, channel)
     }
 
     fn unsubscribe(&self, worker: WorkerId, channel: &Channel) {
-        self.shards.of_channel(channel).lane(channel).unsubscribe(worker, channel);
+        self.shards.unsubscribe(worker, channel);
     }
 
     fn health(&self) -> BrokerHealth {
@@ -137,3 +210,18 @@ impl fmt::Debug for RedisBroker {
             .finish_non_exhaustive()
     }
 }
+
+/// A future of what a publisher gets to know.
+pub(crate) type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
+
+/// Whether a script that was refused may have done something before.
+pub(crate) fn refused(refusal: &[u8]) -> PublishError {
+    let code = refusal.split(|byte| *byte == b' ').next().unwrap_or_default();
+    // These come at the first write, if not before the script.
+    let untouched = matches!(code, b"OOM" | b"MISCONF" | b"NOREPLICAS");
+    let within = refusal.windows(SCRIPT_ERROR.len()).any(|window| window == SCRIPT_ERROR);
+    if within && !untouched { PublishError::Unknown } else { PublishError::Unavailable }
+}
+
+/// Stands in errors from within a script.
+const SCRIPT_ERROR: &[u8] = b"user_script";

@@ -5,15 +5,32 @@ use std::io::Write;
 use fanlight_engine::broker::Channel;
 use fanlight_engine::publication::Publication;
 
-use crate::envelope;
+use crate::envelope::{encode, encoded_bytes};
 use crate::names::Names;
 
 /// Appends a command of whole words.
 pub(crate) fn words(words: &[&[u8]], out: &mut Vec<u8>) {
     begin(words.len(), out);
     for word in words {
-        parts(&[word], out);
+        self::word(word, out);
     }
+}
+
+/// Appends the head of a command: this many words follow.
+pub(crate) fn begin(words: usize, out: &mut Vec<u8>) {
+    write!(out, "*{words}\r\n").expect("a Vec takes everything");
+}
+
+/// Appends one word.
+pub(crate) fn word(word: &[u8], out: &mut Vec<u8>) {
+    parts(&[word], out);
+}
+
+/// Appends a publication's envelope as one word.
+pub(crate) fn envelope(publication: &Publication, out: &mut Vec<u8>) {
+    write!(out, "${}\r\n", encoded_bytes(publication)).expect("a Vec takes everything");
+    encode(publication, out);
+    out.extend_from_slice(b"\r\n");
 }
 
 /// Appends SUBSCRIBE or UNSUBSCRIBE of many channels.
@@ -26,25 +43,30 @@ pub(crate) fn channels(command: &str, channels: &[Channel], names: &Names, out: 
 }
 
 /// The PUBLISH of one publication, in a single allocation.
-pub(crate) fn publish(publication: &Publication, channel: &Channel, names: &Names) -> Vec<u8> {
-    let envelope_bytes = envelope::encoded_bytes(publication);
+pub(crate) fn publish(
+    publication: &Publication,
+    channel: &Channel,
+    names: &Names,
+    sharded_pubsub: bool,
+) -> Vec<u8> {
+    let envelope_bytes = encoded_bytes(publication);
     let name = names.of(channel);
     let name_bytes = name[0].len() + name[1].len();
     let mut out = Vec::with_capacity(PUBLISH_OVERHEAD_BYTES + name_bytes + envelope_bytes);
     begin(3, &mut out);
-    parts(&[b"PUBLISH"], &mut out);
+    parts(&[publish_word(sharded_pubsub)], &mut out);
     parts(&name, &mut out);
-    write!(out, "${envelope_bytes}\r\n").expect("a Vec takes everything");
-    envelope::encode(publication, &mut out);
-    out.extend_from_slice(b"\r\n");
+    envelope(publication, &mut out);
     out
 }
 
-fn begin(words: usize, out: &mut Vec<u8>) {
-    write!(out, "*{words}\r\n").expect("a Vec takes everything");
+/// What publishes.
+pub(crate) fn publish_word(sharded_pubsub: bool) -> &'static [u8] {
+    if sharded_pubsub { b"SPUBLISH" } else { b"PUBLISH" }
 }
 
-fn parts(parts: &[&[u8]], out: &mut Vec<u8>) {
+/// Appends one word, given in parts.
+pub(crate) fn parts(parts: &[&[u8]], out: &mut Vec<u8>) {
     let bytes: usize = parts.iter().map(|part| part.len()).sum();
     write!(out, "${bytes}\r\n").expect("a Vec takes everything");
     for part in parts {
@@ -87,7 +109,7 @@ mod tests {
             position: None,
         };
         let channel = Channel::of_destination("/topic/a".into());
-        let command = publish(&publication, &channel, &Names::new("fl:"));
+        let command = publish(&publication, &channel, &Names::new("fl:"), false);
         let start = b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nfl:{111}:c:/topic/a\r\n$100035\r\n";
         assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
         assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);

@@ -1,6 +1,7 @@
-//! One TCP connection to a shard's master: found, opened, logged in; and why it ended.
+//! One connection to a Redis process: opened, encrypted, logged in; and why it ended.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -8,15 +9,27 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::command;
-use crate::config::RedisConfig;
+use crate::config::{Endpoint, RedisConfig, Servers};
 use crate::resp3::{Event, Reader, RespError, Value};
-use crate::topology::{ShardId, Topology};
+use crate::stream::Stream;
+use crate::tls::TlsError;
 
-/// An open connection that speaks RESP3 to a master.
+/// An open connection that speaks RESP3.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    pub(crate) stream: TcpStream,
+    /// The other end.
+    pub(crate) endpoint: Endpoint,
+    pub(crate) stream: Stream,
     pub(crate) reader: Reader,
+}
+
+/// Who the other end must be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Master,
+    /// Any node of a cluster.
+    Node,
+    Sentinel,
 }
 
 /// Why there is no connection, or none any more. The texts go to logs and to the health report.
@@ -32,8 +45,34 @@ pub(crate) enum ConnectionError {
     TimedOut { during: &'static str, after: Duration },
     #[error("it refused {command}: {answer}; {remedy}")]
     Refused { command: &'static str, answer: String, remedy: &'static str },
-    #[error("it is a {role}, not a master; point the configured URL at the master")]
-    NotMaster { role: String },
+    #[error("it is a {role}, not a {wanted}; check what the configured URL points at")]
+    WrongRole { role: String, wanted: &'static str },
+    #[error("it is not the master any more; wait for the new one")]
+    Demoted,
+    #[error("no sentinel says where it is: {0}")]
+    NoSentinel(Box<ConnectionError>),
+    #[error("the sentinel knows no master {master:?}; check the name in the configured URL")]
+    UnknownMaster { master: String },
+    #[error("it says that the cluster is down; check CLUSTER INFO")]
+    ClusterDown,
+    #[error("it has not heard of the cluster's last changes; check the network between its nodes")]
+    Outdated,
+    #[error("no master has it; check CLUSTER INFO")]
+    NoMaster,
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error(
+        "no answer to our TLS handshake within {after:?}; check that it is not stopped, and \
+         if it does not speak TLS, write redis in place of rediss in the configured URL"
+    )]
+    NoTlsAnswer { after: Duration },
+    #[error(
+        "it closed the connection without an answer; check its log, and if it wants TLS, write \
+         rediss in place of redis in the configured URL"
+    )]
+    ClosedUnanswered,
+    #[error("it wants TLS; write rediss in place of redis in the configured URL")]
+    WantsTls,
     #[error("it closed the connection; check its log and its client-output-buffer-limit")]
     Closed,
     #[error("the connection broke ({0}); check the network")]
@@ -51,7 +90,11 @@ pub(crate) enum ConnectionError {
 impl ConnectionError {
     /// It said that it has another role.
     pub(crate) fn not_master(role: &str) -> Self {
-        Self::NotMaster { role: role.escape_debug().take(40).collect() }
+        Self::wrong_role(role, "master")
+    }
+
+    fn wrong_role(role: &str, wanted: &'static str) -> Self {
+        Self::WrongRole { role: role.escape_debug().take(40).collect(), wanted }
     }
 
     /// From an error reply; its text is Redis' own, cut and without control characters.
@@ -72,47 +115,75 @@ impl ConnectionError {
 
 impl From<io::Error> for ConnectionError {
     fn from(error: io::Error) -> Self {
+        if let Some(error) = TlsError::of(&error) {
+            return error.into();
+        }
         match error.kind() {
-            io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe => Self::Closed,
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof => Self::Closed,
             _ => Self::Broken(error),
         }
     }
 }
 
 impl Connection {
-    /// Connects and logs in as `client_name`, within the connect timeout.
+    /// Connects to `endpoint` and logs in as `client_name`, within the connect timeout.
     pub(crate) async fn open(
-        topology: &Topology,
-        shard: ShardId,
+        endpoint: Endpoint,
+        peer: Peer,
         config: &RedisConfig,
         client_name: &str,
     ) -> Result<Self, ConnectionError> {
         let after = config.connect_timeout;
+        let shaking_hands = AtomicBool::new(false);
         let opened = timeout(after, async {
-            let stream = connect(topology, shard).await?;
-            let mut connection = Self { stream, reader: Reader::new() };
-            connection.log_in(config, client_name).await?;
+            let stream = connect(&endpoint, config, &shaking_hands).await?;
+            let mut connection = Self { endpoint, stream, reader: Reader::new() };
+            connection.log_in(peer, config, client_name).await?;
             Ok(connection)
         });
         let during = "while connecting";
-        opened.await.unwrap_or(Err(ConnectionError::TimedOut { during, after }))
+        opened.await.unwrap_or_else(|_| {
+            Err(if shaking_hands.load(Ordering::Relaxed) {
+                ConnectionError::NoTlsAnswer { after }
+            } else {
+                ConnectionError::TimedOut { during, after }
+            })
+        })
     }
 
     async fn log_in(
         &mut self,
+        peer: Peer,
         config: &RedisConfig,
         client_name: &str,
     ) -> Result<(), ConnectionError> {
         let mut hello: Vec<&[u8]> = vec![b"HELLO", b"3"];
-        if let Some(login) = &config.credentials {
+        let login = match peer {
+            Peer::Master | Peer::Node => &config.credentials,
+            Peer::Sentinel => &config.sentinel_credentials,
+        };
+        if let Some(login) = login {
             hello.extend([&b"AUTH"[..], login.user.as_bytes(), login.password.as_bytes()]);
         }
         hello.extend([&b"SETNAME"[..], client_name.as_bytes()]);
-        match self.ask("HELLO", &hello).await? {
-            Value::Map(fields) => check_role(&fields)?,
-            _ => return Err(ConnectionError::Unasked),
+        let fields = match self.ask("HELLO", &hello).await {
+            Ok(Value::Map(fields)) => fields,
+            Ok(_) => return Err(ConnectionError::Unasked),
+            Err(ConnectionError::NotRedis(RespError::UnknownType { byte: TLS_ALERT })) => {
+                return Err(ConnectionError::WantsTls);
+            }
+            Err(ConnectionError::Closed) if config.tls.is_none() => {
+                return Err(ConnectionError::ClosedUnanswered);
+            }
+            Err(error) => return Err(error),
+        };
+        check_role(peer, &fields)?;
+        if peer == Peer::Master && matches!(config.servers, Servers::Cluster { .. }) {
+            check_mode(&fields)?;
         }
-        if config.database != 0 {
+        if config.database != 0 && peer != Peer::Sentinel {
             let database = config.database.to_string();
             self.ask("SELECT", &[b"SELECT", database.as_bytes()]).await?;
         }
@@ -144,31 +215,74 @@ impl Connection {
     }
 }
 
-async fn connect(topology: &Topology, shard: ShardId) -> Result<TcpStream, ConnectionError> {
-    let addresses = topology.locate(shard).await.map_err(ConnectionError::Unresolved)?;
-    match TcpStream::connect(addresses.as_slice()).await {
-        Ok(stream) => {
-            stream.set_nodelay(true)?;
-            Ok(stream)
+impl Connection {
+    /// The payload of the next message on a subscribed channel.
+    pub(crate) async fn next_message(&mut self) -> Result<bytes::Bytes, ConnectionError> {
+        loop {
+            match self.reader.pop()? {
+                Some(Event::Message { payload, .. }) => return Ok(payload),
+                Some(Event::Value(_)) => continue,
+                None => {}
+            }
+            if self.stream.read_buf(self.reader.space()).await? == 0 {
+                return Err(ConnectionError::Closed);
+            }
         }
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
-            Err(ConnectionError::ConnectionRefused)
-        }
-        Err(error) => Err(ConnectionError::Unconnected(error)),
     }
 }
 
+async fn connect(
+    endpoint: &Endpoint,
+    config: &RedisConfig,
+    shaking_hands: &AtomicBool,
+) -> Result<Stream, ConnectionError> {
+    let found = tokio::net::lookup_host((endpoint.host.as_str(), endpoint.port));
+    let addresses: Vec<_> = found.await.map_err(ConnectionError::Unresolved)?.collect();
+    let stream = match TcpStream::connect(addresses.as_slice()).await {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            return Err(ConnectionError::ConnectionRefused);
+        }
+        Err(error) => return Err(ConnectionError::Unconnected(error)),
+    };
+    stream.set_nodelay(true)?;
+    let Some(tls) = &config.tls else {
+        return Ok(Stream::Plain(stream));
+    };
+    shaking_hands.store(true, Ordering::Relaxed);
+    let stream = tls.connect(&endpoint.host, stream).await??;
+    shaking_hands.store(false, Ordering::Relaxed);
+    Ok(Stream::encrypted(stream))
+}
+
 /// A replica takes PUBLISH without an error, but only its own subscribers would hear of it.
-fn check_role(fields: &[(Value, Value)]) -> Result<(), ConnectionError> {
-    let role = fields
-        .iter()
-        .find(|(key, _)| key.as_text() == Some("role"))
-        .and_then(|(_, value)| value.as_text());
-    match role {
-        None | Some("master") => Ok(()),
-        Some(role) => Err(ConnectionError::not_master(role)),
+fn check_role(peer: Peer, fields: &[(Value, Value)]) -> Result<(), ConnectionError> {
+    match (peer, field(fields, "role")) {
+        (Peer::Master, None | Some("master"))
+        | (Peer::Sentinel, None | Some("sentinel"))
+        | (Peer::Node, _) => Ok(()),
+        (Peer::Master, Some(role)) => Err(ConnectionError::not_master(role)),
+        (Peer::Sentinel, Some(role)) => Err(ConnectionError::wrong_role(role, "sentinel")),
     }
 }
+
+/// A server without the cluster mode knows no slots.
+fn check_mode(fields: &[(Value, Value)]) -> Result<(), ConnectionError> {
+    match field(fields, "mode") {
+        None | Some("cluster") => Ok(()),
+        Some(mode) => Err(ConnectionError::wrong_role(mode, "cluster")),
+    }
+}
+
+fn field<'v>(fields: &'v [(Value, Value)], name: &str) -> Option<&'v str> {
+    fields
+        .iter()
+        .find(|(key, _)| key.as_text() == Some(name))
+        .and_then(|(_, value)| value.as_text())
+}
+
+/// What a TLS server's answer to plain bytes begins with.
+const TLS_ALERT: u8 = 0x15;
 
 #[cfg(test)]
 mod tests {
@@ -194,7 +308,7 @@ mod tests {
     fn only_a_master_will_do() {
         let role = |role: &'static str| {
             let bulk = |text: &'static str| Value::Bulk(text.as_bytes().into());
-            check_role(&[(bulk("role"), bulk(role))])
+            check_role(Peer::Master, &[(bulk("role"), bulk(role))])
         };
         assert!(role("master").is_ok());
         let error = role("replica").unwrap_err();

@@ -1,4 +1,6 @@
-//! Envelope v1: a publication as the bytes of one Redis message.
+//! Envelopes: a publication as the bytes of one Redis message.
+//!
+//! Version 1:
 //!
 //! | bytes | what |
 //! |---|---|
@@ -15,6 +17,9 @@
 //!
 //! Integers are little endian; a text is its length as a LEB128 `u32`, then UTF-8; a count is a
 //! LEB128 `u32` too. No length allocates ahead of the data that it announces.
+//!
+//! Version 2 is what `publish.lua` makes of version 1 where a history is kept, since only Redis
+//! knows the position: the byte 2, epoch and offset of 8 bytes each, then the whole version 1.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -27,6 +32,9 @@ use uuid::Uuid;
 
 /// The version that this crate writes and reads.
 pub const VERSION: u8 = 1;
+
+/// The version with a position in front, which `publish.lua` writes.
+pub const POSITIONED_VERSION: u8 = 2;
 
 /// Bodies up to this many bytes are copied out of the read buffer; longer ones are slices of it.
 pub const COPY_MAX_BYTES: usize = 2048;
@@ -41,7 +49,10 @@ pub enum EnvelopeError {
         field: &'static str,
     },
     /// Written by a newer node.
-    #[error("envelope version {version} is not known here; this node reads version {VERSION}")]
+    #[error(
+        "envelope version {version} is not known here; \
+         this node reads versions {VERSION} and {POSITIONED_VERSION}"
+    )]
     UnknownVersion {
         /// Its first byte.
         version: u8,
@@ -126,6 +137,11 @@ pub fn decode(
     destinations: &mut Destinations,
 ) -> Result<Publication, EnvelopeError> {
     let mut fields = Fields { rest: &envelope };
+    let mut position = None;
+    if fields.rest.first() == Some(&POSITIONED_VERSION) {
+        fields.fixed::<1>("version")?;
+        position = Some(fields.position()?);
+    }
     let [version, flags] = *fields.fixed::<2>("version")?;
     if version != VERSION {
         return Err(EnvelopeError::UnknownVersion { version });
@@ -135,10 +151,10 @@ pub fn decode(
     }
     let id = PublicationId(Uuid::from_bytes(*fields.fixed("id")?));
     let at_unix_ms = fields.u64("time")?;
-    let position = match flags & POSITION {
-        0 => None,
-        _ => Some(Position { epoch: fields.u64("epoch")?, offset: fields.u64("offset")? }),
-    };
+    if flags & POSITION != 0 {
+        let own = fields.position()?;
+        position = position.or(Some(own));
+    }
     let destination = destinations.parse(fields.bytes("destination")?)?;
     let content_type = match flags >> CONTENT_TYPE_SHIFT & 3 {
         0 => ContentType::Unspecified,
@@ -228,6 +244,10 @@ impl<'e> Fields<'e> {
 
     fn u64(&mut self, field: &'static str) -> Result<u64, EnvelopeError> {
         self.fixed(field).map(|bytes| u64::from_le_bytes(*bytes))
+    }
+
+    fn position(&mut self) -> Result<Position, EnvelopeError> {
+        Ok(Position { epoch: self.u64("epoch")?, offset: self.u64("offset")? })
     }
 
     fn length(&mut self, field: &'static str) -> Result<usize, EnvelopeError> {
@@ -335,6 +355,12 @@ mod tests {
         out
     }
 
+    /// As `publish.lua` makes it.
+    fn positioned(position: Position, envelope: &[u8]) -> Vec<u8> {
+        let (epoch, offset) = (position.epoch.to_le_bytes(), position.offset.to_le_bytes());
+        [&[POSITIONED_VERSION][..], &epoch, &offset, envelope].concat()
+    }
+
     fn decoded(bytes: &[u8]) -> Result<Publication, EnvelopeError> {
         decode(Bytes::copy_from_slice(bytes), &mut Destinations::new())
     }
@@ -366,12 +392,24 @@ mod tests {
             decoded(&bytes)
         };
         assert_eq!(decoded(b""), Err(E::Truncated { field: "version" }));
-        assert_eq!(with(0, 2), Err(E::UnknownVersion { version: 2 }));
+        assert_eq!(with(0, 3), Err(E::UnknownVersion { version: 3 }));
         assert_eq!(with(1, 0xff), Err(E::UnknownFlags { flags: 0xff }));
         assert_eq!(with(26, 0x7f), Err(E::Truncated { field: "destination" }));
         assert_eq!(with(27, b'!'), Err(E::BadDestination));
         assert_eq!(with(27, 0xff), Err(E::NotUtf8 { field: "destination" }));
         assert_eq!(decoded(&good[..30]), Err(E::Truncated { field: "destination" }));
+    }
+
+    #[test]
+    fn a_position_in_front_stands_once_and_before_the_whole_of_version_1() {
+        let position = Position { epoch: 1, offset: 2 };
+        let once = positioned(position, &encoded(&sample()));
+        let twice = positioned(position, &once);
+        assert_eq!(decoded(&twice), Err(EnvelopeError::UnknownVersion { version: 2 }));
+        for cut in 1..17 {
+            assert!(matches!(decoded(&once[..cut]), Err(EnvelopeError::Truncated { .. })));
+        }
+        assert_eq!(decoded(&once[..17]), Err(EnvelopeError::Truncated { field: "version" }));
     }
 
     #[test]
@@ -438,6 +476,14 @@ mod tests {
         }
 
         #[test]
+        fn a_position_in_front_wins(publication in publications(), epoch: u64, offset: u64) {
+            let position = Position { epoch, offset };
+            let bytes = positioned(position, &encoded(&publication));
+            let expected = Publication { position: Some(position), ..publication };
+            prop_assert_eq!(decoded(&bytes), Ok(expected));
+        }
+
+        #[test]
         fn an_envelope_cut_in_its_header_is_refused(publication in publications(), at: prop::sample::Index) {
             let header = encoded(&publication).len() - publication.body.len();
             let bytes = encoded(&publication);
@@ -448,10 +494,12 @@ mod tests {
     #[test]
     fn hostile_bytes_are_refused_or_read_and_never_panic() {
         bolero::check!().for_each(|bytes: &[u8]| {
-            let mut envelope = vec![VERSION];
-            envelope.extend_from_slice(bytes);
-            if let Ok(publication) = decoded(&envelope) {
-                assert!(publication.body.len() < envelope.len());
+            let plain = [&[VERSION], bytes].concat();
+            let with_position = positioned(Position { epoch: 1, offset: 2 }, &plain);
+            for envelope in [plain, with_position, [&[POSITIONED_VERSION], bytes].concat()] {
+                if let Ok(publication) = decoded(&envelope) {
+                    assert!(publication.body.len() < envelope.len());
+                }
             }
             let _ = decoded(bytes);
         });

@@ -138,6 +138,16 @@ impl Health {
         })
     }
 
+    /// Whether all connections are there.
+    pub(crate) fn all_up(&self) -> bool {
+        self.state().connections.iter().all(|link| matches!(link, Link::Up))
+    }
+
+    /// How logs call the shard.
+    pub(crate) fn place(&self) -> &str {
+        &self.place
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

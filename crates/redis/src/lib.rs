@@ -9,31 +9,58 @@
 //! |---|---|
 //! | [`RedisBroker`], [`config`] | the broker contract, and where Redis is |
 //! | [`envelope`], [`resp3`] | bytes ⇄ publications and values, without I/O |
+//! | `history`, `scripts`, `flights` | what `lua/*.lua` is asked and answers; reads that are shared |
 //! | `queue` | queues over streams and consumer groups |
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
-//! | `connection`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
-//! | `topology`, `shard`, `names` | which Redis a channel lives on and what it is called there |
+//! | `connection`, `tls`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
+//! | `topology`, `shards`, `names` | which Redis a channel lives on and what it is called there |
+//! | `sentinel` | which Redis is the master now |
+//! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
+//! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
+//! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 
 mod broker;
 mod canary;
+mod cluster;
 mod command;
 pub mod config;
 mod connection;
+pub mod doctor;
 pub mod envelope;
+mod events;
+mod flights;
 mod health;
+mod history;
+mod lease;
 mod meters;
 mod names;
+mod partitions;
 mod pipeline;
 mod queue;
+mod reaper;
 mod reconnect;
+mod redirect;
+mod registry;
 pub mod resp3;
+mod routes;
 mod scripts;
+mod sentinel;
 mod shard;
+mod shards;
+mod slots;
+mod stream;
 mod subscriber;
 mod subscriptions;
+mod tls;
 mod topology;
 mod writer;
 
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use events::{Event, EventId, Events};
+pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
+pub use queue::RedisQueues;
+pub use reaper::{Reap, Reaper};
+pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};
+pub use tls::TlsError;

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use fanlight_engine::broker::PublishError;
+use fanlight_engine::broker::{PublishError, Published, Reach};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
 use crate::topology::ShardId;
@@ -21,6 +21,8 @@ pub(crate) struct Meters {
     pub(crate) not_connected: Counter,
     pub(crate) broken: Counter,
     accepted: Counter,
+    local: Counter,
+    duplicate: Counter,
     unavailable: Counter,
     unknown: Counter,
     overloaded: Counter,
@@ -37,7 +39,7 @@ pub(crate) struct Total {
 impl Meters {
     pub(crate) fn new(shard: ShardId) -> Self {
         describe();
-        let shard = shard.0.to_string();
+        let shard = shard.to_string();
         let published = |result: &'static str| counter!("fanlight_redis_publishes_total", "shard" => shard.clone(), "result" => result);
         let connects = |result: &'static str| counter!("fanlight_redis_connections_total", "shard" => shard.clone(), "result" => result);
         let total = |name: &'static str| Total {
@@ -56,6 +58,8 @@ impl Meters {
             not_connected: connects("failed"),
             broken: connects("broken"),
             accepted: published("accepted"),
+            local: published("this_node"),
+            duplicate: published("duplicate"),
             unavailable: published("unavailable"),
             unknown: published("unknown"),
             overloaded: published("overloaded"),
@@ -63,9 +67,11 @@ impl Meters {
         }
     }
 
-    pub(crate) fn on_published<T>(&self, result: &Result<T, PublishError>) {
+    pub(crate) fn on_published(&self, result: &Result<Published, PublishError>) {
         let counter = match result {
-            Ok(_) => &self.accepted,
+            Ok(Published { reach: Reach::Cluster, .. }) => &self.accepted,
+            Ok(Published { reach: Reach::ThisNode, .. }) => &self.local,
+            Ok(Published { reach: Reach::Duplicate, .. }) => &self.duplicate,
             Err(PublishError::Unavailable) => &self.unavailable,
             Err(PublishError::Unknown) => &self.unknown,
             Err(PublishError::Overloaded) => &self.overloaded,

@@ -9,7 +9,7 @@ use std::sync::{Arc, LazyLock};
 use fanlight_engine::broker::Channel;
 
 /// One of 256 parts of the channels and keys; what shares one can be used in one script.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Partition(pub(crate) u8);
 
 /// What a key holds; its code stands in the key's name.

@@ -7,7 +7,9 @@ use bytes::{Buf, BytesMut};
 use fanlight_engine::broker::PublishError;
 use tokio::sync::oneshot;
 
+use crate::command;
 use crate::resp3::Value;
+use crate::routes::Ticket;
 
 /// What Redis said to a command, an error reply included; or why there is no answer.
 pub(crate) type Answer = Result<Value, PublishError>;
@@ -16,7 +18,19 @@ pub(crate) type Answer = Result<Value, PublishError>;
 #[derive(Debug)]
 pub(crate) struct Item {
     pub(crate) command: Vec<u8>,
+    /// Whether it leaves something in Redis that replicas should have before it is answered.
+    pub(crate) kept: bool,
     pub(crate) waiter: oneshot::Sender<Answer>,
+    /// With one it may be sent again, to where its partition has moved.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+/// How many replicas must have what was kept before that is acknowledged.
+#[derive(Debug)]
+pub(crate) struct Replicas {
+    min: i64,
+    /// WAIT
+    command: Vec<u8>,
 }
 
 /// The batches of one connection that are not answered yet.
@@ -27,13 +41,26 @@ pub(crate) struct Pipeline {
     written: u64,
     in_flight: VecDeque<InFlight>,
     batches: VecDeque<Batch>,
+    replicas: Option<Replicas>,
+    /// Answers that are given only when enough replicas have what was kept.
+    held: Vec<(oneshot::Sender<Answer>, Value)>,
 }
 
 #[derive(Debug)]
 struct InFlight {
     /// How many bytes the connection has carried once this command is complete.
     end: u64,
-    waiter: oneshot::Sender<Answer>,
+    asked: Asked,
+}
+
+/// What an answer is to.
+#[derive(Debug)]
+pub(crate) enum Asked {
+    /// A command, whose bytes are kept only as long as it may have to be sent again; its answer is
+    /// held where a WAIT follows.
+    Command { item: Item, held: bool },
+    /// How many replicas have all of the batch.
+    Replicas,
 }
 
 #[derive(Debug)]
@@ -46,7 +73,22 @@ struct Batch {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Unasked;
 
+impl Replicas {
+    /// `None` where nothing is to be waited for.
+    pub(crate) fn new(min: u32, within: Duration) -> Option<Self> {
+        let mut command = Vec::new();
+        let within_ms = within.as_millis().max(1);
+        let (replicas, within_ms) = (min.to_string(), within_ms.to_string());
+        command::words(&[b"WAIT", replicas.as_bytes(), within_ms.as_bytes()], &mut command);
+        (min > 0).then_some(Self { min: min.into(), command })
+    }
+}
+
 impl Pipeline {
+    pub(crate) fn new(replicas: Option<Replicas>) -> Self {
+        Self { replicas, ..Self::default() }
+    }
+
     /// Whether a further batch may begin: the last one is written, and few are unanswered.
     pub(crate) fn has_room(&self) -> bool {
         self.outgoing.is_empty() && self.batches.len() < BATCHES_MAX
@@ -59,23 +101,37 @@ impl Pipeline {
     /// Moves one batch from the queue's front: all there is, up to 128 commands or 64 KiB.
     pub(crate) fn take_batch(&mut self, queue: &mut VecDeque<Item>, now: Instant) {
         let mut unanswered = 0;
+        let mut kept = false;
         while unanswered < BATCH_COMMANDS
-            && let Some(item) = queue.pop_front()
+            && let Some(mut item) = queue.pop_front()
         {
             if unanswered > 0 && self.outgoing.len() + item.command.len() > BATCH_BYTES {
                 queue.push_front(item);
                 break;
             }
             unanswered += 1;
+            kept |= item.kept;
+            let held = item.kept && self.replicas.is_some();
             self.outgoing.extend_from_slice(&item.command);
-            self.in_flight.push_back(InFlight {
-                end: self.written + self.outgoing.len() as u64,
-                waiter: item.waiter,
-            });
+            if item.ticket.is_none() {
+                item.command = Vec::new();
+            }
+            self.ask(Asked::Command { item, held });
+        }
+        if kept && let Some(replicas) = self.replicas.take() {
+            unanswered += 1;
+            self.outgoing.extend_from_slice(&replicas.command);
+            self.ask(Asked::Replicas);
+            self.replicas = Some(replicas);
         }
         if unanswered > 0 {
             self.batches.push_back(Batch { unanswered, begun_at: now });
         }
+    }
+
+    fn ask(&mut self, asked: Asked) {
+        let end = self.written + self.outgoing.len() as u64;
+        self.in_flight.push_back(InFlight { end, asked });
     }
 
     /// What is to be written.
@@ -91,22 +147,38 @@ impl Pipeline {
         }
     }
 
-    /// The next answer; how long its batch took, if it was the batch's last.
-    pub(crate) fn on_answer(
-        &mut self,
-        answer: Answer,
-        now: Instant,
-    ) -> Result<Option<Duration>, Unasked> {
-        let answered = self.in_flight.pop_front().ok_or(Unasked)?;
-        let _ = answered.waiter.send(answer);
+    /// What the next answer is to; and how long its batch took, if it was the batch's last.
+    pub(crate) fn on_answer(&mut self, now: Instant) -> Result<(Asked, Option<Duration>), Unasked> {
+        let asked = self.in_flight.pop_front().ok_or(Unasked)?.asked;
         let batch = self.batches.front_mut().ok_or(Unasked)?;
         batch.unanswered -= 1;
         if batch.unanswered > 0 {
-            return Ok(None);
+            return Ok((asked, None));
         }
         let begun_at = batch.begun_at;
         self.batches.pop_front();
-        Ok(Some(now.saturating_duration_since(begun_at)))
+        Ok((asked, Some(now.saturating_duration_since(begun_at))))
+    }
+
+    /// Passes an answer on to whom it is for; one that is held, once enough replicas have what it
+    /// is to.
+    pub(crate) fn settle(&mut self, asked: Asked, value: Value) {
+        match asked {
+            Asked::Command { item, held: true } if !matches!(value, Value::Error(_)) => {
+                self.held.push((item.waiter, value));
+            }
+            Asked::Command { item, .. } => drop(item.waiter.send(Ok(value))),
+            Asked::Replicas => self.on_replicas(&value),
+        }
+    }
+
+    /// The answer to a WAIT.
+    fn on_replicas(&mut self, answer: &Value) {
+        let min = self.replicas.as_ref().map_or(0, |replicas| replicas.min);
+        let enough = matches!(answer, Value::Integer(replicas) if *replicas >= min);
+        for (waiter, value) in self.held.drain(..) {
+            let _ = waiter.send(if enough { Ok(value) } else { Err(PublishError::Unknown) });
+        }
     }
 
     /// When the oldest unanswered batch was begun.
@@ -117,13 +189,15 @@ impl Pipeline {
     /// The connection is gone. What was written whole may have been published; a command that was
     /// cut, or not begun, was not.
     pub(crate) fn abandon(self) {
-        for command in self.in_flight {
-            let error = if command.end <= self.written {
-                PublishError::Unknown
-            } else {
-                PublishError::Unavailable
-            };
-            let _ = command.waiter.send(Err(error));
+        for (waiter, _) in self.held {
+            let _ = waiter.send(Err(PublishError::Unknown));
+        }
+        for InFlight { end, asked } in self.in_flight {
+            let error =
+                if end <= self.written { PublishError::Unknown } else { PublishError::Unavailable };
+            if let Asked::Command { item, .. } = asked {
+                let _ = item.waiter.send(Err(error));
+            }
         }
     }
 }
@@ -149,9 +223,16 @@ mod tests {
             .map(|bytes| {
                 let (waiter, waiting) = oneshot::channel();
                 let command = vec![b'x'; *bytes];
-                (Item { command, waiter }, waiting)
+                (Item { command, kept: false, waiter, ticket: None }, waiting)
             })
             .unzip()
+    }
+
+    /// How long the batch took, if this was the last of its answers.
+    fn answer(pipeline: &mut Pipeline, value: Value) -> Option<Duration> {
+        let (asked, took) = pipeline.on_answer(Instant::now()).unwrap();
+        pipeline.settle(asked, value);
+        took
     }
 
     #[test]
@@ -163,7 +244,9 @@ mod tests {
         pipeline.take_batch(&mut queue, now);
         assert_eq!(pipeline.outgoing().len(), 10);
         pipeline.on_written(10);
-        assert_eq!(pipeline.on_answer(Ok(Value::Integer(2)), now), Ok(Some(Duration::ZERO)));
+        let (asked, took) = pipeline.on_answer(now).unwrap();
+        assert_eq!(took, Some(Duration::ZERO));
+        pipeline.settle(asked, Value::Integer(2));
         assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(2))));
         assert!(pipeline.is_empty() && pipeline.waiting_since().is_none());
     }
@@ -196,14 +279,14 @@ mod tests {
             pipeline.on_written(1);
         }
         assert!(!pipeline.has_room());
-        pipeline.on_answer(Ok(Value::Integer(0)), now).unwrap();
+        pipeline.on_answer(now).unwrap();
         assert!(pipeline.has_room());
     }
 
     #[test]
     fn an_unasked_answer_is_an_error() {
         let mut pipeline = Pipeline::default();
-        assert_eq!(pipeline.on_answer(Ok(Value::Integer(0)), Instant::now()), Err(Unasked));
+        assert_eq!(pipeline.on_answer(Instant::now()).unwrap_err(), Unasked);
     }
 
     #[test]
@@ -213,7 +296,7 @@ mod tests {
         let now = Instant::now();
         pipeline.take_batch(&mut queue, now);
         pipeline.on_written(25);
-        pipeline.on_answer(Ok(Value::Integer(1)), now).unwrap();
+        answer(&mut pipeline, Value::Integer(1));
         pipeline.abandon();
         let answers: Vec<_> = waiting.iter_mut().map(|w| w.try_recv().unwrap()).collect();
         let (unknown, unavailable) = (PublishError::Unknown, PublishError::Unavailable);
@@ -221,5 +304,42 @@ mod tests {
             answers,
             [Ok(Value::Integer(1)), Err(unknown), Err(unavailable), Err(unavailable)]
         );
+    }
+
+    #[test]
+    fn what_is_kept_is_acknowledged_when_enough_replicas_have_it_and_the_rest_at_once() {
+        for (replicas, expected) in [(2, Ok(Value::Integer(1))), (1, Err(PublishError::Unknown))] {
+            let mut pipeline = Pipeline::new(Replicas::new(2, Duration::from_millis(7)));
+            let (mut queue, mut waiting) = queue(&[1, 1, 1]);
+            queue[1].kept = true;
+            queue[2].kept = true;
+            let now = Instant::now();
+            pipeline.take_batch(&mut queue, now);
+            let wait = b"xxx*3\r\n$4\r\nWAIT\r\n$1\r\n2\r\n$1\r\n7\r\n";
+            assert_eq!(pipeline.outgoing(), wait);
+            pipeline.on_written(wait.len());
+            let refused = Value::Error("ERR".into());
+            for value in [Value::Integer(0), Value::Integer(1), refused.clone()] {
+                assert_eq!(answer(&mut pipeline, value), None);
+            }
+            assert_eq!(waiting[0].try_recv(), Ok(Ok(Value::Integer(0))));
+            assert!(waiting[1].try_recv().is_err(), "not before the replicas have it");
+            assert_eq!(waiting[2].try_recv(), Ok(Ok(refused)));
+            assert!(answer(&mut pipeline, Value::Integer(replicas)).is_some());
+            assert_eq!(waiting[1].try_recv(), Ok(expected));
+        }
+    }
+
+    #[test]
+    fn what_is_held_when_the_connection_breaks_is_unknown() {
+        let mut pipeline = Pipeline::new(Replicas::new(1, Duration::from_millis(7)));
+        let (mut queue, mut waiting) = queue(&[1]);
+        queue[0].kept = true;
+        let now = Instant::now();
+        pipeline.take_batch(&mut queue, now);
+        pipeline.on_written(1);
+        answer(&mut pipeline, Value::Integer(1));
+        pipeline.abandon();
+        assert_eq!(waiting[0].try_recv(), Ok(Err(PublishError::Unknown)));
     }
 }

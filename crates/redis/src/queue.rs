@@ -12,7 +12,8 @@
 //! A message is held by the node that fetched it until that acknowledges or releases it, or has
 //! not done so for longer than the ack timeout and a margin: then any node may claim it.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
+use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fanlight_engine::broker::{PublishError, Published, Reach};
@@ -26,11 +27,20 @@ use fanlight_proto::Destination;
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
-use crate::RedisBroker;
-use crate::envelope::{self, Destinations};
+use crate::broker::{Publishing, RedisBroker, refused};
+use crate::command;
+use crate::envelope;
+use crate::history::once_text;
+use crate::lease::Lease;
 use crate::names::{Kind, Names, Partition};
 use crate::resp3::Value;
 use crate::scripts::{QUEUE_ACK, QUEUE_FETCH, QUEUE_PUBLISH, QUEUE_RELEASE};
+
+/// Fetches and settles messages of queues, in the name of this node's lease.
+pub struct RedisQueues {
+    broker: Arc<RedisBroker>,
+    lease: Arc<Lease>,
+}
 
 /// The names of one queue.
 struct Keys {
@@ -63,11 +73,11 @@ impl RedisBroker {
         options: &QueueOptions,
         publication: &Publication,
         key: Option<&IdempotencyKey>,
-    ) -> BoxFuture<'static, Result<Published, PublishError>> {
+    ) -> Publishing {
         let channel = permit.channel();
         let keys = Keys::of(&self.names, channel);
-        let key_text = key.map_or("", |key| &key.0);
-        let key_name = self.names.key(keys.partition, IDEMPOTENCY, key_text);
+        let key_text = key.map(|key| once_text(permit.destination(), key)).unwrap_or_default();
+        let key_name = self.names.key(keys.partition, IDEMPOTENCY, &key_text);
         let window = key.map(|_| IdempotencyKey::WINDOW_MS.to_string()).unwrap_or_default();
         let id = publication.id;
         let command = QUEUE_PUBLISH.call(
@@ -76,42 +86,61 @@ impl RedisBroker {
                 &encoded(publication),
                 options.max_length.to_string().as_bytes(),
                 options.expires_after_ms.to_string().as_bytes(),
-                PUBLISH,
+                command::publish_word(self.shards.sharded_pubsub()),
                 &wake(permit.destination()),
                 window.as_bytes(),
                 id.0.simple().to_string().as_bytes(),
             ],
         );
-        let answer = self.shards.call(keys.partition, |_| command);
-        let context = Arc::clone(&self.shards.of(keys.partition).context);
+        let answer = self.shards.call_kept(keys.partition, |_| command);
+        let shards = Arc::clone(&self.shards);
         Box::pin(async move {
             let result = match answer.await {
-                Ok(value) => published(&value, id),
+                Ok(Value::Error(refusal)) => Err(refused(&refusal)),
+                Ok(answer) => published(&answer, id),
                 Err(error) => Err(error),
             };
-            context.meters.on_published(&result);
+            shards.of(keys.partition).context.meters.on_published(&result);
             result
         })
     }
+}
 
-    fn consumer(&self, partition: Partition) -> String {
-        self.shards.of(partition).context.boot.simple().to_string()
+impl RedisQueues {
+    /// The queues of a broker, for the node that has this lease.
+    pub fn new(broker: Arc<RedisBroker>, lease: Arc<Lease>) -> Self {
+        Self { broker, lease }
+    }
+
+    /// Runs a script whose answer says nothing but that it has run.
+    fn told(
+        &self,
+        partition: Partition,
+        command: Vec<u8>,
+    ) -> BoxFuture<'static, Result<(), QueueError>> {
+        let answer = self.broker.shards.call(partition, |_| command);
+        Box::pin(async move {
+            match answer.await? {
+                Value::Integer(_) => Ok(()),
+                _ => Err(QueueError::Unavailable),
+            }
+        })
     }
 }
 
-impl Queues for RedisBroker {
+impl Queues for RedisQueues {
     fn fetch(
         &self,
         queue: &Queue,
         count: u32,
     ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
-        let keys = Keys::of(&self.names, &queue.channel);
+        let keys = Keys::of(&self.broker.names, &queue.channel);
         let options = &queue.options;
         let number = |number: u64| number.to_string().into_bytes();
         let command = QUEUE_FETCH.call(
             &[&keys.stream, &keys.released, &keys.state, &keys.hungry],
             &[
-                self.consumer(keys.partition).as_bytes(),
+                self.lease.owner().as_bytes(),
                 &number(count.min(FETCH_MAX).into()),
                 &number(options.claim_after_ms()),
                 &number(options.look_every_ms()),
@@ -119,9 +148,9 @@ impl Queues for RedisBroker {
                 &number(HUNGRY_MS),
             ],
         );
-        let answer = self.shards.call(keys.partition, |_| command);
-        let context = Arc::clone(&self.shards.of(keys.partition).context);
-        let destinations = Arc::clone(&self.destinations);
+        let answer = self.broker.shards.call(keys.partition, |_| command);
+        let shards = Arc::clone(&self.broker.shards);
+        let destinations = Arc::clone(&self.broker.destinations);
         let destination = queue.destination.clone();
         Box::pin(async move {
             let Value::Array(entries) = answer.await? else {
@@ -134,7 +163,7 @@ impl Queues for RedisBroker {
                 fetched.push(match envelope::decode(envelope, &mut destinations) {
                     Ok(publication) => Fetched { delivery, publication: Arc::new(publication) },
                     Err(error) => {
-                        context.meters.rejected.add(1);
+                        shards.of(keys.partition).context.meters.rejected.add(1);
                         tracing::debug!("a queue holds what is no publication: {error}");
                         dead(delivery, destination.clone())
                     }
@@ -152,7 +181,7 @@ impl Queues for RedisBroker {
         if entries.is_empty() {
             return Box::pin(std::future::ready(Ok(())));
         }
-        let keys = Keys::of(&self.names, &queue.channel);
+        let keys = Keys::of(&self.broker.names, &queue.channel);
         let ids: Vec<String> = entries.iter().map(EntryId::to_string).collect();
         let ids: Vec<&[u8]> = ids.iter().map(String::as_bytes).collect();
         let command = QUEUE_ACK.call(&[&keys.stream, &keys.released, &keys.state], &ids);
@@ -167,11 +196,12 @@ impl Queues for RedisBroker {
         if releases.is_empty() {
             return Box::pin(std::future::ready(Ok(())));
         }
-        let keys = Keys::of(&self.names, &queue.channel);
+        let names = &self.broker.names;
+        let keys = Keys::of(names, &queue.channel);
         let mut words = vec![
-            self.consumer(keys.partition).into_bytes(),
+            self.lease.owner().as_bytes().to_vec(),
             queue.options.expires_after_ms.to_string().into_bytes(),
-            PUBLISH.to_vec(),
+            command::publish_word(self.broker.shards.sharded_pubsub()).to_vec(),
             wake(&queue.destination),
         ];
         for Release { delivery: DeliveryId { entry, count }, was_delivered } in releases {
@@ -180,32 +210,18 @@ impl Queues for RedisBroker {
             words.push(if *was_delivered { b"1".to_vec() } else { Vec::new() });
         }
         let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-        let channel = self.names.of(&queue.channel).concat();
+        let channel = names.of(&queue.channel).concat();
         let command =
             QUEUE_RELEASE.call(&[&keys.stream, &keys.released, &keys.hungry, &channel], &words);
         self.told(keys.partition, command)
     }
 }
 
-impl RedisBroker {
-    /// Runs a script whose answer says nothing but that it has run.
-    fn told(
-        &self,
-        partition: Partition,
-        command: Vec<u8>,
-    ) -> BoxFuture<'static, Result<(), QueueError>> {
-        let answer = self.shards.call(partition, |_| command);
-        Box::pin(async move {
-            match answer.await? {
-                Value::Integer(_) => Ok(()),
-                _ => Err(QueueError::Unavailable),
-            }
-        })
+impl fmt::Debug for RedisQueues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisQueues").field("lease", &self.lease).finish_non_exhaustive()
     }
 }
-
-/// The table of destinations seen lately, for whatever fetches.
-pub(crate) type SharedDestinations = Arc<Mutex<Destinations>>;
 
 fn published(answer: &Value, id: PublicationId) -> Result<Published, PublishError> {
     let stored = |id, reach| Ok(Published { id, position: None, reach });
@@ -255,6 +271,5 @@ const RELEASED: Kind = Kind("qr");
 const STATE: Kind = Kind("qs");
 const HUNGRY: Kind = Kind("qh");
 const IDEMPOTENCY: Kind = Kind("qk");
-const PUBLISH: &[u8] = b"PUBLISH";
 /// Whoever waits looks more often than this.
 const HUNGRY_MS: u64 = 60_000;

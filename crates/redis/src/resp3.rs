@@ -1,6 +1,6 @@
 //! A small incremental RESP3 reader: bytes in, pub/sub messages and replies out.
 //!
-//! A message (`>3 message channel payload`) takes a path of its own without any allocation: its
+//! A message (`>3 message channel payload`, or `smessage`) takes a path of its own without any allocation: its
 //! parts are slices of the read buffer. Everything else is measured first, without allocating,
 //! and built only once all of it is there, so no announced length allocates ahead of its data.
 
@@ -132,8 +132,9 @@ impl Reader {
 
     fn take(&mut self) -> Result<Event, Stop> {
         let mut cursor = Cursor::new(&self.buffer);
-        if cursor.input.starts_with(MESSAGE) {
-            cursor.at = MESSAGE.len();
+        let is_message = |start: &&[u8]| cursor.input.starts_with(start);
+        if let Some(start) = [MESSAGE, SHARD_MESSAGE].into_iter().find(is_message) {
+            cursor.at = start.len();
             let (channel_at, channel_bytes) = cursor.bulk()?;
             cursor.expect_bulk()?;
             let (payload_at, payload_bytes) = cursor.bulk()?;
@@ -371,6 +372,8 @@ fn string(what: u8, bytes: Bytes) -> Result<Value, Stop> {
 
 /// How every message begins.
 const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$";
+/// The same of sharded pub/sub.
+const SHARD_MESSAGE: &[u8] = b">3\r\n$8\r\nsmessage\r\n$";
 /// Redis' own default bound of a value, `proto-max-bulk-len`: what it accepts, we can read.
 const MAX_VALUE_BYTES: usize = 512 << 20;
 const MAX_LINE_BYTES: usize = 64 << 10;

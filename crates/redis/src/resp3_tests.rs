@@ -75,6 +75,14 @@ fn every_type_is_read() {
 }
 
 #[test]
+fn a_message_of_sharded_pubsub_is_read_in_the_same_way() {
+    let message = b">3\r\n$8\r\nsmessage\r\n$2\r\nch\r\n$3\r\na\r\n\r\n";
+    let events = read([&message[..]]).unwrap();
+    assert_eq!(events, read([&b">3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$3\r\na\r\n\r\n"[..]]).unwrap());
+    assert!(matches!(&events[..], [Event::Message { channel, .. }] if channel == "ch"));
+}
+
+#[test]
 fn a_message_is_read_by_its_own_path() {
     let events = read([&b">3\r\n$7\r\nmessage\r\n$2\r\nch\r\n$3\r\na\r\n\r\n"[..]]).unwrap();
     let expected = Event::Message {

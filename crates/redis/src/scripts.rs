@@ -10,8 +10,6 @@ use crate::command;
 /// A script. All keys that it touches are given to it, and share a partition.
 #[derive(Debug)]
 pub(crate) struct Script {
-    /// How errors and metrics call it.
-    pub(crate) name: &'static str,
     pub(crate) source: &'static str,
     /// SHA-1 of the source in hexadecimal, by which Redis knows it.
     sha: LazyLock<String>,
@@ -20,14 +18,21 @@ pub(crate) struct Script {
 impl Script {
     /// The call of this script.
     pub(crate) fn call(&self, keys: &[&[u8]], arguments: &[&[u8]]) -> Vec<u8> {
-        let count = keys.len().to_string();
-        let mut words: Vec<&[u8]> = Vec::with_capacity(3 + keys.len() + arguments.len());
-        words.extend([&b"EVALSHA"[..], self.sha.as_bytes(), count.as_bytes()]);
-        words.extend(keys);
-        words.extend(arguments);
         let mut out = Vec::new();
-        command::words(&words, &mut out);
+        self.begin(keys, arguments.len(), &mut out);
+        for argument in arguments {
+            command::word(argument, &mut out);
+        }
         out
+    }
+
+    /// Begins the call of this script: `arguments` words are to follow.
+    pub(crate) fn begin(&self, keys: &[&[u8]], arguments: usize, out: &mut Vec<u8>) {
+        let count = keys.len().to_string();
+        command::begin(3 + keys.len() + arguments, out);
+        for word in [&b"EVALSHA"[..], self.sha.as_bytes(), count.as_bytes()].iter().chain(keys) {
+            command::word(word, out);
+        }
     }
 }
 
@@ -38,13 +43,13 @@ fn hex_sha1(source: &str) -> String {
     })
 }
 
-/// Declares the scripts, and the list that each new connection loads.
+/// Declares the scripts, each made of one or more files, and the list that each new connection
+/// loads. Scripts can't call each other, so what several share is put before each of them.
 macro_rules! scripts {
-    ($($name:ident = $file:literal;)*) => {
+    ($($name:ident = $($file:literal)+;)*) => {
         $(
             pub(crate) static $name: Script = Script {
-                name: $file,
-                source: include_str!(concat!("../lua/", $file, ".lua")),
+                source: concat!($(include_str!(concat!("../lua/", $file))),+),
                 sha: LazyLock::new(|| hex_sha1($name.source)),
             };
         )*
@@ -55,8 +60,17 @@ macro_rules! scripts {
 }
 
 scripts! {
-    QUEUE_PUBLISH = "queue_publish";
-    QUEUE_FETCH = "queue_fetch";
-    QUEUE_ACK = "queue_ack";
-    QUEUE_RELEASE = "queue_release";
+    PUBLISH = "meta.lua" "publish.lua";
+    HISTORY = "meta.lua" "history.lua";
+    LEASE = "lease.lua";
+    LEASE_END = "lease_end.lua";
+    REAP_CLAIM = "reap_claim.lua";
+    REAP_FORGET = "reap_forget.lua";
+    REGISTRY = "registry.lua";
+    REGISTRY_REAP = "registry_reap.lua";
+    REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations.lua";
+    QUEUE_PUBLISH = "queue_publish.lua";
+    QUEUE_FETCH = "queue_fetch.lua";
+    QUEUE_ACK = "queue_ack.lua";
+    QUEUE_RELEASE = "queue_release.lua";
 }

@@ -1,59 +1,60 @@
-//! A shard: its publishing connection, its subscriber connections, and what they share.
+//! A shard: one master's command connection, its subscriber connections, and what they share.
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
 use std::sync::Arc;
-use std::time::Instant;
+use std::sync::atomic::{AtomicU8, Ordering};
 
-use fanlight_engine::broker::{BrokerHealth, Channel, DeliverySink, PublishError};
-use futures_util::future::BoxFuture;
+use fanlight_engine::broker::{Channel, DeliverySink};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::config::RedisConfig;
+use crate::cluster::Cluster;
+use crate::config::{Endpoint, RedisConfig};
 use crate::connection::{Connection, ConnectionError};
+use crate::flights::Flights;
 use crate::health::Health;
 use crate::meters::Meters;
 use crate::names::{Names, Partition};
-use crate::pipeline::Answer;
+use crate::partitions::PartitionSet;
 use crate::subscriber::{Lane, Subscriber};
-use crate::topology::{ShardId, Topology};
-use crate::writer::{CommandQueue, Link, Writer};
-
-/// All shards of the topology; a channel is in exactly one of them.
-#[derive(Debug)]
-pub(crate) struct Shards {
-    topology: Arc<Topology>,
-    /// At the index of its `ShardId`.
-    shards: Vec<Shard>,
-}
+use crate::subscriptions::Interest;
+use crate::topology::{Place, ShardId};
+use crate::writer::{CommandQueue, Writer};
 
 /// One shard.
 #[derive(Debug)]
 pub(crate) struct Shard {
     pub(crate) context: Arc<Context>,
     pub(crate) commands: Arc<CommandQueue>,
+    pub(crate) flights: Flights,
     /// One per subscriber connection; a channel is always on the same one.
     lanes: Vec<Arc<Lane>>,
     /// Channels are named by clients, so what lane they get is theirs to guess only.
     hasher: RandomState,
+    shutdown: CancellationToken,
 }
 
 /// What the tasks of one shard share.
 #[derive(Debug)]
 pub(crate) struct Context {
+    pub(crate) id: ShardId,
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) names: Names,
     pub(crate) health: Health,
     pub(crate) meters: Meters,
-    /// Names this process' canaries and clients; new at each start.
+    /// Names this process' canaries and clients; new at each start, and the same in all shards.
     pub(crate) boot: Uuid,
-    topology: Arc<Topology>,
-    shard: ShardId,
+    /// Who is told of redirections, where there are any.
+    pub(crate) cluster: Option<Arc<Cluster>>,
+    place: Place,
+    /// One of the shard's partitions, in which its canaries live.
+    home: AtomicU8,
 }
 
 /// What every task is given.
+#[derive(Clone)]
 pub(crate) struct Environment {
     pub(crate) config: Arc<RedisConfig>,
     pub(crate) names: Names,
@@ -62,105 +63,129 @@ pub(crate) struct Environment {
     pub(crate) shutdown: CancellationToken,
 }
 
-impl Shards {
-    /// Starts all tasks of all shards.
-    pub(crate) fn start(topology: Topology, environment: &Environment) -> Self {
-        let topology = Arc::new(topology);
-        let shards = topology
-            .shards()
-            .map(|shard| Shard::start(Arc::clone(&topology), shard, environment))
-            .collect();
-        Self { topology, shards }
-    }
-
-    /// The shard that has `partition`.
-    pub(crate) fn of(&self, partition: Partition) -> &Shard {
-        &self.shards[usize::from(self.topology.shard_of(partition).0)]
-    }
-
-    /// The shard that has `channel`.
-    pub(crate) fn of_channel(&self, channel: &Channel) -> &Shard {
-        self.of(Partition::of(channel.as_str()))
-    }
-
-    /// Runs a command on the shard of `partition`, to which all its keys belong. Commands of one
-    /// partition are executed in the order of the calls, whatever the order in which the futures
-    /// are polled.
-    pub(crate) fn call(
-        &self,
-        partition: Partition,
-        command: impl FnOnce(&Link) -> Vec<u8>,
-    ) -> BoxFuture<'static, Answer> {
-        let queued = self.of(partition).commands.send_with(command);
-        Box::pin(async move {
-            match queued {
-                // The writer answers everything it was given, unless its runtime is torn down.
-                Ok(answer) => answer.await.unwrap_or(Err(PublishError::Unknown)),
-                Err(error) => Err(error),
-            }
-        })
-    }
-
-    pub(crate) fn iter(&self) -> impl Iterator<Item = &Shard> {
-        self.shards.iter()
-    }
-
-    /// Healthy when every shard is.
-    pub(crate) fn health(&self) -> BrokerHealth {
-        let now = Instant::now();
-        self.iter()
-            .map(|shard| shard.context.health.status(now))
-            .find(|health| *health != BrokerHealth::Healthy)
-            .unwrap_or(BrokerHealth::Healthy)
-    }
-}
-
 impl Shard {
-    fn start(topology: Arc<Topology>, shard: ShardId, environment: &Environment) -> Self {
+    /// Starts its tasks.
+    pub(crate) fn start(
+        id: ShardId,
+        place: Place,
+        cluster: Option<Arc<Cluster>>,
+        boot: Uuid,
+        environment: &Environment,
+    ) -> Self {
         let config = &environment.config;
         let lanes_max = RedisConfig::MAX_SUBSCRIBER_CONNECTIONS;
         let lanes = config.subscriber_connections.get().min(lanes_max);
-        let place = topology.describe(shard);
-        let context = Arc::new(Context {
-            config: Arc::clone(config),
-            names: environment.names.clone(),
-            health: Health::new(place, lanes, config.canary_interval),
-            meters: Meters::new(shard),
-            boot: Uuid::now_v7(),
-            topology,
-            shard,
-        });
-        let commands =
-            Arc::new(CommandQueue::new(config.publish_queue_messages, config.publish_queue_bytes));
+        let mut shard = Self::new(id, place, cluster, boot, lanes, environment);
         let writer = Writer {
-            commands: Arc::clone(&commands),
-            context: Arc::clone(&context),
-            shutdown: environment.shutdown.clone(),
+            commands: Arc::clone(&shard.commands),
+            context: Arc::clone(&shard.context),
+            shutdown: shard.shutdown.clone(),
         };
         environment.tracker.spawn(writer.run());
-        let lanes = (0..lanes)
-            .map(|index| {
-                let lane = Arc::new(Lane::new(config.linger, config.join_timeout));
-                let subscriber = Subscriber::new(
-                    index,
-                    Arc::clone(&lane),
-                    Arc::clone(&context),
-                    Arc::clone(&commands),
-                    Arc::clone(&environment.sinks),
-                );
-                let shutdown = environment.shutdown.clone();
-                environment.tracker.spawn(subscriber.run(shutdown));
-                lane
-            })
-            .collect();
-        Self { context, commands, lanes, hasher: RandomState::new() }
+        for index in 0..lanes {
+            let lane = shard.new_lane();
+            let subscriber = Subscriber::new(
+                index,
+                Arc::clone(&lane),
+                Arc::clone(&shard.context),
+                Arc::clone(&shard.commands),
+                Arc::clone(&environment.sinks),
+            );
+            environment.tracker.spawn(subscriber.run(shard.shutdown.clone()));
+            shard.lanes.push(lane);
+        }
+        shard
     }
 
+    /// A place without a master: interests wait in it until they are moved, and nothing runs.
+    pub(crate) fn nowhere(cluster: Arc<Cluster>, boot: Uuid, environment: &Environment) -> Self {
+        let mut shard =
+            Self::new(ShardId::NONE, Place::Nowhere, Some(cluster), boot, 0, environment);
+        shard.lanes.push(shard.new_lane());
+        shard
+    }
+
+    fn new(
+        id: ShardId,
+        place: Place,
+        cluster: Option<Arc<Cluster>>,
+        boot: Uuid,
+        lanes: usize,
+        environment: &Environment,
+    ) -> Self {
+        let config = &environment.config;
+        let context = Context {
+            id,
+            config: Arc::clone(config),
+            names: environment.names.clone(),
+            health: Health::new(place.describe(), lanes, config.canary_interval),
+            meters: Meters::new(id),
+            boot,
+            cluster,
+            place,
+            home: AtomicU8::new(0),
+        };
+        let commands = CommandQueue::new(config.publish_queue_messages, config.publish_queue_bytes);
+        Self {
+            context: Arc::new(context),
+            commands: Arc::new(commands),
+            flights: Flights::new(),
+            lanes: Vec::new(),
+            hasher: RandomState::new(),
+            shutdown: environment.shutdown.child_token(),
+        }
+    }
+
+    fn new_lane(&self) -> Arc<Lane> {
+        Arc::new(Lane::new(&self.context.config, self.context.is_cluster()))
+    }
+
+    /// The connection of a channel.
     pub(crate) fn lane(&self, channel: &Channel) -> &Arc<Lane> {
         match self.lanes.as_slice() {
             [only] => only,
             lanes => &lanes[self.hasher.hash_one(channel) as usize % lanes.len()],
         }
+    }
+
+    /// The endpoint of which it is the shard, if it is that of one.
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        match &self.context.place {
+            Place::Fixed(endpoint) => Some(endpoint),
+            Place::Sentinel(_) | Place::Nowhere => None,
+        }
+    }
+
+    /// Gives away all interests in these partitions.
+    pub(crate) fn take(&self, partitions: &PartitionSet) -> Vec<Interest> {
+        self.lanes.iter().flat_map(|lane| lane.take(partitions)).collect()
+    }
+
+    /// Takes an interest over; `wake` when it was the last one.
+    pub(crate) fn adopt(&self, interest: Interest) {
+        self.lane(interest.channel()).adopt(interest);
+    }
+
+    /// Makes its connections look at what they were given.
+    pub(crate) fn wake(&self) {
+        for lane in &self.lanes {
+            lane.wake();
+        }
+    }
+
+    /// Its partitions are these now.
+    pub(crate) fn settle(&self, partitions: &PartitionSet) {
+        let home = Partition(self.context.home.load(Ordering::Relaxed));
+        if !partitions.contains(home)
+            && let Some(first) = partitions.iter().next()
+        {
+            self.context.home.store(first.0, Ordering::Relaxed);
+        }
+    }
+
+    /// Ends its tasks; what is under way is still answered.
+    pub(crate) fn stop(&self) {
+        self.shutdown.cancel();
     }
 }
 
@@ -168,11 +193,30 @@ impl Context {
     /// Opens a connection to this shard's master; `job` is what `CLIENT LIST` shows.
     pub(crate) async fn connect(&self, job: &str) -> Result<Connection, ConnectionError> {
         let client_name = format!("fanlight-{job}-{}", self.boot.simple());
-        let opened = Connection::open(&self.topology, self.shard, &self.config, &client_name).await;
+        let opened = self.place.connect(&self.config, &client_name).await;
         match &opened {
             Ok(_) => self.meters.connected.increment(1),
             Err(_) => self.meters.not_connected.increment(1),
         }
         opened
+    }
+
+    /// Fails once the master is known to be elsewhere.
+    pub(crate) fn check_place(&self, connected_to: &Endpoint) -> Result<(), ConnectionError> {
+        if self.place.is_still_at(connected_to) { Ok(()) } else { Err(ConnectionError::Demoted) }
+    }
+
+    /// Whether publications are carried by sharded pub/sub.
+    pub(crate) fn sharded_pubsub(&self) -> bool {
+        self.is_cluster()
+    }
+
+    /// The partition in which the shard's canaries live; it may change.
+    pub(crate) fn home(&self) -> Partition {
+        Partition(self.home.load(Ordering::Relaxed))
+    }
+
+    fn is_cluster(&self) -> bool {
+        self.cluster.is_some()
     }
 }

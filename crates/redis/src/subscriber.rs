@@ -5,12 +5,15 @@
 //! short lock that is held while a read's worth of publications is handed over, so that a worker
 //! gets nothing of a channel after it left it.
 
+use std::collections::VecDeque;
 use std::future::ready;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fanlight_engine::broker::{Channel, Delivery, DeliverySink, Joined, PublishError, WorkerId};
+use fanlight_engine::broker::{
+    Channel, Delivery, DeliverySink, Joined, Notice, PublishError, WorkerId,
+};
 use fanlight_engine::publication::Publication;
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -22,16 +25,19 @@ use tracing::{debug, warn};
 
 use crate::canary::{Canary, Verdict};
 use crate::command;
+use crate::config::RedisConfig;
 use crate::connection::{Connection, ConnectionError};
 use crate::envelope::{self, Destinations};
 use crate::health::Role;
 use crate::meters::amount;
 use crate::names::Partition;
+use crate::partitions::PartitionSet;
 use crate::pipeline::Answer;
 use crate::reconnect::Backoff;
+use crate::redirect::Redirect;
 use crate::resp3::{Event, Reader, Value};
 use crate::shard::Context;
-use crate::subscriptions::{Command, Join, Subscriptions};
+use crate::subscriptions::{Command, Confirmation, Interest, Join, Subscriptions};
 use crate::writer::CommandQueue;
 
 /// The interests in one subscriber connection's channels, shared with the workers.
@@ -44,11 +50,11 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new(linger: Duration, join_timeout: Duration) -> Self {
+    pub(crate) fn new(config: &RedisConfig, is_cluster: bool) -> Self {
         Self {
-            subscriptions: Mutex::new(Subscriptions::new(linger)),
+            subscriptions: Mutex::new(Subscriptions::new(config.linger, is_cluster)),
             changed: Notify::new(),
-            join_timeout,
+            join_timeout: config.join_timeout,
         }
     }
 
@@ -77,6 +83,36 @@ impl Lane {
         self.subscriptions().unsubscribe(worker, channel, Instant::now());
     }
 
+    /// Gives away the interests in these partitions.
+    pub(crate) fn take(&self, partitions: &PartitionSet) -> Vec<Interest> {
+        self.subscriptions().take(partitions)
+    }
+
+    /// Takes an interest over from another lane.
+    pub(crate) fn adopt(&self, interest: Interest) {
+        self.subscriptions().adopt(interest);
+    }
+
+    /// There may be a command to send.
+    pub(crate) fn wake(&self) {
+        self.changed.notify_one();
+    }
+
+    /// Hands a publication that Redis never got to who wants it here, in one order with what is
+    /// received; returns how many had a full inbox.
+    pub(crate) fn deliver_here(
+        &self,
+        sinks: &[Arc<dyn DeliverySink>],
+        channel: &Channel,
+        publication: Arc<Publication>,
+    ) -> u64 {
+        let subscriptions = self.subscriptions();
+        match subscriptions.interested(channel.as_str()) {
+            Some((channel, workers)) => deliver(sinks, channel, workers, &mut vec![publication]),
+            None => 0,
+        }
+    }
+
     fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
         self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,17 +139,33 @@ enum Arrival {
     Publication(Bytes, Arc<Publication>),
     Subscribed(Bytes),
     Unsubscribed(Bytes),
+    Refused(Command),
 }
 
 /// What belongs to one connection.
 struct Serving {
     canary: Canary,
+    /// The partition that the canary's channel is in.
+    home: Partition,
+    /// When the canary's channel is to be subscribed anew, because it was refused or ended.
+    renew_at: Option<Instant>,
     /// The canary that waits for Redis' answer.
     asked: Option<(u64, oneshot::Receiver<Answer>)>,
+    /// In a cluster each command is followed by a PING, so that an error is known to be the answer
+    /// to the first of these.
+    under_way: VecDeque<Sent>,
+    /// The first of them was answered by a redirection.
+    refused: bool,
     outgoing: Vec<u8>,
     written: usize,
     heard_at: Instant,
     pinged: bool,
+}
+
+/// A command of a subscriber connection in a cluster.
+enum Sent {
+    Canary,
+    Channels(Command),
 }
 
 /// What `select!` picked.
@@ -133,9 +185,8 @@ impl Subscriber {
         commands: Arc<CommandQueue>,
         sinks: Arc<[Arc<dyn DeliverySink>]>,
     ) -> Self {
-        let canary_name = format!("{}:{index}", context.boot.simple());
         Self {
-            canary_name: context.names.canary(Partition(0), &canary_name),
+            canary_name: String::new(),
             index,
             lane,
             context,
@@ -151,6 +202,8 @@ impl Subscriber {
     /// Receives until the shutdown, over as many connections as it takes.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
         shutdown.run_until_cancelled(self.receive()).await;
+        self.lane.subscriptions().on_disconnected();
+        self.count_channels();
     }
 
     async fn receive(&mut self) {
@@ -183,8 +236,7 @@ impl Subscriber {
     /// Receives over one connection until it ends.
     async fn use_up(&mut self, connection: &mut Connection, now: Instant) -> ConnectionError {
         let mut serving = Serving::new(self.context.config.canary_interval, now);
-        let canary = [&b"SUBSCRIBE"[..], self.canary_name.as_bytes()];
-        command::words(&canary, &mut serving.outgoing);
+        self.subscribe_canary(&mut serving, now);
         match self.serve(connection, &mut serving).await {
             Err(error) => error,
             Ok(never) => match never {},
@@ -198,15 +250,16 @@ impl Subscriber {
     ) -> Result<std::convert::Infallible, ConnectionError> {
         let config = Arc::clone(&self.context.config);
         let lane = Arc::clone(&self.lane);
-        let (mut input, mut output) = connection.stream.split();
+        let Connection { endpoint, stream, reader } = connection;
+        let (mut input, mut output) = stream.split();
         let mut tick = interval((config.canary_interval / 4).clamp(TICK_MIN, TICK_MAX));
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             if serving.outgoing.is_empty() {
-                self.next_command(&mut serving.outgoing);
+                self.next_commands(serving);
             }
             let picked = select! {
-                read = input.read_buf(connection.reader.space()) => Picked::Read(read?),
+                read = input.read_buf(reader.space()) => Picked::Read(read?),
                 wrote = output.write(&serving.outgoing[serving.written..]), if !serving.outgoing.is_empty() => {
                     Picked::Wrote(wrote?)
                 }
@@ -216,11 +269,13 @@ impl Subscriber {
             };
             match picked {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
-                Picked::Read(_) => self.on_read(&mut connection.reader, serving)?,
+                Picked::Read(_) => self.on_read(reader, serving)?,
                 Picked::Wrote(bytes) => serving.on_written(bytes),
                 Picked::Changed => {}
-                Picked::Answered(number, answer) => serving.on_answered(number, answer)?,
+                Picked::Answered(number, answer) => serving.on_answered(number, &answer)?,
                 Picked::Tick => {
+                    self.context.check_place(endpoint)?;
+                    self.on_tick(serving);
                     serving.keep_alive(config.keepalive)?;
                     self.send_canary(serving)?;
                 }
@@ -228,17 +283,51 @@ impl Subscriber {
         }
     }
 
-    fn next_command(&self, out: &mut Vec<u8>) {
-        let names = &self.context.names;
-        match self.lane.subscriptions().next_command(Instant::now()) {
-            Some(Command::Subscribe(channels)) => {
-                command::channels("SUBSCRIBE", &channels, names, out);
-            }
-            Some(Command::Unsubscribe(channels)) => {
-                command::channels("UNSUBSCRIBE", &channels, names, out);
-            }
-            None => {}
+    /// Subscribes the canary's channel, in a partition that the shard has.
+    fn subscribe_canary(&mut self, serving: &mut Serving, now: Instant) {
+        let (boot, shard) = (self.context.boot.simple(), self.context.id);
+        let text = format!("{boot}:{shard}:{}", self.index);
+        serving.home = self.context.home();
+        serving.renew_at = None;
+        serving.canary = Canary::new(self.context.config.canary_interval, now);
+        serving.asked = None;
+        self.canary_name = self.context.names.canary(serving.home, &text);
+        let word = if self.context.sharded_pubsub() { "SSUBSCRIBE" } else { "SUBSCRIBE" };
+        let command = [word.as_bytes(), self.canary_name.as_bytes()];
+        command::words(&command, &mut serving.outgoing);
+        if self.context.sharded_pubsub() {
+            serving.sent(Sent::Canary);
         }
+    }
+
+    fn next_commands(&self, serving: &mut Serving) {
+        let names = &self.context.names;
+        let sharded = self.context.sharded_pubsub();
+        let mut subscriptions = self.lane.subscriptions();
+        while serving.outgoing.len() < WRITE_BYTES
+            && let Some(command) = subscriptions.next_command(Instant::now())
+        {
+            let (word, channels) = match (&command, sharded) {
+                (Command::Subscribe(channels), false) => ("SUBSCRIBE", channels),
+                (Command::Subscribe(channels), true) => ("SSUBSCRIBE", channels),
+                (Command::Unsubscribe(channels), false) => ("UNSUBSCRIBE", channels),
+                (Command::Unsubscribe(channels), true) => ("SUNSUBSCRIBE", channels),
+            };
+            command::channels(word, channels, names, &mut serving.outgoing);
+            if sharded {
+                serving.sent(Sent::Channels(command));
+            }
+        }
+    }
+
+    /// What a cluster makes necessary: asking again, and elsewhere.
+    fn on_tick(&mut self, serving: &mut Serving) {
+        let now = Instant::now();
+        let has_moved = serving.home != self.context.home();
+        if has_moved || serving.renew_at.is_some_and(|at| at <= now) {
+            self.subscribe_canary(serving, now);
+        }
+        self.lane.subscriptions().on_tick(now);
     }
 
     fn on_read(
@@ -265,14 +354,40 @@ impl Subscriber {
                 }
                 Event::Message { channel, payload } => self.on_message(channel, payload),
                 Event::Value(Value::Push(push)) => self.on_push(&push, serving),
-                Event::Value(Value::Error(answer)) => {
-                    return Err(ConnectionError::refused("SUBSCRIBE", &answer));
-                }
+                Event::Value(Value::Error(answer)) => self.on_error(&answer, serving)?,
+                Event::Value(Value::Bulk(_)) => self.on_answered(serving),
                 // An answer to PING.
                 Event::Value(_) => {}
             }
         }
         Ok(())
+    }
+
+    fn on_error(&self, answer: &[u8], serving: &mut Serving) -> Result<(), ConnectionError> {
+        match (Redirect::of(answer), &self.context.cluster) {
+            (Some(redirect), Some(cluster)) => {
+                serving.refused = true;
+                let (Redirect::Moved(hint) | Redirect::Ask(hint)) = redirect else {
+                    cluster.on_change(None);
+                    return Ok(());
+                };
+                cluster.on_change(hint);
+                Ok(())
+            }
+            _ => Err(ConnectionError::refused("SUBSCRIBE", answer)),
+        }
+    }
+
+    /// The answer to the PING after a command: all of that command's own answers are there.
+    fn on_answered(&mut self, serving: &mut Serving) {
+        let refused = std::mem::take(&mut serving.refused);
+        match serving.under_way.pop_front() {
+            Some(Sent::Canary) if refused => serving.renew_later(Instant::now()),
+            Some(Sent::Channels(command)) if refused => {
+                self.arrivals.push(Arrival::Refused(command));
+            }
+            _ => {}
+        }
     }
 
     fn on_message(&mut self, channel: Bytes, payload: Bytes) {
@@ -293,11 +408,17 @@ impl Subscriber {
             return;
         };
         match &kind[..] {
-            b"subscribe" if *name == self.canary_name => {
+            b"subscribe" | b"ssubscribe" if *name == self.canary_name => {
                 serving.canary.on_subscribed(Instant::now());
             }
-            b"subscribe" => self.arrivals.push(Arrival::Subscribed(name.clone())),
-            b"unsubscribe" => self.arrivals.push(Arrival::Unsubscribed(name.clone())),
+            b"sunsubscribe" if *name == self.canary_name => {
+                serving.renew_later(Instant::now());
+                self.on_ended();
+            }
+            b"subscribe" | b"ssubscribe" => self.arrivals.push(Arrival::Subscribed(name.clone())),
+            b"unsubscribe" | b"sunsubscribe" => {
+                self.arrivals.push(Arrival::Unsubscribed(name.clone()));
+            }
             _ => {}
         }
     }
@@ -321,20 +442,29 @@ impl Subscriber {
         let names = &self.context.names;
         let mut received = 0;
         let mut dropped = 0;
+        let mut ended = false;
         let mut subscriptions = self.lane.subscriptions();
         let mut arrivals = self.arrivals.drain(..).peekable();
         while let Some(arrival) = arrivals.next() {
             match arrival {
                 Arrival::Subscribed(name) => {
-                    if let Some(channel) = names.channel(&name) {
-                        subscriptions.on_subscribed(channel);
+                    let Some(channel) = names.channel(&name) else { continue };
+                    match subscriptions.on_subscribed(channel) {
+                        Confirmation::First => {}
+                        Confirmation::Stray => subscriptions.on_stray(channel, Instant::now()),
+                        Confirmation::Again => {
+                            if let Some((channel, workers)) = subscriptions.interested(channel) {
+                                suspect(&self.sinks, channel, workers);
+                            }
+                        }
                     }
                 }
                 Arrival::Unsubscribed(name) => {
                     if let Some(channel) = names.channel(&name) {
-                        subscriptions.on_unsubscribed(channel);
+                        ended |= subscriptions.on_unsubscribed(channel, Instant::now());
                     }
                 }
+                Arrival::Refused(command) => subscriptions.on_refused(&command, Instant::now()),
                 Arrival::Publication(name, first) => {
                     self.run.push(first);
                     while let Some(Arrival::Publication(_, next)) = arrivals.next_if(
@@ -358,7 +488,17 @@ impl Subscriber {
         if dropped > 0 {
             self.context.meters.dropped.add(dropped);
         }
+        if ended {
+            self.on_ended();
+        }
         self.count_channels();
+    }
+
+    /// The server ended subscriptions by itself: their slot has moved.
+    fn on_ended(&self) {
+        if let Some(cluster) = &self.context.cluster {
+            cluster.on_change(None);
+        }
     }
 
     fn send_canary(&self, serving: &mut Serving) -> Result<(), ConnectionError> {
@@ -369,7 +509,8 @@ impl Subscriber {
             Verdict::Publish(number) => {
                 let mut publish = Vec::new();
                 let payload = number.to_le_bytes();
-                let words = [&b"PUBLISH"[..], self.canary_name.as_bytes(), &payload];
+                let word = command::publish_word(self.context.sharded_pubsub());
+                let words = [word, self.canary_name.as_bytes(), &payload];
                 command::words(&words, &mut publish);
                 match self.commands.send(publish) {
                     Ok(answer) => serving.asked = Some((number, answer)),
@@ -400,12 +541,26 @@ impl Serving {
     fn new(canary_interval: Duration, now: Instant) -> Self {
         Self {
             canary: Canary::new(canary_interval, now),
+            home: Partition::default(),
+            renew_at: None,
             asked: None,
+            under_way: VecDeque::new(),
+            refused: false,
             outgoing: Vec::new(),
             written: 0,
             heard_at: now,
             pinged: false,
         }
+    }
+
+    /// Marks the end of a command's answers.
+    fn sent(&mut self, sent: Sent) {
+        command::words(&[b"PING", b"answered"], &mut self.outgoing);
+        self.under_way.push_back(sent);
+    }
+
+    fn renew_later(&mut self, now: Instant) {
+        self.renew_at.get_or_insert(now + RENEW_AFTER);
     }
 
     fn on_written(&mut self, bytes: usize) {
@@ -422,7 +577,7 @@ impl Serving {
         self.canary.on_heard(now);
     }
 
-    fn on_answered(&mut self, number: u64, answer: Answer) -> Result<(), ConnectionError> {
+    fn on_answered(&mut self, number: u64, answer: &Answer) -> Result<(), ConnectionError> {
         let now = Instant::now();
         match answer {
             Ok(Value::Integer(receivers)) => {
@@ -473,6 +628,16 @@ fn deliver(
     dropped
 }
 
+/// Tells all who want a channel that they may have missed something: it was not subscribed for a
+/// while.
+fn suspect(sinks: &[Arc<dyn DeliverySink>], channel: &Channel, workers: &[WorkerId]) {
+    for worker in workers {
+        if let Some(sink) = sinks.get(usize::from(worker.0)) {
+            sink.notify(Notice::Suspect(channel.clone()));
+        }
+    }
+}
+
 /// The answer to the canary that was asked for; never, when none was.
 async fn answered(asked: &mut Option<(u64, oneshot::Receiver<Answer>)>) -> (u64, Answer) {
     let Some((number, answer)) = asked else {
@@ -486,5 +651,9 @@ async fn answered(asked: &mut Option<(u64, oneshot::Receiver<Answer>)>) -> (u64,
 /// Losing a connection of a million channels blocked Redis for 774 ms (measured), so they are
 /// spread over connections of at most this many.
 const CHANNELS_ADVISED: usize = 50_000;
+/// Commands leave in writes of about this size.
+const WRITE_BYTES: usize = 16 << 10;
+/// How long after a refusal the canary's channel is asked for again.
+const RENEW_AFTER: Duration = Duration::from_millis(250);
 const TICK_MIN: Duration = Duration::from_millis(10);
 const TICK_MAX: Duration = Duration::from_millis(100);

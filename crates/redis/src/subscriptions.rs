@@ -4,28 +4,41 @@
 //! Redis answers in order, and a channel is given up only when its SUBSCRIBE is confirmed, so at
 //! most one UNSUBSCRIBE and one SUBSCRIBE of a channel are under way, in this order: the next
 //! confirmation of a channel that was asked for is always that of the latest SUBSCRIBE.
+//!
+//! In Redis Cluster a SUBSCRIBE may be refused, a subscription may be ended by the server, and a
+//! partition may move to another master and so to another connection: then its interests are taken
+//! from here and adopted there, with the joins that wait.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use fanlight_engine::broker::{Channel, Joined, WorkerId};
 use tokio::sync::oneshot;
+
+use crate::names::Partition;
+use crate::partitions::PartitionSet;
 
 /// What is wanted, asked for and confirmed on one connection.
 #[derive(Debug)]
 pub(crate) struct Subscriptions {
     /// Channels are named by clients, so the hash is std's seeded and collision resistant one.
     entries: HashMap<Channel, Entry>,
-    /// Each channel whose state is `Queued`, once; filled only while the link is up.
-    to_subscribe: VecDeque<Channel>,
+    /// Each channel whose state is `Queued`, once; filled only while the link is up. By partition
+    /// where a command may concern only one, else all under the first; no queue is empty.
+    to_subscribe: BTreeMap<Partition, VecDeque<Channel>>,
+    /// Channels whose state is `Refused`, at least once each, and when the oldest may be queued
+    /// again; they are looked at together.
+    refused: Vec<Channel>,
+    retry_at: Option<Instant>,
     /// Channels to be looked at for giving up, each once, with the time to do so.
     lingering: VecDeque<(Instant, Channel)>,
     link: Link,
     confirmed: usize,
     linger: Duration,
+    by_partition: bool,
 }
 
-/// What to send next; at most [`BATCH_CHANNELS`] channels.
+/// What to send next; at most [`BATCH_CHANNELS`] channels, of one partition if told so.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Command {
     Subscribe(Vec<Channel>),
@@ -40,6 +53,26 @@ pub(crate) enum Join {
     Wait(oneshot::Receiver<Joined>),
 }
 
+/// What a confirmation means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Confirmation {
+    /// Nobody wants it, or it was not asked for.
+    Stray,
+    /// The first of this interest.
+    First,
+    /// There was one before, and a break since, in which publications may have been missed.
+    Again,
+}
+
+/// A channel on its way from one connection to another.
+#[derive(Debug)]
+pub(crate) struct Interest {
+    channel: Channel,
+    workers: Vec<WorkerId>,
+    waiters: Vec<oneshot::Sender<Joined>>,
+    was_confirmed: bool,
+}
+
 #[derive(Debug, Default)]
 struct Entry {
     workers: Vec<WorkerId>,
@@ -47,6 +80,9 @@ struct Entry {
     waiters: Vec<oneshot::Sender<Joined>>,
     idle_since: Option<Instant>,
     in_lingering: bool,
+    was_confirmed: bool,
+    /// Redis has it subscribed though it is yet to be asked for: see `on_stray`.
+    is_stray: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,6 +94,8 @@ enum State {
     Queued,
     /// Its SUBSCRIBE was sent.
     Asked,
+    /// In `refused`: Redis refused or ended it, as its partition moves or has no master.
+    Refused,
     Confirmed,
     /// Its UNSUBSCRIBE was sent; nobody wants it.
     Leaving,
@@ -73,14 +111,18 @@ enum Link {
 }
 
 impl Subscriptions {
-    pub(crate) fn new(linger: Duration) -> Self {
+    /// `by_partition`: a command may only concern channels of one partition.
+    pub(crate) fn new(linger: Duration, by_partition: bool) -> Self {
         Self {
             entries: HashMap::new(),
-            to_subscribe: VecDeque::new(),
+            to_subscribe: BTreeMap::new(),
+            refused: Vec::new(),
+            retry_at: None,
             lingering: VecDeque::new(),
             link: Link::Down,
             confirmed: 0,
             linger,
+            by_partition,
         }
     }
 
@@ -95,9 +137,9 @@ impl Subscriptions {
             State::Confirmed => return Join::Now(Joined::Live),
             State::Absent | State::Leaving if self.link == Link::Up => {
                 entry.state = State::Queued;
-                self.to_subscribe.push_back(channel.clone());
+                enqueue(&mut self.to_subscribe, self.by_partition, channel.clone());
             }
-            State::Absent | State::Leaving | State::Queued | State::Asked => {}
+            State::Absent | State::Leaving | State::Queued | State::Asked | State::Refused => {}
         }
         if self.link == Link::Unreachable {
             return Join::Now(Joined::Degraded);
@@ -149,20 +191,40 @@ impl Subscriptions {
 
     fn next_subscribe(&mut self) -> Vec<Channel> {
         let mut batch = Vec::new();
-        while batch.len() < BATCH_CHANNELS
-            && let Some(channel) = self.to_subscribe.pop_front()
+        // A queue may hold nothing but channels that nobody wants any more.
+        while batch.is_empty()
+            && let Some(mut queue) = self.to_subscribe.first_entry()
         {
-            let Some(entry) = self.entries.get_mut(&channel) else {
-                continue;
-            };
-            if entry.workers.is_empty() {
-                entry.state = State::Absent;
-            } else {
-                entry.state = State::Asked;
-                batch.push(channel);
+            while batch.len() < BATCH_CHANNELS
+                && let Some(channel) = queue.get_mut().pop_front()
+            {
+                let Some(entry) = self.entries.get_mut(&channel) else {
+                    continue;
+                };
+                if entry.state != State::Queued {
+                    continue;
+                }
+                if entry.workers.is_empty() && entry.is_stray {
+                    entry.state = State::Confirmed;
+                    self.confirmed += 1;
+                } else if entry.workers.is_empty() {
+                    entry.state = State::Absent;
+                } else {
+                    entry.state = State::Asked;
+                    entry.is_stray = false;
+                    batch.push(channel);
+                }
+            }
+            if queue.get().is_empty() {
+                queue.remove();
             }
         }
         batch
+    }
+
+    /// Whether one command may concern both.
+    fn may_share(&self, one: &Channel, other: &Channel) -> bool {
+        !self.by_partition || Partition::of(one.as_str()) == Partition::of(other.as_str())
     }
 
     fn next_unsubscribe(&mut self, now: Instant) -> Vec<Channel> {
@@ -171,7 +233,9 @@ impl Subscriptions {
         let mut unseen = self.lingering.len();
         while batch.len() < BATCH_CHANNELS
             && unseen > 0
-            && self.lingering.front().is_some_and(|(due, _)| *due <= now)
+            && self.lingering.front().is_some_and(|(due, next)| {
+                *due <= now && batch.first().is_none_or(|first| self.may_share(first, next))
+            })
             && let Some((_, channel)) = self.lingering.pop_front()
         {
             unseen -= 1;
@@ -183,7 +247,7 @@ impl Subscriptions {
                 continue;
             };
             match entry.state {
-                State::Absent => {
+                State::Absent | State::Refused if !entry.is_stray => {
                     self.entries.remove(&channel);
                 }
                 State::Confirmed if idle_since + self.linger <= now => {
@@ -192,6 +256,10 @@ impl Subscriptions {
                     batch.push(channel);
                 }
                 _ => {
+                    if matches!(entry.state, State::Absent | State::Refused) {
+                        entry.state = State::Confirmed;
+                        self.confirmed += 1;
+                    }
                     entry.in_lingering = true;
                     self.lingering.push_back((now + self.linger, channel));
                 }
@@ -201,25 +269,171 @@ impl Subscriptions {
     }
 
     /// Redis confirmed a SUBSCRIBE.
-    pub(crate) fn on_subscribed(&mut self, channel: &str) {
-        if let Some(entry) = self.entries.get_mut(channel)
-            && entry.state == State::Asked
-        {
-            entry.state = State::Confirmed;
-            self.confirmed += 1;
-            for waiter in entry.waiters.drain(..) {
-                let _ = waiter.send(Joined::Live);
+    pub(crate) fn on_subscribed(&mut self, channel: &str) -> Confirmation {
+        let Some(entry) = self.entries.get_mut(channel) else {
+            return Confirmation::Stray;
+        };
+        if entry.state != State::Asked {
+            return Confirmation::Stray;
+        }
+        entry.state = State::Confirmed;
+        self.confirmed += 1;
+        for waiter in entry.waiters.drain(..) {
+            let _ = waiter.send(Joined::Live);
+        }
+        if std::mem::replace(&mut entry.was_confirmed, true) {
+            Confirmation::Again
+        } else {
+            Confirmation::First
+        }
+    }
+
+    /// After a stray confirmation: ends the subscription if nobody here wants it. Its interest had
+    /// moved away while the SUBSCRIBE was under way, and its slot was back before that arrived.
+    pub(crate) fn on_stray(&mut self, channel: &str, now: Instant) {
+        if !self.by_partition {
+            return;
+        }
+        let channel = Channel::of_destination(channel.into());
+        let entry = self.entries.entry(channel.clone()).or_default();
+        let is_subscribed_or_will_be =
+            matches!(entry.state, State::Asked | State::Confirmed | State::Leaving);
+        if is_subscribed_or_will_be {
+            return;
+        }
+        if !entry.workers.is_empty() || entry.state == State::Queued {
+            entry.is_stray = true;
+            return;
+        }
+        entry.state = State::Confirmed;
+        self.confirmed += 1;
+        entry.idle_since = Some(now);
+        if !entry.in_lingering {
+            entry.in_lingering = true;
+            self.lingering.push_back((now + self.linger, channel));
+        }
+    }
+
+    /// Redis ended a subscription: we asked for that, or else its partition has moved away. True
+    /// for the latter.
+    pub(crate) fn on_unsubscribed(&mut self, channel: &str, now: Instant) -> bool {
+        let Some((channel, entry)) = self.entries.get_key_value(channel) else {
+            return false;
+        };
+        match entry.state {
+            State::Leaving => {
+                let channel = channel.clone();
+                self.entries.remove(&channel);
+                false
+            }
+            State::Confirmed => {
+                let channel = channel.clone();
+                self.confirmed -= 1;
+                self.refuse(channel, now);
+                true
+            }
+            _ => {
+                let channel = channel.clone();
+                if let Some(entry) = self.entries.get_mut(&channel) {
+                    entry.is_stray = false;
+                }
+                false
             }
         }
     }
 
-    /// Redis confirmed an UNSUBSCRIBE.
-    pub(crate) fn on_unsubscribed(&mut self, channel: &str) {
-        if let Some(entry) = self.entries.get(channel)
-            && entry.state == State::Leaving
-        {
-            self.entries.remove(channel);
+    /// Redis refused a whole command.
+    pub(crate) fn on_refused(&mut self, command: &Command, now: Instant) {
+        match command {
+            Command::Subscribe(channels) => {
+                for channel in channels {
+                    if self.entries.get(channel).is_some_and(|entry| entry.state == State::Asked) {
+                        self.refuse(channel.clone(), now);
+                    }
+                }
+            }
+            // It is no subscription of that server any more.
+            Command::Unsubscribe(channels) => {
+                for channel in channels {
+                    if self.entries.get(channel).is_some_and(|e| e.state == State::Leaving) {
+                        self.entries.remove(channel);
+                    }
+                }
+            }
         }
+    }
+
+    /// Keeps it until it is taken to another connection, or asked for here again.
+    fn refuse(&mut self, channel: Channel, now: Instant) {
+        let Some(entry) = self.entries.get_mut(&channel) else {
+            return;
+        };
+        if entry.workers.is_empty() {
+            self.entries.remove(&channel);
+        } else {
+            entry.state = State::Refused;
+            self.refused.push(channel);
+            self.retry_at.get_or_insert(now + RETRY_AFTER);
+        }
+    }
+
+    /// Asks again for what was refused, after a while.
+    pub(crate) fn on_tick(&mut self, now: Instant) {
+        if self.retry_at.is_none_or(|at| now < at) {
+            return;
+        }
+        self.retry_at = None;
+        for channel in std::mem::take(&mut self.refused) {
+            if let Some(entry) = self.entries.get_mut(&channel)
+                && entry.state == State::Refused
+            {
+                entry.state = State::Queued;
+                enqueue(&mut self.to_subscribe, self.by_partition, channel);
+            }
+        }
+    }
+
+    /// Gives away the interests in these partitions; what nobody wants is forgotten.
+    pub(crate) fn take(&mut self, partitions: &PartitionSet) -> Vec<Interest> {
+        self.to_subscribe.retain(|partition, _| !partitions.contains(*partition));
+        let here = |channel: &Channel| partitions.contains(Partition::of(channel.as_str()));
+        self.lingering.retain(|(_, channel)| !here(channel));
+        self.refused.retain(|channel| !here(channel));
+        let taken = self.entries.extract_if(|channel, _| here(channel));
+        let mut interests = Vec::new();
+        for (channel, entry) in taken {
+            self.confirmed -= usize::from(entry.state == State::Confirmed);
+            let Entry { workers, waiters, was_confirmed, .. } = entry;
+            if !workers.is_empty() {
+                interests.push(Interest { channel, workers, waiters, was_confirmed });
+            }
+        }
+        interests
+    }
+
+    /// Takes over an interest from another connection.
+    pub(crate) fn adopt(&mut self, interest: Interest) {
+        let Interest { channel, workers, waiters, was_confirmed } = interest;
+        let mut entry = Entry { workers, waiters, was_confirmed, ..Entry::default() };
+        match self.link {
+            Link::Up => {
+                entry.state = State::Queued;
+                enqueue(&mut self.to_subscribe, self.by_partition, channel.clone());
+            }
+            Link::Down => {}
+            Link::Unreachable => {
+                for waiter in entry.waiters.drain(..) {
+                    let _ = waiter.send(Joined::Degraded);
+                }
+            }
+        }
+        // A stray confirmation may have left one, which nobody wants.
+        if let Some(stray) = self.entries.remove(&channel) {
+            let was_confirmed = stray.state == State::Confirmed;
+            self.confirmed -= usize::from(was_confirmed);
+            entry.is_stray = was_confirmed || stray.is_stray;
+        }
+        self.entries.insert(channel, entry);
     }
 
     /// A new connection is there, on which nothing is subscribed: all that is wanted is asked for
@@ -228,7 +442,7 @@ impl Subscriptions {
         self.link = Link::Up;
         for (channel, entry) in &mut self.entries {
             entry.state = State::Queued;
-            self.to_subscribe.push_back(channel.clone());
+            enqueue(&mut self.to_subscribe, self.by_partition, channel.clone());
         }
     }
 
@@ -237,10 +451,13 @@ impl Subscriptions {
         self.link = Link::Down;
         self.confirmed = 0;
         self.to_subscribe.clear();
+        self.refused.clear();
+        self.retry_at = None;
         self.lingering.clear();
         self.entries.retain(|_, entry| {
             entry.state = State::Absent;
             entry.in_lingering = false;
+            entry.is_stray = false;
             !entry.workers.is_empty()
         });
     }
@@ -261,9 +478,31 @@ impl Subscriptions {
     }
 }
 
+fn enqueue(
+    queues: &mut BTreeMap<Partition, VecDeque<Channel>>,
+    by_partition: bool,
+    channel: Channel,
+) {
+    let partition =
+        if by_partition { Partition::of(channel.as_str()) } else { Partition::default() };
+    queues.entry(partition).or_default().push_back(channel);
+}
+
+impl Interest {
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+}
+
 /// Batches of this size subscribe 100,000 channels in 0.15 s, one at a time in 2.8 s (measured).
 pub(crate) const BATCH_CHANNELS: usize = 512;
+/// Long enough for the new place of a partition to be known, short enough for a join to wait.
+const RETRY_AFTER: Duration = Duration::from_millis(250);
 
 #[cfg(test)]
 #[path = "subscriptions_tests.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "subscriptions_move_tests.rs"]
+mod move_tests;

@@ -15,7 +15,7 @@ fn channel(text: &str) -> Channel {
 }
 
 fn connected() -> (Subscriptions, Instant) {
-    let mut subscriptions = Subscriptions::new(LINGER);
+    let mut subscriptions = Subscriptions::new(LINGER, false);
     subscriptions.on_connected();
     (subscriptions, Instant::now())
 }
@@ -70,7 +70,7 @@ fn the_last_worker_leaves_redis_after_the_linger() {
     assert_eq!(subscriptions.interested("a").unwrap().1, []);
     assert_eq!(subscriptions.next_command(now), None);
     assert_eq!(subscriptions.next_command(now + LINGER), Some(unsubscribe(&["a"])));
-    subscriptions.on_unsubscribed("a");
+    subscriptions.on_unsubscribed("a", now);
     assert!(subscriptions.entries.is_empty());
 }
 
@@ -95,7 +95,7 @@ fn coming_back_while_leaving_waits_for_the_second_confirmation() {
     assert_eq!(subscriptions.next_command(now + LINGER), Some(unsubscribe(&["a"])));
     let mut joined = waiting(subscriptions.subscribe(ANN, &channel("a")));
     assert_eq!(subscriptions.next_command(now + LINGER), Some(subscribe(&["a"])));
-    subscriptions.on_unsubscribed("a");
+    subscriptions.on_unsubscribed("a", now);
     assert!(joined.try_recv().is_err());
     subscriptions.on_subscribed("a");
     assert_eq!(joined.try_recv(), Ok(Joined::Live));
@@ -169,7 +169,7 @@ fn a_confirmation_that_was_not_asked_for_confirms_nothing() {
 
 #[test]
 fn without_a_linger_a_channel_is_given_up_at_once_but_not_before_it_is_confirmed() {
-    let (mut subscriptions, now) = (Subscriptions::new(Duration::ZERO), Instant::now());
+    let (mut subscriptions, now) = (Subscriptions::new(Duration::ZERO, false), Instant::now());
     subscriptions.on_connected();
     subscriptions.subscribe(ANN, &channel("a"));
     assert_eq!(subscriptions.next_command(now), Some(subscribe(&["a"])));
@@ -236,7 +236,7 @@ struct World {
 impl World {
     fn new() -> Self {
         Self {
-            subscriptions: Subscriptions::new(LINGER),
+            subscriptions: Subscriptions::new(LINGER, false),
             redis: Redis::default(),
             now: Instant::now(),
             wanted: BTreeMap::new(),
@@ -307,8 +307,10 @@ impl World {
 
     fn hear(&mut self) {
         match self.redis.answers.pop_front() {
-            Some((true, channel)) => self.subscriptions.on_subscribed(channel.as_str()),
-            Some((false, channel)) => self.subscriptions.on_unsubscribed(channel.as_str()),
+            Some((true, channel)) => drop(self.subscriptions.on_subscribed(channel.as_str())),
+            Some((false, channel)) => {
+                let _ = self.subscriptions.on_unsubscribed(channel.as_str(), self.now);
+            }
             None => {}
         }
     }

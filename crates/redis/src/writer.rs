@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use fanlight_engine::broker::PublishError;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::select;
@@ -22,9 +23,11 @@ use crate::command;
 use crate::connection::{Connection, ConnectionError};
 use crate::health::Role;
 use crate::meters::amount;
-use crate::pipeline::{Answer, Item, Pipeline};
+use crate::pipeline::{Answer, Asked, Item, Pipeline, Replicas};
 use crate::reconnect::Backoff;
+use crate::redirect::Redirect;
 use crate::resp3::{Event, Reader, Value};
+use crate::routes::Ticket;
 use crate::scripts;
 use crate::shard::Context;
 
@@ -61,13 +64,34 @@ impl CommandQueue {
 
     /// Queues a command; the order of calls is the order of execution.
     pub(crate) fn send(&self, command: Vec<u8>) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.send_with(|_| command)
+        self.send_with(false, |_| command)
     }
 
-    /// Queues a command that depends on the connection.
+    /// Queues a command that depends on the connection; `kept` if it leaves something in Redis
+    /// that replicas should have before it is answered.
     pub(crate) fn send_with(
         &self,
+        kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.queue_up(kept, command, |_| None)
+    }
+
+    /// Queues a command that may have to be sent again elsewhere.
+    pub(crate) fn send_routed(
+        &self,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+        ticket: impl FnOnce(&Link) -> Ticket,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        self.queue_up(kept, command, |link| Some(ticket(link)))
+    }
+
+    fn queue_up(
+        &self,
+        kept: bool,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+        ticket: impl FnOnce(&Link) -> Option<Ticket>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
         let (waiter, answer) = oneshot::channel();
         let mut queue = self.queue();
@@ -75,17 +99,60 @@ impl CommandQueue {
             return Err(PublishError::Unavailable);
         };
         let command = command(link);
-        // One message of any size is let in, or the bound on bytes would be one on its size too.
-        let bytes = queue.bytes + command.len();
-        let full = bytes > self.bytes_max && !queue.items.is_empty();
-        if full || queue.items.len() >= self.messages_max {
-            return Err(PublishError::Overloaded);
-        }
+        let bytes = self.room_for(&queue, command.len()).ok_or(PublishError::Overloaded)?;
+        let ticket = ticket(link);
         queue.bytes = bytes;
-        queue.items.push_back(Item { command, waiter });
+        queue.items.push_back(Item { command, kept, waiter, ticket });
         drop(queue);
         self.queued.notify_one();
         Ok(answer)
+    }
+
+    /// Queues what was held back, or gives it back.
+    pub(crate) fn put(&self, item: Item) -> Result<(), (Item, PublishError)> {
+        let mut queue = self.queue();
+        if queue.link.is_none() {
+            return Err((item, PublishError::Unavailable));
+        }
+        let Some(bytes) = self.room_for(&queue, item.command.len()) else {
+            return Err((item, PublishError::Overloaded));
+        };
+        queue.bytes = bytes;
+        queue.items.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// Queues a command for a slot that is only just moving here, or gives it back.
+    pub(crate) fn put_asking(&self, item: Item) -> Result<(), Item> {
+        let mut asking = Vec::new();
+        command::words(&[b"ASKING"], &mut asking);
+        let mut queue = self.queue();
+        let room = self.room_for(&queue, asking.len() + item.command.len());
+        let Some(bytes) = room.filter(|_| queue.link.is_some()) else {
+            return Err(item);
+        };
+        queue.bytes = bytes;
+        let (waiter, _) = oneshot::channel();
+        queue.items.push_back(Item { command: asking, kept: false, waiter, ticket: None });
+        queue.items.push_back(item);
+        drop(queue);
+        self.queued.notify_one();
+        Ok(())
+    }
+
+    /// The connection, if there is one.
+    pub(crate) fn link(&self) -> Option<Link> {
+        self.queue().link.clone()
+    }
+
+    /// How many bytes are queued with this many more, if there is room for them.
+    fn room_for(&self, queue: &Queue, bytes: usize) -> Option<usize> {
+        // One message of any size is let in, or the bound on bytes would be one on its size too.
+        let bytes = queue.bytes + bytes;
+        let full = bytes > self.bytes_max && !queue.items.is_empty();
+        (!full && queue.items.len() < self.messages_max).then_some(bytes)
     }
 
     fn open(&self, link: Link) {
@@ -175,13 +242,16 @@ impl Writer {
             Ok(link) => link,
             Err(error) => return Some(error),
         };
-        let mut pipeline = Pipeline::default();
+        let config = &self.context.config;
+        // Three batches may be under way, each with a wait of its own, and must be answered in time.
+        let within = config.replica_ack_timeout.min(config.response_timeout / 4);
+        let mut pipeline = Pipeline::new(Replicas::new(config.min_replicas_ack, within));
         self.commands.open(link);
         self.context.health.on_up(Role::Commands);
         let ended = self.serve(connection, &mut pipeline).await;
         self.commands.close();
-        self.commands.refuse_queued();
         pipeline.abandon();
+        self.commands.refuse_queued();
         self.context.meters.queue.set(0.0);
         if ended.is_err() {
             self.context.meters.broken.increment(1);
@@ -209,7 +279,8 @@ impl Writer {
         connection: &mut Connection,
         pipeline: &mut Pipeline,
     ) -> Result<(), ConnectionError> {
-        let (mut input, mut output) = connection.stream.split();
+        let Connection { endpoint, stream, reader } = connection;
+        let (mut input, mut output) = stream.split();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let shutdown = self.shutdown.cancelled();
@@ -217,13 +288,14 @@ impl Writer {
         let mut closing = false;
         let mut described_at = Instant::now();
         let mut describing = None;
+        let mut demoted = false;
         loop {
             let left = self.commands.fill(pipeline);
             if closing && left == 0 && pipeline.is_empty() {
                 return Ok(());
             }
             let picked = select! {
-                read = input.read_buf(connection.reader.space()) => Picked::Read(read?),
+                read = input.read_buf(reader.space()) => Picked::Read(read?),
                 wrote = output.write(pipeline.outgoing()), if !pipeline.outgoing().is_empty() => {
                     Picked::Wrote(wrote?)
                 }
@@ -234,12 +306,14 @@ impl Writer {
             };
             match picked {
                 Picked::Read(0) | Picked::Wrote(0) => return Err(ConnectionError::Closed),
-                Picked::Read(_) => self.on_read(&mut connection.reader, pipeline)?,
+                Picked::Read(_) => self.on_read(reader, pipeline)?,
                 Picked::Wrote(bytes) => pipeline.on_written(bytes),
-                Picked::Queued => {}
-                Picked::Described(Ok(info)) => self.on_described(Link::from_info(&info)?),
-                Picked::Described(Err(_)) => {}
+                Picked::Described(Ok(info)) => {
+                    demoted = self.on_described(Link::from_info(&info), demoted)?;
+                }
+                Picked::Described(Err(_)) | Picked::Queued => {}
                 Picked::Tick => {
+                    self.context.check_place(endpoint)?;
                     self.on_tick(left, pipeline)?;
                     if describing.is_none() && described_at.elapsed() >= DESCRIBE_EVERY {
                         described_at = Instant::now();
@@ -258,25 +332,67 @@ impl Writer {
 
     fn on_read(&self, reader: &mut Reader, pipeline: &mut Pipeline) -> Result<(), ConnectionError> {
         let now = Instant::now();
+        let mut useless = None;
         while let Some(event) = reader.pop()? {
             let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
-            if let Value::Error(answer) = &value {
-                let error = ConnectionError::refused("a command", answer);
-                self.context.health.on_refusal(&error, now);
-            }
-            let took = pipeline.on_answer(Ok(value), now).map_err(|_| ConnectionError::Unasked)?;
+            let (asked, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
             }
+            match (asked, value) {
+                (Asked::Command { item, .. }, Value::Error(answer)) => {
+                    useless = self.on_error(item, answer, now).or(useless);
+                }
+                (asked, value) => pipeline.settle(asked, value),
+            }
         }
-        Ok(())
+        // What else was answered by now has been taken.
+        useless.map_or(Ok(()), Err)
     }
 
-    /// The other end may have become another: a demoted master keeps its connections.
-    fn on_described(&self, link: Link) {
-        let mut queue = self.commands.queue();
-        if queue.link.is_some() {
-            queue.link = Some(link);
+    /// What an error reply to a command means for the connection.
+    fn on_error(&self, item: Item, answer: Bytes, now: Instant) -> Option<ConnectionError> {
+        if let (Some(redirect), Some(cluster)) = (Redirect::of(&answer), &self.context.cluster) {
+            cluster.on_redirected(item, redirect);
+            return None;
+        }
+        let error = ConnectionError::refused("a command", &answer);
+        self.context.health.on_refusal(&error, now);
+        if needs_new_connection(&answer) {
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return Some(if answer.starts_with(b"READONLY") {
+                ConnectionError::Demoted
+            } else {
+                error
+            });
+        }
+        let _ = item.waiter.send(Ok(Value::Error(answer)));
+        None
+    }
+
+    /// The other end may have become another: a demoted master keeps its connections. Whether it
+    /// was demoted; twice in a row ends the connection.
+    ///
+    /// In a cluster it answers MOVED, so what is under way is not to be cut off: at first the new
+    /// master is looked for.
+    fn on_described(
+        &self,
+        link: Result<Link, ConnectionError>,
+        demoted: bool,
+    ) -> Result<bool, ConnectionError> {
+        match (link, &self.context.cluster) {
+            (Ok(link), _) => {
+                let mut queue = self.commands.queue();
+                if queue.link.is_some() {
+                    queue.link = Some(link);
+                }
+                Ok(false)
+            }
+            (Err(ConnectionError::WrongRole { .. }), Some(cluster)) if !demoted => {
+                cluster.on_change(None);
+                Ok(true)
+            }
+            (Err(error), _) => Err(error),
         }
     }
 
@@ -294,6 +410,11 @@ impl Writer {
 }
 
 impl Link {
+    /// Stands for the connection on which a command will leave that is held back.
+    pub(crate) fn placeholder() -> Self {
+        Self { replication_id: "(the replication id of the next master)".into() }
+    }
+
     /// From the answer to `INFO replication`.
     fn from_info(info: &Value) -> Result<Self, ConnectionError> {
         let text = info.as_text().ok_or(ConnectionError::Unasked)?;
@@ -306,6 +427,14 @@ impl Link {
         let replication_id = field("master_replid").unwrap_or_default();
         Ok(Self { replication_id: replication_id.into() })
     }
+}
+
+/// Whether an error says that no command will succeed here before the connection is made anew:
+/// then the master is looked for, its role is checked and the scripts are loaded. Such a command
+/// was not executed; a script fails so at its first write.
+fn needs_new_connection(refusal: &[u8]) -> bool {
+    let code = refusal.split(|byte| *byte == b' ').next().unwrap_or_default();
+    matches!(code, b"READONLY" | b"NOSCRIPT" | b"LOADING" | b"MASTERDOWN")
 }
 
 /// The answer to what was asked; never, when nothing was.

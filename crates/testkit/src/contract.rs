@@ -2,7 +2,9 @@
 //!
 //! [`broker_contract!`](crate::broker_contract) makes one test of each rule.
 
+mod history;
 pub mod queue;
+pub mod registry;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -15,6 +17,8 @@ use fanlight_engine::broker::{
 use fanlight_engine::publication::{ContentType, Publication};
 use fanlight_proto::Position;
 use futures_util::future::{BoxFuture, join_all};
+
+pub use history::*;
 
 use crate::{Inbox, channel, eventually, permit, publication};
 
@@ -50,10 +54,11 @@ impl Node {
         self.broker.publish(permit(destination), publication(destination, body))
     }
 
-    /// Publishes a body and expects that it is accepted.
+    /// Publishes a body and expects that it is accepted for the whole cluster.
     pub async fn accepted(&self, destination: &str, body: impl Into<Bytes>) {
-        if let Err(error) = self.publish(destination, body).await {
-            panic!("{destination}: not accepted: {error}");
+        match self.publish(destination, body).await {
+            Ok(Published { reach: Reach::Cluster, .. }) => {}
+            other => panic!("{destination}: not accepted: {other:?}"),
         }
     }
 
@@ -305,6 +310,23 @@ macro_rules! broker_contract {
             five_thousand_channels_are_joined_at_once
             a_full_inbox_loses_only_its_own
             an_accepted_publication_is_acknowledged_with_its_id
+            offsets_are_consecutive_from_1_and_the_same_for_all
+            an_acknowledgement_carries_the_position_that_subscribers_see
+            what_follows_a_position_is_read_in_order_in_pages
+            what_is_read_is_what_was_published
+            a_position_that_is_out_of_the_bound_is_too_old
+            a_position_from_before_the_first_publication_recovers_it
+            a_position_of_no_epoch_or_beyond_the_top_is_of_a_changed_epoch
+            the_newest_are_read_oldest_first
+            without_a_limit_only_the_top_is_read
+            a_read_sees_all_that_was_acknowledged_before
+            destinations_have_histories_of_their_own
+            destinations_on_one_channel_have_histories_of_their_own
+            concurrent_publishers_get_consecutive_offsets_in_the_order_of_delivery
+            an_idempotency_key_publishes_once_on_all_nodes
+            an_idempotency_key_works_without_history
+            an_idempotency_key_counts_for_its_destination
+            concurrent_publications_with_one_key_are_published_once
         );
     };
     (@tests $harness:expr; $($rule:ident)*) => {

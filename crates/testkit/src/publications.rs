@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Channel, WallClock};
+use fanlight_engine::history::History;
 use fanlight_engine::policy::{Namespace, NamespaceOptions, Namespaces, PublishPermit};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use uuid::Uuid;
@@ -15,14 +16,25 @@ pub fn channel(text: &str) -> Channel {
     Channel::of_destination(text.into())
 }
 
-/// A permit to publish to `destination`, which is below `/topic`.
+/// A permit to publish to `destination`, which is below `/topic`; nothing of it is kept.
 pub fn permit(destination: &str) -> PublishPermit {
+    permit_in(destination, false, None)
+}
+
+/// A permit to publish to `destination`, which is below `/topic`, where `history` is kept.
+pub fn permit_keeping(destination: &str, history: History) -> PublishPermit {
+    permit_in(destination, false, Some(history))
+}
+
+/// A permit to publish to `destination`, which is below `/topic`, with or without patterns and
+/// history.
+pub fn permit_in(destination: &str, patterns: bool, history: Option<History>) -> PublishPermit {
     let namespace = Namespace {
         name: "topics".to_owned(),
         pattern: "/topic/**".to_owned(),
-        patterns: false,
+        patterns,
         anonymous: false,
-        options: NamespaceOptions::default(),
+        options: NamespaceOptions { history, ..NamespaceOptions::default() },
     };
     let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
     let destination = destination.parse().expect("a test names a destination");

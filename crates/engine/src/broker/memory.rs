@@ -81,6 +81,7 @@ impl MemoryBroker {
         key: Option<IdempotencyKey>,
     ) -> Result<Published, PublishError> {
         let now_ms = (self.clock)();
+        let key = key.map(|key| (publication.destination.clone(), key));
         let mut shard = self.shard(permit.channel());
         shard.logs.expire(now_ms);
         if let Some(first) = key.as_ref().and_then(|key| shard.logs.published(key)) {

@@ -148,3 +148,19 @@ fn what_is_kept_for_the_ids_that_clients_choose_is_bounded() {
     }
     assert!(encoder.chunks.len() <= CACHED_CHUNKS_MAX);
 }
+
+#[test]
+fn a_loss_is_told_by_the_first_stomp_frame_of_the_run_only() {
+    let (hub, members) = hub([stomp(Version::V12, "s"), Wire::Native { named: false }]);
+    let publications = [publication(1, b"1"), publication(2, b"2")];
+    let mut encoder = Encoder::new(usize::MAX);
+    let mut run = encoder.run_after(&publications, Some(Lost::TooOld));
+    let frames = read(run.chunk(members[0].wire, Framing::WebSocket, &hub), false);
+    let lost: Vec<_> = frames
+        .iter()
+        .map(|(_, message)| frame(message, Version::V12).header("lost").map(str::to_owned))
+        .collect();
+    assert_eq!(lost, [Some("position_too_old".to_owned()), None]);
+    let native = read(run.chunk(members[1].wire, Framing::WebSocket, &hub), false);
+    assert!(native.iter().all(|(_, message)| !String::from_utf8_lossy(message).contains("lost")));
+}

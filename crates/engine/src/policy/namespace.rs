@@ -38,6 +38,8 @@ pub struct NamespaceOptions {
     /// Each message goes to one consumer, and comes again until it is acknowledged; `None` gives
     /// it to all subscribers. Neither patterns nor history go with it.
     pub queue: Option<QueueOptions>,
+    /// Whether it is recorded who subscribes to its destinations, and which are occupied.
+    pub events: bool,
 }
 
 /// The namespaces, ready for matching.
@@ -98,6 +100,11 @@ impl Namespaces {
         Ok(Self { ordered: ordered.into() })
     }
 
+    /// What is kept of the publications of `destination`, which is absolute.
+    pub fn history(&self, destination: &Destination) -> Option<History> {
+        self.of(destination)?.history_of(destination)
+    }
+
     /// Whether sessions without a user have any use here.
     pub(super) fn any_anonymous(&self) -> bool {
         self.ordered.iter().any(|namespace| namespace.anonymous)
@@ -132,6 +139,15 @@ impl Compiled {
         let own = || Channel::of_destination(destination.to_shared());
         self.channel.clone().unwrap_or_else(own)
     }
+
+    pub(super) fn history_of(&self, destination: &Destination) -> Option<History> {
+        history_of(&self.options, destination)
+    }
+}
+
+/// What is kept of a destination. Nothing of a session's private one: nobody could return to it.
+pub(super) fn history_of(options: &NamespaceOptions, destination: &Destination) -> Option<History> {
+    options.history.filter(|_| !is_session_private(destination))
 }
 
 impl Resolved {

@@ -2,15 +2,31 @@
 
 use std::sync::Arc;
 
+use fanlight_proto::CloseReason;
+
 use super::heartbeat::Beats;
 use super::live::{Live, Work};
 use super::{Cx, Effect, Fault, Session, State};
 use crate::auth::{AuthError, Principal, Token};
+use crate::registry::Entered;
 
 /// A CONNECT that waits for its token to be checked: what CONNECTED will say.
 #[derive(Debug)]
 pub(super) struct Connecting {
     pub(super) beats: Beats,
+}
+
+/// A CONNECT that waits for the registry.
+#[derive(Debug)]
+pub(super) struct Entering {
+    principal: Option<Arc<Principal>>,
+    connecting: Connecting,
+}
+
+impl Entering {
+    fn user(&self) -> Option<Arc<str>> {
+        self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
+    }
 }
 
 impl Session {
@@ -49,12 +65,38 @@ impl Session {
         }
     }
 
+    /// Enters the registry, which may know of too many sessions of this user.
     fn accept(
         &mut self,
         cx: &mut Cx<'_>,
         principal: Option<Arc<Principal>>,
-        Connecting { beats }: Connecting,
+        connecting: Connecting,
     ) {
+        let entering = Entering { principal, connecting };
+        let effect = Effect::Enter(entering.user());
+        self.start(cx, Work::Enter(entering), effect);
+    }
+
+    /// How to leave the registry, if it has this session or is about to.
+    pub(super) fn exit(&self, reason: CloseReason) -> Option<Effect> {
+        let user = match (self.work.as_deref(), self.live()) {
+            (Some(Work::Enter(entering)), _) => entering.user(),
+            (_, Some(live)) => live.user(),
+            (_, None) => return None,
+        };
+        Some(Effect::Exit { user, reason })
+    }
+
+    pub(super) fn on_entered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        Entering { principal, connecting: Connecting { beats } }: Entering,
+        entered: Entered,
+    ) {
+        match entered {
+            Entered::Now | Entered::Later => {}
+            Entered::Full => return self.fail(cx, &Fault::session_limit()),
+        }
         self.state = State::Live(Live::new(principal, beats));
         if self.is_stomp() {
             self.stomp_connected(cx);

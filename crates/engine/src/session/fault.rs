@@ -3,12 +3,14 @@
 use std::borrow::Cow;
 
 use fanlight_proto::native::NativeError;
+use fanlight_proto::position::PositionError;
 use fanlight_proto::stomp::StompError;
 use fanlight_proto::{CloseReason, DestinationError, PatternError};
 
 use super::OnForbidden;
 use crate::auth::AuthError;
 use crate::broker::PublishError;
+use crate::history::HistoryError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
 use crate::queue::QueueError;
@@ -165,6 +167,16 @@ impl Fault {
         Self::new("bad_header", message, remedy, CloseReason::ProtocolError)
     }
 
+    pub(super) fn bad_position(error: PositionError) -> Self {
+        let remedy = "give back the epoch and the offset of the last message as they came";
+        Self::new("bad_position", error.to_string(), remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn bad_key(limit: usize) -> Self {
+        let message = format!("an idempotency key has 1 to {limit} bytes");
+        Self::new("bad_key", message, "use a UUID", CloseReason::LimitExceeded)
+    }
+
     pub(super) fn reserved_header(name: &str) -> Self {
         let message = format!("the header {name:?} can't be set by clients");
         Self::new("bad_header", message, "choose another name", CloseReason::ProtocolError)
@@ -234,6 +246,12 @@ impl Fault {
         let message = format!("a session may have at most {limit} subscriptions");
         let remedy = "unsubscribe from some first, or use a pattern";
         Self::of(CloseReason::LimitExceeded, message, remedy)
+    }
+
+    pub(super) fn session_limit() -> Self {
+        let message = "this user has as many sessions as are allowed";
+        let remedy = "close one of them first";
+        Self::of(CloseReason::SessionLimit, message, remedy).fatal()
     }
 
     pub(super) fn transaction_exists() -> Self {
@@ -336,6 +354,10 @@ impl From<Denied> for Fault {
         match denied {
             Denied::Destination(error) => error.into(),
             Denied::Pattern(error) => error.into(),
+            Denied::NoHistory => {
+                let remedy = "give the namespace a history, or fetch the state from the backend";
+                Self::new("no_history", denied.to_string(), remedy, CloseReason::Forbidden)
+            }
             denied => {
                 let fault = Self::of(CloseReason::Forbidden, denied.to_string(), "");
                 Self { gravity: Gravity::Denied, ..fault }
@@ -358,6 +380,13 @@ impl From<PublishError> for Fault {
             PublishError::Unknown => fault,
             _ => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
         }
+    }
+}
+
+impl From<HistoryError> for Fault {
+    fn from(error: HistoryError) -> Self {
+        let fault = Self::new("unavailable", error.to_string(), "", CloseReason::Unavailable);
+        fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
     }
 }
 

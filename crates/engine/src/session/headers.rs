@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 23] = [
+const RESERVED: [&str; 28] = [
     "accept-version",
     "ack",
     "authorization",
@@ -39,13 +39,18 @@ const RESERVED: [&str; 23] = [
     "degraded",
     "delivery-count",
     "destination",
+    "duplicate",
     "epoch",
     "heart-beat",
+    "idempotency-key",
+    "last-event-id",
     "login",
+    "lost",
     "message-id",
     "offset",
     "original-destination",
     "passcode",
+    "reason",
     "receipt",
     "recovered",
     "redelivered",

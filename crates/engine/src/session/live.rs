@@ -5,21 +5,22 @@ use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
-use fanlight_proto::{Destination, DestinationPattern};
+use fanlight_proto::{Destination, DestinationPattern, Position};
 
-use super::connect::Connecting;
+use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
-use super::queue::{Consuming, Verdict, leave};
+use super::queue::Verdict;
+use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
-use crate::broker::{Joined, PublishError, Published, Reach};
-use crate::hub::Wire;
+use crate::broker::{PublishError, Published, Reach};
+use crate::history::{IdempotencyKey, Lost};
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::publication::{ContentType, Publication, PublicationId};
-use crate::queue::ConsumerKey;
+use crate::registry::SubscriptionChange;
 
 /// What exists only while a session is connected.
 #[derive(Debug)]
@@ -37,9 +38,12 @@ pub(super) struct Live {
 #[derive(Debug)]
 pub(super) enum Work {
     Connect(Connecting),
+    Enter(Entering),
     Refresh { id: Option<RequestId> },
     Publish(Publishing),
     Join(Joining),
+    Recover(Recovering),
+    History(Asking),
     Settle { answer: Answer, note: Note },
 }
 
@@ -55,20 +59,13 @@ pub(super) struct Publishing {
     published: u32,
 }
 
-/// A subscription on its way.
-#[derive(Debug)]
-pub(super) struct Joining {
-    pub(super) answer: Answer,
-    /// Whether the client wanted what it missed.
-    pub(super) recovery_asked: bool,
-    /// How it consumes, if this is a queue.
-    pub(super) consuming: Consuming,
-    /// What begins to consume once it has joined.
-    pub(super) consumer: Option<ConsumerKey>,
-}
-
 /// A publication with the right to publish it.
-pub(super) type Outgoing = (PublishPermit, Publication);
+#[derive(Debug)]
+pub(super) struct Outgoing {
+    pub(super) permit: PublishPermit,
+    pub(super) publication: Publication,
+    pub(super) key: Option<IdempotencyKey>,
+}
 
 /// To whom the outcome of a request is told.
 #[derive(Debug, Default)]
@@ -86,9 +83,17 @@ pub(super) enum Answer {
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Note {
     pub(super) degraded: bool,
-    /// The client wanted what it missed and does not get it.
-    pub(super) not_recovered: bool,
+    /// It had been published before.
+    pub(super) duplicate: bool,
     pub(super) message_id: Option<PublicationId>,
+    /// Of what was published, or behind which a subscription is live.
+    pub(super) position: Option<Position>,
+    /// Whether the client, which asked for it, got what it missed.
+    pub(super) recovered: Option<bool>,
+    /// Why it did not get what it asked for.
+    pub(super) reason: Option<Lost>,
+    /// How many publications of the history it got, where it asked for some.
+    pub(super) count: Option<u32>,
 }
 
 /// What a client wants published.
@@ -97,6 +102,8 @@ pub(super) struct Draft<'d> {
     pub(super) body: bytes::Bytes,
     pub(super) content_type: ContentType,
     pub(super) headers: Box<[(Box<str>, Box<str>)]>,
+    /// The client's name for this publication.
+    pub(super) key: Option<&'d str>,
 }
 
 impl Live {
@@ -108,6 +115,31 @@ impl Live {
             transactions: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// Whose session it is.
+    pub(super) fn user(&self) -> Option<Arc<str>> {
+        self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
+    }
+
+    /// Undoes a subscription that was removed from the list.
+    pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription) {
+        match subscription.feed {
+            Feed::Hub(key) => cx.hub.unsubscribe(key),
+            Feed::Queue(key) => cx.consumers.remove(key),
+        }
+        self.record(cx, &subscription, false);
+        cx.effects.push(Effect::Leave(subscription.channel));
+    }
+
+    pub(super) fn record(&self, cx: &mut Cx<'_>, subscription: &Subscription, began: bool) {
+        if subscription.recorded {
+            cx.effects.push(Effect::Record(SubscriptionChange {
+                user: self.user(),
+                destination: subscription.channel.clone(),
+                began,
+            }));
         }
     }
 
@@ -127,6 +159,8 @@ impl Session {
     pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
         let destination = parse_destination(cx, draft.to)?;
         let permit = cx.rules.policy.publish(&self.subject(), &destination)?;
+        let key =
+            draft.key.map(|key| self.idempotency_key(permit.destination(), key)).transpose()?;
         let publication = Publication {
             id: cx.ids.publication(cx.now),
             destination: permit.destination().clone(),
@@ -137,7 +171,7 @@ impl Session {
             at_unix_ms: cx.now.unix_ms,
             position: None,
         };
-        Ok((permit, publication))
+        Ok(Outgoing { permit, publication, key })
     }
 
     /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
@@ -153,12 +187,16 @@ impl Session {
     }
 
     fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
-        let Some((permit, mut publication)) = publishing.rest.pop_front() else {
+        let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
             return self.judge(cx, &publishing.verdicts, publishing.answer, note);
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
-        self.start(cx, Work::Publish(publishing), Effect::Publish(permit, publication));
+        let effect = match key {
+            Some(key) => Effect::PublishOnce(permit, publication, key),
+            None => Effect::Publish(permit, publication),
+        };
+        self.start(cx, Work::Publish(publishing), effect);
     }
 
     pub(super) fn on_published(
@@ -170,8 +208,13 @@ impl Session {
         match (result, publishing.published) {
             (Ok(published), _) => {
                 publishing.published += 1;
-                let degraded = published.reach == Reach::ThisNode;
-                let note = Note { message_id: Some(published.id), degraded, ..Note::default() };
+                let note = Note {
+                    message_id: Some(published.id),
+                    position: published.position,
+                    degraded: published.reach == Reach::ThisNode,
+                    duplicate: published.reach == Reach::Duplicate,
+                    ..Note::default()
+                };
                 self.publish_next(cx, publishing, note);
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
@@ -181,41 +224,7 @@ impl Session {
         }
     }
 
-    /// Subscribes `id` to the destination or pattern `to`, if the policy permits it.
-    pub(super) fn subscribe(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: &str,
-        to: &str,
-        wire: Wire<'_>,
-        mut joining: Joining,
-    ) -> Result<(), (Fault, Answer)> {
-        let permit = match self.permit_subscription(cx, id, to) {
-            Ok(permit) => permit,
-            Err(fault) => return Err((fault, joining.answer)),
-        };
-        let queue = permit.queue();
-        let (target, channel) = permit.into_parts();
-        let feed = match queue {
-            Some(queue) => {
-                let key = self.consume(cx, queue, wire, &joining.consuming);
-                joining.consumer = Some(key);
-                Feed::Queue(key)
-            }
-            None if joining.consuming.only_queues => {
-                return Err((Fault::not_a_queue(), joining.answer));
-            }
-            None => Feed::Hub(cx.hub.subscribe(self.key, target, channel.clone(), wire)),
-        };
-        let subscription = Subscription { id: id.into(), feed, channel: channel.clone() };
-        if let Some(live) = self.live_mut() {
-            live.subscriptions.add(subscription);
-        }
-        self.start(cx, Work::Join(joining), Effect::Join(channel));
-        Ok(())
-    }
-
-    fn permit_subscription(
+    pub(super) fn permit_subscription(
         &self,
         cx: &Cx<'_>,
         id: &str,
@@ -246,25 +255,11 @@ impl Session {
         Ok(cx.rules.policy.subscribe_pattern(&self.subject(), &pattern)?)
     }
 
-    pub(super) fn on_joined(
-        &mut self,
-        cx: &mut Cx<'_>,
-        Joining { answer, recovery_asked, consumer, .. }: Joining,
-        joined: Joined,
-    ) {
-        if let Some(consumer) = consumer {
-            cx.consumers.activate(consumer);
-        }
-        let degraded = joined == Joined::Degraded;
-        let note = Note { degraded, not_recovered: recovery_asked, ..Note::default() };
-        self.confirm(cx, answer, note);
-    }
-
     /// Ends a subscription.
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
-        let removed = self.live_mut().and_then(|live| live.subscriptions.remove(id));
-        let subscription = removed.ok_or_else(Fault::not_subscribed)?;
-        leave(cx, subscription);
+        let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
+        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        live.left(cx, subscription);
         Ok(())
     }
 
@@ -287,7 +282,7 @@ impl Session {
     }
 }
 
-fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
+pub(super) fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
     check_length(cx, text)?;
     let destination: Destination = text.parse()?;
     match destination.kind() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::{
-    self, ClientMessage, NativeError, RequestId, ServerMessage, SessionLimits,
+    self, ClientMessage, Confirmed, NativeError, RequestId, ServerMessage, SessionLimits,
 };
 use fanlight_proto::{CloseReason, Destination};
 
@@ -14,12 +14,14 @@ use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
-use super::live::{Answer, Draft, Joining, Note, Work};
+use super::live::{Answer, Draft, Note, Work};
 use super::queue::Consuming;
+use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
 use crate::queue::AckMode;
+use crate::timeline::Start;
 
 impl Session {
     pub(super) fn native_input(&mut self, cx: &mut Cx<'_>, text: &str) {
@@ -74,32 +76,27 @@ impl Session {
         }
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, ack, prefetch, id } => {
-                let answer = Answer::to(id);
+            ClientMessage::Subscribe { to, since, history, ack, prefetch, id } => {
+                let start = match (since, history) {
+                    (Some(since), _) => Start::After(since),
+                    (None, Some(newest)) => Start::Newest(newest),
+                    (None, None) => Start::Now,
+                };
                 let consuming = consuming(ack.as_deref(), prefetch)?;
-                let joining = Joining { answer, recovery_asked: false, consuming, consumer: None };
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
-                self.subscribe(cx, &to, &to, wire, joining).map_err(|(fault, _)| fault)
+                let answer = Answer::to(id);
+                let wanted = Wanted { wire, start, consuming };
+                self.subscribe(cx, &to, &to, wanted, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
                 self.unsubscribe(cx, &to)?;
                 self.confirm(cx, Answer::to(id), Note::default());
                 Ok(())
             }
-            ClientMessage::Send { to, body, content_type, headers, id } => {
-                if let Some(content_type) = &content_type {
-                    headers::check_length("content-type", content_type, &cx.rules.limits)?;
-                }
-                for (name, value) in &headers {
-                    headers::check(name, value, &cx.rules.limits)?;
-                }
-                let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
-                let content_type = content_type.as_deref().unwrap_or("application/json").into();
-                let draft = Draft { to: &to, body, content_type, headers: headers.collect() };
-                let outgoing = self.outgoing(cx, draft)?;
-                self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
-                Ok(())
+            message @ ClientMessage::Send { .. } => self.native_send(cx, message),
+            ClientMessage::History { to, since, limit, id } => {
+                self.ask_history(cx, &to, since, limit, id)
             }
             ClientMessage::Refresh { token, id } => {
                 if self.principal().is_none() {
@@ -115,6 +112,24 @@ impl Session {
                 Ok(())
             }
         }
+    }
+
+    fn native_send(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
+        let ClientMessage::Send { to, body, content_type, headers, key, id } = message else {
+            return Ok(());
+        };
+        if let Some(content_type) = &content_type {
+            headers::check_length("content-type", content_type, &cx.rules.limits)?;
+        }
+        for (name, value) in &headers {
+            headers::check(name, value, &cx.rules.limits)?;
+        }
+        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
+        let (headers, key) = (headers.collect(), key.as_deref());
+        let content_type = content_type.as_deref().unwrap_or("application/json").into();
+        let outgoing = self.outgoing(cx, Draft { to: &to, body, content_type, headers, key })?;
+        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
+        Ok(())
     }
 
     pub(super) fn native_connected(&mut self, cx: &mut Cx<'_>) {
@@ -204,13 +219,24 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
         | ClientMessage::Ack { id, .. }
         | ClientMessage::Nack { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
+        ClientMessage::History { id, .. } => Some(id.clone()),
     }
 }
 
 /// Tells that a request was done.
 pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
-    let message_id = note.message_id.map(|id| id.to_string());
-    write(cx, &ServerMessage::Ok { id, message_id, degraded: note.degraded });
+    let confirmed = Confirmed {
+        message_id: note.message_id.map(|id| id.to_string()),
+        degraded: note.degraded,
+        duplicate: note.duplicate,
+        epoch: note.position.map(|position| position.epoch_text()),
+        offset: note.position.map(|position| position.offset),
+        recovered: note.recovered,
+        reason: note.reason.map(|reason| reason.code().into()),
+        count: note.count,
+        ..Confirmed::new(id)
+    };
+    write(cx, &ServerMessage::Ok(confirmed));
 }
 
 fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
@@ -227,7 +253,7 @@ fn consuming(ack: Option<&str>, prefetch: Option<u16>) -> Result<Consuming, Faul
 }
 
 /// Whether the client named a user, be it itself.
-fn is_named_user(to: &str) -> bool {
+pub(super) fn is_named_user(to: &str) -> bool {
     to.parse::<Destination>().is_ok_and(|to| to.kind() == DestinationKind::NamedUser)
 }
 
@@ -236,17 +262,22 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, ack, prefetch, id } => {
-            ClientMessage::Subscribe { to: owned(to), ack: ack.map(owned), prefetch, id }
+        ClientMessage::Subscribe { to, since, history, ack, prefetch, id } => {
+            let (to, ack) = (owned(to), ack.map(owned));
+            ClientMessage::Subscribe { to, since, history, ack, prefetch, id }
         }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
-        ClientMessage::Send { to, body, content_type, headers, id } => ClientMessage::Send {
+        ClientMessage::Send { to, body, content_type, headers, key, id } => ClientMessage::Send {
             to: owned(to),
             body,
             content_type: content_type.map(owned),
             headers: headers.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
+            key: key.map(owned),
             id,
         },
+        ClientMessage::History { to, since, limit, id } => {
+            ClientMessage::History { to: owned(to), since, limit, id }
+        }
         ClientMessage::Refresh { token, id } => ClientMessage::Refresh { token: owned(token), id },
         ClientMessage::Ping { id } => ClientMessage::Ping { id },
         ClientMessage::Ack { ids, id } => {

@@ -4,7 +4,6 @@ use fanlight_proto::stomp::{Command, Frame, Version};
 use uuid::Uuid;
 
 use super::live::{Answer, Note, Work};
-use super::subscriptions::{Feed, Subscription};
 use super::{Cx, Effect, Fault, Session};
 use crate::broker::Channel;
 use crate::hub::Wire;
@@ -150,15 +149,6 @@ impl Session {
             (is_meant && cx.consumers.holds(key, message)).then_some(key)
         })
     }
-}
-
-/// Leaves what a subscription had joined.
-pub(super) fn leave(cx: &mut Cx<'_>, subscription: Subscription) {
-    match subscription.feed {
-        Feed::Hub(key) => cx.hub.unsubscribe(key),
-        Feed::Queue(key) => cx.consumers.remove(key),
-    }
-    cx.effects.push(Effect::Leave(subscription.channel));
 }
 
 /// What SUBSCRIBE says of acknowledging. `prefetch-count` is `RabbitMQ`'s name for it.

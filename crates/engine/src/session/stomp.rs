@@ -2,17 +2,20 @@
 //! those of the STOMP 1.2 specification.
 
 use bytes::Bytes;
+use fanlight_proto::Position;
 use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
 
 use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
-use super::live::{Answer, Draft, Joining, Note};
+use super::live::{Answer, Draft, Note};
 use super::queue;
+use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Session, State};
 use crate::hub::Wire;
 use crate::queue::AckMode;
+use crate::timeline::Start;
 
 impl Session {
     pub(super) fn stomp_input(&mut self, cx: &mut Cx<'_>, input: &[u8]) {
@@ -154,6 +157,7 @@ impl Session {
             body: frame.body.clone(),
             content_type: frame.header("content-type").unwrap_or_default().into(),
             headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
+            key: frame.header("idempotency-key"),
         };
         let outgoing = self.outgoing(cx, draft)?;
         let Some(transaction) = transaction else {
@@ -182,13 +186,11 @@ impl Session {
         }
         let consuming = queue::consuming(frame)?;
         let ack = consuming.mode != AckMode::Auto;
-        // No history here yet: the receipt says so to a client that asks for what it missed.
-        let recovery = ["epoch", "offset", "last-event-id"];
-        let recovery_asked = recovery.iter().any(|name| frame.header(name).is_some());
-        let answer_later = std::mem::take(answer);
-        let joining = Joining { answer: answer_later, recovery_asked, consuming, consumer: None };
+        let start = position(frame)?.map_or(Start::Now, Start::After);
         let wire = Wire::Stomp { version, id, ack };
-        self.subscribe(cx, id, to, wire, joining).map_err(|(fault, unanswered)| {
+        let asked = std::mem::take(answer);
+        let wanted = Wanted { wire, start, consuming };
+        self.subscribe(cx, id, to, wanted, asked).map_err(|(fault, unanswered)| {
             *answer = unanswered;
             fault
         })
@@ -229,11 +231,21 @@ impl Session {
         let mut payload = Vec::new();
         let mut writer = Writer::new(&mut payload, Command::Receipt, self.stomp_version())
             .header("receipt-id", receipt);
-        if note.degraded {
-            writer = writer.header("degraded", "true");
+        for (name, is_set) in [("degraded", note.degraded), ("duplicate", note.duplicate)] {
+            if is_set {
+                writer = writer.header(name, "true");
+            }
         }
-        if note.not_recovered {
-            writer = writer.header("recovered", "false");
+        if let Some(recovered) = note.recovered {
+            writer = writer.header("recovered", if recovered { "true" } else { "false" });
+        }
+        if let Some(reason) = note.reason {
+            writer = writer.header("reason", reason.code());
+        }
+        if let Some(position) = note.position {
+            writer = writer
+                .header("epoch", &position.epoch_text())
+                .header("offset", &position.offset.to_string());
         }
         writer.end();
         cx.effects.push(Effect::Write { text: true, payload });
@@ -284,6 +296,22 @@ fn token(frame: &Frame) -> Result<Option<&str>, Fault> {
         Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
         _ => Err(Fault::not_bearer()),
     }
+}
+
+/// The position that a SUBSCRIBE gives back.
+fn position(frame: &Frame) -> Result<Option<Position>, Fault> {
+    let parsed = match (frame.header("epoch"), frame.header("offset")) {
+        (None, None) => match frame.header("last-event-id") {
+            None => return Ok(None),
+            Some(id) => id.parse::<Position>(),
+        },
+        (Some(epoch), Some(offset)) => format!("{epoch}:{offset}").parse(),
+        _ => {
+            let remedy = "give both, as they came with the last message";
+            return Err(Fault::bad_header("epoch and offset go together", remedy));
+        }
+    };
+    parsed.map(Some).map_err(Fault::bad_position)
 }
 
 fn required<'f>(frame: &'f Frame, name: &str) -> Result<&'f str, Fault> {

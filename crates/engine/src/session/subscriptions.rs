@@ -11,6 +11,8 @@ pub(super) struct Subscription {
     pub(super) id: Box<str>,
     pub(super) feed: Feed,
     pub(super) channel: Channel,
+    /// Whether its beginning was recorded, so that its end is to be too.
+    pub(super) recorded: bool,
 }
 
 /// Where a subscription's messages come from.

@@ -91,10 +91,11 @@ impl Transactions {
 }
 
 /// What a send takes in memory.
-fn size_of_send((_, publication): &Outgoing) -> usize {
+fn size_of_send(Outgoing { publication, key, .. }: &Outgoing) -> usize {
     let headers: usize =
         publication.headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
     let content_type = publication.content_type.as_str().map_or(0, str::len);
     let destination = publication.destination.as_str().len();
-    size_of::<Outgoing>() + publication.body.len() + content_type + destination + headers
+    let key = key.as_ref().map_or(0, |key| key.0.len());
+    size_of::<Outgoing>() + key + publication.body.len() + content_type + destination + headers
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Principal};
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
+use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
@@ -12,12 +13,15 @@ use fanlight_engine::policy::{
 };
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use fanlight_engine::queue::{Consumers, DeliveryId, EntryId, Fetched, QueueError, Settlement};
+use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
 };
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
+use fanlight_engine::timeline::{Recovered, Start};
 use fanlight_proto::stomp;
+use fanlight_proto::{CloseReason, Position};
+use uuid::Uuid;
 
 /// One session and what surrounds it.
 pub(crate) struct Driver {
@@ -30,6 +34,10 @@ pub(crate) struct Driver {
     pub(crate) hold: bool,
     pub(crate) pending: Option<Pending>,
     pub(crate) closed: Option<CloseReason>,
+    /// The registry answers at once and unseen, unless it is what a test is about.
+    pub(crate) registry_shown: bool,
+    /// Entries in the registry without their exit.
+    pub(crate) entered: i32,
     /// Joins without their leave, by channel.
     pub(crate) joined: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
@@ -47,6 +55,9 @@ pub(crate) enum Pending {
     Authenticated(String),
     Published(PublicationId),
     Joined,
+    Entered,
+    Recovered,
+    History,
     Settled,
 }
 
@@ -65,6 +76,8 @@ impl Driver {
             hold: false,
             pending: None,
             closed: None,
+            registry_shown: false,
+            entered: 0,
             joined: BTreeMap::new(),
             log: Vec::new(),
             ids,
@@ -124,12 +137,43 @@ impl Driver {
     }
 
     pub(crate) fn answer_published(&mut self, outcome: Result<(), PublishError>) {
+        self.answer_published_at(outcome.map(|()| (None, Reach::Cluster)));
+    }
+
+    pub(crate) fn answer_published_at(
+        &mut self,
+        outcome: Result<(Option<Position>, Reach), PublishError>,
+    ) {
         let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
-        self.done(Done::Published(outcome.map(|()| Published {
+        self.done(Done::Published(outcome.map(|(position, reach)| Published {
             id,
-            position: None,
-            reach: Reach::Cluster,
+            position,
+            reach,
         })));
+    }
+
+    pub(crate) fn answer_recovered(&mut self, outcome: Option<Result<(), Lost>>, count: u32) {
+        assert_eq!(self.pending, Some(Pending::Recovered));
+        let position = Some(Position { epoch: 0xe, offset: 7 });
+        self.done(Done::Recovered(Recovered { position, outcome, count }));
+    }
+
+    /// A page of `count` publications from offset 1 on, whose bodies are their offsets.
+    pub(crate) fn answer_history(&mut self, count: u64, top: Position, lost: Option<Lost>) {
+        let publications = (1..=count).map(|offset| {
+            Arc::new(Publication {
+                id: PublicationId(Uuid::from_u128(offset.into())),
+                destination: "/topic/kept/a".parse().unwrap(),
+                body: offset.to_string().into(),
+                content_type: ContentType::Json,
+                headers: [].into(),
+                publisher: None,
+                at_unix_ms: 1,
+                position: Some(Position { offset, ..top }),
+            })
+        });
+        let publications = publications.collect();
+        self.done(Done::History(Ok(HistoryPage { publications, top, lost })));
     }
 
     pub(crate) fn answer_authenticated(&mut self) {
@@ -201,6 +245,10 @@ impl Driver {
                 self.pending = Some(done);
             }
         }
+        if self.pending == Some(Pending::Entered) && !self.registry_shown {
+            self.pending = None;
+            return self.answer_entered(Entered::Now);
+        }
         assert_eq!(
             self.session.is_busy(),
             self.pending.is_some() && self.closed.is_none(),
@@ -215,12 +263,21 @@ impl Driver {
         }
     }
 
+    pub(crate) fn answer_entered(&mut self, entered: Entered) {
+        self.step(|session, cx| session.on_done(cx, Done::Entered(entered)));
+    }
+
     fn answer_well(&mut self) {
         match self.pending {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
+            Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
+            Some(Pending::Recovered) => self.answer_recovered(None, 0),
+            Some(Pending::History) => {
+                self.done(Done::History(Err(HistoryError::Unavailable)));
+            }
             Some(Pending::Settled) => self.answer_settled(Ok(())),
         }
     }
@@ -240,10 +297,53 @@ impl Driver {
                 let token = token.as_str().to_owned();
                 (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
             }
+            Effect::Enter(user) => {
+                self.entered += 1;
+                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                if !self.registry_shown {
+                    return Some(Pending::Entered);
+                }
+                (line, Some(Pending::Entered))
+            }
+            Effect::Exit { user, reason } => {
+                self.entered -= 1;
+                if !self.registry_shown {
+                    return None;
+                }
+                (format!("S! exit {} {reason}", user.as_deref().unwrap_or("nobody")), None)
+            }
+            Effect::Record(SubscriptionChange { user, destination, began }) => {
+                let what = if began { "subscribed" } else { "unsubscribed" };
+                let user = user.as_deref().unwrap_or("nobody");
+                (format!("S! {what} {user} {}", destination.as_str()), None)
+            }
             Effect::Publish(permit, publication) => {
                 assert_eq!(*permit.destination(), publication.destination);
                 let line = format!("S? publish {}", publication_line(&publication));
                 (line, Some(Pending::Published(publication.id)))
+            }
+            Effect::PublishOnce(_, publication, key) => {
+                let line = format!("S? publish once {} {}", key.0, publication_line(&publication));
+                let line = line.replace(&self.session.id().to_string(), "<session>");
+                (line, Some(Pending::Published(publication.id)))
+            }
+            Effect::Recover(recover) => {
+                let start = match recover.start {
+                    Start::Now => "from now".to_owned(),
+                    Start::Newest(newest) => format!("with the newest {newest}"),
+                    Start::After(position) => format!("after {position}"),
+                };
+                let degraded = if recover.is_degraded { ", degraded" } else { "" };
+                let line = format!("S? recover {} {start}{degraded}", recover.destination);
+                (line, Some(Pending::Recovered))
+            }
+            Effect::History(query) => {
+                let line = match query.range {
+                    HistoryRange::Newest => "newest".to_owned(),
+                    HistoryRange::After(position) => format!("after {position}"),
+                };
+                let line = format!("S? history {} {line} limit {}", query.destination, query.limit);
+                (line, Some(Pending::History))
             }
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
@@ -319,14 +419,30 @@ pub(crate) fn rules() -> Rules {
         ..PolicyRule::new(RuleEffect::Allow, destination)
     };
     let both = [Action::Subscribe, Action::Publish];
+    let kept = NamespaceOptions {
+        history: Some(History { size: 10, ttl_ms: 60_000 }),
+        ..NamespaceOptions::default()
+    };
     let namespaces = [
+        Namespace { options: kept.clone(), ..namespace("kept", "/topic/kept/**", true, false) },
+        Namespace { options: kept, ..namespace("inbox", "/user/queue/kept.*", false, true) },
         namespace("public", "/topic/public/**", true, true),
         namespace("single", "/topic/single/**", false, false),
+        Namespace {
+            options: NamespaceOptions { events: true, ..NamespaceOptions::default() },
+            ..namespace("told", "/topic/told/**", false, true)
+        },
         namespace("topic", "/topic/**", true, false),
         namespace("user", "/user/**", false, true),
     ];
     let rules = [
         PolicyRule::new(RuleEffect::Deny, "/topic/secret/**"),
+        PolicyRule {
+            actions: vec![Action::History],
+            ..PolicyRule::new(RuleEffect::Deny, "/topic/kept/sealed")
+        },
+        allow("/topic/kept/**", &[Action::History]),
+        allow("/user/queue/**", &[Action::History]),
         PolicyRule { who: Who::Authenticated, ..allow("/topic/**", &both) },
         allow("/topic/public/**", &[Action::Subscribe]),
         allow("/user/queue/**", &both),
@@ -386,7 +502,7 @@ fn fetched(message: &str, queue: &str) -> Fetched {
     let (number, count) = message.split_once('x').unwrap_or((message, "1"));
     let number: u32 = number.parse().unwrap();
     let publication = Publication {
-        id: PublicationId(uuid::Uuid::from_u128(number.into())),
+        id: PublicationId(Uuid::from_u128(number.into())),
         destination: queue.parse().unwrap(),
         body: format!("{number}").into(),
         content_type: ContentType::Unspecified,
@@ -478,4 +594,16 @@ pub(crate) fn role_policy() -> Policy {
     };
     let all = PolicyRule::new(RuleEffect::Allow, "/topic/all");
     Policy::new(&namespaces, &[ops, all]).unwrap()
+}
+
+/// A session that waits for the registry.
+pub(crate) fn connecting(user: &str) -> Driver {
+    let mut driver = Driver::new(rules(), None, Handshake::default());
+    driver.registry_shown = true;
+    driver.hold = true;
+    let connect = format!("CONNECT\naccept-version:1.2\npasscode:{user}\n\n\0");
+    driver.receive(true, connect.as_bytes());
+    driver.answer_authenticated();
+    assert_eq!(driver.pending, Some(Pending::Entered));
+    driver
 }

@@ -12,6 +12,8 @@ mod model;
 mod native;
 mod queue;
 mod receipts;
+mod recovery;
+mod registry;
 mod send;
 mod subscribe;
 mod time;

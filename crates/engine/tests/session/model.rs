@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 
 use fanlight_engine::broker::{Joined, PublishError};
+use fanlight_engine::history::HistoryError;
 use fanlight_engine::session::{Done, Handshake};
 use fanlight_proto::CloseReason;
 
@@ -171,6 +172,11 @@ impl Model {
             Some(Pending::Authenticated(_)) => self.driver.answer_authenticated(),
             Some(Pending::Published(_)) => self.driver.answer_published(Ok(())),
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
+            Some(Pending::Entered) => unreachable!("it is answered unseen"),
+            Some(Pending::Recovered) => self.driver.answer_recovered(None, 0),
+            Some(Pending::History) => {
+                self.driver.done(Done::History(Err(HistoryError::Unavailable)));
+            }
             Some(Pending::Settled) => self.driver.answer_settled(Ok(())),
         }
     }
@@ -205,6 +211,8 @@ impl Model {
             }
         }
         assert!(self.driver.hub.len() <= self.driver.rules.limits.subscriptions);
+        let is_connected = self.driver.session.is_connected();
+        assert_eq!(self.driver.entered, i32::from(is_connected), "entered while connected");
         let joins: i32 = self.driver.joined.values().sum();
         assert_eq!(
             usize::try_from(joins),

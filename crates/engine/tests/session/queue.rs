@@ -441,7 +441,11 @@ fn queues_have_neither_patterns_nor_history() {
             pattern: "/queue/**".to_owned(),
             patterns,
             anonymous: false,
-            options: NamespaceOptions { queue: queue.clone(), history },
+            options: NamespaceOptions {
+                queue: queue.clone(),
+                history,
+                ..NamespaceOptions::default()
+            },
         };
         let error = Policy::new(&[namespace], &[]).unwrap_err();
         assert_eq!(error, PolicyError::NotForQueues { name: "queue".to_owned() });

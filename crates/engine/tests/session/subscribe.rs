@@ -139,10 +139,10 @@ fn who_asks_for_what_was_missed_is_told_that_it_is_not_recovered() {
         # stomp 1.2 ann
         C> SUBSCRIBE id:1 destination:/topic/a epoch:1 offset:5 receipt:1
         S? join ns:topic
-        S< RECEIPT receipt-id:1 recovered:false
+        S< RECEIPT reason:no_history receipt-id:1 recovered:false
         C> SUBSCRIBE id:2 destination:/topic/a last-event-id:1:5 receipt:2
         S? join ns:topic
-        S< RECEIPT receipt-id:2 recovered:false
+        S< RECEIPT reason:no_history receipt-id:2 recovered:false
     "#]]);
 }
 

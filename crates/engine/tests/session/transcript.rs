@@ -9,6 +9,9 @@
 //! | `C> (text) ...`, `C> (bytes) ...` | the client sends this, where `\n` and `\0` are escapes |
 //! | `D> hold` | from here on nothing is answered but by these lines: |
 //! | `D> published`, `D> joined`, `D> authenticated`, and ` unavailable`, ` degraded`, ... | |
+//! | `D> registry` | from here on the registry is shown too |
+//! | `D> published at e:5`, `D> published duplicate` | it has a position, or was there before |
+//! | `D> recovered 3`, `D> recovered too_old`, `D> history 4 at e:9` | of a subscription, a request |
 //! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `T> 11s` | time passes, with a sweep each second |
@@ -19,11 +22,13 @@
 #![expect(clippy::needless_pass_by_value, reason = "`check(expect![..])` reads best")]
 
 use expect_test::Expect;
-use fanlight_engine::broker::{Joined, PublishError};
+use fanlight_engine::broker::{Joined, PublishError, Reach};
+use fanlight_engine::history::{HistoryError, Lost};
 use fanlight_engine::queue::QueueError;
+use fanlight_engine::registry::Entered;
 use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
-use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::{Command, Version, Writer};
+use fanlight_proto::{CloseReason, Position};
 
 use crate::driver::{self, Driver};
 
@@ -56,7 +61,7 @@ pub(crate) fn check_with(rules: Rules, handshake: Handshake, transcript: Expect)
     transcript.assert_eq(&actual);
 }
 
-fn run(driver: &mut Driver, line: &str) {
+pub(crate) fn run(driver: &mut Driver, line: &str) {
     let (kind, rest) = line.split_once(' ').unwrap_or((line, ""));
     match kind {
         "#" => begin(driver, rest),
@@ -138,6 +143,28 @@ fn drive(driver: &mut Driver, line: &str) {
         ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
         ("published", "queue_full") => driver.answer_published(Err(PublishError::QueueFull)),
         ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
+        ("published", "duplicate") => {
+            driver.answer_published_at(Ok((None, Reach::Duplicate)));
+        }
+        ("published", at) if at.starts_with("at ") => {
+            let position = at[3..].parse().unwrap();
+            driver.answer_published_at(Ok((Some(position), Reach::Cluster)));
+        }
+        ("recovered", "") => driver.answer_recovered(None, 0),
+        ("recovered", "too_old") => driver.answer_recovered(Some(Err(Lost::TooOld)), 0),
+        ("recovered", count) => {
+            driver.answer_recovered(Some(Ok(())), count.parse().unwrap());
+        }
+        ("history", "unavailable") => {
+            driver.done(Done::History(Err(HistoryError::Unavailable)));
+        }
+        ("history", "too_old") => {
+            driver.answer_history(0, Position { epoch: 0xe, offset: 7 }, Some(Lost::TooOld));
+        }
+        ("history", rest) => {
+            let (count, top) = rest.split_once(" at ").unwrap();
+            driver.answer_history(count.parse().unwrap(), top.parse().unwrap(), None);
+        }
         ("settled", "") => driver.answer_settled(Ok(())),
         ("settled", "unavailable") => driver.answer_settled(Err(QueueError::Unavailable)),
         ("fetched", rest) => {
@@ -148,6 +175,10 @@ fn drive(driver: &mut Driver, line: &str) {
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
         ("authenticated", "") => driver.answer_authenticated(),
+        ("registry", "") => driver.registry_shown = true,
+        ("entered", "") => driver.done(Done::Entered(Entered::Now)),
+        ("entered", "later") => driver.done(Done::Entered(Entered::Later)),
+        ("entered", "full") => driver.done(Done::Entered(Entered::Full)),
         ("drain", "") => driver.drain(1500),
         ("gone", "") => driver.transport_closed(),
         ("fault", rest) => {

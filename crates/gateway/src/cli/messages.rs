@@ -114,7 +114,7 @@ pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
 /// What comes of one subscription.
 enum Item {
     Message(std::sync::Arc<Message>),
-    Missed(u64),
+    Missed(Missed),
     Ended(String),
 }
 
@@ -123,7 +123,7 @@ fn until_ended(subscription: Subscription) -> impl stream::Stream<Item = Item> {
     let destination = subscription.to().to_owned();
     let messages = subscription.map(|item| match item {
         Ok(message) => Item::Message(message),
-        Err(Missed(missed)) => Item::Missed(missed),
+        Err(missed) => Item::Missed(missed),
     });
     messages.chain(stream::once(async move { Item::Ended(destination) }))
 }
@@ -132,7 +132,11 @@ fn until_ended(subscription: Subscription) -> impl stream::Stream<Item = Item> {
 fn show(item: Item, as_json: bool) -> anyhow::Result<bool> {
     let message = match item {
         Item::Message(message) => message,
-        Item::Missed(missed) => {
+        Item::Missed(Missed::Lost(reason)) => {
+            eprintln!("note: messages were lost and can't be had any more ({reason})");
+            return Ok(false);
+        }
+        Item::Missed(Missed::Dropped(missed)) => {
             eprintln!(
                 "note: {missed} messages were missed, they came faster than they are printed"
             );

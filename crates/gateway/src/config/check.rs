@@ -17,6 +17,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     queues::problems(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
+    cluster(config, &mut problems);
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         problems.push(Problem::new(
             "log.level",
@@ -131,6 +132,23 @@ fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
              `name = \"topic\"`, `match = \"/topic/**\"`",
         ));
     }
+    for (at, history) in config.namespaces.iter().map(|one| one.history).enumerate() {
+        let Some(history) = history else { continue };
+        if !(1..=HISTORY_SIZE_MAX).contains(&history.size) {
+            problems.push(Problem::new(
+                format!("namespaces[{at}].history.size"),
+                "not from 1 to 100000",
+                "keep as many messages as come while a client reconnects, as in 100",
+            ));
+        }
+        if !(1000..=HISTORY_TTL_MAX_MS).contains(&history.ttl.as_ms()) {
+            problems.push(Problem::new(
+                format!("namespaces[{at}].history.ttl"),
+                "not from \"1s\" to \"30days\"",
+                "keep them for as long as a client may be away, as in \"5m\"",
+            ));
+        }
+    }
     if let Err(problem) = config.compiled_policy() {
         problems.push(problem);
     }
@@ -210,8 +228,48 @@ fn broker(config: &Config, problems: &mut Vec<Problem>) {
     }
 }
 
+fn cluster(config: &Config, problems: &mut Vec<Problem>) {
+    let cluster = &config.cluster;
+    if cluster.lease_renew.as_ms() == 0 {
+        problems.push(Problem::new("cluster.lease_renew", "zero", "set it above zero"));
+    } else if cluster.lease_renew.as_ms() * 3 > cluster.lease.as_ms() {
+        problems.push(Problem::new(
+            "cluster.lease",
+            format!("less than three times cluster.lease_renew ({})", cluster.lease_renew),
+            "make it longer: a renewal or two may fail",
+        ));
+    }
+    if cluster.name.contains(char::is_control) {
+        problems.push(Problem::new("cluster.name", "not a line", "remove control characters"));
+    }
+    if config.events.enabled && config.broker.kind == BrokerKind::Memory {
+        problems.push(Problem::new(
+            "events.enabled",
+            "set, but without Redis there is nowhere to write events",
+            "remove it, or set broker.kind = \"redis\"",
+        ));
+    }
+    if config.events.enabled && config.events.max_length == 0 {
+        problems.push(Problem::new("events.max_length", "zero", "set it above zero"));
+    }
+    for (at, namespace) in config.namespaces.iter().enumerate().filter(|(_, own)| own.events) {
+        let problem = if !config.events.enabled {
+            ("set, but no events are written", "set events.enabled = true")
+        } else if namespace.patterns {
+            ("set together with patterns", "choose one, or split the namespace")
+        } else {
+            continue;
+        };
+        problems.push(Problem::new(format!("namespaces[{at}].events"), problem.0, problem.1));
+    }
+}
+
 /// What the engine holds heartbeats to.
 const HEARTBEAT_MIN_MS: u64 = 2000;
+
+/// Bounds of what one destination may keep.
+const HISTORY_SIZE_MAX: u32 = 100_000;
+const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;

@@ -9,6 +9,7 @@ use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
 use fanlight_engine::queue::QueueOptions;
+use fanlight_engine::registry::{SessionLimit, WhenFull};
 use fanlight_engine::session;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
@@ -16,7 +17,8 @@ use rand::RngCore as _;
 use super::problem::Problem;
 use super::values::Secret;
 use super::{
-    Action, Config, Drain, Effect, Mode, Namespace, OnForbidden, Origin, Queue, Redis, Rule,
+    Action, Config, Drain, Effect, Mode, Namespace, OnForbidden, OnSessionLimit, Origin, Queue,
+    Rule,
 };
 
 impl Config {
@@ -89,19 +91,32 @@ impl Config {
         }
     }
 
+    /// How many sessions a user may have.
+    pub fn session_limit(&self) -> SessionLimit {
+        SessionLimit {
+            sessions_per_user: self.limits.sessions_per_user,
+            when_full: match self.limits.on_session_limit {
+                OnSessionLimit::KickOldest => WhenFull::KickOldest,
+                OnSessionLimit::Reject => WhenFull::Reject,
+            },
+        }
+    }
+
+    /// What operators call this node.
+    pub fn node_name(&self) -> String {
+        if !self.cluster.name.is_empty() {
+            return self.cluster.name.clone();
+        }
+        let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        host.trim().to_owned()
+    }
+
     /// The broker's connection.
     pub fn redis_config(&self) -> Result<RedisConfig, Problem> {
-        let url = self.redis.resolved_url()?;
-        let config = RedisConfig::parse_url(url.reveal()).map_err(|error| {
-            let told = error.to_string();
-            let (fault, remedy) = told.split_once("; ").unwrap_or((&told, REDIS_URL_FORM));
-            Problem::new("redis.url", fault, remedy)
-        })?;
         Ok(RedisConfig {
-            prefix: self.redis.prefix.clone(),
-            linger: self.redis.linger.0,
-            response_timeout: self.redis.response_timeout.0,
-            ..config
+            lease: self.cluster.lease.0,
+            lease_renew: self.cluster.lease_renew.0,
+            ..self.redis.to_domain()?
         })
     }
 
@@ -145,8 +160,12 @@ impl Namespace {
             patterns: self.patterns,
             anonymous: self.anonymous,
             options: policy::NamespaceOptions {
+                history: self.history.map(|history| fanlight_engine::history::History {
+                    size: history.size,
+                    ttl_ms: history.ttl.as_ms(),
+                }),
                 queue: (self.mode == Mode::Queue).then(|| self.queue.to_domain()),
-                ..policy::NamespaceOptions::default()
+                events: self.events,
             },
         }
     }
@@ -170,6 +189,7 @@ impl Rule {
         let action = |action: &Action| match action {
             Action::Subscribe => policy::Action::Subscribe,
             Action::Publish => policy::Action::Publish,
+            Action::History => policy::Action::History,
         };
         PolicyRule {
             effect: match self.effect {
@@ -201,38 +221,6 @@ impl Origin {
             return own.is_some_and(|own| host.is_some_and(|host| own.eq_ignore_ascii_case(host)));
         }
         self.allow.iter().any(|rule| rule.admits(origin))
-    }
-}
-
-impl Redis {
-    /// The URL, from wherever it is configured.
-    fn resolved_url(&self) -> Result<Secret, Problem> {
-        let url = match &self.url_file {
-            Some(_) if !self.url.is_empty() => {
-                return Err(Problem::new(
-                    "redis.url_file",
-                    "set together with redis.url",
-                    "remove one",
-                ));
-            }
-            Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| {
-                    let fault = format!("can't read {}: {error}", path.display());
-                    Problem::new("redis.url_file", fault, "check the path and its permissions")
-                })?;
-                Secret::new(text.trim())
-            }
-            None => self.url.clone(),
-        };
-        if url.is_empty() {
-            return Err(Problem::new(
-                "redis.url",
-                "not set",
-                "set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a \
-                 single node without Redis set broker.kind = \"memory\"",
-            ));
-        }
-        Ok(url)
     }
 }
 
@@ -275,8 +263,6 @@ pub(super) fn random_secret() -> Secret {
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
-
-const REDIS_URL_FORM: &str = "write redis://[user:password@]host:port[/db]";
 
 #[cfg(test)]
 mod tests {

@@ -239,7 +239,9 @@ fn kind(root: &Value, node: &Value) -> String {
 }
 
 fn resolve<'s>(root: &'s Value, node: &'s Value) -> &'s Value {
-    let reference = node.get("$ref").and_then(Value::as_str);
+    // An option that may be absent is its type or `null`.
+    let present = node.get("anyOf").and_then(|any| any.get(0)).unwrap_or(node);
+    let reference = present.get("$ref").and_then(Value::as_str);
     let pointer = reference.and_then(|reference| reference.strip_prefix('#'));
     pointer.and_then(|pointer| root.pointer(pointer)).unwrap_or(node)
 }

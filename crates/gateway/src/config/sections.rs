@@ -11,6 +11,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::queues::{Mode, Queue};
+use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
@@ -44,6 +45,10 @@ pub struct Config {
     pub broker: Broker,
     /// The connection to Redis or Valkey, where that is the broker.
     pub redis: Redis,
+    /// This node among the others.
+    pub cluster: Cluster,
+    /// What is told of sessions to whoever reads the event streams in Redis.
+    pub events: Events,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
     /// The log, on standard error.
@@ -205,6 +210,12 @@ pub struct Limits {
     pub request_head_time: Span,
     /// Subscriptions of one session.
     pub subscriptions: u32,
+    /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
+    /// limited.
+    pub sessions_per_user: u32,
+    /// What gives way to a session too many: `"kick_oldest"` ends the user's oldest one,
+    /// `"reject"` refuses the new one.
+    pub on_session_limit: OnSessionLimit,
     /// Connections of this node. 0: no limit but the open files.
     pub connections: u32,
     /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit. Behind a
@@ -235,6 +246,16 @@ pub struct Limits {
     pub transaction: Size,
 }
 
+words! {
+    /// What gives way to a session too many.
+    OnSessionLimit {
+        /// The user's oldest session.
+        KickOldest = "kick_oldest",
+        /// The new session.
+        Reject = "reject",
+    }
+}
+
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 pub struct Namespace {
@@ -250,6 +271,13 @@ pub struct Namespace {
     /// Whether sessions without a token may use it, as far as the policy allows.
     #[serde(default)]
     pub anonymous: bool,
+    /// Whether it is recorded who subscribes here, and which destinations have subscribers at
+    /// all. Needs `events.enabled`, and does not go with `patterns`.
+    #[serde(default)]
+    pub events: bool,
+    /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub history: Option<History>,
     /// "topic" gives each message to all who are subscribed; "queue" keeps it until one of them
     /// has acknowledged it. Queues have no patterns. Default: "topic".
     #[serde(default)]
@@ -257,6 +285,16 @@ pub struct Namespace {
     /// How queues behave; for `mode = "queue"` only.
     #[serde(default, skip_serializing_if = "Queue::is_default")]
     pub queue: Queue,
+}
+
+/// What is kept of each destination's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct History {
+    /// How many messages of each destination are kept, 1 to 100000: the newest. 100 if not set.
+    pub size: u32,
+    /// How long they outlive the newest of them, "1s" to "30days". "5m" if not set.
+    pub ttl: Span,
 }
 
 /// Who may do what.
@@ -324,6 +362,8 @@ words! {
         Subscribe = "subscribe",
         /// Sending.
         Publish = "publish",
+        /// Reading what was sent before.
+        History = "history",
     }
 }
 
@@ -345,21 +385,26 @@ words! {
     }
 }
 
-/// The connection to Redis or Valkey.
+/// This node among the others.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
-pub struct Redis {
-    /// `redis://[user:password@]host:port[/db]`.
-    pub url: Secret,
-    /// A file that holds the URL, instead of `url`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub url_file: Option<PathBuf>,
-    /// What every key and channel begins with; clusters that share a Redis need different ones.
-    pub prefix: String,
-    /// How long a node stays subscribed to a channel that it no longer needs.
-    pub linger: Span,
-    /// How long a command may take before it counts as failed.
-    pub response_timeout: Span,
+pub struct Cluster {
+    /// What operators call this node. Empty: the machine's host name.
+    pub name: String,
+    /// How long a node that has gone silent counts as living. Its sessions are removed after that.
+    pub lease: Span,
+    /// How often a node says that it lives; at most a third of `lease`.
+    pub lease_renew: Span,
+}
+
+/// What is told of sessions to whoever reads the event streams in Redis.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Events {
+    /// Whether lifecycle events are written.
+    pub enabled: bool,
+    /// Events that each of the 32 streams keeps, about; older ones are dropped.
+    pub max_length: u64,
 }
 
 /// How sessions leave a node that goes away.
@@ -418,6 +463,12 @@ impl fmt::Display for Pattern {
 
 as_text!(Pattern, "Pattern", { "type": "string", "title": "pattern" });
 
+impl Default for History {
+    fn default() -> Self {
+        Self { size: 100, ttl: Span::seconds(300) }
+    }
+}
+
 impl Default for Listen {
     fn default() -> Self {
         Self {
@@ -473,6 +524,8 @@ impl Default for Limits {
             connect_time: Span::seconds(10),
             request_head_time: Span::seconds(10),
             subscriptions: 128,
+            sessions_per_user: 20,
+            on_session_limit: OnSessionLimit::KickOldest,
             connections: 0,
             connections_per_ip: 100,
             http_connections: 16_384,
@@ -501,15 +554,15 @@ impl Default for Broker {
     }
 }
 
-impl Default for Redis {
+impl Default for Cluster {
     fn default() -> Self {
-        Self {
-            url: Secret::default(),
-            url_file: None,
-            prefix: "fl".into(),
-            linger: Span::seconds(5),
-            response_timeout: Span::seconds(2),
-        }
+        Self { name: String::new(), lease: Span::seconds(15), lease_renew: Span::seconds(5) }
+    }
+}
+
+impl Default for Events {
+    fn default() -> Self {
+        Self { enabled: false, max_length: 100_000 }
     }
 }
 

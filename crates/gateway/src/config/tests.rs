@@ -203,6 +203,47 @@ kind = 'memory'",
 }
 
 #[test]
+fn a_history_has_bounds_and_defaults() {
+    let namespace = |history: &str| {
+        format!(
+            "[broker]\nkind = 'memory'\n[[namespaces]]\nname = 'a'\nmatch = '/topic/**'\n\
+             anonymous = true\nhistory = {history}"
+        )
+    };
+    check(
+        &namespace("{ size = 0, ttl = '31days' }"),
+        &[],
+        &expect![[r#"
+        namespaces[0].history.size = 0 (f.toml:7): not from 1 to 100000
+          remedy: keep as many messages as come while a client reconnects, as in 100
+        namespaces[0].history.ttl = "31days" (f.toml:7): not from "1s" to "30days"
+          remedy: keep them for as long as a client may be away, as in "5m""#]],
+    );
+    check(
+        &namespace("{ size = 100001, ttl = '999ms' }"),
+        &[],
+        &expect![[r#"
+        namespaces[0].history.size = 100001 (f.toml:7): not from 1 to 100000
+          remedy: keep as many messages as come while a client reconnects, as in 100
+        namespaces[0].history.ttl = "999ms" (f.toml:7): not from "1s" to "30days"
+          remedy: keep them for as long as a client may be away, as in "5m""#]],
+    );
+    check(
+        &namespace("{ sise = 7 }"),
+        &[],
+        &expect![[r"
+        namespaces[0].history.sise (f.toml:7): there is no such option
+          remedy: did you mean `namespaces[0].history.size`?"]],
+    );
+    let config = load(&namespace("{ size = 100000 }"), &[]);
+    assert_eq!(
+        config.namespaces[0].history,
+        Some(History { size: 100_000, ttl: Span::seconds(300) })
+    );
+    assert_eq!(load(&namespace("{}"), &[]).namespaces[0].history, Some(History::default()));
+}
+
+#[test]
 fn no_secret_is_shown_by_errors_debug_or_json() {
     let file = "[redis]\nurl = 'hunter2'\n[[auth.keys]]\nalgorithm = 'HS256'\nsecret = 'hunter2'";
     let (_folder, layers) = layers(file, &[]);

@@ -5,6 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 use fanlight_engine::broker::{Channel, Delivery};
+use fanlight_engine::history::Lost;
 use fanlight_engine::hub::WireKey;
 use fanlight_engine::publication::Publication;
 use futures_util::FutureExt;
@@ -14,10 +15,21 @@ use super::guard::count_panic;
 use super::slot::Written;
 
 /// Publications of one destination that go out together, in broker order.
-struct Run {
-    channel: Channel,
-    publications: Vec<Arc<Publication>>,
+pub(super) struct Run {
+    pub channel: Channel,
+    pub publications: Vec<Arc<Publication>>,
     bytes: usize,
+}
+
+impl Run {
+    pub(super) fn new(channel: Channel, publications: Vec<Arc<Publication>>) -> Self {
+        Self { channel, publications, bytes: 0 }
+    }
+
+    /// Whether its destination has history.
+    fn is_positioned(&self) -> bool {
+        self.publications[0].position.is_some()
+    }
 }
 
 impl Worker {
@@ -29,7 +41,12 @@ impl Worker {
         for run in runs {
             self.stats.publications_in += run.publications.len() as u64;
             // A publication that we fail at must not take its subscribers' worker with it.
-            let sent = AssertUnwindSafe(self.fan_out_run(&run, direct)).catch_unwind().await;
+            let sent = async {
+                if !run.is_positioned() || self.pass(&run).await {
+                    self.fan_out_run(&run, direct, None).await;
+                }
+            };
+            let sent = AssertUnwindSafe(sent).catch_unwind().await;
             if sent.is_err() {
                 count_panic();
             }
@@ -41,16 +58,20 @@ impl Worker {
         self.flush_stage();
     }
 
-    async fn fan_out_run(&mut self, run: &Run, direct: bool) {
+    /// `lost` says what was lost before the run, and has not been told everybody.
+    pub(super) async fn fan_out_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
         let now = self.shared.clock.now();
         let destination = &run.publications[0].destination;
-        let mut encodings = self.encoder.run(&run.publications);
+        let mut encodings = self.encoder.run_after(&run.publications, lost);
         let mut unwritten = Vec::new();
         let mut since_yield = 0;
         let mut groups = self.hub.matching(&run.channel, destination).peekable();
         // A native message does not name its subscription, so a session whose subscriptions
         // overlap gets it once.
         let mut seen = HashSet::<_, foldhash::fast::RandomState>::default();
+        if run.is_positioned() && self.hub.has_patterns(&run.channel) {
+            self.recovery.add_joining(destination, &mut seen);
+        }
         while let Some(members) = groups.next() {
             let overlaps = !seen.is_empty() || groups.peek().is_some();
             for member in members {
@@ -98,6 +119,7 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
             let destination = publication.destination.to_shared();
             if let Some(&at) = latest.get(&destination)
                 && runs[at].bytes + bytes <= RUN_MAX_BYTES
+                && runs[at].is_positioned() == publication.position.is_some()
             {
                 runs[at].publications.push(Arc::clone(publication));
                 runs[at].bytes += bytes;
@@ -114,5 +136,5 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
 /// Bounds what goes out at once, and so what one full outbox refuses.
 const RUN_MAX_BYTES: usize = 64 * 1024;
 /// What headers add to a body, roughly.
-const OVERHEAD_BYTES: usize = 200;
+pub(super) const OVERHEAD_BYTES: usize = 200;
 const SENDS_PER_YIELD: usize = 256;

@@ -1,10 +1,13 @@
 //! A worker's bounded inbox: how the rest of the node speaks to it.
 
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
+use fanlight_engine::registry::Order;
 use fanlight_engine::session::{Handshake, Protocol};
 use tokio::sync::mpsc;
 
@@ -18,6 +21,8 @@ pub enum Inbox {
     Deliver(Delivery),
     /// Something about its channels.
     Notice(Notice),
+    /// A session is to end.
+    Disconnect(Box<Order>),
     /// The node drains: connections are to be closed evenly over `window`.
     Drain {
         /// How long to take; zero closes all at once.
@@ -45,30 +50,51 @@ pub struct Adopted {
 
 /// The sending side of a worker's inbox.
 #[derive(Clone)]
-pub struct WorkerHandle(mpsc::Sender<Inbox>);
+pub struct WorkerHandle {
+    sender: mpsc::Sender<Inbox>,
+    has_missed: Arc<AtomicBool>,
+}
+
+/// The worker's own side of its inbox.
+pub struct InboxReceiver {
+    pub(super) messages: mpsc::Receiver<Inbox>,
+    has_missed: Arc<AtomicBool>,
+}
 
 /// An inbox with room for `capacity` messages.
-pub fn inbox(capacity: usize) -> (WorkerHandle, mpsc::Receiver<Inbox>) {
-    let (sender, receiver) = mpsc::channel(capacity);
-    (WorkerHandle(sender), receiver)
+pub fn inbox(capacity: usize) -> (WorkerHandle, InboxReceiver) {
+    let (sender, messages) = mpsc::channel(capacity);
+    let has_missed = Arc::<AtomicBool>::default();
+    let receiver = InboxReceiver { messages, has_missed: Arc::clone(&has_missed) };
+    (WorkerHandle { sender, has_missed }, receiver)
+}
+
+impl InboxReceiver {
+    /// Whether there was no room for something since this was last asked.
+    pub(super) fn take_missed(&self) -> bool {
+        self.has_missed.load(Ordering::Relaxed) && self.has_missed.swap(false, Ordering::AcqRel)
+    }
 }
 
 impl WorkerHandle {
     /// Hands over, waiting for room; `false` when the worker has ended.
     pub async fn send(&self, message: Inbox) -> bool {
-        self.0.send(message).await.is_ok()
+        self.sender.send(message).await.is_ok()
     }
 }
 
 impl DeliverySink for WorkerHandle {
     fn deliver(&self, delivery: Delivery) -> Result<(), Full> {
-        self.0.try_send(Inbox::Deliver(delivery)).map_err(|_| {
+        self.sender.try_send(Inbox::Deliver(delivery)).map_err(|_| {
+            self.has_missed.store(true, Ordering::Release);
             metrics::counter!("fanlight_deliveries_dropped_total").increment(1);
             Full
         })
     }
 
     fn notify(&self, notice: Notice) {
-        let _ = self.0.try_send(Inbox::Notice(notice));
+        if self.sender.try_send(Inbox::Notice(notice)).is_err() {
+            self.has_missed.store(true, Ordering::Release);
+        }
     }
 }

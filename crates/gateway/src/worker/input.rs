@@ -38,7 +38,9 @@ impl Worker {
         }
         if slot.outbox.is_none() {
             self.queues.consumers.unhold();
+            self.give_on(key);
         }
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
         // An echo reads on once it is written.
         if slot.paused && !slot.is_busy() {
             self.go_on(key);

@@ -1,6 +1,8 @@
 //! What a worker counts, in plain integers on the hot path, handed to the metrics by the sweep.
 
 use fanlight_engine::broker::WorkerId;
+use fanlight_engine::history::Lost;
+use fanlight_engine::timeline;
 use fanlight_proto::CloseReason;
 use metrics::{Counter, Gauge, counter, gauge};
 
@@ -16,7 +18,9 @@ pub(super) struct Stats {
     pub frames_dropped: u64,
     pub sessions: u64,
     pub subscriptions: u64,
+    pub gaps: timeline::Counts,
     closes: [u64; CloseReason::ALL.len()],
+    recoveries: [u64; RECOVERIES.len()],
     counters: Counters,
     connections: Gauge,
     subscription_gauge: Gauge,
@@ -31,7 +35,11 @@ struct Counters {
     publications_in: Counter,
     deliveries: Counter,
     frames_dropped: Counter,
+    gaps: Counter,
+    gaps_healed: Counter,
+    gaps_lost: Counter,
     closes: [Counter; CloseReason::ALL.len()],
+    recoveries: [Counter; RECOVERIES.len()],
 }
 
 impl Stats {
@@ -48,7 +56,9 @@ impl Stats {
             frames_dropped: 0,
             sessions: 0,
             subscriptions: 0,
+            gaps: timeline::Counts::default(),
             closes: [0; CloseReason::ALL.len()],
+            recoveries: [0; RECOVERIES.len()],
             counters: Counters {
                 opened: counter!("fanlight_connections_opened_total"),
                 messages_in: counter!("fanlight_messages_received_total"),
@@ -58,8 +68,15 @@ impl Stats {
                 publications_in: counter!("fanlight_publications_received_total"),
                 deliveries: counter!("fanlight_deliveries_total"),
                 frames_dropped: counter!("fanlight_outbox_dropped_frames_total"),
+                gaps: counter!("fanlight_gaps_total"),
+                gaps_healed: counter!("fanlight_gaps_healed_total"),
+                gaps_lost: counter!("fanlight_gaps_lost_total"),
                 closes: CloseReason::ALL
                     .map(|reason| counter!("fanlight_closes_total", "reason" => reason.code())),
+                recoveries: RECOVERIES.map(|outcome| {
+                    let result = outcome.err().map_or("recovered", Lost::code);
+                    counter!("fanlight_recoveries_total", "result" => result)
+                }),
             },
             connections: gauge!("fanlight_connections", "worker" => worker.clone()),
             subscription_gauge: gauge!("fanlight_subscriptions", "worker" => worker),
@@ -71,10 +88,19 @@ impl Stats {
         self.closes[at.unwrap_or(0)] += 1;
     }
 
+    /// Counts how a subscription that wanted more than what comes has become live.
+    pub(super) fn recovered(&mut self, outcome: Option<Result<(), Lost>>) {
+        let at = RECOVERIES.iter().position(|known| Some(*known) == outcome);
+        if let Some(at) = at {
+            self.recoveries[at] += 1;
+        }
+    }
+
     /// Hands what was counted to the metrics.
     pub(super) fn report(&mut self) {
         let counters = &self.counters;
         let closes = self.closes.iter_mut().zip(&counters.closes);
+        let recoveries = self.recoveries.iter_mut().zip(&counters.recoveries);
         let others = [
             (&mut self.opened, &counters.opened),
             (&mut self.messages_in, &counters.messages_in),
@@ -84,8 +110,11 @@ impl Stats {
             (&mut self.publications_in, &counters.publications_in),
             (&mut self.deliveries, &counters.deliveries),
             (&mut self.frames_dropped, &counters.frames_dropped),
+            (&mut self.gaps.gaps, &counters.gaps),
+            (&mut self.gaps.gaps_healed, &counters.gaps_healed),
+            (&mut self.gaps.gaps_lost, &counters.gaps_lost),
         ];
-        for (count, counter) in others.into_iter().chain(closes) {
+        for (count, counter) in others.into_iter().chain(closes).chain(recoveries) {
             if *count > 0 {
                 counter.increment(std::mem::take(count));
             }
@@ -94,3 +123,12 @@ impl Stats {
         self.subscription_gauge.set(self.subscriptions as f64);
     }
 }
+
+/// How a recovery may end.
+const RECOVERIES: [Result<(), Lost>; 5] = [
+    Ok(()),
+    Err(Lost::EpochChanged),
+    Err(Lost::TooOld),
+    Err(Lost::NoHistory),
+    Err(Lost::Unavailable),
+];

@@ -54,11 +54,14 @@ impl Worker {
             at += SLICES;
         }
         self.queues.consumers.sweep(now.mono_ms);
+        self.pace_reentry();
         self.pace_drain(now);
+        self.recovery.timelines.on_tick(now);
         self.report();
     }
 
     pub(super) fn report(&mut self) {
+        self.stats.gaps = self.recovery.timelines.take_counts();
         self.stats.sessions = self.slots.len() as u64;
         self.stats.subscriptions = (self.hub.len() + self.queues.consumers.len()) as u64;
         self.stats.report();

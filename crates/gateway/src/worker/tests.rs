@@ -5,16 +5,20 @@ use std::net::{IpAddr, TcpListener};
 use bytes::Bytes;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::broker::{BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach};
-use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
+use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
 use fanlight_engine::publication::Publication;
+use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
+use fanlight_testkit::Orders;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
+
+mod recovery;
 
 use super::*;
 use crate::admission::Admission;
@@ -71,13 +75,16 @@ impl Broker for ToldBroker {
     }
 }
 
-fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
+fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
     let namespace = Namespace {
         name: "open".into(),
         pattern: "/topic/**".into(),
         patterns: false,
         anonymous: true,
-        options: NamespaceOptions::default(),
+        options: NamespaceOptions {
+            history: Some(History { size: 100, ttl_ms: 60_000 }),
+            ..NamespaceOptions::default()
+        },
     };
     let rule = PolicyRule {
         effect: RuleEffect::Allow,
@@ -94,13 +101,24 @@ fn shared(go_on: &Arc<Semaphore>) -> Arc<WorkerShared> {
         heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
         on_forbidden: OnForbidden::ByProtocol,
     };
+    let node = NodeStatus {
+        id: "n".into(),
+        name: String::new(),
+        address: String::new(),
+        started_unix_ms: 0,
+        sessions: 0,
+        lease_left_ms: 0,
+        is_self: true,
+    };
+    let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
     Arc::new(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(
             Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
         ),
-        broker: Arc::new(ToldBroker { go_on: Arc::clone(go_on) }),
+        broker,
         queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
+        registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,
@@ -116,6 +134,13 @@ struct Client {
 
 impl Client {
     async fn connect(handle: &WorkerHandle) -> Self {
+        let mut client = Self::open(handle, Protocol::Native).await;
+        client.send(r#"{"type":"connect"}"#).await;
+        client.until("\"connected\"").await;
+        client
+    }
+
+    async fn open(handle: &WorkerHandle, protocol: Protocol) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
@@ -125,17 +150,14 @@ impl Client {
             socket: accepted,
             leftover: Bytes::new(),
             handshake: Handshake::default(),
-            protocol: Some(Protocol::Native),
+            protocol: Some(protocol),
             compression: false,
             echo: false,
             admitted: Admission::new(0, 0, &[]).admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
         let socket = tokio::net::TcpStream::from_std(socket).unwrap();
-        let mut client = Self { socket, got: Vec::new() };
-        client.send(r#"{"type":"connect"}"#).await;
-        client.until("\"connected\"").await;
-        client
+        Self { socket, got: Vec::new() }
     }
 
     async fn send(&mut self, text: &str) {
@@ -168,14 +190,20 @@ impl Client {
 
 /// Runs `test` beside a worker that must outlive it.
 fn with_worker(test: impl AsyncFnOnce(WorkerHandle, Arc<Semaphore>)) {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let go_on = Arc::new(Semaphore::new(0));
     let (handle, receiver) = inbox(64);
+    let broker = Arc::new(ToldBroker { go_on: Arc::clone(&go_on) });
+    run(receiver, broker, test(handle, go_on));
+}
+
+/// Runs `test` beside a worker over `broker`.
+fn run(receiver: InboxReceiver, broker: Arc<dyn Broker>, test: impl Future<Output = ()>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let worker = Worker::new(WorkerId(0), shared(&go_on), receiver, 1).unwrap();
+        let worker = Worker::new(WorkerId(0), shared(broker), receiver, 1).unwrap();
         tokio::select! {
             ended = worker.run() => panic!("the worker has ended: {ended:?}"),
-            () = test(handle, Arc::clone(&go_on)) => {}
+            () = test => {}
         }
     });
 }

@@ -3,6 +3,7 @@
 
 mod process;
 
+use fanlight_testkit::{RedisCluster, RedisSentinel, RedisServer};
 use process::{Node, run, run_with};
 use serde_json::Value;
 
@@ -188,4 +189,56 @@ fn a_completion_script_knows_the_commands() {
 
 fn parsed(line: &str) -> Value {
     serde_json::from_str(line).unwrap()
+}
+
+#[test]
+fn doctor_passes_a_redis_that_works_and_warns_of_what_will_give_trouble() {
+    let redis = RedisServer::start_with(&["--maxmemory-policy", "allkeys-lru"]).unwrap();
+    let report = run(&["doctor", "--redis", &redis.url()]).succeeded();
+    for (verdict, check) in [
+        ("ok", "connection"),
+        ("ok", "version"),
+        ("ok", "scripts"),
+        ("warning", "eviction"),
+        ("warning", "durability"),
+        ("warning", "output buffer"),
+    ] {
+        assert!(report.contains(&format!("{verdict:8} {check}")), "{check}: {report}");
+    }
+    let json = run(&["doctor", "--json", "--redis", &redis.url()]).succeeded();
+    let findings: Vec<Value> = serde_json::from_str(&json).unwrap();
+    assert!(findings.iter().any(|finding| finding["check"] == "delivery"), "{json}");
+}
+
+#[test]
+fn doctor_fails_where_fanlight_can_not_work_and_says_why() {
+    let redis = RedisServer::start().unwrap();
+    redis.command("ACL SETUSER ann on >pw ~other:* &other:* +@all").unwrap();
+    let url = format!("redis://ann:pw@{}", redis.address());
+    let ended = run(&["doctor", "--redis", &url]);
+    let report = ended.output();
+    assert!(ended.failed().contains("2 problems"), "{report}");
+    assert!(report.contains("problem  scripts"), "{report}");
+    assert!(report.contains("problem  delivery"), "{report}");
+    assert!(!report.contains("pw@"), "{report}");
+    let nobody = RedisServer::stopped().unwrap();
+    let ended = run(&["doctor", "--redis", &nobody.url()]);
+    assert!(ended.output().contains("connection refused"));
+    ended.failed();
+}
+
+#[test]
+fn doctor_looks_at_every_master_of_a_cluster_and_at_who_sentinels_name() {
+    let cluster = RedisCluster::start(3, 0).unwrap();
+    let report = run(&["doctor", "--redis", &cluster.url()]).succeeded();
+    assert!(report.contains("ok       slots"), "{report}");
+    assert_eq!(report.matches("ok       delivery").count(), 3, "{report}");
+    let sentinel = RedisSentinel::start(1, 3).unwrap();
+    let report = run(&["doctor", "--redis", &sentinel.url()]).succeeded();
+    assert!(report.contains("3 sentinels, one master"), "{report}");
+    assert!(report.contains(&sentinel.master().unwrap().to_string()), "{report}");
+    let wrong = sentinel.url().replace("/fanlight", "/other");
+    let ended = run(&["doctor", "--redis", &wrong]);
+    assert!(ended.output().contains("does not know this master"), "{}", ended.output());
+    ended.failed();
 }

@@ -41,6 +41,11 @@ impl Ended {
         self.errors()
     }
 
+    /// What it printed, however it ended.
+    pub(crate) fn output(&self) -> String {
+        String::from_utf8_lossy(&self.0.stdout).into_owned()
+    }
+
     fn errors(&self) -> String {
         String::from_utf8_lossy(&self.0.stderr).into_owned()
     }

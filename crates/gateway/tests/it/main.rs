@@ -11,6 +11,8 @@ mod messages;
 mod page;
 mod pressure;
 mod queues;
+mod recovery;
+mod registry;
 mod stompjs;
 mod support;
 mod websocket;

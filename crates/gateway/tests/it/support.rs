@@ -37,6 +37,7 @@ grace = "0s"
 window = "200ms"
 [limits]
 connections_per_ip = 0
+sessions_per_user = 0
 [log]
 level = "warn"
 [[auth.keys]]
@@ -146,6 +147,18 @@ impl Gateway {
         );
         let response = exchange(self.admin, &request).await;
         response.split(' ').nth(1).unwrap().parse().unwrap()
+    }
+
+    /// POSTs JSON to a path of the admin listener: status and body.
+    pub async fn admin_ask(&self, path: &str, body: &str) -> (u16, String) {
+        let length = body.len();
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+        );
+        let response = exchange(self.admin, &request).await;
+        let status = response.split(' ').nth(1).unwrap().parse().unwrap();
+        let (_, body) = response.split_once("\r\n\r\n").unwrap();
+        (status, body.to_owned())
     }
 
     /// Sends a request as it stands to the public listener; what comes until nothing more does.

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
+use crate::position::Position;
+
 use super::error::{NativeError, Problem};
 use super::vocabulary::{Field, Kind};
 use super::{RequestId, body};
@@ -24,6 +26,10 @@ pub enum ClientMessage<'a> {
     Subscribe {
         /// The destination or pattern.
         to: Cow<'a, str>,
+        /// First what came after this position.
+        since: Option<Position>,
+        /// First the newest ones, at most so many: 1 to [`MAX_HISTORY`].
+        history: Option<u32>,
         /// How messages of a queue are acknowledged.
         ack: Option<Cow<'a, str>>,
         /// The most messages of a queue to hold without having acknowledged them.
@@ -48,8 +54,21 @@ pub enum ClientMessage<'a> {
         content_type: Option<Cow<'a, str>>,
         /// At most [`MAX_HEADERS`], in the order sent, no name twice.
         headers: HeaderPairs<'a>,
+        /// Names the publication: within a while, only the first with it is published.
+        key: Option<Cow<'a, str>>,
         /// The request.
         id: Option<RequestId>,
+    },
+    /// Asks for what was published before.
+    History {
+        /// The destination.
+        to: Cow<'a, str>,
+        /// The oldest after this position; absent: the newest.
+        since: Option<Position>,
+        /// At most so many: 1 to [`MAX_HISTORY`].
+        limit: u32,
+        /// The request.
+        id: RequestId,
     },
     /// Replaces the session's token before it expires.
     Refresh {
@@ -112,6 +131,9 @@ pub const MAX_ACK_IDS: usize = 256;
 /// The most headers in a `send`.
 pub const MAX_HEADERS: usize = 64;
 
+/// The most publications that a request can ask for.
+pub const MAX_HISTORY: u32 = 128;
+
 #[derive(Debug)]
 enum Source<'a> {
     One(Option<&'a str>),
@@ -171,12 +193,15 @@ impl<'a> Fields<'a> {
         self.check_names(kind)?;
         Ok(match kind {
             Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
-            Kind::Subscribe => ClientMessage::Subscribe {
-                to: self.required(Field::To)?,
-                ack: self.text(Field::Ack)?,
-                prefetch: self.number(Field::Prefetch)?,
-                id,
-            },
+            Kind::Subscribe => {
+                let to = self.required(Field::To)?;
+                let (since, history) = (self.since()?, self.count(Field::History)?);
+                if since.is_some() && history.is_some() {
+                    return Err(Problem::SinceAndHistory);
+                }
+                let (ack, prefetch) = (self.text(Field::Ack)?, self.number(Field::Prefetch)?);
+                ClientMessage::Subscribe { to, since, history, ack, prefetch, id }
+            }
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
                 let to = self.required(Field::To)?;
@@ -184,7 +209,15 @@ impl<'a> Fields<'a> {
                 let data = self.values[Field::Data as usize]
                     .ok_or(Problem::MissingField { field: Field::Data.name() })?;
                 let body = body::decode(data, content_type.as_deref())?;
-                ClientMessage::Send { to, body, content_type, headers: self.headers()?, id }
+                let (headers, key) = (self.headers()?, self.text(Field::Key)?);
+                ClientMessage::Send { to, body, content_type, headers, key, id }
+            }
+            Kind::History => {
+                let missing = |field: Field| Problem::MissingField { field: field.name() };
+                let to = self.required(Field::To)?;
+                let limit = self.count(Field::Limit)?.ok_or(missing(Field::Limit))?;
+                let id = id.ok_or(missing(Field::Id))?;
+                ClientMessage::History { to, since: self.since()?, limit, id }
             }
             Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
             Kind::Ping => ClientMessage::Ping { id },
@@ -230,6 +263,33 @@ impl<'a> Fields<'a> {
 
     fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {
         self.text(field)?.ok_or(Problem::MissingField { field: field.name() })
+    }
+
+    /// The position in `since`.
+    fn since(&self) -> Result<Option<Position>, Problem> {
+        let Some(value) = self.value(Field::Since) else {
+            return Ok(None);
+        };
+        let expected = "an object of `epoch`, a string, and `offset`, a whole number";
+        let wrong = Problem::WrongType { field: Field::Since.name(), expected };
+        match serde_json::from_str::<Since<'_>>(value.get()) {
+            Ok(Since { epoch, offset }) => {
+                Position::from_parts(&epoch, offset).map(Some).map_err(|_| wrong)
+            }
+            Err(_) => Err(wrong),
+        }
+    }
+
+    /// A number of publications.
+    fn count(&self, field: Field) -> Result<Option<u32>, Problem> {
+        let Some(value) = self.value(field) else {
+            return Ok(None);
+        };
+        let count = serde_json::from_str::<u32>(value.get()).ok();
+        const { assert!(MAX_HISTORY == 128) };
+        let expected = "a whole number from 1 to 128";
+        let wrong = Problem::WrongType { field: field.name(), expected };
+        count.filter(|count| (1..=MAX_HISTORY).contains(count)).ok_or(wrong).map(Some)
     }
 
     fn number(&self, field: Field) -> Result<Option<u16>, Problem> {
@@ -308,6 +368,15 @@ impl<'de> Deserialize<'de> for Fields<'de> {
 /// A string, borrowed where it has no escapes. (Serde does not borrow in an `Option<Cow<str>>`.)
 #[derive(serde::Deserialize)]
 pub(super) struct Text<'a>(#[serde(borrow)] pub(super) Cow<'a, str>);
+
+/// A position, as a client gives it back.
+#[derive(serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Since<'a> {
+    #[serde(borrow)]
+    epoch: Cow<'a, str>,
+    offset: u64,
+}
 
 /// The elements of an array, at most one more than allowed.
 struct Batch<'a>(Vec<&'a RawValue>);

@@ -67,6 +67,9 @@ pub enum Problem {
         /// What it must be.
         expected: &'static str,
     },
+    /// A `subscribe` that would begin at two places.
+    #[error("`since` and `history` exclude each other; give one of them")]
+    SinceAndHistory,
     /// `data` is not base64, though its content type is not JSON.
     #[error(
         "`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON"
@@ -104,6 +107,7 @@ impl NativeError {
             | Problem::Repeated { .. }
             | Problem::MissingField { .. }
             | Problem::WrongType { .. }
+            | Problem::SinceAndHistory
             | Problem::NotBase64 => CloseReason::ProtocolError,
         }
     }

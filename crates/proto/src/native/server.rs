@@ -36,15 +36,19 @@ pub enum ServerMessage {
         limits: SessionLimits,
     },
     /// A request was done.
-    Ok {
-        /// The request.
-        id: RequestId,
-        /// The id of what a `send` published.
-        #[serde(skip_serializing_if = "Option::is_none")]
-        message_id: Option<String>,
-        /// Whether only this node's subscribers were reached.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        degraded: bool,
+    Ok(Confirmed),
+    /// What was published before.
+    History(History),
+    /// Publications on a subscribed destination were missed and can't be had.
+    Lost {
+        /// The destination.
+        to: String,
+        /// Why: a stable code.
+        reason: Cow<'static, str>,
+        /// The history that the subscription goes on in.
+        epoch: String,
+        /// What comes has a higher offset than this.
+        offset: u64,
     },
     /// A request was refused, or the session ends.
     Error {
@@ -76,6 +80,60 @@ pub enum ServerMessage {
     },
 }
 
+/// A request was done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Confirmed {
+    /// The request.
+    pub id: RequestId,
+    /// The id of what a `send` published.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<String>,
+    /// Whether only this node's subscribers were reached.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub degraded: bool,
+    /// Whether it had been published before under the same `key`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub duplicate: bool,
+    /// With `offset`, the position: of what was published, or behind which a subscription is live.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// See `epoch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Whether a `subscribe` with `since` was given all that came after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recovered: Option<bool>,
+    /// Why it was not: a stable code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'static, str>>,
+    /// How many publications of the history it was given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub count: Option<u32>,
+}
+
+/// What was published before, as much as fits one message.
+#[derive(Debug, Clone, Serialize, JsonSchema)]
+pub struct History {
+    /// The request.
+    pub id: RequestId,
+    /// The destination.
+    pub to: String,
+    /// Oldest first, without a gap.
+    pub messages: Vec<Message>,
+    /// With `offset`, the position up to which this goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epoch: Option<String>,
+    /// See `epoch`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub offset: Option<u64>,
+    /// Whether there is more behind that.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub more: bool,
+    /// Why what came after `since` can't be given: a stable code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Cow<'static, str>>,
+}
+
 /// What a session may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, DeriveDeserialize, JsonSchema)]
 pub struct SessionLimits {
@@ -86,7 +144,7 @@ pub struct SessionLimits {
 }
 
 /// A publication on a subscribed destination, as a client reads it.
-#[derive(Debug, Clone, Serialize, JsonSchema)]
+#[derive(Debug, Clone, Serialize, DeriveDeserialize, JsonSchema)]
 pub struct Message {
     /// The destination.
     pub to: String,
@@ -131,6 +189,35 @@ impl ServerMessage {
     }
 }
 
+impl Confirmed {
+    /// The answer to `id`, and nothing more.
+    pub fn new(id: RequestId) -> Self {
+        Self {
+            id,
+            message_id: None,
+            degraded: false,
+            duplicate: false,
+            epoch: None,
+            offset: None,
+            recovered: None,
+            reason: None,
+            count: None,
+        }
+    }
+
+    /// The position, where there is one.
+    pub fn position(&self) -> Option<Position> {
+        position(self.epoch.as_deref(), self.offset)
+    }
+}
+
+impl History {
+    /// The position up to which it goes.
+    pub fn position(&self) -> Option<Position> {
+        position(self.epoch.as_deref(), self.offset)
+    }
+}
+
 impl Message {
     /// The body, as the publisher sent it.
     pub fn body(&self) -> Result<Bytes, Problem> {
@@ -139,8 +226,7 @@ impl Message {
 
     /// Its place in the destination's history, where one is kept.
     pub fn position(&self) -> Option<Position> {
-        let epoch = u64::from_str_radix(self.epoch.as_deref()?, 16).ok()?;
-        Some(Position { epoch, offset: self.offset? })
+        position(self.epoch.as_deref(), self.offset)
     }
 }
 
@@ -185,6 +271,13 @@ struct Flat {
     delivery_count: Option<u32>,
     after_ms: Option<u64>,
     reason: Option<String>,
+    #[serde(default)]
+    duplicate: bool,
+    recovered: Option<bool>,
+    count: Option<u32>,
+    messages: Option<Vec<Message>>,
+    #[serde(default)]
+    more: bool,
 }
 
 #[derive(DeriveDeserialize)]
@@ -192,6 +285,8 @@ struct Flat {
 enum Kind {
     Connected,
     Ok,
+    History,
+    Lost,
     Error,
     Message,
     Reconnect,
@@ -211,10 +306,31 @@ impl Flat {
                 heartbeat_ms: required(self.heartbeat_ms, "heartbeat_ms")?,
                 limits: required(self.limits, "limits")?,
             },
-            Kind::Ok => ServerMessage::Ok {
+            Kind::Ok => ServerMessage::Ok(Confirmed {
                 id: required(request_id(self.id)?, "id")?,
                 message_id: self.message_id,
                 degraded: self.degraded,
+                duplicate: self.duplicate,
+                epoch: self.epoch,
+                offset: self.offset,
+                recovered: self.recovered,
+                reason: self.reason.map(Cow::Owned),
+                count: self.count,
+            }),
+            Kind::History => ServerMessage::History(History {
+                id: required(request_id(self.id)?, "id")?,
+                to: required(self.to, "to")?,
+                messages: required(self.messages, "messages")?,
+                epoch: self.epoch,
+                offset: self.offset,
+                more: self.more,
+                reason: self.reason.map(Cow::Owned),
+            }),
+            Kind::Lost => ServerMessage::Lost {
+                to: required(self.to, "to")?,
+                reason: required(self.reason, "reason")?.into(),
+                epoch: required(self.epoch, "epoch")?,
+                offset: required(self.offset, "offset")?,
             },
             Kind::Error => ServerMessage::Error {
                 id: request_id(self.id)?,
@@ -243,6 +359,10 @@ impl Flat {
             Kind::Pong => ServerMessage::Pong { id: request_id(self.id)? },
         })
     }
+}
+
+fn position(epoch: Option<&str>, offset: Option<u64>) -> Option<Position> {
+    Position::from_parts(epoch?, offset?).ok()
 }
 
 fn required<T, E: de::Error>(value: Option<T>, field: &'static str) -> Result<T, E> {

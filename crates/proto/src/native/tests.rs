@@ -23,6 +23,7 @@ fn send<'a>(body: &'static [u8], content_type: Option<&'a str>) -> ClientMessage
         body: Bytes::from_static(body),
         content_type: content_type.map(Into::into),
         headers: Vec::new(),
+        key: None,
         id: None,
     }
 }
@@ -63,15 +64,45 @@ fn every_client_message_parses() {
             r#" {"type":"subscribe","to":"/topic/a","id":1} "#,
             ClientMessage::Subscribe {
                 to: "/topic/a".into(),
+                since: None,
+                history: None,
                 ack: None,
                 prefetch: None,
                 id: Some(id("1")),
             },
         ),
         (
+            r#"{"type":"subscribe","to":"/topic/a","since":{"epoch":"fF","offset":7}}"#,
+            ClientMessage::Subscribe {
+                to: "/topic/a".into(),
+                since: Some(Position { epoch: 255, offset: 7 }),
+                history: None,
+                ack: None,
+                prefetch: None,
+                id: None,
+            },
+        ),
+        (
+            r#"{"type":"subscribe","to":"/topic/a","history":128}"#,
+            ClientMessage::Subscribe {
+                to: "/topic/a".into(),
+                since: None,
+                history: Some(128),
+                ack: None,
+                prefetch: None,
+                id: None,
+            },
+        ),
+        (
+            r#"{"type":"history","to":"/topic/a","limit":1,"id":3}"#,
+            ClientMessage::History { to: "/topic/a".into(), since: None, limit: 1, id: id("3") },
+        ),
+        (
             r#"{"type":"subscribe","to":"/queue/a","ack":"client","prefetch":9}"#,
             ClientMessage::Subscribe {
                 to: "/queue/a".into(),
+                since: None,
+                history: None,
                 ack: Some("client".into()),
                 prefetch: Some(9),
                 id: None,
@@ -136,14 +167,51 @@ fn the_headers_of_a_send_keep_their_order() {
     assert_eq!(headers, [("b".into(), "1".into()), ("a".into(), "\n".into())]);
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "`check_error(.., expect![..])` reads best")]
+fn check_error(text: &str, expected: expect_test::Expect) {
+    let error = one(text).unwrap_err();
+    let id = error.request_id().map_or("-", RequestId::as_json);
+    expected.assert_eq(&format!("{id}: {error}"));
+    assert_eq!(error.close_reason(), CloseReason::ProtocolError);
+}
+
+#[test]
+fn what_is_wrong_with_a_position_or_a_number_of_messages_is_told() {
+    let since = |since: &str| format!(r#"{{"type":"subscribe","to":"/topic/a","since":{since}}}"#);
+    for bad in [
+        "7",
+        "{}",
+        r#"{"epoch":7,"offset":1}"#,
+        r#"{"epoch":"x","offset":1}"#,
+        r#"{"epoch":"1","offset":-1}"#,
+        r#"{"epoch":"1","offset":1,"x":1}"#,
+    ] {
+        check_error(
+            &since(bad),
+            expect![
+                "-: `since` must be an object of `epoch`, a string, and `offset`, a whole number"
+            ],
+        );
+    }
+    for bad in ["0", "129", "1.5", "\"1\""] {
+        check_error(
+            &format!(r#"{{"type":"history","to":"/topic/a","limit":{bad},"id":1}}"#),
+            expect!["1: `limit` must be a whole number from 1 to 128"],
+        );
+    }
+    check_error(
+        r#"{"type":"subscribe","to":"/topic/a","since":{"epoch":"1","offset":1},"history":3}"#,
+        expect!["-: `since` and `history` exclude each other; give one of them"],
+    );
+    check_error(
+        r#"{"type":"history","to":"/topic/a","limit":1}"#,
+        expect!["-: missing field `id`"],
+    );
+}
+
 #[test]
 fn an_error_says_what_is_wrong_and_which_request_it_answers() {
-    let check = |text: &str, expected: expect_test::Expect| {
-        let error = one(text).unwrap_err();
-        let id = error.request_id().map_or("-", RequestId::as_json);
-        expected.assert_eq(&format!("{id}: {error}"));
-        assert_eq!(error.close_reason(), CloseReason::ProtocolError);
-    };
+    let check = check_error;
     check("", expect!["-: a message is a JSON object with a `type`, or an array of such objects"]);
     check("7", expect!["-: a message is a JSON object with a `type`, or an array of such objects"]);
     check("{", expect!["-: not JSON: EOF while parsing an object at line 1 column 1"]);
@@ -154,7 +222,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"publish","id":1}"#,
         expect![[
-            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, refresh, ping, ack, nack"#
+            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, history, refresh, ping, ack, nack"#
         ]],
     );
     check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
@@ -164,7 +232,9 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(r#"{"type":"subscribe","to":"\ud800"}"#, expect!["-: `to` must be a string"]);
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
-        expect![[r#"1: unknown field "dest" in subscribe; known are type, to, id, ack, prefetch"#]],
+        expect![[
+            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, ack, prefetch, id"#
+        ]],
     );
     check(
         r#"{"type":"ping","to":"/topic/a"}"#,
@@ -254,16 +324,13 @@ fn server_messages_have_their_form_and_are_read_back() {
             r#"{"type":"connected","session":"s","user":"ann","heartbeat_ms":10000,"limits":{"message_bytes":65536,"subscriptions":128}}"#
         ]],
     );
+    check(ServerMessage::Ok(Confirmed::new(7.into())), expect![[r#"{"type":"ok","id":7}"#]]);
     check(
-        ServerMessage::Ok { id: 7.into(), message_id: None, degraded: false },
-        expect![[r#"{"type":"ok","id":7}"#]],
-    );
-    check(
-        ServerMessage::Ok {
-            id: r#""\u0041""#.parse().unwrap(),
+        ServerMessage::Ok(Confirmed {
             message_id: Some("m".into()),
             degraded: true,
-        },
+            ..Confirmed::new(r#""\u0041""#.parse().unwrap())
+        }),
         expect![[r#"{"type":"ok","id":"\u0041","message_id":"m","degraded":true}"#]],
     );
     check(
@@ -282,6 +349,22 @@ fn server_messages_have_their_form_and_are_read_back() {
         expect![[r#"{"type":"reconnect","after_ms":100,"reason":"draining"}"#]],
     );
     check(ServerMessage::Pong { id: None }, expect![[r#"{"type":"pong"}"#]]);
+}
+
+#[test]
+fn a_history_is_read_as_it_was_written() {
+    let mut out = Vec::new();
+    let mut writer = HistoryWriter::begin(&mut out, &id("\"h\""), "/topic/\"a");
+    for n in ["1", "2"] {
+        writer.message(&mut out, written(&fields(n.as_bytes())).as_bytes());
+    }
+    writer.end(&mut out, Position { epoch: 255, offset: 9 }, true, Some("no_history"));
+    let ServerMessage::History(history) = serde_json::from_slice(&out).unwrap() else { panic!() };
+    assert_eq!((history.id.as_json(), &*history.to), ("\"h\"", "/topic/\"a"));
+    assert_eq!(history.position(), Some(Position { epoch: 255, offset: 9 }));
+    assert_eq!((history.more, history.reason.as_deref()), (true, Some("no_history")));
+    let bodies: Vec<_> = history.messages.iter().map(|message| message.data.get()).collect();
+    assert_eq!(bodies, ["1", "2"]);
 }
 
 #[test]

@@ -7,6 +7,7 @@ pub(super) enum Kind {
     Subscribe,
     Unsubscribe,
     Send,
+    History,
     Refresh,
     Ping,
     Ack,
@@ -23,17 +24,22 @@ pub(super) enum Field {
     Data,
     ContentType,
     Headers,
+    Since,
+    History,
+    Limit,
+    Key,
     Ids,
     Ack,
     Prefetch,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 9] = [
         Self::Connect,
         Self::Subscribe,
         Self::Unsubscribe,
         Self::Send,
+        Self::History,
         Self::Refresh,
         Self::Ping,
         Self::Ack,
@@ -46,6 +52,7 @@ impl Kind {
             Self::Subscribe => "subscribe",
             Self::Unsubscribe => "unsubscribe",
             Self::Send => "send",
+            Self::History => "history",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
             Self::Ack => "ack",
@@ -55,12 +62,16 @@ impl Kind {
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
-        use Field::{Ack, ContentType, Data, Headers, Id, Ids, Prefetch, To, Token, Type};
+        use Field::{
+            Ack, ContentType, Data, Headers, History, Id, Ids, Key, Limit, Prefetch, Since, To,
+            Token, Type,
+        };
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe => &[Type, To, Id, Ack, Prefetch],
+            Self::Subscribe => &[Type, To, Since, History, Ack, Prefetch, Id],
             Self::Unsubscribe => &[Type, To, Id],
-            Self::Send => &[Type, To, Data, ContentType, Headers, Id],
+            Self::Send => &[Type, To, Data, ContentType, Headers, Key, Id],
+            Self::History => &[Type, To, Since, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
             Self::Ack | Self::Nack => &[Type, Ids, Id],
@@ -73,7 +84,7 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 10] = [
+    pub(super) const ALL: [Self; 14] = [
         Self::Type,
         Self::Id,
         Self::Token,
@@ -81,6 +92,10 @@ impl Field {
         Self::Data,
         Self::ContentType,
         Self::Headers,
+        Self::Since,
+        Self::History,
+        Self::Limit,
+        Self::Key,
         Self::Ids,
         Self::Ack,
         Self::Prefetch,
@@ -95,6 +110,10 @@ impl Field {
             Self::Data => "data",
             Self::ContentType => "content_type",
             Self::Headers => "headers",
+            Self::Since => "since",
+            Self::History => "history",
+            Self::Limit => "limit",
+            Self::Key => "key",
             Self::Ids => "ids",
             Self::Ack => "ack",
             Self::Prefetch => "prefetch",

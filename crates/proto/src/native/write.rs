@@ -2,7 +2,7 @@
 
 use crate::position::Position;
 
-use super::body;
+use super::{RequestId, body};
 
 /// What a `message` tells.
 #[derive(Debug, Clone, Copy)]
@@ -83,6 +83,48 @@ pub fn write_message(out: &mut Vec<u8>, fields: &MessageFields<'_>) {
         out.push(b'}');
     }
     out.push(b'}');
+}
+
+/// Writes a `history` answer message by message. A reader gets it as [`super::History`].
+#[derive(Debug)]
+pub struct HistoryWriter {
+    is_empty: bool,
+}
+
+impl HistoryWriter {
+    /// Begins the answer to a request.
+    pub fn begin(out: &mut Vec<u8>, id: &RequestId, to: &str) -> Self {
+        out.extend_from_slice(br#"{"type":"history","id":"#);
+        out.extend_from_slice(id.as_json().as_bytes());
+        out.extend_from_slice(br#","to":"#);
+        json(out, to);
+        out.extend_from_slice(br#","messages":["#);
+        Self { is_empty: true }
+    }
+
+    /// Adds a message, as [`write_message`] wrote it.
+    pub fn message(&mut self, out: &mut Vec<u8>, message: &[u8]) {
+        if !std::mem::replace(&mut self.is_empty, false) {
+            out.push(b',');
+        }
+        out.extend_from_slice(message);
+    }
+
+    /// Ends it: up to where it goes, and whether there is more or why there is not.
+    pub fn end(self, out: &mut Vec<u8>, position: Position, more: bool, reason: Option<&str>) {
+        out.extend_from_slice(br#"],"epoch":"#);
+        json(out, &position.epoch_text());
+        out.extend_from_slice(br#","offset":"#);
+        json(out, &position.offset);
+        if more {
+            out.extend_from_slice(br#","more":true"#);
+        }
+        if let Some(reason) = reason {
+            out.extend_from_slice(br#","reason":"#);
+            json(out, reason);
+        }
+        out.push(b'}');
+    }
 }
 
 /// Adds a field to the object that `out` ends with.

@@ -1,12 +1,19 @@
-//! The broker against a real Redis, and the contract suite over both brokers.
+//! The broker against real Redis processes, and the contract suite over all brokers.
+#![expect(clippy::unwrap_used, reason = "what fails here fails the test")]
 
-#[cfg(test)]
+mod cluster;
 mod contract;
+mod degraded;
 mod delivery;
-#[cfg(test)]
+mod events;
+mod history;
+mod idempotency;
+mod lease;
 mod nodes;
 mod outages;
-#[cfg(test)]
 mod queues;
-#[cfg(test)]
+mod registry;
 mod scripted;
+mod sentinel;
+mod tls;
+mod topologies;

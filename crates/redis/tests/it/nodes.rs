@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanlight_engine::broker::{Broker, BrokerHealth};
+use fanlight_engine::broker::{Broker, BrokerHealth, PublishError, Published, Reach};
 use fanlight_redis::{RedisBroker, RedisConfig};
 use fanlight_testkit::contract::Node;
 use fanlight_testkit::{Inbox, eventually};
@@ -16,6 +16,11 @@ pub(crate) struct RedisNode {
     pub(crate) redis: Arc<RedisBroker>,
     pub(crate) tracker: TaskTracker,
     pub(crate) shutdown: CancellationToken,
+}
+
+/// How far a publication went.
+pub(crate) fn reach(result: Result<Published, PublishError>) -> Result<Reach, PublishError> {
+    result.map(|published| published.reach)
 }
 
 /// The defaults with times for tests.
@@ -51,6 +56,10 @@ impl RedisNode {
         node
     }
 
+    pub(crate) fn redis_health(&self) -> BrokerHealth {
+        self.redis.health()
+    }
+
     pub(crate) async fn healthy(&self) {
         eventually("healthy", || self.redis.health() == BrokerHealth::Healthy).await;
     }
@@ -67,7 +76,7 @@ impl RedisNode {
     /// Publishes as soon as Redis accepts it: a short break does not show in the health.
     pub(crate) async fn accepted_again(&self, destination: &str, body: &'static str) {
         let publishing = async {
-            while self.node.publish(destination, body).await.is_err() {
+            while reach(self.node.publish(destination, body).await) != Ok(Reach::Cluster) {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

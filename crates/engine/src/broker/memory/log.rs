@@ -12,8 +12,8 @@ use crate::publication::Publication;
 /// The histories and idempotency keys of one shard.
 #[derive(Debug, Default)]
 pub(super) struct Logs {
-    logs: HashMap<Destination, Log>,
-    keys: HashMap<IdempotencyKey, Published>,
+    histories: HashMap<Destination, Log>,
+    keys: HashMap<(Destination, IdempotencyKey), Published>,
     /// When to look at a history or forget a key, each once, roughly in order.
     due: VecDeque<(u64, Due)>,
 }
@@ -30,16 +30,21 @@ struct Log {
 #[derive(Debug)]
 enum Due {
     Log(Destination),
-    Key(IdempotencyKey),
+    Key((Destination, IdempotencyKey)),
 }
 
 impl Logs {
     /// What was published under `key`, if it is remembered.
-    pub(super) fn published(&self, key: &IdempotencyKey) -> Option<Published> {
+    pub(super) fn published(&self, key: &(Destination, IdempotencyKey)) -> Option<Published> {
         self.keys.get(key).copied()
     }
 
-    pub(super) fn remember(&mut self, key: IdempotencyKey, published: Published, now_ms: u64) {
+    pub(super) fn remember(
+        &mut self,
+        key: (Destination, IdempotencyKey),
+        published: Published,
+        now_ms: u64,
+    ) {
         self.due.push_back((now_ms + IdempotencyKey::WINDOW_MS, Due::Key(key.clone())));
         self.keys.insert(key, published);
     }
@@ -93,19 +98,20 @@ impl Logs {
     /// Forgets what is over; looks at a few things only.
     pub(super) fn expire(&mut self, now_ms: u64) {
         for _ in 0..LOOKS {
-            let Some((_, due)) = self.due.pop_front_if(|(at_ms, _)| *at_ms <= now_ms) else {
+            if self.due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
                 return;
-            };
+            }
+            let Some((_, due)) = self.due.pop_front() else { return };
             match due {
                 Due::Key(key) => {
                     self.keys.remove(&key);
                 }
-                Due::Log(destination) => match self.logs.get(&destination) {
+                Due::Log(destination) => match self.histories.get(&destination) {
                     Some(log) if log.expires_at_ms > now_ms => {
                         self.due.push_back((log.expires_at_ms, Due::Log(destination)));
                     }
                     _ => {
-                        self.logs.remove(&destination);
+                        self.histories.remove(&destination);
                     }
                 },
             }
@@ -120,10 +126,10 @@ impl Logs {
         now_ms: u64,
     ) -> &mut Log {
         // What has expired may not have been looked at yet.
-        if self.logs.get(destination).is_some_and(|log| log.expires_at_ms <= now_ms) {
-            self.logs.remove(destination);
+        if self.histories.get(destination).is_some_and(|log| log.expires_at_ms <= now_ms) {
+            self.histories.remove(destination);
         }
-        self.logs.entry(destination.clone()).or_insert_with(|| {
+        self.histories.entry(destination.clone()).or_insert_with(|| {
             let expires_at_ms = now_ms + history.ttl_ms;
             self.due.push_back((expires_at_ms, Due::Log(destination.clone())));
             Log { epoch: epoch(), top: 0, publications: VecDeque::new(), expires_at_ms }

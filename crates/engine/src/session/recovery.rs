@@ -1,0 +1,268 @@
+//! Subscribing, with what was missed or the newest before; and asking for what was.
+
+use fanlight_proto::native::{HistoryWriter, RequestId};
+use fanlight_proto::{Destination, Position};
+
+use super::live::{Answer, Note, Work, parse_destination};
+use super::native::is_named_user;
+use super::queue::Consuming;
+use super::subscriptions::{Feed, Subscription};
+use super::{Cx, Effect, Fault, Session};
+use crate::broker::{Channel, Joined};
+use crate::encode::write_native;
+use crate::history::{History, HistoryError, HistoryPage, HistoryRange, IdempotencyKey, Lost};
+use crate::hub::{SubscriptionKey, Wire};
+use crate::policy::Denied;
+use crate::queue::ConsumerKey;
+use crate::timeline::{Recovered, Start};
+
+/// How a subscription joins the timeline of its destination.
+#[derive(Debug)]
+pub struct Recover {
+    /// The subscription, which is prepared and is to be activated.
+    pub subscription: SubscriptionKey,
+    /// Where its publications come.
+    pub channel: Channel,
+    /// The destination, absolute.
+    pub destination: Destination,
+    /// What is kept of it.
+    pub history: History,
+    /// What the subscriber wants to begin with.
+    pub start: Start,
+    /// Whether the broker could not be reached at the join.
+    pub is_degraded: bool,
+}
+
+/// How a client wants to subscribe.
+#[derive(Debug)]
+pub(super) struct Wanted<'w> {
+    pub(super) wire: Wire<'w>,
+    pub(super) start: Start,
+    pub(super) consuming: Consuming,
+}
+
+/// A subscription whose channel is being joined.
+#[derive(Debug)]
+pub(super) struct Joining {
+    answer: Answer,
+    start: Start,
+    next: Next,
+}
+
+/// What follows once the channel is joined.
+#[derive(Debug)]
+enum Next {
+    /// Publications come by themselves.
+    Live,
+    /// The destination has history.
+    Recover(Box<Recover>),
+    /// It is a queue, and the consumer may get messages.
+    Consume(ConsumerKey),
+}
+
+/// A subscription that joins its timeline.
+#[derive(Debug)]
+pub(super) struct Recovering {
+    answer: Answer,
+    start: Start,
+    is_degraded: bool,
+}
+
+/// A request for what was published before.
+#[derive(Debug)]
+pub(super) struct Asking {
+    id: RequestId,
+    to: Box<str>,
+}
+
+impl Session {
+    /// Subscribes `id` to the destination or pattern `to`, if the policy permits it.
+    pub(super) fn subscribe(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        to: &str,
+        Wanted { wire, start, consuming }: Wanted<'_>,
+        answer: Answer,
+    ) -> Result<(), (Fault, Answer)> {
+        let permitted = self.permit_subscription(cx, id, to).and_then(|permit| {
+            self.permit_start(cx, &permit, start)?;
+            Ok(permit)
+        });
+        let permit = match permitted {
+            Ok(permit) => permit,
+            Err(fault) => return Err((fault, answer)),
+        };
+        let queue = permit.queue();
+        if queue.is_none() && consuming.only_queues {
+            return Err((Fault::not_a_queue(), answer));
+        }
+        let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
+        let recorded = permit.options().events;
+        let (target, channel) = permit.into_parts();
+        let (feed, next) = match (queue, history) {
+            (Some(queue), _) => {
+                let key = self.consume(cx, queue, wire, &consuming);
+                (Feed::Queue(key), Next::Consume(key))
+            }
+            (None, Some((destination, history))) => {
+                let subscription = cx.hub.prepare(self.key, target, channel.clone(), wire);
+                let recover = Recover {
+                    subscription,
+                    channel: channel.clone(),
+                    destination,
+                    history,
+                    start,
+                    is_degraded: false,
+                };
+                (Feed::Hub(subscription), Next::Recover(Box::new(recover)))
+            }
+            (None, None) => {
+                let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
+                (Feed::Hub(key), Next::Live)
+            }
+        };
+        let subscription = Subscription { id: id.into(), feed, channel: channel.clone(), recorded };
+        if let Some(live) = self.live_mut() {
+            live.record(cx, &subscription, true);
+            live.subscriptions.add(subscription);
+        }
+        let joining = Joining { answer, start, next };
+        self.start(cx, Work::Join(joining), Effect::Join(channel));
+        Ok(())
+    }
+
+    /// What was is read by the same right as by `history`; what was missed, by the right to
+    /// subscribe.
+    fn permit_start(
+        &self,
+        cx: &Cx<'_>,
+        permit: &crate::policy::SubscribePermit,
+        start: Start,
+    ) -> Result<(), Fault> {
+        let (Start::Newest(_), Some((destination, _))) = (start, permit.history()) else {
+            return Ok(());
+        };
+        match cx.rules.policy.history(&self.subject(), destination) {
+            Ok(_) | Err(Denied::NoHistory) => Ok(()),
+            Err(denied) => Err(denied.into()),
+        }
+    }
+
+    pub(super) fn on_joined(&mut self, cx: &mut Cx<'_>, joining: Joining, joined: Joined) {
+        let Joining { answer, start, next } = joining;
+        let is_degraded = joined == Joined::Degraded;
+        match next {
+            Next::Live => {}
+            Next::Recover(mut recover) => {
+                recover.is_degraded = is_degraded;
+                let recovering = Recovering { answer, start, is_degraded };
+                return self.start(cx, Work::Recover(recovering), Effect::Recover(recover));
+            }
+            Next::Consume(consumer) => cx.consumers.activate(consumer),
+        }
+        let outcome = (start != Start::Now).then_some(Err(Lost::NoHistory));
+        let recovered = Recovered { position: None, outcome, count: 0 };
+        self.on_recovered(cx, Recovering { answer, start, is_degraded }, recovered);
+    }
+
+    pub(super) fn on_recovered(
+        &mut self,
+        cx: &mut Cx<'_>,
+        Recovering { answer, start, is_degraded }: Recovering,
+        Recovered { position, outcome, count }: Recovered,
+    ) {
+        let note = Note {
+            degraded: is_degraded,
+            position,
+            recovered: outcome
+                .filter(|_| matches!(start, Start::After(_)))
+                .map(|outcome| outcome.is_ok()),
+            reason: outcome.and_then(Result::err),
+            count: outcome.map(|_| count),
+            ..Note::default()
+        };
+        self.confirm(cx, answer, note);
+    }
+
+    /// Asks for what was published before.
+    pub(super) fn ask_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        to: &str,
+        since: Option<Position>,
+        limit: u32,
+        id: RequestId,
+    ) -> Result<(), Fault> {
+        let destination = parse_destination(cx, to)?;
+        let permit = cx.rules.policy.history(&self.subject(), &destination)?;
+        let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
+        let query = permit.into_query(range, limit);
+        let asking = Asking { id, to: to.into() };
+        self.start(cx, Work::History(asking), Effect::History(Box::new(query)));
+        Ok(())
+    }
+
+    pub(super) fn on_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        Asking { id, to }: Asking,
+        result: Result<HistoryPage, HistoryError>,
+    ) {
+        let page = match result {
+            Ok(page) => page,
+            Err(error) => return self.native_fail(cx, &error.into(), Some(id)),
+        };
+        let named = is_named_user(&to);
+        let encoded = page.publications.iter().map(|publication| {
+            let mut message = Vec::new();
+            write_native(&mut message, publication, named);
+            (publication.position, message)
+        });
+        let (messages, is_cut) = fitting(encoded.collect(), cx.rules.limits.message_bytes);
+        let newest = messages.last().and_then(|(position, _)| *position);
+        let is_last = page.is_last() && !is_cut;
+        let position = newest.filter(|_| !is_last).unwrap_or(page.top);
+        let mut payload = Vec::new();
+        let mut writer = HistoryWriter::begin(&mut payload, &id, &to);
+        for (_, message) in &messages {
+            writer.message(&mut payload, message);
+        }
+        writer.end(&mut payload, position, !is_last, page.lost.map(Lost::code));
+        cx.effects.push(Effect::Write { text: true, payload });
+    }
+
+    /// A client's name for a publication, made its own: it counts for this user, or where there
+    /// is none for this session, and for one destination.
+    pub(super) fn idempotency_key(
+        &self,
+        destination: &Destination,
+        key: &str,
+    ) -> Result<IdempotencyKey, Fault> {
+        if key.is_empty() || key.len() > IdempotencyKey::MAX_BYTES {
+            return Err(Fault::bad_key(IdempotencyKey::MAX_BYTES));
+        }
+        let (kind, publisher) = match self.principal() {
+            Some(principal) => ('u', principal.user.to_string()),
+            None => ('s', self.id().to_string()),
+        };
+        // With lengths, so that no two tell the same.
+        let (length, to) = (publisher.len(), destination.as_str());
+        Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
+    }
+}
+
+type Encoded = (Option<Position>, Vec<u8>);
+
+/// As many of `messages` as fit, at least one, from the oldest; and whether some did not.
+fn fitting(mut messages: Vec<Encoded>, bytes: usize) -> (Vec<Encoded>, bool) {
+    let mut used = 0;
+    let fits = messages.iter().take_while(|(_, message)| {
+        used += message.len();
+        used <= bytes
+    });
+    let fitting = fits.count().max(1);
+    let is_cut = fitting < messages.len();
+    messages.truncate(fitting);
+    (messages, is_cut)
+}

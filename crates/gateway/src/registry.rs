@@ -1,0 +1,128 @@
+//! How this node takes part in the cluster: its registry, its lease, and the orders it gets.
+
+pub mod api;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
+use fanlight_engine::queue::Queues;
+use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
+use fanlight_redis::{
+    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisQueues, RedisRegistry, RegistryOptions,
+    control,
+};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{BrokerKind, Config, ConfigError};
+use crate::worker::{Inbox, WorkerHandle};
+
+/// What this node shares with the others.
+pub struct Cluster {
+    /// Carries publications.
+    pub broker: Arc<dyn Broker>,
+    /// Keeps the queues.
+    pub queues: Arc<dyn Queues>,
+    /// Knows the sessions of all nodes.
+    pub registry: Arc<dyn Registry>,
+    redis: Option<(Arc<RedisRegistry>, Arc<Lease>)>,
+}
+
+impl Cluster {
+    /// Joins the cluster that `config` names; without Redis it is this node alone.
+    pub fn join(
+        config: &Config,
+        handles: Vec<WorkerHandle>,
+        address: SocketAddr,
+        clock: Clock,
+        tracker: &TaskTracker,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Self> {
+        let mut sinks: Vec<_> = handles
+            .iter()
+            .map(|handle| Arc::new(handle.clone()) as Arc<dyn DeliverySink>)
+            .collect();
+        let sessions: Arc<dyn Sessions> = Arc::new(WorkerSessions(handles));
+        let info = NodeInfo {
+            name: config.node_name(),
+            address: address.to_string(),
+            started_unix_ms: clock.now().unix_ms,
+        };
+        let limit = config.session_limit();
+        if config.broker.kind == BrokerKind::Memory {
+            let broker = Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)));
+            let registry = Arc::new(MemoryRegistry::new(alone(info), limit, sessions));
+            let queues = Arc::clone(&broker) as Arc<dyn Queues>;
+            return Ok(Self { broker, queues, registry, redis: None });
+        }
+        let redis_config = config.redis_config().map_err(ConfigError::from)?;
+        let (sink, inbox) = control();
+        let control_worker = WorkerId(sinks.len() as u16);
+        sinks.push(sink);
+        let broker = RedisBroker::start(redis_config, sinks, tracker.clone(), shutdown.clone());
+        let lease = Lease::start(&broker, info, tracker, shutdown.clone());
+        let options = RegistryOptions {
+            limit,
+            events: config.events.enabled.then_some(config.events.max_length),
+            queue: RegistryOptions::QUEUE,
+        };
+        let registry = RedisRegistry::start(
+            &broker,
+            &lease,
+            options,
+            sessions,
+            (inbox, control_worker),
+            tracker,
+            shutdown,
+        );
+        let held = vec![Arc::clone(&registry) as Arc<dyn Reap>];
+        Reaper::start(&lease, held, tracker, shutdown.clone());
+        let shared = Arc::clone(&registry) as Arc<dyn Registry>;
+        let queues = Arc::new(RedisQueues::new(Arc::clone(&broker), Arc::clone(&lease)));
+        Ok(Self { broker, queues, registry: shared, redis: Some((registry, lease)) })
+    }
+
+    /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so
+    /// that nobody waits for its end.
+    pub async fn leave(&self) {
+        if let Some((registry, lease)) = &self.redis {
+            registry.flush().await;
+            lease.release().await;
+        }
+    }
+}
+
+/// A node without others.
+fn alone(info: NodeInfo) -> NodeStatus {
+    NodeStatus {
+        id: uuid::Uuid::now_v7().simple().to_string().into(),
+        name: info.name,
+        address: info.address,
+        started_unix_ms: info.started_unix_ms,
+        sessions: 0,
+        lease_left_ms: 0,
+        is_self: true,
+    }
+}
+
+/// The sessions of all workers.
+struct WorkerSessions(Vec<WorkerHandle>);
+
+impl Sessions for WorkerSessions {
+    fn disconnect(&self, order: Order) -> BoxFuture<'static, ()> {
+        let workers: Vec<_> = match order.handle {
+            Some(handle) => self.0.get(usize::from(handle.worker.0)).cloned().into_iter().collect(),
+            None => self.0.clone(),
+        };
+        async move {
+            for worker in workers {
+                worker.send(Inbox::Disconnect(Box::new(order.clone()))).await;
+            }
+        }
+        .boxed()
+    }
+}

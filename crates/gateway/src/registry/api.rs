@@ -1,0 +1,202 @@
+//! The registry over HTTP, on the admin listener: nodes, who is online, disconnecting.
+
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::extract::DefaultBodyLimit;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use fanlight_engine::publication::SessionId;
+use fanlight_engine::registry::{NodeStatus, RegistryUnavailable, Target, UserStatus};
+use http::{HeaderMap, StatusCode, header};
+use serde::{Deserialize, Serialize};
+
+use crate::node::Node;
+use crate::problem::Problem;
+
+/// `GET /cluster`, `POST /users/status`, `POST /users/disconnect`.
+pub fn routes(node: &Arc<Node>) -> Router {
+    let cluster = Arc::clone(node);
+    let cluster = async move || Json(ClusterAnswer::of(&cluster.registry.nodes()));
+    let of_users = Arc::clone(node);
+    let status = async move |headers: HeaderMap, body: Bytes| {
+        answer(users_status(&of_users, &headers, &body).await)
+    };
+    let of_disconnects = Arc::clone(node);
+    let disconnect = async move |headers: HeaderMap, body: Bytes| {
+        answer(disconnect(&of_disconnects, &headers, &body).await)
+    };
+    Router::new()
+        .route("/cluster", get(cluster))
+        .route("/users/status", post(status))
+        .route("/users/disconnect", post(disconnect))
+        .layer(DefaultBodyLimit::max(BODY_BYTES))
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StatusRequest {
+    users: Vec<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DisconnectRequest {
+    user: Option<String>,
+    session: Option<String>,
+    reason: Option<String>,
+}
+
+#[derive(Serialize)]
+struct ClusterAnswer {
+    sessions: u64,
+    nodes: Vec<NodeAnswer>,
+}
+
+#[derive(Serialize)]
+struct NodeAnswer {
+    id: String,
+    name: String,
+    address: String,
+    started_unix_ms: u64,
+    sessions: u64,
+    lease_left_ms: u64,
+    is_self: bool,
+}
+
+#[derive(Serialize)]
+struct StatusAnswer {
+    users: Vec<UserAnswer>,
+}
+
+#[derive(Serialize)]
+struct UserAnswer {
+    user: String,
+    online: bool,
+    sessions: Vec<SessionAnswer>,
+}
+
+#[derive(Serialize)]
+struct SessionAnswer {
+    session: String,
+    node: String,
+    since_unix_ms: u64,
+}
+
+#[derive(Serialize)]
+struct DisconnectAnswer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sessions: Option<usize>,
+    nodes: usize,
+}
+
+async fn users_status(
+    node: &Node,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<StatusAnswer, Problem> {
+    let StatusRequest { users } = parse(headers, body)?;
+    if users.is_empty() || users.len() > USERS_MAX {
+        return Err(bad(format!("ask for 1 to {USERS_MAX} users, not {}", users.len())));
+    }
+    users.iter().try_for_each(|user| check_user(user))?;
+    let users = users.into_iter().map(Arc::from).collect();
+    let users = node.registry.status(users).await.map_err(unavailable)?;
+    Ok(StatusAnswer { users: users.into_iter().map(UserAnswer::of).collect() })
+}
+
+async fn disconnect(
+    node: &Node,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<DisconnectAnswer, Problem> {
+    let DisconnectRequest { user, session, reason } = parse(headers, body)?;
+    let target = match (user, session) {
+        (Some(user), None) => {
+            check_user(&user)?;
+            Target::User(user.into())
+        }
+        (None, Some(session)) => match session.parse() {
+            Ok(session) => Target::Session(SessionId(session)),
+            Err(_) => return Err(bad("a session is named by its id, a UUID")),
+        },
+        _ => return Err(bad(r#"name either a "user" or a "session""#)),
+    };
+    let message = reason.unwrap_or_else(|| "disconnected by an operator".to_owned());
+    if message.len() > REASON_BYTES || message.contains(char::is_control) {
+        let detail = format!("the reason must be a line of at most {REASON_BYTES} bytes");
+        return Err(bad(detail));
+    }
+    let told = node.registry.disconnect(target, message.into()).await.map_err(unavailable)?;
+    Ok(DisconnectAnswer { sessions: told.sessions, nodes: told.nodes })
+}
+
+fn parse<'b, T: Deserialize<'b>>(headers: &HeaderMap, body: &'b [u8]) -> Result<T, Problem> {
+    // Any web page can make its visitor's browser send a POST to loopback.
+    if headers.contains_key(header::ORIGIN) {
+        let detail = "a web page may not ask this; use `curl`";
+        return Err(Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail));
+    }
+    serde_json::from_slice(body)
+        .map_err(|error| bad(format!("the body is not as it must be: {error}")))
+}
+
+fn check_user(user: &str) -> Result<(), Problem> {
+    if user.is_empty() || user.len() > USER_BYTES {
+        return Err(bad(format!("a user's name has 1 to {USER_BYTES} bytes")));
+    }
+    Ok(())
+}
+
+fn bad(detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail)
+}
+
+fn unavailable(error: RegistryUnavailable) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
+}
+
+fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
+    match result {
+        Ok(answer) => Json(answer).into_response(),
+        Err(problem) => problem.into_response(),
+    }
+}
+
+impl ClusterAnswer {
+    fn of(nodes: &[NodeStatus]) -> Self {
+        let node = |node: &NodeStatus| NodeAnswer {
+            id: node.id.to_string(),
+            name: node.name.clone(),
+            address: node.address.clone(),
+            started_unix_ms: node.started_unix_ms,
+            sessions: node.sessions,
+            lease_left_ms: node.lease_left_ms,
+            is_self: node.is_self,
+        };
+        Self {
+            sessions: nodes.iter().map(|node| node.sessions).sum(),
+            nodes: nodes.iter().map(node).collect(),
+        }
+    }
+}
+
+impl UserAnswer {
+    fn of(status: UserStatus) -> Self {
+        let sessions = status.sessions.into_iter().map(|session| SessionAnswer {
+            session: session.session.to_string(),
+            node: session.node.to_string(),
+            since_unix_ms: session.since_unix_ms,
+        });
+        let sessions: Vec<_> = sessions.collect();
+        Self { user: status.user.to_string(), online: !sessions.is_empty(), sessions }
+    }
+}
+
+/// Users in one call.
+const USERS_MAX: usize = 1000;
+const USER_BYTES: usize = 1024;
+const REASON_BYTES: usize = 200;
+/// A thousand users of the longest names, and a little more.
+const BODY_BYTES: usize = 2 << 20;

@@ -1,0 +1,156 @@
+//! Commands against a real cluster whose slots move: each is executed once, and in order.
+
+use std::sync::Arc;
+
+use fanlight_engine::broker::BrokerHealth;
+use fanlight_testkit::{RedisCluster, eventually};
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+
+use super::*;
+use crate::command;
+use crate::names::{Kind, Names};
+use crate::resp3::Value;
+use crate::shards::Shards;
+
+struct Node {
+    shards: Arc<Shards>,
+    names: Names,
+    _shutdown: DropGuard,
+}
+
+impl Node {
+    async fn ready(cluster: &RedisCluster) -> Self {
+        let config = RedisConfig::parse_url(&cluster.url()).unwrap();
+        let names = Names::new(&config.prefix);
+        let shutdown = CancellationToken::new();
+        let environment = Environment {
+            config: Arc::new(config),
+            names: names.clone(),
+            sinks: Arc::new([]),
+            tracker: TaskTracker::new(),
+            shutdown: shutdown.clone(),
+        };
+        let shards = Arc::new(Shards::start(&environment));
+        eventually("healthy", || shards.health() == BrokerHealth::Healthy).await;
+        Self { shards, names, _shutdown: shutdown.drop_guard() }
+    }
+
+    fn key(&self, partition: Partition) -> Vec<u8> {
+        self.names.key(partition, Kind("test"), "list")
+    }
+
+    /// Appends to a partition's list until told to stop; returns how many, all acknowledged.
+    fn push_until(&self, partition: Partition, stop: CancellationToken) -> Pushing {
+        let (shards, key) = (Arc::clone(&self.shards), self.key(partition));
+        std::thread::spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            runtime.unwrap().block_on(async {
+                let mut pushed = 0;
+                while !stop.is_cancelled() {
+                    let calls: Vec<_> = (0..50_u32)
+                        .map(|_| {
+                            pushed += 1;
+                            let text = pushed.to_string();
+                            shards.call(partition, |_| words(&[b"RPUSH", &key, text.as_bytes()]))
+                        })
+                        .collect();
+                    for call in calls {
+                        let answer = call.await;
+                        assert!(matches!(answer, Ok(Value::Integer(_))), "{answer:?}");
+                    }
+                }
+                pushed
+            })
+        })
+    }
+
+    async fn assert_pushed_once_and_in_order(&self, partition: Partition, pushed: u32) {
+        let key = self.key(partition);
+        let mut list = Vec::new();
+        loop {
+            let (from, to) = (list.len().to_string(), (list.len() + 999).to_string());
+            let range = [&b"LRANGE"[..], &key, from.as_bytes(), to.as_bytes()];
+            let range = self.shards.call(partition, |_| words(&range)).await;
+            let Ok(Value::Array(page)) = range else { panic!("{range:?}") };
+            if page.is_empty() {
+                break;
+            }
+            list.extend(page.iter().map(|value| value.as_text().unwrap().parse::<u32>().unwrap()));
+        }
+        assert!(list.iter().copied().eq(1..=pushed), "{pushed} pushed: {list:?}");
+    }
+}
+
+type Pushing = std::thread::JoinHandle<u32>;
+
+fn words(words: &[&[u8]]) -> Vec<u8> {
+    let mut out = Vec::new();
+    command::words(words, &mut out);
+    out
+}
+
+async fn joined(pushing: Pushing) -> u32 {
+    tokio::task::spawn_blocking(|| pushing.join()).await.unwrap().expect("a call was refused")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_are_executed_once_and_in_order_while_their_slot_moves_to_and_fro() {
+    let cluster = RedisCluster::start(2, 0).unwrap();
+    let node = Node::ready(&cluster).await;
+    let partition = Partition(7);
+    let stop = CancellationToken::new();
+    let pushing = node.push_until(partition, stop.clone());
+    for _ in 0..5 {
+        let from = cluster.master_of_slot(partition.slot()).unwrap();
+        cluster.migrate_slot(partition.slot(), 1 - from).unwrap();
+    }
+    stop.cancel();
+    let pushed = joined(pushing).await;
+    node.assert_pushed_once_and_in_order(partition, pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_that_is_new_in_a_slot_that_is_moving_is_made_where_it_moves_to() {
+    let cluster = RedisCluster::start(2, 0).unwrap();
+    let node = Node::ready(&cluster).await;
+    let partition = Partition(200);
+    let from = cluster.master_of_slot(partition.slot()).unwrap();
+    cluster.begin_migration(partition.slot(), 1 - from).unwrap();
+    let stop = CancellationToken::new();
+    let pushing = node.push_until(partition, stop.clone());
+    eventually("it is there", || {
+        let keys = cluster.node(1 - from).call(&["DBSIZE"]).unwrap();
+        keys.integer().unwrap() == 1
+    })
+    .await;
+    cluster.finish_migration(partition.slot(), 1 - from).unwrap();
+    stop.cancel();
+    let pushed = joined(pushing).await;
+    node.assert_pushed_once_and_in_order(partition, pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn calls_wait_for_a_planned_failover() {
+    let cluster = RedisCluster::start(1, 1).unwrap();
+    let node = Node::ready(&cluster).await;
+    let partition = Partition(0);
+    let stop = CancellationToken::new();
+    let pushing = node.push_until(partition, stop.clone());
+    for _ in 0..2 {
+        let master = cluster.master_of_slot(partition.slot()).unwrap();
+        cluster.failover(master).unwrap();
+    }
+    stop.cancel();
+    let pushed = joined(pushing).await;
+    node.assert_pushed_once_and_in_order(partition, pushed).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_error_that_is_no_redirection_is_passed_on() {
+    let cluster = RedisCluster::start(1, 0).unwrap();
+    let node = Node::ready(&cluster).await;
+    let answer = node.shards.call(Partition(0), |_| words(&[b"NOSUCHCOMMAND"])).await;
+    let Ok(Value::Error(text)) = answer else { panic!("{answer:?}") };
+    assert!(text.starts_with(b"ERR unknown command"));
+}

@@ -1,0 +1,181 @@
+//! Reading the lifecycle events: a consumer group over the streams of all partitions.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use fanlight_engine::broker::PublishError;
+use futures_util::future::try_join_all;
+
+use crate::broker::RedisBroker;
+use crate::command;
+use crate::lease::{held_partitions, refuse_errors};
+use crate::names::{Names, Partition};
+use crate::registry::EVENTS;
+use crate::resp3::Value;
+use crate::shards::Shards;
+
+/// Reads lifecycle events, each at least once per group and in order per session.
+pub struct Events {
+    shards: Arc<Shards>,
+    names: Names,
+}
+
+/// One lifecycle event.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Which it is, for [`Events::ack`].
+    pub id: EventId,
+    /// `connected`, `disconnected`, `subscribed`, `unsubscribed`, `occupied`, `vacated`.
+    pub kind: String,
+    /// When it came about, in Unix milliseconds, by the clock of the node that tells it.
+    pub at_unix_ms: u64,
+    /// The owner that held what the event is about: `{boot}:{generation}`.
+    pub node: String,
+    /// Whose session.
+    pub session: Option<String>,
+    /// Whose user.
+    pub user: Option<String>,
+    /// Of which destination.
+    pub destination: Option<String>,
+    /// Why it ended: a close reason, or `node_lost`.
+    pub reason: Option<String>,
+}
+
+/// Names an event: its stream and its place there.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct EventId {
+    partition: Partition,
+    entry: String,
+}
+
+impl Events {
+    /// A reader over what `broker` is connected to.
+    pub fn new(broker: &RedisBroker) -> Self {
+        let (shards, names, _) = broker.parts();
+        Self { shards, names }
+    }
+
+    /// Makes the group, where it is not there yet. It begins with the oldest event there is.
+    pub async fn create_group(&self, group: &str) -> Result<(), PublishError> {
+        let creating = held_partitions().map(|partition| async move {
+            let key = self.names.key(partition, EVENTS, "");
+            let words: [&[u8]; 6] =
+                [b"XGROUP", b"CREATE", &key, group.as_bytes(), b"0", b"MKSTREAM"];
+            match self.call(partition, &words).await? {
+                Value::Error(text) if !text.starts_with(b"BUSYGROUP") => {
+                    Err(PublishError::Unavailable)
+                }
+                _ => Ok(()),
+            }
+        });
+        try_join_all(creating).await.map(drop)
+    }
+
+    /// Up to `count` events of each stream that no consumer of the group was given before.
+    pub async fn read(
+        &self,
+        group: &str,
+        consumer: &str,
+        count: usize,
+    ) -> Result<Vec<Event>, PublishError> {
+        self.read_from(group, consumer, count, ">").await
+    }
+
+    /// Up to `count` events of each stream that this consumer was given and has not acknowledged.
+    pub async fn read_again(
+        &self,
+        group: &str,
+        consumer: &str,
+        count: usize,
+    ) -> Result<Vec<Event>, PublishError> {
+        self.read_from(group, consumer, count, "0").await
+    }
+
+    /// Acknowledges events, so that they are not given again.
+    pub async fn ack(&self, group: &str, events: &[EventId]) -> Result<(), PublishError> {
+        let mut streams: HashMap<Partition, Vec<&[u8]>> = HashMap::new();
+        for EventId { partition, entry } in events {
+            streams.entry(*partition).or_default().push(entry.as_bytes());
+        }
+        let acking = streams.iter().map(|(partition, entries)| async move {
+            let key = self.names.key(*partition, EVENTS, "");
+            let mut words: Vec<&[u8]> = vec![b"XACK", &key, group.as_bytes()];
+            words.extend(entries);
+            refuse_errors(self.call(*partition, &words).await?)
+        });
+        try_join_all(acking).await.map(drop)
+    }
+
+    async fn read_from(
+        &self,
+        group: &str,
+        consumer: &str,
+        count: usize,
+        from: &str,
+    ) -> Result<Vec<Event>, PublishError> {
+        let count = count.clamp(1, READ_MAX).to_string();
+        let count = count.as_bytes();
+        let reading = held_partitions().map(|partition| async move {
+            let key = self.names.key(partition, EVENTS, "");
+            let words: [&[u8]; 9] = [
+                b"XREADGROUP",
+                b"GROUP",
+                group.as_bytes(),
+                consumer.as_bytes(),
+                b"COUNT",
+                count,
+                b"STREAMS",
+                &key,
+                from.as_bytes(),
+            ];
+            let answer = refuse_errors(self.call(partition, &words).await?)?;
+            Ok::<_, PublishError>(entries(partition, &answer))
+        });
+        Ok(try_join_all(reading).await?.into_iter().flatten().collect())
+    }
+
+    async fn call(&self, partition: Partition, words: &[&[u8]]) -> Result<Value, PublishError> {
+        let mut command = Vec::new();
+        command::words(words, &mut command);
+        self.shards.call(partition, |_| command).await
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Events").finish_non_exhaustive()
+    }
+}
+
+/// From the answer about one stream; what was trimmed since it was given out has no fields.
+fn entries(partition: Partition, answer: &Value) -> Vec<Event> {
+    let Value::Map(streams) = answer else { return Vec::new() };
+    let entries = streams.iter().filter_map(|(_, entries)| match entries {
+        Value::Array(entries) => Some(entries),
+        _ => None,
+    });
+    entries.flatten().filter_map(|entry| event(partition, entry)).collect()
+}
+
+fn event(partition: Partition, entry: &Value) -> Option<Event> {
+    let Value::Array(parts) = entry else { return None };
+    let [id, Value::Array(fields)] = &parts[..] else { return None };
+    let field = |name: &str| {
+        let pair = fields.chunks_exact(2).find(|pair| pair[0].as_text() == Some(name))?;
+        pair[1].as_text().map(str::to_owned)
+    };
+    Some(Event {
+        id: EventId { partition, entry: id.as_text()?.to_owned() },
+        kind: field("type")?,
+        at_unix_ms: field("at")?.parse().ok()?,
+        node: field("node")?,
+        session: field("session"),
+        user: field("user"),
+        destination: field("destination"),
+        reason: field("reason"),
+    })
+}
+
+/// Events of one stream that are read at once.
+const READ_MAX: usize = 256;

@@ -1,0 +1,556 @@
+//! A node's lease: what it holds in Redis counts only while this is renewed (design §8).
+//!
+//! All leases stand in one sorted set, scored by their deadline in Redis' own time. Who finds its
+//! lease gone, because it was paused or because Redis lost its data, or finds another master than
+//! before, is *fenced*: it goes on under the next generation, and everything it holds is entered
+//! again under that owner. What is not, was not so any more, and goes with the former owner.
+
+use std::collections::{HashMap, HashSet};
+use std::fmt;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fanlight_engine::broker::PublishError;
+use tokio::select;
+use tokio::sync::{Notify, watch};
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use crate::broker::RedisBroker;
+use crate::config::RedisConfig;
+use crate::meters::amount;
+use crate::names::{Kind, Names, Partition};
+use crate::resp3::Value;
+use crate::scripts::{self, Script};
+use crate::shards::Shards;
+
+/// What other nodes are told of a node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeInfo {
+    /// What operators call it.
+    pub name: String,
+    /// Where its clients connect.
+    pub address: String,
+    /// When it started, in Unix milliseconds.
+    pub started_unix_ms: u64,
+}
+
+/// A node as the last renewal saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LeasedNode {
+    /// `{boot}:{generation}`
+    pub owner: Arc<str>,
+    /// What it told of itself.
+    pub info: NodeInfo,
+    /// How many sessions it had at its last renewal.
+    pub sessions: u64,
+    /// How long its lease still ran at our last renewal; `None` when it had expired.
+    pub left: Option<Duration>,
+}
+
+/// Under which owner things are held, and how often that had to begin anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Hold {
+    /// `{boot}:{generation}`
+    pub owner: Arc<str>,
+    /// Whenever this grows, everything that is held must be entered again: the owner is another
+    /// one, or Redis may have lost what it had.
+    pub round: u64,
+}
+
+/// This node's lease, and what its renewals tell of the other nodes.
+pub struct Lease {
+    shards: Arc<Shards>,
+    names: Names,
+    lasts: Duration,
+    renew_every: Duration,
+    boot: String,
+    info: NodeInfo,
+    hold: watch::Sender<Hold>,
+    fence: Notify,
+    state: Mutex<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// The owner that is given up when the next one is taken.
+    previous: Option<Arc<str>>,
+    generation: u64,
+    /// Whether Redis has this generation.
+    taken: bool,
+    /// When the last successful renewal was begun.
+    renewed_at: Option<Instant>,
+    /// When Redis was last found unreachable, or another than before; at first the start.
+    troubled_at: Instant,
+    /// By partition, the replication id of the master that had it.
+    replication: HashMap<Partition, Arc<str>>,
+    sessions: u64,
+    nodes: Vec<LeasedNode>,
+    dead: HashSet<Arc<str>>,
+    fence_asked: bool,
+    released: bool,
+    fenced: u64,
+}
+
+/// What a renewal came to.
+enum Renewed {
+    Held(Listing),
+    Fenced,
+}
+
+/// All nodes.
+#[derive(Default)]
+struct Listing {
+    now_ms: u64,
+    leases: Vec<(Arc<str>, u64)>,
+    dead: Vec<(Arc<str>, u64)>,
+    descriptions: HashMap<Arc<str>, String>,
+}
+
+impl Lease {
+    /// Takes a lease and renews it until the shutdown; returns at once.
+    pub fn start(
+        broker: &RedisBroker,
+        info: NodeInfo,
+        tracker: &TaskTracker,
+        shutdown: CancellationToken,
+    ) -> Arc<Self> {
+        let (shards, names, config) = broker.parts();
+        let lease = Arc::new(Self::new(shards, names, &config, info));
+        let renewing = Arc::clone(&lease);
+        tracker.spawn(async move { shutdown.run_until_cancelled(renewing.keep()).await });
+        lease
+    }
+
+    fn new(shards: Arc<Shards>, names: Names, config: &RedisConfig, info: NodeInfo) -> Self {
+        let boot = Uuid::now_v7().simple().to_string();
+        describe();
+        let owner = format!("{boot}:1").into();
+        Self {
+            shards,
+            names,
+            lasts: config.lease,
+            renew_every: config.lease_renew,
+            boot,
+            info,
+            hold: watch::Sender::new(Hold { owner, round: 0 }),
+            fence: Notify::new(),
+            state: Mutex::new(State {
+                previous: None,
+                generation: 1,
+                taken: false,
+                renewed_at: None,
+                troubled_at: Instant::now(),
+                replication: HashMap::new(),
+                sessions: 0,
+                nodes: Vec::new(),
+                dead: HashSet::new(),
+                fence_asked: false,
+                released: false,
+                fenced: 0,
+            }),
+        }
+    }
+
+    /// This process' own id, the same in all its generations.
+    pub fn boot(&self) -> &str {
+        &self.boot
+    }
+
+    /// Under what everything is to be entered: `{boot}:{generation}`.
+    pub fn owner(&self) -> Arc<str> {
+        Arc::clone(&self.hold.borrow().owner)
+    }
+
+    /// The owner and its round, as they are now.
+    pub fn hold(&self) -> Hold {
+        self.hold.borrow().clone()
+    }
+
+    /// The owner and its round, to be watched: see [`Hold::round`].
+    pub fn changed(&self) -> watch::Receiver<Hold> {
+        self.hold.subscribe()
+    }
+
+    /// Whether this node's lease surely stands. While it does not, nothing should be entered: if
+    /// the node ended before it has a lease again, nobody would ever reap it.
+    pub fn is_held(&self) -> bool {
+        let state = self.state();
+        !state.released && state.renewed_at.is_some_and(|at| at.elapsed() < self.lasts)
+    }
+
+    /// Whether what `owner` holds counts. One that was never heard of counts: it may have come
+    /// since the last renewal, while the dead are known until they hold nothing any more. One
+    /// that a living node has just given up counts until that has had the time to enter
+    /// everything again.
+    pub fn is_live(&self, owner: &str) -> bool {
+        !self.state().dead.contains(owner)
+    }
+
+    /// All nodes that had a lease at the last renewal, and those that had just let it expire.
+    pub fn nodes(&self) -> Vec<LeasedNode> {
+        self.state().nodes.clone()
+    }
+
+    /// How many sessions this node has, for the other nodes to know.
+    pub fn set_sessions(&self, sessions: u64) {
+        self.state().sessions = sessions;
+    }
+
+    /// How often this node was fenced.
+    pub fn fenced(&self) -> u64 {
+        self.state().fenced
+    }
+
+    /// Gives up everything that this node holds, to enter it again under the next generation.
+    pub fn fence(&self) {
+        self.state().fence_asked = true;
+        self.fence.notify_one();
+    }
+
+    /// Ends the lease for good, at a shutdown: what is still held is reaped at once.
+    pub async fn release(&self) {
+        let owner = self.owner();
+        {
+            let mut state = self.state();
+            state.released = true;
+            state.renewed_at = None;
+        }
+        let _ = self.give_up(&[owner], Duration::ZERO).await;
+    }
+
+    /// Whether Redis was neither unreachable nor another one for a whole lease period, so that
+    /// who has let its lease expire is really gone.
+    pub(crate) fn is_calm(&self) -> bool {
+        let troubled_at = self.state().troubled_at;
+        self.is_held() && troubled_at.elapsed() >= self.lasts
+    }
+
+    pub(crate) fn lasts(&self) -> Duration {
+        self.lasts
+    }
+
+    pub(crate) fn renew_every(&self) -> Duration {
+        self.renew_every
+    }
+
+    /// Runs a script over keys of the leases' partition; `kinds` names them.
+    pub(crate) async fn call(
+        &self,
+        script: &Script,
+        kinds: &[Kind],
+        arguments: &[&[u8]],
+    ) -> Result<Value, PublishError> {
+        let keys: Vec<_> = kinds.iter().map(|kind| self.names.key(PARTITION, *kind, "")).collect();
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let command = script.call(&keys, arguments);
+        refuse_errors(self.shards.call(PARTITION, |_| command).await?)
+    }
+
+    async fn keep(self: Arc<Self>) {
+        let retry_after = self.renew_every.min(RETRY_AFTER);
+        while !self.state().released {
+            let wait = if self.turn().await.is_ok() {
+                self.renew_every
+            } else {
+                self.state().troubled_at = Instant::now();
+                retry_after
+            };
+            select! {
+                () = sleep(wait) => {}
+                () = self.fence.notified() => {}
+            }
+        }
+    }
+
+    /// One renewal, and what follows from it.
+    async fn turn(&self) -> Result<(), PublishError> {
+        if self.look_at_masters().await? {
+            // It may lack what the former was told last: entries, and also exits.
+            let mut state = self.state();
+            state.troubled_at = Instant::now();
+            state.fence_asked |= state.taken;
+        }
+        if std::mem::take(&mut self.state().fence_asked) {
+            self.advance();
+        }
+        let begun_at = Instant::now();
+        let listing = loop {
+            match self.renew().await? {
+                Renewed::Held(listing) => break listing,
+                Renewed::Fenced if self.state().released => return Ok(()),
+                Renewed::Fenced => self.advance(),
+            }
+        };
+        let missing = self.on_renewed(listing, begun_at);
+        if !missing.is_empty() {
+            // They had a lease, and Redis knows nothing of them: they may hold something still.
+            self.give_up(&missing, self.lasts).await?;
+        }
+        Ok(())
+    }
+
+    /// Asks all masters that have registry partitions whether they are there; whether one is
+    /// another than before, so that it may have lost what the former had.
+    async fn look_at_masters(&self) -> Result<bool, PublishError> {
+        let mut asked = Vec::new();
+        let mut is_another = false;
+        for partition in held_partitions() {
+            let mut id = None;
+            let ping = self.shards.call(partition, |link| {
+                id = Some(Arc::clone(&link.replication_id));
+                PING.to_vec()
+            });
+            asked.push(ping);
+            if let Some(id) = id {
+                let before = self.state().replication.insert(partition, Arc::clone(&id));
+                is_another |= before.is_some_and(|before| before != id);
+            }
+        }
+        for ping in asked {
+            refuse_errors(ping.await?)?;
+        }
+        Ok(is_another)
+    }
+
+    async fn renew(&self) -> Result<Renewed, PublishError> {
+        let (how, owner, previous, description) = {
+            let state = self.state();
+            let how: &[u8] = if state.taken { b"renew" } else { b"take" };
+            let owner = format!("{}:{}", self.boot, state.generation);
+            let previous = state.previous.as_deref().unwrap_or_default().to_owned();
+            (how, owner, previous, describe_node(&self.info, state.sessions))
+        };
+        let lasts_ms = self.lasts.as_millis().to_string();
+        let arguments = [
+            owner.as_bytes(),
+            lasts_ms.as_bytes(),
+            description.as_bytes(),
+            how,
+            previous.as_bytes(),
+        ];
+        match self.call(&scripts::LEASE, &[LEASES, DEAD, NODES], &arguments).await? {
+            Value::Array(fields) if fields.is_empty() => Ok(Renewed::Fenced),
+            Value::Array(fields) => Ok(Renewed::Held(Listing::read(&fields))),
+            _ => Err(PublishError::Unknown),
+        }
+    }
+
+    /// Goes on to the next generation, which is yet to be taken.
+    fn advance(&self) {
+        let mut state = self.state();
+        if state.taken {
+            state.previous = Some(self.owner());
+        }
+        state.taken = false;
+        state.renewed_at = None;
+        state.generation += 1;
+        state.fenced += 1;
+        metrics::counter!("fanlight_node_fenced_total").increment(1);
+        warn!(
+            generation = state.generation,
+            "this node's lease was lost, or what it holds in Redis is not sure; \
+             all of it is entered again"
+        );
+    }
+
+    /// Takes over what the renewal told; returns who had a lease and is not known any more.
+    fn on_renewed(&self, listing: Listing, begun_at: Instant) -> Vec<Arc<str>> {
+        let mut state = self.state();
+        let begins = !state.taken;
+        if state.renewed_at.is_some_and(|at| at.elapsed() >= self.lasts) {
+            // This process has slept, and perhaps others with it.
+            state.troubled_at = Instant::now();
+        }
+        state.taken = true;
+        state.previous = None;
+        state.renewed_at = Some(begun_at);
+        let is_known = |owner: &Arc<str>| {
+            let all = listing.dead.iter().chain(&listing.leases);
+            all.into_iter().any(|(other, _)| other == owner)
+        };
+        let missing =
+            state.nodes.iter().map(|node| &node.owner).filter(|owner| !is_known(owner)).cloned();
+        let missing: Vec<_> = missing.take(MISSING_MAX).collect();
+        state.nodes = listing.nodes();
+        let sessions: u64 = state.nodes.iter().map(|node| node.sessions).sum();
+        metrics::gauge!("fanlight_cluster_sessions").set(sessions as f64);
+        metrics::gauge!("fanlight_cluster_nodes").set(amount(state.nodes.len()));
+        let now_ms = listing.now_ms;
+        let dead = listing.dead.into_iter().filter(|(_, died_ms)| *died_ms <= now_ms);
+        let mut dead: HashSet<_> = dead.map(|(owner, _)| owner).collect();
+        // After an outage the living need time to renew.
+        if state.troubled_at.elapsed() >= self.lasts {
+            let expired = state.nodes.iter().filter(|node| node.left.is_none());
+            dead.extend(expired.map(|node| Arc::clone(&node.owner)));
+        }
+        state.dead = dead;
+        let owner: Arc<str> = format!("{}:{}", self.boot, state.generation).into();
+        drop(state);
+        self.hold.send_if_modified(|hold| {
+            // The first is taken as it was announced.
+            if !begins || hold.owner == owner {
+                return false;
+            }
+            info!(%owner, "everything this node holds in Redis is entered again");
+            *hold = Hold { owner, round: hold.round + 1 };
+            true
+        });
+        missing
+    }
+
+    async fn give_up(&self, owners: &[Arc<str>], after: Duration) -> Result<(), PublishError> {
+        let after_ms = after.as_millis().to_string();
+        let mut arguments = vec![after_ms.as_bytes()];
+        arguments.extend(owners.iter().map(|owner| owner.as_bytes()));
+        self.call(&scripts::LEASE_END, &[LEASES, DEAD], &arguments).await.map(drop)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Lease {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lease").field("hold", &*self.hold.borrow()).finish_non_exhaustive()
+    }
+}
+
+impl Listing {
+    /// From the script's answer. What it can't read it leaves out.
+    fn read(fields: &[Value]) -> Self {
+        let [Value::Integer(now_ms), leases, dead, descriptions] = fields else {
+            return Self::default();
+        };
+        let texts = |value: &Value| match value {
+            Value::Array(values) => {
+                values.iter().filter_map(|value| value.as_text().map(Arc::from)).collect()
+            }
+            _ => Vec::<Arc<str>>::new(),
+        };
+        let pairs = |value: &Value| {
+            let texts = texts(value);
+            let pair = |pair: &[Arc<str>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
+            texts.chunks_exact(2).map(pair).collect::<Vec<_>>()
+        };
+        let scored = |value: &Value| {
+            let pairs = pairs(value).into_iter();
+            pairs.filter_map(|(owner, score)| Some((owner, score.parse().ok()?))).collect()
+        };
+        let described = |(owner, text): (Arc<str>, Arc<str>)| (owner, text.to_string());
+        Self {
+            now_ms: now_ms.unsigned_abs(),
+            leases: scored(leases),
+            dead: scored(dead),
+            descriptions: pairs(descriptions).into_iter().map(described).collect(),
+        }
+    }
+
+    fn nodes(&self) -> Vec<LeasedNode> {
+        let node = |(owner, deadline_ms): &(Arc<str>, u64)| {
+            let description = self.descriptions.get(owner).map_or("", String::as_str);
+            let (info, sessions) = read_node(description);
+            let left_ms = deadline_ms.checked_sub(self.now_ms).filter(|left_ms| *left_ms > 0);
+            LeasedNode {
+                owner: Arc::clone(owner),
+                info,
+                sessions,
+                left: left_ms.map(Duration::from_millis),
+            }
+        };
+        self.leases.iter().map(node).collect()
+    }
+}
+
+/// The partitions in which owners hold something: few, so that a dead node's indexes are few.
+pub(crate) fn held_partitions() -> impl Iterator<Item = Partition> {
+    (0..=u8::MAX).step_by(HELD_STEP).map(Partition)
+}
+
+/// The one of these that has `text`.
+pub(crate) fn held_partition_of(text: &str) -> Partition {
+    let Partition(partition) = Partition::of(text);
+    Partition(partition - partition % HELD_STEP as u8)
+}
+
+/// An error reply means that nothing was done, or not all: it is to be tried again.
+pub(crate) fn refuse_errors(answer: Value) -> Result<Value, PublishError> {
+    match answer {
+        Value::Error(_) => Err(PublishError::Unavailable),
+        answer => Ok(answer),
+    }
+}
+
+/// `started sessions address name`; the name comes last, so that it may be any text.
+fn describe_node(info: &NodeInfo, sessions: u64) -> String {
+    let NodeInfo { name, address, started_unix_ms } = info;
+    format!("{started_unix_ms} {sessions} {address} {name}")
+}
+
+fn read_node(text: &str) -> (NodeInfo, u64) {
+    let mut fields = text.splitn(4, ' ');
+    let mut next = || fields.next().unwrap_or_default();
+    let started_unix_ms = next().parse().unwrap_or(0);
+    let sessions = next().parse().unwrap_or(0);
+    let info = NodeInfo { address: next().to_owned(), name: next().to_owned(), started_unix_ms };
+    (info, sessions)
+}
+
+fn describe() {
+    metrics::describe_gauge!(
+        "fanlight_cluster_sessions",
+        "Sessions of all nodes, as each last said; every node tells the same."
+    );
+    metrics::describe_gauge!(
+        "fanlight_cluster_nodes",
+        "Nodes that have a lease; every node tells the same."
+    );
+    metrics::describe_counter!(
+        "fanlight_node_fenced_total",
+        "Times this node found its lease gone and entered everything again."
+    );
+}
+
+/// All leases stand together.
+const PARTITION: Partition = Partition(0);
+pub(crate) const LEASES: Kind = Kind("leases");
+pub(crate) const DEAD: Kind = Kind("dead");
+pub(crate) const CLAIMS: Kind = Kind("claims");
+pub(crate) const NODES: Kind = Kind("nodes");
+/// Of the 256.
+pub(crate) const HELD_PARTITIONS: usize = 32;
+const HELD_STEP: usize = Partition::COUNT / HELD_PARTITIONS;
+/// Owners given up in one turn; the others in the next ones.
+const MISSING_MAX: usize = 64;
+/// How soon a renewal that failed is tried again.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_description_is_read_as_it_was_written() {
+        let info = NodeInfo {
+            name: "node 1 of 3".to_owned(),
+            address: "10.0.0.1:8080".to_owned(),
+            started_unix_ms: 1_700_000_000_000,
+        };
+        assert_eq!(read_node(&describe_node(&info, 7)), (info, 7));
+        assert_eq!(read_node("").1, 0);
+    }
+
+    #[test]
+    fn everything_that_is_held_lies_in_32_partitions() {
+        assert_eq!(held_partitions().count(), 32);
+        let all: HashSet<_> = held_partitions().collect();
+        for number in 0..1000 {
+            assert!(all.contains(&held_partition_of(&format!("user {number}"))));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! The reaper: removes what dead nodes hold, in batches, whoever of the living gets to it first.
+
+use std::sync::Arc;
+
+use fanlight_engine::broker::PublishError;
+use futures_util::future::BoxFuture;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::info;
+
+use crate::lease::{CLAIMS, DEAD, LEASES, Lease, NODES};
+use crate::resp3::Value;
+use crate::scripts;
+
+/// Something that nodes hold under their lease, and that must go when they die.
+pub trait Reap: Send + Sync + 'static {
+    /// Removes a bounded part of what `dead_owner` holds, by compare-and-delete, as others may do
+    /// the same at the same time; whether nothing is left of it.
+    fn reap(&self, dead_owner: &str) -> BoxFuture<'static, Result<bool, PublishError>>;
+}
+
+/// Looks for dead owners as often as leases are renewed.
+pub struct Reaper {
+    lease: Arc<Lease>,
+    held: Vec<Arc<dyn Reap>>,
+}
+
+impl Reaper {
+    /// Starts reaping, until the shutdown. `held` must be all there is: an owner that holds
+    /// nothing of it is forgotten.
+    pub fn start(
+        lease: &Arc<Lease>,
+        held: Vec<Arc<dyn Reap>>,
+        tracker: &TaskTracker,
+        shutdown: CancellationToken,
+    ) {
+        metrics::describe_counter!(
+            "fanlight_nodes_reaped_total",
+            "Dead nodes of which this node has removed the last that they held."
+        );
+        let reaper = Self { lease: Arc::clone(lease), held };
+        tracker.spawn(async move { shutdown.run_until_cancelled(reaper.run()).await });
+    }
+
+    async fn run(self) {
+        loop {
+            sleep(self.lease.renew_every()).await;
+            if self.lease.is_calm() {
+                // What failed is tried again at the next turn.
+                let _ = self.turn().await;
+            }
+        }
+    }
+
+    async fn turn(&self) -> Result<(), PublishError> {
+        for (owner, died) in self.claim().await? {
+            for held in &self.held {
+                while !held.reap(&owner).await? {
+                    if !self.lease.is_calm() {
+                        return Ok(());
+                    }
+                }
+            }
+            if let Some(died) = died {
+                self.forget(&owner, &died).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Dead owners, with the time of their death where that was long enough ago.
+    async fn claim(&self) -> Result<Vec<(String, Option<String>)>, PublishError> {
+        let (reaper, lasts_ms) = (self.lease.owner(), self.lease.lasts().as_millis().to_string());
+        let most = OWNERS_MAX.to_string();
+        let arguments = [reaper.as_bytes(), lasts_ms.as_bytes(), most.as_bytes()];
+        let keys = [LEASES, DEAD, CLAIMS];
+        let answer = self.lease.call(&scripts::REAP_CLAIM, &keys, &arguments).await?;
+        let Value::Array(values) = answer else { return Err(PublishError::Unknown) };
+        let pair = |pair: &[Value]| match pair {
+            [owner, Value::Integer(died)] => {
+                Some((owner.as_text()?.to_owned(), (*died > 0).then(|| died.to_string())))
+            }
+            _ => None,
+        };
+        Ok(values.chunks_exact(2).filter_map(pair).collect())
+    }
+
+    async fn forget(&self, owner: &str, died: &str) -> Result<(), PublishError> {
+        let arguments = [owner.as_bytes(), died.as_bytes()];
+        let keys = [DEAD, CLAIMS, NODES];
+        let answer = self.lease.call(&scripts::REAP_FORGET, &keys, &arguments).await?;
+        if answer == Value::Integer(1) {
+            info!(owner, "nothing is left of a node that is gone");
+            metrics::counter!("fanlight_nodes_reaped_total").increment(1);
+        }
+        Ok(())
+    }
+}
+
+/// Owners that one node reaps in one turn.
+const OWNERS_MAX: usize = 16;

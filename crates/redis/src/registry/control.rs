@@ -1,0 +1,228 @@
+//! How nodes tell each other whom to disconnect: over a channel of each node's own, which its
+//! subscriber connection carries like any other.
+
+use std::collections::HashMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use fanlight_engine::broker::{Channel, Delivery, DeliverySink, Full, Notice, PublishError};
+use fanlight_engine::publication::{ContentType, Publication, PublicationId, SessionId};
+use fanlight_engine::registry::{Entry, Order, Sessions, Told};
+use fanlight_proto::{CloseReason, Destination};
+use futures_util::future::join_all;
+use tokio::sync::mpsc;
+use tokio::time::sleep;
+use uuid::Uuid;
+
+use super::operation::Held;
+use super::{Inner, boot_of, unix_ms};
+use crate::command;
+use crate::lease::refuse_errors;
+use crate::names::Partition;
+use crate::resp3::Value;
+
+/// The sink that the broker is given for this node's own channel, and what comes out of it.
+pub fn control() -> (Arc<dyn DeliverySink>, ControlInbox) {
+    let (sender, receiver) = mpsc::channel(INBOX);
+    (Arc::new(ControlSink(sender)), ControlInbox(receiver))
+}
+
+/// What other nodes tell this one.
+#[derive(Debug)]
+pub struct ControlInbox(mpsc::Receiver<Delivery>);
+
+struct ControlSink(mpsc::Sender<Delivery>);
+
+impl DeliverySink for ControlSink {
+    fn deliver(&self, delivery: Delivery) -> Result<(), Full> {
+        self.0.try_send(delivery).map_err(|_| Full)
+    }
+
+    /// An order that was missed was not counted as told.
+    fn notify(&self, _notice: Notice) {}
+}
+
+impl ControlInbox {
+    /// Carries out what comes, until nothing can come any more.
+    pub(super) async fn run(mut self, sessions: Arc<dyn Sessions>) {
+        while let Some(delivery) = self.0.recv().await {
+            for publication in delivery.publications.iter() {
+                for order in read(&publication.body) {
+                    sessions.disconnect(order).await;
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    pub(super) async fn disconnect_user(
+        &self,
+        user: &str,
+        message: Arc<str>,
+    ) -> Result<Told, PublishError> {
+        let mut nodes: HashMap<String, Vec<Order>> = HashMap::new();
+        for held in self.held(user).await? {
+            let order = order(&held, CloseReason::Disconnected, Arc::clone(&message));
+            nodes.entry(held.boot().to_owned()).or_default().push(order);
+        }
+        let mut told = Told { sessions: Some(0), nodes: 0 };
+        let telling = nodes
+            .iter()
+            .map(|(boot, orders)| async move { (orders.len(), self.tell(boot, orders).await) });
+        for (orders, heard) in join_all(telling).await {
+            if heard? {
+                told.nodes += 1;
+                told.sessions = told.sessions.map(|sessions| sessions + orders);
+            }
+        }
+        Ok(told)
+    }
+
+    /// Asks every node, as nothing but the user leads to the node of a session.
+    pub(super) async fn disconnect_session(
+        &self,
+        session: SessionId,
+        message: Arc<str>,
+    ) -> Result<Told, PublishError> {
+        let orders = [Order { session, handle: None, reason: CloseReason::Disconnected, message }];
+        let nodes = self.lease.nodes();
+        let telling = nodes.iter().map(|node| self.tell(boot_of(&node.owner), &orders));
+        let mut told = Told::default();
+        for heard in join_all(telling).await {
+            told.nodes += usize::from(heard?);
+        }
+        Ok(told)
+    }
+
+    /// Carries out what the limit of sessions has decided. Who is just reconnecting to Redis hears
+    /// of it a little later.
+    pub(super) async fn order_all(self: Arc<Self>, orders: Vec<(String, Order)>) {
+        let mut nodes: HashMap<String, Vec<Order>> = HashMap::new();
+        for (boot, order) in orders {
+            nodes.entry(boot).or_default().push(order);
+        }
+        for (boot, orders) in nodes {
+            if boot == self.lease.boot() {
+                for order in orders {
+                    self.sessions.disconnect(order).await;
+                }
+                continue;
+            }
+            for _ in 0..TELL_ATTEMPTS {
+                match self.tell(&boot, &orders).await {
+                    Ok(true) => break,
+                    Ok(false) | Err(_) => sleep(TELL_AGAIN).await,
+                }
+            }
+        }
+    }
+
+    /// Whether the node has heard it.
+    async fn tell(&self, boot: &str, orders: &[Order]) -> Result<bool, PublishError> {
+        let channel = Channel::of_node(boot);
+        let partition = Partition::of(channel.as_str());
+        let mut heard = true;
+        for some in orders.chunks(ORDERS_EACH) {
+            let publication = Publication {
+                id: PublicationId(Uuid::now_v7()),
+                destination: destination(),
+                body: Bytes::from(write(some)),
+                content_type: ContentType::Text,
+                headers: Box::default(),
+                publisher: None,
+                at_unix_ms: unix_ms(),
+                position: None,
+            };
+            let command =
+                command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
+            let answer = refuse_errors(self.shards.call(partition, |_| command).await?)?;
+            heard &= matches!(answer, Value::Integer(receivers) if receivers > 0);
+        }
+        Ok(heard)
+    }
+}
+
+/// That a newer session took the place of `held`, with the node to tell.
+pub(super) fn replaced(held: &Held) -> Option<(String, Order)> {
+    let handle = held.handle.parse().ok()?;
+    let entry = Entry { user: None, session: held.session, handle };
+    Some((held.boot().to_owned(), Order::replaced(&entry)))
+}
+
+/// That a session was let in, and there was no room for it.
+pub(super) fn limited(entry: &Entry) -> Order {
+    Order {
+        session: entry.session,
+        handle: Some(entry.handle),
+        reason: CloseReason::SessionLimit,
+        message: "this user has as many sessions as are allowed".into(),
+    }
+}
+
+fn order(held: &Held, reason: CloseReason, message: Arc<str>) -> Order {
+    Order { session: held.session, handle: held.handle.parse().ok(), reason, message }
+}
+
+/// One line each: `reason session handle message`.
+fn write(orders: &[Order]) -> String {
+    let mut text = String::new();
+    for Order { session, handle, reason, message } in orders {
+        let session = session.0.simple();
+        let handle = handle.map_or_else(|| "-".to_owned(), |handle| handle.to_string());
+        let message = message.replace(char::is_control, " ");
+        let _ = writeln!(text, "{reason} {session} {handle} {message}");
+    }
+    text
+}
+
+/// What can't be read is left out: a later version may say more.
+fn read(body: &[u8]) -> Vec<Order> {
+    let order = |line: &str| {
+        let mut fields = line.splitn(4, ' ');
+        let code = fields.next()?;
+        Some(Order {
+            reason: CloseReason::ALL.into_iter().find(|reason| reason.code() == code)?,
+            session: SessionId(Uuid::parse_str(fields.next()?).ok()?),
+            handle: fields.next()?.parse().ok(),
+            message: fields.next()?.into(),
+        })
+    };
+    std::str::from_utf8(body).unwrap_or_default().lines().filter_map(order).collect()
+}
+
+/// Envelopes have a destination; clients can't come by this channel whatever it is.
+fn destination() -> Destination {
+    "/topic/node".parse().expect("it is a destination")
+}
+
+/// Deliveries that wait to be carried out.
+const INBOX: usize = 1024;
+/// Orders in one message.
+const ORDERS_EACH: usize = 128;
+const TELL_ATTEMPTS: usize = 10;
+const TELL_AGAIN: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use fanlight_engine::broker::WorkerId;
+    use fanlight_engine::registry::Handle;
+
+    #[test]
+    fn orders_are_read_as_they_were_written_and_what_is_strange_is_left_out() {
+        let handle = Handle { worker: WorkerId(1), slot: 2, serial: 3 };
+        let order = |handle, message: &str| Order {
+            session: SessionId(Uuid::from_u128(7)),
+            handle,
+            reason: CloseReason::Replaced,
+            message: message.into(),
+        };
+        let orders = [order(Some(handle), "a newer one"), order(None, "")];
+        assert_eq!(read(write(&orders).as_bytes()), orders);
+        assert_eq!(read(write(&[order(None, "a\nb")]).as_bytes()), [order(None, "a b")]);
+        assert!(read(b"\xff").is_empty() && read(b"revoke 1 2 3\n\n").is_empty());
+    }
+}

@@ -1,0 +1,159 @@
+//! Removing what dead nodes had entered, by compare-and-delete on their owner.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fanlight_engine::broker::PublishError;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, try_join_all};
+
+use super::operation::{DESTINATION, DESTINATIONS_OF, EVENTS, Operation, SESSIONS_OF, USER, What};
+use super::operation::{Outcome, id_text};
+use super::{Inner, RedisRegistry, unix_ms};
+use crate::command;
+use crate::lease::{held_partitions, refuse_errors};
+use crate::names::{Kind, Partition};
+use crate::reaper::Reap;
+use crate::resp3::Value;
+use crate::scripts;
+
+impl Reap for RedisRegistry {
+    fn reap(&self, dead_owner: &str) -> BoxFuture<'static, Result<bool, PublishError>> {
+        let (inner, owner) = (Arc::clone(&self.inner), dead_owner.to_owned());
+        async move {
+            let partitions: Vec<_> = held_partitions().collect();
+            let mut is_done = true;
+            for some in partitions.chunks(PARTITIONS_AT_ONCE) {
+                let reaping = some.iter().map(|partition| inner.reap_one(*partition, &owner));
+                is_done &= try_join_all(reaping).await?.into_iter().all(|done| done);
+            }
+            Ok(is_done)
+        }
+        .boxed()
+    }
+}
+
+impl Inner {
+    /// Removes one batch in one partition; whether there was nothing any more.
+    async fn reap_one(&self, partition: Partition, owner: &str) -> Result<bool, PublishError> {
+        let members = self.some_of(partition, SESSIONS_OF, owner).await?;
+        let sessions: Vec<_> = members.iter().filter_map(|member| member.split_once(' ')).collect();
+        if !sessions.is_empty() {
+            let removed = self.remove(partition, owner, &sessions).await?;
+            metrics::counter!("fanlight_registry_reaped_total").increment(removed);
+        }
+        let destinations = self.some_of(partition, DESTINATIONS_OF, owner).await?;
+        if !destinations.is_empty() {
+            self.remove_destinations(partition, owner, &destinations).await?;
+        }
+        Ok(sessions.is_empty() && destinations.is_empty())
+    }
+
+    /// Removes sessions that `owner` holds still; how many did.
+    async fn remove(
+        &self,
+        partition: Partition,
+        owner: &str,
+        sessions: &[(&str, &str)],
+    ) -> Result<u64, PublishError> {
+        let keys = sessions.iter().map(|(_, user)| self.names.key(partition, USER, user));
+        let keys = self.with_index(partition, SESSIONS_OF, owner, keys);
+        let (length, now) = (self.options.stream_length().to_string(), unix_ms().to_string());
+        let mut arguments = vec![owner, &length, &now];
+        arguments.extend(sessions.iter().flat_map(|(session, user)| [*session, *user]));
+        match self.run_reap(&scripts::REGISTRY_REAP, partition, &keys, &arguments).await? {
+            Value::Integer(removed) => Ok(removed.unsigned_abs()),
+            _ => Err(PublishError::Unknown),
+        }
+    }
+
+    async fn remove_destinations(
+        &self,
+        partition: Partition,
+        owner: &str,
+        destinations: &[String],
+    ) -> Result<(), PublishError> {
+        let keys = destinations.iter().map(|text| self.names.key(partition, DESTINATION, text));
+        let keys = self.with_index(partition, DESTINATIONS_OF, owner, keys);
+        let (length, now) = (self.options.stream_length().to_string(), unix_ms().to_string());
+        let mut arguments = vec![owner, &length, &now];
+        arguments.extend(destinations.iter().map(String::as_str));
+        let script = &scripts::REGISTRY_REAP_DESTINATIONS;
+        self.run_reap(script, partition, &keys, &arguments).await.map(drop)
+    }
+
+    /// Removes sessions of dead owners that keep others out; whether there were any.
+    pub(super) async fn evict_dead(
+        &self,
+        partition: Partition,
+        operations: &[Operation],
+        outcomes: &[Outcome],
+    ) -> Result<bool, PublishError> {
+        let mut dead: HashMap<&str, Vec<(String, &str)>> = HashMap::new();
+        for (operation, outcome) in operations.iter().zip(outcomes) {
+            let (What::Enter { user, .. }, Outcome::Full(held)) = (&operation.what, outcome) else {
+                continue;
+            };
+            for held in held.iter().filter(|held| !self.lease.is_live(&held.owner)) {
+                dead.entry(&held.owner).or_default().push((id_text(held.session), user));
+            }
+        }
+        for (owner, sessions) in &dead {
+            let sessions: Vec<_> =
+                sessions.iter().map(|(session, user)| (session.as_str(), *user)).collect();
+            for some in sessions.chunks(BATCH) {
+                self.remove(partition, owner, some).await?;
+            }
+        }
+        Ok(!dead.is_empty())
+    }
+
+    /// Some members of an owner's index. They are not popped: who reads them may die too.
+    async fn some_of(
+        &self,
+        partition: Partition,
+        index: Kind,
+        owner: &str,
+    ) -> Result<Vec<String>, PublishError> {
+        let key = self.names.key(partition, index, owner);
+        let mut command = Vec::new();
+        let count = BATCH.to_string();
+        command::words(&[b"SRANDMEMBER", &key, count.as_bytes()], &mut command);
+        let answer = refuse_errors(self.shards.call(partition, |_| command).await?)?;
+        let (Value::Array(members) | Value::Set(members)) = answer else {
+            return Err(PublishError::Unknown);
+        };
+        Ok(members.iter().filter_map(|member| member.as_text().map(str::to_owned)).collect())
+    }
+
+    fn with_index(
+        &self,
+        partition: Partition,
+        index: Kind,
+        owner: &str,
+        others: impl Iterator<Item = Vec<u8>>,
+    ) -> Vec<Vec<u8>> {
+        let mut keys =
+            vec![self.names.key(partition, index, owner), self.names.key(partition, EVENTS, "")];
+        keys.extend(others);
+        keys
+    }
+
+    async fn run_reap(
+        &self,
+        script: &scripts::Script,
+        partition: Partition,
+        keys: &[Vec<u8>],
+        arguments: &[&str],
+    ) -> Result<Value, PublishError> {
+        let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
+        let arguments: Vec<&[u8]> = arguments.iter().map(|text| text.as_bytes()).collect();
+        let command = script.call(&keys, &arguments);
+        refuse_errors(self.shards.call(partition, |_| command).await?)
+    }
+}
+
+/// So many take Redis about a millisecond.
+const BATCH: usize = 128;
+/// Batches that are under way at the same time.
+const PARTITIONS_AT_ONCE: usize = 8;

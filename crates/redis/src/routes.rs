@@ -1,0 +1,306 @@
+//! Commands on their way to the masters of a cluster's partitions, and those that must wait.
+//!
+//! A command that is answered MOVED was not executed. It is held, and with it all later commands of
+//! its partition, until the partition's new master is known and connected and nothing of the
+//! partition is under way at the old one; then they leave in their old order. Who has waited for
+//! the response timeout is told `Unavailable`, and nobody is sent more than a few times.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use fanlight_engine::broker::PublishError;
+use tokio::sync::{Notify, oneshot};
+
+use crate::names::Partition;
+use crate::pipeline::{Answer, Item};
+use crate::writer::{CommandQueue, Link};
+
+/// The routes of all partitions.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    /// At the index of the partition.
+    partitions: Box<[Mutex<Route>]>,
+    held: AtomicUsize,
+    held_bytes: AtomicUsize,
+    holding: Notify,
+    limits: Limits,
+}
+
+/// How much may be held, all in all, and for how long.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) messages: usize,
+    pub(crate) bytes: usize,
+    pub(crate) time: Duration,
+}
+
+#[derive(Debug, Default)]
+struct Route {
+    /// Queued or sent, and neither answered nor redirected.
+    under_way: usize,
+    hold: Option<Hold>,
+}
+
+#[derive(Debug)]
+struct Hold {
+    /// Nothing leaves before a slot map that is newer than this.
+    newer_than: u64,
+    until: Instant,
+    /// Redirected, in the order of their answers, which is that of the calls.
+    redirected: VecDeque<Item>,
+    /// Called since.
+    later: VecDeque<Item>,
+}
+
+/// Counts a command as under way until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Ticket {
+    routes: Arc<Routes>,
+    partition: Partition,
+    /// The link that the command was made for.
+    link: Link,
+    /// How often it has been redirected.
+    redirected: u8,
+}
+
+impl Routes {
+    pub(crate) fn new(limits: Limits) -> Self {
+        Self {
+            partitions: Partition::all().map(|_| Mutex::default()).collect(),
+            held: AtomicUsize::new(0),
+            held_bytes: AtomicUsize::new(0),
+            holding: Notify::new(),
+            limits,
+        }
+    }
+
+    /// Queues a command at its partition's master, or holds it. `master` is asked for while the
+    /// route is locked, so that the order of calls is that of the queue.
+    pub(crate) fn send(
+        self: &Arc<Self>,
+        partition: Partition,
+        kept: bool,
+        master: impl FnOnce() -> Arc<CommandQueue>,
+        command: impl FnOnce(&Link) -> Vec<u8>,
+    ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        let mut guard = self.route(partition);
+        let route = &mut *guard;
+        let Some(hold) = &mut route.hold else {
+            let ticket = |link: &Link| self.ticket(partition, link.clone());
+            let answer = master().send_routed(kept, command, ticket)?;
+            route.under_way += 1;
+            return Ok(answer);
+        };
+        let link = Link::placeholder();
+        let command = command(&link);
+        let (waiter, answer) = oneshot::channel();
+        let item = Item { command, kept, waiter, ticket: Some(self.ticket(partition, link)) };
+        route.under_way += 1;
+        if let Err(item) = self.keep(item, |item| hold.later.push_back(item)) {
+            // Its drop locks the route.
+            drop(guard);
+            drop(item);
+            return Err(PublishError::Overloaded);
+        }
+        Ok(answer)
+    }
+
+    /// Takes back a command that was not executed, and holds its partition.
+    pub(crate) fn redirect(&self, mut item: Item, map_number: u64) {
+        let Some(ticket) = &mut item.ticket else { return };
+        ticket.redirected += 1;
+        if ticket.redirected > REDIRECTS_MAX {
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return;
+        }
+        let mut route = self.route(ticket.partition);
+        let hold = self.hold_in(&mut route, map_number);
+        if let Err(item) = self.keep(item, |item| hold.redirected.push_back(item)) {
+            drop(route);
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+        }
+    }
+
+    /// Sends a command once to the master that its slot is moving to; gives it back if that one
+    /// can't take it.
+    pub(crate) fn ask(mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
+        let (Some(link), Some(ticket)) = (queue.link(), &mut item.ticket) else {
+            return Err(item);
+        };
+        if ticket.redirected >= REDIRECTS_MAX {
+            return Err(item);
+        }
+        ticket.redirected += 1;
+        rebind(&mut item.command, &ticket.link, &link);
+        ticket.link = link;
+        queue.put_asking(item)
+    }
+
+    /// Holds what comes for a partition that gets another master.
+    pub(crate) fn hold(&self, partition: Partition, map_number: u64) {
+        self.hold_in(&mut self.route(partition), map_number);
+    }
+
+    fn hold_in<'r>(&self, route: &'r mut Route, map_number: u64) -> &'r mut Hold {
+        let until = Instant::now() + self.limits.time;
+        route.hold.get_or_insert_with(|| {
+            self.holding.notify_one();
+            let (redirected, later) = (VecDeque::new(), VecDeque::new());
+            Hold { newer_than: map_number, until, redirected, later }
+        })
+    }
+
+    /// Resolves soon after something begins to be held.
+    pub(crate) async fn holding(&self) {
+        self.holding.notified().await;
+    }
+
+    /// Lets go what can go, with the slot map of this number; whether anything is still held.
+    pub(crate) fn release(
+        self: &Arc<Self>,
+        map_number: u64,
+        master: impl Fn(Partition) -> Arc<CommandQueue>,
+    ) -> bool {
+        let now = Instant::now();
+        let mut holding = false;
+        for partition in Partition::all() {
+            let mut route = self.route(partition);
+            let Some(hold) = &route.hold else { continue };
+            let waiting = hold.redirected.len() + hold.later.len();
+            let is_late = now >= hold.until;
+            let queue = master(partition);
+            let may_leave = route.under_way == waiting && map_number > hold.newer_than;
+            let link = queue.link();
+            if !is_late && (!may_leave || link.is_none()) {
+                holding = true;
+                continue;
+            }
+            let Some(hold) = route.hold.take() else { continue };
+            let mut refused = Vec::new();
+            for mut item in hold.redirected.into_iter().chain(hold.later) {
+                self.held.fetch_sub(1, Ordering::Relaxed);
+                self.held_bytes.fetch_sub(item.command.len(), Ordering::Relaxed);
+                let taken = match &link {
+                    Some(link) if may_leave => {
+                        if let Some(ticket) = &mut item.ticket {
+                            rebind(&mut item.command, &ticket.link, link);
+                            ticket.link = link.clone();
+                        }
+                        queue.put(item)
+                    }
+                    _ => Err((item, PublishError::Unavailable)),
+                };
+                refused.extend(taken.err());
+            }
+            drop(route);
+            for (item, error) in refused {
+                let _ = item.waiter.send(Err(error));
+            }
+        }
+        holding
+    }
+
+    /// At the end: nobody is let go any more.
+    pub(crate) fn refuse_all(&self) {
+        for partition in Partition::all() {
+            let hold = self.route(partition).hold.take();
+            for item in
+                hold.into_iter().flat_map(|hold| hold.redirected.into_iter().chain(hold.later))
+            {
+                let _ = item.waiter.send(Err(PublishError::Unavailable));
+            }
+        }
+    }
+
+    /// Keeps an item if there is room for it.
+    fn keep(&self, item: Item, keep: impl FnOnce(Item)) -> Result<(), Item> {
+        let bytes = item.command.len();
+        let held = self.held.load(Ordering::Relaxed);
+        let held_bytes = self.held_bytes.load(Ordering::Relaxed);
+        if held >= self.limits.messages || (held > 0 && held_bytes + bytes > self.limits.bytes) {
+            return Err(item);
+        }
+        self.held.fetch_add(1, Ordering::Relaxed);
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+        keep(item);
+        Ok(())
+    }
+
+    fn ticket(self: &Arc<Self>, partition: Partition, link: Link) -> Ticket {
+        Ticket { routes: Arc::clone(self), partition, link, redirected: 0 }
+    }
+
+    fn route(&self, partition: Partition) -> MutexGuard<'_, Route> {
+        let route = &self.partitions[usize::from(partition.0)];
+        route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        let mut route = self.routes.route(self.partition);
+        route.under_way = route.under_way.saturating_sub(1);
+    }
+}
+
+/// Makes a command that was made for one link one for another: its arguments that are the
+/// replication id are that of the other.
+fn rebind(command: &mut Vec<u8>, from: &Link, to: &Link) {
+    if from == to {
+        return;
+    }
+    let (old, new) = (from.replication_id.as_bytes(), to.replication_id.as_bytes());
+    let mut out = Vec::with_capacity(command.len());
+    let mut rest = command.as_slice();
+    let head = line(&mut rest);
+    out.extend_from_slice(head);
+    while !rest.is_empty() {
+        let head = line(&mut rest);
+        let digits = head.get(1..head.len().saturating_sub(2)).unwrap_or_default();
+        let bytes = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+        let (argument, after) = rest.split_at(bytes.unwrap_or(rest.len()).min(rest.len()));
+        rest = after.get(2..).unwrap_or_default();
+        let argument = if argument == old { new } else { argument };
+        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        out.extend_from_slice(argument);
+        out.extend_from_slice(b"\r\n");
+    }
+    *command = out;
+}
+
+/// The next line, with its end.
+fn line<'c>(rest: &mut &'c [u8]) -> &'c [u8] {
+    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+    let (line, after) = rest.split_at(end);
+    *rest = after;
+    line
+}
+
+/// A partition that moves again and again is given up.
+const REDIRECTS_MAX: u8 = 5;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::command;
+
+    fn link(id: &str) -> Link {
+        Link { replication_id: id.into() }
+    }
+
+    #[test]
+    fn a_held_command_is_made_for_the_link_on_which_it_leaves() {
+        let make = |id: &str| {
+            let mut out = Vec::new();
+            command::words(&[b"EVALSHA", b"a\r\n$2\r\nxx", b"", id.as_bytes(), b"end"], &mut out);
+            out
+        };
+        let mut command = make("old");
+        rebind(&mut command, &link("old"), &link("newer"));
+        assert_eq!(command, make("newer"));
+        rebind(&mut command, &link("xx"), &link("never"));
+        assert_eq!(command, make("newer"));
+    }
+}

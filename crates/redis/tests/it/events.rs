@@ -1,0 +1,198 @@
+//! Lifecycle events: at least once, in order per session, also for nodes that died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanlight_engine::broker::Channel;
+use fanlight_engine::publication::SessionId;
+use fanlight_engine::registry::{Entry, Registry, SubscriptionChange};
+use fanlight_proto::CloseReason;
+use fanlight_redis::{Event, Events};
+use fanlight_testkit::{RedisServer, eventually};
+use uuid::Uuid;
+
+use crate::lease::leased;
+use crate::registry::Node;
+
+/// Everything that a consumer group was given.
+pub(crate) struct Log {
+    reader: Events,
+    pub(crate) events: Vec<Event>,
+}
+
+impl Log {
+    /// Begins with the oldest event; the node is only how to get at Redis.
+    pub(crate) async fn start(node: &Node) -> Self {
+        let reader = Events::new(&node.broker);
+        reader.create_group("tests").await.unwrap();
+        Self { reader, events: Vec::new() }
+    }
+
+    /// Reads what is new; whether there was anything.
+    pub(crate) async fn read(&mut self) -> bool {
+        let Ok(events) = self.reader.read("tests", "one", 256).await else { return false };
+        let ids: Vec<_> = events.iter().map(|event| event.id.clone()).collect();
+        self.reader.ack("tests", &ids).await.unwrap();
+        self.events.extend(events);
+        !ids.is_empty()
+    }
+
+    /// Reads until `condition` holds of all that was read.
+    pub(crate) async fn until(&mut self, condition: impl Fn(&[Event]) -> bool) {
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(30);
+        while !condition(&self.events) {
+            assert!(tokio::time::Instant::now() < deadline, "{} events", self.events.len());
+            if !self.read().await {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
+    }
+
+    /// What became of one session, in order.
+    fn of(&self, session: SessionId) -> Vec<String> {
+        let id = session.0.simple().to_string();
+        let events = self.events.iter().filter(|event| event.session.as_ref() == Some(&id));
+        events.map(line).collect()
+    }
+
+    /// What became of destinations, in order.
+    fn of_destinations(&self) -> Vec<String> {
+        let events = self.events.iter().filter(|event| event.session.is_none());
+        events.map(line).collect()
+    }
+}
+
+/// `connected ann`, `subscribed ann /topic/a`, `disconnected ann client_closed`
+fn line(event: &Event) -> String {
+    let parts = [&event.user, &event.destination, &event.reason];
+    let parts = parts.into_iter().flatten().map(String::as_str);
+    std::iter::once(event.kind.as_str()).chain(parts).collect::<Vec<_>>().join(" ")
+}
+
+fn change(user: Option<&str>, destination: &str, began: bool) -> SubscriptionChange {
+    let destination = Channel::of_destination(destination.into());
+    SubscriptionChange { user: user.map(Arc::from), destination, began }
+}
+
+#[tokio::test]
+async fn what_becomes_of_a_session_is_told_in_order() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    let mut log = Log::start(&ann).await;
+    let entry = ann.contract.entered("ann").await;
+    ann.registry.record(entry.session, change(Some("ann"), "/topic/a", true));
+    ann.registry.record(entry.session, change(Some("ann"), "/topic/a", false));
+    ann.registry.leave(entry.clone(), CloseReason::SlowConsumer);
+    log.until(|events| events.len() >= 6).await;
+    assert_eq!(
+        log.of(entry.session),
+        [
+            "connected ann",
+            "subscribed ann /topic/a",
+            "unsubscribed ann /topic/a",
+            "disconnected ann slow_consumer",
+        ]
+    );
+    let owner = ann.lease.owner();
+    assert!(log.events.iter().all(|event| event.node == *owner && event.at_unix_ms > 0));
+}
+
+#[tokio::test]
+async fn an_anonymous_session_is_told_of_too() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    let mut log = Log::start(&ann).await;
+    let entry = Entry { user: None, ..ann.contract.session("") };
+    ann.registry.enter(entry.clone()).await;
+    ann.registry.record(entry.session, change(None, "/topic/a", true));
+    ann.registry.leave(entry.clone(), CloseReason::ClientClosed);
+    log.until(|events| events.len() >= 4).await;
+    let expected = ["connected", "subscribed /topic/a", "disconnected client_closed"];
+    assert_eq!(log.of(entry.session), expected);
+}
+
+#[tokio::test]
+async fn a_destination_is_occupied_by_the_first_subscription_of_all_nodes_and_vacated_by_the_last()
+{
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    let bob = Node::start(leased(&server.url()));
+    ann.sees(&[&ann, &bob]).await;
+    bob.sees(&[&ann, &bob]).await;
+    let mut log = Log::start(&ann).await;
+    let session = SessionId(Uuid::now_v7());
+    let subscriptions = [(&ann, true), (&ann, true), (&bob, true)];
+    let ends = [(&ann, false), (&ann, false), (&bob, false)];
+    for (count, (node, began)) in (1..).zip(subscriptions.into_iter().chain(ends)) {
+        node.registry.record(session, change(None, "/topic/a", began));
+        log.until(|events| events.iter().filter(|e| e.session.is_some()).count() == count).await;
+        // Its occupation is another operation, that went before or after in its own partition.
+        node.registry.flush().await;
+    }
+    log.until(|events| events.iter().any(|event| event.kind == "vacated")).await;
+    assert_eq!(log.of_destinations(), ["occupied /topic/a", "vacated /topic/a"]);
+}
+
+#[tokio::test]
+async fn what_a_dead_node_occupied_is_vacated_unless_others_are_there() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    let bob = Node::start(leased(&server.url()));
+    ann.sees(&[&ann, &bob]).await;
+    bob.sees(&[&ann, &bob]).await;
+    let mut log = Log::start(&bob).await;
+    let session = SessionId(Uuid::now_v7());
+    for (node, destination) in [(&ann, "/topic/own"), (&ann, "/topic/both"), (&bob, "/topic/both")]
+    {
+        node.registry.record(session, change(None, destination, true));
+        node.registry.flush().await;
+    }
+    let dead = ann.lease.owner();
+    drop(ann);
+    log.until(|events| events.iter().any(|event| event.kind == "vacated")).await;
+    bob.registry.record(session, change(None, "/topic/both", false));
+    log.until(|events| events.iter().filter(|e| e.kind == "vacated").count() == 2).await;
+    let vacated: Vec<_> = log.events.iter().filter(|event| event.kind == "vacated").collect();
+    assert_eq!(line(vacated[0]), "vacated /topic/own node_lost");
+    assert_eq!(vacated[0].node, *dead);
+    assert_eq!(line(vacated[1]), "vacated /topic/both");
+}
+
+#[tokio::test]
+async fn what_was_not_acknowledged_is_given_again() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    ann.contract.entered("ann").await;
+    let reader = Events::new(&ann.broker);
+    reader.create_group("g").await.unwrap();
+    reader.create_group("g").await.unwrap();
+    let first = reader.read("g", "c", 10).await.unwrap();
+    assert_eq!(first.iter().map(line).collect::<Vec<_>>(), ["connected ann"]);
+    assert_eq!(reader.read("g", "c", 10).await.unwrap(), []);
+    assert_eq!(reader.read_again("g", "c", 10).await.unwrap(), first);
+    assert_eq!(reader.read_again("g", "other", 10).await.unwrap(), []);
+    reader.ack("g", &[first[0].id.clone()]).await.unwrap();
+    assert_eq!(reader.read_again("g", "c", 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn events_wait_while_redis_is_away() {
+    let mut server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    server.kill();
+    eventually("the lease is not sure any more", || !ann.lease.is_held()).await;
+    let entry = ann.contract.session("ann");
+    ann.registry.enter(entry.clone()).await;
+    ann.registry.record(entry.session, change(Some("ann"), "/topic/a", true));
+    ann.registry.leave(entry.clone(), CloseReason::ClientClosed);
+    server.launch().unwrap();
+    eventually("the lease is held", || ann.lease.is_held()).await;
+    let mut log = Log::start(&ann).await;
+    log.until(|events| events.iter().any(|event| event.kind == "disconnected")).await;
+    let expected = ["connected ann", "subscribed ann /topic/a", "disconnected ann client_closed"];
+    assert_eq!(log.of(entry.session), expected);
+}

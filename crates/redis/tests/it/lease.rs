@@ -1,0 +1,215 @@
+//! Leases: who counts as living, who is fenced, and when the dead are reaped and forgotten.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use fanlight_engine::broker::PublishError;
+use fanlight_redis::{Lease, NodeInfo, Reap, Reaper, RedisConfig};
+use fanlight_testkit::{RedisServer, eventually};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::nodes::{RedisNode, config};
+
+/// Times short enough for tests, and long enough for a busy machine.
+pub(crate) const LEASE: Duration = Duration::from_secs(1);
+
+pub(crate) fn leased(url: &str) -> RedisConfig {
+    RedisConfig { lease: LEASE, lease_renew: LEASE / 5, ..config(url) }
+}
+
+/// Counts how often each dead owner was given to it.
+#[derive(Default)]
+struct Recorder(Mutex<HashMap<String, usize>>);
+
+impl Recorder {
+    fn times(&self, owner: &str) -> usize {
+        self.0.lock().unwrap().get(owner).copied().unwrap_or(0)
+    }
+}
+
+impl Reap for Recorder {
+    fn reap(&self, dead_owner: &str) -> BoxFuture<'static, Result<bool, PublishError>> {
+        *self.0.lock().unwrap().entry(dead_owner.to_owned()).or_default() += 1;
+        std::future::ready(Ok(true)).boxed()
+    }
+}
+
+/// A node with a lease and a reaper, on a runtime of its own that can be paused.
+struct Leased {
+    runtime: Option<tokio::runtime::Runtime>,
+    node: RedisNode,
+    lease: Arc<Lease>,
+    reaped: Arc<Recorder>,
+}
+
+impl Leased {
+    fn start(name: &str, config: RedisConfig) -> Self {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let reaped = Arc::new(Recorder::default());
+        let guard = runtime.enter();
+        let node = RedisNode::start(config, 1);
+        let info = NodeInfo {
+            name: name.to_owned(),
+            address: "127.0.0.1:1".to_owned(),
+            started_unix_ms: 1,
+        };
+        let shutdown = CancellationToken::clone(&node.shutdown);
+        let lease = Lease::start(&node.redis, info, &node.tracker, shutdown.clone());
+        let hooks = vec![Arc::clone(&reaped) as Arc<dyn Reap>];
+        Reaper::start(&lease, hooks, &node.tracker, shutdown);
+        drop(guard);
+        Self { runtime: Some(runtime), node, lease, reaped }
+    }
+
+    async fn held(&self) {
+        eventually("the lease is held", || self.lease.is_held()).await;
+    }
+
+    /// Stops everything of this node until the answer is dropped, as SIGSTOP does.
+    fn pause(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (resume, paused) = std::sync::mpsc::sync_channel::<()>(0);
+        let runtime = self.runtime.as_ref().unwrap();
+        runtime.spawn(async move { paused.recv().ok() });
+        resume
+    }
+
+    fn sees(&self, other: &Self) -> bool {
+        let owner = other.lease.owner();
+        self.lease.nodes().iter().any(|node| node.owner == owner && node.left.is_some())
+    }
+}
+
+impl Drop for Leased {
+    fn drop(&mut self) {
+        self.node.shutdown.cancel();
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+#[tokio::test]
+async fn nodes_see_each_other_while_they_live() {
+    let server = RedisServer::start().unwrap();
+    let ann = Leased::start("ann 1", leased(&server.url()));
+    let bob = Leased::start("bob", leased(&server.url()));
+    ann.lease.set_sessions(7);
+    eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
+    eventually("the sessions are told", || {
+        let nodes = bob.lease.nodes();
+        nodes.iter().any(|node| node.info.name == "ann 1" && node.sessions == 7)
+    })
+    .await;
+    assert!(bob.lease.is_live(&ann.lease.owner()));
+    assert_ne!(ann.lease.boot(), bob.lease.boot());
+}
+
+#[tokio::test]
+async fn a_paused_node_is_reaped_and_goes_on_under_its_next_generation_when_it_wakes() {
+    let server = RedisServer::start().unwrap();
+    let ann = Leased::start("ann", leased(&server.url()));
+    let bob = Leased::start("bob", leased(&server.url()));
+    eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
+    let first = ann.lease.owner();
+    let mut changed = ann.lease.changed();
+    let paused = ann.pause();
+    eventually("it is reaped", || bob.reaped.times(&first) > 0).await;
+    eventually("it is dead", || !bob.lease.is_live(&first)).await;
+    assert!(!ann.lease.is_held(), "a node that overslept must not trust its lease");
+    drop(paused);
+    changed.changed().await.unwrap();
+    let second = ann.lease.owner();
+    assert_eq!(&*second, format!("{}:2", ann.lease.boot()));
+    eventually("it lives again", || bob.sees(&ann) && bob.lease.is_live(&second)).await;
+    assert!(!bob.lease.is_live(&first));
+    assert_eq!((ann.lease.fenced(), bob.lease.fenced()), (1, 0));
+    let before = bob.reaped.times(&first) + ann.reaped.times(&first);
+    eventually("what the first wrote before it knew is looked for once more", || {
+        bob.reaped.times(&first) + ann.reaped.times(&first) > before
+    })
+    .await;
+    assert_eq!(bob.reaped.times(&second) + ann.reaped.times(&second), 0);
+}
+
+#[tokio::test]
+async fn a_node_that_is_gone_is_reaped_forgotten_and_left_alone() {
+    let server = RedisServer::start().unwrap();
+    let bob = Leased::start("bob", leased(&server.url()));
+    bob.held().await;
+    let gone = {
+        let ann = Leased::start("ann", leased(&server.url()));
+        eventually("bob sees ann", || bob.sees(&ann)).await;
+        ann.lease.owner()
+    };
+    eventually("it is reaped", || bob.reaped.times(&gone) > 0).await;
+    let known = || {
+        let keys = server.command("KEYS fl:*").unwrap();
+        let keys = keys.lines().filter(|line| line.starts_with("fl:")).map(str::to_owned);
+        keys.filter(|key| {
+            ["ZRANGE {} 0 -1", "HGETALL {}"].iter().any(|command| {
+                server.command(&command.replace("{}", key)).unwrap().contains(&*gone)
+            })
+        })
+        .collect::<Vec<_>>()
+    };
+    eventually("it is forgotten", || known().is_empty()).await;
+    assert_eq!(bob.lease.nodes().len(), 1);
+}
+
+#[tokio::test]
+async fn a_released_lease_is_reaped_without_waiting_for_its_end() {
+    let server = RedisServer::start().unwrap();
+    let ann = Leased::start("ann", RedisConfig { lease: LEASE * 60, ..leased(&server.url()) });
+    let bob = Leased::start("bob", leased(&server.url()));
+    eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
+    let owner = ann.lease.owner();
+    ann.lease.release().await;
+    assert!(!ann.lease.is_held());
+    eventually("it is reaped", || bob.reaped.times(&owner) > 0).await;
+    assert_eq!(ann.lease.owner(), owner, "who has left does not come back");
+}
+
+#[tokio::test]
+async fn a_redis_that_lost_its_data_fences_every_node() {
+    let mut server = RedisServer::start().unwrap();
+    let ann = Leased::start("ann", leased(&server.url()));
+    let bob = Leased::start("bob", leased(&server.url()));
+    eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
+    let (mut anns, mut bobs) = (ann.lease.changed(), bob.lease.changed());
+    server.kill();
+    server.launch().unwrap();
+    anns.changed().await.unwrap();
+    bobs.changed().await.unwrap();
+    assert_eq!(anns.borrow().round, 1);
+    eventually("both see both again", || ann.sees(&bob) && bob.sees(&ann)).await;
+    assert!(ann.lease.owner().ends_with(":2") && bob.lease.owner().ends_with(":2"));
+}
+
+#[tokio::test]
+async fn an_outage_longer_than_the_lease_reaps_and_fences_nobody() {
+    let server = RedisServer::start().unwrap();
+    let ann = Leased::start("ann", leased(&server.url()));
+    let bob = Leased::start("bob", leased(&server.url()));
+    eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
+    server.pause().unwrap();
+    tokio::time::sleep(LEASE * 3).await;
+    assert!(!ann.lease.is_held() && !bob.lease.is_held());
+    server.resume().unwrap();
+    ann.held().await;
+    bob.held().await;
+    eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
+    for lease in [&ann.lease, &bob.lease] {
+        assert!(lease.owner().ends_with(":1"));
+        assert_eq!((lease.fenced(), lease.changed().borrow().round), (0, 0));
+    }
+    for reaped in [&ann.reaped, &bob.reaped] {
+        assert!(reaped.0.lock().unwrap().is_empty());
+    }
+}
