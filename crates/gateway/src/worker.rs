@@ -4,6 +4,7 @@ mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod queues;
 mod recovery;
 mod registry;
 mod slot;
@@ -24,6 +25,7 @@ use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
 use fanlight_engine::presence::Presence;
+use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
@@ -42,6 +44,7 @@ use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
 pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
+use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
 use slot::{Phase, Role, Slot, Written};
@@ -59,6 +62,8 @@ pub struct WorkerShared {
     pub broker: Arc<dyn Broker>,
     /// Keeps who is where.
     pub presence: Arc<dyn Presence>,
+    /// Keeps the queues.
+    pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
     /// The time.
@@ -80,6 +85,7 @@ pub struct Worker {
     slots: Slab<Slot>,
     next_serial: u64,
     hub: Hub,
+    queues: QueueSide,
     ids: Ids,
     encoder: Encoder,
     inflater: Inflater,
@@ -119,6 +125,7 @@ enum Wake {
     Inbox,
     Done(Ticket, Done),
     Read(recovery::Read),
+    Queue(QueueDone),
     Resumed,
     Sweep,
 }
@@ -140,6 +147,7 @@ impl Worker {
             slots: Slab::new(),
             next_serial: 0,
             hub: Hub::new(),
+            queues: QueueSide::new(id),
             ids: Ids::new(seed),
             encoder: Encoder::new(shared.deflate_min_bytes),
             inflater: Inflater::new(),
@@ -182,6 +190,9 @@ impl Worker {
                 Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
                     Wake::Read(read)
                 }
+                Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
+                    Wake::Queue(done)
+                }
                 () = std::future::ready(()), if resumed => Wake::Resumed,
                 _ = ticks.tick() => Wake::Sweep,
             };
@@ -208,6 +219,7 @@ impl Worker {
                         self.relieve(&mut inbox).await;
                     }
                 }
+                Wake::Queue(done) => self.on_queue_done(done),
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
@@ -217,6 +229,7 @@ impl Worker {
             }
             self.settle().await;
             self.flush_stage();
+            self.tend_queues();
             if !self.resumed.is_empty() || self.recovery.has_more || !self.inbox.messages.is_empty()
             {
                 // Else the loop would not wait, and what shares this thread would: accepting,
@@ -224,6 +237,7 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         }
+        self.end_queues().await;
         self.report();
         Ok(())
     }
@@ -250,7 +264,11 @@ impl Worker {
         for message in inbox.drain(..) {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
+                Inbox::Deliver(delivery) if self.queues.consumers.wake(&delivery.channel) => {}
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
+                // A wake may have been missed.
+                Inbox::Notice(Notice::Suspect(channel)) if self.queues.consumers.wake(&channel) => {
+                }
                 Inbox::Notice(Notice::Suspect(channel)) => {
                     self.recovery.timelines.suspect(&channel);
                 }
@@ -330,6 +348,7 @@ impl Worker {
             now,
             rules: &self.shared.rules,
             hub: &mut self.hub,
+            consumers: &mut self.queues.consumers,
             ids: &mut self.ids,
             effects: &mut self.effects,
         };
@@ -408,6 +427,7 @@ impl Worker {
                 *self.channels.entry(channel).or_insert(0) += 1;
                 self.start(key, joined, Done::Joined)
             }
+            Effect::Settle(channels) => self.settle_for(key, &channels),
             Effect::Leave(channel) => {
                 self.leave(&channel);
                 None

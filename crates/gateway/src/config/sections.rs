@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::queues::{Mode, Queue};
 use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
@@ -283,6 +284,13 @@ pub struct Namespace {
     /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
+    /// "topic" gives each message to all who are subscribed; "queue" keeps it until one of them
+    /// has acknowledged it. Queues have no patterns. Default: "topic".
+    #[serde(default)]
+    pub mode: Mode,
+    /// How queues behave; for `mode = "queue"` only.
+    #[serde(default, skip_serializing_if = "Queue::is_default")]
+    pub queue: Queue,
 }
 
 /// What is kept of each destination's messages.

@@ -193,6 +193,15 @@ pub struct Message {
     /// The sender's headers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// Whether the client is to acknowledge it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ack: bool,
+    /// Whether it was delivered before, to this or another consumer of its queue.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redelivered: bool,
+    /// How often it has been delivered, if more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_count: Option<u32>,
 }
 
 impl ServerMessage {
@@ -277,6 +286,11 @@ struct Flat {
     offset: Option<u64>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    #[serde(default)]
+    ack: bool,
+    #[serde(default)]
+    redelivered: bool,
+    delivery_count: Option<u32>,
     after_ms: Option<u64>,
     reason: Option<String>,
     #[serde(default)]
@@ -367,6 +381,9 @@ impl Flat {
                 epoch: self.epoch,
                 offset: self.offset,
                 headers: self.headers,
+                ack: self.ack,
+                redelivered: self.redelivered,
+                delivery_count: self.delivery_count,
             }),
             Kind::Presence => ServerMessage::Presence {
                 to: required(self.to, "to")?,
