@@ -1,5 +1,6 @@
 //! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
 
+mod effects;
 mod fanout;
 mod guard;
 mod inbox;
@@ -38,7 +39,7 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use mio::{Events, Interest, Token};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
@@ -172,29 +173,8 @@ impl Worker {
         let mut ticks = tokio::time::interval(sweep::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.sweep.is_drained(&self.slots) {
-            let resumed = !self.resumed.is_empty() || self.recovery.has_more;
-            let wake = tokio::select! {
-                polled = poll_sockets(&mut self.poll, &mut events) => {
-                    polled?;
-                    Wake::Sockets
-                }
-                taken = self.inbox.messages.recv_many(&mut inbox, INBOX_BATCH) => {
-                    if taken == 0 {
-                        break;
-                    }
-                    Wake::Inbox
-                }
-                Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
-                    Wake::Done(ticket, done)
-                }
-                Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
-                    Wake::Read(read)
-                }
-                Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
-                    Wake::Queue(done)
-                }
-                () = std::future::ready(()), if resumed => Wake::Resumed,
-                _ = ticks.tick() => Wake::Sweep,
+            let Some(wake) = self.next_wake(&mut events, &mut inbox, &mut ticks).await? else {
+                break;
             };
             match wake {
                 Wake::Sockets => {
@@ -240,6 +220,39 @@ impl Worker {
         self.end_queues().await;
         self.report();
         Ok(())
+    }
+
+    /// Waits until there is something to do; `None` once nobody can tell it of anything more.
+    async fn next_wake(
+        &mut self,
+        events: &mut Events,
+        inbox: &mut Vec<Inbox>,
+        ticks: &mut Interval,
+    ) -> io::Result<Option<Wake>> {
+        let resumed = !self.resumed.is_empty() || self.recovery.has_more;
+        Ok(Some(tokio::select! {
+            polled = poll_sockets(&mut self.poll, events) => {
+                polled?;
+                Wake::Sockets
+            }
+            taken = self.inbox.messages.recv_many(inbox, INBOX_BATCH) => {
+                if taken == 0 {
+                    return Ok(None);
+                }
+                Wake::Inbox
+            }
+            Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
+                Wake::Done(ticket, done)
+            }
+            Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
+                Wake::Read(read)
+            }
+            Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
+                Wake::Queue(done)
+            }
+            () = std::future::ready(()), if resumed => Wake::Resumed,
+            _ = ticks.tick() => Wake::Sweep,
+        }))
     }
 
     /// Bounds what one wake-up gathers: sends before the stage is large, and delivers before the
@@ -366,88 +379,6 @@ impl Worker {
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         if slot.paused && !slot.is_busy() {
             self.go_on(key);
-        }
-    }
-
-    /// Carries out one effect; what it came to, when that is known at once.
-    fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
-        match effect {
-            Effect::Write { text, payload } => {
-                self.stats.messages_out += 1;
-                let slot = self.slots.get_mut(key.0 as usize)?;
-                let chunk = self.encoder.frame(text, &payload, slot.framing);
-                self.stage.push(key, slot, chunk);
-                None
-            }
-            Effect::Ping => {
-                self.stage_control(key, Opcode::Ping, &[]);
-                None
-            }
-            Effect::Authenticate(token) => {
-                let result = self.shared.authenticator.authenticate(token.as_str(), now);
-                Some(Done::Authenticated(result))
-            }
-            Effect::Enter(user) => {
-                let entry = self.entry(key, user)?;
-                let entering = self.shared.registry.enter(entry);
-                self.start(key, entering, Done::Entered)
-            }
-            Effect::Exit { user, reason } => {
-                if let Some(entry) = self.entry(key, user) {
-                    self.shared.registry.leave(entry, reason);
-                }
-                None
-            }
-            Effect::Record(change) => {
-                if let Some(entry) = self.entry(key, None) {
-                    self.shared.registry.record(entry.session, change);
-                }
-                None
-            }
-            Effect::Publish(permit, publication) => {
-                self.stats.published += 1;
-                let publish = self.shared.broker.publish(permit, publication);
-                self.start(key, publish, Done::Published)
-            }
-            Effect::PublishOnce(permit, publication, once) => {
-                self.stats.published += 1;
-                let publish = self.shared.broker.publish_once(permit, publication, once);
-                self.start(key, publish, Done::Published)
-            }
-            Effect::Recover(recover) => {
-                self.recover(key, *recover, now);
-                None
-            }
-            Effect::History(query) => {
-                let page = self.shared.broker.history(*query);
-                self.start(key, page, Done::History)
-            }
-            Effect::Join(channel) => {
-                let joined = self.shared.broker.subscribe(self.id, &channel);
-                *self.channels.entry(channel).or_insert(0) += 1;
-                self.start(key, joined, Done::Joined)
-            }
-            Effect::Settle(channels) => self.settle_for(key, &channels),
-            Effect::Leave(channel) => {
-                self.leave(&channel);
-                None
-            }
-            Effect::Appear(place, member) => {
-                self.shared.presence.enter(&place, member);
-                None
-            }
-            Effect::Vanish(place, member) => {
-                self.shared.presence.exit(&place, member);
-                None
-            }
-            Effect::Members(query) => {
-                let members = self.shared.presence.members(query);
-                self.start(key, members, Done::Members)
-            }
-            Effect::Close(reason) => {
-                self.close(key, reason, now);
-                None
-            }
         }
     }
 

@@ -218,7 +218,6 @@ impl Answer {
 fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     match message {
         ClientMessage::Connect { .. } => None,
-        ClientMessage::Presence { id, .. } => Some(id.clone()),
         ClientMessage::Subscribe { id, .. }
         | ClientMessage::Unsubscribe { id, .. }
         | ClientMessage::Send { id, .. }
@@ -226,7 +225,7 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
         | ClientMessage::Ack { id, .. }
         | ClientMessage::Nack { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
-        ClientMessage::History { id, .. } => Some(id.clone()),
+        ClientMessage::History { id, .. } | ClientMessage::Presence { id, .. } => Some(id.clone()),
     }
 }
 

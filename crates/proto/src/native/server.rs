@@ -261,6 +261,7 @@ impl<'de> Deserialize<'de> for ServerMessage {
 /// Any message of the server. A derived internally tagged enum buffers its content, through which a
 /// raw value does not come.
 #[derive(DeriveDeserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of all messages side by side")]
 struct Flat {
     #[serde(rename = "type")]
     kind: Kind,
@@ -359,40 +360,11 @@ impl Flat {
                 more: self.more,
                 reason: self.reason.map(Cow::Owned),
             }),
-            Kind::Lost => ServerMessage::Lost {
-                to: required(self.to, "to")?,
-                reason: required(self.reason, "reason")?.into(),
-                epoch: required(self.epoch, "epoch")?,
-                offset: required(self.offset, "offset")?,
-            },
             Kind::Error => ServerMessage::Error {
                 id: request_id(self.id)?,
                 code: required(self.code, "code")?.into(),
                 message: required(self.message, "message")?,
                 retry_after_ms: self.retry_after_ms,
-            },
-            Kind::Message => ServerMessage::Message(Message {
-                to: required(self.to, "to")?,
-                id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
-                data: required(self.data, "data")?,
-                content_type: self.content_type,
-                from: self.from,
-                at: required(self.at, "at")?,
-                epoch: self.epoch,
-                offset: self.offset,
-                headers: self.headers,
-                ack: self.ack,
-                redelivered: self.redelivered,
-                delivery_count: self.delivery_count,
-            }),
-            Kind::Presence => ServerMessage::Presence {
-                to: required(self.to, "to")?,
-                change: PresenceChange {
-                    joined: self.joined,
-                    left: self.left,
-                    count: required(self.count, "count")?,
-                    truncated: self.truncated,
-                },
             },
             Kind::Members => ServerMessage::Members {
                 id: required(request_id(self.id)?, "id")?,
@@ -406,6 +378,42 @@ impl Flat {
                 reason: required(self.reason, "reason")?.into(),
             },
             Kind::Pong => ServerMessage::Pong { id: request_id(self.id)? },
+            Kind::Lost | Kind::Message | Kind::Presence => return self.into_news(),
+        })
+    }
+
+    /// What comes without having been asked for.
+    fn into_news<E: de::Error>(self) -> Result<ServerMessage, E> {
+        Ok(match self.kind {
+            Kind::Lost => ServerMessage::Lost {
+                to: required(self.to, "to")?,
+                reason: required(self.reason, "reason")?.into(),
+                epoch: required(self.epoch, "epoch")?,
+                offset: required(self.offset, "offset")?,
+            },
+            Kind::Presence => ServerMessage::Presence {
+                to: required(self.to, "to")?,
+                change: PresenceChange {
+                    joined: self.joined,
+                    left: self.left,
+                    count: required(self.count, "count")?,
+                    truncated: self.truncated,
+                },
+            },
+            _ => ServerMessage::Message(Message {
+                to: required(self.to, "to")?,
+                id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
+                data: required(self.data, "data")?,
+                content_type: self.content_type,
+                from: self.from,
+                at: required(self.at, "at")?,
+                epoch: self.epoch,
+                offset: self.offset,
+                headers: self.headers,
+                ack: self.ack,
+                redelivered: self.redelivered,
+                delivery_count: self.delivery_count,
+            }),
         })
     }
 }
