@@ -2,15 +2,17 @@
 
 use crate::process::{cargo, run as run_command};
 
-/// The divan benchmarks of all crates, then the harness over real sockets.
+/// The divan benchmarks of all crates, what the cluster costs Redis, then the harness over real
+/// sockets.
 pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<()> {
     let mut benches = cargo(&["bench", "--workspace", "--locked", "--bench", "*"]);
     if let Some(filter) = filter {
         run_command(benches.args(["--", filter]))?;
-        println!("skipped the idle and fan-out harness: a filter was given");
+        println!("skipped Redis' costs and the harness: a filter was given");
         return Ok(());
     }
     run_command(&mut benches)?;
+    run_redis_costs()?;
     run_command(&mut cargo(&["build", "--release", "--locked", "--package", "fanlight"]))?;
     for scenario in ["idle", "fanout"] {
         run_command(&mut cargo(&[
@@ -21,6 +23,22 @@ pub(crate) fn run(filter: Option<&str>) -> anyhow::Result<()> {
             "fanlight-loadtest",
             "--",
             scenario,
+        ]))?;
+    }
+    Ok(())
+}
+
+/// What each of these costs, against `redis-server` processes of their own.
+pub(crate) fn run_redis_costs() -> anyhow::Result<()> {
+    for example in ["flood", "history", "registry", "presence"] {
+        run_command(&mut cargo(&[
+            "run",
+            "--release",
+            "--locked",
+            "--package",
+            "fanlight-redis",
+            "--example",
+            example,
         ]))?;
     }
     Ok(())

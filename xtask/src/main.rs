@@ -27,9 +27,12 @@ enum Task {
     },
     /// Checks the rules of the tree that compilers do not: arrows, budgets, dead files.
     Tidy,
-    /// Runs the benchmarks, then the idle-memory and fan-out harness.
+    /// Runs the benchmarks, what the cluster costs Redis, then the idle-memory and fan-out harness.
     Bench {
-        /// Only benchmarks whose name contains this; the harness is then left out.
+        /// Only what the cluster costs Redis.
+        #[arg(long, conflicts_with = "filter")]
+        redis: bool,
+        /// Only benchmarks whose name contains this; the rest is then left out.
         filter: Option<String>,
     },
     /// Runs each fuzz target for longer than the tests do.
@@ -60,7 +63,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Test { arguments } => test::run(&arguments),
         Task::Tidy => tidy::run(),
-        Task::Bench { filter } => bench::run(filter.as_deref()),
+        Task::Bench { redis: true, .. } => bench::run_redis_costs(),
+        Task::Bench { filter, .. } => bench::run(filter.as_deref()),
         Task::Fuzz { seconds, filter } => fuzz::run(seconds, &filter),
         Task::Chaos(options) => chaos::run(&options),
     }
