@@ -14,6 +14,7 @@ mod recorder;
 mod report;
 mod run;
 mod schedule;
+mod session_tests;
 mod stores;
 mod subscriber;
 mod system;
