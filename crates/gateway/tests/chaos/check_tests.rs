@@ -3,7 +3,9 @@
 use fanlight_proto::Position;
 
 use crate::check::{Rule, check};
-use crate::record::{Content, Destination, Fault, Heard, Outcome, Run, Send, Subscriber, What};
+use crate::record::{
+    Content, Destination, Fault, Heard, Outcome, Run, Send, Strikes, Subscriber, What,
+};
 
 const KEPT: usize = 0;
 const OPEN: usize = 1;
@@ -51,7 +53,14 @@ fn refused_recovery(position: Position, reason: &str) -> Heard {
 }
 
 fn failover() -> Fault {
-    Fault { from_ms: 500, to_ms: 900, what: "failover".to_owned(), loses_data: true }
+    Fault {
+        from_ms: 500,
+        to_ms: 900,
+        what: "failover".to_owned(),
+        loses_data: true,
+        wipes: false,
+        strikes: Strikes::Redis,
+    }
 }
 
 /// Sends 1 to 6 to `/topic/kept` and 11 to 16 to `/topic/open`; one subscriber that leaves and

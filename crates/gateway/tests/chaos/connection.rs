@@ -20,6 +20,8 @@ pub struct Connection {
     inflater: Inflater,
     /// What was read and not decoded yet.
     pending: Vec<u8>,
+    /// The session's id, hexadecimal without hyphens.
+    pub session: String,
 }
 
 impl Connection {
@@ -49,10 +51,12 @@ impl Connection {
             decoder: Decoder::new(Role::Client, false),
             inflater: Inflater::new(),
             pending: Vec::new(),
+            session: String::new(),
         };
         connection.send(&protocol.connect()).await?;
         let answer = connection.next().await?;
-        ensure!(answer.first() == Some(&Incoming::Connected), "{answer:?}");
+        let Some(Incoming::Connected { session }) = answer.first() else { bail!("{answer:?}") };
+        connection.session.clone_from(session);
         Ok(connection)
     }
 

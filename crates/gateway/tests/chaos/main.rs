@@ -14,9 +14,11 @@ mod recorder;
 mod report;
 mod run;
 mod schedule;
+mod session_tests;
 mod stores;
 mod subscriber;
 mod system;
+mod watcher;
 mod wire;
 
 use std::env;
@@ -50,6 +52,7 @@ async fn judge(options: Options) {
     // A run in which nothing happened proves nothing.
     assert!(figures.acked > 100 && figures.messages > 100, "{figures:?}");
     assert!(figures.faults > 0 && figures.recovered > 0, "{figures:?}");
+    assert!(figures.samples > 5 && figures.events > 10, "{figures:?}");
 }
 
 fn options(topology: Topology, seed: u64, length: Duration) -> Options {

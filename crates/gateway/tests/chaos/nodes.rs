@@ -53,6 +53,21 @@ impl Nodes {
         self.node(index).addresses.map(|addresses| addresses.public)
     }
 
+    /// Asks a node on its admin listener; the body of an answer with 200.
+    pub async fn ask(
+        &self,
+        index: usize,
+        path: &str,
+        body: Option<&str>,
+    ) -> anyhow::Result<String> {
+        let method = if body.is_some() { "POST" } else { "GET" };
+        let body = body.unwrap_or_default();
+        let answer = self.exchange(index, method, path, body).await?;
+        ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+        let (_, body) = answer.split_once("\r\n\r\n").context("no body")?;
+        Ok(body.to_owned())
+    }
+
     /// Starts a node's process.
     pub async fn launch(&self, index: usize) -> anyhow::Result<()> {
         let log_path = {
@@ -106,7 +121,7 @@ impl Nodes {
         let deadline = Instant::now() + READY_MAX;
         for index in 0..self.count() {
             loop {
-                let why = match self.readiness(index).await {
+                let why = match self.exchange(index, "GET", "/readyz", "").await {
                     Ok(answer) if answer.starts_with("HTTP/1.1 200") => break,
                     Ok(answer) => answer,
                     Err(error) => format!("{error:#}"),
@@ -127,12 +142,22 @@ impl Nodes {
         (0..self.count()).filter(has_ended).collect()
     }
 
-    async fn readiness(&self, index: usize) -> anyhow::Result<String> {
+    async fn exchange(
+        &self,
+        index: usize,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> anyhow::Result<String> {
         let addresses = self.node(index).addresses.context("not started")?;
         let exchange = async {
             let mut socket = TcpStream::connect(addresses.admin).await?;
-            let request = b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n";
-            socket.write_all(request).await?;
+            let length = body.len();
+            let request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\
+                 Content-Length: {length}\r\n\r\n{body}"
+            );
+            socket.write_all(request.as_bytes()).await?;
             let mut answer = String::new();
             socket.read_to_string(&mut answer).await?;
             anyhow::Ok(answer)

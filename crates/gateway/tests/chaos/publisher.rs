@@ -31,6 +31,7 @@ pub struct Publisher {
     pub protocol: Protocol,
     /// Whether it gives each publication a key, and repeats what has no answer.
     pub keyed: bool,
+    pub user: String,
     pub token: String,
     /// Where to publish, by destination.
     pub targets: Arc<[String]>,
@@ -63,6 +64,7 @@ impl Publisher {
                 continue;
             };
             self.connections += 1;
+            let _opened = self.recorder.opened(&self.user, node, &connection.session);
             // A failed connection ends here; whatever was under way is recorded.
             while self.is_troubled() && self.burst(&mut connection).await.is_ok() {
                 let pause = self.rng.random_range(10..100);
@@ -91,6 +93,7 @@ impl Publisher {
                 continue;
             };
             self.connections += 1;
+            let _opened = self.recorder.opened(&self.user, node, &connection.session);
             let pending = self.next(destination);
             let outcomes = self.publish(&mut connection, vec![pending]).await;
             for (pending, outcome) in outcomes {

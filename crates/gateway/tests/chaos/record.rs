@@ -12,6 +12,14 @@ pub struct Run {
     pub sends: Vec<Send>,
     pub subscribers: Vec<Subscriber>,
     pub faults: Vec<Fault>,
+    /// How many nodes there are.
+    pub nodes: usize,
+    /// The sessions that clients knew they had.
+    pub sessions: Vec<Session>,
+    /// What registry and presence said, in the order of time.
+    pub samples: Vec<Sample>,
+    /// The lifecycle events, as a consumer got them at the end.
+    pub events: Vec<Event>,
     /// The history of each destination that keeps one, as a new reader got it at the end.
     pub finals: BTreeMap<usize, Vec<(Position, Content)>>,
 }
@@ -104,6 +112,65 @@ pub struct Fault {
     pub what: String,
     /// Whether Redis may have lost what it had accepted.
     pub loses_data: bool,
+    /// Whether it may have lost all of it, not only the newest.
+    pub wipes: bool,
+    pub strikes: Strikes,
+}
+
+/// Whom a fault keeps from entering, removing and reaping.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Strikes {
+    Nobody,
+    /// All nodes.
+    Redis,
+    /// One node, which lives.
+    Node(usize),
+    /// One node, which ends where the fault begins and is started anew where it is healed.
+    KilledNode(usize),
+}
+
+/// A session as its client knew it.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Hexadecimal, without hyphens.
+    pub id: String,
+    pub user: String,
+    pub node: usize,
+    /// When it was told that it has one.
+    pub from_ms: u64,
+    /// When it ended; `None` where it lived at the end of the run.
+    pub to_ms: Option<u64>,
+    /// Whether it was the connection that ended, not the client that left.
+    pub cut: bool,
+    /// The destinations that it asked to subscribe to.
+    pub places: Vec<usize>,
+}
+
+/// What a node said of all sessions.
+#[derive(Debug, Clone, Default)]
+pub struct Sample {
+    /// When it was asked.
+    pub at_ms: u64,
+    pub node: usize,
+    /// Whether all was healed and everybody had come back.
+    pub is_final: bool,
+    /// How many nodes have a lease.
+    pub leases: usize,
+    /// From the registry: user and session.
+    pub registry: Vec<(String, String)>,
+    /// By destination with presence: users, and how many sessions each has there.
+    pub members: BTreeMap<usize, BTreeMap<String, u64>>,
+}
+
+/// A lifecycle event of a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Hexadecimal, without hyphens.
+    pub session: String,
+    pub user: String,
+    /// `connected` or `disconnected`.
+    pub kind: String,
+    pub reason: Option<String>,
 }
 
 impl Run {

@@ -1,9 +1,11 @@
 //! Collects a run's record from all who take part.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::record::{Content, Destination, Fault, Heard, Run, Send, Subscriber, What};
+use crate::record::{
+    Content, Destination, Fault, Heard, Run, Sample, Send, Session, Subscriber, What,
+};
 
 /// Written by many at once.
 pub struct Recorder {
@@ -11,6 +13,14 @@ pub struct Recorder {
     sends: Mutex<Vec<Send>>,
     subscribers: Vec<Mutex<Subscriber>>,
     faults: Mutex<Vec<Fault>>,
+    sessions: Mutex<Vec<Session>>,
+    samples: Mutex<Vec<Sample>>,
+}
+
+/// A session that lives until this is dropped.
+pub struct Opened {
+    recorder: Arc<Recorder>,
+    index: usize,
 }
 
 impl Recorder {
@@ -24,6 +34,8 @@ impl Recorder {
             sends: Mutex::default(),
             subscribers: subscribers.iter().map(subscriber).collect(),
             faults: Mutex::default(),
+            sessions: Mutex::default(),
+            samples: Mutex::default(),
         }
     }
 
@@ -38,6 +50,26 @@ impl Recorder {
 
     pub fn fault(&self, fault: Fault) {
         self.faults.lock().unwrap().push(fault);
+    }
+
+    pub fn sample(&self, sample: Sample) {
+        self.samples.lock().unwrap().push(sample);
+    }
+
+    /// A session was opened.
+    pub fn opened(self: &Arc<Self>, user: &str, node: usize, id: &str) -> Opened {
+        let session = Session {
+            id: id.to_owned(),
+            user: user.to_owned(),
+            node,
+            from_ms: self.now_ms(),
+            to_ms: None,
+            cut: false,
+            places: Vec::new(),
+        };
+        let mut sessions = self.sessions.lock().unwrap();
+        sessions.push(session);
+        Opened { recorder: Arc::clone(self), index: sessions.len() - 1 }
     }
 
     pub fn hear(&self, subscriber: usize, destination: usize, what: What) {
@@ -76,7 +108,32 @@ impl Recorder {
             sends: self.sends.lock().unwrap().clone(),
             subscribers,
             faults: self.faults.lock().unwrap().clone(),
+            sessions: self.sessions.lock().unwrap().clone(),
+            samples: self.samples.lock().unwrap().clone(),
             ..Run::default()
         }
+    }
+}
+
+impl Opened {
+    /// It asks to subscribe to `destination`.
+    pub fn asks(&self, destination: usize) {
+        self.update(|session| session.places.push(destination));
+    }
+
+    /// The connection has ended, not by its client.
+    pub fn cut(&self) {
+        self.update(|session| session.cut = true);
+    }
+
+    fn update(&self, change: impl FnOnce(&mut Session)) {
+        change(&mut self.recorder.sessions.lock().unwrap()[self.index]);
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        let now_ms = self.recorder.now_ms();
+        self.update(|session| session.to_ms = Some(now_ms));
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::check::Violation;
-use crate::record::{Outcome, Run, What};
+use crate::record::{Event, Outcome, Run, Session, What};
 
 /// How much happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -17,11 +17,20 @@ pub struct Figures {
     pub not_recovered: usize,
     pub lost: usize,
     pub faults: usize,
+    pub sessions: usize,
+    pub samples: usize,
+    pub events: usize,
 }
 
 impl Figures {
     pub fn of(run: &Run) -> Self {
-        let mut figures = Self { faults: run.faults.len(), ..Self::default() };
+        let mut figures = Self {
+            faults: run.faults.len(),
+            sessions: run.sessions.len(),
+            samples: run.samples.len(),
+            events: run.events.len(),
+            ..Self::default()
+        };
         for send in &run.sends {
             match send.outcome {
                 Outcome::Acked { .. } => figures.acked += 1,
@@ -75,11 +84,43 @@ pub fn everything(run: &Run) -> String {
             writeln!(text, "{position} {}.{}", content.publisher, content.number).unwrap();
         }
     }
+    text.push_str("== sessions\n");
+    for (_, line) in session_lines(run) {
+        writeln!(text, "{line}").unwrap();
+    }
+    text.push_str("== samples\n");
+    for sample in &run.samples {
+        writeln!(text, "{sample:?}").unwrap();
+    }
+    text.push_str("== events\n");
+    for Event { session, user, kind, reason } in &run.events {
+        writeln!(text, "{session} {user} {kind} {}", reason.as_deref().unwrap_or("")).unwrap();
+    }
     text
 }
 
+/// One line for each beginning and end of a session and a fault, by time.
+fn session_lines(run: &Run) -> Vec<(u64, String)> {
+    let mut lines = Vec::new();
+    let mut line = |at_ms: u64, what: String| lines.push((at_ms, format!("{at_ms:>7} {what}")));
+    for Session { id, user, node, from_ms, to_ms, cut, .. } in &run.sessions {
+        line(*from_ms, format!("{id} of {user} begins on node {node}"));
+        if let Some(to_ms) = to_ms {
+            let how = if *cut { "is cut" } else { "leaves" };
+            line(*to_ms, format!("{id} of {user} {how} on node {node}"));
+        }
+    }
+    for fault in &run.faults {
+        line(fault.from_ms, format!("** {}", fault.what));
+        line(fault.to_ms, format!("** healed {}", fault.what));
+    }
+    lines.sort_by_key(|(at_ms, _)| *at_ms);
+    lines
+}
+
 fn whose(run: &Run, violation: &Violation) -> String {
-    let destination = &run.destinations[violation.destination].name;
+    let Some(destination) = violation.destination else { return "sessions".to_owned() };
+    let destination = &run.destinations[destination].name;
     match violation.subscriber {
         Some(subscriber) => format!("{destination}, {}", run.subscribers[subscriber].name),
         None => destination.clone(),
@@ -88,7 +129,10 @@ fn whose(run: &Run, violation: &Violation) -> String {
 
 /// The events of a violation's destination near it: publishers left, its subscriber right.
 fn around(run: &Run, violation: &Violation) -> String {
-    let lines = lines(run, violation.destination, violation.subscriber);
+    let lines = match violation.destination {
+        Some(destination) => lines(run, destination, violation.subscriber),
+        None => session_lines(run),
+    };
     let end_ms = lines.last().map_or(0, |(at_ms, _)| *at_ms);
     let at_ms = violation.at_ms.min(end_ms);
     let near = at_ms.saturating_sub(NEAR_MS)..=at_ms + NEAR_MS / 4;

@@ -8,19 +8,21 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use fanlight_proto::Position;
-use rand::SeedableRng;
 use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
+use crate::check::check_sessions;
 use crate::connection::Connection;
 use crate::publisher::{Phase, Publisher};
-use crate::record::{Content, Destination, Fault, Run, What};
+use crate::record::{Content, Destination, Fault, Run, Sample, What};
 use crate::recorder::Recorder;
 use crate::schedule::{Planned, Topology, schedule};
 use crate::subscriber::{Habit, Listener, Place};
 use crate::system::System;
+use crate::watcher::{EventLog, Watcher};
 use crate::wire::{Incoming, Protocol};
 
 /// What to run.
@@ -48,6 +50,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     let mut clients = Clients { options, system: &system, recorder: &recorder, phase: watched };
     let mut listening = clients.listen().await?;
     let mut publishing = clients.publish().await?;
+    let mut watching = clients.watch().await?;
 
     make_faults(options, &system, &recorder).await?;
     system.nodes.wait_until_ready().await?;
@@ -57,8 +60,8 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     phase.send_replace(Phase::Calm);
     while publishing.join_next().await.transpose()?.is_some() {}
     clients.drain().await?;
-    let destinations = destinations();
-    let mut run = recorder.run(destinations);
+    while watching.join_next().await.transpose()?.is_some() {}
+    let mut run = clients.look_at_sessions().await?;
     phase.send_replace(Phase::Over);
     while listening.join_next().await.transpose()?.is_some() {}
     run.finals = clients.read_finals(&run).await?;
@@ -102,9 +105,14 @@ async fn make(
     let cure = system.begin(fault).await.with_context(|| format!("making {fault:?}"))?;
     sleep(Duration::from_millis(for_ms)).await;
     system.heal(cure).await.with_context(|| format!("healing {fault:?}"))?;
-    let loses_data = fault.loses_data(topology);
-    let to_ms = recorder.now_ms();
-    recorder.fault(Fault { from_ms, to_ms, what: format!("{fault:?}"), loses_data });
+    recorder.fault(Fault {
+        from_ms,
+        to_ms: recorder.now_ms(),
+        what: format!("{fault:?}"),
+        loses_data: fault.loses_data(topology),
+        wipes: fault.wipes(topology),
+        strikes: fault.strikes(),
+    });
     Ok(())
 }
 
@@ -128,6 +136,7 @@ impl Clients<'_> {
             let listener = Listener {
                 index,
                 protocol: *protocol,
+                user: (*user).to_owned(),
                 token: System::token(user, &[]).await?,
                 habit: *habit,
                 places: places.iter().map(place).collect(),
@@ -157,11 +166,13 @@ impl Clients<'_> {
         protocol: Protocol,
         keyed: bool,
     ) -> anyhow::Result<Publisher> {
+        let user = publisher_name(index);
         Ok(Publisher {
             index,
             protocol,
             keyed,
-            token: System::token(&format!("publisher-{index}"), &["admin"]).await?,
+            token: System::token(&user, &["admin"]).await?,
+            user,
             targets: DESTINATIONS.iter().map(|(_, target, _, _)| (*target).to_owned()).collect(),
             recorder: Arc::clone(self.recorder),
             rng: self.rng(2, index),
@@ -194,6 +205,68 @@ impl Clients<'_> {
             }
         }
         Ok(())
+    }
+
+    /// Asks nodes who is there, until the faults are over.
+    async fn watch(&self) -> anyhow::Result<JoinSet<()>> {
+        let watcher = self.watcher().await?;
+        let (system, phase) = (Arc::clone(self.system), self.phase.clone());
+        let mut rng = self.rng(3, 0);
+        let mut watching = JoinSet::new();
+        watching.spawn(async move {
+            while *phase.borrow() == Phase::Troubled {
+                let node = rng.random_range(0..system.nodes.count());
+                // A node that does not answer says nothing wrong.
+                if let Ok(sample) = watcher.sample(&system.nodes, node).await {
+                    watcher.recorder.sample(sample);
+                }
+                sleep(SAMPLE_EVERY).await;
+            }
+        });
+        Ok(watching)
+    }
+
+    async fn watcher(&self) -> anyhow::Result<Watcher> {
+        let listeners = LISTENERS.iter().map(|(_, user, ..)| (*user).to_owned());
+        let mut users: Vec<_> =
+            listeners.chain((0..=PUBLISHERS.len()).map(publisher_name)).collect();
+        users.sort();
+        users.dedup();
+        let topics = DESTINATIONS.iter().enumerate().filter(|(_, it)| it.3.is_none());
+        Ok(Watcher {
+            token: System::token("watcher", &[]).await?,
+            users,
+            places: topics.map(|(index, it)| (index, it.0.to_owned())).collect(),
+            recorder: Arc::clone(self.recorder),
+        })
+    }
+
+    /// The record with what all nodes and the events say of sessions: once that is right, or when
+    /// it should have been for long.
+    async fn look_at_sessions(&self) -> anyhow::Result<Run> {
+        let watcher = self.watcher().await?;
+        let log = EventLog::start(&self.system.redis_url()).await?;
+        let deadline = Instant::now() + SESSIONS_MAX;
+        let mut events = Vec::new();
+        loop {
+            let mut samples = Vec::new();
+            for node in 0..self.system.nodes.count() {
+                let sample = watcher.sample(&self.system.nodes, node).await;
+                let sample = sample.with_context(|| format!("asking node {node} at the end"))?;
+                samples.push(Sample { is_final: true, ..sample });
+            }
+            events.extend(log.read().await?);
+            let mut run = self.recorder.run(destinations());
+            run.nodes = self.options.nodes;
+            run.events.clone_from(&events);
+            let before = std::mem::replace(&mut run.samples, samples);
+            let is_right = check_sessions(&run).is_empty();
+            if is_right || Instant::now() > deadline {
+                run.samples.splice(0..0, before);
+                return Ok(run);
+            }
+            sleep(POLL).await;
+        }
     }
 
     fn all_joined(&self) -> bool {
@@ -296,6 +369,10 @@ async fn read_history(
     }
 }
 
+fn publisher_name(index: usize) -> String {
+    format!("publisher-{index}")
+}
+
 /// As the checker wants them.
 pub fn destinations() -> Vec<Destination> {
     let destination = |(name, target, history, owner): (&str, &str, bool, Option<&str>)| {
@@ -317,7 +394,7 @@ const DESTINATIONS: [(&str, &str, bool, Option<&str>); 7] = [
 ];
 
 /// Name, user, protocol, habit, and the places of its destinations.
-const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 8] = [
+const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 10] = [
     ("native-stays", "cid", Protocol::Native, Habit::Stays, &[0, 1, 2]),
     ("stomp-stays", "cid", Protocol::Stomp, Habit::Stays, &[0, 1, 2]),
     ("native-restless", "dan", Protocol::Native, Habit::Restless, &[0, 1, 2]),
@@ -326,12 +403,17 @@ const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 8] = [
     ("ann-native", "ann", Protocol::Native, Habit::Restless, &[3, 5, 0]),
     ("ann-stomp", "ann", Protocol::Stomp, Habit::Stays, &[3, 5]),
     ("bob-native", "bob", Protocol::Native, Habit::Restless, &[4, 6]),
+    ("native-wanders", "fay", Protocol::Native, Habit::Wanders, &[0, 2]),
+    ("stomp-wanders", "gus", Protocol::Stomp, Habit::Wanders, &[0, 1]),
 ];
 
 /// Protocol, and whether it names its publications so that it may repeat them.
 const PUBLISHERS: [(Protocol, bool); 3] =
     [(Protocol::Native, false), (Protocol::Stomp, false), (Protocol::Native, true)];
 
+const SAMPLE_EVERY: Duration = Duration::from_millis(300);
+/// Longer than reconnects, a lease and the reapers take.
+const SESSIONS_MAX: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 /// Longer than a node that says that it is ready takes to find what it missed.
 const SETTLE_MAX: Duration = Duration::from_secs(5);

@@ -1,5 +1,6 @@
 //! Which faults come when: decided by the seed alone.
 
+use crate::record::Strikes;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -66,7 +67,9 @@ pub fn schedule(seed: u64, topology: Topology, nodes: usize, length_ms: u64) -> 
     let mut rounds = Vec::new();
     let mut planned_ms = 0;
     while planned_ms < length_ms {
-        let calm_ms = rng.random_range(CALM_MS);
+        // In a long run, now and then for so long that what dead nodes held must be gone.
+        let is_long = length_ms >= LONG_RUN_MS && rng.random_ratio(1, 5);
+        let calm_ms = rng.random_range(if is_long { LONG_CALM_MS } else { CALM_MS });
         let mut faults = vec![plan(&mut rng, topology, nodes, 0)];
         if rng.random_ratio(1, 3) {
             let after_ms = rng.random_range(0..MOST_MS / 2);
@@ -129,6 +132,25 @@ impl Fault {
         }
     }
 
+    /// Whether Redis may lose all that it accepted.
+    pub fn wipes(self, topology: Topology) -> bool {
+        let is_copied = !matches!(topology, Topology::Standalone | Topology::Shards);
+        matches!(self, Self::KillRedis { .. }) && !is_copied
+    }
+
+    /// Whom it keeps from speaking to Redis.
+    pub fn strikes(self) -> Strikes {
+        match self {
+            Self::KillNode { node } => Strikes::KilledNode(node),
+            Self::PauseNode { node }
+            | Self::Partition { node }
+            | Self::LoseAnswers { node }
+            | Self::Cut { node } => Strikes::Node(node),
+            Self::KillSubscribers => Strikes::Nobody,
+            Self::KillCommands | Self::PauseRedis { .. } | Self::KillRedis { .. } => Strikes::Redis,
+        }
+    }
+
     /// Whether it is over as soon as it is done.
     fn is_short(self) -> bool {
         matches!(self, Self::Cut { .. } | Self::KillSubscribers | Self::KillCommands)
@@ -153,6 +175,8 @@ impl Fault {
 
 /// Between two rounds, from the healing of all faults of the first.
 const CALM_MS: std::ops::Range<u64> = 1_000..3_000;
+const LONG_CALM_MS: std::ops::Range<u64> = 12_000..16_000;
+const LONG_RUN_MS: u64 = 60_000;
 const LEAST_MS: u64 = 300;
 /// Longer than Redis' command timeout, the canary's patience and the takeover by a replica.
 const MOST_MS: u64 = 4_500;

@@ -1,5 +1,6 @@
 //! A client that subscribes, goes elsewhere when it must, and records all that it hears.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +22,7 @@ use crate::wire::{Incoming, Protocol};
 pub struct Listener {
     pub index: usize,
     pub protocol: Protocol,
+    pub user: String,
     pub token: String,
     pub habit: Habit,
     pub places: Vec<Place>,
@@ -38,6 +40,9 @@ pub enum Habit {
     Restless,
     /// It leaves every few seconds, and returns without positions.
     Forgetful,
+    /// It leaves every few seconds or when it must, stays away for so long that nothing of it may
+    /// be left, and returns with its positions.
+    Wanders,
 }
 
 /// What it subscribes to.
@@ -68,12 +73,18 @@ impl Listener {
                     self.recorder.hear(self.index, place.destination, What::Left);
                 }
             }
-            let pause = self.rng.random_range(20..300);
-            sleep(Duration::from_millis(pause)).await;
+            let wanders = self.habit == Habit::Wanders;
+            let pause_ms = self.rng.random_range(if wanders { AWAY_MS } else { 20..300 });
+            let pause = sleep(Duration::from_millis(pause_ms));
+            select! {
+                () = pause => {}
+                () = self.until_calm(), if wanders => {}
+            }
         }
     }
 
     async fn listen(&mut self, mut connection: Connection, node: usize) -> anyhow::Result<()> {
+        let opened = self.recorder.opened(&self.user, node, &connection.session);
         for index in 0..self.places.len() {
             let place = &mut self.places[index];
             if self.habit == Habit::Forgetful {
@@ -82,6 +93,7 @@ impl Listener {
             let since = place.position;
             let what = What::Asks { node, since };
             self.recorder.hear(self.index, place.destination, what);
+            opened.asks(place.destination);
             let subscribe = self.protocol.subscribe(&place.name, &index.to_string(), since);
             connection.send(&subscribe).await?;
         }
@@ -96,6 +108,7 @@ impl Listener {
             select! {
                 incoming = connection.next() => {
                     heard_at = Instant::now();
+                    let incoming = incoming.inspect_err(|_| opened.cut());
                     for incoming in incoming? {
                         self.hear(incoming)?;
                     }
@@ -148,9 +161,18 @@ impl Listener {
                 }
             }
             Incoming::Refused { code, .. } => bail!("refused: {code}"),
-            Incoming::Connected | Incoming::Alive | Incoming::History { .. } => {}
+            Incoming::Connected { .. }
+            | Incoming::Alive
+            | Incoming::History { .. }
+            | Incoming::Members { .. } => {}
         }
         Ok(())
+    }
+
+    async fn until_calm(&self) {
+        let mut phase = self.phase.clone();
+        let _ = phase.wait_for(|phase| *phase != Phase::Troubled).await;
+        sleep(RETRY).await;
     }
 
     fn phase(&self) -> Phase {
@@ -159,4 +181,6 @@ impl Listener {
 }
 
 const PING_EVERY: Duration = Duration::from_secs(1);
+const AWAY_MS: Range<u64> = 8_000..12_000;
+const RETRY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(5);

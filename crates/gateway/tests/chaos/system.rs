@@ -44,7 +44,11 @@ impl System {
             } else {
                 stores.url()
             };
-            configs.push(CONFIG.replace("REDIS_URL", &url));
+            let config = CONFIG
+                .replace("REDIS_URL", &url)
+                .replace("LEASE_RENEW", &format!("{LEASE_RENEW_MS}ms"))
+                .replace("LEASE", &format!("{LEASE_MS}ms"));
+            configs.push(config);
         }
         let nodes = Nodes::start(directory, &configs).await?;
         nodes.wait_until_ready().await?;
@@ -54,6 +58,11 @@ impl System {
     /// A token for a user.
     pub async fn token(user: &str, roles: &[&str]) -> anyhow::Result<String> {
         token(SECRET, user, roles).await
+    }
+
+    /// What to connect to without a proxy between.
+    pub fn redis_url(&self) -> String {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).url()
     }
 
     /// Makes a fault; returns what heals it.
@@ -141,6 +150,11 @@ impl System {
     }
 }
 
+/// Longer than a healthy node on a busy machine is ever silent, and shorter than most faults.
+pub const LEASE_MS: u64 = 3_000;
+/// How often leases are renewed and dead nodes looked for.
+pub const LEASE_RENEW_MS: u64 = 1_000;
+
 const SECRET: &str = "a secret for tests, thirty-two bytes or more";
 
 /// Histories hold more than any run sends, so that nothing is ever too old.
@@ -154,6 +168,11 @@ kind = "redis"
 [redis]
 url = "REDIS_URL"
 linger = "1s"
+[cluster]
+lease = "LEASE"
+lease_renew = "LEASE_RENEW"
+[events]
+enabled = true
 [stomp]
 heartbeat_send = "2s"
 [limits]
@@ -168,10 +187,12 @@ secret = "a secret for tests, thirty-two bytes or more"
 [[namespaces]]
 name = "kept"
 match = "/topic/kept.*"
+presence = true
 history = { size = 20000, ttl = "1h" }
 [[namespaces]]
 name = "open"
 match = "/topic/open.*"
+presence = true
 [[namespaces]]
 name = "mine-kept"
 match = "/user/**/kept"

@@ -15,7 +15,9 @@ pub enum Protocol {
 /// What the server said.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Incoming {
-    Connected,
+    Connected {
+        session: String,
+    },
     /// A request was done.
     Done(Done),
     /// A request was refused, or the session ends.
@@ -39,6 +41,11 @@ pub enum Incoming {
         messages: Vec<(Option<Position>, Option<Content>)>,
         more: bool,
         reason: Option<String>,
+    },
+    /// A page of the members of a destination.
+    Members {
+        users: Vec<(String, u64)>,
+        cursor: Option<String>,
     },
     /// A sign of life.
     Alive,
@@ -130,6 +137,15 @@ impl Protocol {
             .to_string()
     }
 
+    /// Asks who is at a destination; native only.
+    pub fn presence(to: &str, cursor: Option<&str>) -> String {
+        let mut message = json!({ "type": "presence", "to": to, "id": "members", "limit": 1000 });
+        if let Some(cursor) = cursor {
+            message["cursor"] = cursor.into();
+        }
+        message.to_string()
+    }
+
     /// Reads one WebSocket message.
     pub fn read(self, text: &str) -> anyhow::Result<Vec<Incoming>> {
         match self {
@@ -167,7 +183,9 @@ fn read_native(message: &Value) -> anyhow::Result<Incoming> {
     let text = |name: &str| message[name].as_str().map(str::to_owned);
     let at = |message: &Value| position(message["epoch"].as_str(), message["offset"].as_u64());
     Ok(match message["type"].as_str().context("no type")? {
-        "connected" => Incoming::Connected,
+        "connected" => {
+            Incoming::Connected { session: text("session").context("no session")?.replace('-', "") }
+        }
         "ok" => Incoming::Done(Done {
             id: text("id").context("no id")?,
             position: at(message),
@@ -196,6 +214,17 @@ fn read_native(message: &Value) -> anyhow::Result<Incoming> {
                     .collect(),
                 more: message["more"].as_bool().unwrap_or_default(),
                 reason: text("reason"),
+            }
+        }
+        "members" => {
+            let users = message["users"].as_array().context("no users")?;
+            let user = |member: &Value| {
+                let name = member["user"].as_str().unwrap_or("nobody").to_owned();
+                Some((name, member["sessions"].as_u64()?))
+            };
+            Incoming::Members {
+                users: users.iter().map(user).collect::<Option<_>>().context("no sessions")?,
+                cursor: text("cursor"),
             }
         }
         "pong" | "reconnect" => Incoming::Alive,
@@ -239,7 +268,9 @@ fn read_frame(
     let offset = header("offset").map(|offset| offset.parse()).transpose()?;
     let position = position(header("epoch").as_deref(), offset);
     Ok(Some(match command {
-        "CONNECTED" => Incoming::Connected,
+        "CONNECTED" => Incoming::Connected {
+            session: header("session").context("no session")?.replace('-', ""),
+        },
         "RECEIPT" => Incoming::Done(Done {
             id: header("receipt-id").context("no receipt-id")?,
             position,

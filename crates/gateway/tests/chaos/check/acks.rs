@@ -12,8 +12,10 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
     if !run.destinations[destination].history {
         return;
     }
-    let violation =
-        |rule, at_ms, text| Violation { rule, destination, subscriber: None, at_ms, text };
+    let violation = |rule, at_ms, text| {
+        let destination = Some(destination);
+        Violation { rule, destination, subscriber: None, at_ms, text }
+    };
     for send in run.sends.iter().filter(|send| send.content.destination == destination) {
         if let Outcome::Acked { position: None, .. } = send.outcome {
             let text = format!("{:?} was acknowledged without a position", send.content);
@@ -80,6 +82,7 @@ fn refusals(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violatio
                 let text = format!("{content:?} was refused as {code}, and yet was delivered");
                 let rule = Rule::RefusedYetPublished;
                 let (subscriber, at_ms) = (Some(index), heard.at_ms);
+                let destination = Some(destination);
                 out.push(Violation { rule, destination, subscriber, at_ms, text });
             }
         }
@@ -88,6 +91,7 @@ fn refusals(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violatio
         if let Some(code) = refused.remove(&content) {
             let text = format!("{content:?} was refused as {code}, and yet is at {position}");
             let rule = Rule::RefusedYetPublished;
+            let destination = Some(destination);
             out.push(Violation { rule, destination, subscriber: None, at_ms: u64::MAX, text });
         }
     }

@@ -243,6 +243,7 @@ impl Reader<'_> {
 
     fn report(&mut self, rule: Rule, at_ms: u64, text: String) {
         let (destination, subscriber) = (self.destination, Some(self.subscriber));
+        let destination = Some(destination);
         self.out.push(Violation { rule, destination, subscriber, at_ms, text });
     }
 }

@@ -2,7 +2,9 @@
 
 mod acks;
 mod delivery;
+mod lifecycle;
 mod order;
+mod standing;
 mod timeline;
 
 use std::fmt;
@@ -44,17 +46,42 @@ pub enum Rule {
     PublisherOrder,
     /// When all is healed, everybody gets everything again.
     NotLiveAgain,
+    /// Who is gone is gone from the registry, also with its node.
+    Ghost,
+    /// And from presence.
+    GhostMember,
+    /// When all is healed, the registry has everybody who is there.
+    Absent,
+    /// And presence too.
+    AbsentMember,
+    /// When all is healed, each living node has one lease, and no other has.
+    Leases,
+    /// A session's events begin with `connected` and say at last what is so.
+    EventOrder,
+    /// Each session's beginning is told.
+    BeginNotTold,
+    /// Each session's end is told.
+    EndNotTold,
 }
 
 /// A broken rule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Violation {
     pub rule: Rule,
-    pub destination: usize,
+    /// Absent where it is about sessions.
+    pub destination: Option<usize>,
     /// The subscriber that saw it, by its place in [`Run::subscribers`].
     pub subscriber: Option<usize>,
     pub at_ms: u64,
     pub text: String,
+}
+
+/// What is wrong with sessions alone.
+pub fn check_sessions(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    standing::check(run, &mut violations);
+    lifecycle::check(run, &mut violations);
+    violations
 }
 
 /// All that is wrong with a run, in the order of time.
@@ -68,6 +95,7 @@ pub fn check(run: &Run) -> Vec<Violation> {
             delivery::check(run, destination, subscriber, &known, &mut violations);
         }
     }
+    violations.extend(check_sessions(run));
     violations.sort_by_key(|violation| violation.at_ms);
     violations
 }

@@ -18,7 +18,7 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
     }
     let at_end = |text| Violation {
         rule: Rule::PublisherOrder,
-        destination,
+        destination: Some(destination),
         subscriber: None,
         at_ms: u64::MAX,
         text,

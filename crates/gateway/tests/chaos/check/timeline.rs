@@ -149,6 +149,7 @@ struct Seen {
 impl Seen {
     fn violation(self, rule: Rule, text: String) -> Violation {
         let Self { destination, subscriber, at_ms } = self;
+        let destination = Some(destination);
         Violation { rule, destination, subscriber, at_ms, text }
     }
 }
