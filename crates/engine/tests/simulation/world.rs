@@ -13,7 +13,7 @@ use fanlight_proto::Position;
 
 use crate::clients::{Listener, Publisher, Said};
 use crate::node::Node;
-use crate::record::{Content, Destination, Fault, Run, Subscriber};
+use crate::record::{Content, Destination, Fault, Run, Strikes, Subscriber};
 use crate::rng::Rng;
 use crate::servers::Servers;
 
@@ -347,7 +347,18 @@ impl World {
         }
         let loses_data = matches!(trouble, Trouble::RestartEmpty | Trouble::FailOver { .. });
         let (to_ms, what) = (self.now_ms, format!("{trouble:?}"));
-        self.run.faults.push(Fault { from_ms, to_ms, what, loses_data });
+        let strikes = match trouble {
+            Trouble::Crash(node) => Strikes::KilledNode(node),
+            Trouble::Pause(node) | Trouble::Partition(node) | Trouble::LoseAnswers(node) => {
+                Strikes::Node(node)
+            }
+            Trouble::Lossy(_) => Strikes::Nobody,
+            Trouble::PauseServer | Trouble::RestartEmpty | Trouble::FailOver { .. } => {
+                Strikes::Redis
+            }
+        };
+        let wipes = matches!(trouble, Trouble::RestartEmpty);
+        self.run.faults.push(Fault { from_ms, to_ms, what, loses_data, wipes, strikes });
     }
 
     fn calm(&mut self) {

@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use crate::check::{LEASE_MS, LEASE_RENEW_MS};
 use crate::check::{Rule, check_sessions};
 use crate::record::{Event, Fault, Run, Sample, Session, Strikes};
-use crate::system::{LEASE_MS, LEASE_RENEW_MS};
 
 const TOPIC: usize = 0;
 const KILLED_MS: u64 = 20_000;

@@ -7,6 +7,7 @@ use anyhow::Context;
 use fanlight_testkit::FaultProxy;
 use tokio::task::spawn_blocking;
 
+use crate::check::{LEASE_MS, LEASE_RENEW_MS};
 use crate::nodes::{Nodes, token};
 use crate::schedule::{Fault, Topology};
 use crate::stores::{Stores, Victim};
@@ -149,11 +150,6 @@ impl System {
             .await?
     }
 }
-
-/// Longer than a healthy node on a busy machine is ever silent, and shorter than most faults.
-pub const LEASE_MS: u64 = 3_000;
-/// How often leases are renewed and dead nodes looked for.
-pub const LEASE_RENEW_MS: u64 = 1_000;
 
 const SECRET: &str = "a secret for tests, thirty-two bytes or more";
 

@@ -105,3 +105,9 @@ impl fmt::Display for Violation {
         write!(f, "{:?} at {} ms: {}", self.rule, self.at_ms, self.text)
     }
 }
+
+/// How long a node's lease lasts in a run: longer than a healthy node on a busy machine is ever
+/// silent, and shorter than most faults.
+pub const LEASE_MS: u64 = 3_000;
+/// How often leases are renewed and dead nodes looked for.
+pub const LEASE_RENEW_MS: u64 = 1_000;

@@ -2,9 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Rule, Violation};
+use super::{LEASE_MS, LEASE_RENEW_MS, Rule, Violation};
 use crate::record::{Fault, Run, Sample, Session, Strikes};
-use crate::system::{LEASE_MS, LEASE_RENEW_MS};
 
 pub(super) fn check(run: &Run, out: &mut Vec<Violation>) {
     for sample in &run.samples {
