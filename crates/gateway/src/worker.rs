@@ -354,10 +354,7 @@ impl Worker {
     fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
         match effect {
             Effect::Write { text, payload } => {
-                self.stats.messages_out += 1;
-                let slot = self.slots.get_mut(key.0 as usize)?;
-                let chunk = self.encoder.frame(text, &payload, slot.framing);
-                self.stage.push(key, slot, chunk);
+                self.write(key, text, &payload);
                 None
             }
             Effect::Ping => {
@@ -369,20 +366,15 @@ impl Worker {
                 Some(Done::Authenticated(result))
             }
             Effect::Enter(user) => {
-                let entry = self.entry(key, user)?;
-                let entering = self.shared.registry.enter(entry);
+                let entering = self.shared.registry.enter(self.entry(key, user)?);
                 self.start(key, entering, Done::Entered)
             }
             Effect::Exit { user, reason } => {
-                if let Some(entry) = self.entry(key, user) {
-                    self.shared.registry.leave(entry, reason);
-                }
+                self.shared.registry.leave(self.entry(key, user)?, reason);
                 None
             }
             Effect::Record(change) => {
-                if let Some(entry) = self.entry(key, None) {
-                    self.shared.registry.record(entry.session, change);
-                }
+                self.shared.registry.record(self.entry(key, None)?.session, change);
                 None
             }
             Effect::Publish(permit, publication) => {
@@ -400,8 +392,7 @@ impl Worker {
                 None
             }
             Effect::History(query) => {
-                let page = self.shared.broker.history(*query);
-                self.start(key, page, Done::History)
+                self.start(key, self.shared.broker.history(*query), Done::History)
             }
             Effect::Join(channel) => {
                 let joined = self.shared.broker.subscribe(self.id, &channel);
@@ -421,14 +412,20 @@ impl Worker {
                 None
             }
             Effect::Members(query) => {
-                let members = self.shared.presence.members(query);
-                self.start(key, members, Done::Members)
+                self.start(key, self.shared.presence.members(query), Done::Members)
             }
             Effect::Close(reason) => {
                 self.close(key, reason, now);
                 None
             }
         }
+    }
+
+    fn write(&mut self, key: SessionKey, text: bool, payload: &[u8]) {
+        self.stats.messages_out += 1;
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        let chunk = self.encoder.frame(text, payload, slot.framing);
+        self.stage.push(key, slot, chunk);
     }
 
     /// Polls `future` once and keeps it when it has to wait; `done` says what it came to.

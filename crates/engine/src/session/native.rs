@@ -209,13 +209,12 @@ impl Answer {
 fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     match message {
         ClientMessage::Connect { .. } => None,
-        ClientMessage::Presence { id, .. } => Some(id.clone()),
         ClientMessage::Subscribe { id, .. }
         | ClientMessage::Unsubscribe { id, .. }
         | ClientMessage::Send { id, .. }
         | ClientMessage::Refresh { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
-        ClientMessage::History { id, .. } => Some(id.clone()),
+        ClientMessage::History { id, .. } | ClientMessage::Presence { id, .. } => Some(id.clone()),
     }
 }
 

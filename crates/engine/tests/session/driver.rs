@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Principal};
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
-use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
+use fanlight_engine::history::{
+    History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, Lost,
+};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
@@ -15,7 +17,7 @@ use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Rules, Session,
+    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session,
 };
 use fanlight_engine::time::Now;
 use fanlight_engine::timeline::{Recovered, Start};
@@ -283,24 +285,8 @@ impl Driver {
                 let line = line.replace(&self.session.id().to_string(), "<session>");
                 (line, Some(Pending::Published(publication.id)))
             }
-            Effect::Recover(recover) => {
-                let start = match recover.start {
-                    Start::Now => "from now".to_owned(),
-                    Start::Newest(newest) => format!("with the newest {newest}"),
-                    Start::After(position) => format!("after {position}"),
-                };
-                let degraded = if recover.is_degraded { ", degraded" } else { "" };
-                let line = format!("S? recover {} {start}{degraded}", recover.destination);
-                (line, Some(Pending::Recovered))
-            }
-            Effect::History(query) => {
-                let line = match query.range {
-                    HistoryRange::Newest => "newest".to_owned(),
-                    HistoryRange::After(position) => format!("after {position}"),
-                };
-                let line = format!("S? history {} {line} limit {}", query.destination, query.limit);
-                (line, Some(Pending::History))
-            }
+            Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),
+            Effect::History(query) => (history_line(&query), Some(Pending::History)),
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
                 (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
@@ -371,6 +357,24 @@ impl Driver {
         }
         frame_line(&frame)
     }
+}
+
+fn recover_line(recover: &Recover) -> String {
+    let start = match recover.start {
+        Start::Now => "from now".to_owned(),
+        Start::Newest(newest) => format!("with the newest {newest}"),
+        Start::After(position) => format!("after {position}"),
+    };
+    let degraded = if recover.is_degraded { ", degraded" } else { "" };
+    format!("S? recover {} {start}{degraded}", recover.destination)
+}
+
+fn history_line(query: &HistoryQuery) -> String {
+    let range = match query.range {
+        HistoryRange::Newest => "newest".to_owned(),
+        HistoryRange::After(position) => format!("after {position}"),
+    };
+    format!("S? history {} {range} limit {}", query.destination, query.limit)
 }
 
 /// Who a token stands for: `ann`, `ann+admin` with a role, `ann@60` that expires in 60 s; some

@@ -259,6 +259,7 @@ words! {
 
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "each is an option that users set")]
 pub struct Namespace {
     /// Its name, in metrics and broker keys: 1-64 letters, digits, `_` and `-`.
     pub name: String,

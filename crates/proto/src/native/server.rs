@@ -252,6 +252,7 @@ impl<'de> Deserialize<'de> for ServerMessage {
 /// Any message of the server. A derived internally tagged enum buffers its content, through which a
 /// raw value does not come.
 #[derive(DeriveDeserialize)]
+#[expect(clippy::struct_excessive_bools, reason = "they are of different messages")]
 struct Flat {
     #[serde(rename = "type")]
     kind: Kind,
@@ -314,9 +315,6 @@ enum Kind {
 
 impl Flat {
     fn into_message<E: de::Error>(self) -> Result<ServerMessage, E> {
-        let request_id = |raw: Option<Box<RawValue>>| {
-            raw.map(|raw| RequestId::from_raw(&raw).map_err(E::custom)).transpose()
-        };
         Ok(match self.kind {
             Kind::Connected => ServerMessage::Connected {
                 session: required(self.session, "session")?,
@@ -325,26 +323,8 @@ impl Flat {
                 heartbeat_ms: required(self.heartbeat_ms, "heartbeat_ms")?,
                 limits: required(self.limits, "limits")?,
             },
-            Kind::Ok => ServerMessage::Ok(Confirmed {
-                id: required(request_id(self.id)?, "id")?,
-                message_id: self.message_id,
-                degraded: self.degraded,
-                duplicate: self.duplicate,
-                epoch: self.epoch,
-                offset: self.offset,
-                recovered: self.recovered,
-                reason: self.reason.map(Cow::Owned),
-                count: self.count.map(u32::try_from).transpose().map_err(E::custom)?,
-            }),
-            Kind::History => ServerMessage::History(History {
-                id: required(request_id(self.id)?, "id")?,
-                to: required(self.to, "to")?,
-                messages: required(self.messages, "messages")?,
-                epoch: self.epoch,
-                offset: self.offset,
-                more: self.more,
-                reason: self.reason.map(Cow::Owned),
-            }),
+            Kind::Ok => ServerMessage::Ok(self.into_confirmed()?),
+            Kind::History => ServerMessage::History(self.into_history()?),
             Kind::Lost => ServerMessage::Lost {
                 to: required(self.to, "to")?,
                 reason: required(self.reason, "reason")?.into(),
@@ -352,22 +332,12 @@ impl Flat {
                 offset: required(self.offset, "offset")?,
             },
             Kind::Error => ServerMessage::Error {
-                id: request_id(self.id)?,
+                id: request_id(self.id.as_deref())?,
                 code: required(self.code, "code")?.into(),
                 message: required(self.message, "message")?,
                 retry_after_ms: self.retry_after_ms,
             },
-            Kind::Message => ServerMessage::Message(Message {
-                to: required(self.to, "to")?,
-                id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
-                data: required(self.data, "data")?,
-                content_type: self.content_type,
-                from: self.from,
-                at: required(self.at, "at")?,
-                epoch: self.epoch,
-                offset: self.offset,
-                headers: self.headers,
-            }),
+            Kind::Message => ServerMessage::Message(self.into_publication()?),
             Kind::Presence => ServerMessage::Presence {
                 to: required(self.to, "to")?,
                 change: PresenceChange {
@@ -378,7 +348,7 @@ impl Flat {
                 },
             },
             Kind::Members => ServerMessage::Members {
-                id: required(request_id(self.id)?, "id")?,
+                id: required(request_id(self.id.as_deref())?, "id")?,
                 to: required(self.to, "to")?,
                 users: self.users,
                 count: required(self.count, "count")?,
@@ -388,9 +358,53 @@ impl Flat {
                 after_ms: required(self.after_ms, "after_ms")?,
                 reason: required(self.reason, "reason")?.into(),
             },
-            Kind::Pong => ServerMessage::Pong { id: request_id(self.id)? },
+            Kind::Pong => ServerMessage::Pong { id: request_id(self.id.as_deref())? },
         })
     }
+
+    fn into_confirmed<E: de::Error>(self) -> Result<Confirmed, E> {
+        Ok(Confirmed {
+            id: required(request_id(self.id.as_deref())?, "id")?,
+            message_id: self.message_id,
+            degraded: self.degraded,
+            duplicate: self.duplicate,
+            epoch: self.epoch,
+            offset: self.offset,
+            recovered: self.recovered,
+            reason: self.reason.map(Cow::Owned),
+            count: self.count.map(u32::try_from).transpose().map_err(E::custom)?,
+        })
+    }
+
+    fn into_history<E: de::Error>(self) -> Result<History, E> {
+        Ok(History {
+            id: required(request_id(self.id.as_deref())?, "id")?,
+            to: required(self.to, "to")?,
+            messages: required(self.messages, "messages")?,
+            epoch: self.epoch,
+            offset: self.offset,
+            more: self.more,
+            reason: self.reason.map(Cow::Owned),
+        })
+    }
+
+    fn into_publication<E: de::Error>(self) -> Result<Message, E> {
+        Ok(Message {
+            to: required(self.to, "to")?,
+            id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
+            data: required(self.data, "data")?,
+            content_type: self.content_type,
+            from: self.from,
+            at: required(self.at, "at")?,
+            epoch: self.epoch,
+            offset: self.offset,
+            headers: self.headers,
+        })
+    }
+}
+
+fn request_id<E: de::Error>(raw: Option<&RawValue>) -> Result<Option<RequestId>, E> {
+    raw.map(|raw| RequestId::from_raw(raw).map_err(E::custom)).transpose()
 }
 
 fn position(epoch: Option<&str>, offset: Option<u64>) -> Option<Position> {
