@@ -124,6 +124,8 @@ mod tests {
                 since: read.0,
                 history: read.1,
                 presence,
+                ack: None,
+                prefetch: None,
                 id: Some(7.into()),
             };
             assert_eq!(parse(&text).next(), Some(Ok(read)));

@@ -100,7 +100,8 @@ pub struct Full;
 pub trait Broker: Send + Sync + 'static {
     /// Publishes. The order of calls is the order of publication per channel, whatever the order
     /// in which the futures are polled. The future resolves once the broker has accepted the
-    /// publication, never before (invariant 5).
+    /// publication, never before (invariant 5). Where the namespace is one of queues, accepted means
+    /// stored in the queue.
     fn publish(
         &self,
         permit: PublishPermit,
@@ -172,6 +173,9 @@ pub enum PublishError {
     /// Too much is queued already; nothing was published.
     #[error("the broker's queue is full; nothing was published, slow down and try again")]
     Overloaded,
+    /// The destination is a queue that has no room; nothing was published.
+    #[error("the queue is full; nothing was published, try again once some of it is consumed")]
+    QueueFull,
 }
 
 /// How a join ended.

@@ -11,6 +11,7 @@ pub mod outbox;
 pub mod policy;
 pub mod presence;
 pub mod publication;
+pub mod queue;
 pub mod registry;
 pub mod session;
 pub mod time;

@@ -13,6 +13,7 @@ use crate::history::{History, HistoryQuery, HistoryRange};
 use crate::hub::Target;
 use crate::presence::{MembersQuery, Place};
 use crate::publication::SessionId;
+use crate::queue::Queue;
 
 pub use crate::auth::Principal;
 pub use namespace::{Namespace, NamespaceOptions, Namespaces};
@@ -151,6 +152,12 @@ pub enum PolicyError {
         pattern: String,
         /// What is wrong with it.
         error: PatternError,
+    },
+    /// A namespace of queues allows patterns, or keeps history or presence.
+    #[error("namespace {name:?}: queues have neither patterns nor history nor presence")]
+    NotForQueues {
+        /// The namespace.
+        name: String,
     },
     /// A rule's destination does not parse.
     #[error("rule {rule}: destination {pattern:?}: {error}")]
@@ -375,6 +382,19 @@ impl SubscribePermit {
                 Some(Place { channel: self.channel.clone(), destination: destination.clone() })
             }
             _ => None,
+        }
+    }
+
+    /// The queue that it allows to consume, where its namespace is one of queues.
+    pub fn queue(&self) -> Option<Queue> {
+        let options = self.options.queue.clone()?;
+        match &self.target {
+            Target::Destination(destination) => Some(Queue {
+                destination: destination.clone(),
+                channel: self.channel.clone(),
+                options,
+            }),
+            Target::Pattern(_) => None,
         }
     }
 

@@ -19,6 +19,7 @@ mod heartbeat;
 mod live;
 mod native;
 mod presence;
+mod queue;
 mod recovery;
 mod stomp;
 mod subscriptions;
@@ -38,6 +39,7 @@ use crate::limits::{Heartbeats, Limits};
 use crate::policy::{Policy, PublishPermit, Subject};
 use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
+use crate::queue::{Consumers, QueueError};
 use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
@@ -82,6 +84,8 @@ pub struct Cx<'a> {
     pub rules: &'a Rules,
     /// The worker's hub.
     pub hub: &'a mut Hub,
+    /// The worker's consumers of queues.
+    pub consumers: &'a mut Consumers,
     /// The worker's ids.
     pub ids: &'a mut Ids,
     /// Where effects are added.
@@ -117,13 +121,17 @@ pub enum Effect {
     Publish(PublishPermit, Publication),
     /// Publish unless that was done under this key before; answered by [`Done::Published`].
     PublishOnce(PublishPermit, Publication, IdempotencyKey),
-    /// Receive a channel, to which the hub is subscribed already; answered by [`Done::Joined`].
+    /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered
+    /// by [`Done::Joined`].
     Join(Channel),
     /// Join the timeline of a destination whose channel is received: send what the subscriber
     /// wants to begin with, and activate it; answered by [`Done::Recovered`].
     Recover(Box<Recover>),
     /// Read what was published before; answered by [`Done::History`].
     History(Box<HistoryQuery>),
+    /// Tell the broker what was acknowledged and given back on these queues; answered by
+    /// [`Done::Settled`] once it has it.
+    Settle(Vec<Channel>),
     /// Undo one join. No answer.
     Leave(Channel),
     /// The session is at a place from now on. No answer.
@@ -153,6 +161,8 @@ pub enum Done {
     History(Result<HistoryPage, HistoryError>),
     /// To [`Effect::Members`].
     Members(Result<MembersPage, PresenceError>),
+    /// To [`Effect::Settle`].
+    Settled(Result<(), QueueError>),
 }
 
 /// One transport message.
@@ -299,6 +309,9 @@ impl Session {
                 self.on_history(cx, asking, result);
             }
             (Work::Members(asked), Done::Members(result)) => self.on_members(cx, asked, result),
+            (Work::Settle { answer, note }, Done::Settled(result)) => {
+                self.on_settled(cx, answer, note, result);
+            }
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
                 self.fail(cx, &Fault::internal());

@@ -5,6 +5,7 @@ mod domain;
 mod layers;
 mod load;
 mod problem;
+mod queues;
 mod redis;
 pub mod reference;
 mod sections;
@@ -14,6 +15,7 @@ pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
+pub use queues::{DeadLetter, Mode, Queue};
 pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,

@@ -7,10 +7,11 @@ use std::sync::Arc;
 
 use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
 use fanlight_engine::presence::Presence;
+use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
 use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPresence, RedisRegistry, RegistryOptions,
-    control,
+    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPresence, RedisQueues, RedisRegistry,
+    RegistryOptions, control,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -26,6 +27,8 @@ use crate::worker::{Inbox, WorkerHandle};
 pub struct Cluster {
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
+    /// Keeps the queues.
+    pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
     /// Keeps who is where.
@@ -59,7 +62,8 @@ impl Cluster {
             let registry = Arc::new(MemoryRegistry::new(alone(info), limit, sessions));
             let options = config.presence_options();
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
-            return Ok(Self { broker, registry, presence, redis: None });
+            let queues = Arc::clone(&broker) as Arc<dyn Queues>;
+            return Ok(Self { broker, queues, registry, presence, redis: None });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, inbox) = control();
@@ -88,7 +92,8 @@ impl Cluster {
             vec![Arc::clone(&registry) as Arc<dyn Reap>, Arc::clone(&presence) as Arc<dyn Reap>];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
-        Ok(Self { broker, registry: shared, presence, redis: Some((registry, lease)) })
+        let queues = Arc::new(RedisQueues::new(Arc::clone(&broker), Arc::clone(&lease)));
+        Ok(Self { broker, queues, registry: shared, presence, redis: Some((registry, lease)) })
     }
 
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so

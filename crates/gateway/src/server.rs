@@ -109,6 +109,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         authenticator: Arc::new(authenticator),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
+        queues: Arc::clone(&cluster.queues),
         registry: Arc::clone(&cluster.registry),
         clock,
         outbox_limits: OutboxLimits {

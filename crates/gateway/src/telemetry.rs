@@ -90,6 +90,7 @@ fn describe() {
         "Publications from the broker, once per worker."
     );
     describe_counter!("fanlight_deliveries_total", count, "Publications written to a subscriber.");
+    describe_queues();
     describe_counter!(
         "fanlight_recoveries_total",
         count,
@@ -102,6 +103,34 @@ fn describe() {
         "fanlight_outbox_dropped_frames_total",
         count,
         "Frames dropped when a slow consumer was closed."
+    );
+}
+
+fn describe_queues() {
+    let count = Unit::Count;
+    describe_gauge!("fanlight_queue_consumers", count, "Subscriptions that consume queues.");
+    describe_counter!("fanlight_queue_deliveries_total", count, "Messages given to consumers.");
+    describe_counter!(
+        "fanlight_queue_redeliveries_total",
+        count,
+        "Of these, those that had been delivered before."
+    );
+    describe_counter!("fanlight_queue_acks_total", count, "Messages acknowledged.");
+    describe_counter!("fanlight_queue_nacks_total", count, "Messages given back by consumers.");
+    describe_counter!(
+        "fanlight_queue_ack_timeouts_total",
+        count,
+        "Messages that were not acknowledged in time."
+    );
+    describe_counter!(
+        "fanlight_queue_acks_ignored_total",
+        count,
+        "ACKs and NACKs of what their subscription did not hold."
+    );
+    describe_counter!(
+        "fanlight_queue_dead_letters_total",
+        count,
+        "Messages delivered too often, by what became of them."
     );
 }
 

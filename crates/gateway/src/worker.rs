@@ -1,9 +1,11 @@
 //! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
 
+mod effects;
 mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod queues;
 mod recovery;
 mod registry;
 mod slot;
@@ -24,6 +26,7 @@ use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
 use fanlight_engine::presence::Presence;
+use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
@@ -36,12 +39,13 @@ use futures_util::stream::{FuturesUnordered, StreamExt};
 use mio::{Events, Interest, Token};
 use slab::Slab;
 use tokio::io::unix::AsyncFd;
-use tokio::time::MissedTickBehavior;
+use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
 pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
+use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
 use slot::{Phase, Role, Slot, Written};
@@ -59,6 +63,8 @@ pub struct WorkerShared {
     pub broker: Arc<dyn Broker>,
     /// Keeps who is where.
     pub presence: Arc<dyn Presence>,
+    /// Keeps the queues.
+    pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
     /// The time.
@@ -80,6 +86,7 @@ pub struct Worker {
     slots: Slab<Slot>,
     next_serial: u64,
     hub: Hub,
+    queues: QueueSide,
     ids: Ids,
     encoder: Encoder,
     inflater: Inflater,
@@ -119,6 +126,7 @@ enum Wake {
     Inbox,
     Done(Ticket, Done),
     Read(recovery::Read),
+    Queue(QueueDone),
     Resumed,
     Sweep,
 }
@@ -140,6 +148,7 @@ impl Worker {
             slots: Slab::new(),
             next_serial: 0,
             hub: Hub::new(),
+            queues: QueueSide::new(id),
             ids: Ids::new(seed),
             encoder: Encoder::new(shared.deflate_min_bytes),
             inflater: Inflater::new(),
@@ -164,26 +173,8 @@ impl Worker {
         let mut ticks = tokio::time::interval(sweep::INTERVAL);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while !self.sweep.is_drained(&self.slots) {
-            let resumed = !self.resumed.is_empty() || self.recovery.has_more;
-            let wake = tokio::select! {
-                polled = poll_sockets(&mut self.poll, &mut events) => {
-                    polled?;
-                    Wake::Sockets
-                }
-                taken = self.inbox.messages.recv_many(&mut inbox, INBOX_BATCH) => {
-                    if taken == 0 {
-                        break;
-                    }
-                    Wake::Inbox
-                }
-                Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
-                    Wake::Done(ticket, done)
-                }
-                Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
-                    Wake::Read(read)
-                }
-                () = std::future::ready(()), if resumed => Wake::Resumed,
-                _ = ticks.tick() => Wake::Sweep,
+            let Some(wake) = self.next_wake(&mut events, &mut inbox, &mut ticks).await? else {
+                break;
             };
             match wake {
                 Wake::Sockets => {
@@ -208,6 +199,7 @@ impl Worker {
                         self.relieve(&mut inbox).await;
                     }
                 }
+                Wake::Queue(done) => self.on_queue_done(done),
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
@@ -217,6 +209,7 @@ impl Worker {
             }
             self.settle().await;
             self.flush_stage();
+            self.tend_queues();
             if !self.resumed.is_empty() || self.recovery.has_more || !self.inbox.messages.is_empty()
             {
                 // Else the loop would not wait, and what shares this thread would: accepting,
@@ -224,8 +217,42 @@ impl Worker {
                 tokio::task::yield_now().await;
             }
         }
+        self.end_queues().await;
         self.report();
         Ok(())
+    }
+
+    /// Waits until there is something to do; `None` once nobody can tell it of anything more.
+    async fn next_wake(
+        &mut self,
+        events: &mut Events,
+        inbox: &mut Vec<Inbox>,
+        ticks: &mut Interval,
+    ) -> io::Result<Option<Wake>> {
+        let resumed = !self.resumed.is_empty() || self.recovery.has_more;
+        Ok(Some(tokio::select! {
+            polled = poll_sockets(&mut self.poll, events) => {
+                polled?;
+                Wake::Sockets
+            }
+            taken = self.inbox.messages.recv_many(inbox, INBOX_BATCH) => {
+                if taken == 0 {
+                    return Ok(None);
+                }
+                Wake::Inbox
+            }
+            Some((ticket, done)) = self.work.next(), if !self.work.is_empty() => {
+                Wake::Done(ticket, done)
+            }
+            Some(read) = self.recovery.reads.next(), if !self.recovery.reads.is_empty() => {
+                Wake::Read(read)
+            }
+            Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
+                Wake::Queue(done)
+            }
+            () = std::future::ready(()), if resumed => Wake::Resumed,
+            _ = ticks.tick() => Wake::Sweep,
+        }))
     }
 
     /// Bounds what one wake-up gathers: sends before the stage is large, and delivers before the
@@ -250,7 +277,11 @@ impl Worker {
         for message in inbox.drain(..) {
             match message {
                 Inbox::Adopt(adopted) => self.adopt(*adopted),
+                Inbox::Deliver(delivery) if self.queues.consumers.wake(&delivery.channel) => {}
                 Inbox::Deliver(delivery) => deliveries.push(delivery),
+                // A wake may have been missed.
+                Inbox::Notice(Notice::Suspect(channel)) if self.queues.consumers.wake(&channel) => {
+                }
                 Inbox::Notice(Notice::Suspect(channel)) => {
                     self.recovery.timelines.suspect(&channel);
                 }
@@ -330,6 +361,7 @@ impl Worker {
             now,
             rules: &self.shared.rules,
             hub: &mut self.hub,
+            consumers: &mut self.queues.consumers,
             ids: &mut self.ids,
             effects: &mut self.effects,
         };
@@ -348,84 +380,6 @@ impl Worker {
         if slot.paused && !slot.is_busy() {
             self.go_on(key);
         }
-    }
-
-    /// Carries out one effect; what it came to, when that is known at once.
-    fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
-        match effect {
-            Effect::Write { text, payload } => {
-                self.write(key, text, &payload);
-                None
-            }
-            Effect::Ping => {
-                self.stage_control(key, Opcode::Ping, &[]);
-                None
-            }
-            Effect::Authenticate(token) => {
-                let result = self.shared.authenticator.authenticate(token.as_str(), now);
-                Some(Done::Authenticated(result))
-            }
-            Effect::Enter(user) => {
-                let entering = self.shared.registry.enter(self.entry(key, user)?);
-                self.start(key, entering, Done::Entered)
-            }
-            Effect::Exit { user, reason } => {
-                self.shared.registry.leave(self.entry(key, user)?, reason);
-                None
-            }
-            Effect::Record(change) => {
-                self.shared.registry.record(self.entry(key, None)?.session, change);
-                None
-            }
-            Effect::Publish(permit, publication) => {
-                self.stats.published += 1;
-                let publish = self.shared.broker.publish(permit, publication);
-                self.start(key, publish, Done::Published)
-            }
-            Effect::PublishOnce(permit, publication, once) => {
-                self.stats.published += 1;
-                let publish = self.shared.broker.publish_once(permit, publication, once);
-                self.start(key, publish, Done::Published)
-            }
-            Effect::Recover(recover) => {
-                self.recover(key, *recover, now);
-                None
-            }
-            Effect::History(query) => {
-                self.start(key, self.shared.broker.history(*query), Done::History)
-            }
-            Effect::Join(channel) => {
-                let joined = self.shared.broker.subscribe(self.id, &channel);
-                *self.channels.entry(channel).or_insert(0) += 1;
-                self.start(key, joined, Done::Joined)
-            }
-            Effect::Leave(channel) => {
-                self.leave(&channel);
-                None
-            }
-            Effect::Appear(place, member) => {
-                self.shared.presence.enter(&place, member);
-                None
-            }
-            Effect::Vanish(place, member) => {
-                self.shared.presence.exit(&place, member);
-                None
-            }
-            Effect::Members(query) => {
-                self.start(key, self.shared.presence.members(query), Done::Members)
-            }
-            Effect::Close(reason) => {
-                self.close(key, reason, now);
-                None
-            }
-        }
-    }
-
-    fn write(&mut self, key: SessionKey, text: bool, payload: &[u8]) {
-        self.stats.messages_out += 1;
-        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        let chunk = self.encoder.frame(text, payload, slot.framing);
-        self.stage.push(key, slot, chunk);
     }
 
     /// Polls `future` once and keeps it when it has to wait; `done` says what it came to.

@@ -28,12 +28,12 @@ use crate::shards::Shards;
 /// 5). While Redis can't be reached, what is not kept anywhere is delivered to this node's own
 /// subscribers, and its publisher is told so.
 pub struct RedisBroker {
-    shards: Arc<Shards>,
-    names: Names,
+    pub(crate) shards: Arc<Shards>,
+    pub(crate) names: Names,
     config: Arc<RedisConfig>,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
-    /// For reading pages; held while one is decoded.
-    destinations: Arc<Mutex<Destinations>>,
+    /// For pages of histories and messages of queues; held while one is decoded.
+    pub(crate) destinations: Arc<Mutex<Destinations>>,
 }
 
 impl RedisBroker {
@@ -150,9 +150,11 @@ impl RedisBroker {
 
 impl Broker for RedisBroker {
     fn publish(&self, permit: PublishPermit, publication: Publication) -> Publishing {
-        match permit.options().history {
-            Some(_) => self.publish_kept(&permit, publication, None),
-            None => self.publish_plain(&permit, publication),
+        let options = permit.options();
+        match (&options.queue, options.history) {
+            (Some(queue), _) => self.enqueue(&permit, queue, &publication, None),
+            (None, Some(_)) => self.publish_kept(&permit, publication, None),
+            (None, None) => self.publish_plain(&permit, publication),
         }
     }
 
@@ -162,7 +164,10 @@ impl Broker for RedisBroker {
         publication: Publication,
         key: IdempotencyKey,
     ) -> Publishing {
-        self.publish_kept(&permit, publication, Some(&key))
+        match &permit.options().queue {
+            Some(queue) => self.enqueue(&permit, queue, &publication, Some(&key)),
+            None => self.publish_kept(&permit, publication, Some(&key)),
+        }
     }
 
     fn history(
@@ -207,10 +212,10 @@ impl fmt::Debug for RedisBroker {
 }
 
 /// A future of what a publisher gets to know.
-type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
+pub(crate) type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
 
 /// Whether a script that was refused may have done something before.
-fn refused(refusal: &[u8]) -> PublishError {
+pub(crate) fn refused(refusal: &[u8]) -> PublishError {
     let code = refusal.split(|byte| *byte == b' ').next().unwrap_or_default();
     // These come at the first write, if not before the script.
     let untouched = matches!(code, b"OOM" | b"MISCONF" | b"NOREPLICAS");

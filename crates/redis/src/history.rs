@@ -174,7 +174,7 @@ fn history_keys(names: &Names, partition: Partition, destination: &Destination) 
 
 /// What names an idempotency key of one destination. It is hashed to be short, whatever clients
 /// send; who finds two keys with one hash has found them among his own.
-fn once_text(destination: &Destination, key: &IdempotencyKey) -> String {
+pub(crate) fn once_text(destination: &Destination, key: &IdempotencyKey) -> String {
     let mut hash = Sha1::new();
     hash.update((destination.as_str().len() as u64).to_le_bytes());
     hash.update(destination.as_str());

@@ -10,6 +10,7 @@
 //! | [`RedisBroker`], [`config`] | the broker contract, and where Redis is |
 //! | [`envelope`], [`resp3`] | bytes ⇄ publications and values, without I/O |
 //! | `history`, `scripts`, `flights` | what `lua/*.lua` is asked and answers; reads that are shared |
+//! | `queue` | queues over streams and consumer groups |
 //! | `subscriptions`, `canary`, `pipeline` | state machines without I/O and without a clock |
 //! | `subscriber`, `writer` | the tasks that own a connection and drive these machines |
 //! | `connection`, `tls`, `reconnect`, `health` | connecting, trying again, saying what is wrong |
@@ -38,6 +39,7 @@ mod names;
 mod partitions;
 mod pipeline;
 mod presence;
+mod queue;
 mod reaper;
 mod reconnect;
 mod redirect;
@@ -61,6 +63,7 @@ pub use config::{RedisConfig, UrlError};
 pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
 pub use presence::{PresenceOptions, RedisPresence};
+pub use queue::RedisQueues;
 pub use reaper::{Reap, Reaper};
 pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};
 pub use tls::TlsError;

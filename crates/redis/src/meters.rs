@@ -26,6 +26,7 @@ pub(crate) struct Meters {
     unavailable: Counter,
     unknown: Counter,
     overloaded: Counter,
+    queue_full: Counter,
 }
 
 /// A counter that can be read back.
@@ -62,6 +63,7 @@ impl Meters {
             unavailable: published("unavailable"),
             unknown: published("unknown"),
             overloaded: published("overloaded"),
+            queue_full: published("queue_full"),
         }
     }
 
@@ -73,6 +75,7 @@ impl Meters {
             Err(PublishError::Unavailable) => &self.unavailable,
             Err(PublishError::Unknown) => &self.unknown,
             Err(PublishError::Overloaded) => &self.overloaded,
+            Err(PublishError::QueueFull) => &self.queue_full,
         };
         counter.increment(1);
     }

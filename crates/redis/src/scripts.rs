@@ -71,4 +71,8 @@ scripts! {
     REGISTRY = "registry.lua";
     REGISTRY_REAP = "registry_reap.lua";
     REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations.lua";
+    QUEUE_PUBLISH = "queue_publish.lua";
+    QUEUE_FETCH = "queue_fetch.lua";
+    QUEUE_ACK = "queue_ack.lua";
+    QUEUE_RELEASE = "queue_release.lua";
 }

@@ -4,6 +4,7 @@
 
 mod history;
 pub mod presence;
+pub mod queue;
 pub mod registry;
 
 use std::collections::HashSet;

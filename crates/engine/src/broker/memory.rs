@@ -19,6 +19,7 @@ use super::{
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::policy::PublishPermit;
 use crate::publication::Publication;
+use crate::queue::{self, EntryId, Fetched, MemoryQueues, Queue, QueueError, Queues, Release};
 
 use log::Logs;
 
@@ -45,6 +46,7 @@ struct Shard {
     /// Which workers want a channel; never empty.
     interests: HashMap<Channel, Vec<WorkerId>>,
     logs: Logs,
+    queues: MemoryQueues,
 }
 
 impl MemoryBroker {
@@ -82,13 +84,27 @@ impl MemoryBroker {
         permit: &PublishPermit,
         publication: Publication,
         key: Option<IdempotencyKey>,
-    ) -> Published {
+    ) -> Result<Published, PublishError> {
         let now_ms = (self.clock)();
         let key = key.map(|key| (publication.destination.clone(), key));
         let mut shard = self.shard(permit.channel());
         shard.logs.expire(now_ms);
         if let Some(first) = key.as_ref().and_then(|key| shard.logs.published(key)) {
-            return Published { reach: Reach::Duplicate, ..first };
+            return Ok(Published { reach: Reach::Duplicate, ..first });
+        }
+        if let Some(options) = &permit.options().queue {
+            let wake = permit.destination().clone();
+            let (id, publication) = (publication.id, Arc::new(publication));
+            let queues = &mut shard.queues;
+            let is_awaited = queues.append(permit.channel(), options, publication, now_ms)?;
+            let published = Published { id, position: None, reach: Reach::Cluster };
+            if let Some(key) = key {
+                shard.logs.remember(key, published, now_ms);
+            }
+            if is_awaited {
+                self.deliver(&shard, permit.channel(), Arc::new(queue::wake(wake)));
+            }
+            return Ok(published);
         }
         let publication = match permit.options().history {
             Some(history) => shard.logs.append(publication, history, || self.new_epoch(), now_ms),
@@ -100,7 +116,7 @@ impl MemoryBroker {
             shard.logs.remember(key, published, now_ms);
         }
         self.deliver(&shard, permit.channel(), publication);
-        published
+        Ok(published)
     }
 
     fn deliver(&self, shard: &Shard, channel: &Channel, publication: Arc<Publication>) {
@@ -132,7 +148,7 @@ impl Broker for MemoryBroker {
         permit: PublishPermit,
         publication: Publication,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        Box::pin(ready(Ok(self.accept(&permit, publication, None))))
+        Box::pin(ready(self.accept(&permit, publication, None)))
     }
 
     fn publish_once(
@@ -141,7 +157,7 @@ impl Broker for MemoryBroker {
         publication: Publication,
         key: IdempotencyKey,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
-        Box::pin(ready(Ok(self.accept(&permit, publication, Some(key)))))
+        Box::pin(ready(self.accept(&permit, publication, Some(key))))
     }
 
     fn history(
@@ -176,6 +192,40 @@ impl Broker for MemoryBroker {
 
     fn health(&self) -> BrokerHealth {
         BrokerHealth::Healthy
+    }
+}
+
+impl Queues for MemoryBroker {
+    fn fetch(
+        &self,
+        queue: &Queue,
+        count: u32,
+    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+        let now_ms = (self.clock)();
+        let fetched = self.shard(&queue.channel).queues.fetch(queue, count, now_ms);
+        Box::pin(ready(Ok(fetched)))
+    }
+
+    fn ack(
+        &self,
+        queue: &Queue,
+        entries: &[EntryId],
+    ) -> BoxFuture<'static, Result<(), QueueError>> {
+        self.shard(&queue.channel).queues.ack(queue, entries);
+        Box::pin(ready(Ok(())))
+    }
+
+    fn release(
+        &self,
+        queue: &Queue,
+        releases: &[Release],
+    ) -> BoxFuture<'static, Result<(), QueueError>> {
+        let mut shard = self.shard(&queue.channel);
+        if shard.queues.release(queue, releases) {
+            let wake = queue::wake(queue.destination.clone());
+            self.deliver(&shard, &queue.channel, Arc::new(wake));
+        }
+        Box::pin(ready(Ok(())))
     }
 }
 

@@ -11,6 +11,7 @@ use super::rule::Names;
 use super::{Denied, PolicyError, Subject};
 use crate::broker::Channel;
 use crate::history::History;
+use crate::queue::QueueOptions;
 
 /// A configured part of the destination space; the first that matches has a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +37,9 @@ pub struct NamespaceOptions {
     pub history: Option<History>,
     /// Whether it is kept and told who is subscribed to each destination.
     pub presence: bool,
+    /// Each message goes to one consumer, and comes again until it is acknowledged; `None` gives
+    /// it to all subscribers. Neither patterns nor history go with it.
+    pub queue: Option<QueueOptions>,
     /// Whether it is recorded who subscribes to its destinations, and which are occupied.
     pub events: bool,
 }
@@ -78,6 +82,11 @@ impl Namespaces {
             }
             if !names.insert(name) {
                 return Err(PolicyError::DuplicateName { name: name.clone() });
+            }
+            if options.queue.is_some()
+                && (*patterns || options.history.is_some() || options.presence)
+            {
+                return Err(PolicyError::NotForQueues { name: name.clone() });
             }
             let parsed = pattern.parse().map_err(|error| PolicyError::BadNamespacePattern {
                 name: name.clone(),

@@ -14,6 +14,7 @@ use crate::history::HistoryError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
 use crate::presence::PresenceError;
+use crate::queue::QueueError;
 
 /// Something that a client is told has failed.
 #[derive(Debug)]
@@ -218,6 +219,18 @@ impl Fault {
         Self::new("selector_unsupported", "selectors are not supported", remedy, reason)
     }
 
+    pub(super) fn not_a_queue() -> Self {
+        let message = "only what queues deliver is acknowledged, and this is none";
+        let remedy = "subscribe without ack and prefetch";
+        Self::new("not_a_queue", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn unknown_ack_mode() -> Self {
+        let message = "ack has an unknown value";
+        let remedy = "use auto, client or client-individual";
+        Self::new("bad_request", message, remedy, CloseReason::ProtocolError)
+    }
+
     pub(super) fn already_subscribed() -> Self {
         let message = "there is a subscription of this name already";
         let remedy = "unsubscribe first; STOMP subscriptions are named by id, native ones by to";
@@ -273,6 +286,7 @@ impl Fault {
             PublishError::Unavailable => "the broker can't be reached",
             PublishError::Unknown => "the broker did not answer in time",
             PublishError::Overloaded => "the broker's queue is full",
+            PublishError::QueueFull => "the queue is full",
         };
         let message =
             format!("{message}; the first {published} sends of the transaction were published");
@@ -370,6 +384,7 @@ impl From<PublishError> for Fault {
             PublishError::Unavailable => "unavailable",
             PublishError::Unknown => "unknown",
             PublishError::Overloaded => "overloaded",
+            PublishError::QueueFull => "queue_full",
         };
         let fault = Self::new(code, error.to_string(), "", CloseReason::Unavailable);
         match error {
@@ -383,6 +398,13 @@ impl From<PublishError> for Fault {
 impl From<HistoryError> for Fault {
     fn from(error: HistoryError) -> Self {
         let fault = Self::new("unavailable", error.to_string(), "", CloseReason::Unavailable);
+        fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+    }
+}
+
+impl From<QueueError> for Fault {
+    fn from(error: QueueError) -> Self {
+        let fault = Self::of(CloseReason::Unavailable, error.to_string(), "");
         fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
     }
 }

@@ -29,7 +29,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 27] = [
+const RESERVED: [&str; 29] = [
     "accept-version",
     "ack",
     "authorization",
@@ -37,6 +37,7 @@ const RESERVED: [&str; 27] = [
     "content-length",
     "content-type",
     "degraded",
+    "delivery-count",
     "destination",
     "duplicate",
     "epoch",
@@ -48,6 +49,7 @@ const RESERVED: [&str; 27] = [
     "lost",
     "message-id",
     "offset",
+    "original-destination",
     "passcode",
     "reason",
     "receipt",

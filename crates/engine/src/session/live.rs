@@ -10,8 +10,9 @@ use fanlight_proto::{Destination, DestinationPattern, Position};
 use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
+use super::queue::Verdict;
 use super::recovery::{Asking, Joining, Recovering};
-use super::subscriptions::{Subscription, Subscriptions};
+use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Session, native};
 use crate::auth::Principal;
@@ -46,6 +47,7 @@ pub(super) enum Work {
     Recover(Recovering),
     History(Asking),
     Members(Asked),
+    Settle { answer: Answer, note: Note },
 }
 
 /// Publications on their way, one at a time.
@@ -54,6 +56,8 @@ pub(super) struct Publishing {
     answer: Answer,
     /// What a COMMIT publishes after this one.
     rest: VecDeque<Outgoing>,
+    /// What a COMMIT acknowledges after that.
+    verdicts: Vec<Verdict>,
     /// How many it has published before.
     published: u32,
 }
@@ -124,7 +128,10 @@ impl Live {
 
     /// Undoes a subscription that was removed from the list.
     pub(super) fn left(&self, cx: &mut Cx<'_>, subscription: Subscription, member: &Member) {
-        cx.hub.unsubscribe(subscription.key);
+        match subscription.feed {
+            Feed::Hub(key) => cx.hub.unsubscribe(key),
+            Feed::Queue(key) => cx.consumers.remove(key),
+        }
         self.record(cx, &subscription, false);
         cx.effects.push(Effect::Leave(subscription.channel));
         presence::vanish(cx, subscription.place, &self.subscriptions, member);
@@ -171,19 +178,21 @@ impl Session {
         Ok(Outgoing { permit, publication, key })
     }
 
-    /// Publishes all of `outgoing`, one after the other, then answers.
+    /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
     pub(super) fn publish(
         &mut self,
         cx: &mut Cx<'_>,
         outgoing: VecDeque<Outgoing>,
+        verdicts: Vec<Verdict>,
         answer: Answer,
     ) {
-        self.publish_next(cx, Publishing { answer, rest: outgoing, published: 0 }, Note::default());
+        let publishing = Publishing { answer, rest: outgoing, verdicts, published: 0 };
+        self.publish_next(cx, publishing, Note::default());
     }
 
     fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
         let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
-            return self.confirm(cx, publishing.answer, note);
+            return self.judge(cx, &publishing.verdicts, publishing.answer, note);
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;

@@ -16,10 +16,12 @@ use super::headers;
 use super::heartbeat::Beats;
 use super::live::{Answer, Draft, Note, Work};
 use super::presence::Page;
-use super::recovery::Wish;
+use super::queue::Consuming;
+use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
+use crate::queue::AckMode;
 use crate::timeline::Start;
 
 impl Session {
@@ -69,19 +71,24 @@ impl Session {
         {
             return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
         }
-        self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?;
+        match &message {
+            ClientMessage::Ack { .. } | ClientMessage::Nack { .. } if self.is_connected() => {}
+            _ => self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?,
+        }
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, since, history, presence, id } => {
+            ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id } => {
                 let start = match (since, history) {
                     (Some(since), _) => Start::After(since),
                     (None, Some(newest)) => Start::Newest(newest),
                     (None, None) => Start::Now,
                 };
+                let consuming = consuming(ack.as_deref(), prefetch)?;
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
-                let (wish, answer) = (Wish { start, presence }, Answer::to(id));
-                self.subscribe(cx, &to, &to, wire, wish, answer).map_err(|(fault, _)| fault)
+                let answer = Answer::to(id);
+                let wanted = Wanted { wire, start, presence, consuming };
+                self.subscribe(cx, &to, &to, wanted, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
                 self.unsubscribe(cx, &to)?;
@@ -102,6 +109,8 @@ impl Session {
                 self.start(cx, Work::Refresh { id }, Effect::Authenticate(Token::new(&token)));
                 Ok(())
             }
+            ClientMessage::Ack { ids, id } => self.native_ack(cx, &ids, true, Answer::to(id)),
+            ClientMessage::Nack { ids, id } => self.native_ack(cx, &ids, false, Answer::to(id)),
             ClientMessage::Ping { id } => {
                 write(cx, &ServerMessage::Pong { id });
                 Ok(())
@@ -123,7 +132,7 @@ impl Session {
         let (headers, key) = (headers.collect(), key.as_deref());
         let content_type = content_type.as_deref().unwrap_or("application/json").into();
         let outgoing = self.outgoing(cx, Draft { to: &to, body, content_type, headers, key })?;
-        self.publish(cx, [outgoing].into(), Answer::to(id));
+        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
         Ok(())
     }
 
@@ -213,6 +222,8 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
         | ClientMessage::Unsubscribe { id, .. }
         | ClientMessage::Send { id, .. }
         | ClientMessage::Refresh { id, .. }
+        | ClientMessage::Ack { id, .. }
+        | ClientMessage::Nack { id, .. }
         | ClientMessage::Ping { id } => id.clone(),
         ClientMessage::History { id, .. } | ClientMessage::Presence { id, .. } => Some(id.clone()),
     }
@@ -240,6 +251,13 @@ pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {
     cx.effects.push(Effect::Write { text: true, payload });
 }
 
+/// What `subscribe` says of acknowledging.
+fn consuming(ack: Option<&str>, prefetch: Option<u16>) -> Result<Consuming, Fault> {
+    let only_queues = ack.is_some() || prefetch.is_some();
+    let mode = AckMode::named(ack.unwrap_or("auto")).ok_or_else(Fault::unknown_ack_mode)?;
+    Ok(Consuming { mode, prefetch, only_queues })
+}
+
 /// Whether the client named a user, be it itself.
 pub(super) fn is_named_user(to: &str) -> bool {
     to.parse::<Destination>().is_ok_and(|to| to.kind() == DestinationKind::NamedUser)
@@ -250,8 +268,9 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, since, history, presence, id } => {
-            ClientMessage::Subscribe { to: owned(to), since, history, presence, id }
+        ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id } => {
+            let (to, ack) = (owned(to), ack.map(owned));
+            ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id }
         }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
         ClientMessage::Send { to, body, content_type, headers, key, id } => ClientMessage::Send {
@@ -270,5 +289,11 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
         }
         ClientMessage::Refresh { token, id } => ClientMessage::Refresh { token: owned(token), id },
         ClientMessage::Ping { id } => ClientMessage::Ping { id },
+        ClientMessage::Ack { ids, id } => {
+            ClientMessage::Ack { ids: ids.into_iter().map(owned).collect(), id }
+        }
+        ClientMessage::Nack { ids, id } => {
+            ClientMessage::Nack { ids: ids.into_iter().map(owned).collect(), id }
+        }
     }
 }

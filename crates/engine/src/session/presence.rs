@@ -5,9 +5,8 @@ use std::sync::Arc;
 use fanlight_proto::native::{PresenceMember, RequestId, ServerMessage};
 
 use super::live::{Work, is_pattern, parse_destination};
-use super::subscriptions::Subscriptions;
+use super::subscriptions::{Feed, Subscriptions};
 use super::{Cx, Effect, Fault, Session, native};
-use crate::hub::SubscriptionKey;
 use crate::policy::{Denied, PresencePermit};
 use crate::presence::{Member, MembersPage, Place, PresenceError, Present};
 
@@ -37,11 +36,11 @@ impl Session {
 
     /// Makes the session a member at `place` by a subscription that is live now, unless it is one
     /// by another.
-    pub(super) fn appear(&mut self, cx: &mut Cx<'_>, key: SubscriptionKey, place: Box<Place>) {
+    pub(super) fn appear(&mut self, cx: &mut Cx<'_>, feed: Feed, place: Box<Place>) {
         let member = self.member();
         let Some(live) = self.live_mut() else { return };
         let is_there = live.subscriptions.is_at(&place);
-        let Some(subscription) = live.subscriptions.by_key(key) else { return };
+        let Some(subscription) = live.subscriptions.by_feed(feed) else { return };
         if !is_there {
             cx.effects.push(Effect::Appear((*place).clone(), member));
         }

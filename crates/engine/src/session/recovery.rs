@@ -5,7 +5,8 @@ use fanlight_proto::{Destination, Position};
 
 use super::live::{Answer, Note, Work, parse_destination};
 use super::native::is_named_user;
-use super::subscriptions::Subscription;
+use super::queue::Consuming;
+use super::subscriptions::{Feed, Subscription};
 use super::{Cx, Effect, Fault, Session};
 use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
@@ -13,6 +14,7 @@ use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Idempoten
 use crate::hub::{SubscriptionKey, Wire};
 use crate::policy::Denied;
 use crate::presence::Place;
+use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
 
 /// How a subscription joins the timeline of its destination.
@@ -32,21 +34,33 @@ pub struct Recover {
     pub is_degraded: bool,
 }
 
-/// What a client wants of a subscription besides what comes.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Wish {
+/// How a client wants to subscribe.
+#[derive(Debug)]
+pub(super) struct Wanted<'w> {
+    pub(super) wire: Wire<'w>,
     /// What to begin with.
     pub(super) start: Start,
     /// Whether to be told who comes and goes.
     pub(super) presence: bool,
+    pub(super) consuming: Consuming,
 }
 
 /// A subscription whose channel is being joined.
 #[derive(Debug)]
 pub(super) struct Joining {
     beginning: Beginning,
-    /// Where the destination has history.
-    recover: Option<Recover>,
+    next: Next,
+}
+
+/// What follows once the channel is joined.
+#[derive(Debug)]
+enum Next {
+    /// Publications come by themselves.
+    Live,
+    /// The destination has history.
+    Recover(Box<Recover>),
+    /// It is a queue, and the consumer may get messages.
+    Consume(ConsumerKey),
 }
 
 /// A subscription that joins its timeline.
@@ -61,7 +75,7 @@ pub(super) struct Recovering {
 struct Beginning {
     answer: Answer,
     start: Start,
-    key: SubscriptionKey,
+    feed: Feed,
     /// Where it makes its session a member.
     place: Option<Box<Place>>,
 }
@@ -80,8 +94,7 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         to: &str,
-        wire: Wire<'_>,
-        Wish { start, presence }: Wish,
+        Wanted { wire, start, presence, consuming }: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
         let seen = if presence { self.may_see_presence(cx, to).map(drop) } else { Ok(()) };
@@ -94,20 +107,42 @@ impl Session {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, answer)),
         };
+        let queue = permit.queue();
+        if queue.is_none() && consuming.only_queues {
+            return Err((Fault::not_a_queue(), answer));
+        }
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
         let recorded = permit.options().events;
         let place = permit.place().map(Box::new);
         let (target, channel) = permit.into_parts();
-        let key = match history {
-            Some(_) => cx.hub.prepare(self.key, target, channel.clone(), wire),
-            None => cx.hub.subscribe(self.key, target, channel.clone(), wire),
+        let (feed, next) = match (queue, history) {
+            (Some(queue), _) => {
+                let key = self.consume(cx, queue, wire, &consuming);
+                (Feed::Queue(key), Next::Consume(key))
+            }
+            (None, Some((destination, history))) => {
+                let subscription = cx.hub.prepare(self.key, target, channel.clone(), wire);
+                let recover = Recover {
+                    subscription,
+                    channel: channel.clone(),
+                    destination,
+                    history,
+                    start,
+                    is_degraded: false,
+                };
+                (Feed::Hub(subscription), Next::Recover(Box::new(recover)))
+            }
+            (None, None) => {
+                let key = cx.hub.subscribe(self.key, target, channel.clone(), wire);
+                (Feed::Hub(key), Next::Live)
+            }
         };
-        if presence {
+        if presence && let Feed::Hub(key) = feed {
             cx.hub.show_presence(key);
         }
         let subscription = Subscription {
             id: id.into(),
-            key,
+            feed,
             channel: channel.clone(),
             place: None,
             presence,
@@ -117,15 +152,7 @@ impl Session {
             live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
-        let recover = history.map(|(destination, history)| Recover {
-            subscription: key,
-            channel: channel.clone(),
-            destination,
-            history,
-            start,
-            is_degraded: false,
-        });
-        let joining = Joining { beginning: Beginning { answer, start, key, place }, recover };
+        let joining = Joining { beginning: Beginning { answer, start, feed, place }, next };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
         Ok(())
     }
@@ -148,12 +175,16 @@ impl Session {
     }
 
     pub(super) fn on_joined(&mut self, cx: &mut Cx<'_>, joining: Joining, joined: Joined) {
-        let Joining { beginning, recover } = joining;
+        let Joining { beginning, next } = joining;
         let is_degraded = joined == Joined::Degraded;
-        if let Some(recover) = recover {
-            let recover = Box::new(Recover { is_degraded, ..recover });
-            let recovering = Recovering { beginning, is_degraded };
-            return self.start(cx, Work::Recover(recovering), Effect::Recover(recover));
+        match next {
+            Next::Live => {}
+            Next::Recover(mut recover) => {
+                recover.is_degraded = is_degraded;
+                let recovering = Recovering { beginning, is_degraded };
+                return self.start(cx, Work::Recover(recovering), Effect::Recover(recover));
+            }
+            Next::Consume(consumer) => cx.consumers.activate(consumer),
         }
         let outcome = (beginning.start != Start::Now).then_some(Err(Lost::NoHistory));
         let recovered = Recovered { position: None, outcome, count: 0 };
@@ -166,9 +197,9 @@ impl Session {
         Recovering { beginning, is_degraded }: Recovering,
         Recovered { position, outcome, count }: Recovered,
     ) {
-        let Beginning { answer, start, key, place } = beginning;
+        let Beginning { answer, start, feed, place } = beginning;
         if let Some(place) = place {
-            self.appear(cx, key, place);
+            self.appear(cx, feed, place);
         }
         let note = Note {
             degraded: is_degraded,

@@ -10,9 +10,11 @@ use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
 use super::live::{Answer, Draft, Note};
-use super::recovery::Wish;
+use super::queue;
+use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Session, State};
 use crate::hub::Wire;
+use crate::queue::AckMode;
 use crate::timeline::Start;
 
 impl Session {
@@ -76,7 +78,9 @@ impl Session {
             return self.stomp_connect(cx, frame);
         }
         let live = self.live_mut().ok_or_else(Fault::not_connected)?;
-        live.admit(cx, frame.command == Command::Send)?;
+        if !matches!(frame.command, Command::Ack | Command::Nack) {
+            live.admit(cx, frame.command == Command::Send)?;
+        }
         match frame.command {
             Command::Send => self.stomp_send(cx, frame, answer),
             Command::Subscribe => self.stomp_subscribe(cx, frame, answer),
@@ -89,7 +93,7 @@ impl Session {
                 live.transactions.get_or_insert_default().begin(id, &cx.rules.limits)
             }
             Command::Commit | Command::Abort => self.stomp_end_transaction(cx, frame, answer),
-            Command::Ack | Command::Nack => self.stomp_ack(frame),
+            Command::Ack | Command::Nack => self.stomp_ack(cx, frame, self.stomp_version(), answer),
             Command::Disconnect => Ok(()),
             Command::Connected | Command::Message | Command::Receipt | Command::Error => {
                 Err(Fault::not_from_clients(frame.command.as_str()))
@@ -157,7 +161,7 @@ impl Session {
         };
         let outgoing = self.outgoing(cx, draft)?;
         let Some(transaction) = transaction else {
-            self.publish(cx, [outgoing].into(), std::mem::take(answer));
+            self.publish(cx, [outgoing].into(), Vec::new(), std::mem::take(answer));
             return Ok(());
         };
         let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
@@ -180,14 +184,8 @@ impl Session {
         if frame.header("selector").is_some() {
             return Err(Fault::selector());
         }
-        let ack = match frame.header("ack") {
-            None | Some("auto") => false,
-            Some("client" | "client-individual") => true,
-            Some(_) => {
-                let remedy = "use auto, client or client-individual";
-                return Err(Fault::bad_header("the header ack has an unknown value", remedy));
-            }
-        };
+        let consuming = queue::consuming(frame)?;
+        let ack = consuming.mode != AckMode::Auto;
         let start = position(frame)?.map_or(Start::Now, Start::After);
         let presence = match frame.header("presence") {
             None | Some("false") => false,
@@ -198,8 +196,9 @@ impl Session {
             }
         };
         let wire = Wire::Stomp { version, id, ack };
-        let (wish, asked) = (Wish { start, presence }, std::mem::take(answer));
-        self.subscribe(cx, id, to, wire, wish, asked).map_err(|(fault, unanswered)| {
+        let asked = std::mem::take(answer);
+        let wanted = Wanted { wire, start, presence, consuming };
+        self.subscribe(cx, id, to, wanted, asked).map_err(|(fault, unanswered)| {
             *answer = unanswered;
             fault
         })
@@ -215,38 +214,18 @@ impl Session {
         let id = transaction_id(cx, frame)?;
         let live = self.live_mut().ok_or_else(Fault::not_connected)?;
         let transactions = live.transactions.as_mut().ok_or_else(Fault::no_transaction)?;
-        let sends = transactions.end(id)?;
+        let (sends, verdicts) = transactions.end(id)?;
         if transactions.is_empty() {
             live.transactions = None;
         }
         if frame.command == Command::Commit {
-            self.publish(cx, sends, std::mem::take(answer));
-        }
-        Ok(())
-    }
-
-    /// "ACK", "NACK": without redelivery they change nothing, but must be well-formed.
-    fn stomp_ack(&mut self, frame: &Frame) -> Result<(), Fault> {
-        let needed: &[&str] = match self.stomp_version() {
-            Version::V10 if frame.command == Command::Nack => {
-                let remedy = "connect with a later version";
-                return Err(Fault::bad_header("STOMP 1.0 has no NACK", remedy));
-            }
-            Version::V10 => &["message-id"],
-            Version::V11 => &["message-id", "subscription"],
-            Version::V12 => &["id"],
-        };
-        for name in needed {
-            required(frame, name)?;
-        }
-        if frame.header("transaction").is_some() {
-            self.open_transaction(frame)?;
+            self.publish(cx, sends, verdicts, std::mem::take(answer));
         }
         Ok(())
     }
 
     /// The transaction that a frame belongs to.
-    fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
+    pub(super) fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
         let id = required(frame, "transaction")?;
         let open = self.live().and_then(|live| live.transactions.as_deref());
         if open.is_some_and(|open| open.contains(id)) {

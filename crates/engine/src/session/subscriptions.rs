@@ -3,13 +3,14 @@
 use crate::broker::Channel;
 use crate::hub::SubscriptionKey;
 use crate::presence::Place;
+use crate::queue::ConsumerKey;
 
 /// One subscription of a session.
 #[derive(Debug)]
 pub(super) struct Subscription {
     /// STOMP: the client's id. Native: the destination or pattern as it was asked for.
     pub(super) id: Box<str>,
-    pub(super) key: SubscriptionKey,
+    pub(super) feed: Feed,
     pub(super) channel: Channel,
     /// Where it makes its session a member, once it is live.
     pub(super) place: Option<Box<Place>>,
@@ -17,6 +18,13 @@ pub(super) struct Subscription {
     pub(super) presence: bool,
     /// Whether its beginning was recorded, so that its end is to be too.
     pub(super) recorded: bool,
+}
+
+/// Where a subscription's messages come from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Feed {
+    Hub(SubscriptionKey),
+    Queue(ConsumerKey),
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.
@@ -41,6 +49,14 @@ impl Subscriptions {
         self.0.iter().any(|subscription| subscription.place.as_deref() == Some(place))
     }
 
+    /// Those that consume a queue.
+    pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, ConsumerKey)> {
+        self.0.iter().filter_map(|subscription| match subscription.feed {
+            Feed::Queue(key) => Some((&*subscription.id, key)),
+            Feed::Hub(_) => None,
+        })
+    }
+
     pub(super) fn add(&mut self, subscription: Subscription) {
         if self.0.len() == self.0.capacity() {
             // A `Vec` would begin with room for four.
@@ -49,8 +65,8 @@ impl Subscriptions {
         self.0.push(subscription);
     }
 
-    pub(super) fn by_key(&mut self, key: SubscriptionKey) -> Option<&mut Subscription> {
-        self.0.iter_mut().find(|subscription| subscription.key == key)
+    pub(super) fn by_feed(&mut self, feed: Feed) -> Option<&mut Subscription> {
+        self.0.iter_mut().find(|subscription| subscription.feed == feed)
     }
 
     pub(super) fn remove(&mut self, id: &str) -> Option<Subscription> {

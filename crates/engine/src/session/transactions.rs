@@ -1,9 +1,10 @@
-//! STOMP transactions: sends that wait for their COMMIT, bounded in number and bytes.
+//! STOMP transactions: sends, ACKs and NACKs that wait for their COMMIT, bounded in number and bytes.
 
 use std::collections::VecDeque;
 
 use super::Fault;
 use super::live::Outgoing;
+use super::queue::Verdict;
 use crate::limits::Limits;
 
 /// The open transactions of a session.
@@ -17,6 +18,7 @@ pub(super) struct Transactions {
 struct Transaction {
     id: Box<str>,
     sends: VecDeque<Outgoing>,
+    verdicts: Vec<Verdict>,
     bytes: usize,
 }
 
@@ -28,33 +30,55 @@ impl Transactions {
         if self.open.len() >= limits.transactions {
             return Err(Fault::too_many_transactions(limits.transactions));
         }
-        self.open.push(Transaction { id: id.into(), sends: VecDeque::new(), bytes: 0 });
+        self.open.push(Transaction {
+            id: id.into(),
+            sends: VecDeque::new(),
+            verdicts: Vec::new(),
+            bytes: 0,
+        });
         Ok(())
     }
 
     /// Adds a send.
     pub(super) fn add(&mut self, id: &str, send: Outgoing, limits: &Limits) -> Result<(), Fault> {
         let bytes = size_of_send(&send);
+        self.room(id, bytes, limits)?.sends.push_back(send);
+        Ok(())
+    }
+
+    /// Adds an ACK or NACK.
+    pub(super) fn add_verdict(
+        &mut self,
+        id: &str,
+        verdict: Verdict,
+        limits: &Limits,
+    ) -> Result<(), Fault> {
+        let bytes = size_of::<Verdict>() + verdict.subscription.as_deref().map_or(0, str::len);
+        self.room(id, bytes, limits)?.verdicts.push(verdict);
+        Ok(())
+    }
+
+    /// The transaction, if it has room for one frame more, of so many bytes.
+    fn room(&mut self, id: &str, bytes: usize, limits: &Limits) -> Result<&mut Transaction, Fault> {
         if self.bytes + bytes > limits.transaction_bytes {
             return Err(Fault::transaction_too_large(limits.transaction_bytes, "bytes"));
         }
         let found = self.open.iter_mut().find(|transaction| *transaction.id == *id);
         let transaction = found.ok_or_else(Fault::no_transaction)?;
-        if transaction.sends.len() >= limits.transaction_frames {
+        if transaction.sends.len() + transaction.verdicts.len() >= limits.transaction_frames {
             return Err(Fault::transaction_too_large(limits.transaction_frames, "frames"));
         }
-        transaction.sends.push_back(send);
         transaction.bytes += bytes;
         self.bytes += bytes;
-        Ok(())
+        Ok(transaction)
     }
 
-    /// Ends a transaction; its sends, in order.
-    pub(super) fn end(&mut self, id: &str) -> Result<VecDeque<Outgoing>, Fault> {
+    /// Ends a transaction; its sends and its ACKs and NACKs, each in order.
+    pub(super) fn end(&mut self, id: &str) -> Result<(VecDeque<Outgoing>, Vec<Verdict>), Fault> {
         let at = self.open.iter().position(|transaction| *transaction.id == *id);
         let transaction = self.open.swap_remove(at.ok_or_else(Fault::no_transaction)?);
         self.bytes -= transaction.bytes;
-        Ok(transaction.sends)
+        Ok((transaction.sends, transaction.verdicts))
     }
 
     pub(super) fn contains(&self, id: &str) -> bool {

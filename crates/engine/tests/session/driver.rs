@@ -15,6 +15,7 @@ use fanlight_engine::policy::{
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
+use fanlight_engine::queue::{Consumers, DeliveryId, EntryId, Fetched, QueueError, Settlement};
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session,
@@ -29,6 +30,7 @@ use uuid::Uuid;
 pub(crate) struct Driver {
     pub(crate) session: Session,
     pub(crate) hub: Hub,
+    pub(crate) consumers: Consumers,
     pub(crate) now: Now,
     pub(crate) rules: Rules,
     /// Answers wait until the transcript gives them.
@@ -62,6 +64,7 @@ pub(crate) enum Pending {
     Entered,
     Recovered,
     History,
+    Settled,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -73,6 +76,7 @@ impl Driver {
         Self {
             session: Session::new(SessionKey(3), id, protocol, handshake, START),
             hub: Hub::new(),
+            consumers: Consumers::new(),
             now: START,
             rules,
             hold: false,
@@ -109,6 +113,7 @@ impl Driver {
             self.now.unix_ms += 1000;
             let before = self.log.len();
             let activity = self.activity;
+            self.consumers.sweep(self.now.mono_ms);
             self.step(|session, cx| session.on_sweep(cx, activity));
             for line in &mut self.log[before..] {
                 *line = format!("@{second}s {line}");
@@ -185,6 +190,34 @@ impl Driver {
         self.done(Done::Authenticated(principal(token, self.now)));
     }
 
+    /// Answers the fetch that is due with these messages: `7`, or `7x2` for the second delivery.
+    pub(crate) fn fetched(&mut self, queue: &str, messages: &[&str]) {
+        let fetch = self.consumers.next_fetch(|_| true).expect("nothing is to be fetched");
+        assert_eq!(fetch.queue.destination.as_str(), queue);
+        assert!(messages.len() <= fetch.count as usize, "only {} were asked for", fetch.count);
+        let fetched = messages.iter().map(|message| fetched(message, queue)).collect();
+        let dispatches = self.consumers.on_fetched(&fetch, self.now.mono_ms, Ok(fetched), 0);
+        for dispatch in dispatches {
+            let mut payload = Vec::new();
+            dispatch.write(&mut payload);
+            let line = format!("S< {}", self.shown(&payload));
+            self.log.push(line.replace(ID_ZEROS, "#"));
+        }
+        self.consumers.on_written();
+        self.log_settlements();
+    }
+
+    pub(crate) fn answer_settled(&mut self, outcome: Result<(), QueueError>) {
+        assert_eq!(self.pending, Some(Pending::Settled));
+        self.done(Done::Settled(outcome));
+    }
+
+    fn log_settlements(&mut self) {
+        while let Some(settlement) = self.consumers.next_settlement() {
+            self.log.push(format!("S! {}", settlement_line(&settlement)));
+        }
+    }
+
     fn feed(&mut self) {
         while !self.session.is_busy() && self.closed.is_none() {
             let Some((text, bytes)) = self.unread.pop_front() else { return };
@@ -204,6 +237,7 @@ impl Driver {
             now: self.now,
             rules: &self.rules,
             hub: &mut self.hub,
+            consumers: &mut self.consumers,
             ids: &mut self.ids,
             effects: &mut effects,
         };
@@ -230,6 +264,7 @@ impl Driver {
         if self.closed.is_some() {
             self.pending = None;
         }
+        self.log_settlements();
         if !self.hold {
             self.answer_well();
         }
@@ -251,6 +286,7 @@ impl Driver {
             Some(Pending::History) => {
                 self.done(Done::History(Err(HistoryError::Unavailable)));
             }
+            Some(Pending::Settled) => self.answer_settled(Ok(())),
         }
     }
 
@@ -290,6 +326,12 @@ impl Driver {
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
                 (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
+            }
+            Effect::Settle(channels) => {
+                let settlements =
+                    channels.iter().filter_map(|channel| self.consumers.settlement_of(channel));
+                let lines: Vec<_> = settlements.map(|one| settlement_line(&one)).collect();
+                (format!("S? {}", lines.join(", ")), Some(Pending::Settled))
             }
             Effect::Leave(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() -= 1;
@@ -357,24 +399,6 @@ impl Driver {
         }
         frame_line(&frame)
     }
-}
-
-fn recover_line(recover: &Recover) -> String {
-    let start = match recover.start {
-        Start::Now => "from now".to_owned(),
-        Start::Newest(newest) => format!("with the newest {newest}"),
-        Start::After(position) => format!("after {position}"),
-    };
-    let degraded = if recover.is_degraded { ", degraded" } else { "" };
-    format!("S? recover {} {start}{degraded}", recover.destination)
-}
-
-fn history_line(query: &HistoryQuery) -> String {
-    let range = match query.range {
-        HistoryRange::Newest => "newest".to_owned(),
-        HistoryRange::After(position) => format!("after {position}"),
-    };
-    format!("S? history {} {range} limit {}", query.destination, query.limit)
 }
 
 /// Who a token stands for: `ann`, `ann+admin` with a role, `ann@60` that expires in 60 s; some
@@ -480,10 +504,48 @@ fn frame_line(frame: &stomp::Frame) -> String {
             assert!(body.starts_with(message), "{body:?} explains {message:?}");
             assert_eq!(frame.header("content-type"), Some("text/plain"));
         }
+        stomp::Command::Message => {
+            line.push_str(&format!(" | {}", String::from_utf8_lossy(&frame.body)));
+        }
         _ => assert!(frame.body.is_empty()),
     }
     line
 }
+
+/// The message `7` of `queue`, delivered for the first time; `7x2`: for the second.
+fn fetched(message: &str, queue: &str) -> Fetched {
+    let (number, count) = message.split_once('x').unwrap_or((message, "1"));
+    let number: u32 = number.parse().unwrap();
+    let publication = Publication {
+        id: PublicationId(Uuid::from_u128(number.into())),
+        destination: queue.parse().unwrap(),
+        body: format!("{number}").into(),
+        content_type: ContentType::Unspecified,
+        headers: Box::default(),
+        publisher: None,
+        at_unix_ms: START.unix_ms,
+        position: None,
+    };
+    let entry = EntryId { ms: 0, seq: number.into() };
+    let delivery = DeliveryId { entry, count: count.parse().unwrap() };
+    Fetched { delivery, publication: Arc::new(publication) }
+}
+
+/// `ack /queue/a 1 2`, `release /queue/a 3`
+fn settlement_line(settlement: &Settlement) -> String {
+    let mut line = String::new();
+    for entry in &settlement.acks {
+        line.push_str(&format!(" {}", entry.seq));
+    }
+    for release in &settlement.releases {
+        assert!(release.was_delivered);
+        line.push_str(&format!(" -{}", release.delivery.entry.seq));
+    }
+    format!("settle {}{line}", settlement.queue.destination)
+}
+
+/// What the ids of messages begin with in transcripts, where they are `#7`.
+pub(crate) const ID_ZEROS: &str = "0000000000000000000000000000000";
 
 /// A native message as `type field:value ...`, so that a transcript can be read aloud.
 fn native_line(payload: &[u8]) -> String {
@@ -563,4 +625,22 @@ pub(crate) fn connecting(user: &str) -> Driver {
     driver.answer_authenticated();
     assert_eq!(driver.pending, Some(Pending::Entered));
     driver
+}
+
+fn recover_line(recover: &Recover) -> String {
+    let start = match recover.start {
+        Start::Now => "from now".to_owned(),
+        Start::Newest(newest) => format!("with the newest {newest}"),
+        Start::After(position) => format!("after {position}"),
+    };
+    let degraded = if recover.is_degraded { ", degraded" } else { "" };
+    format!("S? recover {} {start}{degraded}", recover.destination)
+}
+
+fn history_line(query: &HistoryQuery) -> String {
+    let range = match query.range {
+        HistoryRange::Newest => "newest".to_owned(),
+        HistoryRange::After(position) => format!("after {position}"),
+    };
+    format!("S? history {} {range} limit {}", query.destination, query.limit)
 }

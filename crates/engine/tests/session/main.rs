@@ -11,6 +11,7 @@ mod errors;
 mod model;
 mod native;
 mod presence;
+mod queue;
 mod receipts;
 mod recovery;
 mod registry;

@@ -178,6 +178,7 @@ impl Model {
             Some(Pending::History) => {
                 self.driver.done(Done::History(Err(HistoryError::Unavailable)));
             }
+            Some(Pending::Settled) => self.driver.answer_settled(Ok(())),
         }
     }
 

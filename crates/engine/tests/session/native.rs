@@ -29,7 +29,7 @@ fn connect_comes_first_and_once() {
     "#]]);
     check(expect![[r#"
         C> {"type":"conect"}
-        S< error {"code":"protocol_error","message":"unknown type \"conect\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping"}
+        S< error {"code":"protocol_error","message":"unknown type \"conect\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"}
         S| close protocol_error
     "#]]);
 }
@@ -112,7 +112,7 @@ fn a_bad_request_gets_an_error_and_the_session_goes_on() {
         C> {"type":"subscribe","id":6}
         S< error {"code":"protocol_error","id":6,"message":"missing field `to`"}
         C> {"type":"what","id":7}
-        S< error {"code":"protocol_error","id":7,"message":"unknown type \"what\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping"}
+        S< error {"code":"protocol_error","id":7,"message":"unknown type \"what\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"}
         C> {nonsense
         S< error {"code":"protocol_error","message":"not JSON: key must be a string at line 1 column 2"}
         C> {"type":"ping","id":8}
@@ -166,7 +166,7 @@ fn messages_of_an_array_are_handled_in_order_one_at_a_time() {
         C> {"type":"ping","id":5}
         D> published
         S< ok {"id":1,"message_id":"<id>"}
-        S< error {"code":"protocol_error","id":2,"message":"unknown type \"what\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping"}
+        S< error {"code":"protocol_error","id":2,"message":"unknown type \"what\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"}
         S? publish /topic/a from ann as application/json a:b | 3
         D> published unavailable
         S< error {"code":"unavailable","id":3,"message":"the broker can't be reached; nothing was published, try again later","retry_after_ms":1000}

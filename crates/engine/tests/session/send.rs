@@ -178,7 +178,7 @@ fn other_frames_have_a_rate_of_their_own() {
             C> {"type":"ping","id":1}
             S< pong {"id":1}
             C> {"type":"nonsense","id":2}
-            S< error {"code":"protocol_error","id":2,"message":"unknown type \"nonsense\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping"}
+            S< error {"code":"protocol_error","id":2,"message":"unknown type \"nonsense\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"}
             C> {"type":"nonsense","id":3}
             S< error {"code":"rate_limited","id":3,"message":"too many messages; send fewer per second","retry_after_ms":10}
             C> {"type":"send","to":"/topic/a","data":1,"id":4}

@@ -12,6 +12,7 @@
 //! | `D> registry` | from here on the registry is shown too |
 //! | `D> published at e:5`, `D> published duplicate` | it has a position, or was there before |
 //! | `D> recovered 3`, `D> recovered too_old`, `D> history 4 at e:9` | of a subscription, a request |
+//! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `T> 11s` | time passes, with a sweep each second |
 //! | `S<` | written to the client (`S< (ping)` to its transport) |
@@ -23,6 +24,7 @@
 use expect_test::Expect;
 use fanlight_engine::broker::{Joined, PublishError, Reach};
 use fanlight_engine::history::{HistoryError, Lost};
+use fanlight_engine::queue::QueueError;
 use fanlight_engine::registry::Entered;
 use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
 use fanlight_proto::stomp::{Command, Version, Writer};
@@ -93,9 +95,10 @@ fn begin(driver: &mut Driver, who: &str) {
 }
 
 fn client(driver: &mut Driver, line: &str) {
-    if line == "(pong)" {
+    let line = &line.replace('#', driver::ID_ZEROS);
+    if *line == "(pong)" {
         driver.heard();
-    } else if line == "(eol)" {
+    } else if *line == "(eol)" {
         driver.receive(true, b"\n");
     } else if let Some(text) = line.strip_prefix("(text) ") {
         driver.receive(true, &unescape(text));
@@ -138,6 +141,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("published", "") => driver.answer_published(Ok(())),
         ("published", "unavailable") => driver.answer_published(Err(PublishError::Unavailable)),
         ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
+        ("published", "queue_full") => driver.answer_published(Err(PublishError::QueueFull)),
         ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
         ("published", "duplicate") => {
             driver.answer_published_at(Ok((None, Reach::Duplicate)));
@@ -160,6 +164,13 @@ fn drive(driver: &mut Driver, line: &str) {
         ("history", rest) => {
             let (count, top) = rest.split_once(" at ").unwrap();
             driver.answer_history(count.parse().unwrap(), top.parse().unwrap(), None);
+        }
+        ("settled", "") => driver.answer_settled(Ok(())),
+        ("settled", "unavailable") => driver.answer_settled(Err(QueueError::Unavailable)),
+        ("fetched", rest) => {
+            let mut words = rest.split(' ');
+            let queue = words.next().unwrap();
+            driver.fetched(queue, &words.collect::<Vec<_>>());
         }
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),

@@ -3,6 +3,7 @@
 use fanlight_engine::auth::TokenRules;
 
 use super::problem::Problem;
+use super::queues;
 use super::values::OriginRule;
 use super::{BrokerKind, Config};
 use crate::jwt::Authenticator;
@@ -13,6 +14,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     listen(config, &mut problems);
     identity(config, &mut problems);
     namespaces(config, &mut problems);
+    queues::problems(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);

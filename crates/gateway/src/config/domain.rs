@@ -8,6 +8,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
+use fanlight_engine::queue::QueueOptions;
 use fanlight_engine::registry::{SessionLimit, WhenFull};
 use fanlight_engine::session;
 use fanlight_redis::PresenceOptions;
@@ -17,7 +18,8 @@ use rand::RngCore as _;
 use super::problem::Problem;
 use super::values::Secret;
 use super::{
-    Action, Config, Drain, Effect, Namespace, OnForbidden, OnSessionLimit, Origin, Presence, Rule,
+    Action, Config, Drain, Effect, Mode, Namespace, OnForbidden, OnSessionLimit, Origin, Presence,
+    Queue, Rule,
 };
 
 impl Config {
@@ -137,6 +139,10 @@ impl Config {
                 let key = format!("namespaces[{}].match", named(name).unwrap_or_default());
                 Problem::new(key, fault, "write a pattern, as in \"/topic/news.*\"")
             }
+            PolicyError::NotForQueues { name } => {
+                let key = format!("namespaces[{}].mode", named(name).unwrap_or_default());
+                Problem::new(key, fault, "remove `patterns` and `history`, or the mode")
+            }
             PolicyError::BadRulePattern { rule, .. } => Problem::new(
                 format!("policy.rules[{rule}].destination"),
                 fault,
@@ -166,8 +172,22 @@ impl Namespace {
                     ttl_ms: history.ttl.as_ms(),
                 }),
                 presence: self.presence,
+                queue: (self.mode == Mode::Queue).then(|| self.queue.to_domain()),
                 events: self.events,
             },
+        }
+    }
+}
+
+impl Queue {
+    pub(super) fn to_domain(&self) -> QueueOptions {
+        QueueOptions {
+            prefetch: self.prefetch,
+            ack_timeout_ms: self.ack_timeout.as_ms(),
+            max_deliveries: self.max_deliveries,
+            max_length: self.max_length,
+            expires_after_ms: self.expires_after.as_ms(),
+            dead_letter: self.dead_letter.as_ref().map(|to| to.0.clone()),
         }
     }
 }
@@ -284,6 +304,7 @@ mod tests {
         let config = Config::default();
         assert_eq!(config.session_limits(), Limits::default());
         assert_eq!(config.heartbeats(), Heartbeats::default());
+        assert_eq!(Queue::default().to_domain(), QueueOptions::default());
         let policy = config.compiled_policy().unwrap();
         assert_eq!(config.token_rules(&policy), TokenRules::default());
     }

@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::queues::{Mode, Queue};
 use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
 
@@ -259,7 +260,7 @@ words! {
 
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[expect(clippy::struct_excessive_bools, reason = "each is an option that users set")]
+#[expect(clippy::struct_excessive_bools, reason = "switches that are independent of each other")]
 pub struct Namespace {
     /// Its name, in metrics and broker keys: 1-64 letters, digits, `_` and `-`.
     pub name: String,
@@ -284,6 +285,13 @@ pub struct Namespace {
     /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
+    /// "topic" gives each message to all who are subscribed; "queue" keeps it until one of them
+    /// has acknowledged it. Queues have no patterns. Default: "topic".
+    #[serde(default)]
+    pub mode: Mode,
+    /// How queues behave; for `mode = "queue"` only.
+    #[serde(default, skip_serializing_if = "Queue::is_default")]
+    pub queue: Queue,
 }
 
 /// What is kept of each destination's messages.

@@ -25,6 +25,7 @@ impl Worker {
         self.cut(key, CloseReason::Internal, self.shared.clock.now());
         // Whatever the session knew of its subscriptions: the next one in this slot has none.
         self.hub.forget(key);
+        self.queues.consumers.forget(key);
     }
 }
 

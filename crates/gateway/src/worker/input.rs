@@ -37,6 +37,7 @@ impl Worker {
             return;
         }
         if slot.outbox.is_none() {
+            self.queues.consumers.unhold();
             self.give_on(key);
         }
         let Some(slot) = self.slots.get(key.0 as usize) else { return };

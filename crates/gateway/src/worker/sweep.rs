@@ -53,6 +53,7 @@ impl Worker {
             }
             at += SLICES;
         }
+        self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
         self.pace_drain(now);
         self.recovery.timelines.on_tick(now);
@@ -62,8 +63,9 @@ impl Worker {
     pub(super) fn report(&mut self) {
         self.stats.gaps = self.recovery.timelines.take_counts();
         self.stats.sessions = self.slots.len() as u64;
-        self.stats.subscriptions = self.hub.len() as u64;
+        self.stats.subscriptions = (self.hub.len() + self.queues.consumers.len()) as u64;
         self.stats.report();
+        self.queues.report();
     }
 
     fn sweep_one(&mut self, key: SessionKey, now: Now) {

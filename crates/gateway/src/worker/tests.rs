@@ -126,6 +126,7 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
         ),
         broker,
         presence: Arc::new(presence()),
+        queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },

@@ -11,6 +11,7 @@ mod messages;
 mod page;
 mod presence;
 mod pressure;
+mod queues;
 mod recovery;
 mod registry;
 mod stompjs;

@@ -32,6 +32,10 @@ pub enum ClientMessage<'a> {
         history: Option<u32>,
         /// Whether to be told who comes and goes.
         presence: bool,
+        /// How messages of a queue are acknowledged.
+        ack: Option<Cow<'a, str>>,
+        /// The most messages of a queue to hold without having acknowledged them.
+        prefetch: Option<u16>,
         /// The request.
         id: Option<RequestId>,
     },
@@ -91,6 +95,20 @@ pub enum ClientMessage<'a> {
         /// The request.
         id: Option<RequestId>,
     },
+    /// Acknowledges messages of queues.
+    Ack {
+        /// Their ids, at most [`MAX_ACK_IDS`].
+        ids: Vec<Cow<'a, str>>,
+        /// The request.
+        id: Option<RequestId>,
+    },
+    /// Gives messages of queues back.
+    Nack {
+        /// Their ids, at most [`MAX_ACK_IDS`].
+        ids: Vec<Cow<'a, str>>,
+        /// The request.
+        id: Option<RequestId>,
+    },
 }
 
 /// Names and values of a `send`'s headers.
@@ -119,6 +137,9 @@ pub struct Messages<'a>(Source<'a>);
 
 /// The most messages in one array.
 pub const MAX_BATCH: usize = 64;
+
+/// The most messages in an `ack` or `nack`.
+pub const MAX_ACK_IDS: usize = 256;
 
 /// The most headers in a `send`.
 pub const MAX_HEADERS: usize = 64;
@@ -192,7 +213,8 @@ impl<'a> Fields<'a> {
                     return Err(Problem::SinceAndHistory);
                 }
                 let presence = self.plain(Field::Presence, "true or false")?.unwrap_or(false);
-                ClientMessage::Subscribe { to, since, history, presence, id }
+                let (ack, prefetch) = (self.text(Field::Ack)?, self.number(Field::Prefetch)?);
+                ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id }
             }
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
             Kind::Send => {
@@ -219,6 +241,8 @@ impl<'a> Fields<'a> {
             },
             Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
             Kind::Ping => ClientMessage::Ping { id },
+            Kind::Ack => ClientMessage::Ack { ids: self.ids()?, id },
+            Kind::Nack => ClientMessage::Nack { ids: self.ids()?, id },
         })
     }
 
@@ -297,6 +321,30 @@ impl<'a> Fields<'a> {
         let expected = "a whole number from 1 to 128";
         let wrong = Problem::WrongType { field: field.name(), expected };
         count.filter(|count| (1..=MAX_HISTORY).contains(count)).ok_or(wrong).map(Some)
+    }
+
+    fn number(&self, field: Field) -> Result<Option<u16>, Problem> {
+        let Some(value) = self.value(field) else {
+            return Ok(None);
+        };
+        let expected = "a whole number from 1 to 65535";
+        match serde_json::from_str(value.get()) {
+            Ok(number) if number > 0 => Ok(Some(number)),
+            _ => Err(Problem::WrongType { field: field.name(), expected }),
+        }
+    }
+
+    fn ids(&self) -> Result<Vec<Cow<'a, str>>, Problem> {
+        let field = Field::Ids.name();
+        let value = self.value(Field::Ids).ok_or(Problem::MissingField { field })?;
+        let expected = "an array of at most 256 strings";
+        let texts: Result<Vec<Text<'_>>, _> = serde_json::from_str(value.get());
+        match texts {
+            Ok(texts) if texts.len() <= MAX_ACK_IDS => {
+                Ok(texts.into_iter().map(|Text(text)| text).collect())
+            }
+            _ => Err(Problem::WrongType { field, expected }),
+        }
     }
 
     fn headers(&self) -> Result<HeaderPairs<'a>, Problem> {

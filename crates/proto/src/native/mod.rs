@@ -26,13 +26,13 @@ mod write;
 
 pub use body::is_json;
 pub use client::{
-    ClientMessage, HeaderPairs, MAX_BATCH, MAX_HEADERS, MAX_HISTORY, Messages, parse,
+    ClientMessage, HeaderPairs, MAX_ACK_IDS, MAX_BATCH, MAX_HEADERS, MAX_HISTORY, Messages, parse,
 };
 pub use error::{NativeError, Problem};
 pub use presence::{PresenceChange, PresenceMember, write_presence};
 pub use request_id::RequestId;
 pub use server::{Confirmed, History, Message, ServerMessage, SessionLimits};
-pub use write::{HistoryWriter, MessageFields, write_message};
+pub use write::{HistoryWriter, MessageFields, QueueMark, write_message, write_queue_message};
 
 /// The protocol's name in `Sec-WebSocket-Protocol`.
 pub const SUBPROTOCOL: &str = "fanlight.v1.json";

@@ -193,6 +193,15 @@ pub struct Message {
     /// The sender's headers.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// Whether the client is to acknowledge it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ack: bool,
+    /// Whether it was delivered before, to this or another consumer of its queue.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub redelivered: bool,
+    /// How often it has been delivered, if more than once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivery_count: Option<u32>,
 }
 
 impl ServerMessage {
@@ -252,7 +261,7 @@ impl<'de> Deserialize<'de> for ServerMessage {
 /// Any message of the server. A derived internally tagged enum buffers its content, through which a
 /// raw value does not come.
 #[derive(DeriveDeserialize)]
-#[expect(clippy::struct_excessive_bools, reason = "they are of different messages")]
+#[expect(clippy::struct_excessive_bools, reason = "the fields of all messages side by side")]
 struct Flat {
     #[serde(rename = "type")]
     kind: Kind,
@@ -278,6 +287,11 @@ struct Flat {
     offset: Option<u64>,
     #[serde(default)]
     headers: BTreeMap<String, String>,
+    #[serde(default)]
+    ack: bool,
+    #[serde(default)]
+    redelivered: bool,
+    delivery_count: Option<u32>,
     after_ms: Option<u64>,
     reason: Option<String>,
     #[serde(default)]
@@ -315,6 +329,9 @@ enum Kind {
 
 impl Flat {
     fn into_message<E: de::Error>(self) -> Result<ServerMessage, E> {
+        let request_id = |raw: Option<Box<RawValue>>| {
+            raw.map(|raw| RequestId::from_raw(&raw).map_err(E::custom)).transpose()
+        };
         Ok(match self.kind {
             Kind::Connected => ServerMessage::Connected {
                 session: required(self.session, "session")?,
@@ -323,32 +340,34 @@ impl Flat {
                 heartbeat_ms: required(self.heartbeat_ms, "heartbeat_ms")?,
                 limits: required(self.limits, "limits")?,
             },
-            Kind::Ok => ServerMessage::Ok(self.into_confirmed()?),
-            Kind::History => ServerMessage::History(self.into_history()?),
-            Kind::Lost => ServerMessage::Lost {
+            Kind::Ok => ServerMessage::Ok(Confirmed {
+                id: required(request_id(self.id)?, "id")?,
+                message_id: self.message_id,
+                degraded: self.degraded,
+                duplicate: self.duplicate,
+                epoch: self.epoch,
+                offset: self.offset,
+                recovered: self.recovered,
+                reason: self.reason.map(Cow::Owned),
+                count: self.count.map(u32::try_from).transpose().map_err(E::custom)?,
+            }),
+            Kind::History => ServerMessage::History(History {
+                id: required(request_id(self.id)?, "id")?,
                 to: required(self.to, "to")?,
-                reason: required(self.reason, "reason")?.into(),
-                epoch: required(self.epoch, "epoch")?,
-                offset: required(self.offset, "offset")?,
-            },
+                messages: required(self.messages, "messages")?,
+                epoch: self.epoch,
+                offset: self.offset,
+                more: self.more,
+                reason: self.reason.map(Cow::Owned),
+            }),
             Kind::Error => ServerMessage::Error {
-                id: request_id(self.id.as_deref())?,
+                id: request_id(self.id)?,
                 code: required(self.code, "code")?.into(),
                 message: required(self.message, "message")?,
                 retry_after_ms: self.retry_after_ms,
             },
-            Kind::Message => ServerMessage::Message(self.into_publication()?),
-            Kind::Presence => ServerMessage::Presence {
-                to: required(self.to, "to")?,
-                change: PresenceChange {
-                    joined: self.joined,
-                    left: self.left,
-                    count: required(self.count, "count")?,
-                    truncated: self.truncated,
-                },
-            },
             Kind::Members => ServerMessage::Members {
-                id: required(request_id(self.id.as_deref())?, "id")?,
+                id: required(request_id(self.id)?, "id")?,
                 to: required(self.to, "to")?,
                 users: self.users,
                 count: required(self.count, "count")?,
@@ -358,53 +377,45 @@ impl Flat {
                 after_ms: required(self.after_ms, "after_ms")?,
                 reason: required(self.reason, "reason")?.into(),
             },
-            Kind::Pong => ServerMessage::Pong { id: request_id(self.id.as_deref())? },
+            Kind::Pong => ServerMessage::Pong { id: request_id(self.id)? },
+            Kind::Lost | Kind::Message | Kind::Presence => return self.into_news(),
         })
     }
 
-    fn into_confirmed<E: de::Error>(self) -> Result<Confirmed, E> {
-        Ok(Confirmed {
-            id: required(request_id(self.id.as_deref())?, "id")?,
-            message_id: self.message_id,
-            degraded: self.degraded,
-            duplicate: self.duplicate,
-            epoch: self.epoch,
-            offset: self.offset,
-            recovered: self.recovered,
-            reason: self.reason.map(Cow::Owned),
-            count: self.count.map(u32::try_from).transpose().map_err(E::custom)?,
+    /// What comes without having been asked for.
+    fn into_news<E: de::Error>(self) -> Result<ServerMessage, E> {
+        Ok(match self.kind {
+            Kind::Lost => ServerMessage::Lost {
+                to: required(self.to, "to")?,
+                reason: required(self.reason, "reason")?.into(),
+                epoch: required(self.epoch, "epoch")?,
+                offset: required(self.offset, "offset")?,
+            },
+            Kind::Presence => ServerMessage::Presence {
+                to: required(self.to, "to")?,
+                change: PresenceChange {
+                    joined: self.joined,
+                    left: self.left,
+                    count: required(self.count, "count")?,
+                    truncated: self.truncated,
+                },
+            },
+            _ => ServerMessage::Message(Message {
+                to: required(self.to, "to")?,
+                id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
+                data: required(self.data, "data")?,
+                content_type: self.content_type,
+                from: self.from,
+                at: required(self.at, "at")?,
+                epoch: self.epoch,
+                offset: self.offset,
+                headers: self.headers,
+                ack: self.ack,
+                redelivered: self.redelivered,
+                delivery_count: self.delivery_count,
+            }),
         })
     }
-
-    fn into_history<E: de::Error>(self) -> Result<History, E> {
-        Ok(History {
-            id: required(request_id(self.id.as_deref())?, "id")?,
-            to: required(self.to, "to")?,
-            messages: required(self.messages, "messages")?,
-            epoch: self.epoch,
-            offset: self.offset,
-            more: self.more,
-            reason: self.reason.map(Cow::Owned),
-        })
-    }
-
-    fn into_publication<E: de::Error>(self) -> Result<Message, E> {
-        Ok(Message {
-            to: required(self.to, "to")?,
-            id: serde_json::from_str(required(self.id, "id")?.get()).map_err(E::custom)?,
-            data: required(self.data, "data")?,
-            content_type: self.content_type,
-            from: self.from,
-            at: required(self.at, "at")?,
-            epoch: self.epoch,
-            offset: self.offset,
-            headers: self.headers,
-        })
-    }
-}
-
-fn request_id<E: de::Error>(raw: Option<&RawValue>) -> Result<Option<RequestId>, E> {
-    raw.map(|raw| RequestId::from_raw(raw).map_err(E::custom)).transpose()
 }
 
 fn position(epoch: Option<&str>, offset: Option<u64>) -> Option<Position> {

@@ -55,11 +55,8 @@ pub(super) fn read(text: &str) -> Message {
 }
 
 #[test]
-fn every_client_message_parses() {
+fn every_way_to_subscribe_parses() {
     for (text, expected) in [
-        (r#"{"type":"connect"}"#, ClientMessage::Connect { token: None }),
-        (r#"{"type":"connect","token":null}"#, ClientMessage::Connect { token: None }),
-        (r#"{"token":"t","type":"connect"}"#, ClientMessage::Connect { token: Some("t".into()) }),
         (
             r#" {"type":"subscribe","to":"/topic/a","id":1} "#,
             ClientMessage::Subscribe {
@@ -67,6 +64,8 @@ fn every_client_message_parses() {
                 since: None,
                 history: None,
                 presence: false,
+                ack: None,
+                prefetch: None,
                 id: Some(id("1")),
             },
         ),
@@ -77,6 +76,8 @@ fn every_client_message_parses() {
                 since: Some(Position { epoch: 255, offset: 7 }),
                 history: None,
                 presence: false,
+                ack: None,
+                prefetch: None,
                 id: None,
             },
         ),
@@ -87,9 +88,34 @@ fn every_client_message_parses() {
                 since: None,
                 history: Some(128),
                 presence: true,
+                ack: None,
+                prefetch: None,
                 id: None,
             },
         ),
+        (
+            r#"{"type":"subscribe","to":"/queue/a","ack":"client","prefetch":9}"#,
+            ClientMessage::Subscribe {
+                to: "/queue/a".into(),
+                since: None,
+                history: None,
+                presence: false,
+                ack: Some("client".into()),
+                prefetch: Some(9),
+                id: None,
+            },
+        ),
+    ] {
+        assert_eq!(one(text), Ok(expected), "{text}");
+    }
+}
+
+#[test]
+fn every_client_message_parses() {
+    for (text, expected) in [
+        (r#"{"type":"connect"}"#, ClientMessage::Connect { token: None }),
+        (r#"{"type":"connect","token":null}"#, ClientMessage::Connect { token: None }),
+        (r#"{"token":"t","type":"connect"}"#, ClientMessage::Connect { token: Some("t".into()) }),
         (
             r#"{"type":"history","to":"/topic/a","limit":1,"id":3}"#,
             ClientMessage::History { to: "/topic/a".into(), since: None, limit: 1, id: id("3") },
@@ -103,6 +129,11 @@ fn every_client_message_parses() {
                 id: id("1"),
             },
         ),
+        (
+            r#"{"type":"ack","ids":["a","\u0062"],"id":1}"#,
+            ClientMessage::Ack { ids: vec!["a".into(), "b".into()], id: Some(id("1")) },
+        ),
+        (r#"{"type":"nack","ids":[]}"#, ClientMessage::Nack { ids: Vec::new(), id: None }),
         (
             r#"{"type":"unsubscribe","to":"\/topic\/\u00e9","id":"\u0041"}"#,
             ClientMessage::Unsubscribe { to: "/topic/é".into(), id: Some(id(r#""\u0041""#)) },
@@ -212,7 +243,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"publish","id":1}"#,
         expect![[
-            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping"#
+            r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"#
         ]],
     );
     check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
@@ -223,7 +254,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
         expect![[
-            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, presence, id"#
+            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, presence, ack, prefetch, id"#
         ]],
     );
     check(
@@ -403,5 +434,46 @@ fn a_body_travels_as_json_only_if_it_is_json() {
     ] {
         let message = read(&written(&MessageFields { content_type, ..fields(body) }));
         assert_eq!((message.data.get(), message.content_type.as_deref()), (data, shown));
+    }
+}
+
+#[test]
+fn what_acks_and_prefetch_hold_is_checked_and_bounded() {
+    let many = |count| format!(r#"{{"type":"ack","ids":[{}]}}"#, vec![r#""a""#; count].join(","));
+    assert!(one(&many(MAX_ACK_IDS)).is_ok());
+    for text in [
+        &*many(MAX_ACK_IDS + 1),
+        r#"{"type":"ack"}"#,
+        r#"{"type":"nack","ids":"a"}"#,
+        r#"{"type":"nack","ids":[1]}"#,
+        r#"{"type":"ack","ids":["a"],"to":"/queue/a"}"#,
+        r#"{"type":"subscribe","to":"/queue/a","prefetch":0}"#,
+        r#"{"type":"subscribe","to":"/queue/a","prefetch":65536}"#,
+        r#"{"type":"subscribe","to":"/queue/a","prefetch":"1"}"#,
+        r#"{"type":"subscribe","to":"/queue/a","ack":true}"#,
+    ] {
+        assert!(one(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_message_of_a_queue_says_whether_it_was_delivered_before_and_needs_an_ack() {
+    for (needs_ack, delivery_count) in [(false, 1), (true, 1), (false, 2), (true, 7)] {
+        let fields = MessageFields {
+            to: "/queue/a",
+            id: "1",
+            body: b"{}",
+            content_type: None,
+            from: None,
+            at_unix_ms: 1,
+            position: None,
+            headers: &[],
+        };
+        let mut out = Vec::new();
+        write_queue_message(&mut out, &fields, QueueMark { needs_ack, delivery_count });
+        let message = read(std::str::from_utf8(&out).unwrap());
+        assert_eq!(message.ack, needs_ack);
+        assert_eq!(message.redelivered, delivery_count > 1);
+        assert_eq!(message.delivery_count, (delivery_count > 1).then_some(delivery_count));
     }
 }

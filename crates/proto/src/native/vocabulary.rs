@@ -11,6 +11,8 @@ pub(super) enum Kind {
     Presence,
     Refresh,
     Ping,
+    Ack,
+    Nack,
 }
 
 /// The fields of client messages.
@@ -29,10 +31,13 @@ pub(super) enum Field {
     Key,
     Presence,
     Cursor,
+    Ids,
+    Ack,
+    Prefetch,
 }
 
 impl Kind {
-    pub(super) const ALL: [Self; 8] = [
+    pub(super) const ALL: [Self; 10] = [
         Self::Connect,
         Self::Subscribe,
         Self::Unsubscribe,
@@ -41,6 +46,8 @@ impl Kind {
         Self::Presence,
         Self::Refresh,
         Self::Ping,
+        Self::Ack,
+        Self::Nack,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -53,24 +60,27 @@ impl Kind {
             Self::Presence => "presence",
             Self::Refresh => "refresh",
             Self::Ping => "ping",
+            Self::Ack => "ack",
+            Self::Nack => "nack",
         }
     }
 
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
         use Field::{
-            ContentType, Cursor, Data, Headers, History, Id, Key, Limit, Presence, Since, To,
-            Token, Type,
+            Ack, ContentType, Cursor, Data, Headers, History, Id, Ids, Key, Limit, Prefetch,
+            Presence, Since, To, Token, Type,
         };
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe => &[Type, To, Since, History, Presence, Id],
+            Self::Subscribe => &[Type, To, Since, History, Presence, Ack, Prefetch, Id],
             Self::Unsubscribe => &[Type, To, Id],
             Self::Send => &[Type, To, Data, ContentType, Headers, Key, Id],
             Self::History => &[Type, To, Since, Limit, Id],
             Self::Presence => &[Type, To, Cursor, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
+            Self::Ack | Self::Nack => &[Type, Ids, Id],
         }
     }
 
@@ -80,7 +90,7 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 13] = [
+    pub(super) const ALL: [Self; 16] = [
         Self::Type,
         Self::Id,
         Self::Token,
@@ -94,6 +104,9 @@ impl Field {
         Self::Key,
         Self::Presence,
         Self::Cursor,
+        Self::Ids,
+        Self::Ack,
+        Self::Prefetch,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -111,6 +124,9 @@ impl Field {
             Self::Key => "key",
             Self::Presence => "presence",
             Self::Cursor => "cursor",
+            Self::Ids => "ids",
+            Self::Ack => "ack",
+            Self::Prefetch => "prefetch",
         }
     }
 

@@ -25,6 +25,27 @@ pub struct MessageFields<'a> {
     pub headers: &'a [(Box<str>, Box<str>)],
 }
 
+/// What a queue's `message` tells besides.
+#[derive(Debug, Clone, Copy)]
+pub struct QueueMark {
+    /// Whether the client is to acknowledge it.
+    pub needs_ack: bool,
+    /// How often it has been delivered, this time included.
+    pub delivery_count: u32,
+}
+
+/// Appends a `message` of a queue.
+pub fn write_queue_message(out: &mut Vec<u8>, fields: &MessageFields<'_>, mark: QueueMark) {
+    write_message(out, fields);
+    if mark.needs_ack {
+        append_field(out, br#""ack":true"#);
+    }
+    if mark.delivery_count > 1 {
+        append_field(out, br#""redelivered":true"#);
+        append_field(out, format!(r#""delivery_count":{}"#, mark.delivery_count).as_bytes());
+    }
+}
+
 /// Appends a `message`. A reader gets it as [`super::Message`].
 pub fn write_message(out: &mut Vec<u8>, fields: &MessageFields<'_>) {
     out.reserve(fields.body.len() + 192);
@@ -104,6 +125,14 @@ impl HistoryWriter {
         }
         out.push(b'}');
     }
+}
+
+/// Adds a field to the object that `out` ends with.
+fn append_field(out: &mut Vec<u8>, field: &[u8]) {
+    out.pop();
+    out.push(b',');
+    out.extend_from_slice(field);
+    out.push(b'}');
 }
 
 fn json<T: serde::Serialize + ?Sized>(out: &mut Vec<u8>, value: &T) {

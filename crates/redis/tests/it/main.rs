@@ -12,6 +12,7 @@ mod lease;
 mod nodes;
 mod outages;
 mod presence;
+mod queues;
 mod registry;
 mod scripted;
 mod sentinel;

@@ -54,9 +54,11 @@ fn tungstenite_messages(bytes: &[u8]) -> Vec<Message<'static>> {
 }
 
 /// Where tungstenite accepts what RFC 6455 forbids: lengths that are not in their shortest form
-/// (§5.2), and close codes that are not allowed (§7.4), for which it gives out code 1002.
+/// (§5.2), which with a control frame we take for too long ones (§5.5), and close codes that are
+/// not allowed (§7.4), for which it gives out code 1002.
 fn is_stricter_than_tungstenite(error: WsError) -> bool {
-    matches!(error, WsError::BadLength | WsError::CloseCode { .. })
+    use WsError::{BadLength, CloseCode, ControlTooLong};
+    matches!(error, BadLength | ControlTooLong | CloseCode { .. })
 }
 
 /// The one message that tungstenite refuses and we don't: code 1014, registered with IANA (§11.7)

@@ -1,0 +1,89 @@
+//! What sessions want done: at once where that can be, else beside the loop.
+
+use fanlight_engine::hub::SessionKey;
+use fanlight_engine::session::{Done, Effect};
+use fanlight_engine::time::Now;
+use fanlight_proto::ws::Opcode;
+
+use super::Worker;
+
+impl Worker {
+    /// Carries out one effect; what it came to, when that is known at once.
+    pub(super) fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
+        match effect {
+            Effect::Authenticate(token) => {
+                let result = self.shared.authenticator.authenticate(token.as_str(), now);
+                Some(Done::Authenticated(result))
+            }
+            Effect::Enter(user) => {
+                let entry = self.entry(key, user)?;
+                let entering = self.shared.registry.enter(entry);
+                self.start(key, entering, Done::Entered)
+            }
+            Effect::Publish(permit, publication) => {
+                self.stats.published += 1;
+                let publish = self.shared.broker.publish(permit, publication);
+                self.start(key, publish, Done::Published)
+            }
+            Effect::PublishOnce(permit, publication, once) => {
+                self.stats.published += 1;
+                let publish = self.shared.broker.publish_once(permit, publication, once);
+                self.start(key, publish, Done::Published)
+            }
+            Effect::History(query) => {
+                let page = self.shared.broker.history(*query);
+                self.start(key, page, Done::History)
+            }
+            Effect::Join(channel) => {
+                let joined = self.shared.broker.subscribe(self.id, &channel);
+                *self.channels.entry(channel).or_insert(0) += 1;
+                self.start(key, joined, Done::Joined)
+            }
+            Effect::Settle(channels) => self.settle_for(key, &channels),
+            Effect::Members(query) => {
+                let members = self.shared.presence.members(query);
+                self.start(key, members, Done::Members)
+            }
+            effect => {
+                self.effect_without_answer(key, effect, now);
+                None
+            }
+        }
+    }
+
+    /// Carries out an effect that nobody waits for, or that is answered by what it begins.
+    fn effect_without_answer(&mut self, key: SessionKey, effect: Effect, now: Now) {
+        match effect {
+            Effect::Write { text, payload } => {
+                self.stats.messages_out += 1;
+                let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+                let chunk = self.encoder.frame(text, &payload, slot.framing);
+                self.stage.push(key, slot, chunk);
+            }
+            Effect::Ping => self.stage_control(key, Opcode::Ping, &[]),
+            Effect::Exit { user, reason } => {
+                if let Some(entry) = self.entry(key, user) {
+                    self.shared.registry.leave(entry, reason);
+                }
+            }
+            Effect::Record(change) => {
+                if let Some(entry) = self.entry(key, None) {
+                    self.shared.registry.record(entry.session, change);
+                }
+            }
+            Effect::Recover(recover) => self.recover(key, *recover, now),
+            Effect::Leave(channel) => self.leave(&channel),
+            Effect::Appear(place, member) => self.shared.presence.enter(&place, member),
+            Effect::Vanish(place, member) => self.shared.presence.exit(&place, member),
+            Effect::Close(reason) => self.close(key, reason, now),
+            Effect::Authenticate(_)
+            | Effect::Enter(_)
+            | Effect::Publish(..)
+            | Effect::PublishOnce(..)
+            | Effect::History(_)
+            | Effect::Join(_)
+            | Effect::Settle(_)
+            | Effect::Members(_) => debug_assert!(false, "{effect:?} has an answer"),
+        }
+    }
+}

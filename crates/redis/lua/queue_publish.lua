@@ -1,0 +1,32 @@
+-- Stores a message in a queue, and wakes the nodes if one of them waits for it.
+--
+-- KEYS: stream, hungry, idempotency key, channel
+-- ARGV: envelope, the most messages, ms until an unused queue expires, PUBLISH or SPUBLISH, wake,
+--       ms for which the key is remembered or '' without one, id of the publication
+-- Answers {0}: stored; {1}: full; {2, id}: published before under this key
+local stream, hungry, key, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local has_key = ARGV[6] ~= ''
+if has_key then
+  local first = redis.call('GET', key)
+  if first then
+    return {2, first}
+  end
+end
+local length = redis.call('XLEN', stream)
+if length >= tonumber(ARGV[2]) then
+  return {1}
+end
+-- A queue with nothing in it has no stream.
+local is_new = length == 0 and redis.call('EXISTS', stream) == 0
+redis.call('XADD', stream, '*', 'e', ARGV[1])
+if is_new then
+  redis.call('XGROUP', 'CREATE', stream, 'fl', '0')
+end
+redis.call('PEXPIRE', stream, ARGV[3])
+if has_key then
+  redis.call('SET', key, ARGV[7], 'PX', ARGV[6])
+end
+if redis.call('DEL', hungry) == 1 then
+  redis.call(ARGV[4], channel, ARGV[5])
+end
+return {0}

@@ -1,0 +1,34 @@
+-- Makes messages that a node holds available to anybody, and wakes the nodes if one of them waits.
+-- What is by now somebody else's, or acknowledged, is left alone.
+--
+-- KEYS: stream, released, hungry, channel
+-- ARGV: consumer (the node's boot:generation), ms until an unused queue expires, PUBLISH or
+--       SPUBLISH, wake, then for each its id, how often it was delivered, and '1' if that
+--       delivery counts
+local stream, released, hungry, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local boot = string.match(ARGV[1], '^[^:]*')
+if redis.call('EXISTS', stream) == 0 then
+  return 0
+end
+local count = 0
+for at = 5, #ARGV, 3 do
+  local id, delivered = ARGV[at], tonumber(ARGV[at + 1])
+  local held = redis.call('XPENDING', stream, 'fl', id, id, 1)[1]
+  -- What a node fetched before it lost its lease is its own still.
+  if held and string.match(held[2], '^[^:]*') == boot and held[4] == delivered then
+    if ARGV[at + 2] ~= '1' then
+      redis.call('XCLAIM', stream, 'fl', ARGV[1], 0, id, 'RETRYCOUNT', delivered - 1, 'JUSTID')
+    end
+    local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+    -- In the order of publication, as far as a score can tell.
+    redis.call('ZADD', released, ms * 1000 + math.min(seq, 999), id)
+    count = count + 1
+  end
+end
+if count > 0 then
+  redis.call('PEXPIRE', released, ARGV[2])
+  if redis.call('DEL', hungry) == 1 then
+    redis.call(ARGV[3], channel, ARGV[4])
+  end
+end
+return count

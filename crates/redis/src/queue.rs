@@ -1,0 +1,275 @@
+//! Queues over Redis: a stream and its consumer group for each, worked by scripts:
+//! `lua/queue_publish.lua`, `lua/queue_fetch.lua`, `lua/queue_ack.lua`, `lua/queue_release.lua`.
+//!
+//! | key | what |
+//! |---|---|
+//! | `q` | the stream; absent while the queue is empty. Its group is `fl`, its consumers are nodes |
+//! | `qr` | ids of released messages, which are still the group's, in the order of publication |
+//! | `qs` | when to look for what crashed nodes hold, and from where on |
+//! | `qh` | there while some node would have fetched more than there was: whoever adds a message wakes |
+//! | `qk` | publications by their idempotency keys |
+//!
+//! A message is held by the node that fetched it until that acknowledges or releases it, or has
+//! not done so for longer than the ack timeout and a margin: then any node may claim it.
+
+use std::fmt;
+use std::sync::{Arc, PoisonError};
+
+use bytes::Bytes;
+use fanlight_engine::broker::{PublishError, Published, Reach};
+use fanlight_engine::history::IdempotencyKey;
+use fanlight_engine::policy::PublishPermit;
+use fanlight_engine::publication::{Publication, PublicationId};
+use fanlight_engine::queue::{
+    self, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueError, QueueOptions, Queues, Release,
+};
+use fanlight_proto::Destination;
+use futures_util::future::BoxFuture;
+use uuid::Uuid;
+
+use crate::broker::{Publishing, RedisBroker, refused};
+use crate::command;
+use crate::envelope;
+use crate::history::once_text;
+use crate::lease::Lease;
+use crate::names::{Kind, Names, Partition};
+use crate::resp3::Value;
+use crate::scripts::{QUEUE_ACK, QUEUE_FETCH, QUEUE_PUBLISH, QUEUE_RELEASE};
+
+/// Fetches and settles messages of queues, in the name of this node's lease.
+pub struct RedisQueues {
+    broker: Arc<RedisBroker>,
+    lease: Arc<Lease>,
+}
+
+/// The names of one queue.
+struct Keys {
+    partition: Partition,
+    stream: Vec<u8>,
+    released: Vec<u8>,
+    state: Vec<u8>,
+    hungry: Vec<u8>,
+}
+
+impl Keys {
+    fn of(names: &Names, channel: &fanlight_engine::broker::Channel) -> Self {
+        let partition = Partition::of(channel.as_str());
+        let key = |kind| names.key(partition, kind, channel.as_str());
+        Self {
+            partition,
+            stream: key(STREAM),
+            released: key(RELEASED),
+            state: key(STATE),
+            hungry: key(HUNGRY),
+        }
+    }
+}
+
+impl RedisBroker {
+    /// Stores a message in the queue that `permit` allows to publish to.
+    pub(crate) fn enqueue(
+        &self,
+        permit: &PublishPermit,
+        options: &QueueOptions,
+        publication: &Publication,
+        key: Option<&IdempotencyKey>,
+    ) -> Publishing {
+        let channel = permit.channel();
+        let keys = Keys::of(&self.names, channel);
+        let key_text = key.map(|key| once_text(permit.destination(), key)).unwrap_or_default();
+        let key_name = self.names.key(keys.partition, IDEMPOTENCY, &key_text);
+        let window = key.map(|_| IdempotencyKey::WINDOW_MS.to_string()).unwrap_or_default();
+        let id = publication.id;
+        let command = QUEUE_PUBLISH.call(
+            &[&keys.stream, &keys.hungry, &key_name, &self.names.of(channel).concat()],
+            &[
+                &encoded(publication),
+                options.max_length.to_string().as_bytes(),
+                options.expires_after_ms.to_string().as_bytes(),
+                command::publish_word(self.shards.sharded_pubsub()),
+                &wake(permit.destination()),
+                window.as_bytes(),
+                id.0.simple().to_string().as_bytes(),
+            ],
+        );
+        let answer = self.shards.call_kept(keys.partition, |_| command);
+        let shards = Arc::clone(&self.shards);
+        Box::pin(async move {
+            let result = match answer.await {
+                Ok(Value::Error(refusal)) => Err(refused(&refusal)),
+                Ok(answer) => published(&answer, id),
+                Err(error) => Err(error),
+            };
+            shards.of(keys.partition).context.meters.on_published(&result);
+            result
+        })
+    }
+}
+
+impl RedisQueues {
+    /// The queues of a broker, for the node that has this lease.
+    pub fn new(broker: Arc<RedisBroker>, lease: Arc<Lease>) -> Self {
+        Self { broker, lease }
+    }
+
+    /// Runs a script whose answer says nothing but that it has run.
+    fn told(
+        &self,
+        partition: Partition,
+        command: Vec<u8>,
+    ) -> BoxFuture<'static, Result<(), QueueError>> {
+        let answer = self.broker.shards.call(partition, |_| command);
+        Box::pin(async move {
+            match answer.await? {
+                Value::Integer(_) => Ok(()),
+                _ => Err(QueueError::Unavailable),
+            }
+        })
+    }
+}
+
+impl Queues for RedisQueues {
+    fn fetch(
+        &self,
+        queue: &Queue,
+        count: u32,
+    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+        let keys = Keys::of(&self.broker.names, &queue.channel);
+        let options = &queue.options;
+        let number = |number: u64| number.to_string().into_bytes();
+        let command = QUEUE_FETCH.call(
+            &[&keys.stream, &keys.released, &keys.state, &keys.hungry],
+            &[
+                self.lease.owner().as_bytes(),
+                &number(count.min(FETCH_MAX).into()),
+                &number(options.claim_after_ms()),
+                &number(options.look_every_ms()),
+                &number(options.expires_after_ms),
+                &number(HUNGRY_MS),
+            ],
+        );
+        let answer = self.broker.shards.call(keys.partition, |_| command);
+        let shards = Arc::clone(&self.broker.shards);
+        let destinations = Arc::clone(&self.broker.destinations);
+        let destination = queue.destination.clone();
+        Box::pin(async move {
+            let Value::Array(entries) = answer.await? else {
+                return Err(QueueError::Unavailable);
+            };
+            let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut fetched = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let (delivery, envelope) = delivery(entry).ok_or(QueueError::Unavailable)?;
+                fetched.push(match envelope::decode(envelope, &mut destinations) {
+                    Ok(publication) => Fetched { delivery, publication: Arc::new(publication) },
+                    Err(error) => {
+                        shards.of(keys.partition).context.meters.rejected.add(1);
+                        tracing::debug!("a queue holds what is no publication: {error}");
+                        dead(delivery, destination.clone())
+                    }
+                });
+            }
+            Ok(fetched)
+        })
+    }
+
+    fn ack(
+        &self,
+        queue: &Queue,
+        entries: &[EntryId],
+    ) -> BoxFuture<'static, Result<(), QueueError>> {
+        if entries.is_empty() {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        let keys = Keys::of(&self.broker.names, &queue.channel);
+        let ids: Vec<String> = entries.iter().map(EntryId::to_string).collect();
+        let ids: Vec<&[u8]> = ids.iter().map(String::as_bytes).collect();
+        let command = QUEUE_ACK.call(&[&keys.stream, &keys.released, &keys.state], &ids);
+        self.told(keys.partition, command)
+    }
+
+    fn release(
+        &self,
+        queue: &Queue,
+        releases: &[Release],
+    ) -> BoxFuture<'static, Result<(), QueueError>> {
+        if releases.is_empty() {
+            return Box::pin(std::future::ready(Ok(())));
+        }
+        let names = &self.broker.names;
+        let keys = Keys::of(names, &queue.channel);
+        let mut words = vec![
+            self.lease.owner().as_bytes().to_vec(),
+            queue.options.expires_after_ms.to_string().into_bytes(),
+            command::publish_word(self.broker.shards.sharded_pubsub()).to_vec(),
+            wake(&queue.destination),
+        ];
+        for Release { delivery: DeliveryId { entry, count }, was_delivered } in releases {
+            words.push(entry.to_string().into_bytes());
+            words.push(count.to_string().into_bytes());
+            words.push(if *was_delivered { b"1".to_vec() } else { Vec::new() });
+        }
+        let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
+        let channel = names.of(&queue.channel).concat();
+        let command =
+            QUEUE_RELEASE.call(&[&keys.stream, &keys.released, &keys.hungry, &channel], &words);
+        self.told(keys.partition, command)
+    }
+}
+
+impl fmt::Debug for RedisQueues {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("RedisQueues").field("lease", &self.lease).finish_non_exhaustive()
+    }
+}
+
+fn published(answer: &Value, id: PublicationId) -> Result<Published, PublishError> {
+    let stored = |id, reach| Ok(Published { id, position: None, reach });
+    match answer {
+        Value::Array(words) => match words.as_slice() {
+            [Value::Integer(0)] => stored(id, Reach::Cluster),
+            [Value::Integer(1)] => Err(PublishError::QueueFull),
+            [Value::Integer(2), first] => {
+                let first = first.as_text().and_then(|first| Uuid::try_parse(first).ok());
+                stored(first.map_or(id, PublicationId), Reach::Duplicate)
+            }
+            _ => Err(PublishError::Unavailable),
+        },
+        _ => Err(PublishError::Unavailable),
+    }
+}
+
+/// One entry of the answer to a fetch.
+fn delivery(entry: Value) -> Option<(DeliveryId, Bytes)> {
+    let Value::Array(words) = entry else { return None };
+    let [id, Value::Integer(count), Value::Bulk(envelope)] = <[Value; 3]>::try_from(words).ok()?
+    else {
+        return None;
+    };
+    let entry = id.as_text()?.parse().ok()?;
+    Some((DeliveryId { entry, count: u32::try_from(count).unwrap_or(u32::MAX) }, envelope))
+}
+
+/// What can't be read was never ours: it is delivered to nobody, and goes the way of dead letters.
+fn dead(delivery: DeliveryId, destination: Destination) -> Fetched {
+    let delivery = DeliveryId { count: u32::MAX, ..delivery };
+    Fetched { delivery, publication: Arc::new(queue::wake(destination)) }
+}
+
+fn encoded(publication: &Publication) -> Vec<u8> {
+    let mut out = Vec::with_capacity(envelope::encoded_bytes(publication));
+    envelope::encode(publication, &mut out);
+    out
+}
+
+fn wake(destination: &Destination) -> Vec<u8> {
+    encoded(&queue::wake(destination.clone()))
+}
+
+const STREAM: Kind = Kind("q");
+const RELEASED: Kind = Kind("qr");
+const STATE: Kind = Kind("qs");
+const HUNGRY: Kind = Kind("qh");
+const IDEMPOTENCY: Kind = Kind("qk");
+/// Whoever waits looks more often than this.
+const HUNGRY_MS: u64 = 60_000;
