@@ -38,7 +38,7 @@ pub struct NamespaceOptions {
     /// Whether it is kept and told who is subscribed to each destination.
     pub presence: bool,
     /// Each message goes to one consumer, and comes again until it is acknowledged; `None` gives
-    /// it to all subscribers. Neither patterns nor history go with it.
+    /// it to all subscribers. Patterns, history and presence don't go with it.
     pub queue: Option<QueueOptions>,
     /// Whether it is recorded who subscribes to its destinations, and which are occupied.
     pub events: bool,

@@ -432,10 +432,11 @@ fn a_full_queue_refuses_what_is_sent() {
 }
 
 #[test]
-fn queues_have_neither_patterns_nor_history() {
+fn queues_have_neither_patterns_nor_history_nor_presence() {
     let queue = Some(QueueOptions::default());
     let history = Some(fanlight_engine::history::History { size: 1, ttl_ms: 1 });
-    for (patterns, history) in [(true, None), (false, history)] {
+    let refused = [(true, None, false), (false, history, false), (false, None, true)];
+    for (patterns, history, presence) in refused {
         let namespace = Namespace {
             name: "queue".to_owned(),
             pattern: "/queue/**".to_owned(),
@@ -444,6 +445,7 @@ fn queues_have_neither_patterns_nor_history() {
             options: NamespaceOptions {
                 queue: queue.clone(),
                 history,
+                presence,
                 ..NamespaceOptions::default()
             },
         };

@@ -141,7 +141,7 @@ impl Config {
             }
             PolicyError::NotForQueues { name } => {
                 let key = format!("namespaces[{}].mode", named(name).unwrap_or_default());
-                Problem::new(key, fault, "remove `patterns` and `history`, or the mode")
+                Problem::new(key, fault, "remove `patterns`, `history` and `presence`, or the mode")
             }
             PolicyError::BadRulePattern { rule, .. } => Problem::new(
                 format!("policy.rules[{rule}].destination"),

@@ -216,10 +216,12 @@ mod tests {
     }
 
     #[test]
-    fn queues_have_no_patterns() {
-        let table = "name = 'a'\nmatch = '/queue/**'\nmode = 'queue'\npatterns = true";
-        let config: Config = toml::from_str(&format!("[[namespaces]]\n{table}")).unwrap();
-        let problem = config.compiled_policy().unwrap_err().to_string();
-        assert!(problem.contains("namespaces[0].mode"), "{problem}");
+    fn queues_have_neither_patterns_nor_history_nor_presence() {
+        for option in ["patterns = true", "history = {}", "presence = true"] {
+            let table = format!("name = 'a'\nmatch = '/queue/**'\nmode = 'queue'\n{option}");
+            let config: Config = toml::from_str(&format!("[[namespaces]]\n{table}")).unwrap();
+            let problem = config.compiled_policy().unwrap_err().to_string();
+            assert!(problem.contains("namespaces[0].mode"), "{option}: {problem}");
+        }
     }
 }

@@ -260,7 +260,7 @@ words! {
 
 /// What the destinations of a pattern are like.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[expect(clippy::struct_excessive_bools, reason = "switches that are independent of each other")]
+#[expect(clippy::struct_excessive_bools, reason = "they are options that have nothing in common")]
 pub struct Namespace {
     /// Its name, in metrics and broker keys: 1-64 letters, digits, `_` and `-`.
     pub name: String,
@@ -286,7 +286,7 @@ pub struct Namespace {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
     /// "topic" gives each message to all who are subscribed; "queue" keeps it until one of them
-    /// has acknowledged it. Queues have no patterns. Default: "topic".
+    /// has acknowledged it. Queues have no patterns, history or presence. Default: "topic".
     #[serde(default)]
     pub mode: Mode,
     /// How queues behave; for `mode = "queue"` only.
