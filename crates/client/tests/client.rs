@@ -263,6 +263,32 @@ async fn it_reads_members_and_is_told_who_comes_and_goes() {
 }
 
 #[tokio::test]
+async fn a_subscription_that_is_made_anew_for_presence_goes_on_where_it_was() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let message = |offset: u64| {
+        json!({ "type": "message", "to": "/topic/a", "id": offset.to_string(), "data": offset,
+            "at": 1, "epoch": "e", "offset": offset })
+    };
+    let mut plain = subscribed(&client, &mut peer, "/topic/a").await;
+    peer.say(&message(4)).await;
+    assert_eq!(plain.recv().await.unwrap().id, "4");
+    let answer = async {
+        assert_eq!(peer.hear().await["type"], "unsubscribe");
+        let request = peer.hear().await;
+        assert_eq!(request["presence"], json!(true));
+        assert_eq!(request["since"], json!({ "epoch": "e", "offset": 4 }));
+        peer.say(&message(5)).await;
+        peer.say(&json!({ "type": "ok", "id": request["id"], "epoch": "e", "offset": 5,
+            "recovered": true, "count": 1 }))
+            .await;
+    };
+    let (room, ()) = tokio::join!(client.subscribe_with_presence("/topic/a"), answer);
+    assert_eq!(plain.recv().await.unwrap().id, "5");
+    assert_eq!(room.unwrap().recv().await.unwrap().id, "5");
+}
+
+#[tokio::test]
 async fn a_renewed_subscription_goes_on_where_it_was_and_tells_what_is_lost() {
     let server = Server::start().await;
     let (client, mut peer) = connected(&server).await;

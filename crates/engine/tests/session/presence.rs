@@ -1,6 +1,7 @@
 //! Presence: when a session counts as a member, and who may see the others.
 
 use expect_test::expect;
+use fanlight_engine::history::History;
 use fanlight_engine::policy::{
     Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect,
 };
@@ -10,7 +11,8 @@ use fanlight_engine::session::{Done, Rules};
 use crate::driver::{Driver, connected_native};
 use crate::transcript::check_rules;
 
-/// `/topic/rooms/**` has presence, which all may see but that of `/topic/rooms/dark`.
+/// `/topic/rooms/**` has presence, which all may see but that of `/topic/rooms/dark`;
+/// `/topic/kept/**` has a history too.
 fn rules() -> Rules {
     let namespace = |name: &str, pattern: &str, presence, patterns| Namespace {
         name: name.to_owned(),
@@ -19,7 +21,16 @@ fn rules() -> Rules {
         anonymous: true,
         options: NamespaceOptions { presence, ..NamespaceOptions::default() },
     };
+    let kept = Namespace {
+        options: NamespaceOptions {
+            presence: true,
+            history: Some(History { size: 10, ttl_ms: 1000 }),
+            ..NamespaceOptions::default()
+        },
+        ..namespace("kept", "/topic/kept/**", true, false)
+    };
     let namespaces = [
+        kept,
         namespace("rooms", "/topic/rooms/**", true, false),
         namespace("halls", "/topic/halls/**", true, true),
         namespace("plain", "/topic/**", false, false),
@@ -94,6 +105,79 @@ fn a_session_counts_once_however_many_subscriptions_it_has_there() {
             S! leave /topic/rooms/a
             S! leave /topic/rooms/a
             S! vanish /topic/rooms/a as ann
+        "#]],
+    );
+}
+
+#[test]
+fn with_a_history_a_session_is_a_member_once_its_subscription_is_live_in_the_timeline() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            D> hold
+            C> {"type":"subscribe","to":"/topic/kept/a","since":{"epoch":"e","offset":3},"presence":true,"id":1}
+            S? join /topic/kept/a
+            D> joined
+            S? recover /topic/kept/a after e:3
+            D> recovered 4
+            S! appear /topic/kept/a as ann
+            S< ok {"count":4,"epoch":"e","id":1,"offset":7,"recovered":true}
+            C> {"type":"subscribe","to":"/topic/kept/b","since":{"epoch":"e","offset":3},"id":2}
+            S? join /topic/kept/b
+            D> joined
+            S? recover /topic/kept/b after e:3
+            D> recovered too_old
+            S! appear /topic/kept/b as ann
+            S< ok {"count":0,"epoch":"e","id":2,"offset":7,"reason":"position_too_old","recovered":false}
+            C> {"type":"unsubscribe","to":"/topic/kept/a"}
+            S! leave /topic/kept/a
+            S! vanish /topic/kept/a as ann
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            D> hold
+            C> SUBSCRIBE id:1 destination:/topic/kept/a presence:true receipt:1
+            S? join /topic/kept/a
+            D> joined degraded
+            S? recover /topic/kept/a from now, degraded
+            D> recovered
+            S! appear /topic/kept/a as ann
+            S< RECEIPT degraded:true epoch:e offset:7 receipt-id:1
+            D> gone
+            S! leave /topic/kept/a
+            S! vanish /topic/kept/a as ann
+        "#]],
+    );
+}
+
+#[test]
+fn a_session_that_ends_before_its_subscription_is_live_leaves_no_member() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            D> hold
+            C> {"type":"subscribe","to":"/topic/rooms/a"}
+            S? join /topic/rooms/a
+            D> gone
+            S! leave /topic/rooms/a
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # native ann
+            D> hold
+            C> {"type":"subscribe","to":"/topic/kept/a"}
+            S? join /topic/kept/a
+            D> joined
+            S? recover /topic/kept/a from now
+            D> gone
+            S! leave /topic/kept/a
         "#]],
     );
 }

@@ -102,6 +102,44 @@ async fn subscribers_on_all_nodes_see_who_comes_and_goes_and_nobody_who_did_not_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn with_a_history_who_recovers_is_a_member_and_presence_is_neither_positioned_nor_kept() {
+    let redis = RedisServer::start().unwrap();
+    let kept = "presence = true\nhistory = { size = 10, ttl = \"1m\" }\n";
+    let gateway = Gateway::with_config(&config(&redis).replace("presence = true\n", kept)).await;
+    eventually("the node is ready", async || gateway.admin_get("/readyz").await.0 == 200).await;
+    let mut host = RawClient::native(&gateway, "host").await;
+    subscribe(&mut host, true).await;
+    skip_to(&mut host, r#""joined":[{"user":"host"}]"#).await;
+    let publish = |n| format!(r#"{{"type":"send","to":"{ROOM}","data":"m{n}","id":"p{n}"}}"#);
+    host.send(&publish(1)).await;
+    let first = skip_to(&mut host, r#""id":"p1""#).await;
+    let first: serde_json::Value = serde_json::from_str(&first).unwrap();
+    let epoch = first["epoch"].as_str().unwrap();
+
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    let since = format!(r#"{{"epoch":"{epoch}","offset":0}}"#);
+    let text =
+        format!(r#"{{"type":"subscribe","to":"{ROOM}","presence":true,"since":{since},"id":"s"}}"#);
+    ann.send(&text).await;
+    skip_to(&mut ann, r#""data":"m1""#).await;
+    let ok = skip_to(&mut ann, r#""id":"s""#).await;
+    assert!(ok.contains(r#""recovered":true"#), "{ok}");
+    for client in [&mut host, &mut ann] {
+        let told = skip_to(client, r#""joined":[{"user":"ann"}],"left":[],"count":2"#).await;
+        assert!(!told.contains("offset"), "{told}");
+    }
+    host.send(&publish(2)).await;
+    let second = skip_to(&mut ann, r#""data":"m2""#).await;
+    assert!(second.contains(r#""offset":2"#), "{second}");
+    host.send(&format!(r#"{{"type":"history","to":"{ROOM}","limit":10,"id":"h"}}"#)).await;
+    let history = skip_to(&mut host, r#""type":"history""#).await;
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    let bodies: Vec<_> =
+        history["messages"].as_array().unwrap().iter().map(|m| &m["data"]).collect();
+    assert_eq!(bodies, ["m1", "m2"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_members_of_a_killed_node_are_gone_after_its_lease() {
     let redis = RedisServer::start().unwrap();
     let (a, b) = (node(&redis).await, node(&redis).await);

@@ -1,5 +1,6 @@
 //! Presence: its contract over memory and Redis, and what becomes of it when nodes or Redis die.
 
+use std::any::Any;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -10,7 +11,7 @@ use fanlight_testkit::contract::Node;
 use fanlight_testkit::contract::presence::{
     CHANGES_MAX, PresenceHarness, PresenceNode, QUICK, place, user,
 };
-use fanlight_testkit::{Inbox, RedisServer, eventually, wall_clock};
+use fanlight_testkit::{Inbox, RedisCluster, RedisServer, RedisShards, eventually, wall_clock};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -61,20 +62,37 @@ mod memory {
     fanlight_testkit::presence_contract!(super::Memory::default());
 }
 
+/// Two nodes over one arrangement of Redis processes, which must live as long.
 struct Redis {
-    server: RedisServer,
+    url: String,
     nodes: Mutex<Vec<Leased>>,
+    _processes: Box<dyn Any>,
 }
 
 impl Redis {
-    fn start() -> Self {
-        Self { server: RedisServer::start().unwrap(), nodes: Mutex::default() }
+    fn over(url: String, processes: impl Any) -> Self {
+        Self { url, nodes: Mutex::default(), _processes: Box::new(processes) }
+    }
+
+    fn standalone() -> Self {
+        let server = RedisServer::start().unwrap();
+        Self::over(server.url(), server)
+    }
+
+    fn cluster() -> Self {
+        let cluster = RedisCluster::start(3, 0).unwrap();
+        Self::over(cluster.url(), cluster)
+    }
+
+    fn shards() -> Self {
+        let shards = RedisShards::start(3).unwrap();
+        Self::over(shards.url(), shards)
     }
 }
 
 impl PresenceHarness for Redis {
     async fn nodes(&self, interval: Duration) -> [PresenceNode; 2] {
-        let start = || Leased::ready(leased(&self.server.url()), interval);
+        let start = || Leased::ready(leased(&self.url), interval);
         let (ann, bob) = (start().await, start().await);
         let nodes = [ann.node.clone(), bob.node.clone()];
         self.nodes.lock().unwrap().extend([ann, bob]);
@@ -83,7 +101,15 @@ impl PresenceHarness for Redis {
 }
 
 mod redis {
-    fanlight_testkit::presence_contract!(super::Redis::start());
+    fanlight_testkit::presence_contract!(super::Redis::standalone());
+}
+
+mod cluster {
+    fanlight_testkit::presence_contract!(super::Redis::cluster());
+}
+
+mod shards {
+    fanlight_testkit::presence_contract!(super::Redis::shards());
 }
 
 /// A node over Redis with presence, on a runtime of its own: it can be paused, and dies without a
