@@ -2,12 +2,16 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use hyper::server::conn::http1;
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
@@ -16,6 +20,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt;
 
 use crate::admission::{Admission, Admitted};
+use crate::takeover::{Taken, Takeover, Then};
 
 /// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -97,29 +102,53 @@ impl HttpServer {
     async fn serve(self, stream: TcpStream, peer: Peer, _admitted: Admitted) {
         let _ = stream.set_nodelay(true);
         let Self { router, shutdown, head_time, .. } = self;
+        let takeover = Takeover::default();
+        let for_requests = takeover.clone();
         let service = hyper::service::service_fn(move |request: http::Request<_>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(for_requests.clone());
             router.clone().oneshot(request)
         });
-        let connection = http1::Builder::new()
+        let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(head_time)
             .max_headers(MAX_HEADERS)
             .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service)
-            .with_upgrades();
-        let mut connection = std::pin::pin!(connection);
-        // An error here is the peer's: a reset, a timeout, not HTTP. There is nobody to tell.
-        tokio::select! {
-            _ = connection.as_mut() => return,
-            () = shutdown.cancelled() => {}
+            .serve_connection(TokioIo::new(stream), service);
+        let ended = tokio::select! {
+            taken = served(&mut connection, &takeover) => Some(taken),
+            () = shutdown.cancelled() => None,
             // Whoever asks without reading the answers would stay for ever.
-            () = tokio::time::sleep(CONNECTION_TIME) => {}
+            () = tokio::time::sleep(CONNECTION_TIME) => None,
+        };
+        let taken = if let Some(taken) = ended {
+            taken
+        } else {
+            Pin::new(&mut connection).graceful_shutdown();
+            let rest = served(&mut connection, &takeover);
+            tokio::time::timeout(head_time, rest).await.ok().flatten()
+        };
+        let Some(then) = taken else { return };
+        let Parts { io, read_buf, .. } = connection.into_parts();
+        // A copy, because a slice would pin hyper's whole read buffer.
+        let leftover = Bytes::copy_from_slice(&read_buf);
+        drop(read_buf);
+        match io.into_inner().into_std() {
+            Ok(socket) => then(Taken { socket, leftover }).await,
+            Err(error) => tracing::warn!(%error, "a socket could not be taken; it is dropped"),
         }
-        connection.as_mut().graceful_shutdown();
-        let _ = tokio::time::timeout(head_time, connection).await;
     }
+}
+
+/// Polls a connection until it ends, or until a request of it takes the socket.
+async fn served<C: Future + Unpin>(connection: &mut C, takeover: &Takeover) -> Option<Then> {
+    poll_fn(|context| match Pin::new(&mut *connection).poll(context) {
+        // An error here is the peer's: a reset, a timeout, not HTTP. There is nobody to tell.
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => takeover.taken().map_or(Poll::Pending, |then| Poll::Ready(Some(then))),
+    })
+    .await
 }
 
 const BACKLOG: i32 = 4096;

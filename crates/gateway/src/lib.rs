@@ -19,6 +19,7 @@ pub mod presence;
 pub mod problem;
 pub mod registry;
 pub mod server;
+pub mod takeover;
 pub mod telemetry;
 pub mod transport;
 pub mod worker;

@@ -188,11 +188,7 @@ impl WorkerThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let tracker = TaskTracker::new();
-            let state = WebSocketState {
-                node: Arc::clone(&self.node),
-                worker: self.handle,
-                tracker: tracker.clone(),
-            };
+            let state = WebSocketState { node: Arc::clone(&self.node), worker: self.handle };
             let server = HttpServer {
                 router: public_routes(&self.node, state),
                 tracker: tracker.clone(),

@@ -298,7 +298,7 @@ impl Worker {
 
     /// Takes over a connection whose upgrade is done.
     fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { socket, leftover, handshake, protocol, compression, echo, admitted } =
+        let Adopted { socket, answer, leftover, handshake, protocol, compression, echo, admitted } =
             adopted;
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
@@ -335,6 +335,11 @@ impl Worker {
             _admitted: admitted,
         });
         self.stats.opened += 1;
+        if !answer.is_empty()
+            && let Some(slot) = self.slots.get_mut(key.0 as usize)
+        {
+            self.stage.push(key, slot, Chunk::new([answer], 0));
+        }
         if !leftover.is_empty() {
             let mut leftover = leftover.to_vec();
             self.guarded(key, |worker| worker.feed(key, &mut leftover, now));

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
@@ -14,11 +14,7 @@ use fanlight_engine::session::{Handshake, Protocol};
 use fanlight_proto::native;
 use fanlight_proto::stomp::Version;
 use fanlight_proto::ws::{deflate, handshake};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio_util::task::TaskTracker;
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use crate::accept::Peer;
 use crate::admission::{AdmissionError, Admitted};
@@ -27,6 +23,7 @@ use crate::jwt::{self, TokenSource};
 use crate::node::Node;
 use crate::origin;
 use crate::problem::Problem;
+use crate::takeover::{Taken, Takeover};
 use crate::worker::{Adopted, Inbox, WorkerHandle};
 
 /// What the endpoint needs: its node, and the worker on whose thread it runs.
@@ -36,8 +33,6 @@ pub struct WebSocketState {
     pub node: Arc<Node>,
     /// The worker that takes the connections.
     pub worker: WorkerHandle,
-    /// Owns the hand-over tasks.
-    pub tracker: TaskTracker,
 }
 
 /// The endpoint's routes.
@@ -53,17 +48,19 @@ pub fn routes(state: WebSocketState) -> Router {
 async fn upgrade_session(
     State(state): State<WebSocketState>,
     Extension(peer): Extension<Peer>,
+    Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
-    answer(upgrade(&state, peer.0, request, Endpoint::Session))
+    upgrade(state, peer.0, takeover, request, Endpoint::Session).await
 }
 
 async fn upgrade_echo(
     State(state): State<WebSocketState>,
     Extension(peer): Extension<Peer>,
+    Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
-    answer(upgrade(&state, peer.0, request, Endpoint::Echo))
+    upgrade(state, peer.0, takeover, request, Endpoint::Echo).await
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,36 +77,35 @@ struct Agreed {
     principal: Option<Arc<Principal>>,
 }
 
-fn answer(result: Result<Response, Box<Problem>>) -> Response {
-    let outcome = result.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
-    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
-    result.unwrap_or_else(|problem| problem.into_response())
-}
-
-fn upgrade(
-    state: &WebSocketState,
+async fn upgrade(
+    state: WebSocketState,
     peer: SocketAddr,
-    mut request: Request,
+    takeover: Takeover,
+    request: Request,
     endpoint: Endpoint,
-) -> Result<Response, Box<Problem>> {
-    let (agreed, admitted) = agree(&state.node, peer, &request, endpoint)?;
-    let upgrade = request
-        .extensions_mut()
-        .remove::<OnUpgrade>()
-        .ok_or_else(|| bad_request("not_upgradable", "this connection can't be upgraded"))?;
-    let response = switching_protocols(&agreed);
-    let hand_over = HandOver {
-        upgrade,
-        handshake: Handshake { principal: agreed.principal },
-        protocol: agreed.protocol.map(|(protocol, _)| protocol),
-        compression: agreed.compression.is_some(),
-        echo: endpoint == Endpoint::Echo,
-        admitted,
+) -> Response {
+    let agreed = agree(&state.node, peer, &request, endpoint);
+    let outcome = agreed.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
+    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
+    let (agreed, admitted) = match agreed {
+        Ok(agreed) => agreed,
+        Err(problem) => return problem.into_response(),
     };
-    // The request's headers pin hyper's read buffer; they are done with.
     drop(request);
-    state.tracker.spawn(hand_over.run(state.worker.clone()));
-    Ok(response)
+    let never = takeover.take(move |Taken { socket, leftover }| async move {
+        let adopted = Adopted {
+            socket,
+            answer: switching_protocols(&agreed),
+            leftover,
+            handshake: Handshake { principal: agreed.principal },
+            protocol: agreed.protocol.map(|(protocol, _)| protocol),
+            compression: agreed.compression.is_some(),
+            echo: endpoint == Endpoint::Echo,
+            admitted,
+        };
+        state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
+    });
+    match never.await {}
 }
 
 /// Every check of a handshake, cheapest first.
@@ -220,58 +216,26 @@ fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str
     Ok(chosen)
 }
 
-fn switching_protocols(agreed: &Agreed) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let mut set = |name, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
+/// The response that ends the handshake (RFC 6455 §4.2.2).
+fn switching_protocols(agreed: &Agreed) -> Bytes {
+    let mut head = String::with_capacity(192);
+    head.push_str(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    );
+    let mut line = |name: &str, value: &str| {
+        for text in [name, ": ", value, "\r\n"] {
+            head.push_str(text);
         }
     };
-    set(header::SEC_WEBSOCKET_ACCEPT, &agreed.accept_key);
+    line("Sec-WebSocket-Accept", &agreed.accept_key);
     if let Some((_, name)) = agreed.protocol {
-        set(header::SEC_WEBSOCKET_PROTOCOL, name);
+        line("Sec-WebSocket-Protocol", name);
     }
     if let Some(extension) = &agreed.compression {
-        set(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+        line("Sec-WebSocket-Extensions", extension);
     }
-    response
-}
-
-/// What is left of a request between its 101 and its worker.
-struct HandOver {
-    upgrade: OnUpgrade,
-    handshake: Handshake,
-    protocol: Option<Protocol>,
-    compression: bool,
-    echo: bool,
-    admitted: Admitted,
-}
-
-impl HandOver {
-    async fn run(self, worker: WorkerHandle) {
-        // The peer left before the 101 was written: there is nothing to take over.
-        let Ok(upgraded) = self.upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            tracing::error!("an upgraded connection is not a plain TCP socket; it is dropped");
-            return;
-        };
-        let Ok(socket) = parts.io.into_inner().into_std() else { return };
-        let adopted = Adopted {
-            socket,
-            // A copy, because the slice would pin hyper's whole read buffer.
-            leftover: Bytes::copy_from_slice(&parts.read_buf),
-            handshake: self.handshake,
-            protocol: self.protocol,
-            compression: self.compression,
-            echo: self.echo,
-            admitted: self.admitted,
-        };
-        worker.send(Inbox::Adopt(Box::new(adopted))).await;
-    }
+    head.push_str("\r\n");
+    head.into()
 }
 
 /// The values of a comma-separated header, over all its lines.

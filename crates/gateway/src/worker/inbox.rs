@@ -34,6 +34,8 @@ pub enum Inbox {
 pub struct Adopted {
     /// The raw socket, non-blocking.
     pub socket: TcpStream,
+    /// What it is to be answered before anything else.
+    pub answer: Bytes,
     /// What the client sent behind its handshake.
     pub leftover: Bytes,
     /// Who the handshake said it is.

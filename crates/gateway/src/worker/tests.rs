@@ -157,6 +157,7 @@ impl Client {
         accepted.set_nonblocking(true).unwrap();
         let adopted = Adopted {
             socket: accepted,
+            answer: Bytes::new(),
             leftover: Bytes::new(),
             handshake: Handshake::default(),
             protocol: Some(protocol),
