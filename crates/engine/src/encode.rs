@@ -22,6 +22,8 @@ pub enum Framing {
     WebSocket,
     /// WebSocket messages, those worth it compressed (RFC 7692).
     WebSocketDeflate,
+    /// The protocol's own frames, one behind the other: STOMP over TCP.
+    Stream,
 }
 
 /// The encodings of one run of publications, made when first asked for and kept for the run.
@@ -95,14 +97,16 @@ impl Encoder {
     pub fn frame(&mut self, text: bool, payload: &[u8], framing: Framing) -> Chunk {
         let opcode = if text { Opcode::Text } else { Opcode::Binary };
         let mut out = Vec::with_capacity(payload.len() + WS_HEADER_BYTES);
-        if framing == Framing::WebSocketDeflate && payload.len() >= self.deflate_min_bytes {
-            let mut deflated = Vec::with_capacity(payload.len() / 2);
-            self.deflater.piece(payload, &mut deflated);
-            deflate::strip_tail(&mut deflated);
-            out.extend_from_slice(&ws::frame_header(opcode, true, deflated.len()));
-            out.extend_from_slice(&deflated);
-        } else {
-            ws::frame(&mut out, opcode, payload);
+        match framing {
+            Framing::WebSocketDeflate if payload.len() >= self.deflate_min_bytes => {
+                let mut deflated = Vec::with_capacity(payload.len() / 2);
+                self.deflater.piece(payload, &mut deflated);
+                deflate::strip_tail(&mut deflated);
+                out.extend_from_slice(&ws::frame_header(opcode, true, deflated.len()));
+                out.extend_from_slice(&deflated);
+            }
+            Framing::WebSocket | Framing::WebSocketDeflate => ws::frame(&mut out, opcode, payload),
+            Framing::Stream => out.extend_from_slice(payload),
         }
         Chunk::new([Bytes::from(out)], 1)
     }
@@ -178,7 +182,9 @@ impl Run<'_> {
                 body
             } else {
                 let length = head.len() + rest.bytes.len();
-                out.extend_from_slice(&ws::frame_header(opcode, false, length));
+                if framing != Framing::Stream {
+                    out.extend_from_slice(&ws::frame_header(opcode, false, length));
+                }
                 out.extend_from_slice(&head);
                 rest.bytes.clone()
             };

@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
-use fanlight_engine::encode::{Encoder, Framing};
+use fanlight_engine::encode::Encoder;
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
@@ -44,11 +44,11 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
+pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, WorkerHandle, inbox};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
-use slot::{Phase, Role, Slot, Written};
+use slot::{Link, Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
 use sweep::Sweep;
@@ -298,8 +298,9 @@ impl Worker {
 
     /// Takes over a connection whose upgrade is done.
     fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { socket, answer, leftover, handshake, protocol, compression, echo, admitted } =
+        let Adopted { socket, answer, leftover, handshake, protocol, carrier, echo, admitted } =
             adopted;
+        let (link, framing) = Link::of(carrier);
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
         let mut socket = mio::net::TcpStream::from_std(socket);
@@ -319,7 +320,7 @@ impl Worker {
         };
         self.slots.insert(Slot {
             socket,
-            decoder: ws::Decoder::new(ws::Role::Server, compression),
+            link,
             role,
             outbox: None,
             serial: self.next_serial,
@@ -327,7 +328,7 @@ impl Worker {
             last_sent_ms: now.mono_ms,
             blocked_since_ms: 0,
             phase: Phase::Open,
-            framing: if compression { Framing::WebSocketDeflate } else { Framing::WebSocket },
+            framing,
             paused: false,
             queued: false,
             peer_ended: false,
@@ -450,10 +451,19 @@ impl Worker {
 
     fn close_with_code(&mut self, key: SessionKey, reason: CloseReason, code: u16, now: Now) {
         if self.end_session(key, reason, now) {
-            let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
-            let mut out = Vec::new();
-            ws::close_frame(&mut out, code, text);
-            self.stage_bytes(key, out);
+            let is_websocket = self
+                .slots
+                .get(key.0 as usize)
+                .is_some_and(|slot| matches!(slot.link, Link::WebSocket(_)));
+            if is_websocket {
+                let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
+                let mut out = Vec::new();
+                ws::close_frame(&mut out, code, text);
+                self.stage_bytes(key, out);
+            } else {
+                // What is still to be written ends it later.
+                self.end_if_closed(key);
+            }
         }
     }
 

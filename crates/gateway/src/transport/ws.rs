@@ -24,7 +24,7 @@ use crate::node::Node;
 use crate::origin;
 use crate::problem::Problem;
 use crate::takeover::{Taken, Takeover};
-use crate::worker::{Adopted, Inbox, WorkerHandle};
+use crate::worker::{Adopted, Carrier, Inbox, WorkerHandle};
 
 /// What the endpoint needs: its node, and the worker on whose thread it runs.
 #[derive(Clone)]
@@ -99,7 +99,7 @@ async fn upgrade(
             leftover,
             handshake: Handshake { principal: agreed.principal },
             protocol: agreed.protocol.map(|(protocol, _)| protocol),
-            compression: agreed.compression.is_some(),
+            carrier: Carrier::WebSocket { compression: agreed.compression.is_some() },
             echo: endpoint == Endpoint::Echo,
             admitted,
         };

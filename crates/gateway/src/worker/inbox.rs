@@ -42,12 +42,24 @@ pub struct Adopted {
     pub handshake: Handshake,
     /// What the subprotocol said; `None` is decided by the first message.
     pub protocol: Option<Protocol>,
-    /// Whether permessage-deflate was agreed on.
-    pub compression: bool,
+    /// How it carries messages.
+    pub carrier: Carrier,
     /// The conformance echo instead of a session.
     pub echo: bool,
     /// Its place in the limits.
     pub admitted: Admitted,
+}
+
+/// How a connection carries messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// As WebSocket messages.
+    WebSocket {
+        /// Whether permessage-deflate was agreed on.
+        compression: bool,
+    },
+    /// As the protocol's own frames, one behind the other: STOMP over TCP.
+    Stream,
 }
 
 /// The sending side of a worker's inbox.

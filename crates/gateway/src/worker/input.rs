@@ -9,7 +9,7 @@ use fanlight_proto::CloseReason;
 use fanlight_proto::ws::{Message, Opcode, WsError};
 use mio::event::Event;
 
-use super::slot::{Phase, Role, Slot, Written};
+use super::slot::{Link, Phase, Role, Slot, Written};
 use super::{Inbox, Ticket, Worker};
 
 impl Worker {
@@ -127,10 +127,15 @@ impl Worker {
         let mut rest = input;
         loop {
             let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-            if slot.is_open() && slot.is_busy() {
-                slot.paused = true;
+            let is_busy = slot.is_open() && slot.is_busy();
+            slot.paused |= is_busy;
+            let decoder = match &mut slot.link {
+                Link::WebSocket(decoder) => decoder,
+                Link::Stream => return self.on_stream(key, rest, now),
+            };
+            if is_busy {
                 if !rest.is_empty() {
-                    slot.decoder.hold(rest);
+                    decoder.hold(rest);
                 }
                 return;
             }
@@ -138,7 +143,7 @@ impl Worker {
                 Role::Session(session) => session.max_message_bytes(&self.shared.rules),
                 Role::Echo => ECHO_MAX_BYTES,
             };
-            match slot.decoder.next(&mut rest, max_bytes, &mut self.inflater) {
+            match decoder.next(&mut rest, max_bytes, &mut self.inflater) {
                 Ok(Some(message)) => self.on_message(key, message, now),
                 Ok(None) => return,
                 Err(error) => {
@@ -146,6 +151,15 @@ impl Worker {
                     return;
                 }
             }
+        }
+    }
+
+    /// Hands over what came on a stream. All that was read is one message: what can't be taken yet
+    /// waits with the session, which is not asked for more meanwhile.
+    fn on_stream(&mut self, key: SessionKey, input: &[u8], now: Now) {
+        let is_open = self.slots.get(key.0 as usize).is_some_and(Slot::is_open);
+        if is_open && !input.is_empty() {
+            self.on_data(key, Incoming::Binary(input), now);
         }
     }
 
@@ -223,9 +237,16 @@ impl Worker {
 
     /// Drops a connection whose closing handshake is complete and written.
     pub(super) fn end_if_closed(&mut self, key: SessionKey) {
-        let Some(slot) = self.slots.get(key.0 as usize) else { return };
-        if matches!(slot.phase, Phase::Closing { peer_closed: true, .. }) && slot.is_flushed() {
-            self.remove(key);
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        match slot.phase {
+            Phase::Closing { peer_closed, .. } if slot.is_flushed() => {
+                if peer_closed {
+                    self.remove(key);
+                } else {
+                    slot.finish();
+                }
+            }
+            Phase::Open | Phase::Closing { .. } => {}
         }
     }
 }

@@ -1,14 +1,16 @@
 //! A connection as its worker keeps it: a socket, its session, and nothing else while idle.
 
 use std::io::{self, IoSlice, Write};
+use std::net::Shutdown;
 
 use fanlight_engine::encode::Framing;
 use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::Session;
-use fanlight_proto::ws::Decoder;
+use fanlight_proto::ws::{self, Decoder};
 use mio::net::TcpStream;
 
+use super::inbox::Carrier;
 use crate::admission::Admitted;
 
 /// A connection of a worker.
@@ -17,7 +19,7 @@ use crate::admission::Admitted;
 /// and no task belongs here.
 pub(super) struct Slot {
     pub socket: TcpStream,
-    pub decoder: Decoder,
+    pub link: Link,
     pub role: Role,
     /// What the socket did not take yet; `None` while it keeps up.
     pub outbox: Option<Box<Outbox>>,
@@ -39,6 +41,28 @@ pub(super) struct Slot {
     pub staged: Option<(u32, u32)>,
     /// Gives back the connection's place in the limits when it ends.
     pub _admitted: Admitted,
+}
+
+/// How bytes become a session's messages, and back.
+pub(super) enum Link {
+    /// WebSocket messages (RFC 6455).
+    WebSocket(Decoder),
+    /// The protocol's own frames, as they come: STOMP over TCP.
+    Stream,
+}
+
+impl Link {
+    /// What `carrier` needs, and how frames go out on it.
+    pub(super) fn of(carrier: Carrier) -> (Self, Framing) {
+        match carrier {
+            Carrier::WebSocket { compression } => {
+                let framing =
+                    if compression { Framing::WebSocketDeflate } else { Framing::WebSocket };
+                (Self::WebSocket(Decoder::new(ws::Role::Server, compression)), framing)
+            }
+            Carrier::Stream => (Self::Stream, Framing::Stream),
+        }
+    }
 }
 
 /// Who answers on this connection.
@@ -146,6 +170,14 @@ impl Slot {
         }
         self.outbox = None;
         Written::Taken
+    }
+
+    /// Tells a peer that closes without a handshake of its own that nothing more comes: everything
+    /// is written, and a reset must not overtake it.
+    pub(super) fn finish(&mut self) {
+        if !matches!(self.link, Link::WebSocket(_)) {
+            let _ = self.socket.shutdown(Shutdown::Write);
+        }
     }
 
     /// Whether nothing waits to be written.

@@ -161,7 +161,7 @@ impl Client {
             leftover: Bytes::new(),
             handshake: Handshake::default(),
             protocol: Some(protocol),
-            compression: false,
+            carrier: Carrier::WebSocket { compression: false },
             echo: false,
             admitted: Admission::new(0, 0, &[]).admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
