@@ -5,7 +5,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use fanlight_proto::Position;
+use fanlight_proto::cursor::Cursor;
 use fanlight_proto::native::{self, MessageFields};
+use fanlight_proto::sse;
 use fanlight_proto::stomp::{self, Version};
 use fanlight_proto::ws::deflate::{self, Deflater};
 use fanlight_proto::ws::{self, Opcode};
@@ -14,6 +17,7 @@ use crate::history::Lost;
 use crate::hub::{Hub, WireKey};
 use crate::outbox::Chunk;
 use crate::publication::Publication;
+use crate::session::events;
 
 /// How frames go on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -24,6 +28,8 @@ pub enum Framing {
     WebSocketDeflate,
     /// The protocol's own frames, one behind the other: STOMP over TCP.
     Stream,
+    /// The same as chunks of an HTTP/1.1 body (RFC 9112 §7.1): server-sent events.
+    Chunked,
 }
 
 /// The encodings of one run of publications, made when first asked for and kept for the run.
@@ -34,6 +40,8 @@ pub struct Encoder {
     stomp: [Vec<StompRest>; 3],
     /// Without and with the user's name in a user destination.
     native: [Vec<Bytes>; 2],
+    /// Events without their ids, in the same two ways.
+    events: [Vec<Bytes>; 2],
 }
 
 /// One run: publications of one destination that go out together, and their encodings.
@@ -72,6 +80,7 @@ impl Encoder {
             chunks: HashMap::default(),
             stomp: [const { Vec::new() }; 3],
             native: [const { Vec::new() }; 2],
+            events: [const { Vec::new() }; 2],
         }
     }
 
@@ -90,6 +99,7 @@ impl Encoder {
         self.chunks.clear();
         self.stomp.iter_mut().for_each(Vec::clear);
         self.native.iter_mut().for_each(Vec::clear);
+        self.events.iter_mut().for_each(Vec::clear);
         Run { encoder: self, publications, lost, last: None }
     }
 
@@ -107,14 +117,51 @@ impl Encoder {
             }
             Framing::WebSocket | Framing::WebSocketDeflate => ws::frame(&mut out, opcode, payload),
             Framing::Stream => out.extend_from_slice(payload),
+            Framing::Chunked => chunked(&mut out, payload),
         }
         Chunk::new([Bytes::from(out)], 1)
     }
 }
 
+impl Encoder {
+    /// Tells a listener what it has missed for good, by the native `lost` in `message`; it goes on
+    /// from `position`.
+    pub fn lost_event(
+        &mut self,
+        message: &[u8],
+        position: Position,
+        index: u16,
+        cursor: &mut Cursor,
+        framing: Framing,
+    ) -> Chunk {
+        if let Some(entry) = cursor.positions_mut().get_mut(usize::from(index)) {
+            *entry = Some(position);
+        }
+        let mut event = Vec::with_capacity(message.len() + 64);
+        sse::cursor_id(&mut event, cursor);
+        sse::body(&mut event, Some(events::LOST), message);
+        self.frame(true, &event, framing)
+    }
+}
+
 impl Run<'_> {
-    /// The run's frames for a subscriber.
-    pub fn chunk(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> &Chunk {
+    /// The run's frames for a subscriber; a listener's `cursor` moves on with them.
+    pub fn chunk(
+        &mut self,
+        wire: WireKey,
+        framing: Framing,
+        hub: &Hub,
+        cursor: Option<&mut Cursor>,
+    ) -> &Chunk {
+        if let (WireKey::Events { index, named }, Some(cursor)) = (wire, cursor) {
+            let chunk = self.events_chunk(usize::from(index), named, framing, cursor);
+            return &self.last.insert(((wire, framing), chunk)).1;
+        }
+        self.shared_chunk(wire, framing, hub)
+    }
+
+    /// The frames that all subscribers of this kind get.
+    fn shared_chunk(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> &Chunk {
         let key = (wire, framing);
         if !matches!(&self.last, Some((last, _)) if *last == key) {
             let known = self.encoder.chunks.get(&key).cloned();
@@ -133,6 +180,7 @@ impl Run<'_> {
     fn encode(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> Chunk {
         match wire {
             WireKey::Native { named } => self.encode_native(named, framing),
+            WireKey::Events { named, .. } => self.encode_events(named, framing, |_, _| {}),
             WireKey::Stomp { version, id, ack } => {
                 self.encode_stomp(version, hub.subscription_id(id), ack, framing)
             }
@@ -153,6 +201,70 @@ impl Run<'_> {
             }
         }
         Chunk::new([Bytes::from(out)], self.publications.len() as u32)
+    }
+
+    /// Events with the ids of the listener that `cursor` belongs to. Whoever listens to nothing
+    /// else shares them, and so does everybody where there are no positions.
+    fn events_chunk(
+        &mut self,
+        index: usize,
+        named: bool,
+        framing: Framing,
+        cursor: &mut Cursor,
+    ) -> Chunk {
+        let newest = self.publications.last().and_then(|newest| newest.position);
+        let is_alone = cursor.positions().len() == 1;
+        let Some(position) = cursor.positions_mut().get_mut(index) else {
+            return Chunk::new([], 0);
+        };
+        if newest.is_some() && !is_alone {
+            return self.encode_events(named, framing, |publication, out| {
+                if let Some(entry) = cursor.positions_mut().get_mut(index) {
+                    *entry = publication.position.or(*entry);
+                }
+                sse::cursor_id(out, cursor);
+            });
+        }
+        *position = newest.or(*position);
+        let key = (WireKey::Events { index: 0, named }, framing);
+        if let Some(known) = self.encoder.chunks.get(&key) {
+            return known.clone();
+        }
+        let chunk = self.encode_events(named, framing, |publication, out| {
+            if let Some(position) = publication.position {
+                sse::position_id(out, position);
+            }
+        });
+        self.encoder.chunks.insert(key, chunk.clone());
+        chunk
+    }
+
+    fn encode_events(
+        &mut self,
+        named: bool,
+        framing: Framing,
+        mut id: impl FnMut(&Publication, &mut Vec<u8>),
+    ) -> Chunk {
+        let at = usize::from(named);
+        if self.encoder.events[at].is_empty() {
+            let events = self.publications.iter().map(|publication| {
+                let mut out = Vec::new();
+                let event = publication.is_presence().then_some(events::PRESENCE);
+                sse::body(&mut out, event, &native_message(publication, named));
+                Bytes::from(out)
+            });
+            self.encoder.events[at] = events.collect();
+        }
+        let mut out = Vec::new();
+        for (publication, event) in self.publications.iter().zip(&self.encoder.events[at]) {
+            id(publication, &mut out);
+            out.extend_from_slice(event);
+        }
+        let frames = self.publications.len() as u32;
+        match framing {
+            Framing::Stream => Chunk::new([out.into()], frames),
+            _ => self.encoder.frame(true, &out, framing).of_frames(frames),
+        }
     }
 
     fn encode_stomp(&mut self, version: Version, id: &str, ack: bool, framing: Framing) -> Chunk {
@@ -182,8 +294,11 @@ impl Run<'_> {
                 body
             } else {
                 let length = head.len() + rest.bytes.len();
-                if framing != Framing::Stream {
-                    out.extend_from_slice(&ws::frame_header(opcode, false, length));
+                match framing {
+                    Framing::WebSocket | Framing::WebSocketDeflate => {
+                        out.extend_from_slice(&ws::frame_header(opcode, false, length));
+                    }
+                    Framing::Stream | Framing::Chunked => {}
                 }
                 out.extend_from_slice(&head);
                 rest.bytes.clone()
@@ -250,6 +365,15 @@ fn stomp_head(publication: &Publication, version: Version, id: &str, ack: bool) 
     let ack = ack.then(|| format!("{id}:{}", publication.id));
     stomp::message_head(&mut head, version, Some(id), ack.as_deref());
     head
+}
+
+/// Appends a chunk of a body (RFC 9112 §7.1). No chunk is empty: that would end the body.
+fn chunked(out: &mut Vec<u8>, payload: &[u8]) {
+    if !payload.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", payload.len()).as_bytes());
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 fn native_message(publication: &Publication, named: bool) -> Bytes {

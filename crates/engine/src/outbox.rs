@@ -22,6 +22,12 @@ impl Chunk {
         Self { pieces, bytes, frames }
     }
 
+    /// The same bytes, as that many frames.
+    #[must_use]
+    pub fn of_frames(self, frames: u32) -> Self {
+        Self { frames, ..self }
+    }
+
     /// The bytes, in pieces.
     pub fn pieces(&self) -> &[Bytes] {
         &self.pieces

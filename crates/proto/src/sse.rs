@@ -15,6 +15,7 @@
 use std::io::Write as _;
 
 use crate::cursor::Cursor;
+use crate::position::Position;
 
 /// `Content-Type` of a stream of events.
 pub const CONTENT_TYPE: &str = "text/event-stream";
@@ -64,6 +65,11 @@ pub fn event(out: &mut Vec<u8>, id: Option<Field<'_>>, event: Option<Field<'_>>,
 /// when it reconnects.
 pub fn id(out: &mut Vec<u8>, id: Field<'_>) {
     line(out, b"id: ", id.0.as_bytes());
+}
+
+/// The same for a cursor of one position.
+pub fn position_id(out: &mut Vec<u8>, position: Position) {
+    writeln!(out, "id: {position}").expect("a Vec takes all that is written");
 }
 
 /// The same for a cursor.

@@ -6,7 +6,7 @@ use fanlight_proto::CloseReason;
 
 use super::heartbeat::Beats;
 use super::live::{Live, Work};
-use super::{Cx, Effect, Fault, Session, State};
+use super::{Codec, Cx, Effect, Fault, Session, State};
 use crate::auth::{AuthError, Principal, Token};
 use crate::registry::Entered;
 
@@ -98,10 +98,10 @@ impl Session {
             Entered::Full => return self.fail(cx, &Fault::session_limit()),
         }
         self.state = State::Live(Live::new(principal, beats));
-        if self.is_stomp() {
-            self.stomp_connected(cx);
-        } else {
-            self.native_connected(cx);
+        match self.codec {
+            Codec::Stomp { .. } => self.stomp_connected(cx),
+            Codec::Events(_) => self.events_connected(cx),
+            Codec::Native | Codec::Undecided => self.native_connected(cx),
         }
     }
 }

@@ -80,6 +80,8 @@ pub(super) enum Answer {
     Receipt(Box<str>),
     /// A native request with an `id`.
     Request(RequestId),
+    /// A listener that joins the n-th of its destinations.
+    Joined(u16),
 }
 
 /// What else a positive answer says.
@@ -281,6 +283,7 @@ impl Session {
             Answer::Nobody => {}
             Answer::Receipt(receipt) => self.stomp_receipt(cx, &receipt, note),
             Answer::Request(id) => native::ok(cx, id, note),
+            Answer::Joined(index) => self.events_joined(cx, index, note),
         }
     }
 
@@ -290,6 +293,7 @@ impl Session {
             Answer::Nobody => self.fail(cx, fault),
             Answer::Receipt(receipt) => self.stomp_fail(cx, fault, Some(receipt)),
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
+            Answer::Joined(index) => self.events_fail(cx, fault, Some(*index)),
         }
     }
 }

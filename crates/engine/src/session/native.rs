@@ -144,20 +144,7 @@ impl Session {
     }
 
     pub(super) fn native_connected(&mut self, cx: &mut Cx<'_>) {
-        let principal = self.principal();
-        let limits = &cx.rules.limits;
-        let message = ServerMessage::Connected {
-            session: self.id.to_string(),
-            user: principal.map(|principal| principal.user.to_string()),
-            expires: principal
-                .and_then(|principal| principal.expires_unix_s)
-                .map(|expires| expires.saturating_mul(1000)),
-            heartbeat_ms: cx.rules.heartbeats.native_ms,
-            limits: SessionLimits {
-                message_bytes: limits.message_bytes as u64,
-                subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
-            },
-        };
+        let message = connected(self, cx);
         write(cx, &message);
     }
 
@@ -200,10 +187,7 @@ impl Session {
             return;
         }
         let ends = fault.ends(false, cx.rules.on_forbidden);
-        let message = fault.text();
-        let code = Cow::Borrowed(fault.code);
-        let retry_after_ms = fault.retry_after_ms;
-        write(cx, &ServerMessage::Error { id, code, message, retry_after_ms });
+        write(cx, &error(fault, id));
         if ends {
             self.end(cx, fault.reason);
         }
@@ -236,9 +220,42 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     }
 }
 
+/// That the session is open.
+pub(super) fn connected(session: &Session, cx: &Cx<'_>) -> ServerMessage {
+    let principal = session.principal();
+    let limits = &cx.rules.limits;
+    ServerMessage::Connected {
+        session: session.id.to_string(),
+        user: principal.map(|principal| principal.user.to_string()),
+        expires: principal
+            .and_then(|principal| principal.expires_unix_s)
+            .map(|expires| expires.saturating_mul(1000)),
+        heartbeat_ms: cx.rules.heartbeats.native_ms,
+        limits: SessionLimits {
+            message_bytes: limits.message_bytes as u64,
+            subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
+        },
+    }
+}
+
+/// That a request was refused, or that the session ends.
+pub(super) fn error(fault: &Fault, id: Option<RequestId>) -> ServerMessage {
+    ServerMessage::Error {
+        id,
+        code: Cow::Borrowed(fault.code),
+        message: fault.text(),
+        retry_after_ms: fault.retry_after_ms,
+    }
+}
+
 /// Tells that a request was done.
 pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
-    let confirmed = Confirmed {
+    write(cx, &ServerMessage::Ok(confirmed(id, note)));
+}
+
+/// That a request was done.
+pub(super) fn confirmed(id: RequestId, note: Note) -> Confirmed {
+    Confirmed {
         message_id: note.message_id.map(|id| id.to_string()),
         degraded: note.degraded,
         duplicate: note.duplicate,
@@ -248,8 +265,7 @@ pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
         reason: note.reason.map(|reason| reason.code().into()),
         count: note.count,
         ..Confirmed::new(id)
-    };
-    write(cx, &ServerMessage::Ok(confirmed));
+    }
 }
 
 pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {

@@ -290,7 +290,7 @@ impl Session {
     fn stomp_version(&self) -> Version {
         match &self.codec {
             Codec::Stomp { decoder, .. } => decoder.version(),
-            Codec::Native | Codec::Undecided => Version::V10,
+            Codec::Native | Codec::Undecided | Codec::Events(_) => Version::V10,
         }
     }
 }

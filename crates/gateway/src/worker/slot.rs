@@ -7,6 +7,7 @@ use fanlight_engine::encode::Framing;
 use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::Session;
+use fanlight_proto::cursor::Cursor;
 use fanlight_proto::ws::{self, Decoder};
 use mio::net::TcpStream;
 
@@ -74,6 +75,14 @@ pub(super) enum Role {
 }
 
 impl Role {
+    /// Where a listener stands.
+    pub(super) fn cursor(&mut self) -> Option<&mut Cursor> {
+        match self {
+            Self::Session(session) => session.cursor_mut(),
+            Self::Echo => None,
+        }
+    }
+
     /// Whether it is this session.
     pub(super) fn is_session(&self, id: SessionId) -> bool {
         matches!(self, Self::Session(session) if session.id() == id)
