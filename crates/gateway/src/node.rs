@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
 use fanlight_engine::registry::Registry;
+use fanlight_engine::session::Rules;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -25,6 +26,8 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Who may do what, and the bounds.
+    pub rules: Arc<Rules>,
     /// The time.
     pub clock: Clock,
     /// Whether the `--dev` page and token are served.
@@ -50,6 +53,7 @@ impl Node {
     pub fn new(
         config: Config,
         authenticator: Arc<Authenticator>,
+        rules: Arc<Rules>,
         broker: Arc<dyn Broker>,
         registry: Arc<dyn Registry>,
         clock: Clock,
@@ -68,6 +72,7 @@ impl Node {
             http_admission,
             broker,
             registry,
+            rules,
             clock,
             dev: false,
             conformance: false,

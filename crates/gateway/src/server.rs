@@ -29,6 +29,7 @@ use crate::node::Node;
 use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
+use crate::transport::events::{self, EventsState};
 use crate::transport::ws::{self, WebSocketState};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dev, health};
@@ -54,7 +55,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
     let (broker, registry) = (Arc::clone(&cluster.broker), Arc::clone(&cluster.registry));
-    let mut node = Node::new(config, authenticator, broker, registry, clock);
+    let rules = Arc::clone(&shared.rules);
+    let mut node = Node::new(config, authenticator, rules, broker, registry, clock);
     node.dev = dev;
     node.conformance = conformance;
     let node = Arc::new(node);
@@ -204,7 +206,8 @@ impl WorkerThread {
 }
 
 fn public_routes(node: &Arc<Node>, state: WebSocketState) -> Router {
-    let mut router = ws::routes(state).merge(health::routes(node));
+    let listeners = EventsState { node: Arc::clone(node), worker: state.worker.clone() };
+    let mut router = ws::routes(state).merge(events::routes(listeners)).merge(health::routes(node));
     if node.dev {
         router = router.merge(dev::routes(node));
     }

@@ -1,3 +1,6 @@
 //! The transports: how a session's messages travel.
 
+pub mod cors;
+pub mod door;
+pub mod events;
 pub mod ws;

@@ -44,7 +44,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, WorkerHandle, inbox};
+pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, Opening, WorkerHandle, inbox};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
@@ -298,8 +298,7 @@ impl Worker {
 
     /// Takes over a connection whose upgrade is done.
     fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { socket, answer, leftover, handshake, protocol, carrier, echo, admitted } =
-            adopted;
+        let Adopted { socket, answer, leftover, opening, carrier, admitted } = adopted;
         let (link, framing) = Link::of(carrier);
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
@@ -312,11 +311,16 @@ impl Worker {
             return;
         }
         self.next_serial += 1;
-        let role = if echo {
-            Role::Echo
-        } else {
-            let id = self.ids.session(now);
-            Role::Session(Session::new(key, id, protocol, handshake, now))
+        let id = self.ids.session(now);
+        let listens = matches!(opening, Opening::Listener(..));
+        let role = match opening {
+            Opening::Session(handshake, protocol) => {
+                Role::Session(Session::new(key, id, protocol, handshake, now))
+            }
+            Opening::Listener(handshake, listening) => {
+                Role::Session(Session::listener(key, id, listening, handshake, now))
+            }
+            Opening::Echo => Role::Echo,
         };
         self.slots.insert(Slot {
             socket,
@@ -340,6 +344,9 @@ impl Worker {
             && let Some(slot) = self.slots.get_mut(key.0 as usize)
         {
             self.stage.push(key, slot, Chunk::new([answer], 0));
+        }
+        if listens {
+            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
         }
         if !leftover.is_empty() {
             let mut leftover = leftover.to_vec();
@@ -451,18 +458,14 @@ impl Worker {
 
     fn close_with_code(&mut self, key: SessionKey, reason: CloseReason, code: u16, now: Now) {
         if self.end_session(key, reason, now) {
-            let is_websocket = self
-                .slots
-                .get(key.0 as usize)
-                .is_some_and(|slot| matches!(slot.link, Link::WebSocket(_)));
-            if is_websocket {
+            let last_word = self.slots.get(key.0 as usize).and_then(|slot| {
                 let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
-                let mut out = Vec::new();
-                ws::close_frame(&mut out, code, text);
-                self.stage_bytes(key, out);
-            } else {
+                slot.link.last_word(code, text)
+            });
+            match last_word {
+                Some(bytes) => self.stage_bytes(key, bytes),
                 // What is still to be written ends it later.
-                self.end_if_closed(key);
+                None => self.end_if_closed(key),
             }
         }
     }

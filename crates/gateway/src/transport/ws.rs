@@ -16,15 +16,13 @@ use fanlight_proto::stomp::Version;
 use fanlight_proto::ws::{deflate, handshake};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
+use super::door::{self, bad_request};
 use crate::accept::Peer;
-use crate::admission::{AdmissionError, Admitted};
-use crate::client_address::client_address;
-use crate::jwt::{self, TokenSource};
+use crate::admission::Admitted;
 use crate::node::Node;
-use crate::origin;
 use crate::problem::Problem;
 use crate::takeover::{Taken, Takeover};
-use crate::worker::{Adopted, Carrier, Inbox, WorkerHandle};
+use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
 
 /// What the endpoint needs: its node, and the worker on whose thread it runs.
 #[derive(Clone)]
@@ -77,6 +75,18 @@ struct Agreed {
     principal: Option<Arc<Principal>>,
 }
 
+impl Agreed {
+    fn opening(self, endpoint: Endpoint) -> Opening {
+        let protocol = self.protocol.map(|(protocol, _)| protocol);
+        match endpoint {
+            Endpoint::Session => {
+                Opening::Session(Handshake { principal: self.principal }, protocol)
+            }
+            Endpoint::Echo => Opening::Echo,
+        }
+    }
+}
+
 async fn upgrade(
     state: WebSocketState,
     peer: SocketAddr,
@@ -97,10 +107,8 @@ async fn upgrade(
             socket,
             answer: switching_protocols(&agreed),
             leftover,
-            handshake: Handshake { principal: agreed.principal },
-            protocol: agreed.protocol.map(|(protocol, _)| protocol),
             carrier: Carrier::WebSocket { compression: agreed.compression.is_some() },
-            echo: endpoint == Endpoint::Echo,
+            opening: agreed.opening(endpoint),
             admitted,
         };
         state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
@@ -121,12 +129,7 @@ fn agree(
         // Its bytes would be read as frames.
         return Err(bad_request("body", "a WebSocket handshake has no body").into());
     }
-    if node.is_draining() {
-        let detail = "this node is draining; connect again, to another";
-        return Err(unavailable("draining", detail).into());
-    }
-    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
-    let admitted = node.admission.admit(address).map_err(not_admitted)?;
+    let admitted = door::admit(node, peer, headers)?;
     let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
     let compression = (node.config.websocket.compression || endpoint == Endpoint::Echo)
         .then(|| deflate::negotiate(&offered_compression))
@@ -136,18 +139,7 @@ fn agree(
         let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
         return Ok((agreed, admitted));
     }
-    let token = jwt::token_from(headers, request.uri(), &node.config.auth);
-    let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
-    origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
-        Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string())
-    })?;
-    let principal = match token {
-        Some((token, _)) => {
-            let principal = node.authenticator.authenticate(&token, node.clock.now());
-            Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?))
-        }
-        None => None,
-    };
+    let principal = door::authenticate(node, headers, request.uri())?;
     let protocol = choose_protocol(headers)?;
     Ok((Agreed { accept_key, protocol, compression, principal }, admitted))
 }
@@ -248,30 +240,6 @@ fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
         .map(str::trim)
         .filter(|value| !value.is_empty())
         .collect()
-}
-
-fn not_admitted(error: AdmissionError) -> Problem {
-    match error {
-        AdmissionError::NodeFull { .. } => unavailable("node_full", &error.to_string()),
-        AdmissionError::AddressFull { .. } => {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "address_full", error.to_string())
-                .with_header(header::RETRY_AFTER, "10")
-        }
-    }
-}
-
-fn unavailable(code: &'static str, detail: &str) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
-        .with_header(header::RETRY_AFTER, "1")
-}
-
-fn unauthorized(detail: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
-        .with_header(header::WWW_AUTHENTICATE, "Bearer")
-}
-
-fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, detail)
 }
 
 const SUBPROTOCOLS: [(&str, Protocol); 4] = [

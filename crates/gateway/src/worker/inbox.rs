@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
 use fanlight_engine::registry::Order;
-use fanlight_engine::session::{Handshake, Protocol};
+use fanlight_engine::session::{Handshake, Listening, Protocol};
 use tokio::sync::mpsc;
 
 use crate::admission::Admitted;
@@ -38,14 +38,10 @@ pub struct Adopted {
     pub answer: Bytes,
     /// What the client sent behind its handshake.
     pub leftover: Bytes,
-    /// Who the handshake said it is.
-    pub handshake: Handshake,
-    /// What the subprotocol said; `None` is decided by the first message.
-    pub protocol: Option<Protocol>,
+    /// Who is to answer on it.
+    pub opening: Opening,
     /// How it carries messages.
     pub carrier: Carrier,
-    /// The conformance echo instead of a session.
-    pub echo: bool,
     /// Its place in the limits.
     pub admitted: Admitted,
 }
@@ -60,6 +56,22 @@ pub enum Carrier {
     },
     /// As the protocol's own frames, one behind the other: STOMP over TCP.
     Stream,
+    /// As server-sent events, and nothing is read.
+    Events {
+        /// Whether as chunks of an HTTP/1.1 body.
+        chunked: bool,
+    },
+}
+
+/// Who answers on a new connection.
+pub enum Opening {
+    /// A session: as whom the handshake said, in the protocol that was agreed on; the first
+    /// message tells it where none was.
+    Session(Handshake, Option<Protocol>),
+    /// The session of a client that only listens.
+    Listener(Handshake, Listening),
+    /// The conformance echo.
+    Echo,
 }
 
 /// The sending side of a worker's inbox.

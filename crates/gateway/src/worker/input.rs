@@ -132,6 +132,8 @@ impl Worker {
             let decoder = match &mut slot.link {
                 Link::WebSocket(decoder) => decoder,
                 Link::Stream => return self.on_stream(key, rest, now),
+                // Whoever listens has nothing to say.
+                Link::Events { .. } => return,
             };
             if is_busy {
                 if !rest.is_empty() {

@@ -50,6 +50,11 @@ pub(super) enum Link {
     WebSocket(Decoder),
     /// The protocol's own frames, as they come: STOMP over TCP.
     Stream,
+    /// Server-sent events: nothing comes in.
+    Events {
+        /// Whether as chunks of an HTTP/1.1 body.
+        chunked: bool,
+    },
 }
 
 impl Link {
@@ -62,6 +67,24 @@ impl Link {
                 (Self::WebSocket(Decoder::new(ws::Role::Server, compression)), framing)
             }
             Carrier::Stream => (Self::Stream, Framing::Stream),
+            Carrier::Events { chunked } => {
+                let framing = if chunked { Framing::Chunked } else { Framing::Stream };
+                (Self::Events { chunked }, framing)
+            }
+        }
+    }
+
+    /// What tells the peer that nothing more comes, apart from the end of the stream itself.
+    pub(super) fn last_word(&self, code: u16, text: &str) -> Option<Vec<u8>> {
+        match self {
+            Self::WebSocket(_) => {
+                let mut out = Vec::new();
+                ws::close_frame(&mut out, code, text);
+                Some(out)
+            }
+            // The last chunk and no trailers (RFC 9112 §7.1).
+            Self::Events { chunked: true } => Some(b"0\r\n\r\n".to_vec()),
+            Self::Events { chunked: false } | Self::Stream => None,
         }
     }
 }

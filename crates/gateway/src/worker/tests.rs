@@ -159,10 +159,8 @@ impl Client {
             socket: accepted,
             answer: Bytes::new(),
             leftover: Bytes::new(),
-            handshake: Handshake::default(),
-            protocol: Some(protocol),
+            opening: Opening::Session(Handshake::default(), Some(protocol)),
             carrier: Carrier::WebSocket { compression: false },
-            echo: false,
             admitted: Admission::new(0, 0, &[]).admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
