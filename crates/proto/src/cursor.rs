@@ -121,3 +121,99 @@ impl FromStr for Cursor {
         Ok(Self(positions))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::collection::vec;
+    use proptest::option;
+    use proptest::prelude::*;
+
+    fn at(epoch: u64, offset: u64) -> Position {
+        Position { epoch, offset }
+    }
+
+    #[test]
+    fn positions_are_in_the_order_of_their_destinations() {
+        for (text, positions) in [
+            ("1f0c:41,2a:7,-", vec![Some(at(0x1f0c, 41)), Some(at(0x2a, 7)), None]),
+            ("-", vec![None]),
+            ("0:0", vec![Some(at(0, 0))]),
+        ] {
+            let cursor = Cursor::new(positions.clone()).unwrap();
+            assert_eq!(cursor.to_string(), text);
+            assert_eq!(text.parse(), Ok(cursor));
+            assert_eq!(text.parse::<Cursor>().unwrap().positions(), positions);
+        }
+    }
+
+    #[test]
+    fn a_cursor_moves_on_where_it_is_told() {
+        let mut cursor: Cursor = "1:1,-".parse().unwrap();
+        cursor.positions_mut()[1] = Some(at(2, 9));
+        let mut out = b"id: ".to_vec();
+        cursor.write(&mut out);
+        assert_eq!(out, b"id: 1:1,2:9");
+    }
+
+    #[test]
+    fn what_is_no_cursor_says_where() {
+        let long = format!("-,{:0>38}", ":1");
+        for (text, error) in [
+            ("", CursorError::Empty),
+            (",", CursorError::BadEntry { number: 1 }),
+            ("1:1,", CursorError::BadEntry { number: 2 }),
+            ("--", CursorError::BadEntry { number: 1 }),
+            ("-,1", CursorError::BadEntry { number: 2 }),
+            ("-,-,x:1", CursorError::BadEntry { number: 3 }),
+            ("1:1 ,-", CursorError::BadEntry { number: 1 }),
+            ("1:1\n", CursorError::BadEntry { number: 1 }),
+            (&long, CursorError::BadEntry { number: 2 }),
+        ] {
+            assert_eq!(text.parse::<Cursor>(), Err(error), "{text}");
+        }
+        let error = "1:1,".parse::<Cursor>().unwrap_err();
+        assert_eq!(error.to_string(), "position 2 of the cursor is neither `epoch:offset` nor `-`");
+    }
+
+    #[test]
+    fn a_cursor_is_for_as_many_destinations_as_it_has_positions() {
+        assert!(Cursor::parse_for("-,1:1", 2).is_ok());
+        for destinations in [1, 3] {
+            let error = CursorError::WrongLength { expected: destinations, found: 2 };
+            assert_eq!(Cursor::parse_for("-,1:1", destinations), Err(error));
+        }
+        assert_eq!(Cursor::parse_for("x", 2), Err(CursorError::BadEntry { number: 1 }));
+    }
+
+    #[test]
+    fn a_cursor_is_bounded() {
+        let most = vec![Some(at(u64::MAX, u64::MAX)); Cursor::MAX_ENTRIES];
+        let longest = Cursor::new(most.clone()).unwrap();
+        let text = longest.to_string();
+        assert_eq!(text.len(), Cursor::MAX_BYTES);
+        assert_eq!(text.parse(), Ok(longest));
+        assert_eq!(format!("{text},-").parse::<Cursor>(), Err(CursorError::TooManyEntries));
+        assert_eq!(Cursor::new([most, vec![None]].concat()), Err(CursorError::TooManyEntries));
+        assert_eq!(Cursor::new(Vec::new()), Err(CursorError::Empty));
+    }
+
+    proptest! {
+        #[test]
+        fn every_cursor_is_read_back_equal(
+            positions in vec(option::of((any::<u64>(), any::<u64>())), 1..20),
+        ) {
+            let positions = positions.into_iter();
+            let positions = positions.map(|position| position.map(|(epoch, offset)| at(epoch, offset)));
+            let cursor = Cursor::new(positions.collect()).unwrap();
+            prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+        }
+
+        #[test]
+        fn parsing_never_panics(text in "\\PC{0,40}|[0-9a-f:,-]{0,60}") {
+            if let Ok(cursor) = text.parse::<Cursor>() {
+                prop_assert_eq!(cursor.to_string().parse(), Ok(cursor));
+            }
+        }
+    }
+}

@@ -17,6 +17,7 @@ pub mod destination;
 pub mod native;
 pub mod pattern;
 pub mod position;
+mod scan;
 pub mod sockjs;
 pub mod sse;
 pub mod stomp;

@@ -104,3 +104,83 @@ pub fn preflight(methods: &'static str) -> impl Iterator<Item = Header<'static>>
         .into_iter()
         .chain([("access-control-allow-methods", methods), ("access-control-max-age", "31536000")])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn answers_have_the_types_of_the_suite_and_are_not_cached() {
+        for (transport, content_type) in [
+            (Transport::Xhr, "application/javascript;charset=UTF-8"),
+            (Transport::XhrSend, "text/plain;charset=UTF-8"),
+            (Transport::XhrStreaming, "application/javascript;charset=UTF-8"),
+            (Transport::EventSource, "text/event-stream"),
+            (Transport::HtmlFile, "text/html;charset=UTF-8"),
+            (Transport::Jsonp, "application/javascript;charset=UTF-8"),
+            (Transport::JsonpSend, "text/plain;charset=UTF-8"),
+        ] {
+            let headers: Vec<_> = transport.headers().collect();
+            let (name, value) = headers[0];
+            assert_eq!((name, value.replace(' ', "").as_str()), ("content-type", content_type));
+            assert_eq!(headers[1], ("cache-control", NO_CACHE));
+            let no_sniff = headers.contains(&("x-content-type-options", "nosniff"));
+            assert_eq!(no_sniff, transport == Transport::Jsonp);
+            assert_eq!(headers.len(), if no_sniff { 3 } else { 2 });
+        }
+        assert_eq!(Transport::WebSocket.headers().count(), 0);
+        assert_eq!(NO_CACHE, "no-store, no-cache, no-transform, must-revalidate, max-age=0");
+    }
+
+    #[test]
+    fn each_transport_answers_its_methods() {
+        use Transport as T;
+        for (transport, method, methods, is_cors) in [
+            (T::Xhr, "POST", "OPTIONS, POST", true),
+            (T::XhrSend, "POST", "OPTIONS, POST", true),
+            (T::XhrStreaming, "POST", "OPTIONS, POST", true),
+            (T::EventSource, "GET", "OPTIONS, GET", true),
+            (T::HtmlFile, "GET", "GET", false),
+            (T::Jsonp, "GET", "GET", false),
+            (T::JsonpSend, "POST", "POST", false),
+            (T::WebSocket, "GET", "GET", false),
+        ] {
+            let found = (transport.method(), transport.methods(), transport.is_cors());
+            assert_eq!(found, (method, methods, is_cors), "{transport:?}");
+        }
+        assert_eq!(Transport::XhrSend.accepted(), (204, ""));
+        assert_eq!(Transport::JsonpSend.accepted(), (200, "ok"));
+    }
+
+    #[test]
+    fn an_origin_is_echoed_with_credentials_and_none_is_any() {
+        let headers = |origin, requested| cors(origin, requested).collect::<Vec<_>>();
+        for origin in ["test", "null"] {
+            let expected = [
+                ("access-control-allow-origin", origin),
+                ("access-control-allow-credentials", "true"),
+                ("vary", "Origin"),
+            ];
+            assert_eq!(headers(Some(origin), None), expected);
+            assert_eq!(headers(Some(origin), Some("")), expected);
+        }
+        let expected = [
+            ("access-control-allow-origin", "*"),
+            ("vary", "Origin"),
+            ("access-control-allow-headers", "a, b, c"),
+        ];
+        assert_eq!(headers(None, Some("a, b, c")), expected);
+    }
+
+    #[test]
+    fn the_answer_to_options_may_be_kept_for_a_year() {
+        let headers: Vec<_> = preflight(INFO_METHODS).collect();
+        let expected = [
+            ("cache-control", "public, max-age=31536000"),
+            ("expires", "Fri, 31 Dec 2100 23:59:59 GMT"),
+            ("access-control-allow-methods", "OPTIONS, GET"),
+            ("access-control-max-age", "31536000"),
+        ];
+        assert_eq!(headers, expected);
+    }
+}

@@ -1,7 +1,5 @@
 //! The resources besides sessions: the greeting, `info` and the iframe's page.
 
-use std::fmt::Write as _;
-
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
@@ -73,9 +71,7 @@ impl Iframe {
             }
         }
         html.push_str(IFRAME_REST);
-        let mut etag = String::new();
-        let digest = URL_SAFE_NO_PAD.encode(Sha1::digest(&html));
-        let _ = write!(etag, "\"{digest}\"");
+        let etag = format!("\"{}\"", URL_SAFE_NO_PAD.encode(Sha1::digest(&html)));
         Self { html, etag }
     }
 
@@ -104,3 +100,69 @@ const IFRAME_REST: &str = r#""></script>
   <p>This is a SockJS hidden iframe. It's used for cross domain magic.</p>
 </body>
 </html>"#;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn info_says_what_the_client_asks() {
+        let info = Info::new(true, 4_294_967_295);
+        let expected =
+            r#"{"websocket":true,"cookie_needed":false,"entropy":4294967295,"origins":["*:*"]}"#;
+        assert_eq!(info.to_json(), expected);
+        let info = Info::new(false, 0).with_cookie_needed(true).with_base_url(Some("http://a/\"b"));
+        let expected = r#"{"websocket":false,"cookie_needed":true,"entropy":0,"base_url":"http://a/\"b","origins":["*:*"]}"#;
+        assert_eq!(info.to_json(), expected);
+    }
+
+    #[test]
+    fn the_iframe_is_the_page_of_the_suite() {
+        let expected = r#"
+<!DOCTYPE html>
+<html>
+<head>
+  <meta http-equiv="X-UA-Compatible" content="IE=edge" />
+  <meta http-equiv="Content-Type" content="text/html; charset=UTF-8" />
+  <script src="/sockjs.min.js"></script>
+  <script>
+    document.domain = document.domain;
+    SockJS.bootstrap_iframe();
+  </script>
+</head>
+<body>
+  <h2>Don't panic!</h2>
+  <p>This is a SockJS hidden iframe. It's used for cross domain magic.</p>
+</body>
+</html>
+"#;
+        assert_eq!(Iframe::new("/sockjs.min.js").html, expected.trim());
+    }
+
+    #[test]
+    fn no_url_gets_out_of_its_attribute() {
+        let html = Iframe::new("/a?b&c\"><script>").html;
+        assert!(html.contains(r#"<script src="/a?b&amp;c&quot;&gt;&lt;script&gt;"></script>"#));
+    }
+
+    #[test]
+    fn the_tag_changes_with_the_page_only() {
+        let page = Iframe::new("/a.js");
+        assert_eq!(page, Iframe::new("/a.js"));
+        assert_ne!(page.etag, Iframe::new("/b.js").etag);
+        let tag = page.etag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')).unwrap();
+        assert!(!tag.is_empty() && tag.bytes().all(|b| b.is_ascii_graphic() && b != b'"'));
+    }
+
+    #[test]
+    fn a_page_that_the_client_has_is_not_sent_again() {
+        let page = Iframe::new("/a.js");
+        let tag = &page.etag;
+        for known in [tag.clone(), format!("W/{tag}"), format!("\"x\", {tag}"), "*".to_owned()] {
+            assert!(page.is_known_to(&known), "{known}");
+        }
+        for unknown in ["", "\"x\"", tag.trim_matches('"'), "\"*\""] {
+            assert!(!page.is_known_to(unknown), "{unknown}");
+        }
+    }
+}

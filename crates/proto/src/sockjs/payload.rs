@@ -288,3 +288,6 @@ fn form_decode(value: &[u8]) -> Cow<'_, [u8]> {
 }
 
 const JSON_SPACE: [char; 4] = [' ', '\t', '\n', '\r'];
+
+#[cfg(test)]
+mod tests;

@@ -1,5 +1,7 @@
 //! A text as the JSON string that SockJS wants, with a fast path for text that needs no escape.
 
+use crate::scan;
+
 /// Appends a text as a JSON string.
 pub fn quote(text: &str, out: &mut Vec<u8>) {
     out.push(b'"');
@@ -12,17 +14,7 @@ pub fn quote(text: &str, out: &mut Vec<u8>) {
 /// Escaped are what JSON asks for, and the characters that browsers are known to mangle
 /// ("JSON Unicode Encoding"): U+200C..F, U+2028..F, U+2060..F, U+FFF0..F.
 pub fn escape(text: &str, out: &mut Vec<u8>) {
-    let mut rest = text.as_bytes();
-    out.reserve(rest.len());
-    while let Some((at, escape)) = next_escape(rest) {
-        out.extend_from_slice(&rest[..at]);
-        rest = &rest[at + escape.bytes..];
-        match escape.write {
-            Write::Short(letter) => out.extend_from_slice(&[b'\\', letter]),
-            Write::Unicode(code) => write_unicode(code, out),
-        }
-    }
-    out.extend_from_slice(rest);
+    scan::replace(text.as_bytes(), out, may_need_escape, escape_of);
 }
 
 /// The same for bytes that should be UTF-8; what is not is replaced, as in
@@ -34,79 +26,65 @@ pub fn escape_lossy(bytes: &[u8], out: &mut Vec<u8>) {
     for chunk in bytes.utf8_chunks() {
         escape(chunk.valid(), out);
         if !chunk.invalid().is_empty() {
-            write_unicode(0xFFFD, out);
+            out.extend_from_slice(Escape::unicode(0xFFFD).as_ref());
         }
     }
 }
 
-/// A character to escape: its bytes in UTF-8, and how it is written.
+/// `\n` or `\u200c`.
 struct Escape {
-    bytes: usize,
-    write: Write,
+    text: [u8; 6],
+    len: usize,
 }
 
-enum Write {
-    Short(u8),
-    Unicode(u16),
-}
-
-fn next_escape(bytes: &[u8]) -> Option<(usize, Escape)> {
-    let mut at = 0;
-    while at < bytes.len() {
-        at += clean_blocks(&bytes[at..]);
-        let block = &bytes[at..bytes.len().min(at + BLOCK)];
-        for within in block.iter().enumerate().filter(|(_, byte)| is_suspect(**byte)) {
-            let found = at + within.0;
-            if let Some(escape) = escape_of(&bytes[found..]) {
-                return Some((found, escape));
-            }
-        }
-        at += block.len();
+impl Escape {
+    fn short(letter: u8) -> Self {
+        Self { text: [b'\\', letter, 0, 0, 0, 0], len: 2 }
     }
-    None
+
+    fn unicode(code: u16) -> Self {
+        let digit = |shift: u16| HEX[usize::from(code >> shift & 0xF)];
+        Self { text: [b'\\', b'u', digit(12), digit(8), digit(4), digit(0)], len: 6 }
+    }
 }
 
-/// How many bytes at the front are in blocks that need no second look. There is no branch within a
-/// block, so that the compiler looks at all its bytes at once.
-fn clean_blocks(bytes: &[u8]) -> usize {
-    let is_clean =
-        |block: &&[u8]| !block.iter().fold(false, |suspect, byte| suspect | is_suspect(*byte));
-    bytes.chunks_exact(BLOCK).take_while(is_clean).count() * BLOCK
+impl AsRef<[u8]> for Escape {
+    fn as_ref(&self) -> &[u8] {
+        &self.text[..self.len]
+    }
 }
 
-/// Whether a character that begins with this byte may need an escape.
-fn is_suspect(byte: u8) -> bool {
-    (byte < 0x20) || (byte == b'"') || (byte == b'\\') || (byte == 0xE2) || (byte == 0xEF)
+/// Whether a character that begins with this byte may be one to escape.
+fn may_need_escape(byte: u8) -> u8 {
+    u8::from(byte < 0x20)
+        | u8::from(byte == b'"')
+        | u8::from(byte == b'\\')
+        | u8::from(byte == 0xE2)
+        | u8::from(byte == 0xEF)
 }
 
-fn escape_of(bytes: &[u8]) -> Option<Escape> {
-    let (len, write) = match *bytes {
-        [letter @ (b'"' | b'\\'), ..] => (1, Write::Short(letter)),
-        [0x08, ..] => (1, Write::Short(b'b')),
-        [b'\t', ..] => (1, Write::Short(b't')),
-        [b'\n', ..] => (1, Write::Short(b'n')),
-        [0x0C, ..] => (1, Write::Short(b'f')),
-        [b'\r', ..] => (1, Write::Short(b'r')),
-        [control @ ..0x20, ..] => (1, Write::Unicode(control.into())),
+/// The escape of the character at the front, if it needs one, and its bytes in UTF-8.
+fn escape_of(bytes: &[u8]) -> Option<(usize, Escape)> {
+    match *bytes {
+        [letter @ (b'"' | b'\\'), ..] => Some((1, Escape::short(letter))),
+        [0x08, ..] => Some((1, Escape::short(b'b'))),
+        [b'\t', ..] => Some((1, Escape::short(b't'))),
+        [b'\n', ..] => Some((1, Escape::short(b'n'))),
+        [0x0C, ..] => Some((1, Escape::short(b'f'))),
+        [b'\r', ..] => Some((1, Escape::short(b'r'))),
+        [control @ ..0x20, ..] => Some((1, Escape::unicode(control.into()))),
         [0xE2, 0x80, last @ (0x8C..=0x8F | 0xA8..=0xAF), ..] => {
-            (3, Write::Unicode(0x2000 | u16::from(last & 0x3F)))
+            Some((3, Escape::unicode(0x2000 | u16::from(last & 0x3F))))
         }
         [0xE2, 0x81, last @ 0xA0..=0xAF, ..] => {
-            (3, Write::Unicode(0x2040 | u16::from(last & 0x3F)))
+            Some((3, Escape::unicode(0x2040 | u16::from(last & 0x3F))))
         }
         [0xEF, 0xBF, last @ 0xB0..=0xBF, ..] => {
-            (3, Write::Unicode(0xFFC0 | u16::from(last & 0x3F)))
+            Some((3, Escape::unicode(0xFFC0 | u16::from(last & 0x3F))))
         }
-        _ => return None,
-    };
-    Some(Escape { bytes: len, write })
+        _ => None,
+    }
 }
 
-fn write_unicode(code: u16, out: &mut Vec<u8>) {
-    let digit = |shift: u16| HEX[usize::from(code >> shift & 0xF)];
-    out.extend_from_slice(&[b'\\', b'u', digit(12), digit(8), digit(4), digit(0)]);
-}
-
-const BLOCK: usize = 32;
 /// In lower case, as the protocol's test suite compares it.
 const HEX: &[u8; 16] = b"0123456789abcdef";

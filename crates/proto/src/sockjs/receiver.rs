@@ -1,5 +1,7 @@
 //! What each receiving transport puts around a frame, and before the first one.
 
+use crate::scan;
+
 use super::{Callback, Transport};
 
 /// A transport that receives, with what it needs to wrap a frame.
@@ -84,8 +86,10 @@ impl Receiver {
     pub fn content(&self, out: &mut Vec<u8>, content: &[u8]) {
         match self {
             Self::Xhr | Self::XhrStreaming | Self::WebSocket => out.extend_from_slice(content),
-            Self::EventSource => replace(content, in_event, out),
-            Self::HtmlFile(_) | Self::Jsonp(_) => replace(content, in_script, out),
+            Self::EventSource => scan::replace(content, out, may_end_event, in_event),
+            Self::HtmlFile(_) | Self::Jsonp(_) => {
+                scan::replace(content, out, may_end_script, in_script);
+            }
         }
     }
 
@@ -103,41 +107,41 @@ impl Receiver {
 
 /// The client decodes an event with `decodeURI`, so that a percent sign must be escaped as well as
 /// what ends a line.
-fn in_event(byte: u8) -> Option<&'static [u8]> {
-    match byte {
-        b'%' => Some(b"%25"),
-        b'\r' => Some(b"%0D"),
-        b'\n' => Some(b"%0A"),
-        0 => Some(b"%00"),
-        _ => None,
-    }
+fn in_event(content: &[u8]) -> Option<(usize, &'static [u8])> {
+    let escape: &[u8] = match *content.first()? {
+        b'%' => b"%25",
+        b'\r' => b"%0D",
+        b'\n' => b"%0A",
+        0 => b"%00",
+        _ => return None,
+    };
+    Some((1, escape))
+}
+
+fn may_end_event(byte: u8) -> u8 {
+    u8::from(byte < 0x20) | u8::from(byte == b'%')
 }
 
 /// In a script the frame is a string once more. A frame has no bare line ends or control characters;
 /// they are escaped all the same, and `<`, which could end the script.
-fn in_script(byte: u8) -> Option<&'static [u8]> {
-    match byte {
-        b'"' => Some(b"\\\""),
-        b'\\' => Some(b"\\\\"),
-        b'<' => Some(b"\\u003c"),
-        b'\r' => Some(b"\\r"),
-        b'\n' => Some(b"\\n"),
-        0 => Some(b"\\u0000"),
-        _ => None,
-    }
+fn in_script(content: &[u8]) -> Option<(usize, &'static [u8])> {
+    let escape: &[u8] = match *content.first()? {
+        b'"' => b"\\\"",
+        b'\\' => b"\\\\",
+        b'<' => b"\\u003c",
+        b'\r' => b"\\r",
+        b'\n' => b"\\n",
+        0 => b"\\u0000",
+        _ => return None,
+    };
+    Some((1, escape))
 }
 
-fn replace(content: &[u8], by: fn(u8) -> Option<&'static [u8]>, out: &mut Vec<u8>) {
-    out.reserve(content.len());
-    let mut plain = 0;
-    for (at, byte) in content.iter().enumerate() {
-        if let Some(replacement) = by(*byte) {
-            out.extend_from_slice(&content[plain..at]);
-            out.extend_from_slice(replacement);
-            plain = at + 1;
-        }
-    }
-    out.extend_from_slice(&content[plain..]);
+fn may_end_script(byte: u8) -> u8 {
+    u8::from(byte < 0x20)
+        | u8::from(byte == b'"')
+        | u8::from(byte == b'\\')
+        | u8::from(byte == b'<')
 }
 
 /// Internet Explorer reads no further before 2 KiB.
