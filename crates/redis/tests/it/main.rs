@@ -11,6 +11,7 @@ mod idempotency;
 mod lease;
 mod nodes;
 mod outages;
+mod peers;
 mod presence;
 mod queues;
 mod registry;
