@@ -4,14 +4,16 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fanlight_proto::Position;
 use fanlight_proto::cursor::Cursor;
 use fanlight_proto::native::{self, MessageFields};
-use fanlight_proto::sse;
 use fanlight_proto::stomp::{self, Version};
 use fanlight_proto::ws::deflate::{self, Deflater};
 use fanlight_proto::ws::{self, Opcode};
+use fanlight_proto::{sockjs, sse};
 
 use crate::history::Lost;
 use crate::hub::{Hub, WireKey};
@@ -30,6 +32,17 @@ pub enum Framing {
     Stream,
     /// The same as chunks of an HTTP/1.1 body (RFC 9112 §7.1): server-sent events.
     Chunked,
+    /// SockJS frames of messages, each a WebSocket message.
+    SockJs,
+    /// Quoted messages for a later SockJS frame, each with a comma before it.
+    Quoted,
+}
+
+impl Framing {
+    /// Whether it carries nothing but text.
+    fn is_text_only(self) -> bool {
+        matches!(self, Self::SockJs | Self::Quoted)
+    }
 }
 
 /// The encodings of one run of publications, made when first asked for and kept for the run.
@@ -118,6 +131,18 @@ impl Encoder {
             Framing::WebSocket | Framing::WebSocketDeflate => ws::frame(&mut out, opcode, payload),
             Framing::Stream => out.extend_from_slice(payload),
             Framing::Chunked => chunked(&mut out, payload),
+            Framing::SockJs => {
+                let mut frame = Vec::with_capacity(payload.len() + 16);
+                frame.extend_from_slice(sockjs::frame::MESSAGES_BEGIN);
+                sockjs::escape_lossy(payload, &mut frame);
+                frame.extend_from_slice(sockjs::frame::MESSAGES_END);
+                ws::frame(&mut out, Opcode::Text, &frame);
+            }
+            Framing::Quoted => {
+                out.extend_from_slice(b",\"");
+                sockjs::escape_lossy(payload, &mut out);
+                out.push(b'"');
+            }
         }
         Chunk::new([Bytes::from(out)], 1)
     }
@@ -267,7 +292,37 @@ impl Run<'_> {
         }
     }
 
+    /// STOMP frames as the messages of a transport that carries text only: a body that is not text
+    /// goes as base64, and says so.
+    fn encode_stomp_text(
+        &mut self,
+        version: Version,
+        id: &str,
+        ack: bool,
+        framing: Framing,
+    ) -> Chunk {
+        let mut lost = self.lost;
+        let mut out = Vec::new();
+        for publication in self.publications {
+            let mut message = stomp_head(publication, version, id, ack);
+            if std::str::from_utf8(&publication.body).is_ok() {
+                let rest = StompRest::new(publication, version, lost.take());
+                message.extend_from_slice(&rest.bytes);
+            } else {
+                let rest = StompRest::new(&in_base64(publication), version, lost.take());
+                message.extend_from_slice(&rest.bytes);
+            }
+            for piece in self.encoder.frame(true, &message, framing).pieces() {
+                out.extend_from_slice(piece);
+            }
+        }
+        Chunk::new([Bytes::from(out)], self.publications.len() as u32)
+    }
+
     fn encode_stomp(&mut self, version: Version, id: &str, ack: bool, framing: Framing) -> Chunk {
+        if framing.is_text_only() {
+            return self.encode_stomp_text(version, id, ack, framing);
+        }
         let Encoder { deflater, deflate_min_bytes, stomp, .. } = &mut *self.encoder;
         let rests = &mut stomp[version as usize];
         if rests.is_empty() {
@@ -298,7 +353,7 @@ impl Run<'_> {
                     Framing::WebSocket | Framing::WebSocketDeflate => {
                         out.extend_from_slice(&ws::frame_header(opcode, false, length));
                     }
-                    Framing::Stream | Framing::Chunked => {}
+                    _ => {}
                 }
                 out.extend_from_slice(&head);
                 rest.bytes.clone()
@@ -356,6 +411,17 @@ impl StompRest {
             out.into()
         });
         made.clone()
+    }
+}
+
+/// The same publication, its body in base64.
+fn in_base64(publication: &Publication) -> Publication {
+    let mut headers = publication.headers.to_vec();
+    headers.push(("content-transfer-encoding".into(), "base64".into()));
+    Publication {
+        body: STANDARD.encode(&publication.body).into(),
+        headers: headers.into(),
+        ..publication.clone()
     }
 }
 

@@ -113,6 +113,22 @@ impl Outbox {
         frames
     }
 
+    /// Takes the oldest chunks, at least one and no more than `max_bytes` of them.
+    pub fn take(&mut self, max_bytes: usize) -> Vec<Chunk> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(first) = self.chunks.front() {
+            bytes += first.len();
+            if bytes > max_bytes && !taken.is_empty() {
+                break;
+            }
+            self.bytes -= first.len();
+            self.frames -= first.frames;
+            taken.extend(self.chunks.pop_front());
+        }
+        taken
+    }
+
     /// Fills `slices` with what comes next; the number of slices filled.
     pub fn slices<'o>(&'o self, slices: &mut [IoSlice<'o>]) -> usize {
         fill_slices(&self.chunks, self.written, slices)

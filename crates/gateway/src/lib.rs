@@ -13,6 +13,7 @@ pub mod dev;
 pub mod drain;
 pub mod health;
 pub mod jwt;
+pub mod mail;
 pub mod node;
 pub mod origin;
 pub mod presence;

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
+use fanlight_engine::peers::Peers;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::Rules;
 
@@ -11,6 +12,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::Authenticator;
+use crate::worker::WorkerShared;
 
 /// A running node.
 pub struct Node {
@@ -26,6 +28,8 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Leads to the sessions that clients have named.
+    pub peers: Arc<dyn Peers>,
     /// Who may do what, and the bounds.
     pub rules: Arc<Rules>,
     /// The time.
@@ -50,14 +54,7 @@ pub enum Readiness {
 
 impl Node {
     /// A node that takes connections as soon as its broker is healthy.
-    pub fn new(
-        config: Config,
-        authenticator: Arc<Authenticator>,
-        rules: Arc<Rules>,
-        broker: Arc<dyn Broker>,
-        registry: Arc<dyn Registry>,
-        clock: Clock,
-    ) -> Self {
+    pub fn new(config: Config, shared: &WorkerShared) -> Self {
         let limits = &config.limits;
         let admission = |connections: u32| {
             let (connections, per_ip) = (connections as usize, limits.connections_per_ip as usize);
@@ -67,13 +64,14 @@ impl Node {
             (admission(limits.connections), admission(limits.http_connections));
         Self {
             config,
-            authenticator,
+            authenticator: Arc::clone(&shared.authenticator),
             admission,
             http_admission,
-            broker,
-            registry,
-            rules,
-            clock,
+            broker: Arc::clone(&shared.broker),
+            registry: Arc::clone(&shared.registry),
+            peers: Arc::clone(&shared.peers),
+            rules: Arc::clone(&shared.rules),
+            clock: shared.clock,
             dev: false,
             conformance: false,
             draining: AtomicBool::new(false),

@@ -25,13 +25,15 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
+use crate::mail::Mailroom;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::events::{self, EventsState};
+use crate::transport::sockjs::{self, SockJsState};
 use crate::transport::ws::{self, WebSocketState};
-use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
+use crate::worker::{InboxReceiver, MailboxTimes, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dev, health};
 
 /// Runs a node until it is told to end and has drained.
@@ -49,14 +51,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
-    let handles = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let clock = Clock::start();
-    let cluster = Cluster::join(&config, handles, reachable(public), clock, &tracker, &shutdown)?;
+    let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
+    let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
+    let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
-    let authenticator = Arc::clone(&shared.authenticator);
-    let (broker, registry) = (Arc::clone(&cluster.broker), Arc::clone(&cluster.registry));
-    let rules = Arc::clone(&shared.rules);
-    let mut node = Node::new(config, authenticator, rules, broker, registry, clock);
+    let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
     let node = Arc::new(node);
@@ -113,12 +113,17 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
         registry: Arc::clone(&cluster.registry),
+        peers: Arc::clone(&cluster.peers),
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),
             frames: config.limits.outbox_frames,
         },
         send_time_ms: config.limits.send_time.as_ms(),
+        mailbox_times: MailboxTimes {
+            heartbeat_ms: config.sockjs.heartbeat.as_ms(),
+            disconnect_ms: config.sockjs.disconnect_delay.as_ms(),
+        },
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
     })
 }
@@ -206,8 +211,13 @@ impl WorkerThread {
 }
 
 fn public_routes(node: &Arc<Node>, state: WebSocketState) -> Router {
+    let peers = Arc::clone(&node.peers);
+    let sockjs = SockJsState::new(Arc::clone(node), state.worker.clone(), peers);
     let listeners = EventsState { node: Arc::clone(node), worker: state.worker.clone() };
-    let mut router = ws::routes(state).merge(events::routes(listeners)).merge(health::routes(node));
+    let mut router = ws::routes(state)
+        .merge(events::routes(listeners))
+        .merge(sockjs::routes(sockjs))
+        .merge(health::routes(node));
     if node.dev {
         router = router.merge(dev::routes(node));
     }

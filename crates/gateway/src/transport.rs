@@ -3,4 +3,5 @@
 pub mod cors;
 pub mod door;
 pub mod events;
+pub mod sockjs;
 pub mod ws;

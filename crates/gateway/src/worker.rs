@@ -5,6 +5,7 @@ mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod mailbox;
 mod queues;
 mod recovery;
 mod registry;
@@ -21,18 +22,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
-use fanlight_engine::encode::Encoder;
+use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::peers::Peers;
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
-use fanlight_engine::registry::Registry;
+use fanlight_engine::registry::{Handle, Registry};
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
 use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::{self, Opcode};
+use fanlight_proto::{CloseReason, sockjs};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -41,10 +43,13 @@ use slab::Slab;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::admission::Admitted;
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, Opening, WorkerHandle, inbox};
+pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox};
+use mailbox::Mailbox;
+pub use mailbox::MailboxTimes;
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
@@ -67,12 +72,16 @@ pub struct WorkerShared {
     pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Knows who has the sessions that clients have named.
+    pub peers: Arc<dyn Peers>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
     pub outbox_limits: OutboxLimits,
     /// How long an outbox may wait without progress, in milliseconds.
     pub send_time_ms: u64,
+    /// How mailboxes look after time.
+    pub mailbox_times: MailboxTimes,
     /// Messages below this are not compressed, in bytes.
     pub deflate_min_bytes: usize,
 }
@@ -285,6 +294,9 @@ impl Worker {
                 Inbox::Notice(Notice::Suspect(channel)) => {
                     self.recovery.timelines.suspect(&channel);
                 }
+                Inbox::Open(opened) => self.open(*opened),
+                Inbox::Mail(mail) => self.on_mail(*mail),
+                Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
                 Inbox::Disconnect(order) => self.obey(&order),
                 Inbox::Drain { window } => self.begin_drain(window),
             }
@@ -310,22 +322,62 @@ impl Worker {
             tracing::warn!(%error, "a new connection could not be registered; it is dropped");
             return;
         }
-        self.next_serial += 1;
+        let slot = self.slot(key, link, framing, opening, admitted, now);
+        let listens = slot.role.is_listener();
+        self.slots.insert(Slot { socket: Some(socket), ..slot });
+        if !answer.is_empty()
+            && let Some(slot) = self.slots.get_mut(key.0 as usize)
+        {
+            self.stage.push(key, slot, Chunk::new([answer], 0));
+        }
+        if listens {
+            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
+        }
+        if !leftover.is_empty() {
+            let mut leftover = leftover.to_vec();
+            self.guarded(key, |worker| worker.feed(key, &mut leftover, now));
+        }
+    }
+
+    /// Opens a session to which requests will come.
+    fn open(&mut self, opened: Opened) {
+        let Opened { name, caller, opening, admitted, reply } = opened;
+        let now = self.shared.clock.now();
+        let key = SessionKey(self.slots.vacant_key() as u32);
+        let link = Link::Mailbox(Box::new(Mailbox::new(name, caller, now.mono_ms)));
+        let slot = self.slot(key, link, Framing::Quoted, opening, admitted, now);
+        let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
+        self.slots.insert(slot);
+        // Who asked for it may have gone: then nobody comes, and it ends by that.
+        let _ = reply.send(handle);
+    }
+
+    /// What a connection begins with.
+    fn slot(
+        &mut self,
+        key: SessionKey,
+        link: Link,
+        framing: Framing,
+        opening: Opening,
+        admitted: Admitted,
+        now: Now,
+    ) -> Slot {
         let id = self.ids.session(now);
-        let listens = matches!(opening, Opening::Listener(..));
-        let role = match opening {
-            Opening::Session(handshake, protocol) => {
-                Role::Session(Session::new(key, id, protocol, handshake, now))
-            }
-            Opening::Listener(handshake, listening) => {
-                Role::Session(Session::listener(key, id, listening, handshake, now))
-            }
-            Opening::Echo => Role::Echo,
-        };
-        self.slots.insert(Slot {
-            socket,
+        self.next_serial += 1;
+        self.stats.opened += 1;
+        Slot {
+            socket: None,
             link,
-            role,
+            role: match opening {
+                Opening::Session(handshake, protocol) => {
+                    Role::Session(Session::new(key, id, protocol, handshake, now))
+                }
+                Opening::Listener(handshake, listening) => {
+                    Role::Session(Session::listener(key, id, listening, handshake, now))
+                }
+                Opening::Echo => Role::Echo,
+            },
+            inbound: None,
             outbox: None,
             serial: self.next_serial,
             last_received_ms: now.mono_ms,
@@ -338,19 +390,6 @@ impl Worker {
             peer_ended: false,
             staged: None,
             _admitted: admitted,
-        });
-        self.stats.opened += 1;
-        if !answer.is_empty()
-            && let Some(slot) = self.slots.get_mut(key.0 as usize)
-        {
-            self.stage.push(key, slot, Chunk::new([answer], 0));
-        }
-        if listens {
-            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
-        }
-        if !leftover.is_empty() {
-            let mut leftover = leftover.to_vec();
-            self.guarded(key, |worker| worker.feed(key, &mut leftover, now));
         }
     }
 
@@ -437,6 +476,18 @@ impl Worker {
         self.slots.get(ticket.key.0 as usize).is_some_and(|slot| slot.serial == ticket.serial)
     }
 
+    /// Pings the peer in the way of its link; a mailbox looks after that itself.
+    fn ping(&mut self, key: SessionKey) {
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
+        if !matches!(slot.link, Link::WebSocket(_)) {
+            return;
+        }
+        if slot.framing == Framing::SockJs {
+            self.stage_control(key, Opcode::Text, sockjs::frame::HEARTBEAT);
+        }
+        self.stage_control(key, Opcode::Ping, &[]);
+    }
+
     fn stage_control(&mut self, key: SessionKey, opcode: Opcode, payload: &[u8]) {
         let mut out = Vec::with_capacity(payload.len() + 2);
         ws::frame(&mut out, opcode, payload);
@@ -458,9 +509,11 @@ impl Worker {
 
     fn close_with_code(&mut self, key: SessionKey, reason: CloseReason, code: u16, now: Now) {
         if self.end_session(key, reason, now) {
-            let last_word = self.slots.get(key.0 as usize).and_then(|slot| {
-                let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
-                slot.link.last_word(code, text)
+            let slot = self.slots.get_mut(key.0 as usize);
+            let last_word = slot.and_then(|slot| {
+                let word = slot.link.last_word(slot.framing, reason, code);
+                slot.hand_over(now.mono_ms);
+                word
             });
             match last_word {
                 Some(bytes) => self.stage_bytes(key, bytes),
@@ -482,7 +535,11 @@ impl Worker {
         if !slot.is_open() {
             return false;
         }
-        let deadline_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
+        let close_ms = match slot.link {
+            Link::Mailbox(_) => self.shared.mailbox_times.disconnect_ms,
+            _ => CLOSE_TIME.as_millis() as u64,
+        };
+        let deadline_ms = now.mono_ms + close_ms;
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         let paused = slot.paused;
         self.stats.closed(reason);
@@ -498,7 +555,15 @@ impl Worker {
     /// Ends a connection without a word. The socket closes when the slot drops.
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
-        let _ = self.poll.get_ref().registry().deregister(&mut slot.socket);
+        if let Some(socket) = &mut slot.socket {
+            let _ = self.poll.get_ref().registry().deregister(socket);
+        }
+        if let Link::Mailbox(mailbox) = &slot.link
+            && let Some(name) = mailbox.claim()
+        {
+            let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
+            self.shared.peers.release(name, handle);
+        }
     }
 
     /// Sends what the tick has gathered: one system call for each connection.

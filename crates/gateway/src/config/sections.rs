@@ -28,6 +28,8 @@ pub struct Config {
     pub origin: Origin,
     /// The WebSocket endpoint.
     pub websocket: WebSocket,
+    /// SockJS, for clients that can't have a WebSocket.
+    pub sockjs: SockJs,
     /// STOMP over WebSocket.
     pub stomp: Stomp,
     /// The native protocol, `fanlight.v1.json`.
@@ -171,6 +173,26 @@ pub struct WebSocket {
     pub compression: bool,
     /// Messages of fewer bytes are sent uncompressed.
     pub compression_min_bytes: u32,
+}
+
+/// SockJS, for clients that can't have a WebSocket. No request needs to come to the node that had
+/// the one before.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct SockJs {
+    /// The path that clients are given, without a slash at its end.
+    pub path: String,
+    /// How long a session lives without a connection that receives.
+    pub disconnect_delay: Span,
+    /// How often a connection that receives nothing else is sent a heartbeat.
+    pub heartbeat: Span,
+    /// How much a streaming response carries before it ends and the client makes another: browsers
+    /// keep all of it in memory.
+    pub stream_bytes: Size,
+    /// Where the page in an iframe, for old browsers, loads the client from.
+    pub client_url: String,
+    /// Where clients are to connect to, told in `info`. Empty: where they asked.
+    pub base_url: String,
 }
 
 /// STOMP over WebSocket.
@@ -519,6 +541,19 @@ impl Default for Auth {
 impl Default for WebSocket {
     fn default() -> Self {
         Self { path: "/ws".into(), compression: false, compression_min_bytes: 256 }
+    }
+}
+
+impl Default for SockJs {
+    fn default() -> Self {
+        Self {
+            path: "/sockjs".into(),
+            disconnect_delay: Span::seconds(5),
+            heartbeat: Span::seconds(25),
+            stream_bytes: Size::kib(128),
+            client_url: "https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js".into(),
+            base_url: String::new(),
+        }
     }
 }
 

@@ -59,7 +59,8 @@ fn not_admitted(error: AdmissionError) -> Problem {
     }
 }
 
-fn unavailable(code: &'static str, detail: &str) -> Problem {
+/// A request that may be made again.
+pub fn unavailable(code: &'static str, detail: &str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
         .with_header(header::RETRY_AFTER, "1")
 }

@@ -8,12 +8,11 @@ use axum::body::HttpBody;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use bytes::Bytes;
 use fanlight_engine::auth::Principal;
 use fanlight_engine::session::{Handshake, Protocol};
-use fanlight_proto::native;
 use fanlight_proto::stomp::Version;
-use fanlight_proto::ws::{deflate, handshake};
+use fanlight_proto::ws::{self, Opcode, deflate, handshake};
+use fanlight_proto::{native, sockjs};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use super::door::{self, bad_request};
@@ -61,9 +60,12 @@ async fn upgrade_echo(
     upgrade(state, peer.0, takeover, request, Endpoint::Echo).await
 }
 
+/// What a WebSocket leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Endpoint {
+pub(super) enum Endpoint {
     Session,
+    /// A session whose messages come in SockJS frames.
+    SockJs,
     Echo,
 }
 
@@ -79,7 +81,7 @@ impl Agreed {
     fn opening(self, endpoint: Endpoint) -> Opening {
         let protocol = self.protocol.map(|(protocol, _)| protocol);
         match endpoint {
-            Endpoint::Session => {
+            Endpoint::Session | Endpoint::SockJs => {
                 Opening::Session(Handshake { principal: self.principal }, protocol)
             }
             Endpoint::Echo => Opening::Echo,
@@ -87,7 +89,8 @@ impl Agreed {
     }
 }
 
-async fn upgrade(
+/// Agrees on a WebSocket and hands its socket to the worker.
+pub(super) async fn upgrade(
     state: WebSocketState,
     peer: SocketAddr,
     takeover: Takeover,
@@ -103,11 +106,19 @@ async fn upgrade(
     };
     drop(request);
     let never = takeover.take(move |Taken { socket, leftover }| async move {
+        let mut answer = switching_protocols(&agreed);
+        let carrier = match endpoint {
+            Endpoint::SockJs => {
+                ws::frame(&mut answer, Opcode::Text, sockjs::frame::OPEN);
+                Carrier::SockJs
+            }
+            _ => Carrier::WebSocket { compression: agreed.compression.is_some() },
+        };
         let adopted = Adopted {
             socket,
-            answer: switching_protocols(&agreed),
+            answer: answer.into(),
             leftover,
-            carrier: Carrier::WebSocket { compression: agreed.compression.is_some() },
+            carrier,
             opening: agreed.opening(endpoint),
             admitted,
         };
@@ -131,7 +142,12 @@ fn agree(
     }
     let admitted = door::admit(node, peer, headers)?;
     let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
-    let compression = (node.config.websocket.compression || endpoint == Endpoint::Echo)
+    let is_wanted = match endpoint {
+        Endpoint::Session => node.config.websocket.compression,
+        Endpoint::SockJs => false,
+        Endpoint::Echo => true,
+    };
+    let compression = is_wanted
         .then(|| deflate::negotiate(&offered_compression))
         .flatten()
         .map(|accepted| accepted.header_value().to_string());
@@ -209,7 +225,7 @@ fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str
 }
 
 /// The response that ends the handshake (RFC 6455 §4.2.2).
-fn switching_protocols(agreed: &Agreed) -> Bytes {
+fn switching_protocols(agreed: &Agreed) -> Vec<u8> {
     let mut head = String::with_capacity(192);
     head.push_str(
         "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
@@ -227,7 +243,7 @@ fn switching_protocols(agreed: &Agreed) -> Bytes {
         line("Sec-WebSocket-Extensions", extension);
     }
     head.push_str("\r\n");
-    head.into()
+    head.into_bytes()
 }
 
 /// The values of a comma-separated header, over all its lines.

@@ -3,7 +3,6 @@
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::session::{Done, Effect};
 use fanlight_engine::time::Now;
-use fanlight_proto::ws::Opcode;
 
 use super::Worker;
 
@@ -60,7 +59,7 @@ impl Worker {
                 let chunk = self.encoder.frame(text, &payload, slot.framing);
                 self.stage.push(key, slot, chunk);
             }
-            Effect::Ping => self.stage_control(key, Opcode::Ping, &[]),
+            Effect::Ping => self.ping(key),
             Effect::Exit { user, reason } => {
                 if let Some(entry) = self.entry(key, user) {
                     self.shared.registry.leave(entry, reason);

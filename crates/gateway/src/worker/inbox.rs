@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
-use fanlight_engine::registry::Order;
+use fanlight_engine::peers::ClaimName;
+use fanlight_engine::registry::{Handle, Order};
 use fanlight_engine::session::{Handshake, Listening, Protocol};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Admitted;
+use crate::mail::Mail;
 
 /// What a worker is told.
 pub enum Inbox {
@@ -21,6 +23,12 @@ pub enum Inbox {
     Deliver(Delivery),
     /// Something about its channels.
     Notice(Notice),
+    /// A session is to be opened to which requests will come.
+    Open(Box<Opened>),
+    /// A request for such a session.
+    Mail(Box<Mail>),
+    /// Such a session has lost its claim.
+    Unclaimed(Handle),
     /// A session is to end.
     Disconnect(Box<Order>),
     /// The node drains: connections are to be closed evenly over `window`.
@@ -46,6 +54,20 @@ pub struct Adopted {
     pub admitted: Admitted,
 }
 
+/// A session without a connection of its own, on its way to its slot.
+pub struct Opened {
+    /// What it will be claimed by.
+    pub name: ClaimName,
+    /// Who opened it: nobody else receives or sends.
+    pub caller: Option<Box<str>>,
+    /// Who is to answer.
+    pub opening: Opening,
+    /// Its place in the limits.
+    pub admitted: Admitted,
+    /// Told where it is.
+    pub reply: oneshot::Sender<Handle>,
+}
+
 /// How a connection carries messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
@@ -54,6 +76,8 @@ pub enum Carrier {
         /// Whether permessage-deflate was agreed on.
         compression: bool,
     },
+    /// As SockJS frames, each a WebSocket message.
+    SockJs,
     /// As the protocol's own frames, one behind the other: STOMP over TCP.
     Stream,
     /// As server-sent events, and nothing is read.

@@ -2,11 +2,13 @@
 
 use std::io::{self, Read};
 
+use fanlight_engine::encode::Framing;
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::session::Incoming;
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
+use fanlight_proto::native::MAX_BATCH;
 use fanlight_proto::ws::{Message, Opcode, WsError};
+use fanlight_proto::{CloseReason, sockjs};
 use mio::event::Event;
 
 use super::slot::{Link, Phase, Role, Slot, Written};
@@ -57,7 +59,11 @@ impl Worker {
                 slot.paused = true;
                 break;
             }
-            match slot.socket.read(&mut buffer) {
+            let Some(socket) = &mut slot.socket else {
+                self.buffers.read = buffer;
+                return;
+            };
+            match socket.read(&mut buffer) {
                 Ok(0) => {
                     self.on_peer_ended(key, now);
                     self.buffers.read = buffer;
@@ -126,6 +132,7 @@ impl Worker {
     pub(super) fn feed(&mut self, key: SessionKey, input: &mut [u8], now: Now) {
         let mut rest = input;
         loop {
+            self.feed_inbound(key, now);
             let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
             let is_busy = slot.is_open() && slot.is_busy();
             slot.paused |= is_busy;
@@ -133,7 +140,7 @@ impl Worker {
                 Link::WebSocket(decoder) => decoder,
                 Link::Stream => return self.on_stream(key, rest, now),
                 // Whoever listens has nothing to say.
-                Link::Events { .. } => return,
+                Link::Events { .. } | Link::Mailbox(_) => return,
             };
             if is_busy {
                 if !rest.is_empty() {
@@ -174,6 +181,9 @@ impl Worker {
             return;
         }
         match message {
+            Message::Text(text) if slot.framing == Framing::SockJs => {
+                self.on_sockjs(key, &text, now);
+            }
             Message::Text(text) => self.on_data(key, Incoming::Text(&text), now),
             Message::Binary(bytes) => self.on_data(key, Incoming::Binary(&bytes), now),
             Message::Ping(payload) => self.stage_control(key, Opcode::Pong, &payload),
@@ -182,7 +192,22 @@ impl Worker {
         }
     }
 
-    fn on_data(&mut self, key: SessionKey, message: Incoming<'_>, now: Now) {
+    /// A WebSocket message of SockJS: any number of the session's.
+    fn on_sockjs(&mut self, key: SessionKey, text: &str, now: Now) {
+        let bytes = text.len();
+        let limits = sockjs::Limits { bytes, messages: MAX_BATCH };
+        match sockjs::read_message(text, &limits) {
+            Ok(messages) => {
+                let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+                let messages = messages.into_iter().map(|message| message.into_owned().into());
+                slot.inbound.get_or_insert_default().extend(messages);
+                self.feed_inbound(key, now);
+            }
+            Err(error) => self.fault(key, error.close_reason(), &error.to_string(), now),
+        }
+    }
+
+    pub(super) fn on_data(&mut self, key: SessionKey, message: Incoming<'_>, now: Now) {
         self.stats.messages_in += 1;
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         match slot.role {

@@ -1,5 +1,6 @@
 //! A connection as its worker keeps it: a socket, its session, and nothing else while idle.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 
@@ -8,10 +9,12 @@ use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::Session;
 use fanlight_proto::cursor::Cursor;
-use fanlight_proto::ws::{self, Decoder};
+use fanlight_proto::ws::{self, Decoder, Opcode};
+use fanlight_proto::{CloseReason, sockjs};
 use mio::net::TcpStream;
 
 use super::inbox::Carrier;
+use super::mailbox::Mailbox;
 use crate::admission::Admitted;
 
 /// A connection of a worker.
@@ -19,9 +22,12 @@ use crate::admission::Admitted;
 /// This is what an idle connection costs, so every field is looked at twice: no buffer, no timer
 /// and no task belongs here.
 pub(super) struct Slot {
-    pub socket: TcpStream,
+    /// Absent where requests come and go.
+    pub socket: Option<TcpStream>,
     pub link: Link,
     pub role: Role,
+    /// Messages behind the one that the session is busy with, where they come in arrays.
+    pub inbound: Option<Box<VecDeque<Box<str>>>>,
     /// What the socket did not take yet; `None` while it keeps up.
     pub outbox: Option<Box<Outbox>>,
     /// Tells this connection from the next one in the same slot.
@@ -55,6 +61,8 @@ pub(super) enum Link {
         /// Whether as chunks of an HTTP/1.1 body.
         chunked: bool,
     },
+    /// Requests that come and go.
+    Mailbox(Box<Mailbox>),
 }
 
 impl Link {
@@ -66,6 +74,9 @@ impl Link {
                     if compression { Framing::WebSocketDeflate } else { Framing::WebSocket };
                 (Self::WebSocket(Decoder::new(ws::Role::Server, compression)), framing)
             }
+            Carrier::SockJs => {
+                (Self::WebSocket(Decoder::new(ws::Role::Server, false)), Framing::SockJs)
+            }
             Carrier::Stream => (Self::Stream, Framing::Stream),
             Carrier::Events { chunked } => {
                 let framing = if chunked { Framing::Chunked } else { Framing::Stream };
@@ -75,16 +86,31 @@ impl Link {
     }
 
     /// What tells the peer that nothing more comes, apart from the end of the stream itself.
-    pub(super) fn last_word(&self, code: u16, text: &str) -> Option<Vec<u8>> {
+    pub(super) fn last_word(
+        &mut self,
+        framing: Framing,
+        reason: CloseReason,
+        code: u16,
+    ) -> Option<Vec<u8>> {
         match self {
             Self::WebSocket(_) => {
                 let mut out = Vec::new();
+                if framing == Framing::SockJs {
+                    let mut frame = Vec::new();
+                    sockjs::frame::close(&mut frame, &reason.into());
+                    ws::frame(&mut out, Opcode::Text, &frame);
+                }
+                let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
                 ws::close_frame(&mut out, code, text);
                 Some(out)
             }
             // The last chunk and no trailers (RFC 9112 §7.1).
             Self::Events { chunked: true } => Some(b"0\r\n\r\n".to_vec()),
             Self::Events { chunked: false } | Self::Stream => None,
+            Self::Mailbox(mailbox) => {
+                mailbox.close(&reason.into());
+                None
+            }
         }
     }
 }
@@ -104,6 +130,11 @@ impl Role {
             Self::Session(session) => session.cursor_mut(),
             Self::Echo => None,
         }
+    }
+
+    /// Whether it is a session that says by itself what it wants.
+    pub(super) fn is_listener(&self) -> bool {
+        matches!(self, Self::Session(session) if session.listens_from().is_some())
     }
 
     /// Whether it is this session.
@@ -154,10 +185,15 @@ impl Slot {
     ) -> Written {
         let (mut left, mut done) = (chunks, 0);
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
+        let Some(socket) = &mut self.socket else {
+            let written = self.keep(chunks, 0, limits, now_ms);
+            self.hand_over(now_ms);
+            return written;
+        };
         // Until the socket refuses: only then it tells when it is writable again, and only what it
         // refuses counts against the limits.
         while !waits && !left.is_empty() {
-            match send(&mut self.socket, left, done, scratch) {
+            match send(socket, left, done, scratch) {
                 Ok(written) => {
                     (left, done) = behind(left, done + written);
                     self.last_sent_ms = now_ms;
@@ -166,29 +202,46 @@ impl Slot {
                 Err(_) => return Written::Lost,
             }
         }
-        if left.is_empty() {
-            return Written::Taken;
-        }
+        if left.is_empty() { Written::Taken } else { self.keep(left, done, limits, now_ms) }
+    }
+
+    /// Queues `chunks`, of whose first `done` bytes are written.
+    fn keep(
+        &mut self,
+        chunks: &[Chunk],
+        mut done: usize,
+        limits: OutboxLimits,
+        now_ms: u64,
+    ) -> Written {
         let outbox = self.outbox.get_or_insert_default();
         if outbox.is_empty() {
             self.blocked_since_ms = now_ms;
         }
-        for (at, chunk) in left.iter().enumerate() {
+        for (at, chunk) in chunks.iter().enumerate() {
             if outbox.push(chunk.clone(), done, limits).is_err() {
-                return Written::Full { refused: left[at..].iter().map(Chunk::frames).sum() };
+                return Written::Full { refused: chunks[at..].iter().map(Chunk::frames).sum() };
             }
             done = 0;
         }
         Written::Taken
     }
 
+    /// Gives what waits to the request that waits for it.
+    pub(super) fn hand_over(&mut self, now_ms: u64) {
+        if let Link::Mailbox(mailbox) = &mut self.link {
+            mailbox.hand_over(&mut self.outbox, now_ms);
+        }
+    }
+
     /// Writes what waits, now that the socket is writable.
     pub(super) fn flush(&mut self, now_ms: u64) -> Written {
-        let Some(outbox) = &mut self.outbox else { return Written::Taken };
+        let (Some(outbox), Some(socket)) = (&mut self.outbox, &mut self.socket) else {
+            return Written::Taken;
+        };
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let filled = outbox.slices(&mut slices);
-            match self.socket.write_vectored(&slices[..filled]) {
+            match socket.write_vectored(&slices[..filled]) {
                 Ok(0) => return Written::Lost,
                 Ok(bytes) => {
                     outbox.advance(bytes);
@@ -207,14 +260,19 @@ impl Slot {
     /// Tells a peer that closes without a handshake of its own that nothing more comes: everything
     /// is written, and a reset must not overtake it.
     pub(super) fn finish(&mut self) {
-        if !matches!(self.link, Link::WebSocket(_)) {
-            let _ = self.socket.shutdown(Shutdown::Write);
+        if let (Link::Stream | Link::Events { .. }, Some(socket)) = (&self.link, &self.socket) {
+            let _ = socket.shutdown(Shutdown::Write);
         }
     }
 
     /// Whether nothing waits to be written.
     pub(super) fn is_flushed(&self) -> bool {
         self.outbox.is_none() && self.staged.is_none()
+    }
+
+    /// Whether somebody receives from the mailbox that this is.
+    pub(super) fn is_attended(&self) -> bool {
+        matches!(&self.link, Link::Mailbox(mailbox) if mailbox.is_attended())
     }
 
     /// Whether the connection still takes part.
@@ -237,7 +295,10 @@ impl Slot {
 
     /// Whether the outbox has waited longer than `send_time_ms`.
     pub(super) fn is_stuck(&self, now_ms: u64, send_time_ms: u64) -> bool {
-        self.outbox.is_some() && now_ms.saturating_sub(self.blocked_since_ms) > send_time_ms
+        // A mailbox has other ways to find out that nobody takes anything.
+        self.socket.is_some()
+            && self.outbox.is_some()
+            && now_ms.saturating_sub(self.blocked_since_ms) > send_time_ms
     }
 }
 

@@ -76,13 +76,19 @@ impl Worker {
             }
             return;
         }
+        if self.sweep_mailbox(key, now) {
+            self.cut(key, CloseReason::ConnectionLost, now);
+            return;
+        }
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
         if slot.is_stuck(now.mono_ms, self.shared.send_time_ms) {
             self.cut(key, CloseReason::SendTimeout, now);
             return;
         }
         if let Role::Session(_) = slot.role {
             // Whose input waits for us is not accused of silence.
-            let heard_ms = if slot.paused { now.mono_ms } else { slot.last_received_ms };
+            let heard = slot.paused || slot.is_attended();
+            let heard_ms = if heard { now.mono_ms } else { slot.last_received_ms };
             let activity = Activity { last_received_ms: heard_ms, last_sent_ms: slot.last_sent_ms };
             self.with_session(key, now, |session, cx| session.on_sweep(cx, activity));
         }

@@ -12,6 +12,7 @@ use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
+use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
@@ -26,6 +27,7 @@ mod recovery;
 use super::*;
 use crate::admission::Admission;
 use crate::config::Auth;
+use crate::mail::Mailroom;
 
 /// Does what the body of a publication says.
 struct ToldBroker {
@@ -127,10 +129,16 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
         broker,
         presence: Arc::new(presence()),
         queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
+        peers: Arc::new(MemoryPeers::new(
+            Arc::clone(&node.id),
+            Arc::new(Mailroom::new(Vec::new())),
+            Arc::new(|time| tokio::time::sleep(time).boxed()),
+        )),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,
+        mailbox_times: MailboxTimes { heartbeat_ms: 25_000, disconnect_ms: 5_000 },
         deflate_min_bytes: 256,
     })
 }

@@ -1,0 +1,217 @@
+//! SockJS 0.3.4 without sticky sessions: any request of a session may come to any node.
+//!
+//! A session that comes by requests is a mailbox of the worker that had its first one, whose node
+//! has claimed its id. Every later request asks that node, be it this one or another.
+
+mod receive;
+mod reply;
+mod send;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::response::Response;
+use axum::routing::any;
+use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError, Peers};
+use fanlight_engine::session::Handshake;
+use fanlight_proto::sockjs::{GREETING, Iframe, Info, Route, Transport, headers};
+use http::{HeaderMap, Method, StatusCode};
+use tokio::sync::oneshot;
+
+use super::door::{self, Caller};
+use super::ws::{self, Endpoint, WebSocketState};
+use crate::accept::Peer;
+use crate::mail::{MailReply, MailRequest, Wish};
+use crate::node::Node;
+use crate::problem::Problem;
+use crate::takeover::Takeover;
+use crate::worker::{Inbox, Opened, Opening, WorkerHandle};
+
+/// What the endpoint needs: its node, and the worker on whose thread it runs.
+#[derive(Clone)]
+pub struct SockJsState {
+    /// The node.
+    pub node: Arc<Node>,
+    /// The worker that takes new sessions.
+    pub worker: WorkerHandle,
+    /// Leads to the sessions.
+    pub peers: Arc<dyn Peers>,
+    iframe: Arc<Iframe>,
+}
+
+/// A request of a session.
+struct Visit {
+    state: SockJsState,
+    peer: SocketAddr,
+    takeover: Takeover,
+    transport: Transport,
+    name: ClaimName,
+    caller: Caller,
+}
+
+/// What becomes of looking for a session.
+enum Found {
+    /// It is there.
+    Holder(Holder),
+    /// It was on a node that is dead.
+    Dead,
+}
+
+impl SockJsState {
+    /// The endpoint of this worker.
+    pub fn new(node: Arc<Node>, worker: WorkerHandle, peers: Arc<dyn Peers>) -> Self {
+        let iframe = Arc::new(Iframe::new(&node.config.sockjs.client_url));
+        Self { node, worker, peers, iframe }
+    }
+}
+
+/// The endpoint's routes.
+pub fn routes(state: SockJsState) -> Router {
+    let base = state.node.config.sockjs.path.clone();
+    Router::new()
+        .route(&base, any(serve))
+        .route(&format!("{base}/"), any(serve))
+        .route(&format!("{base}/{{*rest}}"), any(serve))
+        .with_state(state)
+}
+
+async fn serve(
+    State(state): State<SockJsState>,
+    Extension(Peer(peer)): Extension<Peer>,
+    Extension(takeover): Extension<Takeover>,
+    request: Request,
+) -> Response {
+    let base = &state.node.config.sockjs.path;
+    let path = request.uri().path().strip_prefix(base.as_str()).unwrap_or_default().to_owned();
+    match Route::parse(&path) {
+        None => reply::not_found(),
+        Some(Route::Greeting) => reply::text(StatusCode::OK, GREETING),
+        Some(Route::Info) => info(&state.node, &request),
+        Some(Route::Iframe) => reply::iframe(&state.iframe, request.headers()),
+        Some(Route::RawWebSocket) => {
+            let websocket = WebSocketState { node: state.node, worker: state.worker };
+            ws::upgrade(websocket, peer, takeover, request, Endpoint::Session).await
+        }
+        Some(Route::Session { session, transport: Transport::WebSocket, .. }) => {
+            let _any_id_is_its_own = session;
+            let websocket = WebSocketState { node: state.node, worker: state.worker };
+            ws::upgrade(websocket, peer, takeover, request, Endpoint::SockJs).await
+        }
+        Some(Route::Session { session, transport, .. }) => {
+            let session = session.to_owned();
+            visit(state, peer, takeover, transport, &session, request).await
+        }
+    }
+}
+
+fn info(node: &Node, request: &Request) -> Response {
+    let cors = reply::Cors::of(request.headers());
+    match *request.method() {
+        Method::GET => {
+            let base_url = Some(&*node.config.sockjs.base_url).filter(|url| !url.is_empty());
+            let info = Info::new(true, rand::random()).with_base_url(base_url);
+            cors.on(reply::with(StatusCode::OK, headers::JSON, info.to_json()))
+        }
+        Method::OPTIONS => cors.preflight(headers::INFO_METHODS),
+        _ => reply::not_allowed(headers::INFO_METHODS),
+    }
+}
+
+async fn visit(
+    state: SockJsState,
+    peer: SocketAddr,
+    takeover: Takeover,
+    transport: Transport,
+    session: &str,
+    request: Request,
+) -> Response {
+    let cors = reply::Cors::of(request.headers());
+    if request.method() == Method::OPTIONS && transport.is_cors() {
+        return cors.preflight(transport.methods());
+    }
+    if request.method() != transport.method() {
+        return reply::not_allowed(transport.methods());
+    }
+    let caller = door::authenticate(&state.node, request.headers(), request.uri());
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(problem) => return cors.on_problem(*problem),
+    };
+    // The service is part of the name, so that another one's sessions are others.
+    let Ok(name) = ClaimName::new("sockjs", &[&state.node.config.sockjs.path, session]) else {
+        return reply::not_found();
+    };
+    let visit = Visit { state, peer, takeover, transport, name, caller };
+    if transport.is_send() {
+        visit.send(request, cors).await
+    } else {
+        visit.receive(request, cors).await
+    }
+}
+
+impl Visit {
+    /// The session, opened here if there is none.
+    async fn find_or_open(&self, headers: &HeaderMap) -> Result<Found, Box<Problem>> {
+        let Self { state, name, .. } = self;
+        for _ in 0..CLAIM_ATTEMPTS {
+            match state.peers.holder(name.clone()).await {
+                Ok(Some(holder)) => return Ok(Found::Holder(holder)),
+                Ok(None) => {}
+                Err(PeerError::Gone) => return Ok(Found::Dead),
+                Err(error) => return Err(peers_failed(error).into()),
+            }
+            let handle = self.open(headers).await?;
+            match state.peers.claim(name.clone(), handle).await {
+                // What is not claimed ends by itself, as nobody comes.
+                Ok(Claim::Theirs(holder)) => return Ok(Found::Holder(holder)),
+                Ok(Claim::Ours) => {}
+                Ok(Claim::TakenOver) => {
+                    state.peers.release(name.clone(), handle);
+                    return Ok(Found::Dead);
+                }
+                Err(error) => return Err(peers_failed(error).into()),
+            }
+        }
+        Err(peers_failed(PeerError::Gone).into())
+    }
+
+    async fn open(
+        &self,
+        headers: &HeaderMap,
+    ) -> Result<fanlight_engine::registry::Handle, Box<Problem>> {
+        let admitted = door::admit(&self.state.node, self.peer, headers)?;
+        let (reply, handle) = oneshot::channel();
+        let handshake = Handshake { principal: self.caller.clone() };
+        let opened = Opened {
+            name: self.name.clone(),
+            caller: self.user(),
+            opening: Opening::Session(handshake, None),
+            admitted,
+            reply,
+        };
+        self.state.worker.send(Inbox::Open(Box::new(opened))).await;
+        handle.await.map_err(|_| Box::new(door::unavailable("draining", "this node has ended")))
+    }
+
+    async fn ask(&self, holder: &Holder, what: Wish) -> Result<MailReply, PeerError> {
+        let request = MailRequest { caller: self.user(), what };
+        let answer = self.state.peers.ask(holder, request.encode(), PATIENCE).await?;
+        Ok(MailReply::decode(answer).unwrap_or(MailReply::NotHere))
+    }
+
+    fn user(&self) -> Option<Box<str>> {
+        self.caller.as_ref().map(|caller| (*caller.user).into())
+    }
+}
+
+fn peers_failed(error: PeerError) -> Problem {
+    door::unavailable("unavailable", &error.to_string())
+}
+
+/// Longer than a mailbox lets anybody wait for a heartbeat.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Each fails only if another request wins and its session ends at once.
+const CLAIM_ATTEMPTS: usize = 3;
