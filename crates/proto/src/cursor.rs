@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn what_is_no_cursor_says_where() {
-        let long = format!("-,{:0>38}", ":1");
+        let long = format!("-,1:{}1", "0".repeat(36));
         for (text, error) in [
             ("", CursorError::Empty),
             (",", CursorError::BadEntry { number: 1 }),

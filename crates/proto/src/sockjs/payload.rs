@@ -254,8 +254,8 @@ enum Half {
 /// The half of a pair whose escape the JSON begins with.
 fn surrogate(json: &str) -> Option<Half> {
     let digits = json.strip_prefix("\\u")?.get(..4)?;
-    let is_hex = digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-    match u16::from_str_radix(digits, 16).ok().filter(|_| is_hex)? {
+    // A sign instead of a digit leaves less than 0xD800.
+    match u16::from_str_radix(digits, 16).ok()? {
         0xD800..=0xDBFF => Some(Half::High),
         0xDC00..=0xDFFF => Some(Half::Low),
         _ => None,

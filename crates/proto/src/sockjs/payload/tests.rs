@@ -84,6 +84,7 @@ fn a_form_has_its_messages_in_one_field() {
         ("d=%5b%5d", Ok(&[][..])),
         ("d=[\"x\"]", Ok(&["x"][..])),
         ("d=[\"a+b%2B%zz%\"]", Ok(&["a b+%zz%"][..])),
+        ("d=[\"a+b\"]", Ok(&["a b"][..])),
         ("a=b&d=[\"x\"]&c", Ok(&["x"][..])),
         ("d=[\"x\"]&d=[\"y\"]", Ok(&["x"][..])),
         ("d=[\"%E2%82%AC\"]", Ok(&["€"][..])),
@@ -179,7 +180,13 @@ fn half_a_pair_is_replaced_as_a_browser_does() {
         assert_eq!(xhr(&text), Ok(strings(&[expected])), "{json}");
         assert_eq!(message(&text), Ok(strings(&[expected])), "{json}");
     }
-    for broken in [r#"["\ud83d"#, r#"["\ud83d\u"]"#, r#"["\ud83d\"]"#, "[\"\\ud83d\\é\"]"] {
+    for broken in [
+        r#"["\ud83d"#,
+        r#"["\ud83d\u"]"#,
+        r#"["\ud83d\"]"#,
+        r#"["\ud83d\u+d83"]"#,
+        "[\"\\ud83d\\é\"]",
+    ] {
         assert_eq!(xhr(broken), Err(PayloadError::Broken), "{broken}");
     }
     let limits = Limits { messages: 1, ..LIMITS };
