@@ -95,8 +95,8 @@ async fn serve(
             let websocket = WebSocketState { node: state.node, worker: state.worker };
             ws::upgrade(websocket, peer, takeover, request, Endpoint::Session).await
         }
-        Some(Route::Session { session, transport: Transport::WebSocket, .. }) => {
-            let _any_id_is_its_own = session;
+        // Whatever id it has: it comes by one connection.
+        Some(Route::Session { transport: Transport::WebSocket, .. }) => {
             let websocket = WebSocketState { node: state.node, worker: state.worker };
             ws::upgrade(websocket, peer, takeover, request, Endpoint::SockJs).await
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::extract::{Query, Request};
 use axum::response::Response;
 use bytes::Bytes;
-use fanlight_engine::peers::{Holder, PeerError};
+use fanlight_engine::peers::Holder;
 use fanlight_proto::sockjs::{
     Callback, CallbackError, Close, Receiver, Transport, frame, headers as names,
 };
@@ -58,9 +58,8 @@ impl Visit {
         match self.ask(holder, Wish::Receive { receiver, stays, max_bytes }).await {
             Ok(MailReply::Frame(frame)) => Ok(frame),
             Ok(MailReply::Last(frame)) => Err(frame),
-            Ok(MailReply::Sent | MailReply::NotHere) | Err(PeerError::Gone) => Err(interrupted()),
-            // It may have been answered, and that answer is lost.
-            Err(_) => Err(interrupted()),
+            // It is gone; or its answer is lost, and with it what that held.
+            Ok(MailReply::Sent | MailReply::NotHere) | Err(_) => Err(interrupted()),
         }
     }
 
