@@ -36,6 +36,8 @@ pub enum Framing {
     SockJs,
     /// Quoted messages for a later SockJS frame, each with a comma before it.
     Quoted,
+    /// Native messages for a later JSON array, each with a comma before it.
+    Items,
 }
 
 impl Framing {
@@ -138,6 +140,10 @@ impl Encoder {
                 frame.extend_from_slice(sockjs::frame::MESSAGES_END);
                 ws::frame(&mut out, Opcode::Text, &frame);
             }
+            Framing::Items => {
+                out.push(b',');
+                out.extend_from_slice(payload);
+            }
             Framing::Quoted => {
                 out.extend_from_slice(b",\"");
                 sockjs::escape_lossy(payload, &mut out);
@@ -161,6 +167,9 @@ impl Encoder {
     ) -> Chunk {
         if let Some(entry) = cursor.positions_mut().get_mut(usize::from(index)) {
             *entry = Some(position);
+        }
+        if framing == Framing::Items {
+            return self.frame(true, message, framing);
         }
         let mut event = Vec::with_capacity(message.len() + 64);
         sse::cursor_id(&mut event, cursor);
@@ -238,6 +247,13 @@ impl Run<'_> {
         cursor: &mut Cursor,
     ) -> Chunk {
         let newest = self.publications.last().and_then(|newest| newest.position);
+        if framing == Framing::Items {
+            // Where the listener stands is told once, behind all of them.
+            if let Some(entry) = cursor.positions_mut().get_mut(index) {
+                *entry = newest.or(*entry);
+            }
+            return self.encode_native(named, framing);
+        }
         let is_alone = cursor.positions().len() == 1;
         let Some(position) = cursor.positions_mut().get_mut(index) else {
             return Chunk::new([], 0);

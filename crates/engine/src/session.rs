@@ -11,6 +11,7 @@
 //! per session, and it is the last effect of its step; what came behind it in the same transport
 //! message waits in the backlog.
 
+mod alone;
 mod backlog;
 mod connect;
 pub(crate) mod events;
@@ -45,7 +46,8 @@ use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
-pub use events::Listening;
+pub use alone::{Alone, Refusal};
+pub use events::{Form, Listening};
 pub use recovery::Recover;
 
 use backlog::Backlog;
@@ -355,7 +357,7 @@ impl Session {
                 match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
                     Due::Nothing => {}
                     Due::Heartbeat => {
-                        let payload = match self.codec {
+                        let payload = match &self.codec {
                             Codec::Events(_) => events::HEARTBEAT,
                             _ => b"\n",
                         };

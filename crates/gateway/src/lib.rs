@@ -18,6 +18,7 @@ pub mod node;
 pub mod origin;
 pub mod presence;
 pub mod problem;
+pub mod rates;
 pub mod registry;
 pub mod server;
 pub mod takeover;

@@ -24,19 +24,27 @@ pub struct MailRequest {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wish {
     /// The next frame, once there is one.
-    Receive {
-        /// Names the connection that receives: there is one at a time.
-        receiver: u64,
-        /// Whether it will ask for more.
-        stays: bool,
-        /// The most bytes of messages, unless a single one is larger.
-        max_bytes: u32,
-    },
+    Receive(Receive),
     /// Hand these messages to the session.
     Send {
         /// In order.
         messages: Vec<Box<str>>,
     },
+}
+
+/// How somebody receives.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receive {
+    /// Names the connection that receives: there is one at a time.
+    pub receiver: u64,
+    /// Whether it will ask for more.
+    pub stays: bool,
+    /// The most bytes of messages, unless a single one is larger.
+    pub max_bytes: u32,
+    /// How long to wait for something, in milliseconds.
+    pub wait_ms: u32,
+    /// Where who polls stands: elsewhere than the mailbox has told, it has missed an answer.
+    pub from: Option<Box<str>>,
 }
 
 /// What a mailbox answers.

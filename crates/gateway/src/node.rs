@@ -12,6 +12,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::Authenticator;
+use crate::rates::Rates;
 use crate::worker::WorkerShared;
 
 /// A running node.
@@ -30,6 +31,8 @@ pub struct Node {
     pub registry: Arc<dyn Registry>,
     /// Leads to the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
+    /// What those may publish who have no session.
+    pub publish_rates: Rates,
     /// Who may do what, and the bounds.
     pub rules: Arc<Rules>,
     /// The time.
@@ -70,6 +73,7 @@ impl Node {
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             peers: Arc::clone(&shared.peers),
+            publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
             clock: shared.clock,
             dev: false,

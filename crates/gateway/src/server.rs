@@ -30,10 +30,8 @@ use crate::node::Node;
 use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
-use crate::transport::events::{self, EventsState};
-use crate::transport::sockjs::{self, SockJsState};
-use crate::transport::ws::{self, WebSocketState};
-use crate::worker::{InboxReceiver, MailboxTimes, Worker, WorkerHandle, WorkerShared, inbox};
+use crate::transport::{Station, events, poll, publish, sockjs, ws};
+use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dev, health};
 
 /// Runs a node until it is told to end and has drained.
@@ -120,10 +118,6 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
             frames: config.limits.outbox_frames,
         },
         send_time_ms: config.limits.send_time.as_ms(),
-        mailbox_times: MailboxTimes {
-            heartbeat_ms: config.sockjs.heartbeat.as_ms(),
-            disconnect_ms: config.sockjs.disconnect_delay.as_ms(),
-        },
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
     })
 }
@@ -195,9 +189,9 @@ impl WorkerThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let tracker = TaskTracker::new();
-            let state = WebSocketState { node: Arc::clone(&self.node), worker: self.handle };
+            let station = Station { node: Arc::clone(&self.node), worker: self.handle };
             let server = HttpServer {
-                router: public_routes(&self.node, state),
+                router: public_routes(station),
                 tracker: tracker.clone(),
                 shutdown: self.shutdown,
                 head_time: self.node.config.limits.request_head_time.0,
@@ -210,16 +204,16 @@ impl WorkerThread {
     }
 }
 
-fn public_routes(node: &Arc<Node>, state: WebSocketState) -> Router {
-    let peers = Arc::clone(&node.peers);
-    let sockjs = SockJsState::new(Arc::clone(node), state.worker.clone(), peers);
-    let listeners = EventsState { node: Arc::clone(node), worker: state.worker.clone() };
-    let mut router = ws::routes(state)
-        .merge(events::routes(listeners))
-        .merge(sockjs::routes(sockjs))
-        .merge(health::routes(node));
+fn public_routes(station: Station) -> Router {
+    let node = Arc::clone(&station.node);
+    let mut router = ws::routes(station.clone())
+        .merge(events::routes(station.clone()))
+        .merge(poll::routes(station.clone()))
+        .merge(publish::routes(station.clone()))
+        .merge(sockjs::routes(station))
+        .merge(health::routes(&node));
     if node.dev {
-        router = router.merge(dev::routes(node));
+        router = router.merge(dev::routes(&node));
     }
     let clients_connect_to = node.config.websocket.path.clone();
     router.fallback(async move || {

@@ -49,7 +49,7 @@ use crate::jwt::Authenticator;
 
 pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox};
 use mailbox::Mailbox;
-pub use mailbox::MailboxTimes;
+pub use mailbox::{MailboxKind, MailboxOptions};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
@@ -80,8 +80,6 @@ pub struct WorkerShared {
     pub outbox_limits: OutboxLimits,
     /// How long an outbox may wait without progress, in milliseconds.
     pub send_time_ms: u64,
-    /// How mailboxes look after time.
-    pub mailbox_times: MailboxTimes,
     /// Messages below this are not compressed, in bytes.
     pub deflate_min_bytes: usize,
 }
@@ -341,13 +339,18 @@ impl Worker {
 
     /// Opens a session to which requests will come.
     fn open(&mut self, opened: Opened) {
-        let Opened { name, caller, opening, admitted, reply } = opened;
+        let Opened { mailbox, opening, admitted, reply } = opened;
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
-        let link = Link::Mailbox(Box::new(Mailbox::new(name, caller, now.mono_ms)));
-        let slot = self.slot(key, link, Framing::Quoted, opening, admitted, now);
+        let framing = mailbox.kind.framing();
+        let link = Link::Mailbox(Box::new(Mailbox::new(mailbox, now.mono_ms)));
+        let slot = self.slot(key, link, framing, opening, admitted, now);
         let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
+        let listens = slot.role.is_listener();
         self.slots.insert(slot);
+        if listens {
+            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
+        }
         // Who asked for it may have gone: then nobody comes, and it ends by that.
         let _ = reply.send(handle);
     }
@@ -535,8 +538,8 @@ impl Worker {
         if !slot.is_open() {
             return false;
         }
-        let close_ms = match slot.link {
-            Link::Mailbox(_) => self.shared.mailbox_times.disconnect_ms,
+        let close_ms = match &slot.link {
+            Link::Mailbox(mailbox) => mailbox.linger_ms(),
             _ => CLOSE_TIME.as_millis() as u64,
         };
         let deadline_ms = now.mono_ms + close_ms;

@@ -28,6 +28,17 @@ pub struct Listening {
     wanted: Box<[Box<str>]>,
     cursor: Cursor,
     presence: bool,
+    form: Form,
+}
+
+/// In which form a listener is told things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Server-sent events.
+    Events,
+    /// Native messages, for who polls. Where it stands is told apart, so what went as wished is not
+    /// told.
+    Items,
 }
 
 /// A stream of events, as far as it has come.
@@ -45,12 +56,13 @@ impl Listening {
         wanted: Vec<Box<str>>,
         cursor: Option<&str>,
         presence: bool,
+        form: Form,
     ) -> Result<Self, CursorError> {
         let cursor = match cursor {
             Some(text) => Cursor::parse_for(text, wanted.len())?,
             None => Cursor::new(vec![None; wanted.len()])?,
         };
-        Ok(Self { wanted: wanted.into(), cursor, presence })
+        Ok(Self { wanted: wanted.into(), cursor, presence, form })
     }
 
     /// The destinations or patterns.
@@ -80,7 +92,12 @@ impl Session {
 
     /// Connects a listener as whom its handshake said it is, then subscribes it to all it wants.
     pub fn listen(&mut self, cx: &mut Cx<'_>) {
-        let connecting = Connecting { beats: Beats::one_way(&cx.rules.heartbeats) };
+        // Who polls is answered in time whatever happens.
+        let beats = match self.form() {
+            Some(Form::Items) => Beats::none(),
+            _ => Beats::one_way(&cx.rules.heartbeats),
+        };
+        let connecting = Connecting { beats };
         if let Err(fault) = self.connect(cx, None, connecting) {
             self.events_fail(cx, &fault, None);
         }
@@ -103,9 +120,18 @@ impl Session {
     }
 
     pub(super) fn events_connected(&mut self, cx: &mut Cx<'_>) {
-        let message = native::connected(self, cx);
-        write(cx, None, Some(CONNECTED), &message);
+        if self.form() == Some(Form::Events) {
+            let message = native::connected(self, cx);
+            write(cx, Form::Events, None, Some(CONNECTED), &message);
+        }
         self.events_join(cx);
+    }
+
+    fn form(&self) -> Option<Form> {
+        match &self.codec {
+            Codec::Events(events) => Some(events.listening.form),
+            Codec::Undecided | Codec::Native | Codec::Stomp { .. } => None,
+        }
     }
 
     /// Subscribes to what comes next.
@@ -126,12 +152,14 @@ impl Session {
     pub(super) fn events_joined(&mut self, cx: &mut Cx<'_>, index: u16, note: Note) {
         let Codec::Events(events) = &mut self.codec else { return };
         events.joined = index + 1;
-        let cursor = &mut events.listening.cursor;
+        let Listening { cursor, form, .. } = &mut events.listening;
         if let Some(position) = cursor.positions_mut().get_mut(usize::from(index)) {
             *position = note.position;
         }
-        let message = ServerMessage::Ok(native::confirmed(u64::from(index).into(), note));
-        write(cx, Some(&*cursor), Some(SUBSCRIBED), &message);
+        if *form == Form::Events || note.recovered != Some(true) || note.degraded {
+            let message = ServerMessage::Ok(native::confirmed(u64::from(index).into(), note));
+            write(cx, *form, Some(&*cursor), Some(SUBSCRIBED), &message);
+        }
         self.events_join(cx);
     }
 
@@ -141,7 +169,9 @@ impl Session {
             return;
         }
         let id = index.map(|index| u64::from(index).into());
-        write(cx, None, Some(FAULT), &native::error(fault, id));
+        if let Some(form) = self.form() {
+            write(cx, form, None, Some(FAULT), &native::error(fault, id));
+        }
         self.end(cx, fault.reason);
     }
 
@@ -171,12 +201,17 @@ impl Events {
 
 fn write(
     cx: &mut Cx<'_>,
+    form: Form,
     cursor: Option<&Cursor>,
     event: Option<Field<'_>>,
     message: &ServerMessage,
 ) {
     let mut data = Vec::new();
     message.write(&mut data);
+    if form == Form::Items {
+        cx.effects.push(Effect::Write { text: true, payload: data });
+        return;
+    }
     let mut payload = Vec::new();
     if let Some(cursor) = cursor.filter(|cursor| has_position(cursor)) {
         sse::cursor_id(&mut payload, cursor);

@@ -21,6 +21,7 @@ use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Principal, Token};
 use crate::hub::Wire;
+use crate::limits::Limits;
 use crate::queue::AckMode;
 use crate::timeline::Start;
 
@@ -95,7 +96,7 @@ impl Session {
                 self.confirm(cx, Answer::to(id), Note::default());
                 Ok(())
             }
-            message @ ClientMessage::Send { .. } => self.native_send(cx, message),
+            message @ ClientMessage::Send { .. } => self.native_send(cx, &message),
             ClientMessage::History { to, since, limit, id } => {
                 self.ask_history(cx, &to, since, limit, id)
             }
@@ -118,28 +119,10 @@ impl Session {
         }
     }
 
-    fn native_send(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
-        let ClientMessage::Send { to, body, content_type, headers, key, session, id } = message
-        else {
-            return Ok(());
-        };
-        if let Some(content_type) = &content_type {
-            headers::check_length("content-type", content_type, &cx.rules.limits)?;
-        }
-        for (name, value) in &headers {
-            headers::check(name, value, &cx.rules.limits)?;
-        }
-        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
-        let draft = Draft {
-            to: &to,
-            body,
-            content_type: content_type.as_deref().unwrap_or("application/json").into(),
-            headers: headers.collect(),
-            key: key.as_deref(),
-            session: session.as_deref(),
-        };
+    fn native_send(&mut self, cx: &mut Cx<'_>, message: &ClientMessage<'_>) -> Result<(), Fault> {
+        let draft = draft_of(message, &cx.rules.limits)?;
         let outgoing = self.outgoing(cx, draft)?;
-        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
+        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(request_id(message)));
         Ok(())
     }
 
@@ -204,6 +187,31 @@ impl Answer {
     fn to(id: Option<RequestId>) -> Self {
         id.map_or(Self::Nobody, Self::Request)
     }
+}
+
+/// What a `send` wants published.
+pub(super) fn draft_of<'m>(
+    message: &'m ClientMessage<'_>,
+    limits: &Limits,
+) -> Result<Draft<'m>, Fault> {
+    let ClientMessage::Send { to, body, content_type, headers, key, session, .. } = message else {
+        return Err(Fault::internal());
+    };
+    if let Some(content_type) = content_type {
+        headers::check_length("content-type", content_type, limits)?;
+    }
+    for (name, value) in headers {
+        headers::check(name, value, limits)?;
+    }
+    let headers = headers.iter().map(|(name, value)| ((**name).into(), (**value).into()));
+    Ok(Draft {
+        to,
+        body: body.clone(),
+        content_type: content_type.as_deref().unwrap_or("application/json").into(),
+        headers: headers.collect(),
+        key: key.as_deref(),
+        session: session.as_deref(),
+    })
 }
 
 fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {

@@ -30,6 +30,8 @@ pub struct Config {
     pub websocket: WebSocket,
     /// SockJS, for clients that can't have a WebSocket.
     pub sockjs: SockJs,
+    /// Polling, for clients that can do nothing else.
+    pub poll: Poll,
     /// STOMP over WebSocket.
     pub stomp: Stomp,
     /// The native protocol, `fanlight.v1.json`.
@@ -193,6 +195,16 @@ pub struct SockJs {
     pub client_url: String,
     /// Where clients are to connect to, told in `info`. Empty: where they asked.
     pub base_url: String,
+}
+
+/// Polling, for clients that can do nothing else.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Poll {
+    /// The longest that a poll may wait. Keep it below the idle timeout of the load balancer.
+    pub max_wait: Span,
+    /// How long messages are kept for who does not poll. With a history, they are there longer.
+    pub linger: Span,
 }
 
 /// STOMP over WebSocket.
@@ -554,6 +566,12 @@ impl Default for SockJs {
             client_url: "https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js".into(),
             base_url: String::new(),
         }
+    }
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self { max_wait: Span::seconds(50), linger: Span::seconds(30) }
     }
 }
 

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
-use super::events::EventsState;
+use super::Station;
 use crate::config::Origin;
 
 /// A page's origin that may see the answer.
@@ -39,7 +39,7 @@ pub fn with(allowed: Option<Allowed>, mut response: Response) -> Response {
 }
 
 /// Answers a preflight request.
-pub async fn preflight(State(state): State<EventsState>, headers: HeaderMap) -> Response {
+pub async fn preflight(State(state): State<Station>, headers: HeaderMap) -> Response {
     let Some(allowed) = allowed(&headers, &state.node.config.origin) else {
         return StatusCode::FORBIDDEN.into_response();
     };

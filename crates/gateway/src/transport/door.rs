@@ -3,6 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use axum::body::{Body, to_bytes};
+use bytes::Bytes;
 use fanlight_engine::auth::Principal;
 use http::{HeaderMap, StatusCode, Uri, header};
 
@@ -36,6 +38,14 @@ pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Calle
     let Some((token, _)) = token else { return Ok(None) };
     let principal = node.authenticator.authenticate(&token, node.clock.now());
     Ok(Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?)))
+}
+
+/// A request's body, no larger than a message may be.
+pub async fn body(node: &Node, body: Body) -> Result<Bytes, Box<Problem>> {
+    to_bytes(body, node.config.limits.message.as_bytes()).await.map_err(|_| {
+        let detail = "the body exceeds limits.message, or was cut";
+        Box::new(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail))
+    })
 }
 
 /// A request that can't be served as it is.

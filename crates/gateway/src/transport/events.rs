@@ -3,43 +3,33 @@
 //! `GET /events?destination=...&destination=...`, or POST with a JSON body for many. What a client
 //! has is told by `Last-Event-ID`, which is a cursor over all of its destinations in their order.
 
-use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::to_bytes;
 use axum::extract::{Extension, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use fanlight_engine::policy::Subject;
 use fanlight_engine::publication::SessionId;
-use fanlight_engine::session::{Handshake, Listening};
+use fanlight_engine::session::{Form, Handshake, Listening};
 use fanlight_proto::{Destination, DestinationPattern, sse};
 use http::{HeaderMap, Method, StatusCode, Version};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::cors;
 use super::door::{self, Caller, bad_request};
+use super::{Station, cors};
 use crate::accept::Peer;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::takeover::{Taken, Takeover};
-use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
-
-/// What the endpoint needs: its node, and the worker on whose thread it runs.
-#[derive(Clone)]
-pub struct EventsState {
-    /// The node.
-    pub node: Arc<Node>,
-    /// The worker that takes the connections.
-    pub worker: WorkerHandle,
-}
+use crate::worker::{Adopted, Carrier, Inbox, Opening};
 
 /// The endpoint's routes.
-pub fn routes(state: EventsState) -> Router {
+pub fn routes(station: Station) -> Router {
     let methods = get(stream).post(stream).options(cors::preflight);
-    Router::new().route("/events", methods).with_state(state)
+    Router::new().route("/events", methods).with_state(station)
 }
 
 /// What a client asks for.
@@ -54,10 +44,12 @@ pub(super) struct Wanted {
     /// Whether to tell who comes and goes.
     #[serde(default)]
     presence: bool,
+    /// How long a poll waits.
+    wait: Option<String>,
 }
 
 async fn stream(
-    State(state): State<EventsState>,
+    State(state): State<Station>,
     Extension(Peer(peer)): Extension<Peer>,
     Extension(takeover): Extension<Takeover>,
     request: Request,
@@ -68,12 +60,9 @@ async fn stream(
     let opened = async {
         let admitted = door::admit(node, peer, &parts.headers)?;
         let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
-        let body = to_bytes(body, node.config.limits.message.as_bytes()).await.map_err(|_| {
-            let status = StatusCode::PAYLOAD_TOO_LARGE;
-            Problem::new(status, "too_large", "the body exceeds limits.message")
-        })?;
+        let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
-        let listening = wanted.permitted(node, &caller)?;
+        let listening = wanted.permitted(node, &caller, Form::Events)?;
         Ok::<_, Box<Problem>>((admitted, caller, listening))
     };
     let opened = opened.await;
@@ -137,6 +126,7 @@ impl Wanted {
             match &*name {
                 "destination" => self.destinations.push(value.into()),
                 "cursor" | "last_event_id" if !value.is_empty() => self.cursor = Some(value),
+                "wait" => self.wait = Some(value),
                 "presence" => self.presence = value == "true",
                 _ => {}
             }
@@ -144,10 +134,31 @@ impl Wanted {
         Ok(())
     }
 
+    /// How long to wait, as in `25s` or `25`.
+    pub(super) fn wait(&self) -> Result<Option<Duration>, Box<Problem>> {
+        let Some(text) = &self.wait else { return Ok(None) };
+        let seconds = text.parse().map(Duration::from_secs);
+        match seconds.or_else(|_| humantime::parse_duration(text)) {
+            Ok(wait) => Ok(Some(wait)),
+            Err(_) => Err(bad_request("bad_wait", "wait is a time, as in 25s; 0 waits not").into()),
+        }
+    }
+
+    /// Takes the mailbox off the cursor; both.
+    pub(super) fn split_cursor(&mut self) -> (Option<Box<str>>, Option<Box<str>>) {
+        let Some(text) = self.cursor.take() else { return (None, None) };
+        let (positions, mailbox) = match text.split_once('~') {
+            Some((positions, mailbox)) => (positions, Some(mailbox.into())),
+            None => (&*text, None),
+        };
+        self.cursor = Some(positions.to_owned());
+        (Some(positions.into()), mailbox)
+    }
+
     /// The same once it is known that it may be: so a refusal is a status, which a stream that
     /// has begun could not have.
     pub(super) fn permitted(self, node: &Node, caller: &Caller) -> Result<Listening, Box<Problem>> {
-        let Self { mut destinations, cursor, presence } = self;
+        let Self { mut destinations, cursor, presence, .. } = self;
         let limit = node.rules.limits.subscriptions;
         if destinations.is_empty() {
             let detail = "name what to listen to: ?destination=/topic/news";
@@ -167,7 +178,7 @@ impl Wanted {
             may_subscribe(node, &subject, destination, presence)?;
         }
         destinations.shrink_to_fit();
-        Listening::new(destinations, cursor.as_deref(), presence)
+        Listening::new(destinations, cursor.as_deref(), presence, form)
             .map_err(|error| bad_request("bad_cursor", error.to_string()).into())
     }
 }

@@ -9,36 +9,32 @@ mod send;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::response::Response;
 use axum::routing::any;
-use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError, Peers};
+use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
+use fanlight_engine::registry::Handle;
 use fanlight_engine::session::Handshake;
 use fanlight_proto::sockjs::{GREETING, Iframe, Info, Route, Transport, headers};
 use http::{HeaderMap, Method, StatusCode};
-use tokio::sync::oneshot;
 
 use super::door::{self, Caller};
-use super::ws::{self, Endpoint, WebSocketState};
+use super::ws::{self, Endpoint};
+use super::mailboxes::peers_failed;
+use super::Station;
 use crate::accept::Peer;
 use crate::mail::{MailReply, MailRequest, Wish};
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::takeover::Takeover;
-use crate::worker::{Inbox, Opened, Opening, WorkerHandle};
+use crate::worker::{MailboxKind, MailboxOptions, Opening};
 
-/// What the endpoint needs: its node, and the worker on whose thread it runs.
+/// What the endpoint needs.
 #[derive(Clone)]
-pub struct SockJsState {
-    /// The node.
-    pub node: Arc<Node>,
-    /// The worker that takes new sessions.
-    pub worker: WorkerHandle,
-    /// Leads to the sessions.
-    pub peers: Arc<dyn Peers>,
+struct SockJsState {
+    station: Station,
     iframe: Arc<Iframe>,
 }
 
@@ -60,17 +56,11 @@ enum Found {
     Dead,
 }
 
-impl SockJsState {
-    /// The endpoint of this worker.
-    pub fn new(node: Arc<Node>, worker: WorkerHandle, peers: Arc<dyn Peers>) -> Self {
-        let iframe = Arc::new(Iframe::new(&node.config.sockjs.client_url));
-        Self { node, worker, peers, iframe }
-    }
-}
-
 /// The endpoint's routes.
-pub fn routes(state: SockJsState) -> Router {
-    let base = state.node.config.sockjs.path.clone();
+pub fn routes(station: Station) -> Router {
+    let config = &station.node.config.sockjs;
+    let (base, iframe) = (config.path.clone(), Arc::new(Iframe::new(&config.client_url)));
+    let state = SockJsState { station, iframe };
     Router::new()
         .route(&base, any(serve))
         .route(&format!("{base}/"), any(serve))
@@ -84,21 +74,19 @@ async fn serve(
     Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
-    let base = &state.node.config.sockjs.path;
+    let base = &state.station.node.config.sockjs.path;
     let path = request.uri().path().strip_prefix(base.as_str()).unwrap_or_default().to_owned();
     match Route::parse(&path) {
         None => reply::not_found(),
         Some(Route::Greeting) => reply::text(StatusCode::OK, GREETING),
-        Some(Route::Info) => info(&state.node, &request),
+        Some(Route::Info) => info(&state.station.node, &request),
         Some(Route::Iframe) => reply::iframe(&state.iframe, request.headers()),
         Some(Route::RawWebSocket) => {
-            let websocket = WebSocketState { node: state.node, worker: state.worker };
-            ws::upgrade(websocket, peer, takeover, request, Endpoint::Session).await
+            ws::upgrade(state.station, peer, takeover, request, Endpoint::Session).await
         }
         // Whatever id it has: it comes by one connection.
         Some(Route::Session { transport: Transport::WebSocket, .. }) => {
-            let websocket = WebSocketState { node: state.node, worker: state.worker };
-            ws::upgrade(websocket, peer, takeover, request, Endpoint::SockJs).await
+            ws::upgrade(state.station, peer, takeover, request, Endpoint::SockJs).await
         }
         Some(Route::Session { session, transport, .. }) => {
             let session = session.to_owned();
@@ -135,13 +123,13 @@ async fn visit(
     if request.method() != transport.method() {
         return reply::not_allowed(transport.methods());
     }
-    let caller = door::authenticate(&state.node, request.headers(), request.uri());
+    let caller = door::authenticate(&state.station.node, request.headers(), request.uri());
     let caller = match caller {
         Ok(caller) => caller,
         Err(problem) => return cors.on_problem(*problem),
     };
     // The service is part of the name, so that another one's sessions are others.
-    let Ok(name) = ClaimName::new("sockjs", &[&state.node.config.sockjs.path, session]) else {
+    let Ok(name) = ClaimName::new("sockjs", &[&state.station.node.config.sockjs.path, session]) else {
         return reply::not_found();
     };
     let visit = Visit { state, peer, takeover, transport, name, caller };
@@ -157,19 +145,19 @@ impl Visit {
     async fn find_or_open(&self, headers: &HeaderMap) -> Result<Found, Box<Problem>> {
         let Self { state, name, .. } = self;
         for _ in 0..CLAIM_ATTEMPTS {
-            match state.peers.holder(name.clone()).await {
+            match state.station.node.peers.holder(name.clone()).await {
                 Ok(Some(holder)) => return Ok(Found::Holder(holder)),
                 Ok(None) => {}
                 Err(PeerError::Gone) => return Ok(Found::Dead),
                 Err(error) => return Err(peers_failed(error).into()),
             }
             let handle = self.open(headers).await?;
-            match state.peers.claim(name.clone(), handle).await {
+            match state.station.node.peers.claim(name.clone(), handle).await {
                 // What is not claimed ends by itself, as nobody comes.
                 Ok(Claim::Theirs(holder)) => return Ok(Found::Holder(holder)),
                 Ok(Claim::Ours) => {}
                 Ok(Claim::TakenOver) => {
-                    state.peers.release(name.clone(), handle);
+                    state.station.node.peers.release(name.clone(), handle);
                     return Ok(Found::Dead);
                 }
                 Err(error) => return Err(peers_failed(error).into()),
@@ -178,28 +166,22 @@ impl Visit {
         Err(peers_failed(PeerError::Gone).into())
     }
 
-    async fn open(
-        &self,
-        headers: &HeaderMap,
-    ) -> Result<fanlight_engine::registry::Handle, Box<Problem>> {
-        let admitted = door::admit(&self.state.node, self.peer, headers)?;
-        let (reply, handle) = oneshot::channel();
-        let handshake = Handshake { principal: self.caller.clone() };
-        let opened = Opened {
+    async fn open(&self, headers: &HeaderMap) -> Result<Handle, Box<Problem>> {
+        let station = &self.state.station;
+        let mailbox = MailboxOptions {
+            kind: MailboxKind::SockJs,
             name: self.name.clone(),
             caller: self.user(),
-            opening: Opening::Session(handshake, None),
-            admitted,
-            reply,
+            linger_ms: station.node.config.sockjs.disconnect_delay.as_ms(),
         };
-        self.state.worker.send(Inbox::Open(Box::new(opened))).await;
-        handle.await.map_err(|_| Box::new(door::unavailable("draining", "this node has ended")))
+        let opening = Opening::Session(Handshake { principal: self.caller.clone() }, None);
+        station.open(self.peer, headers, mailbox, opening).await
     }
 
     async fn ask(&self, holder: &Holder, what: Wish) -> Result<MailReply, PeerError> {
         let request = MailRequest { caller: self.user(), what };
-        let answer = self.state.peers.ask(holder, request.encode(), PATIENCE).await?;
-        Ok(MailReply::decode(answer).unwrap_or(MailReply::NotHere))
+        let wait = self.state.station.node.config.sockjs.heartbeat.0;
+        self.state.station.ask(holder, request, wait).await
     }
 
     fn user(&self) -> Option<Box<str>> {
@@ -207,11 +189,5 @@ impl Visit {
     }
 }
 
-fn peers_failed(error: PeerError) -> Problem {
-    door::unavailable("unavailable", &error.to_string())
-}
-
-/// Longer than a mailbox lets anybody wait for a heartbeat.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Each fails only if another request wins and its session ends at once.
 const CLAIM_ATTEMPTS: usize = 3;

@@ -16,24 +16,16 @@ use fanlight_proto::{native, sockjs};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
 use super::door::{self, bad_request};
+use super::Station;
 use crate::accept::Peer;
 use crate::admission::Admitted;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::takeover::{Taken, Takeover};
-use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
-
-/// What the endpoint needs: its node, and the worker on whose thread it runs.
-#[derive(Clone)]
-pub struct WebSocketState {
-    /// The node.
-    pub node: Arc<Node>,
-    /// The worker that takes the connections.
-    pub worker: WorkerHandle,
-}
+use crate::worker::{Adopted, Carrier, Inbox, Opening};
 
 /// The endpoint's routes.
-pub fn routes(state: WebSocketState) -> Router {
+pub fn routes(state: Station) -> Router {
     let path = state.node.config.websocket.path.clone();
     let mut router = Router::new().route(&path, any(upgrade_session));
     if state.node.conformance {
@@ -43,7 +35,7 @@ pub fn routes(state: WebSocketState) -> Router {
 }
 
 async fn upgrade_session(
-    State(state): State<WebSocketState>,
+    State(state): State<Station>,
     Extension(peer): Extension<Peer>,
     Extension(takeover): Extension<Takeover>,
     request: Request,
@@ -52,7 +44,7 @@ async fn upgrade_session(
 }
 
 async fn upgrade_echo(
-    State(state): State<WebSocketState>,
+    State(state): State<Station>,
     Extension(peer): Extension<Peer>,
     Extension(takeover): Extension<Takeover>,
     request: Request,
@@ -91,7 +83,7 @@ impl Agreed {
 
 /// Agrees on a WebSocket and hands its socket to the worker.
 pub(super) async fn upgrade(
-    state: WebSocketState,
+    state: Station,
     peer: SocketAddr,
     takeover: Takeover,
     request: Request,

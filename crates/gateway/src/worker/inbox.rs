@@ -7,12 +7,12 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
-use fanlight_engine::peers::ClaimName;
 use fanlight_engine::registry::{Handle, Order};
 use fanlight_engine::session::{Handshake, Listening, Protocol};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::admission::Admitted;
+use super::mailbox::MailboxOptions;
 use crate::mail::Mail;
 
 /// What a worker is told.
@@ -56,10 +56,8 @@ pub struct Adopted {
 
 /// A session without a connection of its own, on its way to its slot.
 pub struct Opened {
-    /// What it will be claimed by.
-    pub name: ClaimName,
-    /// Who opened it: nobody else receives or sends.
-    pub caller: Option<Box<str>>,
+    /// What it has in place of a connection.
+    pub mailbox: MailboxOptions,
     /// Who is to answer.
     pub opening: Opening,
     /// Its place in the limits.

@@ -2,35 +2,57 @@
 //! request receives it, and what they send comes by requests too.
 
 use bytes::Bytes;
+use fanlight_engine::encode::Framing;
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::outbox::{Chunk, Outbox};
 use fanlight_engine::peers::ClaimName;
 use fanlight_engine::registry::Handle;
 use fanlight_engine::session::Incoming;
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
+use fanlight_proto::cursor::Cursor;
 use fanlight_proto::sockjs::{Close, frame};
+use fanlight_proto::CloseReason;
 use tokio::sync::oneshot;
 
 use super::Worker;
 use super::slot::{Link, Slot};
-use crate::mail::{Mail, MailReply, MailRequest, Wish};
+use crate::mail::{Mail, MailReply, MailRequest, Receive, Wish};
 
-/// How mailboxes look after time.
-#[derive(Debug, Clone, Copy)]
-pub struct MailboxTimes {
-    /// How often a receiver that waits is given something, in milliseconds.
-    pub heartbeat_ms: u64,
-    /// How long a session lives without a receiver, in milliseconds.
-    pub disconnect_ms: u64,
+/// Who comes to a mailbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MailboxKind {
+    /// Requests of SockJS, for its frames.
+    SockJs,
+    /// Polls, for JSON objects of messages and a cursor.
+    Poll,
+}
+
+impl MailboxKind {
+    /// How what waits is written.
+    pub(super) fn framing(self) -> Framing {
+        match self {
+            Self::SockJs => Framing::Quoted,
+            Self::Poll => Framing::Items,
+        }
+    }
+}
+
+/// What a mailbox is opened with.
+#[derive(Debug)]
+pub struct MailboxOptions {
+    /// Who comes to it.
+    pub kind: MailboxKind,
+    /// What its session will be claimed by.
+    pub name: ClaimName,
+    /// Who opened it: nobody else receives or sends.
+    pub caller: Option<Box<str>>,
+    /// How long its session lives without a receiver, in milliseconds.
+    pub linger_ms: u64,
 }
 
 /// What a slot has in place of a socket.
 pub(super) struct Mailbox {
-    /// What the session is claimed by.
-    name: ClaimName,
-    /// Who opened it: nobody else receives or sends.
-    caller: Option<Box<str>>,
+    options: MailboxOptions,
     /// Whether somebody was told that it is open.
     is_open: bool,
     /// Whether the claim is this session's to give up.
@@ -40,8 +62,10 @@ pub(super) struct Mailbox {
     idle_since_ms: u64,
     /// Requests whose messages are not all handed over.
     sending: Vec<oneshot::Sender<MailReply>>,
-    /// What everybody is told who receives once all else is received.
-    last: Option<Bytes>,
+    /// Where the listener was told that it stands.
+    told: Option<Cursor>,
+    /// Why the session has ended: what everybody is told who receives once all else is received.
+    ended: Option<CloseReason>,
 }
 
 /// The connection that receives.
@@ -56,46 +80,101 @@ struct Receiver {
 struct Waiting {
     reply: oneshot::Sender<MailReply>,
     max_bytes: usize,
-    since_ms: u64,
+    until_ms: u64,
 }
+
+/// Where a mailbox's session stands, if it is a listener, and whether it is live on all it wants.
+pub(super) type Standing<'s> = Option<(&'s Cursor, bool)>;
 
 impl Mailbox {
     /// One that nobody has received from yet.
-    pub(super) fn new(name: ClaimName, caller: Option<Box<str>>, now_ms: u64) -> Self {
+    pub(super) fn new(options: MailboxOptions, now_ms: u64) -> Self {
         Self {
-            name,
-            caller,
+            options,
             is_open: false,
             is_claimed: true,
             receiver: None,
             idle_since_ms: now_ms,
             sending: Vec::new(),
-            last: None,
+            told: None,
+            ended: None,
         }
     }
 
     /// Gives what waits in `outbox` to whoever waits for it.
-    pub(super) fn hand_over(&mut self, outbox: &mut Option<Box<Outbox>>, now_ms: u64) {
+    pub(super) fn hand_over(
+        &mut self,
+        outbox: &mut Option<Box<Outbox>>,
+        standing: Standing<'_>,
+        now_ms: u64,
+    ) {
         self.forget_gone(now_ms);
-        let Some(receiver) = &mut self.receiver else { return };
-        let Some(max_bytes) = receiver.waiting.as_ref().map(|waiting| waiting.max_bytes) else {
+        let waiting = self.receiver.as_ref().and_then(|receiver| receiver.waiting.as_ref());
+        let Some((max_bytes, is_over)) =
+            waiting.map(|waiting| (waiting.max_bytes, now_ms >= waiting.until_ms))
+        else {
             return;
         };
-        let reply = if !self.is_open {
+        let reply = match self.options.kind {
+            MailboxKind::SockJs => self.frame(outbox, max_bytes, is_over),
+            MailboxKind::Poll => self.page(outbox, standing, is_over),
+        };
+        if let Some(reply) = reply {
+            self.answer(reply, now_ms);
+        }
+    }
+
+    /// The next frame of SockJS.
+    fn frame(
+        &mut self,
+        outbox: &mut Option<Box<Outbox>>,
+        max_bytes: usize,
+        is_over: bool,
+    ) -> Option<MailReply> {
+        if !self.is_open {
             self.is_open = true;
-            MailReply::Frame(Bytes::from_static(frame::OPEN))
-        } else if let Some(waiting) = outbox {
-            let chunks = waiting.take(max_bytes);
-            if waiting.is_empty() {
-                *outbox = None;
-            }
-            MailReply::Frame(messages(&chunks))
-        } else if let Some(last) = &self.last {
-            MailReply::Last(last.clone())
-        } else {
-            return;
-        };
-        self.answer(reply, now_ms);
+            return Some(MailReply::Frame(Bytes::from_static(frame::OPEN)));
+        }
+        if let Some(chunks) = take(outbox, max_bytes) {
+            let mut out = vec![b'a'];
+            array(&mut out, &chunks);
+            return Some(MailReply::Frame(out.into()));
+        }
+        if let Some(reason) = self.ended {
+            return Some(MailReply::Last(close_frame(&reason.into())));
+        }
+        is_over.then(|| MailReply::Frame(Bytes::from_static(frame::HEARTBEAT)))
+    }
+
+    /// All that waits, and the cursor behind it.
+    fn page(
+        &mut self,
+        outbox: &mut Option<Box<Outbox>>,
+        standing: Standing<'_>,
+        is_over: bool,
+    ) -> Option<MailReply> {
+        let (cursor, is_ready) = standing?;
+        // Before it is ready, its cursor would say less than the client has given.
+        let has_some = outbox.is_some() && is_ready;
+        if !has_some && !is_over && self.ended.is_none() {
+            return None;
+        }
+        self.is_open = true;
+        self.told = Some(cursor.clone());
+        let mut out = br#"{"messages":"#.to_vec();
+        array(&mut out, &take(outbox, usize::MAX).unwrap_or_default());
+        out.extend_from_slice(br#","cursor":""#);
+        cursor.write(&mut out);
+        if self.ended.is_none() {
+            // A client that comes back to this mailbox goes on from here.
+            let id = self.options.name.as_str().rsplit('/').next().unwrap_or_default();
+            out.push(b'~');
+            out.extend_from_slice(id.as_bytes());
+        }
+        out.extend_from_slice(br#""}"#);
+        let page = Bytes::from(out);
+        let is_last = self.ended.is_some();
+        Some(if is_last { MailReply::Last(page) } else { MailReply::Frame(page) })
     }
 
     /// Answers the receiver that waits.
@@ -124,27 +203,16 @@ impl Mailbox {
         }
     }
 
-    /// Looks after time; whether nobody has received for so long that nobody will.
-    fn sweep(&mut self, now_ms: u64, times: MailboxTimes) -> bool {
+    /// Whether nobody has received for so long that nobody will.
+    fn is_abandoned(&mut self, now_ms: u64) -> bool {
         self.forget_gone(now_ms);
-        let waiting = self.receiver.as_ref().and_then(|receiver| receiver.waiting.as_ref());
-        match waiting {
-            Some(waiting) => {
-                // Early rather than late: the next sweep may be a whole interval away.
-                if now_ms.saturating_sub(waiting.since_ms) + SWEEP_MS >= times.heartbeat_ms {
-                    self.answer(MailReply::Frame(Bytes::from_static(frame::HEARTBEAT)), now_ms);
-                }
-                false
-            }
-            None => now_ms.saturating_sub(self.idle_since_ms) >= times.disconnect_ms,
-        }
+        self.receiver.is_none()
+            && now_ms.saturating_sub(self.idle_since_ms) >= self.options.linger_ms
     }
 
-    /// From now on there is nothing but this close frame.
-    pub(super) fn close(&mut self, close: &Close) {
-        let mut out = Vec::new();
-        frame::close(&mut out, close);
-        self.last = Some(out.into());
+    /// From now on there is nothing but what it ended with.
+    pub(super) fn end(&mut self, reason: CloseReason) {
+        self.ended = Some(reason);
     }
 
     /// Whether somebody receives, so that it is not silent.
@@ -152,9 +220,19 @@ impl Mailbox {
         self.receiver.is_some()
     }
 
+    /// How long it stays after its end, for those who have not heard of it.
+    pub(super) fn linger_ms(&self) -> u64 {
+        self.options.linger_ms
+    }
+
     /// The claim to give up at the end.
     pub(super) fn claim(&self) -> Option<ClaimName> {
-        self.is_claimed.then(|| self.name.clone())
+        self.is_claimed.then(|| self.options.name.clone())
+    }
+
+    /// Whether a client that says so stands where it was told last.
+    fn stands_at(&self, from: Option<&str>) -> bool {
+        from.is_none_or(|from| self.told.as_ref().is_some_and(|told| told.to_string() == from))
     }
 }
 
@@ -164,27 +242,23 @@ impl Worker {
         let Mail { handle, request: MailRequest { caller, what }, reply } = mail;
         let now = self.shared.clock.now();
         let key = SessionKey(handle.slot);
-        let Some(mailbox) = self.mailbox(handle).filter(|mailbox| mailbox.caller == caller) else {
+        let mailbox = self.mailbox(handle).filter(|mailbox| mailbox.options.caller == caller);
+        let Some(mailbox) = mailbox else {
             let _ = reply.send(MailReply::NotHere);
             return;
         };
         match what {
-            Wish::Receive { receiver, stays, max_bytes } => {
-                mailbox.forget_gone(now.mono_ms);
-                if mailbox.receiver.as_ref().is_some_and(|other| other.id != receiver) {
-                    let mut out = Vec::new();
-                    frame::close(&mut out, &Close::ANOTHER_CONNECTION);
-                    let _ = reply.send(MailReply::Last(out.into()));
+            Wish::Receive(receive) => {
+                if !mailbox.stands_at(receive.from.as_deref()) {
+                    // An answer was lost; a new session gets what was in it from the history.
+                    let _ = reply.send(MailReply::NotHere);
+                    self.guarded(key, |worker| worker.cut(key, CloseReason::ConnectionLost, now));
                     return;
                 }
-                let max_bytes = max_bytes as usize;
-                let waiting = Some(Waiting { reply, max_bytes, since_ms: now.mono_ms });
-                let seen_ms = now.mono_ms;
-                mailbox.receiver = Some(Receiver { id: receiver, stays, waiting, seen_ms });
-                self.guarded(key, |worker| worker.on_received(key, now));
+                self.guarded(key, |worker| worker.on_receive(key, &receive, reply, now));
             }
             Wish::Send { messages } => {
-                if mailbox.last.is_some() || !mailbox.is_open {
+                if mailbox.ended.is_some() || !mailbox.is_open {
                     let _ = reply.send(MailReply::NotHere);
                     return;
                 }
@@ -199,12 +273,35 @@ impl Worker {
     }
 
     /// Somebody waits for a mailbox's next frame.
-    fn on_received(&mut self, key: SessionKey, now: Now) {
+    fn on_receive(
+        &mut self,
+        key: SessionKey,
+        receive: &Receive,
+        reply: oneshot::Sender<MailReply>,
+        now: Now,
+    ) {
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        let Link::Mailbox(mailbox) = &mut slot.link else { return };
+        mailbox.forget_gone(now.mono_ms);
+        if mailbox.receiver.as_ref().is_some_and(|other| other.id != receive.receiver) {
+            let _ = reply.send(MailReply::Last(close_frame(&Close::ANOTHER_CONNECTION)));
+            return;
+        }
+        let waiting = Waiting {
+            reply,
+            max_bytes: receive.max_bytes as usize,
+            until_ms: now.mono_ms + u64::from(receive.wait_ms),
+        };
+        mailbox.receiver = Some(Receiver {
+            id: receive.receiver,
+            stays: receive.stays,
+            waiting: Some(waiting),
+            seen_ms: now.mono_ms,
+        });
         slot.last_received_ms = now.mono_ms;
-        let waited = slot.outbox.is_some();
+        let has_waited = slot.outbox.is_some();
         slot.hand_over(now.mono_ms);
-        if waited && slot.outbox.is_none() {
+        if has_waited && slot.outbox.is_none() {
             self.queues.consumers.unhold();
             self.give_on(key);
         }
@@ -247,9 +344,11 @@ impl Worker {
 
     /// Looks after a mailbox's time; whether it is to end, as nobody comes any more.
     pub(super) fn sweep_mailbox(&mut self, key: SessionKey, now: Now) -> bool {
-        let times = self.shared.mailbox_times;
-        match self.slots.get_mut(key.0 as usize).map(|slot| &mut slot.link) {
-            Some(Link::Mailbox(mailbox)) => mailbox.sweep(now.mono_ms, times),
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
+        // Early rather than late: the next sweep may be a whole interval away.
+        slot.hand_over(now.mono_ms + SWEEP_MS);
+        match &mut slot.link {
+            Link::Mailbox(mailbox) => mailbox.is_abandoned(now.mono_ms),
             _ => false,
         }
     }
@@ -265,17 +364,34 @@ impl Worker {
     }
 }
 
-/// A frame of messages, each of which has a comma before it.
-fn messages(chunks: &[Chunk]) -> Bytes {
+/// The oldest of what waits, no more than about `max_bytes`.
+fn take(outbox: &mut Option<Box<Outbox>>, max_bytes: usize) -> Option<Vec<Chunk>> {
+    let waiting = outbox.as_mut()?;
+    let chunks = waiting.take(max_bytes);
+    if waiting.is_empty() {
+        *outbox = None;
+    }
+    Some(chunks)
+}
+
+/// Appends an array of items, each of which has a comma before it.
+fn array(out: &mut Vec<u8>, chunks: &[Chunk]) {
     let bytes: usize = chunks.iter().map(Chunk::len).sum();
-    let mut out = Vec::with_capacity(bytes + 2);
-    out.extend_from_slice(b"a[");
+    out.reserve(bytes + 2);
+    let begin = out.len();
     for piece in chunks.iter().flat_map(Chunk::pieces) {
         out.extend_from_slice(piece);
     }
+    match out.get_mut(begin) {
+        Some(first_comma) => *first_comma = b'[',
+        None => out.push(b'['),
+    }
     out.push(b']');
-    // In place of the first comma.
-    out.remove(2);
+}
+
+fn close_frame(close: &Close) -> Bytes {
+    let mut out = Vec::new();
+    frame::close(&mut out, close);
     out.into()
 }
 

@@ -109,7 +109,7 @@ impl Link {
             Self::Events { chunked: true } => Some(b"0\r\n\r\n".to_vec()),
             Self::Events { chunked: false } | Self::Stream => None,
             Self::Mailbox(mailbox) => {
-                mailbox.close(&reason.into());
+                mailbox.end(reason);
                 None
             }
         }
@@ -230,7 +230,11 @@ impl Slot {
     /// Gives what waits to the request that waits for it.
     pub(super) fn hand_over(&mut self, now_ms: u64) {
         if let Link::Mailbox(mailbox) = &mut self.link {
-            mailbox.hand_over(&mut self.outbox, now_ms);
+            let standing = match &self.role {
+                Role::Session(session) => session.listens_from(),
+                Role::Echo => None,
+            };
+            mailbox.hand_over(&mut self.outbox, standing, now_ms);
         }
     }
 

@@ -138,7 +138,6 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
         clock: Clock::start(),
         outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
         send_time_ms: 10_000,
-        mailbox_times: MailboxTimes { heartbeat_ms: 25_000, disconnect_ms: 5_000 },
         deflate_min_bytes: 256,
     })
 }

@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use super::reply::{self, Cors};
 use super::{Found, Visit};
-use crate::mail::{MailReply, Wish};
+use crate::mail::{MailReply, Receive, Wish};
 use crate::takeover::Taken;
 
 impl Visit {
@@ -38,7 +38,7 @@ impl Visit {
             return self.stream(found, receiver, chunked, cors).await;
         }
         let (Ok(frame) | Err(frame)) = match &found {
-            Found::Holder(holder) => self.next(holder, rand::random(), false, MAX_BYTES).await,
+            Found::Holder(holder) => self.next(holder, rand::random(), false).await,
             Found::Dead => Err(interrupted()),
         };
         let mut body = Vec::new();
@@ -52,10 +52,15 @@ impl Visit {
         holder: &Holder,
         receiver: u64,
         stays: bool,
-        max_bytes: usize,
     ) -> Result<Bytes, Bytes> {
-        let max_bytes = max_bytes as u32;
-        match self.ask(holder, Wish::Receive { receiver, stays, max_bytes }).await {
+        let receive = Receive {
+            receiver,
+            stays,
+            max_bytes: MAX_BYTES,
+            wait_ms: self.state.station.node.config.sockjs.heartbeat.as_ms() as u32,
+            from: None,
+        };
+        match self.ask(holder, Wish::Receive(receive)).await {
             Ok(MailReply::Frame(frame)) => Ok(frame),
             Ok(MailReply::Last(frame)) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
@@ -89,14 +94,14 @@ impl Stream {
         let mut prelude = Vec::new();
         self.receiver.prelude(&mut prelude);
         self.write(head, &prelude).await?;
-        let limit = visit.state.node.config.sockjs.stream_bytes.as_bytes();
+        let limit = visit.state.station.node.config.sockjs.stream_bytes.as_bytes();
         let id = rand::random();
         let mut sent = 0;
         while sent < limit {
             let next = match &found {
                 Found::Holder(holder) => {
                     tokio::select! {
-                        next = visit.next(holder, id, true, MAX_BYTES) => next,
+                        next = visit.next(holder, id, true) => next,
                         () = gone(&self.socket) => return Ok(()),
                     }
                 }
@@ -197,6 +202,6 @@ fn interrupted() -> Bytes {
 }
 
 /// The most bytes of messages in one frame: another node's answer has room for no more.
-const MAX_BYTES: usize = 128 * 1024;
+const MAX_BYTES: u32 = 128 * 1024;
 /// How long a client may take to read a frame.
 const WRITE_TIME: Duration = Duration::from_secs(10);

@@ -9,14 +9,15 @@ use fanlight_proto::sockjs::{Limits, PayloadError, Transport, read_jsonp_send, r
 use http::{StatusCode, header};
 
 use super::reply::{self, Cors};
-use super::{Visit, peers_failed};
+use super::Visit;
+use crate::transport::mailboxes::peers_failed;
 use crate::mail::{MailReply, Wish};
 use crate::problem::Problem;
 
 impl Visit {
     pub(super) async fn send(self, request: Request, cors: Cors) -> Response {
         let (parts, body) = request.into_parts();
-        let bytes = self.state.node.config.limits.message.as_bytes();
+        let bytes = self.state.station.node.config.limits.message.as_bytes();
         // Escapes and the array around the messages take their room too.
         let limits = Limits { bytes: 2 * bytes, messages: MAX_BATCH };
         let Ok(body) = to_bytes(body, limits.bytes).await else {
@@ -38,7 +39,7 @@ impl Visit {
             return cors.on_problem(problem);
         }
         let messages = messages.into_iter().map(|message| message.into_owned().into()).collect();
-        let holder = match self.state.peers.holder(self.name.clone()).await {
+        let holder = match self.state.station.node.peers.holder(self.name.clone()).await {
             Ok(Some(holder)) => holder,
             Ok(None) | Err(PeerError::Gone) => return cors.on(reply::not_found()),
             Err(error) => return cors.on_problem(peers_failed(error)),
