@@ -39,7 +39,8 @@ pub trait Peers: Send + Sync + 'static {
     /// Asks the node of `holder`, whose [`Answerer`] answers. What one node asks another arrives
     /// in the order of the calls, once or not at all.
     ///
-    /// Dropping the future gives up: the other node is told so.
+    /// Dropping the future gives up: the other node is told so. The own node's sessions are asked
+    /// in the same way, as this says whether they still have their claims.
     fn ask(
         &self,
         holder: &Holder,

@@ -41,6 +41,7 @@ use crate::names::Names;
 use crate::resp3::Value;
 use crate::shards::Shards;
 
+pub(crate) use control::destination as node_destination;
 pub use control::{ControlInbox, control};
 use lanes::{Batch, Lanes, Taken};
 pub(crate) use operation::EVENTS;
@@ -465,11 +466,11 @@ impl fmt::Debug for RedisRegistry {
 }
 
 /// The process that an owner is a generation of.
-fn boot_of(owner: &str) -> &str {
+pub(crate) fn boot_of(owner: &str) -> &str {
     owner.split(':').next().unwrap_or_default()
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

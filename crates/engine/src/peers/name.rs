@@ -37,6 +37,20 @@ impl ClaimName {
         Ok(Self(text.into()))
     }
 
+    /// From the text of a name, as another node has sent it.
+    pub fn from_escaped(text: &str) -> Option<Self> {
+        let mut rest = text.as_bytes();
+        while let [first, others @ ..] = rest {
+            rest = match (first, others) {
+                (b'%', [high, low, others @ ..]) if is_hex(*high) && is_hex(*low) => others,
+                (b'/', others) => others,
+                (byte, others) if is_plain(*byte) => others,
+                _ => return None,
+            };
+        }
+        (text.len() <= Self::MAX_BYTES).then(|| Self(text.into()))
+    }
+
     /// Its text.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -58,12 +72,20 @@ impl fmt::Debug for ClaimName {
 
 fn escape(part: &str, out: &mut String) {
     for byte in part.bytes() {
-        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.') {
+        if is_plain(byte) {
             out.push(char::from(byte));
         } else {
             let _ = write!(out, "%{byte:02X}");
         }
     }
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.')
+}
+
+fn is_hex(byte: u8) -> bool {
+    matches!(byte, b'0'..=b'9' | b'A'..=b'F')
 }
 
 #[cfg(test)]
@@ -82,6 +104,22 @@ mod tests {
         assert!(name(&[&"x".repeat(ClaimName::MAX_BYTES - 7)]).is_ok());
     }
 
+    fn unescaped(part: &str) -> Option<String> {
+        let mut bytes = Vec::new();
+        let mut rest = part.as_bytes();
+        while let [first, others @ ..] = rest {
+            if *first == b'%' {
+                let digits = std::str::from_utf8(others.get(..2)?).ok()?;
+                bytes.push(u8::from_str_radix(digits, 16).ok()?);
+                rest = &others[2..];
+            } else {
+                bytes.push(*first);
+                rest = others;
+            }
+        }
+        String::from_utf8(bytes).ok()
+    }
+
     proptest! {
         #[test]
         fn different_parts_make_different_names(
@@ -93,8 +131,24 @@ mod tests {
                 ClaimName::new("kind", &parts).unwrap()
             };
             prop_assert_eq!(one == other, name(&one) == name(&other));
-            let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.%/".contains(&byte);
-            prop_assert!(name(&one).as_str().bytes().all(is_plain));
+            let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.%/".contains(&byte);
+            prop_assert!(name(&one).as_str().bytes().all(is_safe));
+            prop_assert_eq!(ClaimName::from_escaped(name(&one).as_str()), Some(name(&one)));
+        }
+
+        #[test]
+        fn a_text_that_is_no_name_is_refused(text in "[/%a0A{} ]{0,8}|\\PC{0,8}") {
+            let parts: Option<Vec<_>> = text.split('/').map(unescaped).collect();
+            let canonical = parts.map(|parts| {
+                let parts: Vec<_> = parts.iter().map(String::as_str).collect();
+                ClaimName::new("x", &parts).unwrap().as_str()[2..].to_owned()
+            });
+            if canonical.as_deref() == Some(&text) {
+                prop_assert!(ClaimName::from_escaped(&text).is_some());
+            }
+            if text.contains(['{', '}', ' ']) || text.ends_with('%') || !text.is_ascii() {
+                prop_assert_eq!(ClaimName::from_escaped(&text), None);
+            }
         }
     }
 }

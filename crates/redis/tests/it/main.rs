@@ -11,6 +11,8 @@ mod idempotency;
 mod lease;
 mod nodes;
 mod outages;
+mod peers;
+mod peers_processes;
 mod presence;
 mod queues;
 mod registry;
