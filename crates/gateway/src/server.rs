@@ -27,7 +27,7 @@ use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::node::Node;
 use crate::problem::Problem;
-use crate::registry::Cluster;
+use crate::registry::{Cluster, NoSessions};
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
@@ -50,7 +50,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let handles = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let clock = Clock::start();
-    let cluster = Cluster::join(&config, handles, reachable(public), clock, &tracker, &shutdown)?;
+    let (answerer, address) = (Arc::new(NoSessions), reachable(public));
+    let cluster = Cluster::join(&config, handles, answerer, address, clock, &tracker, &shutdown)?;
     let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
     let authenticator = Arc::clone(&shared.authenticator);
     let (broker, registry) = (Arc::clone(&cluster.broker), Arc::clone(&cluster.registry));
