@@ -2,16 +2,14 @@
 
 pub mod api;
 
-use std::future::ready;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use bytes::Bytes;
 use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
-use fanlight_engine::peers::{Answerer, ClaimName, MemoryPeers, Peers, Sleep};
+use fanlight_engine::peers::{Answerer, MemoryPeers, Peers, Sleep};
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
-use fanlight_engine::registry::{Handle, MemoryRegistry, NodeStatus, Order, Registry, Sessions};
+use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
 use fanlight_redis::{
     Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
     RedisRegistry, RegistryOptions, control,
@@ -129,19 +127,6 @@ fn alone(info: NodeInfo) -> NodeStatus {
         sessions: 0,
         lease_left_ms: 0,
         is_self: true,
-    }
-}
-
-/// Answers for a node none of whose sessions can be asked by others.
-pub struct NoSessions;
-
-impl Answerer for NoSessions {
-    fn answer(&self, _handle: Handle, _request: Bytes) -> BoxFuture<'static, Option<Bytes>> {
-        ready(None).boxed()
-    }
-
-    fn lost(&self, _name: ClaimName, _handle: Handle) -> BoxFuture<'static, ()> {
-        ready(()).boxed()
     }
 }
 

@@ -176,16 +176,15 @@ impl Session {
     }
 
     pub(super) fn events_reconnect(&mut self, cx: &mut Cx<'_>, after_ms: u64, reason: CloseReason) {
-        let mut payload = Vec::new();
-        sse::retry(&mut payload, after_ms);
-        cx.effects.push(Effect::Write { text: true, payload });
-        let reason_code = reason.code().into();
-        write(
-            cx,
-            None,
-            Some(RECONNECT),
-            &ServerMessage::Reconnect { after_ms, reason: reason_code },
-        );
+        if let Some(form) = self.form() {
+            if form == Form::Events {
+                let mut payload = Vec::new();
+                sse::retry(&mut payload, after_ms);
+                cx.effects.push(Effect::Write { text: true, payload });
+            }
+            let message = ServerMessage::Reconnect { after_ms, reason: reason.code().into() };
+            write(cx, form, None, Some(RECONNECT), &message);
+        }
         self.end(cx, reason);
     }
 }

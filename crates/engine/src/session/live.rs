@@ -295,7 +295,8 @@ pub(super) fn outgoing(
     if only_for.is_some() {
         permit = permit.without_history();
     }
-    let key = draft.key.map(|key| idempotency_key(sender, permit.destination(), key)).transpose()?;
+    let key =
+        draft.key.map(|key| idempotency_key(sender, permit.destination(), key)).transpose()?;
     let publication = Publication {
         id: ids.publication(now),
         destination: permit.destination().clone(),

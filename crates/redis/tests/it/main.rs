@@ -12,6 +12,7 @@ mod lease;
 mod nodes;
 mod outages;
 mod peers;
+mod peers_processes;
 mod presence;
 mod queues;
 mod registry;
