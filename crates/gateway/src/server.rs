@@ -28,7 +28,7 @@ use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
 use crate::node::Node;
 use crate::problem::Problem;
-use crate::registry::{Cluster, NoSessions};
+use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::{Station, events, poll, publish, sockjs, ws};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};

@@ -157,7 +157,12 @@ impl Wanted {
 
     /// The same once it is known that it may be: so a refusal is a status, which a stream that
     /// has begun could not have.
-    pub(super) fn permitted(self, node: &Node, caller: &Caller) -> Result<Listening, Box<Problem>> {
+    pub(super) fn permitted(
+        self,
+        node: &Node,
+        caller: &Caller,
+        form: Form,
+    ) -> Result<Listening, Box<Problem>> {
         let Self { mut destinations, cursor, presence, .. } = self;
         let limit = node.rules.limits.subscriptions;
         if destinations.is_empty() {

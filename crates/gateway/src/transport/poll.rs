@@ -83,7 +83,8 @@ impl<'s> Poll<'s> {
         let (cursor, mailbox) = self.wanted.split_cursor();
         let peers = &self.station.node.peers;
         // Whatever the mailbox was opened for, the client must still be allowed it.
-        let listening = self.wanted.permitted(&self.station.node, &self.caller, Form::Items)?;
+        let wanted = std::mem::take(&mut self.wanted);
+        let listening = wanted.permitted(&self.station.node, &self.caller, Form::Items)?;
         if let (Some(from), Some(name)) = (cursor, mailbox.and_then(|id| mailbox_name(&id)))
             && let Ok(Some(holder)) = peers.holder(name).await
             && let Some(page) = self.ask(&holder, Some(from)).await?

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use axum::Json;
 use fanlight_engine::broker::{Published, Reach};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::session::{Alone, Refusal};
@@ -22,9 +22,7 @@ use crate::rates::Payer;
 
 /// The endpoint's routes.
 pub fn routes(station: Station) -> Router {
-    Router::new()
-        .route("/publish", post(publish).options(cors::preflight))
-        .with_state(station)
+    Router::new().route("/publish", post(publish).options(cors::preflight)).with_state(station)
 }
 
 async fn publish(
@@ -55,12 +53,11 @@ async fn published(
         return Err(door::unauthorized("a token is needed").into());
     }
     let now = node.clock.now();
-    let payer = match &caller {
-        Some(principal) => Payer::User(Arc::clone(&principal.user)),
-        None => {
-            let proxies = &node.config.listen.trusted_proxies;
-            Payer::Address(client_address(peer.ip(), &parts.headers, proxies))
-        }
+    let payer = if let Some(principal) = &caller {
+        Payer::User(Arc::clone(&principal.user))
+    } else {
+        let proxies = &node.config.listen.trusted_proxies;
+        Payer::Address(client_address(peer.ip(), &parts.headers, proxies))
     };
     node.publish_rates.admit(payer, now.mono_ms, node.rules.limits.messages).map_err(|retry| {
         let detail = format!("too many messages; try again in {} ms", retry.0);
@@ -96,7 +93,7 @@ fn told(published: Published) -> Value {
 }
 
 /// The refusal as a status, with the code that other protocols have for it too.
-fn refused(refusal: Refusal) -> Box<Problem> {
+fn refused(refusal: Refusal) -> Problem {
     let status = match refusal.code {
         "unavailable" | "overloaded" | "queue_full" => StatusCode::SERVICE_UNAVAILABLE,
         // It may have been published: not to be repeated without a key.
@@ -109,5 +106,5 @@ fn refused(refusal: Refusal) -> Box<Problem> {
             _ => StatusCode::BAD_REQUEST,
         },
     };
-    Box::new(Problem::new(status, refusal.code, refusal.message))
+    Problem::new(status, refusal.code, refusal.message)
 }

@@ -20,10 +20,10 @@ use fanlight_engine::session::Handshake;
 use fanlight_proto::sockjs::{GREETING, Iframe, Info, Route, Transport, headers};
 use http::{HeaderMap, Method, StatusCode};
 
-use super::door::{self, Caller};
-use super::ws::{self, Endpoint};
-use super::mailboxes::peers_failed;
 use super::Station;
+use super::door::{self, Caller};
+use super::mailboxes::peers_failed;
+use super::ws::{self, Endpoint};
 use crate::accept::Peer;
 use crate::mail::{MailReply, MailRequest, Wish};
 use crate::node::Node;
@@ -129,7 +129,8 @@ async fn visit(
         Err(problem) => return cors.on_problem(*problem),
     };
     // The service is part of the name, so that another one's sessions are others.
-    let Ok(name) = ClaimName::new("sockjs", &[&state.station.node.config.sockjs.path, session]) else {
+    let Ok(name) = ClaimName::new("sockjs", &[&state.station.node.config.sockjs.path, session])
+    else {
         return reply::not_found();
     };
     let visit = Visit { state, peer, takeover, transport, name, caller };

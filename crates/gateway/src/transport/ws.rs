@@ -15,8 +15,8 @@ use fanlight_proto::ws::{self, Opcode, deflate, handshake};
 use fanlight_proto::{native, sockjs};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 
-use super::door::{self, bad_request};
 use super::Station;
+use super::door::{self, bad_request};
 use crate::accept::Peer;
 use crate::admission::Admitted;
 use crate::node::Node;

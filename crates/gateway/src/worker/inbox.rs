@@ -11,8 +11,8 @@ use fanlight_engine::registry::{Handle, Order};
 use fanlight_engine::session::{Handshake, Listening, Protocol};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::admission::Admitted;
 use super::mailbox::MailboxOptions;
+use crate::admission::Admitted;
 use crate::mail::Mail;
 
 /// What a worker is told.

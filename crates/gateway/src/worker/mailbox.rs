@@ -9,9 +9,9 @@ use fanlight_engine::peers::ClaimName;
 use fanlight_engine::registry::Handle;
 use fanlight_engine::session::Incoming;
 use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
 use fanlight_proto::cursor::Cursor;
 use fanlight_proto::sockjs::{Close, frame};
-use fanlight_proto::CloseReason;
 use tokio::sync::oneshot;
 
 use super::Worker;
@@ -345,8 +345,11 @@ impl Worker {
     /// Looks after a mailbox's time; whether it is to end, as nobody comes any more.
     pub(super) fn sweep_mailbox(&mut self, key: SessionKey, now: Now) -> bool {
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
-        // Early rather than late: the next sweep may be a whole interval away.
-        slot.hand_over(now.mono_ms + SWEEP_MS);
+        let early_ms = match &slot.link {
+            Link::Mailbox(mailbox) if mailbox.options.kind == MailboxKind::SockJs => SWEEP_MS,
+            _ => 0,
+        };
+        slot.hand_over(now.mono_ms + early_ms);
         match &mut slot.link {
             Link::Mailbox(mailbox) => mailbox.is_abandoned(now.mono_ms),
             _ => false,
@@ -397,5 +400,5 @@ fn close_frame(close: &Close) -> Bytes {
 
 /// How long a receiver that stays may take from one frame to its next request.
 const BETWEEN_MS: u64 = 5_000;
-/// How far apart sweeps may be.
+/// How far apart sweeps may be: a heartbeat is early rather than late.
 const SWEEP_MS: u64 = 1_000;

@@ -9,10 +9,10 @@ use fanlight_engine::broker::{
 };
 use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
+use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
-use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};

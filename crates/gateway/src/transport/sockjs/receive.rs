@@ -47,12 +47,7 @@ impl Visit {
     }
 
     /// The next frame; `Err` when it is the last.
-    async fn next(
-        &self,
-        holder: &Holder,
-        receiver: u64,
-        stays: bool,
-    ) -> Result<Bytes, Bytes> {
+    async fn next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
         let receive = Receive {
             receiver,
             stays,

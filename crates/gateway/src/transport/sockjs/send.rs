@@ -8,11 +8,11 @@ use fanlight_proto::native::MAX_BATCH;
 use fanlight_proto::sockjs::{Limits, PayloadError, Transport, read_jsonp_send, read_xhr_send};
 use http::{StatusCode, header};
 
-use super::reply::{self, Cors};
 use super::Visit;
-use crate::transport::mailboxes::peers_failed;
+use super::reply::{self, Cors};
 use crate::mail::{MailReply, Wish};
 use crate::problem::Problem;
+use crate::transport::mailboxes::peers_failed;
 
 impl Visit {
     pub(super) async fn send(self, request: Request, cors: Cors) -> Response {
