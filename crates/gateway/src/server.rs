@@ -191,7 +191,7 @@ impl WorkerThread {
             let tracker = TaskTracker::new();
             let station = Station { node: Arc::clone(&self.node), worker: self.handle };
             let server = HttpServer {
-                router: public_routes(station),
+                router: public_routes(&station),
                 tracker: tracker.clone(),
                 shutdown: self.shutdown,
                 head_time: self.node.config.limits.request_head_time.0,
@@ -204,7 +204,7 @@ impl WorkerThread {
     }
 }
 
-fn public_routes(station: Station) -> Router {
+fn public_routes(station: &Station) -> Router {
     let node = Arc::clone(&station.node);
     let mut router = ws::routes(station.clone())
         .merge(events::routes(station.clone()))

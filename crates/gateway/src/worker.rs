@@ -47,7 +47,9 @@ use crate::admission::Admitted;
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Carrier, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox};
+pub use inbox::{
+    Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
+};
 use mailbox::Mailbox;
 pub use mailbox::{MailboxKind, MailboxOptions};
 use queues::{QueueDone, QueueSide};
@@ -378,7 +380,7 @@ impl Worker {
                 Opening::Listener(handshake, listening) => {
                     Role::Session(Session::listener(key, id, listening, handshake, now))
                 }
-                Opening::Echo => Role::Echo,
+                Opening::Echo(echo) => Role::Echo(echo),
             },
             inbound: None,
             outbox: None,

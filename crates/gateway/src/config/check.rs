@@ -66,20 +66,24 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             "give the admin listener a port of its own, which the public can't reach",
         ));
     }
-    let path = &config.websocket.path;
-    if !path.starts_with('/') || path.contains(['?', '#', '{', '}', '*', ' ']) {
-        problems.push(Problem::new(
-            "websocket.path",
-            "not a path",
-            "begin it with /, without a query, as in \"/ws\"",
-        ));
+    let (websocket, sockjs) = (&*config.websocket.path, &*config.sockjs.path);
+    path("websocket.path", websocket, "\"/ws\"", sockjs, problems);
+    path("sockjs.path", sockjs, "\"/sockjs\"", websocket, problems);
+    if sockjs.ends_with('/') {
+        let remedy = "leave out the slash at its end, as in \"/sockjs\"";
+        problems.push(Problem::new("sockjs.path", "ends with a slash", remedy));
     }
-    if matches!(path.as_str(), "/" | "/livez" | "/readyz" | "/startupz") {
-        problems.push(Problem::new(
-            "websocket.path",
-            "taken by another endpoint",
-            "choose a path of its own, as in \"/ws\"",
-        ));
+}
+
+/// A path of an endpoint's own.
+fn path(option: &'static str, path: &str, example: &str, other: &str, problems: &mut Vec<Problem>) {
+    if !path.starts_with('/') || path.contains(['?', '#', '{', '}', '*', ' ']) {
+        let remedy = format!("begin it with /, without a query, as in {example}");
+        problems.push(Problem::new(option, "not a path", remedy));
+    }
+    if TAKEN.contains(&path) || path == other {
+        let remedy = format!("choose a path of its own, as in {example}");
+        problems.push(Problem::new(option, "taken by another endpoint", remedy));
     }
 }
 
@@ -275,3 +279,6 @@ const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;
+
+/// Paths that other endpoints have.
+const TAKEN: [&str; 7] = ["/", "/livez", "/readyz", "/startupz", "/events", "/poll", "/publish"];

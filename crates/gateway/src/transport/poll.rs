@@ -98,6 +98,7 @@ impl<'s> Poll<'s> {
             name: name.clone(),
             caller: self.user(),
             linger_ms: self.station.node.config.poll.linger.as_ms(),
+            ended: None,
         };
         let opening = Opening::Listener(Handshake { principal: self.caller.clone() }, listening);
         let handle = self.station.open(self.peer, &self.headers, mailbox, opening).await?;

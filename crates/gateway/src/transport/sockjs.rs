@@ -17,7 +17,7 @@ use axum::routing::any;
 use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
 use fanlight_engine::registry::Handle;
 use fanlight_engine::session::Handshake;
-use fanlight_proto::sockjs::{GREETING, Iframe, Info, Route, Transport, headers};
+use fanlight_proto::sockjs::{Close, GREETING, Iframe, Info, Route, Transport, headers};
 use http::{HeaderMap, Method, StatusCode};
 
 use super::Station;
@@ -29,14 +29,42 @@ use crate::mail::{MailReply, MailRequest, Wish};
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::takeover::Takeover;
-use crate::worker::{MailboxKind, MailboxOptions, Opening};
+use crate::worker::{Echo, MailboxKind, MailboxOptions, Opening};
 
 /// What the endpoint needs.
 #[derive(Clone)]
 struct SockJsState {
     station: Station,
+    base: Arc<str>,
+    service: Service,
     iframe: Arc<Iframe>,
 }
+
+/// What is at a base URL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Service {
+    /// Fanlight's sessions.
+    Sessions,
+    /// For conformance suites: gives back what it gets.
+    Echo,
+    /// The same, without the transport `websocket`.
+    DisabledWebSocketEcho,
+    /// The same, with the cookie that sticky sessions would need.
+    CookieNeededEcho,
+    /// Closes at once.
+    Close,
+    /// Gives back much for little.
+    Amplify,
+}
+
+/// The services for conformance suites, below `/conformance/sockjs`.
+const CONFORMANCE: [(&str, Service); 5] = [
+    ("echo", Service::Echo),
+    ("disabled_websocket_echo", Service::DisabledWebSocketEcho),
+    ("cookie_needed_echo", Service::CookieNeededEcho),
+    ("close", Service::Close),
+    ("amplify", Service::Amplify),
+];
 
 /// A request of a session.
 struct Visit {
@@ -57,15 +85,27 @@ enum Found {
 }
 
 /// The endpoint's routes.
-pub fn routes(station: Station) -> Router {
+pub fn routes(station: &Station) -> Router {
     let config = &station.node.config.sockjs;
-    let (base, iframe) = (config.path.clone(), Arc::new(Iframe::new(&config.client_url)));
-    let state = SockJsState { station, iframe };
-    Router::new()
-        .route(&base, any(serve))
-        .route(&format!("{base}/"), any(serve))
-        .route(&format!("{base}/{{*rest}}"), any(serve))
-        .with_state(state)
+    let iframe = Arc::new(Iframe::new(&config.client_url));
+    let mut services = vec![(config.path.clone(), Service::Sessions)];
+    if station.node.conformance {
+        let paths =
+            CONFORMANCE.map(|(name, service)| (format!("/conformance/sockjs/{name}"), service));
+        services.extend(paths);
+    }
+    let mut router = Router::new();
+    for (base, service) in services {
+        let (station, iframe) = (station.clone(), Arc::clone(&iframe));
+        let state = SockJsState { station, base: base.as_str().into(), service, iframe };
+        let own = Router::new()
+            .route(&base, any(serve))
+            .route(&format!("{base}/"), any(serve))
+            .route(&format!("{base}/{{*rest}}"), any(serve))
+            .with_state(state);
+        router = router.merge(own);
+    }
+    router
 }
 
 async fn serve(
@@ -74,19 +114,26 @@ async fn serve(
     Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
-    let base = &state.station.node.config.sockjs.path;
-    let path = request.uri().path().strip_prefix(base.as_str()).unwrap_or_default().to_owned();
+    let path = request.uri().path().strip_prefix(&*state.base).unwrap_or_default().to_owned();
     match Route::parse(&path) {
         None => reply::not_found(),
         Some(Route::Greeting) => reply::text(StatusCode::OK, GREETING),
-        Some(Route::Info) => info(&state.station.node, &request),
+        Some(Route::Info) => info(&state, &request),
         Some(Route::Iframe) => reply::iframe(&state.iframe, request.headers()),
         Some(Route::RawWebSocket) => {
-            ws::upgrade(state.station, peer, takeover, request, Endpoint::Session).await
+            let endpoint = match state.service {
+                Service::Sessions => Endpoint::Session,
+                _ => Endpoint::Echo,
+            };
+            ws::upgrade(state.station, peer, takeover, request, endpoint).await
         }
         // Whatever id it has: it comes by one connection.
         Some(Route::Session { transport: Transport::WebSocket, .. }) => {
-            ws::upgrade(state.station, peer, takeover, request, Endpoint::SockJs).await
+            if !state.service.has_websocket() {
+                return reply::not_found();
+            }
+            let endpoint = Endpoint::SockJs(state.service);
+            ws::upgrade(state.station, peer, takeover, request, endpoint).await
         }
         Some(Route::Session { session, transport, .. }) => {
             let session = session.to_owned();
@@ -95,12 +142,38 @@ async fn serve(
     }
 }
 
-fn info(node: &Node, request: &Request) -> Response {
+impl Service {
+    fn has_websocket(self) -> bool {
+        self != Self::DisabledWebSocketEcho
+    }
+
+    /// How much a streaming response carries.
+    fn stream_bytes(self, node: &Node) -> usize {
+        match self {
+            Self::Sessions => node.config.sockjs.stream_bytes.as_bytes(),
+            // As the protocol's suite wants it.
+            _ => 4096,
+        }
+    }
+
+    fn opening(self, handshake: Handshake) -> Opening {
+        match self {
+            Self::Sessions => Opening::Session(handshake, None),
+            Self::Amplify => Opening::Echo(Echo::Amplified),
+            _ => Opening::Echo(Echo::Same),
+        }
+    }
+}
+
+fn info(state: &SockJsState, request: &Request) -> Response {
     let cors = reply::Cors::of(request.headers());
     match *request.method() {
         Method::GET => {
-            let base_url = Some(&*node.config.sockjs.base_url).filter(|url| !url.is_empty());
-            let info = Info::new(true, rand::random()).with_base_url(base_url);
+            let base_url = &*state.station.node.config.sockjs.base_url;
+            let base_url = Some(base_url).filter(|url| !url.is_empty());
+            let info = Info::new(state.service.has_websocket(), rand::random())
+                .with_cookie_needed(state.service == Service::CookieNeededEcho)
+                .with_base_url(base_url.filter(|_| state.service == Service::Sessions));
             cors.on(reply::with(StatusCode::OK, headers::JSON, info.to_json()))
         }
         Method::OPTIONS => cors.preflight(headers::INFO_METHODS),
@@ -123,14 +196,18 @@ async fn visit(
     if request.method() != transport.method() {
         return reply::not_allowed(transport.methods());
     }
-    let caller = door::authenticate(&state.station.node, request.headers(), request.uri());
+    let (node, service) = (&state.station.node, state.service);
+    let caller = match service {
+        Service::Sessions => door::authenticate(node, request.headers(), request.uri()),
+        _ => Ok(None),
+    };
     let caller = match caller {
         Ok(caller) => caller,
         Err(problem) => return cors.on_problem(*problem),
     };
+    let cors = cors.with_cookie(service == Service::CookieNeededEcho, request.headers());
     // The service is part of the name, so that another one's sessions are others.
-    let Ok(name) = ClaimName::new("sockjs", &[&state.station.node.config.sockjs.path, session])
-    else {
+    let Ok(name) = ClaimName::new("sockjs", &[&*state.base, session]) else {
         return reply::not_found();
     };
     let visit = Visit { state, peer, takeover, transport, name, caller };
@@ -174,8 +251,9 @@ impl Visit {
             name: self.name.clone(),
             caller: self.user(),
             linger_ms: station.node.config.sockjs.disconnect_delay.as_ms(),
+            ended: (self.state.service == Service::Close).then_some(Close::GO_AWAY),
         };
-        let opening = Opening::Session(Handshake { principal: self.caller.clone() }, None);
+        let opening = self.state.service.opening(Handshake { principal: self.caller.clone() });
         station.open(self.peer, headers, mailbox, opening).await
     }
 

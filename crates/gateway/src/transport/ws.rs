@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::HttpBody;
@@ -10,19 +11,22 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use fanlight_engine::auth::Principal;
 use fanlight_engine::session::{Handshake, Protocol};
+use fanlight_proto::native;
+use fanlight_proto::sockjs::{self, Close};
 use fanlight_proto::stomp::Version;
 use fanlight_proto::ws::{self, Opcode, deflate, handshake};
-use fanlight_proto::{native, sockjs};
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Station;
 use super::door::{self, bad_request};
+use super::sockjs::Service;
 use crate::accept::Peer;
 use crate::admission::Admitted;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::takeover::{Taken, Takeover};
-use crate::worker::{Adopted, Carrier, Inbox, Opening};
+use crate::worker::{Adopted, Carrier, Echo, Inbox, Opening};
 
 /// The endpoint's routes.
 pub fn routes(state: Station) -> Router {
@@ -56,8 +60,8 @@ async fn upgrade_echo(
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Endpoint {
     Session,
-    /// A session whose messages come in SockJS frames.
-    SockJs,
+    /// A SockJS service, whose messages come in frames.
+    SockJs(Service),
     Echo,
 }
 
@@ -73,10 +77,11 @@ impl Agreed {
     fn opening(self, endpoint: Endpoint) -> Opening {
         let protocol = self.protocol.map(|(protocol, _)| protocol);
         match endpoint {
-            Endpoint::Session | Endpoint::SockJs => {
+            Endpoint::Session | Endpoint::SockJs(Service::Sessions) => {
                 Opening::Session(Handshake { principal: self.principal }, protocol)
             }
-            Endpoint::Echo => Opening::Echo,
+            Endpoint::SockJs(Service::Amplify) => Opening::Echo(Echo::Amplified),
+            Endpoint::Echo | Endpoint::SockJs(_) => Opening::Echo(Echo::Same),
         }
     }
 }
@@ -100,8 +105,11 @@ pub(super) async fn upgrade(
     let never = takeover.take(move |Taken { socket, leftover }| async move {
         let mut answer = switching_protocols(&agreed);
         let carrier = match endpoint {
-            Endpoint::SockJs => {
+            Endpoint::SockJs(service) => {
                 ws::frame(&mut answer, Opcode::Text, sockjs::frame::OPEN);
+                if service == Service::Close {
+                    return say_goodbye(socket, answer).await;
+                }
                 Carrier::SockJs
             }
             _ => Carrier::WebSocket { compression: agreed.compression.is_some() },
@@ -117,6 +125,29 @@ pub(super) async fn upgrade(
         state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
     });
     match never.await {}
+}
+
+impl Endpoint {
+    /// Whether it is more than a service for conformance suites.
+    fn is_for_sessions(self) -> bool {
+        matches!(self, Self::Session | Self::SockJs(Service::Sessions))
+    }
+}
+
+/// What the protocol's `close` service does.
+async fn say_goodbye(socket: std::net::TcpStream, mut answer: Vec<u8>) {
+    let mut frame = Vec::new();
+    sockjs::frame::close(&mut frame, &Close::GO_AWAY);
+    ws::frame(&mut answer, Opcode::Text, &frame);
+    ws::close_frame(&mut answer, Close::GO_AWAY.code, Close::GO_AWAY.reason);
+    let Ok(mut socket) = tokio::net::TcpStream::from_std(socket) else { return };
+    let talk = async {
+        socket.write_all(&answer).await?;
+        // Its own close frame, and its end; what else it says is of no interest.
+        while socket.read(&mut [0; 256]).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(GOODBYE_TIME, talk).await;
 }
 
 /// Every check of a handshake, cheapest first.
@@ -136,14 +167,14 @@ fn agree(
     let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
     let is_wanted = match endpoint {
         Endpoint::Session => node.config.websocket.compression,
-        Endpoint::SockJs => false,
+        Endpoint::SockJs(_) => false,
         Endpoint::Echo => true,
     };
     let compression = is_wanted
         .then(|| deflate::negotiate(&offered_compression))
         .flatten()
         .map(|accepted| accepted.header_value().to_string());
-    if endpoint == Endpoint::Echo {
+    if !endpoint.is_for_sessions() {
         let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
         return Ok((agreed, admitted));
     }
@@ -250,6 +281,8 @@ fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
         .collect()
 }
 
+/// How long a peer has to end after a goodbye.
+const GOODBYE_TIME: Duration = Duration::from_secs(2);
 const SUBPROTOCOLS: [(&str, Protocol); 4] = [
     ("v12.stomp", Protocol::Stomp(Version::V12)),
     ("v11.stomp", Protocol::Stomp(Version::V11)),

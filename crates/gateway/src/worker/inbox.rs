@@ -92,8 +92,17 @@ pub enum Opening {
     Session(Handshake, Option<Protocol>),
     /// The session of a client that only listens.
     Listener(Handshake, Listening),
-    /// The conformance echo.
-    Echo,
+    /// A service for conformance suites.
+    Echo(Echo),
+}
+
+/// What a service for conformance suites answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Echo {
+    /// What it was sent.
+    Same,
+    /// Two to the power of the number that it was sent, so many times `x`.
+    Amplified,
 }
 
 /// The sending side of a worker's inbox.

@@ -1,5 +1,6 @@
 //! From a readable socket to the session: read, decode, hand over, in order and without waiting.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 
 use fanlight_engine::encode::Framing;
@@ -11,6 +12,7 @@ use fanlight_proto::ws::{Message, Opcode, WsError};
 use fanlight_proto::{CloseReason, sockjs};
 use mio::event::Event;
 
+use super::inbox::Echo;
 use super::slot::{Link, Phase, Role, Slot, Written};
 use super::{Inbox, Ticket, Worker};
 
@@ -150,7 +152,7 @@ impl Worker {
             }
             let max_bytes = match &slot.role {
                 Role::Session(session) => session.max_message_bytes(&self.shared.rules),
-                Role::Echo => ECHO_MAX_BYTES,
+                Role::Echo(_) => ECHO_MAX_BYTES,
             };
             match decoder.next(&mut rest, max_bytes, &mut self.inflater) {
                 Ok(Some(message)) => self.on_message(key, message, now),
@@ -214,10 +216,14 @@ impl Worker {
             Role::Session(_) => {
                 self.with_session(key, now, |session, cx| session.on_message(cx, message));
             }
-            Role::Echo => {
+            Role::Echo(echo) => {
                 let (text, payload) = match message {
                     Incoming::Text(text) => (true, text.as_bytes()),
                     Incoming::Binary(bytes) => (false, bytes),
+                };
+                let payload = &*match echo {
+                    Echo::Same => Cow::Borrowed(payload),
+                    Echo::Amplified => amplified(payload).into(),
                 };
                 let chunk = self.encoder.frame(text, payload, slot.framing);
                 self.stage.push(key, slot, chunk);
@@ -278,6 +284,14 @@ impl Worker {
     }
 }
 
+/// What the protocol's `amplify` service answers.
+fn amplified(payload: &[u8]) -> Vec<u8> {
+    let number = std::str::from_utf8(payload).ok().and_then(|text| text.trim().parse().ok());
+    vec![b'x'; 1 << number.unwrap_or(1_u32).min(AMPLIFY_MAX)]
+}
+
+/// Half a mebibyte.
+const AMPLIFY_MAX: u32 = 19;
 /// How often one connection is read before others get their turn. What it can publish in one turn
 /// must fit the worker's inbox.
 const READS_PER_TURN: usize = 2;

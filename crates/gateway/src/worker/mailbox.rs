@@ -48,6 +48,8 @@ pub struct MailboxOptions {
     pub caller: Option<Box<str>>,
     /// How long its session lives without a receiver, in milliseconds.
     pub linger_ms: u64,
+    /// How the session has ended already, for conformance suites.
+    pub ended: Option<Close>,
 }
 
 /// What a slot has in place of a socket.
@@ -64,8 +66,8 @@ pub(super) struct Mailbox {
     sending: Vec<oneshot::Sender<MailReply>>,
     /// Where the listener was told that it stands.
     told: Option<Cursor>,
-    /// Why the session has ended: what everybody is told who receives once all else is received.
-    ended: Option<CloseReason>,
+    /// How the session has ended: what everybody is told who receives once all else is received.
+    ended: Option<Close>,
 }
 
 /// The connection that receives.
@@ -90,6 +92,7 @@ impl Mailbox {
     /// One that nobody has received from yet.
     pub(super) fn new(options: MailboxOptions, now_ms: u64) -> Self {
         Self {
+            ended: options.ended,
             options,
             is_open: false,
             is_claimed: true,
@@ -97,7 +100,6 @@ impl Mailbox {
             idle_since_ms: now_ms,
             sending: Vec::new(),
             told: None,
-            ended: None,
         }
     }
 
@@ -140,8 +142,8 @@ impl Mailbox {
             array(&mut out, &chunks);
             return Some(MailReply::Frame(out.into()));
         }
-        if let Some(reason) = self.ended {
-            return Some(MailReply::Last(close_frame(&reason.into())));
+        if let Some(close) = &self.ended {
+            return Some(MailReply::Last(close_frame(close)));
         }
         is_over.then(|| MailReply::Frame(Bytes::from_static(frame::HEARTBEAT)))
     }
@@ -211,8 +213,8 @@ impl Mailbox {
     }
 
     /// From now on there is nothing but what it ended with.
-    pub(super) fn end(&mut self, reason: CloseReason) {
-        self.ended = Some(reason);
+    pub(super) fn end(&mut self, close: Close) {
+        self.ended = Some(close);
     }
 
     /// Whether somebody receives, so that it is not silent.

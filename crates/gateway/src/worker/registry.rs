@@ -70,7 +70,7 @@ impl Worker {
 fn find(slots: &Slab<Slot>, order: &Order) -> Option<SessionKey> {
     let is_it = |slot: &Slot| match &slot.role {
         Role::Session(session) => session.id() == order.session,
-        Role::Echo => false,
+        Role::Echo(_) => false,
     };
     let at = match order.handle {
         Some(handle) => {

@@ -13,7 +13,7 @@ use fanlight_proto::ws::{self, Decoder, Opcode};
 use fanlight_proto::{CloseReason, sockjs};
 use mio::net::TcpStream;
 
-use super::inbox::Carrier;
+use super::inbox::{Carrier, Echo};
 use super::mailbox::Mailbox;
 use crate::admission::Admitted;
 
@@ -109,7 +109,7 @@ impl Link {
             Self::Events { chunked: true } => Some(b"0\r\n\r\n".to_vec()),
             Self::Events { chunked: false } | Self::Stream => None,
             Self::Mailbox(mailbox) => {
-                mailbox.end(reason);
+                mailbox.end(reason.into());
                 None
             }
         }
@@ -120,8 +120,8 @@ impl Link {
 pub(super) enum Role {
     /// A session.
     Session(Session),
-    /// The conformance echo.
-    Echo,
+    /// A service for conformance suites.
+    Echo(Echo),
 }
 
 impl Role {
@@ -129,7 +129,7 @@ impl Role {
     pub(super) fn cursor(&mut self) -> Option<&mut Cursor> {
         match self {
             Self::Session(session) => session.cursor_mut(),
-            Self::Echo => None,
+            Self::Echo(_) => None,
         }
     }
 
@@ -232,7 +232,7 @@ impl Slot {
         if let Link::Mailbox(mailbox) = &mut self.link {
             let standing = match &self.role {
                 Role::Session(session) => session.listens_from(),
-                Role::Echo => None,
+                Role::Echo(_) => None,
             };
             mailbox.hand_over(&mut self.outbox, standing, now_ms);
         }
@@ -289,7 +289,8 @@ impl Slot {
     pub(super) fn is_busy(&self) -> bool {
         match &self.role {
             Role::Session(session) => session.is_busy(),
-            Role::Echo => self.outbox.is_some(),
+            // Who sends by requests receives by others, so those must not wait for these.
+            Role::Echo(_) => self.socket.is_some() && self.outbox.is_some(),
         }
     }
 
@@ -368,6 +369,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 272, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 280, "{}", size_of::<Slot>());
     }
 }

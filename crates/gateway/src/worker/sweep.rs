@@ -140,7 +140,7 @@ impl Worker {
                     session.on_drain(cx, RECONNECT_AFTER_MS);
                 });
             }),
-            Role::Echo => self.close(ticket.key, CloseReason::Draining, now),
+            Role::Echo(_) => self.close(ticket.key, CloseReason::Draining, now),
         }
     }
 }

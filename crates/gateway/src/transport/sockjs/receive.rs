@@ -89,7 +89,7 @@ impl Stream {
         let mut prelude = Vec::new();
         self.receiver.prelude(&mut prelude);
         self.write(head, &prelude).await?;
-        let limit = visit.state.station.node.config.sockjs.stream_bytes.as_bytes();
+        let limit = visit.state.service.stream_bytes(&visit.state.station.node);
         let id = rand::random();
         let mut sent = 0;
         while sent < limit {

@@ -12,6 +12,7 @@ use crate::problem::Problem;
 pub(super) struct Cors {
     origin: Option<HeaderValue>,
     requested_headers: Option<HeaderValue>,
+    cookie: Option<String>,
 }
 
 impl Cors {
@@ -20,7 +21,18 @@ impl Cors {
         Self {
             origin: request.get(header::ORIGIN).cloned(),
             requested_headers: request.get(header::ACCESS_CONTROL_REQUEST_HEADERS).cloned(),
+            cookie: None,
         }
+    }
+
+    /// Also with the cookie of sticky sessions, if it is `needed`: the request's own, if it has one.
+    pub(super) fn with_cookie(self, needed: bool, request: &HeaderMap) -> Self {
+        let lines = request.get_all(header::COOKIE).into_iter();
+        let mut pairs =
+            lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(';'));
+        let own = pairs.find_map(|pair| pair.trim().strip_prefix("JSESSIONID="));
+        let cookie = format!("JSESSIONID={}; Path=/", own.unwrap_or("dummy"));
+        Self { cookie: needed.then_some(cookie), ..self }
     }
 
     /// The headers of every answer to it.
@@ -28,7 +40,8 @@ impl Cors {
         let text = |value: &Option<HeaderValue>| Some(value.as_ref()?.to_str().ok()?.to_owned());
         let (origin, requested) = (text(&self.origin), text(&self.requested_headers));
         let headers = headers::cors(origin.as_deref(), requested.as_deref());
-        headers.map(|(name, value)| (name, value.to_owned())).collect()
+        let cookie = self.cookie.iter().map(|cookie| ("set-cookie", cookie.clone()));
+        headers.map(|(name, value)| (name, value.to_owned())).chain(cookie).collect()
     }
 
     /// Adds them.
