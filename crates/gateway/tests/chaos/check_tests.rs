@@ -70,6 +70,7 @@ fn good() -> Run {
         name: name.to_owned(),
         history,
         owner: owner.map(str::to_owned),
+        queue: None,
     };
     let position = |number| Some(at(7, number));
     let mut run = Run {

@@ -4,11 +4,14 @@
 
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
 
+mod cast;
 mod check;
 mod check_tests;
 mod connection;
+mod consumer;
 mod nodes;
 mod publisher;
+mod queue_tests;
 mod record;
 mod recorder;
 mod report;
@@ -52,6 +55,7 @@ async fn judge(options: Options) {
     // A run in which nothing happened proves nothing.
     assert!(figures.acked > 100 && figures.messages > 100, "{figures:?}");
     assert!(figures.faults > 0 && figures.recovered > 0, "{figures:?}");
+    assert!(figures.taken > 20 && figures.taken_again > 0, "{figures:?}");
     assert!(figures.samples > 5 && figures.events > 10, "{figures:?}");
 }
 

@@ -11,7 +11,12 @@ pub struct Run {
     /// By publisher, in the order of sending.
     pub sends: Vec<Send>,
     pub subscribers: Vec<Subscriber>,
+    pub consumers: Vec<Consumer>,
+    /// What consumers got from queues, in the order in which they got it.
+    pub deliveries: Vec<Delivery>,
     pub faults: Vec<Fault>,
+    /// How many replicas have what is acknowledged.
+    pub min_replicas_ack: u32,
     /// How many nodes there are.
     pub nodes: usize,
     /// The sessions that clients knew they had.
@@ -31,6 +36,16 @@ pub struct Destination {
     pub history: bool,
     /// For a user destination: the only user that may receive from it.
     pub owner: Option<String>,
+    /// For a queue: how it behaves.
+    pub queue: Option<QueueRules>,
+}
+
+/// How a queue behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueRules {
+    pub ack_timeout_ms: u64,
+    /// Where its dead letters go.
+    pub dead_letter: Option<usize>,
 }
 
 /// What a body says of itself.
@@ -102,6 +117,55 @@ pub enum What {
     },
     /// The connection ended.
     Left,
+}
+
+/// One client that consumes a queue, over all its connections.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    pub name: String,
+    pub user: String,
+    /// The queue.
+    pub destination: usize,
+    /// Whether it acknowledges by taking.
+    pub is_auto: bool,
+}
+
+/// A message that a consumer got from a queue.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// By its place in [`Run::consumers`].
+    pub consumer: usize,
+    /// The node that it was connected to.
+    pub node: usize,
+    pub destination: usize,
+    /// Absent where the body is not one that was ever sent.
+    pub content: Option<Content>,
+    /// How often it has been delivered, as the consumer was told: 1 where it is not marked as
+    /// redelivered, 0 where it is and does not say how often.
+    pub count: u64,
+    /// For a dead letter: the queue that it says it comes from.
+    pub original: Option<String>,
+    pub got_at_ms: u64,
+    pub settled: Settled,
+    /// When the connection ended, or was left, on which it was held.
+    pub left_at_ms: Option<u64>,
+}
+
+/// What its consumer said of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing.
+    Held,
+    /// It acknowledges by taking.
+    Taken,
+    Acked {
+        asked_at_ms: u64,
+        /// When it was told that this is done.
+        confirmed_at_ms: Option<u64>,
+    },
+    Nacked {
+        asked_at_ms: u64,
+    },
 }
 
 /// A fault that was made, and its healing.

@@ -4,7 +4,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use crate::record::{
-    Content, Destination, Fault, Heard, Run, Sample, Send, Session, Subscriber, What,
+    Content, Delivery, Destination, Fault, Heard, Run, Sample, Send, Session, Settled, Subscriber,
+    What,
 };
 
 /// Written by many at once.
@@ -12,6 +13,7 @@ pub struct Recorder {
     begun: Instant,
     sends: Mutex<Vec<Send>>,
     subscribers: Vec<Mutex<Subscriber>>,
+    deliveries: Mutex<Vec<Delivery>>,
     faults: Mutex<Vec<Fault>>,
     sessions: Mutex<Vec<Session>>,
     samples: Mutex<Vec<Sample>>,
@@ -33,6 +35,7 @@ impl Recorder {
             begun: Instant::now(),
             sends: Mutex::default(),
             subscribers: subscribers.iter().map(subscriber).collect(),
+            deliveries: Mutex::default(),
             faults: Mutex::default(),
             sessions: Mutex::default(),
             samples: Mutex::default(),
@@ -77,6 +80,36 @@ impl Recorder {
         self.subscribers[subscriber].lock().unwrap().heard.push(heard);
     }
 
+    /// A consumer got a message; returns its place among the deliveries.
+    pub fn deliver(&self, delivery: Delivery) -> usize {
+        let mut deliveries = self.deliveries.lock().unwrap();
+        deliveries.push(delivery);
+        deliveries.len() - 1
+    }
+
+    /// Its consumer says what becomes of a delivery.
+    pub fn settle(&self, delivery: usize, settled: Settled) {
+        self.deliveries.lock().unwrap()[delivery].settled = settled;
+    }
+
+    /// The consumer was told that an acknowledgement is done.
+    pub fn confirm(&self, delivery: usize) {
+        let now_ms = self.now_ms();
+        let mut deliveries = self.deliveries.lock().unwrap();
+        if let Settled::Acked { confirmed_at_ms, .. } = &mut deliveries[delivery].settled {
+            *confirmed_at_ms = Some(now_ms);
+        }
+    }
+
+    /// The connection ends on which these are held.
+    pub fn leave(&self, held: impl IntoIterator<Item = usize>) {
+        let now_ms = self.now_ms();
+        let mut deliveries = self.deliveries.lock().unwrap();
+        for delivery in held {
+            deliveries[delivery].left_at_ms = Some(now_ms);
+        }
+    }
+
     /// Who has not heard what its destination's newest says: (subscriber, destination).
     pub fn waiting_for(&self, newest: &[Content]) -> Vec<(usize, usize)> {
         let mut waiting = Vec::new();
@@ -107,6 +140,7 @@ impl Recorder {
             destinations,
             sends: self.sends.lock().unwrap().clone(),
             subscribers,
+            deliveries: self.deliveries.lock().unwrap().clone(),
             faults: self.faults.lock().unwrap().clone(),
             sessions: self.sessions.lock().unwrap().clone(),
             samples: self.samples.lock().unwrap().clone(),

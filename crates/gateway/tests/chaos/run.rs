@@ -14,13 +14,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::check_sessions;
+use crate::cast::{
+    CONSUMERS, LISTENERS, PUBLISHERS, TOPICS, consumer_name, consumers, destinations,
+    publisher_name, targets, users,
+};
+use crate::check::{check_queues, check_sessions};
 use crate::connection::Connection;
+use crate::consumer::Consumer;
 use crate::publisher::{Phase, Publisher};
-use crate::record::{Content, Destination, Fault, Run, Sample, What};
+use crate::record::{Content, Fault, Run, Sample, What};
 use crate::recorder::Recorder;
 use crate::schedule::{Planned, Topology, schedule};
-use crate::subscriber::{Habit, Listener, Place};
+use crate::subscriber::{Listener, Place};
 use crate::system::System;
 use crate::watcher::{EventLog, Watcher};
 use crate::wire::{Incoming, Protocol};
@@ -49,6 +54,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     let (phase, watched) = watch::channel(Phase::Troubled);
     let mut clients = Clients { options, system: &system, recorder: &recorder, phase: watched };
     let mut listening = clients.listen().await?;
+    let mut consuming = clients.consume().await?;
     let mut publishing = clients.publish().await?;
     let mut watching = clients.watch().await?;
 
@@ -64,6 +70,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     let mut run = clients.look_at_sessions().await?;
     phase.send_replace(Phase::Over);
     while listening.join_next().await.transpose()?.is_some() {}
+    while consuming.join_next().await.transpose()?.is_some() {}
     run.finals = clients.read_finals(&run).await?;
     Ok(run)
 }
@@ -129,7 +136,7 @@ impl Clients<'_> {
         let mut listening = JoinSet::new();
         for (index, (_, user, protocol, habit, places)) in LISTENERS.iter().enumerate() {
             let place = |destination: &usize| {
-                let (name, _, history, _) = DESTINATIONS[*destination];
+                let (name, _, history, _) = TOPICS[*destination];
                 let destination = *destination;
                 Place { destination, name: name.to_owned(), history, position: None }
             };
@@ -148,6 +155,29 @@ impl Clients<'_> {
             listening.spawn(async move { listener.run(&system.nodes).await });
         }
         Ok(listening)
+    }
+
+    async fn consume(&self) -> anyhow::Result<JoinSet<()>> {
+        let mut consuming = JoinSet::new();
+        for (index, (_, protocol, mode, is_restless, destination)) in CONSUMERS.iter().enumerate() {
+            let user = consumer_name(index);
+            let consumer = Consumer {
+                index,
+                protocol: *protocol,
+                mode: *mode,
+                is_restless: *is_restless,
+                token: System::token(&user, &[]).await?,
+                user,
+                destination: *destination,
+                name: destinations()[*destination].name.clone(),
+                recorder: Arc::clone(self.recorder),
+                rng: self.rng(4, index),
+                phase: self.phase.clone(),
+            };
+            let system = Arc::clone(self.system);
+            consuming.spawn(async move { consumer.run(&system.nodes).await });
+        }
+        Ok(consuming)
     }
 
     async fn publish(&self) -> anyhow::Result<JoinSet<()>> {
@@ -173,7 +203,7 @@ impl Clients<'_> {
             keyed,
             token: System::token(&user, &["admin"]).await?,
             user,
-            targets: DESTINATIONS.iter().map(|(_, target, _, _)| (*target).to_owned()).collect(),
+            targets: targets().into(),
             recorder: Arc::clone(self.recorder),
             rng: self.rng(2, index),
             phase: self.phase.clone(),
@@ -196,13 +226,18 @@ impl Clients<'_> {
         for wait_max in [SETTLE_MAX, DRAIN_MAX] {
             let deadline = Instant::now() + DRAIN_MAX;
             let mut newest = Vec::new();
-            for destination in 0..DESTINATIONS.len() {
+            for destination in 0..targets().len() {
                 newest.push(publisher.insist(&self.system.nodes, destination, deadline).await?);
             }
             let deadline = Instant::now() + wait_max;
             while !self.recorder.waiting_for(&newest).is_empty() && Instant::now() < deadline {
                 sleep(POLL).await;
             }
+        }
+        // What is held by nobody any more comes again, until all is done.
+        let deadline = Instant::now() + QUEUES_MAX;
+        while !check_queues(&self.record()).is_empty() && Instant::now() < deadline {
+            sleep(POLL).await;
         }
         Ok(())
     }
@@ -227,15 +262,10 @@ impl Clients<'_> {
     }
 
     async fn watcher(&self) -> anyhow::Result<Watcher> {
-        let listeners = LISTENERS.iter().map(|(_, user, ..)| (*user).to_owned());
-        let mut users: Vec<_> =
-            listeners.chain((0..=PUBLISHERS.len()).map(publisher_name)).collect();
-        users.sort();
-        users.dedup();
-        let topics = DESTINATIONS.iter().enumerate().filter(|(_, it)| it.3.is_none());
+        let topics = TOPICS.iter().enumerate().filter(|(_, it)| it.3.is_none());
         Ok(Watcher {
             token: System::token("watcher", &[]).await?,
-            users,
+            users: users(),
             places: topics.map(|(index, it)| (index, it.0.to_owned())).collect(),
             recorder: Arc::clone(self.recorder),
         })
@@ -256,8 +286,7 @@ impl Clients<'_> {
                 samples.push(Sample { is_final: true, ..sample });
             }
             events.extend(log.read().await?);
-            let mut run = self.recorder.run(destinations());
-            run.nodes = self.options.nodes;
+            let mut run = self.record();
             run.events.clone_from(&events);
             let before = std::mem::replace(&mut run.samples, samples);
             let is_right = check_sessions(&run).is_empty();
@@ -267,6 +296,14 @@ impl Clients<'_> {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// The record as it is now.
+    fn record(&self) -> Run {
+        let mut run = self.recorder.run(destinations());
+        run.nodes = self.options.nodes;
+        run.consumers = consumers();
+        run
     }
 
     fn all_joined(&self) -> bool {
@@ -287,7 +324,7 @@ impl Clients<'_> {
         run: &Run,
     ) -> anyhow::Result<BTreeMap<usize, Vec<(Position, Content)>>> {
         let mut finals = BTreeMap::new();
-        for (destination, (name, _, history, owner)) in DESTINATIONS.into_iter().enumerate() {
+        for (destination, (name, _, history, owner)) in TOPICS.into_iter().enumerate() {
             if !history {
                 continue;
             }
@@ -369,48 +406,6 @@ async fn read_history(
     }
 }
 
-fn publisher_name(index: usize) -> String {
-    format!("publisher-{index}")
-}
-
-/// As the checker wants them.
-pub fn destinations() -> Vec<Destination> {
-    let destination = |(name, target, history, owner): (&str, &str, bool, Option<&str>)| {
-        let name = if owner.is_some() { target } else { name };
-        Destination { name: name.to_owned(), history, owner: owner.map(str::to_owned) }
-    };
-    DESTINATIONS.into_iter().map(destination).collect()
-}
-
-/// What subscribers call it, what publishers call it, whether it has history, and whose it is.
-const DESTINATIONS: [(&str, &str, bool, Option<&str>); 7] = [
-    ("/topic/kept.a", "/topic/kept.a", true, None),
-    ("/topic/kept.b", "/topic/kept.b", true, None),
-    ("/topic/open.a", "/topic/open.a", false, None),
-    ("/user/queue/kept", "/user/ann/queue/kept", true, Some("ann")),
-    ("/user/queue/kept", "/user/bob/queue/kept", true, Some("bob")),
-    ("/user/queue/open", "/user/ann/queue/open", false, Some("ann")),
-    ("/user/queue/open", "/user/bob/queue/open", false, Some("bob")),
-];
-
-/// Name, user, protocol, habit, and the places of its destinations.
-const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 10] = [
-    ("native-stays", "cid", Protocol::Native, Habit::Stays, &[0, 1, 2]),
-    ("stomp-stays", "cid", Protocol::Stomp, Habit::Stays, &[0, 1, 2]),
-    ("native-restless", "dan", Protocol::Native, Habit::Restless, &[0, 1, 2]),
-    ("stomp-restless", "dan", Protocol::Stomp, Habit::Restless, &[0, 1, 2]),
-    ("native-forgetful", "eve", Protocol::Native, Habit::Forgetful, &[0, 2]),
-    ("ann-native", "ann", Protocol::Native, Habit::Restless, &[3, 5, 0]),
-    ("ann-stomp", "ann", Protocol::Stomp, Habit::Stays, &[3, 5]),
-    ("bob-native", "bob", Protocol::Native, Habit::Restless, &[4, 6]),
-    ("native-wanders", "fay", Protocol::Native, Habit::Wanders, &[0, 2]),
-    ("stomp-wanders", "gus", Protocol::Stomp, Habit::Wanders, &[0, 1]),
-];
-
-/// Protocol, and whether it names its publications so that it may repeat them.
-const PUBLISHERS: [(Protocol, bool); 3] =
-    [(Protocol::Native, false), (Protocol::Stomp, false), (Protocol::Native, true)];
-
 const SAMPLE_EVERY: Duration = Duration::from_millis(300);
 /// Longer than reconnects, a lease and the reapers take.
 const SESSIONS_MAX: Duration = Duration::from_secs(20);
@@ -418,3 +413,5 @@ const POLL: Duration = Duration::from_millis(100);
 /// Longer than a node that says that it is ready takes to find what it missed.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(45);
+/// Longer than five deliveries with an ack timeout each, and what a crashed node held.
+const QUEUES_MAX: Duration = Duration::from_secs(25);

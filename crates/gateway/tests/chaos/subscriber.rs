@@ -138,7 +138,7 @@ impl Listener {
                 let what = What::Joined { position, recovered, reason };
                 self.recorder.hear(self.index, place.destination, what);
             }
-            Incoming::Message { to, position, content, lost } => {
+            Incoming::Message { to, position, content, lost, .. } => {
                 let Some(place) = self.places.iter_mut().find(|place| place.name == to) else {
                     // Not one that was ever asked for: as wrong as a body that nobody sent.
                     let what = What::Message { position, content: None };

@@ -7,7 +7,7 @@ use anyhow::Context;
 use fanlight_testkit::FaultProxy;
 use tokio::task::spawn_blocking;
 
-use crate::check::{LEASE_MS, LEASE_RENEW_MS};
+use crate::check::{ACK_TIMEOUT_MS, LEASE_MS, LEASE_RENEW_MS};
 use crate::nodes::{Nodes, token};
 use crate::schedule::{Fault, Topology};
 use crate::stores::{Stores, Victim};
@@ -47,6 +47,7 @@ impl System {
             };
             let config = CONFIG
                 .replace("REDIS_URL", &url)
+                .replace("ACK_TIMEOUT", &format!("{ACK_TIMEOUT_MS}ms"))
                 .replace("LEASE_RENEW", &format!("{LEASE_RENEW_MS}ms"))
                 .replace("LEASE", &format!("{LEASE_MS}ms"));
             configs.push(config);
@@ -196,6 +197,19 @@ history = { size = 20000, ttl = "1h" }
 [[namespaces]]
 name = "mine-open"
 match = "/user/**/open"
+[[namespaces]]
+name = "dead"
+match = "/queue/dead.*"
+mode = "queue"
+queue = { prefetch = 8, ack_timeout = "ACK_TIMEOUT", max_deliveries = 1000 }
+[[namespaces]]
+name = "jobs"
+match = "/queue/**"
+mode = "queue"
+queue = { prefetch = 8, ack_timeout = "ACK_TIMEOUT", dead_letter = "/queue/dead.jobs" }
+[[policy.rules]]
+effect = "allow"
+destination = "/queue/**"
 [[policy.rules]]
 effect = "allow"
 destination = "/topic/*"
