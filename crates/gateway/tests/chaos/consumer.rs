@@ -146,6 +146,8 @@ impl Consumer {
 
     fn take(&mut self, visit: &mut Visit, content: Option<Content>, mark: Mark) {
         let settled = if self.mode == Mode::Auto { Settled::Taken } else { Settled::Held };
+        let is_poison = mark.original.is_none()
+            && content.is_some_and(|content| content.number % POISON_EVERY == 0);
         let delivery = self.recorder.deliver(Delivery {
             consumer: self.index,
             node: visit.node,
@@ -161,9 +163,8 @@ impl Consumer {
         // What it was too slow for has come again: from now on the name means this delivery.
         visit.held.retain(|held| held.ack != ack);
         let at = Instant::now() + Duration::from_millis(self.rng.random_range(0..WORK_MAX_MS));
-        let is_poison = content.is_some_and(|content| content.number % POISON_EVERY == 0);
         let plan = match self.rng.random_range(0..40) {
-            _ if is_poison && mark.original.is_none() => Plan::Nack(at),
+            _ if is_poison => Plan::Nack(at),
             _ if self.phase() != Phase::Troubled => Plan::Ack(at),
             0 => Plan::Forget,
             1..=3 => Plan::Nack(at),

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use report::Figures;
 use run::Options;
-use schedule::{Fault, Topology};
+use schedule::{Fault, Links, Topology};
 
 /// Runs and judges; panics with all that is known where the contract is broken.
 async fn judge(options: Options) {
@@ -72,7 +72,7 @@ async fn clients_of_three_nodes_and_one_redis_keep_the_contract_through_faults()
 
 #[test]
 fn the_short_run_kills_and_pauses_nodes_and_redis_and_cuts_them_apart() {
-    let rounds = schedule::schedule(SHORT_SEED, Topology::Standalone, 3, SHORT.as_millis() as u64);
+    let rounds = schedule::schedule(SHORT_SEED, Links::One, 3, SHORT.as_millis() as u64);
     let faults: Vec<_> = rounds.iter().flat_map(|round| &round.faults).map(|it| it.fault).collect();
     let has = |is_it: fn(&Fault) -> bool| assert!(faults.iter().any(is_it), "{faults:?}");
     has(|fault| matches!(fault, Fault::KillNode { .. }));

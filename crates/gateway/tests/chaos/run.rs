@@ -83,7 +83,7 @@ async fn make_faults(
 ) -> anyhow::Result<()> {
     let Options { topology, nodes, seed, length, .. } = *options;
     let over = Instant::now() + length;
-    for round in schedule(seed, topology, nodes, length.as_millis() as u64) {
+    for round in schedule(seed, system.links, nodes, length.as_millis() as u64) {
         sleep(Duration::from_millis(round.calm_ms)).await;
         if Instant::now() > over {
             break;
