@@ -43,6 +43,11 @@ pub fn consumers() -> Vec<record::Consumer> {
     CONSUMERS.iter().enumerate().map(consumer).collect()
 }
 
+/// Whether messages there are large, so that they fill what holds them for a slow connection.
+pub fn is_bulk(destination: usize) -> bool {
+    BULK.contains(&destination)
+}
+
 pub fn publisher_name(index: usize) -> String {
     format!("publisher-{index}")
 }
@@ -62,7 +67,7 @@ pub fn users() -> Vec<String> {
 }
 
 /// What subscribers call it, what publishers call it, whether it has history, and whose it is.
-pub const TOPICS: [(&str, &str, bool, Option<&str>); 7] = [
+pub const TOPICS: [(&str, &str, bool, Option<&str>); 9] = [
     ("/topic/kept.a", "/topic/kept.a", true, None),
     ("/topic/kept.b", "/topic/kept.b", true, None),
     ("/topic/open.a", "/topic/open.a", false, None),
@@ -70,7 +75,11 @@ pub const TOPICS: [(&str, &str, bool, Option<&str>); 7] = [
     ("/user/queue/kept", "/user/bob/queue/kept", true, Some("bob")),
     ("/user/queue/open", "/user/ann/queue/open", false, Some("ann")),
     ("/user/queue/open", "/user/bob/queue/open", false, Some("bob")),
+    ("/topic/kept.bulk", "/topic/kept.bulk", true, None),
+    ("/topic/open.bulk", "/topic/open.bulk", false, None),
 ];
+
+const BULK: [usize; 2] = [7, 8];
 
 /// A queue, and the place of its dead letters among all destinations; those come last.
 pub const QUEUES: [(&str, Option<usize>); 4] = [
@@ -86,7 +95,7 @@ const TAKEN: usize = TOPICS.len() + 2;
 const DEAD_LETTERS: usize = TOPICS.len() + 3;
 
 /// Name, user, protocol, habit, and the places of its destinations.
-pub const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 10] = [
+pub const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 14] = [
     ("native-stays", "cid", Protocol::Native, Habit::Stays, &[0, 1, 2]),
     ("stomp-stays", "cid", Protocol::Stomp, Habit::Stays, &[0, 1, 2]),
     ("native-restless", "dan", Protocol::Native, Habit::Restless, &[0, 1, 2]),
@@ -97,6 +106,10 @@ pub const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 10] = [
     ("bob-native", "bob", Protocol::Native, Habit::Restless, &[4, 6]),
     ("native-wanders", "fay", Protocol::Native, Habit::Wanders, &[0, 2]),
     ("stomp-wanders", "gus", Protocol::Stomp, Habit::Wanders, &[0, 1]),
+    ("native-bulk", "cid", Protocol::Native, Habit::Stays, &BULK),
+    ("native-stalls", "hal", Protocol::Native, Habit::Stalls, &BULK),
+    ("stomp-stalls", "ida", Protocol::Stomp, Habit::Stalls, &BULK),
+    ("stomp-stalls-too", "ida", Protocol::Stomp, Habit::Stalls, &[8, 2]),
 ];
 
 /// Name, protocol, how it acknowledges, whether it leaves every few seconds with whatever it

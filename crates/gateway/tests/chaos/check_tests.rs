@@ -200,6 +200,26 @@ fn a_failover_may_lose_the_newest_but_nothing_before_it() {
 }
 
 #[test]
+fn what_a_replica_must_have_no_failover_may_lose() {
+    let mut run = failed_over();
+    run.min_replicas_ack = 1;
+    // The fourth was acknowledged, and the fifth got its offset.
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+    // Also where the final history says nothing of those offsets.
+    run.finals.get_mut(&KEPT).unwrap().drain(..4);
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+    // Without an answer it may be lost.
+    let mut run = failed_over();
+    run.min_replicas_ack = 1;
+    run.sends[3].outcome = Outcome::Unknown;
+    assert_eq!(broken(&run), []);
+    // But not where it was acknowledged, whatever its offset is.
+    run.sends[3].outcome = Outcome::Acked { position: Some(at(7, 6)), degraded: false };
+    run.subscribers[0].heard.clear();
+    assert_eq!(broken(&run), [Rule::FalseAck], "it is in no history");
+}
+
+#[test]
 fn a_delivery_that_left_no_trace_is_caught() {
     let mut run = good();
     run.sends.retain(|send| send.content.number != 2);

@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::cast::is_bulk;
 use crate::connection::Connection;
 use crate::nodes::Nodes;
 use crate::record::{Content, Outcome, Send};
@@ -153,7 +154,8 @@ impl Publisher {
             let id = content.number.to_string();
             let key = self.keyed.then_some(id.as_str());
             let target = &self.targets[content.destination];
-            let text = self.protocol.send(target, &id, key, content);
+            let padding_bytes = if is_bulk(content.destination) { BULK_BYTES } else { 0 };
+            let text = self.protocol.send(target, &id, key, content, padding_bytes);
             is_up = is_up && connection.send(&text).await.is_ok();
             waiting.insert(id, pending);
         }
@@ -193,6 +195,8 @@ impl Publisher {
 }
 
 const MAX_BURST: usize = 5;
+/// A dozen is more than a node keeps for a connection that does not read.
+const BULK_BYTES: usize = 12 * 1024;
 const RETRY: Duration = Duration::from_millis(100);
 /// Longer than a node waits for Redis.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

@@ -206,6 +206,8 @@ pub struct Session {
     pub to_ms: Option<u64>,
     /// Whether it was the connection that ended, not the client that left.
     pub cut: bool,
+    /// How often it has stopped reading for a while.
+    pub stalls: usize,
     /// The destinations that it asked to subscribe to.
     pub places: Vec<usize>,
 }

@@ -1,8 +1,10 @@
 //! Collects a run's record from all who take part.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::cast::is_bulk;
 use crate::record::{
     Content, Delivery, Destination, Fault, Heard, Run, Sample, Send, Session, Settled, Subscriber,
     What,
@@ -12,6 +14,7 @@ use crate::record::{
 pub struct Recorder {
     begun: Instant,
     sends: Mutex<Vec<Send>>,
+    bulk: AtomicU64,
     subscribers: Vec<Mutex<Subscriber>>,
     deliveries: Mutex<Vec<Delivery>>,
     faults: Mutex<Vec<Fault>>,
@@ -34,6 +37,7 @@ impl Recorder {
         Self {
             begun: Instant::now(),
             sends: Mutex::default(),
+            bulk: AtomicU64::new(0),
             subscribers: subscribers.iter().map(subscriber).collect(),
             deliveries: Mutex::default(),
             faults: Mutex::default(),
@@ -47,7 +51,15 @@ impl Recorder {
         self.begun.elapsed().as_millis() as u64
     }
 
+    /// How many large messages have been published.
+    pub fn bulk(&self) -> u64 {
+        self.bulk.load(Ordering::Relaxed)
+    }
+
     pub fn send(&self, send: Send) {
+        if send.acked() && is_bulk(send.content.destination) {
+            self.bulk.fetch_add(1, Ordering::Relaxed);
+        }
         self.sends.lock().unwrap().push(send);
     }
 
@@ -68,6 +80,7 @@ impl Recorder {
             from_ms: self.now_ms(),
             to_ms: None,
             cut: false,
+            stalls: 0,
             places: Vec::new(),
         };
         let mut sessions = self.sessions.lock().unwrap();
@@ -153,6 +166,11 @@ impl Opened {
     /// It asks to subscribe to `destination`.
     pub fn asks(&self, destination: usize) {
         self.update(|session| session.places.push(destination));
+    }
+
+    /// It stops reading.
+    pub fn stalls(&self) {
+        self.update(|session| session.stalls += 1);
     }
 
     /// The connection has ended, not by its client.

@@ -21,6 +21,9 @@ pub struct Figures {
     /// Of these, those that had been delivered before.
     pub taken_again: usize,
     pub dead_letters: usize,
+    /// How often a subscriber stopped reading, and how often one was closed for that.
+    pub stalls: usize,
+    pub slow: usize,
     pub faults: usize,
     pub sessions: usize,
     pub samples: usize,
@@ -43,6 +46,9 @@ impl Figures {
                 Outcome::Unknown => figures.unknown += 1,
             }
         }
+        figures.stalls = run.sessions.iter().map(|session| session.stalls).sum();
+        let is_slow = |event: &&Event| event.reason.as_deref() == Some("slow_consumer");
+        figures.slow = run.events.iter().filter(is_slow).count();
         for delivery in &run.deliveries {
             figures.taken += 1;
             figures.taken_again += usize::from(delivery.count > 1);

@@ -38,6 +38,10 @@ pub struct Options {
     pub seed: u64,
     /// For how long faults are made.
     pub length: Duration,
+    /// Whether none are made after all.
+    pub is_quiet: bool,
+    /// How many replicas must have what is acknowledged.
+    pub min_replicas_ack: u32,
     /// Where logs and records go; made anew.
     pub directory: PathBuf,
 }
@@ -47,7 +51,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     // Logs of an earlier run would be taken for this one's.
     let _ = fs::remove_dir_all(&options.directory);
     fs::create_dir_all(&options.directory)?;
-    let system = System::start(options.topology, options.nodes, &options.directory).await?;
+    let system = System::start(options).await?;
     let system = Arc::new(system);
     let listeners: Vec<_> = LISTENERS.iter().map(|it| (it.0.to_owned(), it.1.to_owned())).collect();
     let recorder = Arc::new(Recorder::new(&listeners));
@@ -58,7 +62,11 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     let mut publishing = clients.publish().await?;
     let mut watching = clients.watch().await?;
 
-    make_faults(options, &system, &recorder).await?;
+    if options.is_quiet {
+        sleep(options.length).await;
+    } else {
+        make_faults(options, &system, &recorder).await?;
+    }
     system.nodes.wait_until_ready().await?;
     let ended = system.nodes.ended();
     ensure!(ended.is_empty(), "nodes {ended:?} ended by themselves");
@@ -303,6 +311,7 @@ impl Clients<'_> {
         let mut run = self.recorder.run(destinations());
         run.nodes = self.options.nodes;
         run.consumers = consumers();
+        run.min_replicas_ack = self.options.min_replicas_ack;
         run
     }
 

@@ -1,7 +1,6 @@
 //! What is tested: Redis, the nodes, and the proxies between them.
 
 use std::net::TcpListener;
-use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
@@ -10,7 +9,8 @@ use tokio::task::spawn_blocking;
 
 use crate::check::{ACK_TIMEOUT_MS, LEASE_MS, LEASE_RENEW_MS};
 use crate::nodes::{Nodes, token};
-use crate::schedule::{Fault, Links, Topology};
+use crate::run::Options;
+use crate::schedule::{Fault, Links};
 use crate::stores::{Stores, Victim};
 
 /// All processes of a run.
@@ -33,7 +33,8 @@ pub enum Cure {
 }
 
 impl System {
-    pub async fn start(topology: Topology, nodes: usize, directory: &Path) -> anyhow::Result<Self> {
+    pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        let Options { topology, nodes, min_replicas_ack, .. } = *options;
         let stores = spawn_blocking(move || Stores::start(topology)).await??;
         let links = topology.links(has_aliases());
         if links == Links::None {
@@ -46,12 +47,13 @@ impl System {
             proxies.push(of_node);
             let config = CONFIG
                 .replace("REDIS_URL", &url)
+                .replace("MIN_REPLICAS", &min_replicas_ack.to_string())
                 .replace("ACK_TIMEOUT", &format!("{ACK_TIMEOUT_MS}ms"))
                 .replace("LEASE_RENEW", &format!("{LEASE_RENEW_MS}ms"))
                 .replace("LEASE", &format!("{LEASE_MS}ms"));
             configs.push(config);
         }
-        let nodes = Nodes::start(directory, &configs).await?;
+        let nodes = Nodes::start(&options.directory, &configs).await?;
         nodes.wait_until_ready().await?;
         Ok(Self { nodes, links, stores: Arc::new(Mutex::new(stores)), proxies })
     }
@@ -202,6 +204,7 @@ kind = "redis"
 [redis]
 url = "REDIS_URL"
 linger = "1s"
+min_replicas_ack = MIN_REPLICAS
 [cluster]
 lease = "LEASE"
 lease_renew = "LEASE_RENEW"
@@ -213,6 +216,7 @@ heartbeat_send = "2s"
 connections_per_ip = 0
 messages_per_second = 0
 commands_per_second = 0
+outbox = "96KiB"
 [log]
 level = "info"
 [[auth.keys]]

@@ -165,11 +165,19 @@ impl Protocol {
         }
     }
 
-    pub fn send(self, to: &str, id: &str, key: Option<&str>, content: Content) -> String {
+    /// Publishes; a body may be so much longer than it needs to be.
+    pub fn send(
+        self,
+        to: &str,
+        id: &str,
+        key: Option<&str>,
+        content: Content,
+        padding_bytes: usize,
+    ) -> String {
+        let body = body(content, padding_bytes);
         match self {
             Self::Native => {
-                let mut message =
-                    json!({ "type": "send", "to": to, "id": id, "data": body(content) });
+                let mut message = json!({ "type": "send", "to": to, "id": id, "data": body });
                 if let Some(key) = key {
                     message["key"] = key.into();
                 }
@@ -182,7 +190,7 @@ impl Protocol {
                     ("content-type", "application/json"),
                 ];
                 headers.extend(key.map(|key| ("idempotency-key", key)));
-                frame("SEND", &headers, &body(content).to_string())
+                frame("SEND", &headers, &body.to_string())
             }
         }
     }
@@ -219,8 +227,12 @@ fn position_value(position: Position) -> Value {
     json!({ "epoch": format!("{:x}", position.epoch), "offset": position.offset })
 }
 
-fn body(content: Content) -> Value {
-    json!({ "p": content.publisher, "n": content.number, "d": content.destination })
+fn body(content: Content, padding_bytes: usize) -> Value {
+    let mut body = json!({ "p": content.publisher, "n": content.number, "d": content.destination });
+    if padding_bytes > 0 {
+        body["padding"] = "x".repeat(padding_bytes).into();
+    }
+    body
 }
 
 fn read_body(body: &Value) -> Option<Content> {

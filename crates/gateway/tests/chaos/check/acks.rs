@@ -22,11 +22,15 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
             out.push(violation(Rule::AckWithoutPosition, send.ended_at_ms, text));
         }
         if let Some(position) = send.position()
-            && let Some(why) = gone_without_reason(run, known, position)
+            && let Some(why) = gone_from_replicas(run, known, position)
+                .or_else(|| gone_without_reason(run, known, position))
         {
             let text = format!("{:?} was acknowledged as {position}, but {why}", send.content);
             out.push(violation(Rule::FalseAck, send.ended_at_ms, text));
         }
+    }
+    if run.min_replicas_ack > 0 {
+        acked_twice(run, destination, out);
     }
     // What was delivered was in the history too; that nobody was told so changes nothing.
     let acked: HashSet<_> = run.sends.iter().filter_map(Send::position).collect();
@@ -40,6 +44,36 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
     if epochs.len() > 1 && !run.may_lose_data() {
         let text = format!("{} epochs, though Redis lost nothing", epochs.len());
         out.push(violation(Rule::NeedlessEpoch, u64::MAX, text));
+    }
+}
+
+/// Why a position that a replica had before it was acknowledged should be in the final history,
+/// which is known only from its first position on.
+fn gone_from_replicas(run: &Run, known: &Known, position: Position) -> Option<String> {
+    let (first, last) = known.ends()?;
+    let is_covered = first.offset <= position.offset;
+    let is_lost = run.min_replicas_ack > 0 && is_covered && known.place(position).is_none();
+    is_lost.then(|| format!("the final history, {first} to {last}, has it not; a replica had it"))
+}
+
+/// Offsets go on from epoch to epoch where nothing that was acknowledged is lost: each is
+/// acknowledged once.
+fn acked_twice(run: &Run, destination: usize, out: &mut Vec<Violation>) {
+    let mut sends: HashMap<u64, &Send> = HashMap::new();
+    for send in run.sends.iter().filter(|send| send.content.destination == destination) {
+        let Some(position) = send.position() else { continue };
+        let first = sends.entry(position.offset).or_insert(send);
+        if first.content != send.content {
+            let text =
+                format!("{:?} and {:?} have one offset, {position}", first.content, send.content);
+            out.push(Violation {
+                rule: Rule::FalseAck,
+                destination: Some(destination),
+                subscriber: None,
+                at_ms: send.ended_at_ms,
+                text,
+            });
+        }
     }
 }
 

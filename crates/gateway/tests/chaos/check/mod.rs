@@ -5,6 +5,7 @@ mod delivery;
 mod lifecycle;
 mod order;
 mod queues;
+mod slow;
 mod standing;
 mod timeline;
 
@@ -43,6 +44,10 @@ pub enum Rule {
     FalseRecovery,
     /// A position that is good is recovered from, unless Redis is away.
     NeedlessLoss,
+    /// Without a fault, a connection misses nothing, up to where it ends.
+    SilentHole,
+    /// A connection is ended only for a reason, and as slow only where it did not read.
+    CutWithoutReason,
     /// A publisher's messages keep their order.
     PublisherOrder,
     /// What a queue took is consumed until it is acknowledged, or becomes a dead letter.
@@ -90,6 +95,7 @@ pub fn check_sessions(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     standing::check(run, &mut violations);
     lifecycle::check(run, &mut violations);
+    slow::ends(run, &mut violations);
     violations
 }
 
@@ -114,6 +120,7 @@ pub fn check(run: &Run) -> Vec<Violation> {
         order::check(run, destination, &known, &mut violations);
         for subscriber in 0..run.subscribers.len() {
             delivery::check(run, destination, subscriber, &known, &mut violations);
+            slow::holes(run, destination, subscriber, &mut violations);
         }
     }
     violations.extend(check_queues(run));
