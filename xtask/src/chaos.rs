@@ -21,7 +21,8 @@ pub(crate) struct Options {
     /// Decides which faults come when. Absent: another one each time; it is printed.
     #[arg(long)]
     seed: Option<u64>,
-    /// How many replicas must have what is acknowledged; then no failover may lose it.
+    /// How many replicas must have what is acknowledged; with as many as there are, no failover
+    /// may lose it.
     #[arg(long, default_value_t = 0)]
     min_replicas_ack: u32,
 }

@@ -43,9 +43,14 @@ pub fn consumers() -> Vec<record::Consumer> {
     CONSUMERS.iter().enumerate().map(consumer).collect()
 }
 
-/// Whether messages there are large, so that they fill what holds them for a slow connection.
-pub fn is_bulk(destination: usize) -> bool {
-    BULK.contains(&destination)
+/// By how much a message there is longer than it needs to be. A history must be kept; what is
+/// not can be large, so that it soon fills what holds it for a slow connection.
+pub fn padding_bytes(destination: usize) -> usize {
+    match destination {
+        KEPT_BULK => 4 * 1024,
+        OPEN_BULK => 56 * 1024,
+        _ => 0,
+    }
 }
 
 pub fn publisher_name(index: usize) -> String {
@@ -79,7 +84,9 @@ pub const TOPICS: [(&str, &str, bool, Option<&str>); 9] = [
     ("/topic/open.bulk", "/topic/open.bulk", false, None),
 ];
 
-const BULK: [usize; 2] = [7, 8];
+const KEPT_BULK: usize = 7;
+/// Where the largest messages go.
+pub const OPEN_BULK: usize = 8;
 
 /// A queue, and the place of its dead letters among all destinations; those come last.
 pub const QUEUES: [(&str, Option<usize>); 4] = [
@@ -106,10 +113,10 @@ pub const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 14] = [
     ("bob-native", "bob", Protocol::Native, Habit::Restless, &[4, 6]),
     ("native-wanders", "fay", Protocol::Native, Habit::Wanders, &[0, 2]),
     ("stomp-wanders", "gus", Protocol::Stomp, Habit::Wanders, &[0, 1]),
-    ("native-bulk", "cid", Protocol::Native, Habit::Stays, &BULK),
-    ("native-stalls", "hal", Protocol::Native, Habit::Stalls, &BULK),
-    ("stomp-stalls", "ida", Protocol::Stomp, Habit::Stalls, &BULK),
-    ("stomp-stalls-too", "ida", Protocol::Stomp, Habit::Stalls, &[8, 2]),
+    ("native-bulk", "cid", Protocol::Native, Habit::Stays, &[KEPT_BULK, OPEN_BULK]),
+    ("native-stalls", "hal", Protocol::Native, Habit::Stalls, &[KEPT_BULK, OPEN_BULK]),
+    ("stomp-stalls", "ida", Protocol::Stomp, Habit::Stalls, &[KEPT_BULK, OPEN_BULK]),
+    ("stomp-stalls-too", "ida", Protocol::Stomp, Habit::Stalls, &[OPEN_BULK, 2]),
 ];
 
 /// Name, protocol, how it acknowledges, whether it leaves every few seconds with whatever it

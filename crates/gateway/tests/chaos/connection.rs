@@ -35,8 +35,8 @@ impl Connection {
         timeout(OPEN_MAX, open).await.context("opening")?
     }
 
-    /// The same over a connection of which the kernels keep little: the node soon notices when
-    /// nothing is read.
+    /// The same over a connection of which the kernels keep less: a node notices sooner when nothing
+    /// is read.
     pub async fn open_narrow(
         node: SocketAddr,
         protocol: Protocol,
@@ -45,7 +45,7 @@ impl Connection {
         let open = async {
             let socket = TcpSocket::new_v4()?;
             socket.set_recv_buffer_size(NARROW_BUFFER_BYTES)?;
-            // The sender's buffer grows with what a segment holds, on loopback 64 KiB.
+            // The sender's buffer grows with what a segment holds, else 64 KiB on loopback.
             SockRef::from(&socket).set_tcp_mss(NARROW_SEGMENT_BYTES)?;
             Self::upgrade(socket.connect(node).await?, node, protocol, token).await
         };

@@ -252,6 +252,6 @@ const PREFETCH_MAX: u16 = 8;
 /// Well within the ack timeout.
 const WORK_MAX_MS: u64 = 300;
 /// Some messages are refused by everybody, so that they become dead letters.
-const POISON_EVERY: u64 = 40;
+const POISON_EVERY: u64 = 16;
 const PING_EVERY: Duration = Duration::from_secs(1);
 const SILENCE_MAX: Duration = Duration::from_secs(5);

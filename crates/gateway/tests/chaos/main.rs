@@ -60,6 +60,7 @@ async fn judge(options: Options) -> Figures {
     assert_eq!(figures.faults > 0, !options.is_quiet, "{figures:?}");
     assert!(figures.recovered > 0, "{figures:?}");
     assert!(figures.taken > 20 && figures.taken_again > 0, "{figures:?}");
+    assert!(figures.dead_letters > 0, "{figures:?}");
     assert!(figures.samples > 5 && figures.events > 10, "{figures:?}");
     figures
 }

@@ -9,7 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use crate::cast::is_bulk;
+use crate::cast::{OPEN_BULK, padding_bytes};
 use crate::connection::Connection;
 use crate::nodes::Nodes;
 use crate::record::{Content, Outcome, Send};
@@ -111,7 +111,12 @@ impl Publisher {
         let count = if self.keyed { 1 } else { self.rng.random_range(1..=MAX_BURST) };
         let mut batch = Vec::new();
         for _ in 0..count {
-            let destination = self.rng.random_range(0..self.targets.len());
+            // The largest a little more often, so that stalls have consequences soon.
+            let destination = if self.rng.random_ratio(1, 16) {
+                OPEN_BULK
+            } else {
+                self.rng.random_range(0..self.targets.len())
+            };
             let pending = self.open.take().unwrap_or_else(|| self.next(destination));
             batch.push(pending);
         }
@@ -154,7 +159,7 @@ impl Publisher {
             let id = content.number.to_string();
             let key = self.keyed.then_some(id.as_str());
             let target = &self.targets[content.destination];
-            let padding_bytes = if is_bulk(content.destination) { BULK_BYTES } else { 0 };
+            let padding_bytes = padding_bytes(content.destination);
             let text = self.protocol.send(target, &id, key, content, padding_bytes);
             is_up = is_up && connection.send(&text).await.is_ok();
             waiting.insert(id, pending);
@@ -195,8 +200,6 @@ impl Publisher {
 }
 
 const MAX_BURST: usize = 5;
-/// A dozen is more than a node keeps for a connection that does not read.
-const BULK_BYTES: usize = 12 * 1024;
 const RETRY: Duration = Duration::from_millis(100);
 /// Longer than a node waits for Redis.
 const ANSWER_MAX: Duration = Duration::from_secs(5);

@@ -53,11 +53,11 @@ fn acked(asked_at_ms: u64) -> Settled {
 
 fn fault(from_ms: u64, to_ms: u64, strikes: Strikes) -> Fault {
     let what = format!("{strikes:?}");
-    Fault { from_ms, to_ms, what, loses_data: false, wipes: false, strikes }
+    Fault { from_ms, to_ms, what, loses_data: false, loses_copied: false, wipes: false, strikes }
 }
 
 fn failover(from_ms: u64, to_ms: u64) -> Fault {
-    Fault { loses_data: true, ..fault(from_ms, to_ms, Strikes::Redis) }
+    Fault { loses_data: true, loses_copied: true, ..fault(from_ms, to_ms, Strikes::Redis) }
 }
 
 /// 1 is acknowledged by ann; 2 is refused by her and acknowledged by bob; 3 is lost with ann's
@@ -188,9 +188,8 @@ fn a_failover_may_lose_what_was_just_sent_unless_a_replica_had_it() {
     run.deliveries.remove(0);
     run.faults.push(failover(1_500, 4_000));
     assert_eq!(broken(&run), []);
-    run.min_replicas_ack = 1;
+    run.faults[0].loses_copied = false;
     assert_eq!(broken(&run), [Rule::LostFromQueue]);
-    run.min_replicas_ack = 0;
     run.faults = vec![failover(10_000, 12_000)];
     assert_eq!(broken(&run), [Rule::LostFromQueue], "it was sent long before");
     run.faults[0].wipes = true;

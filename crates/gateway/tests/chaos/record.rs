@@ -15,8 +15,6 @@ pub struct Run {
     /// What consumers got from queues, in the order in which they got it.
     pub deliveries: Vec<Delivery>,
     pub faults: Vec<Fault>,
-    /// How many replicas have what is acknowledged.
-    pub min_replicas_ack: u32,
     /// How many nodes there are.
     pub nodes: usize,
     /// The sessions that clients knew they had.
@@ -176,6 +174,8 @@ pub struct Fault {
     pub what: String,
     /// Whether Redis may have lost what it had accepted.
     pub loses_data: bool,
+    /// Whether it may have lost even what as many replicas had as were asked to.
+    pub loses_copied: bool,
     /// Whether it may have lost all of it, not only the newest.
     pub wipes: bool,
     pub strikes: Strikes,

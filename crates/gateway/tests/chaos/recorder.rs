@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use crate::cast::is_bulk;
+use crate::cast::OPEN_BULK;
 use crate::record::{
     Content, Delivery, Destination, Fault, Heard, Run, Sample, Send, Session, Settled, Subscriber,
     What,
@@ -51,13 +51,13 @@ impl Recorder {
         self.begun.elapsed().as_millis() as u64
     }
 
-    /// How many large messages have been published.
+    /// How many of the largest messages have been published.
     pub fn bulk(&self) -> u64 {
         self.bulk.load(Ordering::Relaxed)
     }
 
     pub fn send(&self, send: Send) {
-        if send.acked() && is_bulk(send.content.destination) {
+        if send.acked() && send.content.destination == OPEN_BULK {
             self.bulk.fetch_add(1, Ordering::Relaxed);
         }
         self.sends.lock().unwrap().push(send);

@@ -89,7 +89,7 @@ async fn make_faults(
     system: &Arc<System>,
     recorder: &Arc<Recorder>,
 ) -> anyhow::Result<()> {
-    let Options { topology, nodes, seed, length, .. } = *options;
+    let Options { nodes, seed, length, .. } = *options;
     let over = Instant::now() + length;
     for round in schedule(seed, system.links, nodes, length.as_millis() as u64) {
         sleep(Duration::from_millis(round.calm_ms)).await;
@@ -99,7 +99,8 @@ async fn make_faults(
         let mut faults = JoinSet::new();
         for planned in round.faults {
             let (system, recorder) = (Arc::clone(system), Arc::clone(recorder));
-            faults.spawn(async move { make(planned, topology, &system, &recorder).await });
+            let options = options.clone();
+            faults.spawn(async move { make(planned, &options, &system, &recorder).await });
         }
         while let Some(made) = faults.join_next().await {
             made??;
@@ -110,12 +111,13 @@ async fn make_faults(
 
 async fn make(
     planned: Planned,
-    topology: Topology,
+    options: &Options,
     system: &System,
     recorder: &Recorder,
 ) -> anyhow::Result<()> {
     let Planned { after_ms, for_ms, fault } = planned;
     sleep(Duration::from_millis(after_ms)).await;
+    let Options { topology, min_replicas_ack, .. } = *options;
     let from_ms = recorder.now_ms();
     let cure = system.begin(fault).await.with_context(|| format!("making {fault:?}"))?;
     sleep(Duration::from_millis(for_ms)).await;
@@ -125,6 +127,7 @@ async fn make(
         to_ms: recorder.now_ms(),
         what: format!("{fault:?}"),
         loses_data: fault.loses_data(topology),
+        loses_copied: fault.loses_copied(topology, min_replicas_ack),
         wipes: fault.wipes(topology),
         strikes: fault.strikes(),
     });
@@ -311,7 +314,6 @@ impl Clients<'_> {
         let mut run = self.recorder.run(destinations());
         run.nodes = self.options.nodes;
         run.consumers = consumers();
-        run.min_replicas_ack = self.options.min_replicas_ack;
         run
     }
 

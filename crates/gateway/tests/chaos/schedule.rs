@@ -127,12 +127,22 @@ fn pick(rng: &mut StdRng, links: Links, nodes: usize) -> Fault {
 
 impl Topology {
     /// Where proxies can stand. Where Redis itself tells its addresses, they need addresses of
-    /// their own to tell in their place.
+    /// their own to tell in their place. Shards are told apart by the addresses that nodes know,
+    /// which must be the same for all.
     pub fn links(self, has_aliases: bool) -> Links {
         match self {
             Self::Standalone | Self::Replica => Links::One,
-            _ if has_aliases => Links::Each,
-            _ => Links::None,
+            Self::Sentinel | Self::Cluster if has_aliases => Links::Each,
+            Self::Sentinel | Self::Cluster | Self::Shards => Links::None,
+        }
+    }
+
+    /// How many replicas a master has.
+    pub fn replicas(self) -> u32 {
+        match self {
+            Self::Standalone | Self::Shards => 0,
+            Self::Replica | Self::Cluster => 1,
+            Self::Sentinel => 2,
         }
     }
 
@@ -150,6 +160,15 @@ impl Fault {
             Self::PauseRedis { .. } => topology.fails_over(),
             _ => false,
         }
+    }
+
+    /// Whether Redis may lose also what `copies` replicas have. A master that is only paused goes
+    /// on for a moment when it wakes, and then replicas may still follow it that are not the one
+    /// which has taken over. Of a dead one's replicas the most advanced takes over.
+    pub fn loses_copied(self, topology: Topology, copies: u32) -> bool {
+        let lives_on = matches!(self, Self::PauseRedis { .. });
+        let outlives = lives_on && copies < topology.replicas();
+        self.wipes(topology) || self.loses_data(topology) && (copies == 0 || outlives)
     }
 
     /// Whether Redis may lose all that it accepted.

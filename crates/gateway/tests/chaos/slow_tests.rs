@@ -14,7 +14,7 @@ fn content(number: u64) -> Content {
 
 fn fault(from_ms: u64, to_ms: u64, strikes: Strikes) -> Fault {
     let what = format!("{strikes:?}");
-    Fault { from_ms, to_ms, what, loses_data: false, wipes: false, strikes }
+    Fault { from_ms, to_ms, what, loses_data: false, loses_copied: false, wipes: false, strikes }
 }
 
 fn heard(at_ms: u64, what: What) -> Heard {

@@ -197,7 +197,7 @@ impl Listener {
         Instant::now() + Duration::from_millis(self.rng.random_range(300..2_000))
     }
 
-    /// Reads nothing until so many large messages have been published.
+    /// Reads nothing until so many of the largest messages have been published.
     async fn stall(&mut self) {
         let until = self.recorder.bulk() + self.rng.random_range(STALL_MESSAGES);
         let deadline = Instant::now() + STALL_MAX;
@@ -222,7 +222,7 @@ impl Listener {
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 const AWAY_MS: Range<u64> = 8_000..12_000;
-/// Some less and some more than a node keeps for a connection.
+/// Some less and some more than a node and its kernel keep for a connection.
 const STALL_MESSAGES: Range<u64> = 2..40;
 /// Sooner than a node that waits for a single write gives up.
 const STALL_MAX: Duration = Duration::from_secs(8);

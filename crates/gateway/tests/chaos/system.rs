@@ -10,7 +10,7 @@ use tokio::task::spawn_blocking;
 use crate::check::{ACK_TIMEOUT_MS, LEASE_MS, LEASE_RENEW_MS};
 use crate::nodes::{Nodes, token};
 use crate::run::Options;
-use crate::schedule::{Fault, Links};
+use crate::schedule::{Fault, Links, Topology};
 use crate::stores::{Stores, Victim};
 
 /// All processes of a run.
@@ -37,7 +37,7 @@ impl System {
         let Options { topology, nodes, min_replicas_ack, .. } = *options;
         let stores = spawn_blocking(move || Stores::start(topology)).await??;
         let links = topology.links(has_aliases());
-        if links == Links::None {
+        if links == Links::None && topology != Topology::Shards {
             eprintln!("no partitions: this system has no loopback address but 127.0.0.1");
         }
         let mut proxies = Vec::new();

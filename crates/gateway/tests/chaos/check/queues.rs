@@ -159,8 +159,7 @@ impl Reader<'_> {
     fn may_be_lost(&self, send: &Send) -> bool {
         self.run.faults.iter().filter(|fault| fault.loses_data).any(|fault| {
             let wiped = fault.wipes && send.sent_at_ms <= fault.to_ms;
-            let is_copied = self.run.min_replicas_ack > 0;
-            wiped || !is_copied && is_near(fault, send.sent_at_ms, send.ended_at_ms)
+            wiped || fault.loses_copied && is_near(fault, send.sent_at_ms, send.ended_at_ms)
         })
     }
 
