@@ -60,7 +60,6 @@ async fn judge(options: Options) -> Figures {
     assert_eq!(figures.faults > 0, !options.is_quiet, "{figures:?}");
     assert!(figures.recovered > 0, "{figures:?}");
     assert!(figures.taken > 20 && figures.taken_again > 0, "{figures:?}");
-    assert!(figures.dead_letters > 0, "{figures:?}");
     assert!(figures.samples > 5 && figures.events > 10, "{figures:?}");
     figures
 }
@@ -83,6 +82,7 @@ async fn without_a_fault_nothing_is_missed_and_only_those_who_stop_reading_are_c
     options.is_quiet = true;
     let figures = judge(options).await;
     assert!(figures.slow > 0 && figures.stalls > figures.slow, "{figures:?}");
+    assert!(figures.dead_letters > 0, "{figures:?}");
     assert_eq!((figures.refused, figures.unknown), (0, 0), "{figures:?}");
 }
 
