@@ -209,6 +209,7 @@ fn what_an_auto_consumer_does_not_read_to_its_end_may_be_lost() {
         to_ms: Some(5_100),
         cut: true,
         stalls: 0,
+        is_narrow: false,
         places: Vec::new(),
     });
     assert_eq!(broken(&run), []);

@@ -208,6 +208,8 @@ pub struct Session {
     pub cut: bool,
     /// How often it has stopped reading for a while.
     pub stalls: usize,
+    /// Whether the kernels keep so little for it that a burst is too much.
+    pub is_narrow: bool,
     /// The destinations that it asked to subscribe to.
     pub places: Vec<usize>,
 }

@@ -81,6 +81,7 @@ impl Recorder {
             to_ms: None,
             cut: false,
             stalls: 0,
+            is_narrow: false,
             places: Vec::new(),
         };
         let mut sessions = self.sessions.lock().unwrap();
@@ -166,6 +167,11 @@ impl Opened {
     /// It asks to subscribe to `destination`.
     pub fn asks(&self, destination: usize) {
         self.update(|session| session.places.push(destination));
+    }
+
+    /// The kernels keep little for it.
+    pub fn narrow(&self) {
+        self.update(|session| session.is_narrow = true);
     }
 
     /// It stops reading.

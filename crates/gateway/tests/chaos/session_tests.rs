@@ -13,7 +13,17 @@ const GONE_MS: u64 = KILLED_MS + LEASE_MS + LEASE_RENEW_MS + 2_000;
 
 fn session(id: &str, user: &str, node: usize, from_ms: u64, to_ms: Option<u64>) -> Session {
     let (id, user) = (id.to_owned(), user.to_owned());
-    Session { id, user, node, from_ms, to_ms, cut: false, stalls: 0, places: vec![TOPIC] }
+    Session {
+        id,
+        user,
+        node,
+        from_ms,
+        to_ms,
+        cut: false,
+        stalls: 0,
+        is_narrow: false,
+        places: vec![TOPIC],
+    }
 }
 
 fn event(session: &str, user: &str, kind: &str, reason: Option<&str>) -> Event {

@@ -46,14 +46,15 @@ fn good() -> Run {
     hal.push(heard(35_100, What::Left));
     hal.extend(comes(37_500));
     hal.extend((8..=10).map(|number| got(number, 30_010 + number * 1_000)));
-    let session = |id: &str, stalls, to_ms: Option<u64>| Session {
+    let session = |id: &str, is_narrow, to_ms: Option<u64>| Session {
         id: id.to_owned(),
         user: "hal".to_owned(),
         node: 0,
         from_ms: 30_000,
         to_ms,
         cut: to_ms.is_some(),
-        stalls,
+        stalls: 0,
+        is_narrow,
         places: vec![OPEN],
     };
     let event = |id: &str, kind: &str, reason: Option<&str>| Event {
@@ -79,7 +80,7 @@ fn good() -> Run {
         sends: (1..=10).map(send).collect(),
         subscribers: vec![Subscriber { name: "hal".into(), user: "hal".into(), heard: hal }],
         nodes: 1,
-        sessions: vec![session("h1", 1, Some(35_100)), session("h2", 0, None)],
+        sessions: vec![session("h1", true, Some(35_100)), session("h2", true, None)],
         samples: vec![last],
         events: vec![
             event("h1", "connected", None),
@@ -130,8 +131,17 @@ fn what_was_not_acknowledged_leaves_no_hole() {
 #[test]
 fn who_always_read_and_is_closed_as_slow_is_caught() {
     let mut run = good();
-    run.sessions[0].stalls = 0;
+    run.sessions[0].is_narrow = false;
     assert_eq!(broken(&run), [Rule::CutWithoutReason]);
+}
+
+#[test]
+fn who_notices_only_at_the_kill_of_its_node_that_it_was_closed_passes() {
+    let mut run = good();
+    run.faults.push(fault(35_050, 35_060, Strikes::KilledNode(0)));
+    assert_eq!(broken(&run), []);
+    run.sessions[0].is_narrow = false;
+    assert_eq!(broken(&run), [Rule::CutWithoutReason, Rule::EndNotTold]);
 }
 
 #[test]

@@ -96,6 +96,9 @@ impl Listener {
 
     async fn listen(&mut self, mut connection: Connection, node: usize) -> anyhow::Result<()> {
         let opened = self.recorder.opened(&self.user, node, &connection.session);
+        if self.habit == Habit::Stalls {
+            opened.narrow();
+        }
         for index in 0..self.places.len() {
             let place = &mut self.places[index];
             if self.habit == Habit::Forgetful {

@@ -46,7 +46,7 @@ pub enum Rule {
     NeedlessLoss,
     /// Without a fault, a connection misses nothing, up to where it ends.
     SilentHole,
-    /// A connection is ended only for a reason, and as slow only where it did not read.
+    /// A connection is ended only for a reason, and as slow only where it was.
     CutWithoutReason,
     /// A publisher's messages keep their order.
     PublisherOrder,

@@ -80,9 +80,9 @@ pub(super) fn ends(run: &Run, out: &mut Vec<Violation>) {
     for session in &run.sessions {
         let Some(reason) = reasons.get(session.id.as_str()) else { continue };
         let Some(ended_ms) = session.to_ms else { continue };
-        let text = match (*reason, session.stalls) {
-            (SLOW, 0) => "it was closed as slow, and it always read",
-            (SLOW, _) => continue,
+        let text = match *reason {
+            SLOW if session.is_narrow => continue,
+            SLOW => "it was closed as slow, and it always read",
             _ if session.cut && !was_struck(run, session, ended_ms) => "nothing had happened",
             _ => continue,
         };
