@@ -70,6 +70,7 @@ scripts! {
     REAP_FORGET = "reap_forget.lua";
     REGISTRY = "registry.lua";
     REGISTRY_REAP = "registry_reap.lua";
+    REGISTRY_SHUT_OUT = "registry_shut_out.lua";
     REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations.lua";
     QUEUE_PUBLISH = "queue_publish.lua";
     QUEUE_FETCH = "queue_fetch.lua";

@@ -1,7 +1,9 @@
-//! A TCP proxy that can hold answers back and cut connections.
+//! A TCP proxy that can hold back what passes, and cut connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -15,6 +17,7 @@ use tokio::task::JoinSet;
 pub struct FaultProxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
+    accepted: Arc<AtomicU64>,
     _accept: JoinSet<()>,
 }
 
@@ -23,6 +26,8 @@ struct Fault {
     target: SocketAddr,
     answers_held: bool,
     requests_held: bool,
+    /// What clients say on connections before this one is held back.
+    stalled_before: u64,
     cuts: u64,
 }
 
@@ -31,11 +36,18 @@ impl FaultProxy {
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let whole = Fault { target, answers_held: false, requests_held: false, cuts: 0 };
+        let whole = Fault {
+            target,
+            answers_held: false,
+            requests_held: false,
+            stalled_before: 0,
+            cuts: 0,
+        };
         let fault = watch::Sender::new(whole);
+        let accepted = Arc::new(AtomicU64::new(0));
         let mut accept = JoinSet::new();
-        accept.spawn(run(listener, fault.subscribe()));
-        Ok(Self { address, fault, _accept: accept })
+        accept.spawn(run(listener, fault.subscribe(), Arc::clone(&accepted)));
+        Ok(Self { address, fault, accepted, _accept: accept })
     }
 
     /// Where it listens.
@@ -50,6 +62,17 @@ impl FaultProxy {
             fault.answers_held = held;
             fault.requests_held = held;
         });
+    }
+
+    /// Holds back what clients say on the connections that there are; new ones are fine.
+    pub fn stall(&self) {
+        let accepted = self.accepted.load(Ordering::SeqCst);
+        self.fault.send_modify(|fault| fault.stalled_before = accepted);
+    }
+
+    /// Passes on what was stalled, also what clients said that have gone meanwhile.
+    pub fn unstall(&self) {
+        self.fault.send_modify(|fault| fault.stalled_before = 0);
     }
 
     /// Passes everything on to another server from now on, and cuts every connection there is.
@@ -71,15 +94,16 @@ impl FaultProxy {
     }
 }
 
-async fn run(listener: TcpListener, fault: watch::Receiver<Fault>) {
+async fn run(listener: TcpListener, fault: watch::Receiver<Fault>, accepted: Arc<AtomicU64>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(pass(client, fault.clone()));
+        let number = accepted.fetch_add(1, Ordering::SeqCst);
+        connections.spawn(pass(client, number, fault.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn pass(mut client: TcpStream, mut fault: watch::Receiver<Fault>) {
+async fn pass(mut client: TcpStream, number: u64, mut fault: watch::Receiver<Fault>) {
     let Fault { target, cuts, .. } = *fault.borrow();
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
@@ -87,9 +111,10 @@ async fn pass(mut client: TcpStream, mut fault: watch::Receiver<Fault>) {
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let (requests, answers) = (fault.clone(), fault.clone());
+    let is_held = |fault: &Fault| fault.requests_held || number < fault.stalled_before;
     // Either end, or a cut, ends both.
     select! {
-        _ = copy_unless(|fault| fault.requests_held, from_client, to_server, requests) => {}
+        _ = copy_unless(is_held, from_client, to_server, requests) => {}
         _ = copy_unless(|fault| fault.answers_held, from_server, to_client, answers) => {}
         _ = fault.wait_for(|fault| fault.cuts != cuts) => {}
     }
@@ -101,15 +126,30 @@ async fn copy_unless(
     mut to: WriteHalf<'_>,
     mut fault: watch::Receiver<Fault>,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; 64 << 10];
-    loop {
-        let bytes = from.read(&mut buffer).await?;
-        if bytes == 0 {
-            return Ok(());
+    // Whoever speaks may go before what it said is passed on, so that is taken from it meanwhile.
+    let mut held = Vec::new();
+    let mut ended = false;
+    while !ended || !held.is_empty() {
+        select! {
+            read = from.read_buf(&mut held), if !ended && held.len() < HELD_BYTES => {
+                ended = read? == 0;
+            }
+            passes = let_pass(&is_held, &mut fault), if !held.is_empty() => {
+                if !passes {
+                    return Ok(());
+                }
+                to.write_all(&held).await?;
+                held.clear();
+            }
         }
-        if fault.wait_for(|fault| !is_held(fault)).await.is_err() {
-            return Ok(());
-        }
-        to.write_all(&buffer[..bytes]).await?;
     }
+    Ok(())
 }
+
+/// Waits until nothing is held any more; `false` when the proxy is gone.
+async fn let_pass(is_held: impl Fn(&Fault) -> bool, fault: &mut watch::Receiver<Fault>) -> bool {
+    fault.wait_for(|fault| !is_held(fault)).await.is_ok()
+}
+
+/// More is left to the sockets to hold.
+const HELD_BYTES: usize = 1 << 20;

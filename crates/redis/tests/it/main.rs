@@ -7,6 +7,7 @@ mod degraded;
 mod delivery;
 mod events;
 mod history;
+mod late;
 mod idempotency;
 mod lease;
 mod nodes;
