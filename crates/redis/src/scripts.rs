@@ -76,4 +76,7 @@ scripts! {
     QUEUE_FETCH = "queue_fetch.lua";
     QUEUE_ACK = "queue_ack.lua";
     QUEUE_RELEASE = "queue_release.lua";
+    QUEUE_DEAD = "queue_dead.lua";
+    QUEUE_TAKE_DEAD = "queue_take_dead.lua";
+    QUEUE_REAP = "queue_reap.lua";
 }
