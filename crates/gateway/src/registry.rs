@@ -89,11 +89,8 @@ impl Cluster {
         let presence = RedisPresence::start(&broker, &lease, options, tracker, shutdown.clone());
         let presence = Arc::new(presence);
         let queues = Arc::new(RedisQueues::new(Arc::clone(&broker), Arc::clone(&lease)));
-        let held: Vec<Arc<dyn Reap>> = vec![
-            Arc::clone(&registry) as _,
-            Arc::clone(&presence) as _,
-            Arc::clone(&queues) as _,
-        ];
+        let held: Vec<Arc<dyn Reap>> =
+            vec![Arc::clone(&registry) as _, Arc::clone(&presence) as _, Arc::clone(&queues) as _];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
         Ok(Self { broker, queues, registry: shared, presence, redis: Some((registry, lease)) })

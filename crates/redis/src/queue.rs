@@ -218,8 +218,7 @@ impl Queues for RedisQueues {
         let ids: Vec<String> = entries.iter().map(EntryId::to_string).collect();
         words.extend(ids.iter().map(String::as_bytes));
         let holdings = self.holdings(keys.partition);
-        let names: [&[u8]; 5] =
-            [&keys.stream, &keys.released, &keys.state, &holdings, &keys.dead];
+        let names: [&[u8]; 5] = [&keys.stream, &keys.released, &keys.state, &holdings, &keys.dead];
         let command = QUEUE_ACK.call(&names, &words);
         self.told(keys.partition, command)
     }

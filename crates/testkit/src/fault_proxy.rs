@@ -36,13 +36,8 @@ impl FaultProxy {
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let whole = Fault {
-            target,
-            answers_held: false,
-            requests_held: false,
-            stalled_before: 0,
-            cuts: 0,
-        };
+        let whole =
+            Fault { target, answers_held: false, requests_held: false, stalled_before: 0, cuts: 0 };
         let fault = watch::Sender::new(whole);
         let accepted = Arc::new(AtomicU64::new(0));
         let mut accept = JoinSet::new();
