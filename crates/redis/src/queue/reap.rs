@@ -27,7 +27,7 @@ impl Reap for RedisQueues {
             let partitions: Vec<_> = Partition::all().collect();
             let mut is_done = true;
             for some in partitions.chunks(PARTITIONS_AT_ONCE) {
-                let reaping = some.iter().map(|partition| dead.reap_one(*partition));
+                let reaping = some.iter().map(|partition| dead.reap_partition(*partition));
                 is_done &= try_join_all(reaping).await?.into_iter().all(|done| done);
             }
             Ok(is_done)
@@ -52,8 +52,18 @@ fn heir(lease: &Lease, dead_owner: &str) -> Option<Arc<str>> {
 }
 
 impl Dead {
-    /// Releases some of what it holds in one partition; whether there was nothing any more.
-    async fn reap_one(&self, partition: Partition) -> Result<bool, PublishError> {
+    /// Releases much of what it holds in one partition; whether there was nothing any more.
+    async fn reap_partition(&self, partition: Partition) -> Result<bool, PublishError> {
+        for _ in 0..STEPS_MAX {
+            if self.step(partition).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Releases some of it; whether there was nothing any more.
+    async fn step(&self, partition: Partition) -> Result<bool, PublishError> {
         let names = &self.broker.names;
         let holdings = names.key(partition, HOLDINGS, &self.owner);
         let mut command = Vec::new();
@@ -107,6 +117,8 @@ impl Dead {
 }
 
 const PARTITIONS_AT_ONCE: usize = 32;
+/// Before the reaper looks whether all is calm still.
+const STEPS_MAX: usize = 32;
 const QUEUES_AT_ONCE: &[u8] = b"16";
 /// So many take Redis less than a millisecond.
 const MESSAGES_AT_ONCE: &[u8] = b"64";

@@ -1,6 +1,6 @@
 //! Calls of the registry that their node has given up and that Redis gets all the same, later.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use fanlight_engine::registry::{Entered, Entry, Registry};
 use fanlight_proto::CloseReason;
@@ -81,7 +81,9 @@ async fn an_entry_of_the_former_generation_takes_nothing_from_the_next() {
         let status = bob.registry.status(vec!["ann".into()]).await.unwrap();
         status[0].sessions.len() == 1 && status[0].sessions[0].node == second
     };
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !stands_under_second().await {
+        assert!(Instant::now() < deadline, "it is not entered again");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     deliver(&server, &proxy, 2).await;

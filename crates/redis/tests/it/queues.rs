@@ -1,6 +1,7 @@
 //! The contract of queues over memory and Redis, and what only Redis can show.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use fanlight_engine::broker::{Broker, MemoryBroker, PublishError};
 use fanlight_engine::queue::{EntryId, Fetched, Queue, QueueError, Queues, Release};
@@ -148,7 +149,7 @@ async fn everything_is_there_after_a_restart_of_redis() {
     redis.server.kill();
     redis.server.launch().unwrap();
     while bob.queues.fetch(&queue, 0).await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let fetched = bob.fetch(&queue, 64).await;
     let got: Vec<_> = fetched
@@ -260,11 +261,11 @@ impl Reaping {
     /// Fetches until all `count` have come.
     async fn fetch_all(&self, queue: &Queue, count: usize) -> Vec<Fetched> {
         let mut fetched = Vec::new();
-        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        let deadline = Instant::now() + Duration::from_secs(30);
         while fetched.len() < count {
-            assert!(std::time::Instant::now() < deadline, "{} of {count}", fetched.len());
+            assert!(Instant::now() < deadline, "{} of {count}", fetched.len());
             fetched.extend(self.contract.fetch(queue, 64).await);
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
         fetched
     }
@@ -315,11 +316,13 @@ async fn what_a_dead_node_held_for_the_last_time_is_a_dead_letter() {
     assert_eq!(ann.contract.fetch(&queue, 2).await.len(), 2);
     drop(ann);
     let mut dead = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
     while dead.is_empty() {
+        assert!(Instant::now() < deadline, "no dead letter is named");
         for found in bob.contract.queues.dead().await.unwrap() {
             dead = bob.contract.queues.take_dead(&queue, &found.entries).await.unwrap();
         }
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let found: Vec<_> = dead.iter().map(|one| (one.delivery.entry, one.delivery.count)).collect();
     assert_eq!(found, [(first[0].delivery.entry, 3)]);
@@ -356,7 +359,7 @@ async fn a_node_keeps_what_it_holds_under_the_next_generation_and_not_beyond_its
 async fn without_enough_replicas_what_is_queued_is_unknown() {
     let mut redis = Redis::start(&[]);
     redis.config.min_replicas_ack = 1;
-    redis.config.replica_ack_timeout = std::time::Duration::from_millis(50);
+    redis.config.replica_ack_timeout = Duration::from_millis(50);
     let [ann, bob] = redis.nodes().await;
     let queue = queue("/queue/a", 5, 1000);
     assert_eq!(ann.publish(&queue, "x").await, Err(PublishError::Unknown));
