@@ -39,6 +39,15 @@ struct Held {
     publication: Arc<Publication>,
 }
 
+/// What became of a message that may be a dead letter.
+#[derive(Debug)]
+enum Letter {
+    NotDead,
+    /// Somebody has it and moves it.
+    Held,
+    Taken(Fetched),
+}
+
 impl MemoryQueues {
     /// Stores a message; whether somebody waits for it.
     pub(crate) fn append(
@@ -142,14 +151,18 @@ impl MemoryQueues {
     ) -> Vec<Fetched> {
         let mut taken = Vec::new();
         for entry in entries.iter().take(DEAD_MAX) {
-            let messages = self.queues.get_mut(&queue.channel);
             let letter = (queue.channel.clone(), *entry);
-            match messages.and_then(|messages| messages.take_dead(*entry, &queue.options, now_ms)) {
-                Some(found) => {
-                    taken.extend(found);
-                    self.dead.insert(letter, now_ms + queue.options.claim_after_ms());
-                }
-                None => drop(self.dead.remove(&letter)),
+            let messages = self.queues.get_mut(&queue.channel);
+            let state = messages.map_or(Letter::NotDead, |messages| {
+                messages.take_dead(*entry, &queue.options, now_ms)
+            });
+            if let Letter::NotDead = state {
+                self.dead.remove(&letter);
+                continue;
+            }
+            self.dead.insert(letter, now_ms + queue.options.claim_after_ms());
+            if let Letter::Taken(fetched) = state {
+                taken.push(fetched);
             }
         }
         taken
@@ -199,13 +212,8 @@ impl Messages {
         self.waiting.len() + self.released.len() + self.held.len()
     }
 
-    /// Takes a dead letter, if nobody has it; `None` if it is none.
-    fn take_dead(
-        &mut self,
-        entry: EntryId,
-        options: &QueueOptions,
-        now_ms: u64,
-    ) -> Option<Option<Fetched>> {
+    /// Takes a dead letter, if it is one and nobody has it.
+    fn take_dead(&mut self, entry: EntryId, options: &QueueOptions, now_ms: u64) -> Letter {
         let claim_after_ms = options.claim_after_ms();
         let (count, is_free, publication) = match (self.released.get(&entry), self.held.get(&entry))
         {
@@ -214,19 +222,19 @@ impl Messages {
                 let is_idle = now_ms >= held.since_ms + claim_after_ms;
                 (held.count, is_idle, Arc::clone(&held.publication))
             }
-            (None, None) => return None,
+            (None, None) => return Letter::NotDead,
         };
         if count < options.max_deliveries {
-            return None;
+            return Letter::NotDead;
         }
         if !is_free {
-            return Some(None);
+            return Letter::Held;
         }
         self.released.remove(&entry);
         let count = count + 1;
         let held = Held { count, since_ms: now_ms, publication: Arc::clone(&publication) };
         self.held.insert(entry, held);
-        Some(Some(Fetched { delivery: DeliveryId { entry, count }, publication }))
+        Letter::Taken(Fetched { delivery: DeliveryId { entry, count }, publication })
     }
 
     fn take(&mut self, count: usize, options: &QueueOptions, now_ms: u64) -> Vec<Fetched> {
