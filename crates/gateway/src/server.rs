@@ -31,7 +31,7 @@ use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dev, health};
+use crate::{admin, dead_letters, dev, health};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
@@ -59,6 +59,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     node.conformance = conformance;
     let node = Arc::new(node);
 
+    let moving = dead_letters::run(Arc::clone(&shared));
+    let until = shutdown.clone();
+    tracker.spawn(async move { until.run_until_cancelled(moving).await });
     let workers = start_workers(&node, &shared, inboxes, public_listener, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());

@@ -1,7 +1,9 @@
-//! A TCP proxy that can hold answers back and cut connections.
+//! A TCP proxy that can hold back what passes, and cut connections.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{ReadHalf, WriteHalf};
@@ -15,6 +17,7 @@ use tokio::task::JoinSet;
 pub struct FaultProxy {
     address: SocketAddr,
     fault: watch::Sender<Fault>,
+    accepted: Arc<AtomicU64>,
     _accept: JoinSet<()>,
 }
 
@@ -23,6 +26,8 @@ struct Fault {
     target: SocketAddr,
     answers_held: bool,
     requests_held: bool,
+    /// What clients say on connections before this one is held back.
+    stalled_before: u64,
     cuts: u64,
 }
 
@@ -44,11 +49,13 @@ impl FaultProxy {
 
     fn run(listener: TcpListener, target: SocketAddr, alias: Option<Ipv4Addr>) -> io::Result<Self> {
         let address = listener.local_addr()?;
-        let whole = Fault { target, answers_held: false, requests_held: false, cuts: 0 };
+        let whole =
+            Fault { target, answers_held: false, requests_held: false, stalled_before: 0, cuts: 0 };
         let fault = watch::Sender::new(whole);
+        let accepted = Arc::new(AtomicU64::new(0));
         let mut accept = JoinSet::new();
-        accept.spawn(run(listener, alias, fault.subscribe()));
-        Ok(Self { address, fault, _accept: accept })
+        accept.spawn(run(listener, alias, fault.subscribe(), Arc::clone(&accepted)));
+        Ok(Self { address, fault, accepted, _accept: accept })
     }
 
     /// Where it listens.
@@ -63,6 +70,17 @@ impl FaultProxy {
             fault.answers_held = held;
             fault.requests_held = held;
         });
+    }
+
+    /// Holds back what clients say on the connections that there are; new ones are fine.
+    pub fn stall(&self) {
+        let accepted = self.accepted.load(Ordering::SeqCst);
+        self.fault.send_modify(|fault| fault.stalled_before = accepted);
+    }
+
+    /// Passes on what was stalled, also what clients said that have gone meanwhile.
+    pub fn unstall(&self) {
+        self.fault.send_modify(|fault| fault.stalled_before = 0);
     }
 
     /// Passes everything on to another server from now on, and cuts every connection there is.
@@ -90,15 +108,26 @@ pub fn alias(number: u8) -> Ipv4Addr {
     Ipv4Addr::new(127, 0, 1 + number / 9, 1 + number % 9)
 }
 
-async fn run(listener: TcpListener, alias: Option<Ipv4Addr>, fault: watch::Receiver<Fault>) {
+async fn run(
+    listener: TcpListener,
+    alias: Option<Ipv4Addr>,
+    fault: watch::Receiver<Fault>,
+    accepted: Arc<AtomicU64>,
+) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(pass(client, alias, fault.clone()));
+        let number = accepted.fetch_add(1, Ordering::SeqCst);
+        connections.spawn(pass(client, number, alias, fault.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn pass(mut client: TcpStream, alias: Option<Ipv4Addr>, mut fault: watch::Receiver<Fault>) {
+async fn pass(
+    mut client: TcpStream,
+    number: u64,
+    alias: Option<Ipv4Addr>,
+    mut fault: watch::Receiver<Fault>,
+) {
     let Fault { target, cuts, .. } = *fault.borrow();
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
@@ -106,9 +135,10 @@ async fn pass(mut client: TcpStream, alias: Option<Ipv4Addr>, mut fault: watch::
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
     let (requests, answers) = (fault.clone(), fault.clone());
+    let is_held = |fault: &Fault| fault.requests_held || number < fault.stalled_before;
     // Either end, or a cut, ends both.
     select! {
-        _ = copy_unless(|fault| fault.requests_held, None, from_client, to_server, requests) => {}
+        _ = copy_unless(is_held, None, from_client, to_server, requests) => {}
         _ = copy_unless(|fault| fault.answers_held, alias, from_server, to_client, answers) => {}
         _ = fault.wait_for(|fault| fault.cuts != cuts) => {}
     }
@@ -122,23 +152,34 @@ async fn copy_unless(
     mut fault: watch::Receiver<Fault>,
 ) -> io::Result<()> {
     let names = alias.map(Names::new);
-    let mut buffer = vec![0; 64 << 10];
-    // What may be the beginning of a name waits at the front for what comes next.
+    // Whoever speaks may go before what it said is passed on, so that is taken from it meanwhile.
+    let mut held = Vec::new();
+    let mut ended = false;
+    // What may be the beginning of a name waits for what comes next.
     let mut waiting = 0;
-    loop {
-        let bytes = from.read(&mut buffer[waiting..]).await?;
-        if bytes == 0 {
-            return to.write_all(&buffer[..waiting]).await;
+    while !ended || held.len() > waiting {
+        select! {
+            read = from.read_buf(&mut held), if !ended && held.len() < HELD_BYTES => {
+                ended = read? == 0;
+                if ended {
+                    waiting = 0;
+                }
+            }
+            passes = let_pass(&is_held, &mut fault), if held.len() > waiting => {
+                if !passes {
+                    return Ok(());
+                }
+                let whole = match &names {
+                    Some(names) if !ended => names.rewrite(&mut held),
+                    _ => held.len(),
+                };
+                to.write_all(&held[..whole]).await?;
+                held.drain(..whole);
+                waiting = held.len();
+            }
         }
-        if fault.wait_for(|fault| !is_held(fault)).await.is_err() {
-            return Ok(());
-        }
-        let end = waiting + bytes;
-        let whole = names.as_ref().map_or(end, |names| names.rewrite(&mut buffer[..end]));
-        to.write_all(&buffer[..whole]).await?;
-        buffer.copy_within(whole..end, 0);
-        waiting = end - whole;
     }
+    Ok(())
 }
 
 /// Writes an alias where a server says `127.0.0.1`.
@@ -170,6 +211,13 @@ impl Names {
     }
 }
 
+/// Waits until nothing is held any more; `false` when the proxy is gone.
+async fn let_pass(is_held: impl Fn(&Fault) -> bool, fault: &mut watch::Receiver<Fault>) -> bool {
+    fault.wait_for(|fault| !is_held(fault)).await.is_ok()
+}
+
+/// More is left to the sockets to hold.
+const HELD_BYTES: usize = 1 << 20;
 const LOCALHOST: &[u8] = b"127.0.0.1";
 
 #[cfg(test)]

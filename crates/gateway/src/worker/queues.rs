@@ -1,16 +1,11 @@
-//! Queues: fetching for this worker's consumers, telling the broker what became of it, and moving
-//! dead letters.
+//! Queues: fetching for this worker's consumers, and telling the broker what became of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanlight_engine::broker::{Channel, WorkerId};
-use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::hub::SessionKey;
-use fanlight_engine::policy::PublishPermit;
-use fanlight_engine::queue::{
-    self, Consumers, Dispatch, Fetch, Fetched, Queue, QueueError, Settlement,
-};
+use fanlight_engine::queue::{Consumers, Dispatch, Fetch, Fetched, QueueError, Settlement};
 use fanlight_engine::session::Done;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -19,6 +14,7 @@ use metrics::{Counter, Gauge, counter, gauge};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Worker, WorkerShared};
+use crate::dead_letters;
 
 /// What this worker has to do with queues.
 pub(super) struct QueueSide {
@@ -117,7 +113,8 @@ impl Worker {
             self.guarded(dispatch.session, |worker| worker.dispatch(&dispatch));
         }
         if !dead.is_empty() {
-            let buried = bury(Arc::clone(&self.shared), Arc::clone(&fetch.queue), dead);
+            let buried =
+                dead_letters::bury(Arc::clone(&self.shared), Arc::clone(&fetch.queue), dead);
             self.queues.work.push(buried.map(|()| QueueDone::Settled).boxed());
         }
     }
@@ -186,35 +183,6 @@ fn settle(
         }
     }
     .boxed()
-}
-
-/// Moves dead letters, one after the other: published first, so that none is lost. What can't be
-/// published now stays as it is, and is fetched again after the ack timeout.
-async fn bury(shared: Arc<WorkerShared>, queue: Arc<Queue>, dead: Vec<Fetched>) {
-    for letter in dead {
-        let result = bury_one(&shared, &queue, &letter).await;
-        counter!("fanlight_queue_dead_letters_total", "result" => result).increment(1);
-    }
-}
-
-async fn bury_one(shared: &WorkerShared, queue: &Queue, letter: &Fetched) -> &'static str {
-    let mut result = "dropped";
-    if let Some(to) = &queue.options.dead_letter {
-        let namespaces = shared.rules.policy.namespaces();
-        let Ok(permit) = PublishPermit::for_backend(namespaces, to) else { return "failed" };
-        let publication = queue::dead_letter(letter, permit.destination().clone());
-        // Should the next step fail, this one is not repeated.
-        let key = format!("dead {} {}", queue.destination, letter.delivery.entry);
-        let key = IdempotencyKey(key.into());
-        if shared.broker.publish_once(permit, publication, key).await.is_err() {
-            return "failed";
-        }
-        result = "moved";
-    }
-    match shared.queues.ack(queue, &[letter.delivery.entry]).await {
-        Ok(()) => result,
-        Err(QueueError::Unavailable) => "failed",
-    }
 }
 
 const RETRY_MIN: Duration = Duration::from_millis(50);

@@ -258,6 +258,77 @@ async fn what_a_killed_node_held_is_delivered_by_another() {
     answer(&mut bob, "ACK", &message).await;
 }
 
+/// A node that is taken for dead soon after its end.
+async fn node_with_short_lease(redis: &RedisServer, options: &str) -> Gateway {
+    let lease = "[cluster]\nlease = \"1s\"\nlease_renew = \"200ms\"\n[drain]";
+    let config = with_redis(&config(options), redis).replace("[drain]", lease);
+    let gateway = Gateway::with_config(&config).await;
+    eventually("the node is ready", async || gateway.admin_get("/readyz").await.0 == 200).await;
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_held_comes_back_with_the_end_of_its_lease() {
+    let redis = RedisServer::start().unwrap();
+    let options = "ack_timeout = '1h'";
+    let a = node_with_short_lease(&redis, options).await;
+    let b = node_with_short_lease(&redis, options).await;
+    let mut ann = consumer(&a, "ann", QUEUE).await;
+    let mut sender = RawClient::stomp(&b, "sam").await;
+    send(&mut sender, "a").await;
+    ann.expect("MESSAGE").await;
+    let mut bob = consumer(&b, "bob", QUEUE).await;
+    a.signal("KILL").await;
+    let message = bob.expect("MESSAGE").await;
+    assert_eq!((body(&message), header(&message, "delivery-count")), ("a", Some("2")));
+    answer(&mut bob, "ACK", &message).await;
+    assert_eq!(b.metric("fanlight_queue_reaped_total").await, 1);
+}
+
+/// A client that waits for dead letters of queues that are nobody's any more.
+async fn heir(gateway: &Gateway) -> RawClient {
+    let mut heir = RawClient::native(gateway, "una").await;
+    heir.send(r#"{"type":"subscribe","to":"/topic/open.dead","id":1}"#).await;
+    heir.expect("\"ok\"").await;
+    heir
+}
+
+const ONCE: &str = "ack_timeout = '1h', max_deliveries = 1, dead_letter = '/topic/open.dead'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_moved_although_its_queue_has_no_consumer() {
+    let redis = RedisServer::start().unwrap();
+    for gateway in [memory(ONCE).await, node(&redis, ONCE).await] {
+        let mut heir = heir(&gateway).await;
+        let mut ann = consumer(&gateway, "ann", QUEUE).await;
+        let mut sender = RawClient::stomp(&gateway, "sam").await;
+        send(&mut sender, "poison").await;
+        ann.expect("MESSAGE").await;
+        drop(ann);
+        heir.expect(QUEUE).await;
+        eventually("it is counted", async || {
+            gateway.metric("fanlight_queue_dead_letters_total").await == 1
+        })
+        .await;
+    }
+    let left = redis.command("KEYS *").unwrap();
+    assert!(!left.contains("}:q:") && !left.contains("}:qd:"), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_held_for_the_last_time_becomes_a_dead_letter_by_itself() {
+    let redis = RedisServer::start().unwrap();
+    let a = node_with_short_lease(&redis, ONCE).await;
+    let b = node_with_short_lease(&redis, ONCE).await;
+    let mut heir = heir(&b).await;
+    let mut ann = consumer(&a, "ann", QUEUE).await;
+    let mut sender = RawClient::stomp(&b, "sam").await;
+    send(&mut sender, "poison").await;
+    ann.expect("MESSAGE").await;
+    a.signal("KILL").await;
+    heir.expect(QUEUE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_ends_gives_back_at_once_what_its_clients_held() {
     let redis = RedisServer::start().unwrap();

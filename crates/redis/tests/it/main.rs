@@ -8,6 +8,7 @@ mod delivery;
 mod events;
 mod history;
 mod idempotency;
+mod late;
 mod lease;
 mod nodes;
 mod outages;
