@@ -19,7 +19,7 @@ use crate::driver::{Answer, Command, Driver, Settlement, Shared};
 use crate::error::{LinkError, RequestError};
 use crate::link::SessionInfo;
 use crate::options::ConnectOptions;
-use crate::outgoing::{self, Outgoing};
+use crate::outgoing::{self, Outgoing, SendOptions};
 use crate::subscription::{Begin, Subscription, Wants};
 
 /// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
@@ -245,19 +245,27 @@ impl Client {
         body: &[u8],
         content_type: Option<&str>,
     ) -> Result<Sent, RequestError> {
-        self.send_as(to, body, content_type, None).await
+        self.send_with(to, body, &SendOptions { content_type, ..SendOptions::default() }).await
     }
 
-    /// Publishes as [`send`](Self::send) does, but only once for each `key` within five minutes:
-    /// so it may be tried again when it is not known whether it was done.
-    pub async fn send_once(
+    /// Publishes as [`send`](Self::send) does, once for a key or to one session.
+    pub async fn send_with(
         &self,
         to: &str,
         body: &[u8],
-        content_type: Option<&str>,
-        key: &str,
+        options: &SendOptions<'_>,
     ) -> Result<Sent, RequestError> {
-        self.send_as(to, body, content_type, Some(key)).await
+        let id = self.next_id();
+        let text = outgoing::send(to, body, options, id)?;
+        match self.request(|reply| Command::Request { id, text, reply }).await? {
+            Answer::Confirmed(confirmed) => Ok(Sent {
+                position: confirmed.position(),
+                message_id: confirmed.message_id,
+                degraded: confirmed.degraded,
+                duplicate: confirmed.duplicate,
+            }),
+            _ => Err(RequestError::Unexpected),
+        }
     }
 
     /// Asks for messages of a destination's history: the oldest after `since`, or else the newest;
@@ -293,26 +301,6 @@ impl Client {
         let text = Outgoing::Presence { to, cursor, limit, id }.to_text();
         match self.request(|reply| Command::Request { id, text, reply }).await? {
             Answer::Members(members) => Ok(members),
-            _ => Err(RequestError::Unexpected),
-        }
-    }
-
-    async fn send_as(
-        &self,
-        to: &str,
-        body: &[u8],
-        content_type: Option<&str>,
-        key: Option<&str>,
-    ) -> Result<Sent, RequestError> {
-        let id = self.next_id();
-        let text = outgoing::send(to, body, content_type, key, id)?;
-        match self.request(|reply| Command::Request { id, text, reply }).await? {
-            Answer::Confirmed(confirmed) => Ok(Sent {
-                position: confirmed.position(),
-                message_id: confirmed.message_id,
-                degraded: confirmed.degraded,
-                duplicate: confirmed.duplicate,
-            }),
             _ => Err(RequestError::Unexpected),
         }
     }

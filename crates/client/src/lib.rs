@@ -48,4 +48,5 @@ pub use fanlight_proto::native::{
 pub use fanlight_proto::{Position, ReconnectAdvice};
 pub use link::SessionInfo;
 pub use options::{Backoff, ConnectOptions};
+pub use outgoing::SendOptions;
 pub use subscription::{Begin, Missed, Received, Subscription};

@@ -81,7 +81,22 @@ struct Send<'r> {
     content_type: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'r str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'r str>,
     id: u64,
+}
+
+/// What else a publication may have.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct SendOptions<'s> {
+    /// What the body is; JSON, unless this says otherwise.
+    pub content_type: Option<&'s str>,
+    /// Names the publication: within five minutes only the first with this key is published. So it
+    /// may be sent again when it is not known whether it was published.
+    pub key: Option<&'s str>,
+    /// Of the user's sessions, the only one to get it: the id that it was told at its connect. To
+    /// be used with `/user/{name}/...`; no history keeps it.
+    pub session: Option<&'s str>,
 }
 
 impl<'r> Outgoing<'r> {
@@ -105,10 +120,10 @@ impl<'r> Outgoing<'r> {
 pub(crate) fn send(
     to: &str,
     body: &[u8],
-    content_type: Option<&str>,
-    key: Option<&str>,
+    options: &SendOptions<'_>,
     id: u64,
 ) -> Result<String, RequestError> {
+    let SendOptions { content_type, key, session } = *options;
     let data = if is_json(content_type) {
         serde_json::from_slice::<Box<RawValue>>(body)
     } else {
@@ -116,7 +131,7 @@ pub(crate) fn send(
     };
     let not_json = |error: serde_json::Error| RequestError::NotJson { reason: error.to_string() };
     let data = data.map_err(not_json)?;
-    serde_json::to_string(&Send { r#type: "send", to, data, content_type, key, id })
+    serde_json::to_string(&Send { r#type: "send", to, data, content_type, key, session, id })
         .map_err(not_json)
 }
 
@@ -177,19 +192,22 @@ mod tests {
             (b"[1]", Some("application/json")),
             (b"plain \xff", Some("text/plain")),
         ] {
-            let text = send("/topic/a", body, content_type, None, 1).unwrap();
-            let Some(Ok(ClientMessage::Send { body: read, content_type: kind, .. })) =
-                parse(&text).next()
+            let options = SendOptions { content_type, key: Some("k"), session: Some("s") };
+            let text = send("/user/a/queue/a", body, &options, 1).unwrap();
+            let Some(Ok(ClientMessage::Send {
+                body: read, content_type: kind, key, session, ..
+            })) = parse(&text).next()
             else {
                 panic!("{text}")
             };
             assert_eq!((&*read, kind.as_deref()), (body, content_type));
+            assert_eq!((key.as_deref(), session.as_deref()), (Some("k"), Some("s")));
         }
     }
 
     #[test]
     fn a_body_that_is_not_the_json_it_claims_to_be_is_refused_here() {
-        let error = send("/topic/a", b"hello", None, None, 1).unwrap_err();
+        let error = send("/topic/a", b"hello", &SendOptions::default(), 1).unwrap_err();
         assert!(matches!(error, RequestError::NotJson { .. }), "{error}");
     }
 }

@@ -174,6 +174,7 @@ fn publication(destination: &Destination, body_bytes: usize, number: usize) -> A
         publisher: Some("ann".into()),
         at_unix_ms: 1_800_000_000_000,
         position: None,
+        only_for: None,
     })
 }
 

@@ -333,6 +333,16 @@ impl PublishPermit {
         Self { channel: namespace.channel_of(&destination), destination, options }
     }
 
+    /// The permit for what no history is to keep: it is for one session, and that one is there or
+    /// it is not.
+    #[must_use]
+    pub fn without_history(mut self) -> Self {
+        if self.options.history.is_some() {
+            Arc::make_mut(&mut self.options).history = None;
+        }
+        self
+    }
+
     /// What its namespace does with publications.
     pub fn options(&self) -> &Arc<NamespaceOptions> {
         &self.options

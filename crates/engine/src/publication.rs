@@ -1,6 +1,7 @@
 //! `Publication`: one message on its way to subscribers, shared by reference.
 
 use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -34,6 +35,8 @@ pub struct Publication {
     pub at_unix_ms: u64,
     /// Its place in the destination's history, where one is kept.
     pub position: Option<Position>,
+    /// Of the user's sessions that have subscribed, the only one to get it.
+    pub only_for: Option<SessionId>,
 }
 
 /// What a body is. The common types are kept without an allocation.
@@ -96,5 +99,13 @@ macro_rules! uuid_text {
         }
     };
 }
+impl FromStr for SessionId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        text.parse().map(Self)
+    }
+}
+
 uuid_text!(PublicationId);
 uuid_text!(SessionId);

@@ -201,6 +201,7 @@ pub fn wake(destination: Destination) -> Publication {
         publisher: None,
         at_unix_ms: 0,
         position: None,
+        only_for: None,
     }
 }
 

@@ -69,6 +69,7 @@ fn publication(body_bytes: usize, number: usize) -> Publication {
         publisher: Some("ann".into()),
         at_unix_ms: 1_700_000_000_000,
         position: None,
+        only_for: None,
     }
 }
 

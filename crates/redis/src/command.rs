@@ -107,6 +107,7 @@ mod tests {
             publisher: None,
             at_unix_ms: 0,
             position: None,
+            only_for: None,
         };
         let channel = Channel::of_destination("/topic/a".into());
         let command = publish(&publication, &channel, &Names::new("fl:"), false);

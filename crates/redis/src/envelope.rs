@@ -5,10 +5,11 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bits 4-5 content type, bit 7 a change of presence |
+//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bit 3 session, bits 4-5 content type, bit 7 a change of presence |
 //! | 16 | publication id |
 //! | 8 | time of acceptance, milliseconds since the Unix epoch |
 //! | 16 | epoch and offset, if bit 0 |
+//! | 16 | id of the only session that it is for, if bit 3 |
 //! | text | destination |
 //! | text | content type, if bits 4-5 are 3 (0 unspecified, 1 JSON, 2 plain text) |
 //! | text | publisher, if bit 1 |
@@ -25,7 +26,7 @@ use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use bytes::{Buf, Bytes};
-use fanlight_engine::publication::{ContentType, Publication, PublicationId};
+use fanlight_engine::publication::{ContentType, Publication, PublicationId, SessionId};
 use fanlight_proto::{Destination, Position};
 use foldhash::fast::FixedState;
 use uuid::Uuid;
@@ -86,6 +87,7 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
     flags |= u8::from(publication.position.is_some()) * POSITION;
     flags |= u8::from(publication.publisher.is_some()) * PUBLISHER;
     flags |= u8::from(!publication.headers.is_empty()) * HEADERS;
+    flags |= u8::from(publication.only_for.is_some()) * SESSION;
     flags |= u8::from(publication.is_presence()) * PRESENCE;
     out.extend_from_slice(&[VERSION, flags]);
     out.extend_from_slice(publication.id.0.as_bytes());
@@ -93,6 +95,9 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
     if let Some(position) = publication.position {
         out.extend_from_slice(&position.epoch.to_le_bytes());
         out.extend_from_slice(&position.offset.to_le_bytes());
+    }
+    if let Some(session) = publication.only_for {
+        out.extend_from_slice(session.0.as_bytes());
     }
     put_text(publication.destination.as_str(), out);
     if let ContentType::Other(text) = &publication.content_type {
@@ -116,6 +121,9 @@ pub fn encoded_bytes(publication: &Publication) -> usize {
     let text = |text: &str| length_bytes(text.len()) + text.len();
     let mut bytes = FIXED_BYTES + text(publication.destination.as_str()) + publication.body.len();
     if publication.position.is_some() {
+        bytes += 16;
+    }
+    if publication.only_for.is_some() {
         bytes += 16;
     }
     if let ContentType::Other(other) = &publication.content_type {
@@ -156,6 +164,10 @@ pub fn decode(
         let own = fields.position()?;
         position = position.or(Some(own));
     }
+    let only_for = match flags & SESSION {
+        0 => None,
+        _ => Some(SessionId(Uuid::from_bytes(*fields.fixed("session")?))),
+    };
     let destination = destinations.parse(fields.bytes("destination")?)?;
     let content_type = match flags >> CONTENT_TYPE_SHIFT & 3 {
         0 if flags & PRESENCE != 0 => ContentType::Presence,
@@ -189,6 +201,7 @@ pub fn decode(
         publisher,
         at_unix_ms,
         position,
+        only_for,
     })
 }
 
@@ -328,9 +341,11 @@ fn length_bytes(length: usize) -> usize {
 const POSITION: u8 = 1;
 const PUBLISHER: u8 = 1 << 1;
 const HEADERS: u8 = 1 << 2;
+const SESSION: u8 = 1 << 3;
 const CONTENT_TYPE_SHIFT: u8 = 4;
 const PRESENCE: u8 = 1 << 7;
-const KNOWN_FLAGS: u8 = POSITION | PUBLISHER | HEADERS | 3 << CONTENT_TYPE_SHIFT | PRESENCE;
+const KNOWN_FLAGS: u8 =
+    POSITION | PUBLISHER | HEADERS | SESSION | 3 << CONTENT_TYPE_SHIFT | PRESENCE;
 const FIXED_BYTES: usize = 2 + 16 + 8;
 const DESTINATION_SLOTS: usize = 1024;
 
@@ -349,6 +364,7 @@ mod tests {
             publisher: Some("ann".into()),
             at_unix_ms: 1_700_000_000_000,
             position: None,
+            only_for: None,
         }
     }
 
@@ -459,10 +475,10 @@ mod tests {
         let headers = proptest::collection::vec((text(), text()), 0..5);
         let body = proptest::collection::vec(any::<u8>(), 0..5000);
         (
-            (any::<u128>(), any::<u64>(), destination, content_type),
+            (any::<u128>(), any::<u64>(), destination, content_type, any::<Option<u128>>()),
             (position, proptest::option::of(text()), headers, body),
         )
-            .prop_map(|((id, at_unix_ms, destination, content_type), rest)| {
+            .prop_map(|((id, at_unix_ms, destination, content_type, session), rest)| {
                 let (position, publisher, headers, body) = rest;
                 Publication {
                     id: PublicationId(Uuid::from_u128(id)),
@@ -476,6 +492,7 @@ mod tests {
                     publisher: publisher.map(Into::into),
                     at_unix_ms,
                     position: position.map(|(epoch, offset)| Position { epoch, offset }),
+                    only_for: session.map(|id| SessionId(Uuid::from_u128(id))),
                 }
             })
     }

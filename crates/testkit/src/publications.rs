@@ -54,6 +54,7 @@ pub fn publication(destination: &str, body: impl Into<Bytes>) -> Publication {
         publisher: None,
         at_unix_ms: 1_700_000_000_000,
         position: None,
+        only_for: None,
     }
 }
 

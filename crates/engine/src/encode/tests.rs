@@ -21,6 +21,7 @@ fn publication(number: u128, body: &[u8]) -> Arc<Publication> {
         publisher: Some("ann".into()),
         at_unix_ms: 5,
         position: Some(Position { epoch: 0xab, offset: 7 }),
+        only_for: None,
     })
 }
 

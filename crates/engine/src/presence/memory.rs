@@ -97,6 +97,7 @@ impl MemoryPresence {
                 publisher: None,
                 at_unix_ms: unix_ms,
                 position: None,
+                only_for: None,
             };
             self.broker.announce(&channel, Arc::new(publication));
         }

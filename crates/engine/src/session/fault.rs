@@ -178,6 +178,17 @@ impl Fault {
         Self::new("bad_key", message, "use a UUID", CloseReason::LimitExceeded)
     }
 
+    pub(super) fn bad_session() -> Self {
+        let remedy = "give it as that session was told when it connected";
+        Self::new("bad_session", "this is no session's id", remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn not_for_one_session() -> Self {
+        let message = "only what a user's sessions subscribe to can be sent to one of them";
+        let remedy = "send to /user/{name}/..., outside of namespaces of queues";
+        Self::new("bad_session", message, remedy, CloseReason::ProtocolError)
+    }
+
     pub(super) fn reserved_header(name: &str) -> Self {
         let message = format!("the header {name:?} can't be set by clients");
         Self::new("bad_header", message, "choose another name", CloseReason::ProtocolError)

@@ -21,7 +21,7 @@ use crate::history::{IdempotencyKey, Lost};
 use crate::limits::Gcra;
 use crate::policy::{PublishPermit, SubscribePermit};
 use crate::presence::Member;
-use crate::publication::{ContentType, Publication, PublicationId};
+use crate::publication::{ContentType, Publication, PublicationId, SessionId};
 use crate::registry::SubscriptionChange;
 
 /// What exists only while a session is connected.
@@ -107,6 +107,8 @@ pub(super) struct Draft<'d> {
     pub(super) headers: Box<[(Box<str>, Box<str>)]>,
     /// The client's name for this publication.
     pub(super) key: Option<&'d str>,
+    /// Of a user's sessions, the only one to get it.
+    pub(super) session: Option<&'d str>,
 }
 
 impl Live {
@@ -162,7 +164,11 @@ impl Session {
     /// The publication that `draft` asks for, if the policy permits it.
     pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
         let destination = parse_destination(cx, draft.to)?;
-        let permit = cx.rules.policy.publish(&self.subject(), &destination)?;
+        let mut permit = cx.rules.policy.publish(&self.subject(), &destination)?;
+        let only_for = draft.session.map(|session| session_of(session, &permit)).transpose()?;
+        if only_for.is_some() {
+            permit = permit.without_history();
+        }
         let key =
             draft.key.map(|key| self.idempotency_key(permit.destination(), key)).transpose()?;
         let publication = Publication {
@@ -174,6 +180,7 @@ impl Session {
             publisher: self.principal().map(|principal| Arc::clone(&principal.user)),
             at_unix_ms: cx.now.unix_ms,
             position: None,
+            only_for,
         };
         Ok(Outgoing { permit, publication, key })
     }
@@ -285,6 +292,15 @@ impl Session {
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
         }
     }
+}
+
+/// The one session of a user that a client names.
+fn session_of(text: &str, permit: &PublishPermit) -> Result<SessionId, Fault> {
+    let is_users = permit.destination().kind() == DestinationKind::NamedUser;
+    if !is_users || permit.options().queue.is_some() {
+        return Err(Fault::not_for_one_session());
+    }
+    text.parse().map_err(|_| Fault::bad_session())
 }
 
 /// Whether a client means several destinations.

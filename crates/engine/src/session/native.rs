@@ -119,7 +119,8 @@ impl Session {
     }
 
     fn native_send(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
-        let ClientMessage::Send { to, body, content_type, headers, key, id } = message else {
+        let ClientMessage::Send { to, body, content_type, headers, key, session, id } = message
+        else {
             return Ok(());
         };
         if let Some(content_type) = &content_type {
@@ -129,9 +130,15 @@ impl Session {
             headers::check(name, value, &cx.rules.limits)?;
         }
         let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
-        let (headers, key) = (headers.collect(), key.as_deref());
-        let content_type = content_type.as_deref().unwrap_or("application/json").into();
-        let outgoing = self.outgoing(cx, Draft { to: &to, body, content_type, headers, key })?;
+        let draft = Draft {
+            to: &to,
+            body,
+            content_type: content_type.as_deref().unwrap_or("application/json").into(),
+            headers: headers.collect(),
+            key: key.as_deref(),
+            session: session.as_deref(),
+        };
+        let outgoing = self.outgoing(cx, draft)?;
         self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
         Ok(())
     }
@@ -273,14 +280,18 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
             ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id }
         }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
-        ClientMessage::Send { to, body, content_type, headers, key, id } => ClientMessage::Send {
-            to: owned(to),
-            body,
-            content_type: content_type.map(owned),
-            headers: headers.into_iter().map(|(name, value)| (owned(name), owned(value))).collect(),
-            key: key.map(owned),
-            id,
-        },
+        ClientMessage::Send { to, body, content_type, headers, key, session, id } => {
+            let headers = headers.into_iter().map(|(name, value)| (owned(name), owned(value)));
+            ClientMessage::Send {
+                to: owned(to),
+                body,
+                content_type: content_type.map(owned),
+                headers: headers.collect(),
+                key: key.map(owned),
+                session: session.map(owned),
+                id,
+            }
+        }
         ClientMessage::History { to, since, limit, id } => {
             ClientMessage::History { to: owned(to), since, limit, id }
         }

@@ -158,6 +158,7 @@ impl Session {
             content_type: frame.header("content-type").unwrap_or_default().into(),
             headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
             key: frame.header("idempotency-key"),
+            session: frame.header("session"),
         };
         let outgoing = self.outgoing(cx, draft)?;
         let Some(transaction) = transaction else {

@@ -11,7 +11,7 @@ use fanlight_engine::history::{
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
-    Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
+    Action, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
@@ -177,6 +177,7 @@ impl Driver {
                 publisher: None,
                 at_unix_ms: 1,
                 position: Some(Position { offset, ..top }),
+                only_for: None,
             })
         });
         let publications = publications.collect();
@@ -312,12 +313,12 @@ impl Driver {
                 }
             }
             Effect::Publish(permit, publication) => {
-                assert_eq!(*permit.destination(), publication.destination);
-                let line = format!("S? publish {}", publication_line(&publication));
+                let line = format!("S? publish {}", permitted_line(&permit, &publication));
                 (line, Some(Pending::Published(publication.id)))
             }
-            Effect::PublishOnce(_, publication, key) => {
-                let line = format!("S? publish once {} {}", key.0, publication_line(&publication));
+            Effect::PublishOnce(permit, publication, key) => {
+                let line = permitted_line(&permit, &publication);
+                let line = format!("S? publish once {} {line}", key.0);
                 let line = line.replace(&self.session.id().to_string(), "<session>");
                 (line, Some(Pending::Published(publication.id)))
             }
@@ -525,6 +526,7 @@ fn fetched(message: &str, queue: &str) -> Fetched {
         publisher: None,
         at_unix_ms: START.unix_ms,
         position: None,
+        only_for: None,
     };
     let entry = EntryId { ms: 0, seq: number.into() };
     let delivery = DeliveryId { entry, count: count.parse().unwrap() };
@@ -562,10 +564,20 @@ fn shown_member(member: &Member) -> &str {
     member.user().map_or("<anonymous>", |user| user)
 }
 
+fn permitted_line(permit: &PublishPermit, publication: &Publication) -> String {
+    assert_eq!(*permit.destination(), publication.destination);
+    let is_kept = permit.options().history.is_some();
+    assert!(!(is_kept && publication.only_for.is_some()), "kept for all, but it is for one");
+    publication_line(publication)
+}
+
 fn publication_line(publication: &Publication) -> String {
     let mut line = publication.destination.to_string();
     if let Some(user) = &publication.publisher {
         line.push_str(&format!(" from {user}"));
+    }
+    if let Some(session) = publication.only_for {
+        line.push_str(&format!(" only for {session}"));
     }
     if let Some(content_type) = publication.content_type.as_str() {
         line.push_str(&format!(" as {content_type}"));

@@ -31,7 +31,7 @@ fn a_send_needs_a_destination() {
 fn the_senders_own_headers_are_passed_on_and_reserved_ones_are_not() {
     check(expect![[r#"
         # stomp 1.2 ann
-        C> SEND destination:/topic/a priority:9 x-trace:a b subscription:9 message-id:m session:s user-name:root epoch:1 offset:2 ack:z redelivered:true recovered:true degraded:true code:c receipt:1 | hi
+        C> SEND destination:/topic/a priority:9 x-trace:a b subscription:9 message-id:m user-name:root epoch:1 offset:2 ack:z redelivered:true recovered:true degraded:true code:c receipt:1 | hi
         S? publish /topic/a from ann priority:9 x-trace:a b | hi
         S< RECEIPT receipt-id:1
         C> SEND destination:/topic/a login:ann passcode:secret Authorization:Bearer secret Message-Id:m heart-beat:1,1 accept-version:1.2 | hi

@@ -93,3 +93,48 @@ fn a_user_destination_takes_no_pattern_over_users() {
         assert_eq!(driver.log.last().unwrap(), "S| close forbidden", "{pattern}");
     }
 }
+
+#[test]
+fn a_send_may_name_one_session_of_a_user_and_is_then_not_kept() {
+    check(expect![[r#"
+        # stomp 1.2 root+admin
+        C> SEND destination:/user/bob/queue/kept.a session:0198f5a2b3c47d5e8f900123456789ab receipt:1 | hi
+        S? publish /user/bob/queue/kept.a from root only for 0198f5a2b3c47d5e8f900123456789ab | hi
+        S< RECEIPT receipt-id:1
+        C> SEND destination:/user/queue/kept.a session:0198f5a2-b3c4-7d5e-8f90-0123456789ab receipt:2 | hi
+        S? publish /user/root/queue/kept.a from root only for 0198f5a2b3c47d5e8f900123456789ab | hi
+        S< RECEIPT receipt-id:2
+    "#]]);
+    check(expect![[r##"
+        # native root+admin
+        C> {"type":"send","to":"/user/bob/queue/kept.a","session":"0198f5a2b3c47d5e8f900123456789ab","data":1,"key":"k","id":1}
+        S? publish once u4:root22:/user/bob/queue/kept.ak /user/bob/queue/kept.a from root only for 0198f5a2b3c47d5e8f900123456789ab as application/json | 1
+        S< ok {"id":1,"message_id":"<id>"}
+        C> {"type":"send","to":"/user/bob/queue/kept.a","session":null,"data":1,"id":2}
+        S? publish /user/bob/queue/kept.a from root as application/json | 1
+        S< ok {"id":2,"message_id":"<id>"}
+    "##]]);
+}
+
+#[test]
+fn one_session_can_be_named_only_where_a_users_sessions_subscribe() {
+    check(expect![[r##"
+        # native root+admin
+        C> {"type":"send","to":"/topic/a","session":"0198f5a2b3c47d5e8f900123456789ab","data":1,"id":1}
+        S< error {"code":"bad_session","id":1,"message":"only what a user's sessions subscribe to can be sent to one of them; send to /user/{name}/..., outside of namespaces of queues"}
+        C> {"type":"send","to":"/user/bob/queue/x","session":"bob","data":1,"id":2}
+        S< error {"code":"bad_session","id":2,"message":"this is no session's id; give it as that session was told when it connected"}
+    "##]]);
+    check(expect![[r#"
+        # stomp 1.2 ann
+        C> SEND destination:/topic/a session:0198f5a2b3c47d5e8f900123456789ab receipt:1 | hi
+        S< ERROR code:bad_session message:only what a user's sessions subscribe to can be sent to one of them receipt-id:1
+        S| close protocol_error
+    "#]]);
+    check(expect![[r#"
+        # stomp 1.2 ann
+        C> SEND destination:/user/bob/queue/x session:0198f5a2b3c47d5e8f900123456789ab receipt:1 | hi
+        S< ERROR code:forbidden message:the policy does not allow this receipt-id:1
+        S| close forbidden
+    "#]]);
+}

@@ -263,5 +263,6 @@ fn publication(content: Content, at_unix_ms: u64) -> Publication {
         publisher: None,
         at_unix_ms,
         position: None,
+        only_for: None,
     }
 }

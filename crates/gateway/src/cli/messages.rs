@@ -3,7 +3,9 @@
 use std::io::{Read as _, Write as _};
 
 use anyhow::{Context as _, anyhow, bail};
-use fanlight_client::{Client, ConnectOptions, Event, LinkError, Message, Missed, Subscription};
+use fanlight_client::{
+    Client, ConnectOptions, Event, LinkError, Message, Missed, SendOptions, Sent, Subscription,
+};
 use futures_util::stream::{self, StreamExt as _};
 use serde_json::json;
 
@@ -34,6 +36,12 @@ pub(super) struct Publish {
     /// What it is. Without this: JSON if it can be read as such, else text/plain.
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+    /// Publish only once under this name within five minutes, however often it is tried.
+    #[arg(long)]
+    key: Option<String>,
+    /// Send to this session only, of those of the user in /user/{name}/...
+    #[arg(long, value_name = "ID")]
+    session: Option<String>,
 }
 
 /// Print messages as they come, as a client.
@@ -60,14 +68,26 @@ pub(super) fn publish(command: &Publish) -> anyhow::Result<()> {
     };
     let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
     let given = command.content_type.as_deref();
-    let content_type = given.or((!is_json).then_some("text/plain"));
+    let options = SendOptions {
+        content_type: given.or((!is_json).then_some("text/plain")),
+        key: command.key.as_deref(),
+        session: command.session.as_deref(),
+    };
     super::block_on(async {
         let client = connect(&command.connection).await?;
-        let sent = client.send(&command.destination, &body, content_type).await;
+        let sent = client.send_with(&command.destination, &body, &options).await;
         let sent = sent.with_context(|| format!("can't publish to {}", command.destination))?;
         client.close().await;
         if command.connection.json {
-            println!("{}", json!({ "message_id": sent.message_id, "degraded": sent.degraded }));
+            let position = sent.position.map(|position| position.to_string());
+            let Sent { message_id, degraded, duplicate, .. } = sent;
+            let told = json!({
+                "message_id": message_id,
+                "degraded": degraded,
+                "duplicate": duplicate,
+                "position": position,
+            });
+            println!("{told}");
         } else if sent.degraded {
             eprintln!("note: the broker can't be reached; only this node's subscribers were");
         }

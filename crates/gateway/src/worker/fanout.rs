@@ -7,7 +7,7 @@ use std::sync::Arc;
 use fanlight_engine::broker::{Channel, Delivery};
 use fanlight_engine::history::Lost;
 use fanlight_engine::hub::WireKey;
-use fanlight_engine::publication::Publication;
+use fanlight_engine::publication::{Publication, SessionId};
 use futures_util::FutureExt;
 
 use super::Worker;
@@ -15,7 +15,7 @@ use super::guard::count_panic;
 use super::slot::Written;
 
 /// Publications of one destination that go out together, in broker order; either all of them are
-/// changes of presence or none is.
+/// changes of presence or none is, and all are for the same sessions.
 pub(super) struct Run {
     pub channel: Channel,
     pub publications: Vec<Arc<Publication>>,
@@ -63,7 +63,7 @@ impl Worker {
     pub(super) async fn fan_out_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
         let now = self.shared.clock.now();
         let destination = &run.publications[0].destination;
-        let is_presence = run.is_presence();
+        let (is_presence, only_for) = (run.is_presence(), run.only_for());
         let mut encodings = self.encoder.run_after(&run.publications, lost);
         let mut unwritten = Vec::new();
         let mut since_yield = 0;
@@ -87,6 +87,9 @@ impl Worker {
                     continue;
                 }
                 let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };
+                if only_for.is_some_and(|session| !slot.role.is_session(session)) {
+                    continue;
+                }
                 let chunk = encodings.chunk(member.wire, slot.framing, &self.hub);
                 self.stats.deliveries += run.publications.len() as u64;
                 if !direct || slot.staged.is_some() {
@@ -118,6 +121,11 @@ impl Run {
     fn is_presence(&self) -> bool {
         self.publications[0].is_presence()
     }
+
+    /// The only session that they are for.
+    fn only_for(&self) -> Option<SessionId> {
+        self.publications[0].only_for
+    }
 }
 
 /// Groups a tick's publications by destination, each in order, into runs of a bounded size.
@@ -130,6 +138,7 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
             let destination = publication.destination.to_shared();
             if let Some(&at) = latest.get(&destination)
                 && runs[at].is_presence() == publication.is_presence()
+                && runs[at].only_for() == publication.only_for
                 && runs[at].bytes + bytes <= RUN_MAX_BYTES
                 && runs[at].is_positioned() == publication.position.is_some()
             {

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, Write};
 
 use fanlight_engine::encode::Framing;
 use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
+use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::Session;
 use fanlight_proto::ws::Decoder;
 use mio::net::TcpStream;
@@ -46,6 +47,13 @@ pub(super) enum Role {
     Session(Session),
     /// The conformance echo.
     Echo,
+}
+
+impl Role {
+    /// Whether it is this session.
+    pub(super) fn is_session(&self, id: SessionId) -> bool {
+        matches!(self, Self::Session(session) if session.id() == id)
+    }
 }
 
 /// How far a connection is from its end.

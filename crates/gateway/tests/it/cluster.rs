@@ -1,7 +1,7 @@
 //! Two nodes over a real Redis: `@stomp/stompjs` on one, native clients on the other.
 
 use fanlight_testkit::RedisServer;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::stompjs::StompJs;
 use crate::support::{CONFIG, Gateway, RawClient, eventually, token, with_redis};
@@ -199,4 +199,58 @@ async fn patterns_and_user_destinations_work_across_nodes() {
     root.send(r#"{"type":"send","to":"/user/ann/queue/alerts","data":2,"id":2}"#).await;
     let message = ann.expect("MESSAGE").await;
     assert!(message.contains("destination:/user/queue/alerts"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_send_to_one_session_reaches_it_on_its_node_and_no_other_session_of_the_user() {
+    let redis = RedisServer::start().unwrap();
+    let config = with_redis(CONFIG, &redis).replace(
+        "match = \"/user/**\"\n",
+        "match = \"/user/**\"\nhistory = { size = 10, ttl = \"1m\" }\n",
+    );
+    let nodes = [Gateway::with_config(&config).await, Gateway::with_config(&config).await];
+    let mut sessions = Vec::new();
+    for node in &nodes {
+        ready(node).await;
+        let mut native = connect(node, "ann", &[]).await;
+        native.send(r#"{"type":"connect"}"#).await;
+        let connected: Value = serde_json::from_str(&native.expect("connected").await).unwrap();
+        native.send(r#"{"type":"subscribe","to":"/user/queue/alerts","id":1}"#).await;
+        native.expect("\"ok\"").await;
+        sessions.push((native, connected["session"].as_str().unwrap().to_owned()));
+        let mut stomp = connect(node, "ann", &[]).await;
+        stomp.send("CONNECT\naccept-version:1.2\n\n\0").await;
+        let connected = stomp.expect("CONNECTED").await;
+        let session = connected.lines().find_map(|line| line.strip_prefix("session:")).unwrap();
+        let session = session.to_owned();
+        stomp.send("SUBSCRIBE\nid:u\nreceipt:u\ndestination:/user/queue/alerts\n\n\0").await;
+        stomp.expect("RECEIPT").await;
+        sessions.push((stomp, session));
+    }
+    let mut root = connect(&nodes[0], "root", &["admin"]).await;
+    root.send(r#"{"type":"connect"}"#).await;
+    root.expect("\"connected\"").await;
+    let to = "/user/ann/queue/alerts";
+    for (n, (_, session)) in sessions.iter().enumerate() {
+        let send = json!({"type": "send", "to": to, "session": session, "data": format!("only {n}"), "id": n});
+        root.send(&send.to_string()).await;
+        let ok = root.expect("\"ok\"").await;
+        assert!(!ok.contains("offset"), "{ok}");
+    }
+    root.send(&json!({"type": "send", "to": to, "data": "all", "id": "all"}).to_string()).await;
+    // What is for one session has taken no place in the history.
+    assert!(root.expect("\"ok\"").await.contains("\"offset\":1"));
+    for (n, (client, _)) in sessions.iter_mut().enumerate() {
+        // Anything that is for another session would have come before what is for all.
+        let own = format!("only {n}");
+        assert!(client.expect("only").await.contains(&own), "{own}");
+        let next = client.expect("\"a").await;
+        assert!(next.contains("all"), "{next}");
+    }
+}
+
+/// A handshake with a token; the first message will tell the protocol.
+async fn connect(node: &Gateway, user: &str, roles: &[&str]) -> RawClient {
+    let bearer = format!("Bearer {}", token(user, roles).await);
+    RawClient::connect(node, "/ws", &[("Authorization", &bearer)]).await
 }

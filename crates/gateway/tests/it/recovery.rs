@@ -333,7 +333,7 @@ async fn what_is_sent_twice_with_one_key_is_published_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_rust_client_receives_everything_once_over_many_lost_connections() {
-    use fanlight_client::{Backoff, Begin, Client, ConnectOptions};
+    use fanlight_client::{Backoff, Begin, Client, ConnectOptions, SendOptions};
     use std::time::Duration;
 
     let gateway = Gateway::with_config(&config("{ size = 10000, ttl = \"1m\" }")).await;
@@ -367,8 +367,9 @@ async fn the_rust_client_receives_everything_once_over_many_lost_connections() {
     };
     let bodies: Vec<_> = page.messages.iter().map(|message| message.data.get()).collect();
     assert_eq!((bodies, page.more), (vec!["1998", "1999"], false));
-    let sent = client.send_once("/topic/open.a", b"2000", None, "k").await.unwrap();
-    let again = client.send_once("/topic/open.a", b"2000", None, "k").await.unwrap();
+    let once = SendOptions { key: Some("k"), ..SendOptions::default() };
+    let sent = client.send_with("/topic/open.a", b"2000", &once).await.unwrap();
+    let again = client.send_with("/topic/open.a", b"2000", &once).await.unwrap();
     assert_eq!((sent.duplicate, again.duplicate), (false, true));
     assert_eq!((sent.position, again.message_id), (again.position, sent.message_id));
 

@@ -58,6 +58,8 @@ pub enum ClientMessage<'a> {
         headers: HeaderPairs<'a>,
         /// Names the publication: within a while, only the first with it is published.
         key: Option<Cow<'a, str>>,
+        /// Of a user's sessions, the only one to get it.
+        session: Option<Cow<'a, str>>,
         /// The request.
         id: Option<RequestId>,
     },
@@ -223,8 +225,9 @@ impl<'a> Fields<'a> {
                 let data = self.values[Field::Data as usize]
                     .ok_or(Problem::MissingField { field: Field::Data.name() })?;
                 let body = body::decode(data, content_type.as_deref())?;
-                let (headers, key) = (self.headers()?, self.text(Field::Key)?);
-                ClientMessage::Send { to, body, content_type, headers, key, id }
+                let headers = self.headers()?;
+                let (key, session) = (self.text(Field::Key)?, self.text(Field::Session)?);
+                ClientMessage::Send { to, body, content_type, headers, key, session, id }
             }
             Kind::History => {
                 let missing = |field: Field| Problem::MissingField { field: field.name() };

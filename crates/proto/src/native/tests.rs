@@ -24,6 +24,7 @@ fn send<'a>(body: &'static [u8], content_type: Option<&'a str>) -> ClientMessage
         content_type: content_type.map(Into::into),
         headers: Vec::new(),
         key: None,
+        session: None,
         id: None,
     }
 }

@@ -34,6 +34,7 @@ pub(super) enum Field {
     Ids,
     Ack,
     Prefetch,
+    Session,
 }
 
 impl Kind {
@@ -69,13 +70,13 @@ impl Kind {
     pub(super) fn fields(self) -> &'static [Field] {
         use Field::{
             Ack, ContentType, Cursor, Data, Headers, History, Id, Ids, Key, Limit, Prefetch,
-            Presence, Since, To, Token, Type,
+            Presence, Session, Since, To, Token, Type,
         };
         match self {
             Self::Connect => &[Type, Token],
             Self::Subscribe => &[Type, To, Since, History, Presence, Ack, Prefetch, Id],
             Self::Unsubscribe => &[Type, To, Id],
-            Self::Send => &[Type, To, Data, ContentType, Headers, Key, Id],
+            Self::Send => &[Type, To, Data, ContentType, Headers, Key, Session, Id],
             Self::History => &[Type, To, Since, Limit, Id],
             Self::Presence => &[Type, To, Cursor, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
@@ -90,7 +91,7 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 16] = [
+    pub(super) const ALL: [Self; 17] = [
         Self::Type,
         Self::Id,
         Self::Token,
@@ -107,6 +108,7 @@ impl Field {
         Self::Ids,
         Self::Ack,
         Self::Prefetch,
+        Self::Session,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -127,6 +129,7 @@ impl Field {
             Self::Ids => "ids",
             Self::Ack => "ack",
             Self::Prefetch => "prefetch",
+            Self::Session => "session",
         }
     }
 

@@ -310,6 +310,7 @@ fn envelope_head(place: &Place) -> Vec<u8> {
         publisher: None,
         at_unix_ms,
         position: None,
+        only_for: None,
     };
     let mut head = Vec::with_capacity(envelope::encoded_bytes(&publication));
     envelope::encode(&publication, &mut head);

@@ -135,6 +135,7 @@ impl Inner {
                 publisher: None,
                 at_unix_ms: unix_ms(),
                 position: None,
+                only_for: None,
             };
             let command =
                 command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());

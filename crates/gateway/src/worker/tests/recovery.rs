@@ -38,6 +38,7 @@ impl Flaky {
                 publisher: None,
                 at_unix_ms: now.unix_ms,
                 position: None,
+                only_for: None,
             };
             let published = self.memory.publish(permit, publication).now_or_never();
             assert!(published.unwrap().is_ok());
