@@ -285,10 +285,8 @@ impl Driver {
             let _ = reply.send(Err(RequestError::NotHeld { id: id.to_string() }));
             return;
         }
-        let request = match is_ack {
-            true => Outgoing::Ack { ids: &ids, id },
-            false => Outgoing::Nack { ids: &ids, id },
-        };
+        let request =
+            if is_ack { Outgoing::Ack { ids: &ids, id } } else { Outgoing::Nack { ids: &ids, id } };
         link.send(&request.to_text());
         self.pending.insert(id, Pending::Settle { ids, reply });
     }
@@ -508,7 +506,9 @@ impl Driver {
     fn settled(&mut self, ids: &[Box<str>]) {
         for entry in self.subscribed.values_mut() {
             let Some(acks) = entry.wants.acks else { continue };
-            ids.iter().for_each(|id| entry.held.settle(id, acks.mode));
+            for id in ids {
+                entry.held.settle(id, acks.mode);
+            }
         }
     }
 

@@ -468,6 +468,28 @@ async fn what_came_on_a_former_connection_can_not_be_acknowledged_and_is_not_rec
 }
 
 #[tokio::test]
+async fn what_a_consumer_prefetches_always_finds_room() {
+    let server = Server::start().await;
+    let mut options = options(&server);
+    options.subscription_queue = 2;
+    let (client, mut peer) = tokio::join!(Client::connect(options), server.welcome());
+    let client = client.unwrap();
+    let (jobs, asked) = consuming(&client, &mut peer, AckMode::Client, None).await;
+    assert_eq!(asked["prefetch"], json!(2), "no more than there is room for");
+    drop(jobs);
+    assert_eq!(peer.hear().await["type"], "unsubscribe");
+    let (mut jobs, _) = consuming(&client, &mut peer, AckMode::Client, Some(4)).await;
+    let ids = ["a", "b", "c", "d"];
+    hand_out(&mut peer, &ids).await;
+    // The answer comes behind them.
+    let sent = tokio::join!(client.send("/topic/x", b"1", None), peer.grant("send", "/topic/x"));
+    assert!(sent.0.is_ok());
+    for id in ids {
+        assert_eq!(jobs.recv().await.unwrap().id, id);
+    }
+}
+
+#[tokio::test]
 async fn a_queue_has_one_consumer_of_a_client_and_ends_with_it() {
     let server = Server::start().await;
     let (client, mut peer) = connected(&server).await;
@@ -549,18 +571,26 @@ async fn a_subscription_that_waits_to_be_renewed_can_be_dropped_and_made_anew() 
 }
 
 #[tokio::test]
-async fn a_subscription_that_waits_to_be_renewed_is_renewed_on_the_next_connection() {
+async fn a_subscription_that_waits_to_be_renewed_is_renewed_once_on_the_next_connection() {
     let server = Server::start().await;
     let (client, mut peer) = connected(&server).await;
-    let mut news = subscribed(&client, &mut peer, "/topic/a").await;
+    let _a = subscribed(&client, &mut peer, "/topic/a").await;
+    let _b = subscribed(&client, &mut peer, "/topic/b").await;
     drop(peer);
     let mut peer = server.welcome().await;
+    limit_rate(&mut peer, 20).await;
     limit_rate(&mut peer, 3_600_000).await;
     drop(peer);
     let mut peer = server.welcome().await;
-    peer.grant("subscribe", "/topic/a").await;
-    peer.publish("/topic/a", 7).await;
-    assert_eq!(news.recv().await.unwrap().data.get(), "7");
+    let granted = peer.hear().await;
+    peer.say(&json!({ "type": "ok", "id": granted["id"] })).await;
+    limit_rate(&mut peer, 20).await;
+    let again = peer.hear().await;
+    assert_ne!(again["to"], granted["to"]);
+    peer.say(&json!({ "type": "ok", "id": again["id"] })).await;
+    // Nothing else waits.
+    let sent = tokio::join!(client.send("/topic/x", b"1", None), peer.grant("send", "/topic/x"));
+    assert!(sent.0.is_ok());
 }
 
 #[tokio::test]
