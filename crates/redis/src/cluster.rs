@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::config::{Endpoint, RedisConfig};
 use crate::connection::{Connection, ConnectionError, Peer};
+use crate::meters::ClusterMeters;
 use crate::names::Partition;
 use crate::pipeline::Item;
 use crate::redirect::Redirect;
@@ -31,6 +32,7 @@ use crate::topology::{Place, ShardId};
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) routes: Arc<Routes>,
+    pub(crate) meters: ClusterMeters,
     seeds: Vec<Endpoint>,
     /// How many slot maps were applied.
     map_number: AtomicU64,
@@ -81,6 +83,7 @@ impl Cluster {
         let problem = format!("{}: connecting; its slots are not known yet", describe(&seeds));
         Self {
             routes: Arc::new(Routes::new(limits)),
+            meters: ClusterMeters::new(),
             seeds,
             map_number: AtomicU64::new(0),
             changed: Notify::new(),
@@ -92,6 +95,7 @@ impl Cluster {
 
     /// A command was not executed, for this reason.
     pub(crate) fn on_redirected(&self, item: Item, redirect: Redirect) {
+        self.meters.on_redirected(&redirect);
         let item = match &redirect {
             Redirect::Ask(Some(target)) => match self.try_at(item, target) {
                 Ok(()) => return,
@@ -122,6 +126,15 @@ impl Cluster {
         match shards.iter().find(|shard| shard.endpoint() == Some(target)) {
             Some(shard) => Routes::ask(item, &shard.commands),
             None => Err(item),
+        }
+    }
+
+    /// A subscription was not made, for this reason.
+    pub(crate) fn on_subscription_redirected(&self, redirect: Redirect) {
+        self.meters.on_redirected(&redirect);
+        match redirect {
+            Redirect::Moved(hint) | Redirect::Ask(hint) => self.on_change(hint),
+            Redirect::ReadOnly | Redirect::Down => self.on_change(None),
         }
     }
 
@@ -264,6 +277,7 @@ impl Keeper {
     }
 
     fn on_failed(&self, error: &ConnectionError) {
+        self.cluster.meters.map_failed.add(1);
         let text = error.to_string();
         let (fault, remedy) = text.rsplit_once("; ").unwrap_or((&text, "check its log"));
         let place = describe(&self.cluster.seeds);
@@ -288,13 +302,17 @@ impl Keeper {
             .collect();
         let missing = of.iter().filter(|shard| Arc::ptr_eq(shard, &self.nowhere)).count();
         let number = self.cluster.map_number();
+        let mut has_changed = false;
         for partition in Partition::all() {
             let new = &of[usize::from(partition.0)];
             let is_kept = Arc::ptr_eq(&self.table.of(partition), new);
+            has_changed |= !is_kept;
             if !is_kept && !Arc::ptr_eq(new, &self.nowhere) {
                 self.cluster.routes.hold(partition, number);
             }
         }
+        let meters = &self.cluster.meters;
+        if has_changed { &meters.map_changed } else { &meters.map_same }.add(1);
         let gone = self.table.assign(of, &self.nowhere);
         for shard in &shards[before.len()..] {
             info!("{}: a master of the cluster", shard.context.health.place());

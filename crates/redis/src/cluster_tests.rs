@@ -9,6 +9,7 @@ use tokio_util::task::TaskTracker;
 
 use super::*;
 use crate::command;
+use crate::meters::Total;
 use crate::names::{Kind, Names};
 use crate::resp3::Value;
 use crate::shards::Shards;
@@ -153,4 +154,37 @@ async fn an_error_that_is_no_redirection_is_passed_on() {
     let answer = node.shards.call(Partition(0), |_| words(&[b"NOSUCHCOMMAND"])).await;
     let Ok(Value::Error(text)) = answer else { panic!("{answer:?}") };
     assert!(text.starts_with(b"ERR unknown command"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn redirections_and_slot_maps_are_counted() {
+    let mut cluster = RedisCluster::start(2, 0).unwrap();
+    let node = Node::ready(&cluster).await;
+    let meters = &node.shards.cluster.as_ref().unwrap().meters;
+    let redirected = || [&meters.moved, &meters.ask, &meters.down].map(Total::value);
+    assert_eq!((redirected(), meters.map_changed.value()), ([0, 0, 0], 1));
+
+    // Nothing tells the node of the first move before it calls.
+    let push = async |partition: Partition| {
+        let key = node.key(partition);
+        let answer = node.shards.call(partition, |_| words(&[b"RPUSH", &key, b"a"])).await;
+        assert_eq!(answer, Ok(Value::Integer(1)));
+    };
+    let moved = Partition(7);
+    let from = cluster.master_of_slot(moved.slot()).unwrap();
+    cluster.migrate_slot(moved.slot(), 1 - from).unwrap();
+    push(moved).await;
+    eventually("the new map is applied", || meters.map_changed.value() == 2).await;
+    assert_eq!(redirected(), [1, 0, 0]);
+
+    let moving = Partition(200);
+    let from = cluster.master_of_slot(moving.slot()).unwrap();
+    cluster.begin_migration(moving.slot(), 1 - from).unwrap();
+    push(moving).await;
+    assert_eq!(redirected(), [1, 1, 0]);
+    assert_eq!(meters.map_changed.value(), 2);
+    for index in [0, 1] {
+        cluster.kill(index);
+    }
+    eventually("nobody can be asked", || meters.map_failed.value() > 0).await;
 }

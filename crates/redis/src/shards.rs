@@ -21,7 +21,7 @@ use crate::writer::Link;
 #[derive(Debug)]
 pub(crate) struct Shards {
     table: Arc<Table>,
-    cluster: Option<Arc<Cluster>>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 /// Which shard has each partition. A join or its end is entered into its shard while the table is

@@ -309,6 +309,28 @@ fn who_is_told_to_begin_further_back_gets_again_only_what_is_behind_that() {
 }
 
 #[test]
+fn who_is_told_to_begin_in_an_epoch_that_ended_gets_again_what_has_replaced_it() {
+    let mut run = failed_over();
+    let heard = &mut run.subscribers[0].heard;
+    // It got 8:5, and then comes to a node that is still in epoch 7.
+    heard.push(asks(KEPT, Some(at(8, 5))));
+    heard.push(refused_recovery(at(7, 4), "unavailable"));
+    heard.push(self::heard(
+        KEPT,
+        What::Lost { reason: "epoch_changed".into(), position: Some(at(7, 3)) },
+    ));
+    heard.extend(
+        [(5, at(8, 4)), (6, at(8, 5))].map(|(n, position)| message(KEPT, n, Some(position))),
+    );
+    assert_eq!(check(&run), []);
+    for (number, position) in [(6, at(8, 5)), (3, at(7, 3))] {
+        let mut run = run.clone();
+        run.subscribers[0].heard.push(message(KEPT, number, Some(position)));
+        assert_eq!(broken(&run), [Rule::Duplicate]);
+    }
+}
+
+#[test]
 fn a_publication_at_two_positions_is_caught() {
     let mut run = good();
     run.finals.get_mut(&KEPT).unwrap().push((at(7, 7), content(KEPT, 6)));

@@ -1,7 +1,9 @@
 //! Queues end to end: competing consumers, redelivery, dead letters, over one node and over two.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use fanlight_client::{AckMode, Backoff, Client, ConnectOptions, Event, RequestError};
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
@@ -371,4 +373,50 @@ async fn while_redis_is_down_sends_fail_and_consumers_go_on_once_it_is_back() {
     client.expect("\"ok\"").await;
     let message = ann.expect("MESSAGE").await;
     assert_eq!((body(&message), header(&message, "redelivered")), ("3", None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_client_acknowledges_and_gets_again_what_a_lost_connection_held() {
+    let redis = RedisServer::start().unwrap();
+    let mut first = node(&redis, "ack_timeout = '1h'").await;
+    let quick = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(200) };
+    let options = ConnectOptions::new(&first.ws_url()).unwrap();
+    let options = options.token(token("ann", &[]).await).backoff(quick);
+    let client = Client::connect(options).await.unwrap();
+    for body in ["1", "2", "3", "4"] {
+        client.send(QUEUE, body.as_bytes(), None).await.unwrap();
+    }
+    let mut jobs = client.consume(QUEUE, AckMode::ClientIndividual, Some(2)).await.unwrap();
+    let one = jobs.recv().await.unwrap();
+    let two = jobs.recv().await.unwrap();
+    assert_eq!((one.data.get(), two.data.get(), one.redelivered), ("1", "2", false));
+    client.ack(&one).await.unwrap();
+    let three = jobs.recv().await.unwrap();
+    client.ack_ids([&three.id]).await.unwrap();
+    let four = jobs.recv().await.unwrap();
+    assert_eq!((three.data.get(), four.data.get()), ("3", "4"));
+    client.nack(&four).await.unwrap();
+    let again = jobs.recv().await.unwrap();
+    assert_eq!((&again.id, again.delivery_count), (&four.id, Some(2)));
+
+    // Another node takes the place of the first.
+    let mut events = client.events();
+    first.signal("TERM").await;
+    assert!(matches!(events.next().await, Some(Event::Disconnected { retry_in: Some(_), .. })));
+    assert!(first.ended().await);
+    let refused = client.ack(&two).await;
+    assert_eq!(refused, Err(RequestError::NotHeld { id: two.id.clone() }));
+    let config = with_redis(&config("ack_timeout = '1h'"), &redis);
+    let address = format!("public = \"{}\"", first.public);
+    let _second = Gateway::with_config(&config.replace("public = \"127.0.0.1:0\"", &address)).await;
+    let mut left = HashSet::from([two.id.clone(), four.id.clone()]);
+    while !left.is_empty() {
+        let job = jobs.recv().await.unwrap();
+        assert!(job.redelivered && left.remove(&job.id), "{job:?}");
+        client.ack(&job).await.unwrap();
+    }
+    eventually("nothing is left in the queue", async || {
+        !redis.command("KEYS *").unwrap().lines().any(|key| key.ends_with(":q:/queue/jobs"))
+    })
+    .await;
 }

@@ -121,6 +121,12 @@ impl Reader<'_> {
         if recovered == Some(false) {
             self.excuse(at_ms, reason);
             self.begin_anew(position);
+            if let (Some("unavailable"), Some(told)) = (reason, position) {
+                // The node can't have learnt yet that this epoch has ended. What it then finds in
+                // others may come again, wherever they begin.
+                self.positions.retain(|got| got.epoch == told.epoch);
+                self.highest.retain(|epoch, _| *epoch == told.epoch);
+            }
         }
         self.cursor = position.map_or(Cursor::Open, Cursor::After);
     }
