@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fanlight_engine::broker::PublishError;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::select;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -23,6 +24,7 @@ use crate::broker::RedisBroker;
 use crate::config::RedisConfig;
 use crate::meters::amount;
 use crate::names::{Kind, Names, Partition};
+use crate::pipeline::Answer;
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
 use crate::shards::Shards;
@@ -266,14 +268,17 @@ impl Lease {
         }
     }
 
-    /// One renewal, and what follows from it.
+    /// One renewal, and what follows from it. That a master is away does not keep the lease from
+    /// being renewed: what this node has in the others still counts.
     async fn turn(&self) -> Result<(), PublishError> {
-        if self.look_at_masters().await? {
-            // It may lack what the former was told last: entries, and also exits.
-            let mut state = self.state();
-            state.troubled_at = Instant::now();
-            state.fence_asked |= state.taken;
-        }
+        let asked = self.look_at_masters();
+        let renewed = self.renew_until_held().await;
+        let answers = join_all(asked).await.into_iter();
+        let are_there = answers.map(|answer| refuse_errors(answer?).map(drop)).collect();
+        renewed.and(are_there)
+    }
+
+    async fn renew_until_held(&self) -> Result<(), PublishError> {
         if std::mem::take(&mut self.state().fence_asked) {
             self.advance();
         }
@@ -293,9 +298,9 @@ impl Lease {
         Ok(())
     }
 
-    /// Asks all masters that have registry partitions whether they are there; whether one is
-    /// another than before, so that it may have lost what the former had.
-    async fn look_at_masters(&self) -> Result<bool, PublishError> {
+    /// Asks all masters that have registry partitions whether they are there. If one is another
+    /// than before, this node is to be fenced, whatever else fails in this turn.
+    fn look_at_masters(&self) -> Vec<BoxFuture<'static, Answer>> {
         let mut asked = Vec::new();
         let mut is_another = false;
         for partition in held_partitions() {
@@ -310,10 +315,13 @@ impl Lease {
                 is_another |= before.is_some_and(|before| before != id);
             }
         }
-        for ping in asked {
-            refuse_errors(ping.await?)?;
+        if is_another {
+            // It may lack what the former was told last: entries, and also exits.
+            let mut state = self.state();
+            state.troubled_at = Instant::now();
+            state.fence_asked |= state.taken;
         }
-        Ok(is_another)
+        asked
     }
 
     async fn renew(&self) -> Result<Renewed, PublishError> {

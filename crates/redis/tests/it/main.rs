@@ -16,5 +16,6 @@ mod queues;
 mod registry;
 mod scripted;
 mod sentinel;
+mod shards;
 mod tls;
 mod topologies;
