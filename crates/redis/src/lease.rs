@@ -87,8 +87,7 @@ struct State {
     renewed_at: Option<Instant>,
     /// When Redis was last found unreachable, or another than before; at first the start.
     troubled_at: Instant,
-    /// By partition, the replication id of the master that had it.
-    replication: HashMap<Partition, Arc<str>>,
+    replication: Masters,
     sessions: u64,
     nodes: Vec<LeasedNode>,
     dead: HashSet<Arc<str>>,
@@ -96,6 +95,9 @@ struct State {
     released: bool,
     fenced: u64,
 }
+
+/// By partition, the replication id of the master that has it.
+type Masters = HashMap<Partition, Arc<str>>;
 
 /// What a renewal came to.
 enum Renewed {
@@ -302,25 +304,23 @@ impl Lease {
     /// than before, this node is to be fenced, whatever else fails in this turn.
     fn look_at_masters(&self) -> Vec<BoxFuture<'static, Answer>> {
         let mut asked = Vec::new();
-        let mut is_another = false;
+        let mut seen = HashMap::new();
         for partition in held_partitions() {
-            let mut id = None;
-            let ping = self.shards.call(partition, |link| {
-                id = Some(Arc::clone(&link.replication_id));
+            asked.push(self.shards.call(partition, |link| {
+                // Where it is held, its next master is not known yet.
+                if !link.is_placeholder() {
+                    seen.insert(partition, Arc::clone(&link.replication_id));
+                }
                 PING.to_vec()
-            });
-            asked.push(ping);
-            if let Some(id) = id {
-                let before = self.state().replication.insert(partition, Arc::clone(&id));
-                is_another |= before.is_some_and(|before| before != id);
-            }
+            }));
         }
-        if is_another {
+        let mut state = self.state();
+        if may_lack_entries(&state.replication, &seen) {
             // It may lack what the former was told last: entries, and also exits.
-            let mut state = self.state();
             state.troubled_at = Instant::now();
             state.fence_asked |= state.taken;
         }
+        state.replication.extend(seen);
         asked
     }
 
@@ -485,6 +485,18 @@ pub(crate) fn held_partition_of(text: &str) -> Partition {
     Partition(partition - partition % HELD_STEP as u8)
 }
 
+/// Whether a partition's master is another than before, so that entries may be missing: not if the
+/// slot has only moved, which is so when both masters are known and the former is still one.
+fn may_lack_entries(before: &Masters, now: &Masters) -> bool {
+    now.iter().any(|(partition, id)| {
+        before.get(partition).is_some_and(|former| {
+            let has_moved = before.values().any(|known| known == id)
+                && now.values().any(|other| other == former);
+            former != id && !has_moved
+        })
+    })
+}
+
 /// An error reply means that nothing was done, or not all: it is to be tried again.
 pub(crate) fn refuse_errors(answer: Value) -> Result<Value, PublishError> {
     match answer {
@@ -551,6 +563,25 @@ mod tests {
         };
         assert_eq!(read_node(&describe_node(&info, 7)), (info, 7));
         assert_eq!(read_node("").1, 0);
+    }
+
+    #[test]
+    fn a_master_that_came_anew_may_lack_entries_and_one_that_slots_moved_to_does_not() {
+        let masters = |ids: &[&str]| -> Masters {
+            ids.iter().zip(held_partitions()).map(|(id, at)| (at, Arc::from(*id))).collect()
+        };
+        for (before, now, lacks) in [
+            (&["a", "a", "b"], &["a", "a", "b"][..], false),
+            (&["a", "a", "b"], &["a", "b", "b"], false),
+            (&["a", "a", "b"], &["a", "a", "a"], true),
+            (&["a", "a", "b"], &["c", "c", "b"], true),
+            (&["a", "a", "b"], &["a", "c", "b"], true),
+            (&["a", "a", "b"], &["b", "b", "b"], true),
+            (&["a", "a", "b"], &["a", "a"], false),
+        ] {
+            assert_eq!(may_lack_entries(&masters(before), &masters(now)), lacks, "{now:?}");
+        }
+        assert!(!may_lack_entries(&Masters::new(), &masters(&["a"])));
     }
 
     #[test]

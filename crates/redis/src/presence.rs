@@ -155,6 +155,11 @@ impl Node {
             return Ok(MembersPage { members: Vec::new(), count, cursor: None });
         };
         let page = page.await.map_err(|_| PresenceError::Unavailable)?;
+        let link = self.shards.of(partition).commands.link();
+        if link.is_none_or(|link| tag_of(&link.replication_id) != tag) {
+            // The partition has moved meanwhile, and nobody knows whose cursor it is.
+            return Err(PresenceError::Unavailable);
+        }
         if cursor.is_none() {
             return Err(PresenceError::BadCursor);
         }

@@ -412,7 +412,12 @@ impl Writer {
 impl Link {
     /// Stands for the connection on which a command will leave that is held back.
     pub(crate) fn placeholder() -> Self {
-        Self { replication_id: "(the replication id of the next master)".into() }
+        Self { replication_id: NEXT_MASTER.into() }
+    }
+
+    /// Whether the connection on which the command will leave is not known yet.
+    pub(crate) fn is_placeholder(&self) -> bool {
+        &*self.replication_id == NEXT_MASTER
     }
 
     /// From the answer to `INFO replication`.
@@ -447,6 +452,8 @@ async fn answered(asked: &mut Option<oneshot::Receiver<Answer>>) -> Answer {
     answer
 }
 
+/// Stands for a replication id; a real one has only letters and digits.
+const NEXT_MASTER: &str = "(the replication id of the next master)";
 /// How finely the response timeout is kept.
 const TICK: Duration = Duration::from_millis(50);
 /// How often the other end is asked who it is.
