@@ -3,7 +3,10 @@
 //! A command that is answered MOVED was not executed. It is held, and with it all later commands of
 //! its partition, until the partition's new master is known and connected and nothing of the
 //! partition is under way at the old one; then they leave in their old order. Who has waited for
-//! the response timeout is told `Unavailable`, and nobody is sent more than a few times.
+//! the response timeout is told `Unavailable`, and nobody is sent after MOVED more than a few times.
+//!
+//! While a slot is moving, a command finds its keys on either side, or on both: then nobody can
+//! execute it. It is held in the same way, and tried again at short intervals.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,7 +49,9 @@ struct Route {
 #[derive(Debug)]
 struct Hold {
     /// Nothing leaves before a slot map that is newer than this.
-    newer_than: u64,
+    newer_than: Option<u64>,
+    /// Nor before this.
+    from: Instant,
     until: Instant,
     /// Redirected, in the order of their answers, which is that of the calls.
     redirected: VecDeque<Item>,
@@ -63,6 +68,8 @@ pub(crate) struct Ticket {
     link: Link,
     /// How often it has been redirected.
     redirected: u8,
+    /// When it was first found that its slot is just moving.
+    moving_since: Option<Instant>,
 }
 
 impl Routes {
@@ -115,24 +122,43 @@ impl Routes {
             let _ = item.waiter.send(Err(PublishError::Unavailable));
             return;
         }
-        let mut route = self.route(ticket.partition);
-        let hold = self.hold_in(&mut route, map_number);
+        let partition = ticket.partition;
+        self.take_back(item, partition, |hold| {
+            hold.newer_than.get_or_insert(map_number);
+        });
+    }
+
+    /// Takes back a command that can't be executed while its slot is moving, to try it again soon.
+    pub(crate) fn retry(&self, mut item: Item) {
+        let Some(ticket) = &mut item.ticket else { return };
+        if ticket.moves_for() >= self.limits.time {
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return;
+        }
+        let partition = ticket.partition;
+        self.take_back(item, partition, |hold| hold.from = Instant::now() + RETRY_AFTER);
+    }
+
+    fn take_back(&self, item: Item, partition: Partition, limit: impl FnOnce(&mut Hold)) {
+        let mut route = self.route(partition);
+        let hold = self.hold_in(&mut route);
+        limit(hold);
         if let Err(item) = self.keep(item, |item| hold.redirected.push_back(item)) {
             drop(route);
             let _ = item.waiter.send(Err(PublishError::Unavailable));
         }
     }
 
-    /// Sends a command once to the master that its slot is moving to; gives it back if that one
-    /// can't take it.
-    pub(crate) fn ask(mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
+    /// Sends a command to the master that its slot is moving to; gives it back if that one can't
+    /// take it, or if what came before it is held.
+    pub(crate) fn ask(&self, mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
         let (Some(link), Some(ticket)) = (queue.link(), &mut item.ticket) else {
             return Err(item);
         };
-        if ticket.redirected >= REDIRECTS_MAX {
+        let is_late = ticket.moves_for() >= self.limits.time;
+        if is_late || self.route(ticket.partition).hold.is_some() {
             return Err(item);
         }
-        ticket.redirected += 1;
         rebind(&mut item.command, &ticket.link, &link);
         ticket.link = link;
         queue.put_asking(item)
@@ -140,15 +166,16 @@ impl Routes {
 
     /// Holds what comes for a partition that gets another master.
     pub(crate) fn hold(&self, partition: Partition, map_number: u64) {
-        self.hold_in(&mut self.route(partition), map_number);
+        self.hold_in(&mut self.route(partition)).newer_than.get_or_insert(map_number);
     }
 
-    fn hold_in<'r>(&self, route: &'r mut Route, map_number: u64) -> &'r mut Hold {
-        let until = Instant::now() + self.limits.time;
+    fn hold_in<'r>(&self, route: &'r mut Route) -> &'r mut Hold {
+        let from = Instant::now();
+        let until = from + self.limits.time;
         route.hold.get_or_insert_with(|| {
             self.holding.notify_one();
             let (redirected, later) = (VecDeque::new(), VecDeque::new());
-            Hold { newer_than: map_number, until, redirected, later }
+            Hold { newer_than: None, from, until, redirected, later }
         })
     }
 
@@ -171,7 +198,9 @@ impl Routes {
             let waiting = hold.redirected.len() + hold.later.len();
             let is_late = now >= hold.until;
             let queue = master(partition);
-            let may_leave = route.under_way == waiting && map_number > hold.newer_than;
+            let may_leave = route.under_way == waiting
+                && hold.newer_than.is_none_or(|known| map_number > known)
+                && now >= hold.from;
             let link = queue.link();
             if !is_late && (!may_leave || link.is_none()) {
                 holding = true;
@@ -229,12 +258,19 @@ impl Routes {
     }
 
     fn ticket(self: &Arc<Self>, partition: Partition, link: Link) -> Ticket {
-        Ticket { routes: Arc::clone(self), partition, link, redirected: 0 }
+        Ticket { routes: Arc::clone(self), partition, link, redirected: 0, moving_since: None }
     }
 
     fn route(&self, partition: Partition) -> MutexGuard<'_, Route> {
         let route = &self.partitions[usize::from(partition.0)];
         route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// For how long its slot has been found to be moving.
+    fn moves_for(&mut self) -> Duration {
+        self.moving_since.get_or_insert_with(Instant::now).elapsed()
     }
 }
 
@@ -280,6 +316,8 @@ fn line<'c>(rest: &mut &'c [u8]) -> &'c [u8] {
 
 /// A partition that moves again and again is given up.
 const REDIRECTS_MAX: u8 = 5;
+/// How soon a command is tried again whose keys were on both sides.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
