@@ -91,8 +91,8 @@ impl RedisBroker {
             Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
         let channel = permit.channel().clone();
         let partition = Partition::of(channel.as_str());
-        let command =
-            command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
+        let name = self.names.within(partition, &channel);
+        let command = command::publish(&publication, name, self.shards.sharded_pubsub());
         let answer = self.shards.call(partition, |_| command);
         let shards = Arc::clone(&self.shards);
         let sinks = Arc::clone(&self.sinks);
@@ -133,7 +133,7 @@ impl RedisBroker {
         let channel = permit.channel();
         let partition = Partition::of(channel.as_str());
         let sharded = self.shards.sharded_pubsub();
-        let kept = Kept { publication: &publication, channel, history, key, sharded };
+        let kept = Kept { publication: &publication, partition, channel, history, key, sharded };
         let answer = self.shards.call_kept(partition, |link| kept.call(&self.names, link));
         let shards = Arc::clone(&self.shards);
         Box::pin(async move {

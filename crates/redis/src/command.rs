@@ -42,15 +42,13 @@ pub(crate) fn channels(command: &str, channels: &[Channel], names: &Names, out: 
     }
 }
 
-/// The PUBLISH of one publication, in a single allocation.
+/// The PUBLISH of one publication to the channel of this name, in a single allocation.
 pub(crate) fn publish(
     publication: &Publication,
-    channel: &Channel,
-    names: &Names,
+    name: [&[u8]; 2],
     sharded_pubsub: bool,
 ) -> Vec<u8> {
     let envelope_bytes = encoded_bytes(publication);
-    let name = names.of(channel);
     let name_bytes = name[0].len() + name[1].len();
     let mut out = Vec::with_capacity(PUBLISH_OVERHEAD_BYTES + name_bytes + envelope_bytes);
     begin(3, &mut out);
@@ -110,7 +108,7 @@ mod tests {
             only_for: None,
         };
         let channel = Channel::of_destination("/topic/a".into());
-        let command = publish(&publication, &channel, &Names::new("fl:"), false);
+        let command = publish(&publication, Names::new("fl:").of(&channel), false);
         let start = b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nfl:{111}:c:/topic/a\r\n$100035\r\n";
         assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
         assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);

@@ -23,6 +23,8 @@ use crate::writer::Link;
 #[derive(Debug)]
 pub(crate) struct Kept<'p> {
     pub(crate) publication: &'p Publication,
+    /// That of the channel.
+    pub(crate) partition: Partition,
     pub(crate) channel: &'p Channel,
     pub(crate) history: Option<History>,
     pub(crate) key: Option<&'p IdempotencyKey>,
@@ -38,7 +40,7 @@ pub(crate) struct BadAnswer;
 impl Kept<'_> {
     /// The call of `publish.lua`. Everything that it touches is in the channel's partition.
     pub(crate) fn call(&self, names: &Names, link: &Link) -> Vec<u8> {
-        let partition = Partition::of(self.channel.as_str());
+        let partition = self.partition;
         let destination = &self.publication.destination;
         let mut keys = Vec::with_capacity(3);
         if self.history.is_some() {
@@ -53,7 +55,7 @@ impl Kept<'_> {
         let mut out = Vec::with_capacity(bytes);
         scripts::PUBLISH.begin(&keys, arguments, &mut out);
         command::word(if self.sharded { b"SPUBLISH" } else { b"PUBLISH" }, &mut out);
-        command::parts(&names.of(self.channel), &mut out);
+        command::parts(&names.within(partition, self.channel), &mut out);
         command::envelope(self.publication, &mut out);
         match self.history {
             Some(history) => {

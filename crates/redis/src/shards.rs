@@ -212,7 +212,7 @@ impl Table {
         }
         for (giver, partitions) in &givers {
             for interest in giver.take(partitions) {
-                of[index_of(interest.channel())].adopt(interest);
+                of[usize::from(interest.partition().0)].adopt(interest);
             }
         }
         let mut shards: Vec<Arc<Shard>> = Vec::new();
