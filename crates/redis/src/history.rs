@@ -59,7 +59,7 @@ impl Kept<'_> {
         command::envelope(self.publication, &mut out);
         match self.history {
             Some(history) => {
-                command::word(link.replication_id.as_bytes(), &mut out);
+                command::word(link.replication_id().as_bytes(), &mut out);
                 command::word(&new_epoch(), &mut out);
                 command::word(history.size.to_string().as_bytes(), &mut out);
                 command::word(history.ttl_ms.to_string().as_bytes(), &mut out);
@@ -102,7 +102,7 @@ pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> 
     let entries_max = query.limit.min(PAGE_PUBLICATIONS);
     let numbers = [size.to_string(), ttl_ms.to_string(), entries_max.to_string()];
     let [size, ttl_ms, entries_max] = numbers.each_ref().map(String::as_bytes);
-    let (master, candidate) = (link.replication_id.as_bytes(), new_epoch());
+    let (master, candidate) = (link.replication_id().as_bytes(), new_epoch());
     let bytes_max = PAGE_BYTES.to_string();
     let mut arguments = vec![master, &candidate, size, ttl_ms, entries_max, bytes_max.as_bytes()];
     let (epoch, number);

@@ -309,7 +309,7 @@ impl Lease {
             asked.push(self.shards.call(partition, |link| {
                 // Where it is held, its next master is not known yet.
                 if !link.is_placeholder() {
-                    seen.insert(partition, Arc::clone(&link.replication_id));
+                    seen.insert(partition, Arc::clone(link.replication_id()));
                 }
                 PING.to_vec()
             }));

@@ -84,24 +84,26 @@ impl Routes {
     }
 
     /// Queues a command at its partition's master, or holds it. `master` is asked for while the
-    /// route is locked, so that the order of calls is that of the queue.
+    /// route is locked, so that the order of calls is that of the queue; and before, for its link,
+    /// as the command may be large and is made without a lock.
     pub(crate) fn send(
         self: &Arc<Self>,
         partition: Partition,
         kept: bool,
-        master: impl FnOnce() -> Arc<CommandQueue>,
+        master: impl Fn() -> Arc<CommandQueue>,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        let link = if self.route(partition).hold.is_some() { None } else { master().link() };
+        let link = link.unwrap_or_else(Link::placeholder);
+        let command = command(&link);
         let mut guard = self.route(partition);
         let route = &mut *guard;
         let Some(hold) = &mut route.hold else {
-            let ticket = |link: &Link| self.ticket(partition, link.clone());
-            let answer = master().send_routed(kept, command, ticket)?;
+            let ticket = |link| self.ticket(partition, link);
+            let answer = master().send_routed(kept, (command, link), ticket)?;
             route.under_way += 1;
             return Ok(answer);
         };
-        let link = Link::placeholder();
-        let command = command(&link);
         let (waiter, answer) = oneshot::channel();
         let item = Item { command, kept, waiter, ticket: Some(self.ticket(partition, link)) };
         route.under_way += 1;
@@ -159,8 +161,7 @@ impl Routes {
         if is_late || self.route(ticket.partition).hold.is_some() {
             return Err(item);
         }
-        rebind(&mut item.command, &ticket.link, &link);
-        ticket.link = link;
+        ticket.link.rebind(&mut item.command, &link);
         queue.put_asking(item)
     }
 
@@ -214,8 +215,7 @@ impl Routes {
                 let taken = match &link {
                     Some(link) if may_leave => {
                         if let Some(ticket) = &mut item.ticket {
-                            rebind(&mut item.command, &ticket.link, link);
-                            ticket.link = link.clone();
+                            ticket.link.rebind(&mut item.command, link);
                         }
                         queue.put(item)
                     }
@@ -281,64 +281,7 @@ impl Drop for Ticket {
     }
 }
 
-/// Makes a command that was made for one link one for another: its arguments that are the
-/// replication id are that of the other.
-fn rebind(command: &mut Vec<u8>, from: &Link, to: &Link) {
-    if from == to {
-        return;
-    }
-    let (old, new) = (from.replication_id.as_bytes(), to.replication_id.as_bytes());
-    let mut out = Vec::with_capacity(command.len());
-    let mut rest = command.as_slice();
-    let head = line(&mut rest);
-    out.extend_from_slice(head);
-    while !rest.is_empty() {
-        let head = line(&mut rest);
-        let digits = head.get(1..head.len().saturating_sub(2)).unwrap_or_default();
-        let bytes = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-        let (argument, after) = rest.split_at(bytes.unwrap_or(rest.len()).min(rest.len()));
-        rest = after.get(2..).unwrap_or_default();
-        let argument = if argument == old { new } else { argument };
-        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-        out.extend_from_slice(argument);
-        out.extend_from_slice(b"\r\n");
-    }
-    *command = out;
-}
-
-/// The next line, with its end.
-fn line<'c>(rest: &mut &'c [u8]) -> &'c [u8] {
-    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
-    let (line, after) = rest.split_at(end);
-    *rest = after;
-    line
-}
-
 /// A partition that moves again and again is given up.
 const REDIRECTS_MAX: u8 = 5;
 /// How soon a command is tried again whose keys were on both sides.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::command;
-
-    fn link(id: &str) -> Link {
-        Link { replication_id: id.into() }
-    }
-
-    #[test]
-    fn a_held_command_is_made_for_the_link_on_which_it_leaves() {
-        let make = |id: &str| {
-            let mut out = Vec::new();
-            command::words(&[b"EVALSHA", b"a\r\n$2\r\nxx", b"", id.as_bytes(), b"end"], &mut out);
-            out
-        };
-        let mut command = make("old");
-        rebind(&mut command, &link("old"), &link("newer"));
-        assert_eq!(command, make("newer"));
-        rebind(&mut command, &link("xx"), &link("never"));
-        assert_eq!(command, make("newer"));
-    }
-}
