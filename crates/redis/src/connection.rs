@@ -140,7 +140,8 @@ impl Connection {
         let shaking_hands = AtomicBool::new(false);
         let opened = timeout(after, async {
             let stream = connect(&endpoint, config, &shaking_hands).await?;
-            let mut connection = Self { endpoint, stream, reader: Reader::new() };
+            let reader = if peer == Peer::Node { Reader::of_slots() } else { Reader::new() };
+            let mut connection = Self { endpoint, stream, reader };
             connection.log_in(peer, config, client_name).await?;
             Ok(connection)
         });
