@@ -9,7 +9,7 @@
 //! execute it. It is held in the same way, and tried again at short intervals.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -28,6 +28,8 @@ pub(crate) struct Routes {
     held: AtomicUsize,
     held_bytes: AtomicUsize,
     holding: Notify,
+    /// Whether nobody lets go any more what is held.
+    closed: AtomicBool,
     limits: Limits,
 }
 
@@ -79,6 +81,7 @@ impl Routes {
             held: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             holding: Notify::new(),
+            closed: AtomicBool::new(false),
             limits,
         }
     }
@@ -143,6 +146,11 @@ impl Routes {
 
     fn take_back(&self, item: Item, partition: Partition, limit: impl FnOnce(&mut Hold)) {
         let mut route = self.route(partition);
+        if self.closed.load(Ordering::SeqCst) {
+            drop(route);
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return;
+        }
         let hold = self.hold_in(&mut route);
         limit(hold);
         if let Err(item) = self.keep(item, |item| hold.redirected.push_back(item)) {
@@ -231,8 +239,10 @@ impl Routes {
         holding
     }
 
-    /// At the end: nobody is let go any more.
+    /// At the end: nobody is let go any more. Who is redirected later is refused then.
     pub(crate) fn refuse_all(&self) {
+        // Before the routes are locked: who has not seen it has held by then.
+        self.closed.store(true, Ordering::SeqCst);
         for partition in Partition::all() {
             let hold = self.route(partition).hold.take();
             for item in
@@ -285,3 +295,28 @@ impl Drop for Ticket {
 const REDIRECTS_MAX: u8 = 5;
 /// How soon a command is tried again whose keys were on both sides.
 const RETRY_AFTER: Duration = Duration::from_millis(20);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_redirected_after_the_end_is_refused_and_not_held() {
+        let limits = Limits { messages: 10, bytes: 1000, time: Duration::from_secs(1) };
+        let routes = Arc::new(Routes::new(limits));
+        let item = || {
+            let (waiter, answer) = oneshot::channel();
+            let ticket = Some(routes.ticket(Partition(1), Link::placeholder()));
+            (Item { command: b"x".to_vec(), kept: false, waiter, ticket }, answer)
+        };
+        let ((held, mut before), (late, mut after), (moving, mut last)) = (item(), item(), item());
+        routes.redirect(held, 1);
+        assert!(before.try_recv().is_err(), "it is held");
+        routes.refuse_all();
+        routes.redirect(late, 1);
+        routes.retry(moving);
+        for answer in [&mut before, &mut after, &mut last] {
+            assert_eq!(answer.try_recv(), Ok(Err(PublishError::Unavailable)));
+        }
+    }
+}
