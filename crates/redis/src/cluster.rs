@@ -1,7 +1,6 @@
 //! The map of a Redis Cluster, kept up to date: learnt from any node, again when anything hints at
 //! a change, and applied to the shards.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -37,8 +36,8 @@ pub(crate) struct Cluster {
     map_number: AtomicU64,
     /// Something hints at a change.
     changed: Notify,
-    /// Who knows of the change, latest first.
-    hints: Mutex<VecDeque<Endpoint>>,
+    /// Who knows of the latest change.
+    hint: Mutex<Option<Endpoint>>,
     problem: Mutex<Option<String>>,
     guests: Mutex<Guests>,
     /// Which shard is where; weak, as shards know their cluster.
@@ -100,7 +99,7 @@ impl Cluster {
             seeds,
             map_number: AtomicU64::new(0),
             changed: Notify::new(),
-            hints: Mutex::default(),
+            hint: Mutex::default(),
             problem: Mutex::new(Some(problem)),
             guests: Mutex::default(),
             table: OnceLock::new(),
@@ -161,11 +160,8 @@ impl Cluster {
 
     /// Something hints at a change, of which `hint` knows.
     pub(crate) fn on_change(&self, hint: Option<Endpoint>) {
-        if let Some(hint) = hint {
-            let mut hints = lock(&self.hints);
-            hints.retain(|known| *known != hint);
-            hints.push_front(hint);
-            hints.truncate(HINTS_MAX);
+        if hint.is_some() {
+            *lock(&self.hint) = hint;
         }
         self.changed.notify_one();
     }
@@ -272,9 +268,9 @@ impl Keeper {
     /// Asks who has a hint; then all others at once, and takes the first answer that is not older
     /// than what is known. The map comes with its epoch.
     async fn fetch(&self) -> Result<(SlotMap, u64), ConnectionError> {
-        let hints = std::mem::take(&mut *lock(&self.cluster.hints));
-        if let Some(hint) = hints.front()
-            && let Ok(map) = self.ask(hint).await
+        let hint = lock(&self.cluster.hint).take();
+        if let Some(hint) = hint
+            && let Ok(map) = self.ask(&hint).await
         {
             return Ok(map);
         }
@@ -418,7 +414,6 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const HOLD_TICK: Duration = Duration::from_millis(5);
 /// How many nodes are asked at once.
 const ASK_MAX: usize = 8;
-const HINTS_MAX: usize = 4;
 const GUESTS_MAX: usize = 8;
 /// By then it has a partition, or the move is over or stuck.
 const GUEST_IDLE_MAX: Duration = Duration::from_secs(10);
