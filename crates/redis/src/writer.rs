@@ -337,7 +337,12 @@ impl Writer {
         let now = Instant::now();
         let mut useless = None;
         while let Some(event) = reader.pop()? {
-            let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
+            let value = match event {
+                Event::Message { .. } | Event::Value(Value::Push(_)) => {
+                    return Err(ConnectionError::Unasked);
+                }
+                Event::Value(value) => value,
+            };
             let (asked, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
