@@ -1,7 +1,7 @@
 //! `RedisBroker`: the broker contract over Redis.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use fanlight_engine::broker::{
     Broker, BrokerHealth, Channel, DeliverySink, Joined, PublishError, Published, Reach, WorkerId,
@@ -32,7 +32,7 @@ pub struct RedisBroker {
     pub(crate) names: Names,
     config: Arc<RedisConfig>,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
-    /// For pages of histories and messages of queues; held while one is decoded.
+    /// For messages of queues; held while some are decoded.
     pub(crate) destinations: Arc<Mutex<Destinations>>,
 }
 
@@ -175,15 +175,12 @@ impl Broker for RedisBroker {
         query: HistoryQuery,
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
         let (shards, names) = (Arc::clone(&self.shards), self.names.clone());
-        let destinations = Arc::clone(&self.destinations);
         let partition = Partition::of(query.channel.as_str());
         let asked = query.clone();
         let outcome = self.shards.of(partition).flights.join(&query, async move {
             let answer = shards.call(partition, |link| history::read(&asked, &names, link)).await;
             let answer = answer.map_err(|_| HistoryError::Unavailable)?;
-            let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
-            let page = history::page(answer, &mut destinations);
-            page.map(Arc::new).map_err(|_| HistoryError::Unavailable)
+            history::page(answer).map(Arc::new).map_err(|_| HistoryError::Unavailable)
         });
         Box::pin(async move { outcome.await.map(Arc::unwrap_or_clone) })
     }

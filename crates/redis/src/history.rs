@@ -121,10 +121,7 @@ pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> 
 }
 
 /// What `history.lua` answered.
-pub(crate) fn page(
-    answer: Value,
-    destinations: &mut Destinations,
-) -> Result<HistoryPage, BadAnswer> {
+pub(crate) fn page(answer: Value) -> Result<HistoryPage, BadAnswer> {
     let Value::Array(elements) = answer else {
         return Err(BadAnswer);
     };
@@ -140,9 +137,10 @@ pub(crate) fn page(
         b"too_old" => Some(Lost::TooOld),
         _ => return Err(BadAnswer),
     };
+    let mut destinations = Destinations::one();
     let mut publications = Vec::with_capacity(elements.len());
     for entry in elements {
-        let Some(publication) = follows(entry?, publications.last(), destinations) else {
+        let Some(publication) = follows(entry?, publications.last(), &mut destinations) else {
             // Something else writes here. What follows can't be given in whole.
             return Ok(HistoryPage { publications: Vec::new(), top, lost: Some(Lost::TooOld) });
         };
@@ -235,7 +233,7 @@ mod tests {
         let top = Value::Bulk([[1; 8], [3, 0, 0, 0, 0, 0, 0, 0]].concat().into());
         let read = |entries: &[Value]| {
             let head = [top.clone(), Value::Bulk(Bytes::new())];
-            page(Value::Array([&head[..], entries].concat()), &mut Destinations::new())
+            page(Value::Array([&head[..], entries].concat()))
         };
         let whole = read(&[entry(2, &good), entry(3, &good)]).unwrap();
         assert_eq!((whole.publications.len(), whole.lost, whole.is_last()), (2, None, true));
