@@ -99,7 +99,7 @@ impl Latest {
     fn insert(&mut self, key: Key, flight: Flight) {
         if self.flights.len() >= FLIGHTS_MAX && !self.flights.contains_key(&key) {
             // Only now and then, or each of many would look at all the others.
-            if self.without_room % LOOK_EVERY == 0 {
+            if self.without_room.is_multiple_of(LOOK_EVERY) {
                 self.flights.retain(|_, flight| flight.outcome.upgrade().is_some());
             }
             self.without_room += 1;

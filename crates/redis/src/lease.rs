@@ -275,8 +275,8 @@ impl Lease {
     async fn turn(&self) -> Result<(), PublishError> {
         let asked = self.look_at_masters();
         let renewed = self.renew_until_held().await;
-        let answers = join_all(asked).await.into_iter();
-        let are_there = answers.map(|answer| refuse_errors(answer?).map(drop)).collect();
+        let mut answers = join_all(asked).await.into_iter();
+        let are_there = answers.try_for_each(|answer| refuse_errors(answer?).map(drop));
         renewed.and(are_there)
     }
 
