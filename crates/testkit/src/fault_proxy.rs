@@ -30,11 +30,24 @@ impl FaultProxy {
     /// Listens on a port of its own and passes everything on to `target`.
     pub async fn start(target: SocketAddr) -> io::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        Self::run(listener, target, None)
+    }
+
+    /// Listens at [`alias`]`(number)`, on the port of `target`, which is a Redis at 127.0.0.1 that
+    /// names itself or others: in its answers their host is the alias too. So whoever connects to
+    /// one alias learns of no way past the proxies there.
+    pub async fn start_at_alias(number: u8, target: SocketAddr) -> io::Result<Self> {
+        let alias = alias(number);
+        let listener = TcpListener::bind((alias, target.port())).await?;
+        Self::run(listener, target, Some(alias))
+    }
+
+    fn run(listener: TcpListener, target: SocketAddr, alias: Option<Ipv4Addr>) -> io::Result<Self> {
         let address = listener.local_addr()?;
         let whole = Fault { target, answers_held: false, requests_held: false, cuts: 0 };
         let fault = watch::Sender::new(whole);
         let mut accept = JoinSet::new();
-        accept.spawn(run(listener, fault.subscribe()));
+        accept.spawn(run(listener, alias, fault.subscribe()));
         Ok(Self { address, fault, _accept: accept })
     }
 
@@ -71,15 +84,21 @@ impl FaultProxy {
     }
 }
 
-async fn run(listener: TcpListener, fault: watch::Receiver<Fault>) {
+/// A loopback address other than 127.0.0.1, and as long when it is written. Not every system has
+/// them without being told; those of Linux do.
+pub fn alias(number: u8) -> Ipv4Addr {
+    Ipv4Addr::new(127, 0, 1 + number / 9, 1 + number % 9)
+}
+
+async fn run(listener: TcpListener, alias: Option<Ipv4Addr>, fault: watch::Receiver<Fault>) {
     let mut connections = JoinSet::new();
     while let Ok((client, _)) = listener.accept().await {
-        connections.spawn(pass(client, fault.clone()));
+        connections.spawn(pass(client, alias, fault.clone()));
         while connections.try_join_next().is_some() {}
     }
 }
 
-async fn pass(mut client: TcpStream, mut fault: watch::Receiver<Fault>) {
+async fn pass(mut client: TcpStream, alias: Option<Ipv4Addr>, mut fault: watch::Receiver<Fault>) {
     let Fault { target, cuts, .. } = *fault.borrow();
     let Ok(mut server) = TcpStream::connect(target).await else {
         return;
@@ -89,27 +108,85 @@ async fn pass(mut client: TcpStream, mut fault: watch::Receiver<Fault>) {
     let (requests, answers) = (fault.clone(), fault.clone());
     // Either end, or a cut, ends both.
     select! {
-        _ = copy_unless(|fault| fault.requests_held, from_client, to_server, requests) => {}
-        _ = copy_unless(|fault| fault.answers_held, from_server, to_client, answers) => {}
+        _ = copy_unless(|fault| fault.requests_held, None, from_client, to_server, requests) => {}
+        _ = copy_unless(|fault| fault.answers_held, alias, from_server, to_client, answers) => {}
         _ = fault.wait_for(|fault| fault.cuts != cuts) => {}
     }
 }
 
 async fn copy_unless(
     is_held: impl Fn(&Fault) -> bool,
+    alias: Option<Ipv4Addr>,
     mut from: ReadHalf<'_>,
     mut to: WriteHalf<'_>,
     mut fault: watch::Receiver<Fault>,
 ) -> io::Result<()> {
+    let names = alias.map(Names::new);
     let mut buffer = vec![0; 64 << 10];
+    // What may be the beginning of a name waits at the front for what comes next.
+    let mut waiting = 0;
     loop {
-        let bytes = from.read(&mut buffer).await?;
+        let bytes = from.read(&mut buffer[waiting..]).await?;
         if bytes == 0 {
-            return Ok(());
+            return to.write_all(&buffer[..waiting]).await;
         }
         if fault.wait_for(|fault| !is_held(fault)).await.is_err() {
             return Ok(());
         }
-        to.write_all(&buffer[..bytes]).await?;
+        let end = waiting + bytes;
+        let whole = names.as_ref().map_or(end, |names| names.rewrite(&mut buffer[..end]));
+        to.write_all(&buffer[..whole]).await?;
+        buffer.copy_within(whole..end, 0);
+        waiting = end - whole;
+    }
+}
+
+/// Writes an alias where a server says `127.0.0.1`.
+struct Names {
+    alias: String,
+}
+
+impl Names {
+    fn new(alias: Ipv4Addr) -> Self {
+        let alias = alias.to_string();
+        assert_eq!(alias.len(), LOCALHOST.len(), "an answer keeps its length");
+        Self { alias }
+    }
+
+    /// Rewrites each name in `bytes`. Returns where the beginning of another stands at their end:
+    /// no answer ends like that, so more is to come.
+    fn rewrite(&self, bytes: &mut [u8]) -> usize {
+        let mut at = 0;
+        while at < bytes.len() {
+            let rest = &mut bytes[at..];
+            if rest.starts_with(LOCALHOST) {
+                rest[..LOCALHOST.len()].copy_from_slice(self.alias.as_bytes());
+            } else if rest.len() < LOCALHOST.len() && LOCALHOST.starts_with(rest) {
+                return at;
+            }
+            at += 1;
+        }
+        bytes.len()
+    }
+}
+
+const LOCALHOST: &[u8] = b"127.0.0.1";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_rewritten_wherever_an_answer_is_split() {
+        let answer = b"*2\r\n$9\r\n127.0.0.1\r\n-MOVED 12 127.0.0.1:20127\r\n+1\r\n";
+        let expected = b"*2\r\n$9\r\n127.0.1.2\r\n-MOVED 12 127.0.1.2:20127\r\n+1\r\n";
+        for split in 0..answer.len() {
+            let names = Names::new(alias(1));
+            let mut first = answer[..split].to_vec();
+            let whole = names.rewrite(&mut first);
+            let mut second = [&first[whole..], &answer[split..]].concat();
+            assert_eq!(names.rewrite(&mut second), second.len());
+            assert_eq!([&first[..whole], &second].concat(), expected, "split at {split}");
+        }
     }
 }
