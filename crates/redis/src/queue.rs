@@ -85,20 +85,24 @@ impl RedisBroker {
     ) -> Publishing {
         let channel = permit.channel();
         let keys = Keys::of(&self.names, channel);
-        let key_text = key.map(|key| once_text(permit.destination(), key)).unwrap_or_default();
-        let key_name = self.names.key(keys.partition, IDEMPOTENCY, &key_text);
-        let window = key.map(|_| IdempotencyKey::WINDOW_MS.to_string()).unwrap_or_default();
+        let once = key.map(|key| {
+            let text = once_text(permit.destination(), key);
+            self.names.key(keys.partition, IDEMPOTENCY, &text)
+        });
         let id = publication.id;
+        let names = [Some(&keys.stream), Some(&keys.hungry), once.as_ref()];
+        let names: Vec<&[u8]> = names.into_iter().flatten().map(Vec::as_slice).collect();
         let command = QUEUE_PUBLISH.call(
-            &[&keys.stream, &keys.hungry, &key_name, &self.names.of(channel).concat()],
+            &names,
             &[
                 &encoded(publication),
                 options.max_length.to_string().as_bytes(),
                 options.expires_after_ms.to_string().as_bytes(),
                 command::publish_word(self.shards.sharded_pubsub()),
                 &wake(permit.destination()),
-                window.as_bytes(),
+                &self.names.of(channel).concat(),
                 id.0.simple().to_string().as_bytes(),
+                IdempotencyKey::WINDOW_MS.to_string().as_bytes(),
             ],
         );
         let answer = self.shards.call_kept(keys.partition, |_| command);

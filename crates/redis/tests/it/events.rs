@@ -8,7 +8,7 @@ use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Entry, Registry, SubscriptionChange};
 use fanlight_proto::CloseReason;
 use fanlight_redis::{Event, Events, RegistryOptions};
-use fanlight_testkit::{RedisServer, eventually};
+use fanlight_testkit::{RedisServer, Reply, eventually};
 use uuid::Uuid;
 
 use crate::lease::leased;
@@ -256,6 +256,44 @@ async fn what_was_not_acknowledged_is_given_again() {
     assert_eq!(reader.read_again("g", "other", 10).await.unwrap(), []);
     reader.ack("g", &[first[0].id.clone()]).await.unwrap();
     assert_eq!(reader.read_again("g", "c", 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_was_trimmed_unacknowledged_does_not_hide_what_came_after_it() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    let entry = ann.contract.entered("ann").await;
+    let reader = Events::new(&ann.broker);
+    reader.create_group("g").await.unwrap();
+    for number in 0..10 {
+        let change = change(Some("ann"), &format!("/topic/{number}"), true);
+        ann.registry.record(entry.session, change);
+    }
+    let mut given = Vec::new();
+    while given.len() < 11 {
+        given.extend(
+            reader
+                .read("g", "c", 100)
+                .await
+                .unwrap()
+                .into_iter()
+                .filter(|event| event.session.is_some()),
+        );
+    }
+    let keys = server.command("KEYS fl:*:events:").unwrap();
+    let streams: Vec<_> = keys.lines().filter(|line| line.starts_with("fl:")).collect();
+    for stream in &streams {
+        server.command(&format!("XTRIM {stream} MAXLEN 1")).unwrap();
+    }
+    let again = reader.read_again("g", "c", 3).await.unwrap();
+    let of_session: Vec<_> = again.iter().filter(|event| event.session.is_some()).collect();
+    assert_eq!(of_session, [&given[10]]);
+    for stream in &streams {
+        let pending = server.call(&["XPENDING", stream, "g"]).unwrap().array().unwrap();
+        let [Reply::Integer(count), ..] = &pending[..] else { panic!("{pending:?}") };
+        assert!(*count <= 1, "{stream} still has what is gone");
+    }
 }
 
 #[tokio::test]

@@ -17,5 +17,6 @@ mod queues;
 mod registry;
 mod scripted;
 mod sentinel;
+mod shards;
 mod tls;
 mod topologies;
