@@ -167,7 +167,7 @@ impl Cluster {
         self.meters.on_redirected(&redirect);
         match redirect {
             Redirect::Moved(hint) | Redirect::Ask(hint) => self.on_change(hint),
-            Redirect::ReadOnly | Redirect::Down => self.on_change(None),
+            Redirect::ReadOnly | Redirect::TryAgain | Redirect::Down => self.on_change(None),
         }
     }
 

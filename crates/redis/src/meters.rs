@@ -43,6 +43,7 @@ pub(crate) struct ClusterMeters {
     pub(crate) moved: Total,
     pub(crate) ask: Total,
     pub(crate) read_only: Total,
+    pub(crate) try_again: Total,
     pub(crate) down: Total,
 }
 
@@ -116,6 +117,7 @@ impl ClusterMeters {
             moved: redirected("moved"),
             ask: redirected("ask"),
             read_only: redirected("read_only"),
+            try_again: redirected("try_again"),
             down: redirected("down"),
         }
     }
@@ -125,6 +127,7 @@ impl ClusterMeters {
             Redirect::Moved(_) => &self.moved,
             Redirect::Ask(_) => &self.ask,
             Redirect::ReadOnly => &self.read_only,
+            Redirect::TryAgain => &self.try_again,
             Redirect::Down => &self.down,
         };
         total.add(1);
