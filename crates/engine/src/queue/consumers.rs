@@ -340,10 +340,10 @@ impl Consumers {
             let mut held = false;
             for key in &state.consumers {
                 let consumer = &self.all[key.0 as usize];
-                if consumer.mode == AckMode::Auto && !keeps_up(consumer.session) {
-                    held = true;
-                } else {
+                if consumer.takes(&keeps_up) {
                     count += consumer.credit();
+                } else {
+                    held = true;
                 }
             }
             if held && !self.held.contains(&channel) {
@@ -361,14 +361,16 @@ impl Consumers {
     }
 
     /// Takes the outcome of `fetch`, which was made at `asked_ms`, and distributes it in turn.
-    /// What nobody has credit for any more is given back. Dead letters are not among it: whoever
-    /// fetches moves them.
+    /// What nobody can take any more is given back: there is no credit, or an `auto` consumer does
+    /// not [keep up](Self::next_fetch) since it was asked for. Dead letters are not among it:
+    /// whoever fetches moves them.
     pub fn on_fetched(
         &mut self,
         fetch: &Fetch,
         asked_ms: u64,
         fetched: Result<Vec<Fetched>, QueueError>,
         dead: usize,
+        keeps_up: impl Fn(SessionKey) -> bool,
     ) -> Vec<Dispatch> {
         let channel = &fetch.queue.channel;
         let Some(state) = self.queues.get_mut(channel) else { return Vec::new() };
@@ -385,8 +387,9 @@ impl Consumers {
         let deadline_ms = asked_ms + fetch.queue.options.ack_timeout_ms;
         let mut dispatches = Vec::with_capacity(fetched.len());
         for Fetched { delivery, publication } in fetched {
-            let Some(key) = state.next_in_turn(&self.all) else {
+            let Some(key) = state.next_in_turn(&self.all, &keeps_up) else {
                 state.releases.push(Release { delivery, was_delivered: false });
+                state.more = true;
                 continue;
             };
             let consumer = &mut self.all[key.0 as usize];
@@ -530,9 +533,14 @@ impl State {
         }
     }
 
-    /// The next consumer that has credit; it then comes last.
-    fn next_in_turn(&mut self, consumers: &Slab<Consumer>) -> Option<ConsumerKey> {
-        let at = self.consumers.iter().position(|key| consumers[key.0 as usize].credit() > 0)?;
+    /// The next consumer that can take a message; it then comes last.
+    fn next_in_turn(
+        &mut self,
+        consumers: &Slab<Consumer>,
+        keeps_up: &impl Fn(SessionKey) -> bool,
+    ) -> Option<ConsumerKey> {
+        let can_take = |consumer: &Consumer| consumer.credit() > 0 && consumer.takes(keeps_up);
+        let at = self.consumers.iter().position(|key| can_take(&consumers[key.0 as usize]))?;
         let key = self.consumers.remove(at)?;
         self.consumers.push_back(key);
         Some(key)
@@ -546,6 +554,12 @@ impl Consumer {
         } else {
             0
         }
+    }
+
+    /// Whether it may be sent anything: what an `auto` consumer is sent is acknowledged, so what
+    /// waits in its outbox would be lost with its connection.
+    fn takes(&self, keeps_up: &impl Fn(SessionKey) -> bool) -> bool {
+        self.mode != AckMode::Auto || keeps_up(self.session)
     }
 
     fn place_of(&self, message: PublicationId) -> Option<usize> {
