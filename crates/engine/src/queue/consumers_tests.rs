@@ -203,6 +203,34 @@ fn the_timeout_counts_from_when_the_broker_was_asked() {
 }
 
 #[test]
+fn each_message_has_its_own_timeout_and_what_is_done_has_none() {
+    let mut consumers = Consumers::new();
+    let key = consumer(&mut consumers, 1, AckMode::ClientIndividual);
+    let other = consumer(&mut consumers, 2, AckMode::ClientIndividual);
+    let fetch = next(&mut consumers).unwrap();
+    consumers.on_fetched(&fetch, 0, Ok(fetched(0..8)), 0, |_| true);
+    consumers.ack(key, message(0));
+    consumers.ack(key, message(2));
+    let fetch = next(&mut consumers).unwrap();
+    consumers.on_fetched(&fetch, 600, Ok(fetched([8, 9])), 0, |_| true);
+    let late = |consumers: &mut Consumers, now_ms| -> Vec<u64> {
+        consumers.sweep(now_ms);
+        let settlements = std::iter::from_fn(|| consumers.next_settlement());
+        let releases = settlements.flat_map(|settlement| settlement.releases);
+        releases.map(|one| one.delivery.entry.seq).collect()
+    };
+    assert_eq!(late(&mut consumers, 999), [0; 0]);
+    consumers.remove(other);
+    assert_eq!(late(&mut consumers, 999), [1, 3, 5, 7]);
+    assert_eq!(late(&mut consumers, 1000), [4, 6]);
+    assert_eq!(late(&mut consumers, 1599), [0; 0]);
+    assert_eq!(late(&mut consumers, 1600), [8, 9]);
+    assert_eq!(consumers.take_counts().timeouts, 4);
+    consumers.remove(key);
+    assert!(consumers.queues.is_empty() && consumers.timers.is_empty());
+}
+
+#[test]
 fn a_settlement_is_bounded_and_the_rest_follows() {
     let mut consumers = Consumers::new();
     let mut queue = queue("/queue/a");
@@ -249,7 +277,7 @@ proptest! {
         let mut available: VecDeque<u64> = (0..40).collect();
         let mut acknowledged: Vec<u64> = Vec::new();
         let mut under_way: Option<(Fetch, Vec<u64>)> = None;
-        let mut now_ms = 0;
+        let (mut now_ms, mut swept_ms) = (1, 0);
         let mut slow = None;
         for (step, session, number) in steps {
             match step {
@@ -271,6 +299,7 @@ proptest! {
                 6 => {
                     now_ms += 400;
                     consumers.sweep(now_ms);
+                    swept_ms = now_ms;
                 }
                 7 => {
                     if let Some((fetch, numbers)) = under_way.take() {
@@ -307,6 +336,15 @@ proptest! {
             all.extend(&acknowledged);
             all.sort_unstable();
             prop_assert!(all.iter().copied().eq(0..40), "{:?}", all);
+            for (_, consumer) in &consumers.all {
+                if let Some(first) = consumer.unacked.front()
+                    && consumer.mode != AckMode::Auto
+                {
+                    let timer_ms = consumer.timer_ms.unwrap();
+                    prop_assert!(timer_ms <= first.deadline_ms && timer_ms > swept_ms);
+                }
+            }
+            prop_assert!(consumers.timers.len() <= consumers.len() + consumers.queues.len());
         }
         for key in keys {
             consumers.remove(key);
@@ -316,5 +354,6 @@ proptest! {
         }
         while consumers.next_settlement().is_some() {}
         prop_assert!(consumers.is_empty() && consumers.queues.is_empty());
+        prop_assert!(consumers.timers.is_empty());
     }
 }
