@@ -309,8 +309,8 @@ impl Session {
                 self.on_history(cx, asking, result);
             }
             (Work::Members(asked), Done::Members(result)) => self.on_members(cx, asked, result),
-            (Work::Settle { answer, note }, Done::Settled(result)) => {
-                self.on_settled(cx, answer, note, result);
+            (Work::Settle(settling), Done::Settled(result)) => {
+                self.on_settled(cx, settling, result);
             }
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
