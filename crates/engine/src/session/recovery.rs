@@ -157,8 +157,9 @@ impl Session {
         Ok(())
     }
 
-    /// What was is read by the same right as by `history`; what was missed, by the right to
-    /// subscribe.
+    /// The newest are read by the same right as by `history`. What follows a position is read by
+    /// the right to subscribe, whatever the position: nobody can tell one that was given from one
+    /// that was made up.
     fn permit_start(
         &self,
         cx: &Cx<'_>,

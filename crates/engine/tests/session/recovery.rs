@@ -69,6 +69,19 @@ fn where_there_is_no_history_a_position_is_answered_with_the_reason() {
 }
 
 #[test]
+fn who_may_subscribe_may_recover_all_that_is_kept_and_needs_a_rule_for_other_reading() {
+    check(expect![[r##"
+        # native ann
+        C> {"type":"subscribe","to":"/topic/kept/sealed","since":{"epoch":"e","offset":0},"id":1}
+        S? join ns:kept
+        S? recover /topic/kept/sealed after e:0
+        S< ok {"epoch":"e","id":1,"offset":7}
+        C> {"type":"history","to":"/topic/kept/sealed","since":{"epoch":"e","offset":0},"limit":3,"id":2}
+        S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+    "##]]);
+}
+
+#[test]
 fn a_private_destination_of_an_anonymous_session_has_no_history() {
     check(expect![[r##"
         # native
