@@ -156,7 +156,7 @@ impl Worker {
             work: FuturesUnordered::new(),
             effects: Vec::new(),
             stage: Stage::default(),
-            recovery: Recovery::default(),
+            recovery: Recovery::new(shared.outbox_limits),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             reentry: Reentry::default(),
