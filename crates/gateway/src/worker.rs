@@ -286,7 +286,7 @@ impl Worker {
                     self.recovery.timelines.suspect(&channel);
                 }
                 Inbox::Disconnect(order) => self.obey(&order),
-                Inbox::Drain { window } => self.begin_drain(window),
+                Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
             }
         }
         if !deliveries.is_empty() {

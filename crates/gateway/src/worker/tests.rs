@@ -20,7 +20,7 @@ use fanlight_testkit::Orders;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 mod recovery;
 
@@ -269,5 +269,23 @@ fn a_session_whose_input_waits_for_the_broker_is_not_accused_of_silence() {
         go_on.add_permits(1);
         let got = waiting.until(r#""id":"alive""#).await;
         assert!(got.contains(r#""id":"stall""#), "{got}");
+    });
+}
+
+#[test]
+fn a_drained_session_whose_answer_does_not_come_is_told_to_go_before_the_rest_is_cut() {
+    with_worker(async |handle, _| {
+        let mut waiting = Client::connect(&handle).await;
+        waiting.publish("stall").await;
+        // It has its answer, so the worker has taken the other's request too.
+        let mut other = Client::connect(&handle).await;
+        other.publish("fine").await;
+        other.until(r#""id":"fine""#).await;
+        let began = Instant::now();
+        let (window, deadline) = (Duration::ZERO, Duration::from_secs(4));
+        assert!(handle.send(Inbox::Drain { window, deadline }).await);
+        other.until("\"reconnect\"").await;
+        waiting.until("\"reconnect\"").await;
+        assert!(began.elapsed() < deadline);
     });
 }
