@@ -237,9 +237,9 @@ impl Fault {
     }
 
     pub(super) fn unknown_ack_mode() -> Self {
-        let message = "ack has an unknown value";
+        let message = "`ack` has an unknown value";
         let remedy = "use auto, client or client-individual";
-        Self::new("bad_request", message, remedy, CloseReason::ProtocolError)
+        Self::of(CloseReason::ProtocolError, message, remedy)
     }
 
     pub(super) fn already_subscribed() -> Self {

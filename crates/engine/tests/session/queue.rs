@@ -426,7 +426,7 @@ fn a_native_client_can_ask_for_acks_of_queues_only() {
             C> {"type":"subscribe","to":"/topic/a","ack":"client","id":1}
             S< error {"code":"not_a_queue","id":1,"message":"only what queues deliver is acknowledged, and this is none; subscribe without ack and prefetch"}
             C> {"type":"subscribe","to":"/queue/a","ack":"never","id":2}
-            S< error {"code":"bad_request","id":2,"message":"ack has an unknown value; use auto, client or client-individual"}
+            S< error {"code":"protocol_error","id":2,"message":"`ack` has an unknown value; use auto, client or client-individual"}
             C> {"type":"subscribe","to":"/queue/a","prefetch":0,"id":3}
             S< error {"code":"protocol_error","id":3,"message":"`prefetch` must be a whole number from 1 to 65535"}
             C> {"type":"subscribe","to":"/topic/a","id":4}
