@@ -18,6 +18,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
@@ -75,6 +76,8 @@ pub struct WorkerShared {
     pub send_time_ms: u64,
     /// Messages below this are not compressed, in bytes.
     pub deflate_min_bytes: usize,
+    /// How many sessions are connected, on all workers; up to a second old.
+    pub sessions: AtomicU64,
 }
 
 /// One worker; it belongs to one thread.

@@ -1,5 +1,6 @@
 //! Timers by sweeping: every connection is looked at once a second, a slice at a time.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanlight_engine::hub::SessionKey;
@@ -20,6 +21,8 @@ const SLICES: usize = 10;
 #[derive(Default)]
 pub(super) struct Sweep {
     slice: usize,
+    /// How many sessions of each slice were connected when it was last swept.
+    connected: [u64; SLICES],
     drain: Option<Drain>,
 }
 
@@ -46,15 +49,18 @@ impl Worker {
         let now = self.shared.clock.now();
         let slice = self.sweep.slice;
         self.sweep.slice = (slice + 1) % SLICES;
-        let mut at = slice;
+        let (mut at, mut connected) = (slice, 0);
         // Keys rather than an iterator: a swept session may end and leave the slab.
         while at < self.slots.capacity() {
             if self.slots.contains(at) {
                 let key = SessionKey(at as u32);
                 self.guarded(key, |worker| worker.sweep_one(key, now));
+                connected += u64::from(self.slots.get(at).is_some_and(Slot::is_connected));
             }
             at += SLICES;
         }
+        let before = std::mem::replace(&mut self.sweep.connected[slice], connected);
+        self.shared.sessions.fetch_add(connected.wrapping_sub(before), Ordering::Relaxed);
         self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
         self.pace_drain(now);
