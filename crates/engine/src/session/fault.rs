@@ -314,7 +314,8 @@ impl Fault {
 
     /// Not to be tried again as it is, which would publish twice: so without a time to wait.
     fn commit_incomplete(message: String) -> Self {
-        let remedy = "send what is missing, or all of it again if each send has its idempotency-key";
+        let remedy =
+            "send what is missing, or all of it again if each send has its idempotency-key";
         Self::new("commit_incomplete", message, remedy, CloseReason::Unavailable)
     }
 

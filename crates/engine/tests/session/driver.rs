@@ -202,7 +202,8 @@ impl Driver {
         assert_eq!(fetch.queue.destination.as_str(), queue);
         assert!(messages.len() <= fetch.count as usize, "only {} were asked for", fetch.count);
         let fetched = messages.iter().map(|message| fetched(message, queue)).collect();
-        let dispatches = self.consumers.on_fetched(&fetch, self.now.mono_ms, Ok(fetched), 0, |_| true);
+        let dispatches =
+            self.consumers.on_fetched(&fetch, self.now.mono_ms, Ok(fetched), 0, |_| true);
         for dispatch in dispatches {
             let mut payload = Vec::new();
             dispatch.write(&mut payload);

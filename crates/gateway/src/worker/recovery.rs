@@ -9,10 +9,10 @@ use std::sync::Arc;
 use fanlight_engine::encode::Framing;
 use fanlight_engine::history::{HistoryError, HistoryPage, Lost};
 use fanlight_engine::hub::{SessionKey, SubscriptionKey, WireKey};
+use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::{Done, Recover};
 use fanlight_engine::time::Now;
-use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::timeline::{
     Event, JoinerKey, LastGive, Offered, ReadKey, Recovered, Start, Timelines,
 };
