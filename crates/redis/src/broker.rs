@@ -126,7 +126,7 @@ impl RedisBroker {
         key: Option<&IdempotencyKey>,
     ) -> Publishing {
         let id = publication.id;
-        let history = permit.options().history;
+        let history = permit.history();
         if history.is_some() {
             publication.position = None;
         }
@@ -150,8 +150,7 @@ impl RedisBroker {
 
 impl Broker for RedisBroker {
     fn publish(&self, permit: PublishPermit, publication: Publication) -> Publishing {
-        let options = permit.options();
-        match (&options.queue, options.history) {
+        match (&permit.options().queue, permit.history()) {
             (Some(queue), _) => self.enqueue(&permit, queue, &publication, None),
             (None, Some(_)) => self.publish_kept(&permit, publication, None),
             (None, None) => self.publish_plain(&permit, publication),

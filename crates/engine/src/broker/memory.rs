@@ -108,7 +108,7 @@ impl MemoryBroker {
             }
             return Ok(published);
         }
-        let publication = match permit.options().history {
+        let publication = match permit.history() {
             Some(history) => shard.logs.append(publication, history, || self.new_epoch(), now_ms),
             None => Arc::new(publication),
         };

@@ -11,8 +11,10 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use metrics::{Counter, Gauge, counter, gauge};
+use slab::Slab;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::slot::Slot;
 use super::{Worker, WorkerShared};
 use crate::dead_letters;
 
@@ -87,11 +89,7 @@ impl Worker {
             let settled = settle(&self.shared, settlement);
             self.queues.work.push(settled.map(|_| QueueDone::Settled).boxed());
         }
-        let slots = &self.slots;
-        let keeps_up = |session: SessionKey| {
-            slots.get(session.0 as usize).is_some_and(|slot| slot.outbox.is_none())
-        };
-        while let Some(fetch) = self.queues.consumers.next_fetch(keeps_up) {
+        while let Some(fetch) = self.queues.consumers.next_fetch(keeping_up(&self.slots)) {
             let asked_ms = self.shared.clock.now().mono_ms;
             let fetched = self.shared.queues.fetch(&fetch.queue, fetch.count);
             let done = fetched.map(move |result| QueueDone::Fetched { fetch, asked_ms, result });
@@ -108,7 +106,9 @@ impl Worker {
             dead = letters;
             alive
         });
-        let dispatches = self.queues.consumers.on_fetched(&fetch, asked_ms, alive, dead.len());
+        let keeps_up = keeping_up(&self.slots);
+        let consumers = &mut self.queues.consumers;
+        let dispatches = consumers.on_fetched(&fetch, asked_ms, alive, dead.len(), keeps_up);
         for dispatch in dispatches {
             self.guarded(dispatch.session, |worker| worker.dispatch(&dispatch));
         }
@@ -154,6 +154,11 @@ impl Worker {
         })
         .await;
     }
+}
+
+/// Tells of a session whether its socket takes what it is sent.
+fn keeping_up(slots: &Slab<Slot>) -> impl Fn(SessionKey) -> bool {
+    |session| slots.get(session.0 as usize).is_some_and(|slot| slot.outbox.is_none())
 }
 
 /// Tells the broker what was acknowledged and given back; tries until what is not told would be

@@ -274,12 +274,34 @@ async fn a_drained_node_says_itself_that_its_sessions_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_session_are_not_counted_as_sessions_of_the_cluster() {
+    let redis = RedisServer::start().unwrap();
+    let (a, b) = two(&redis, "").await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(RawClient::connect(&a, "/ws", &[]).await);
+    }
+    eventually("they are connections", async || a.metric("fanlight_connections").await == 3).await;
+    let ann = RawClient::native(&a, "ann").await;
+    let bob = RawClient::stomp(&b, "bob").await;
+    for gateway in [&a, &b] {
+        eventually("both are counted", async || cluster(gateway).await["sessions"] == 2).await;
+    }
+    drop((ann, bob));
+    for gateway in [&a, &b] {
+        eventually("they are gone", async || cluster(gateway).await["sessions"] == 0).await;
+    }
+    assert_eq!(a.metric("fanlight_connections").await, 3);
+    assert_eq!(b.metric("fanlight_cluster_sessions").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_registry_works_for_a_node_that_is_alone() {
     let gateway = Gateway::start("").await;
     let mut ann = RawClient::native(&gateway, "ann").await;
     assert_eq!(sessions(&gateway, &["ann", "bob"]).await, [1, 0]);
-    let answer = cluster(&gateway).await;
-    assert_eq!((&answer["sessions"], &answer["nodes"][0]["is_self"]), (&json!(1), &json!(true)));
+    eventually("it is counted", async || cluster(&gateway).await["sessions"] == 1).await;
+    assert_eq!(cluster(&gateway).await["nodes"][0]["is_self"], true);
     let (status, _) = gateway.admin_ask("/users/disconnect", r#"{"user":"ann"}"#).await;
     assert_eq!(status, 200);
     assert_eq!(ann.close_code().await, 4510);
