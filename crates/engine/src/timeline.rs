@@ -25,7 +25,7 @@ use crate::history::{History, HistoryPage, Lost};
 use crate::publication::Publication;
 use crate::time::Now;
 
-pub use join::{JoinerKey, Recovered, Start};
+pub use join::{JoinerKey, LastGive, Recovered, Start};
 pub use reads::ReadKey;
 
 use join::Joiner;
@@ -46,6 +46,7 @@ pub struct Timelines {
     next_serial: u64,
     uses: u64,
     counts: Counts,
+    last_give: LastGive,
 }
 
 /// What is to be done, in the order in which it comes.
@@ -155,6 +156,11 @@ impl Timelines {
     /// None yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// None yet, for outboxes that have no room for the usual last step of a joiner.
+    pub fn with_last_give(last_give: LastGive) -> Self {
+        Self { last_give, ..Self::default() }
     }
 
     /// Takes publications that came on `channel`, all of one destination and with positions.
@@ -408,18 +414,24 @@ impl Timelines {
         true
     }
 
-    /// Goes on behind what was lost.
+    /// Goes on behind what was lost: before the publications that are held and lead up to `top`
+    /// without a gap. They are to be released.
     fn lose(&mut self, index: usize, reason: Lost, top: Position) {
         let timeline = &mut self.all[index];
-        timeline.last = Some(top);
+        let position = timeline.before_held(top);
+        if timeline.last == Some(position) {
+            // What was missing has come after all.
+            return;
+        }
+        timeline.last = Some(position);
         timeline.lost = Some(reason);
         timeline.has_gap = false;
         if let Some(busy) = &mut timeline.busy {
-            busy.kept.restart(Some(top));
+            busy.kept.restart(Some(position));
         }
         self.counts.gaps_lost += 1;
         let (channel, destination) = (timeline.channel.clone(), timeline.destination.clone());
-        self.events.push_back(Event::Lost { channel, destination, reason, position: top });
+        self.events.push_back(Event::Lost { channel, destination, reason, position });
     }
 }
 
@@ -466,6 +478,28 @@ impl Timeline {
         busy.held.push(Held { publication: Arc::clone(publication), is_fresh });
     }
 
+    /// The position before the held publications that lead up to `top` without a gap; without
+    /// such, that is `top`. What was delivered does not count, nor what is of another epoch: that
+    /// can't be vouched for.
+    fn before_held(&self, top: Position) -> Position {
+        let delivered = self.last.filter(|last| last.epoch == top.epoch);
+        let floor = delivered.map_or(0, |last| last.offset);
+        let held = self.busy.as_ref().map_or(&[][..], |busy| &busy.held);
+        let positions = held.iter().filter_map(|held| held.publication.position);
+        let mut offsets: Vec<u64> = positions
+            .filter(|position| position.epoch == top.epoch && position.offset > floor)
+            .map(|position| position.offset)
+            .collect();
+        offsets.sort_unstable();
+        let mut before = top;
+        for offset in offsets.into_iter().rev() {
+            if offset == before.offset {
+                before.offset -= 1;
+            }
+        }
+        before
+    }
+
     fn has_held(&self) -> bool {
         self.busy.as_ref().is_some_and(|busy| !busy.held.is_empty())
     }
@@ -490,7 +524,7 @@ fn reached(asked: Option<Position>, page: &HistoryPage) -> Position {
 
 /// What a publication takes in memory, roughly.
 fn weight(publication: &Publication) -> usize {
-    publication.body.len() + 256
+    publication.encoded_bytes()
 }
 
 /// Publications that may wait for a gap to be filled, per destination.

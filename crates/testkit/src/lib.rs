@@ -18,7 +18,7 @@ mod topology;
 
 pub use answers::Answers;
 pub use eventually::eventually;
-pub use fault_proxy::FaultProxy;
+pub use fault_proxy::{FaultProxy, alias};
 pub use inbox::Inbox;
 pub use orders::Orders;
 pub use publications::{channel, permit, permit_in, permit_keeping, publication, wall_clock};

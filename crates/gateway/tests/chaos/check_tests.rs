@@ -58,6 +58,7 @@ fn failover() -> Fault {
         to_ms: 900,
         what: "failover".to_owned(),
         loses_data: true,
+        loses_copied: true,
         wipes: false,
         strikes: Strikes::Redis,
     }
@@ -70,6 +71,7 @@ fn good() -> Run {
         name: name.to_owned(),
         history,
         owner: owner.map(str::to_owned),
+        queue: None,
     };
     let position = |number| Some(at(7, number));
     let mut run = Run {
@@ -199,6 +201,35 @@ fn a_failover_may_lose_the_newest_but_nothing_before_it() {
 }
 
 #[test]
+fn what_a_replica_must_have_no_failover_may_lose() {
+    let copied = || {
+        let mut run = failed_over();
+        run.faults[0].loses_copied = false;
+        run
+    };
+    let mut run = copied();
+    // The fourth was acknowledged, and the fifth got its offset.
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+    // Also where the final history says nothing of those offsets.
+    run.finals.get_mut(&KEPT).unwrap().drain(..4);
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+    // Without an answer it may be lost.
+    let mut run = copied();
+    run.sends[3].outcome = Outcome::Unknown;
+    assert_eq!(broken(&run), []);
+    // But not where it was acknowledged, whatever its offset is.
+    run.sends[3].outcome = Outcome::Acked { position: Some(at(7, 6)), degraded: false };
+    run.subscribers[0].heard.clear();
+    assert_eq!(broken(&run), [Rule::FalseAck], "it is in no history");
+    // A failover that another replica may have won may have lost it, if it was then.
+    run.faults.push(Fault { from_ms: 20, to_ms: 30, ..failover() });
+    assert_eq!(broken(&run), []);
+    run.faults[1].to_ms = 25;
+    run.faults[1].from_ms = 2_000;
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+}
+
+#[test]
 fn a_delivery_that_left_no_trace_is_caught() {
     let mut run = good();
     run.sends.retain(|send| send.content.number != 2);
@@ -236,6 +267,18 @@ fn a_duplicate_is_caught() {
 }
 
 #[test]
+fn what_a_key_repeated_near_a_failover_may_come_twice_without_history() {
+    let mut run = good();
+    run.subscribers[1].heard.push(message(OPEN, 16, None));
+    run.sends[11].repeated = true;
+    assert_eq!(broken(&run), [Rule::Duplicate], "no key was lost");
+    run.faults.push(failover());
+    assert_eq!(broken(&run), []);
+    run.sends[11].repeated = false;
+    assert_eq!(broken(&run), [Rule::Duplicate], "it was sent once");
+}
+
+#[test]
 fn a_duplicate_over_a_reconnect_is_caught() {
     let mut run = good();
     run.subscribers[0].heard.insert(7, message(KEPT, 3, Some(at(7, 3))));
@@ -263,6 +306,28 @@ fn who_is_told_to_begin_further_back_gets_again_only_what_is_behind_that() {
     assert_eq!(check(&run), []);
     run.subscribers[0].heard.push(message(KEPT, 4, Some(at(7, 4))));
     assert_eq!(broken(&run), [Rule::Duplicate]);
+}
+
+#[test]
+fn who_is_told_to_begin_in_an_epoch_that_ended_gets_again_what_has_replaced_it() {
+    let mut run = failed_over();
+    let heard = &mut run.subscribers[0].heard;
+    // It got 8:5, and then comes to a node that is still in epoch 7.
+    heard.push(asks(KEPT, Some(at(8, 5))));
+    heard.push(refused_recovery(at(7, 4), "unavailable"));
+    heard.push(self::heard(
+        KEPT,
+        What::Lost { reason: "epoch_changed".into(), position: Some(at(7, 3)) },
+    ));
+    heard.extend(
+        [(5, at(8, 4)), (6, at(8, 5))].map(|(n, position)| message(KEPT, n, Some(position))),
+    );
+    assert_eq!(check(&run), []);
+    for (number, position) in [(6, at(8, 5)), (3, at(7, 3))] {
+        let mut run = run.clone();
+        run.subscribers[0].heard.push(message(KEPT, number, Some(position)));
+        assert_eq!(broken(&run), [Rule::Duplicate]);
+    }
 }
 
 #[test]
