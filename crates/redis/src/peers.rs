@@ -249,8 +249,10 @@ impl Inner {
             only_for: None,
         };
         let sharded = self.shards.sharded_pubsub();
-        let command = command::publish(&publication, &channel, &self.names, sharded);
-        let answer = self.shards.call(Partition::of(channel.as_str()), |_| command);
+        let partition = Partition::of(channel.as_str());
+        let name = self.names.within(partition, &channel);
+        let command = command::publish(&publication, name, sharded);
+        let answer = self.shards.call(partition, |_| command);
         let heard = |answer: Answer| match refuse_errors(answer?)? {
             Value::Integer(receivers) => Ok(receivers),
             _ => Err(PublishError::Unknown),

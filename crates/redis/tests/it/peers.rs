@@ -221,7 +221,7 @@ async fn who_asks_a_node_that_was_killed_is_told_so_and_its_names_are_had_again_
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
     for text in ["a", "b"] {
-        ann.claims_at_last(text).await.1;
+        ann.claims_at_last(text).await;
     }
     let holder = bob.finds_anyone("a").await;
     let owner = ann.lease.owner();
@@ -247,7 +247,7 @@ async fn who_asks_a_node_that_was_killed_is_told_so_and_its_names_are_had_again_
 async fn a_dead_node_that_was_forgotten_keeps_no_names() {
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
-    ann.claims_at_last("a").await.1;
+    ann.claims_at_last("a").await;
     let owner = ann.lease.owner();
     let key = server.command("KEYS fl:*:peer:*").unwrap();
     let key = key.lines().find(|line| line.ends_with("test//a")).unwrap().to_owned();
@@ -332,7 +332,7 @@ async fn claims_are_renewed_for_as_long_as_they_are_held() {
 async fn a_redis_that_comes_back_empty_gets_the_claims_again_and_asks_go_on() {
     let mut server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
-    let handle = ann.claims_at_last("a").await.1;
+    let handle = ann.claims_at_last("a").await;
     let holder = bob.finds_anyone("a").await;
     let waiting = bob.contract.peers.ask(&holder, "hold".into(), LEASE / 2);
     eventually("it is asked", || ann.contract.answers.held() == 1).await;
@@ -357,7 +357,7 @@ async fn a_release_while_redis_is_away_is_made_up_for() {
     let config = || RedisConfig { lease: LEASE * 15, ..leased(&server.url()) };
     let (ann, bob) = (Node::start(config()), Node::start(config()));
     hear_each_other(&[&ann, &bob]).await;
-    let handle = ann.claims_at_last("a").await.1;
+    let handle = ann.claims_at_last("a").await;
     server.pause().unwrap();
     ann.contract.peers.release(name("a"), handle);
     eventually("it is away", || ann.broker.health() != BrokerHealth::Healthy).await;
@@ -368,14 +368,14 @@ async fn a_release_while_redis_is_away_is_made_up_for() {
         }
         tokio::time::sleep(POLL).await;
     }
-    bob.claims_at_last("a").await.1;
+    bob.claims_at_last("a").await;
 }
 
 #[tokio::test]
 async fn an_answer_that_the_asker_could_not_hear_is_sent_again() {
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
-    ann.claims_at_last("a").await.1;
+    ann.claims_at_last("a").await;
     let holder = bob.finds_anyone("a").await;
     let asking = bob.contract.peers.ask(&holder, "hold".into(), LEASE * 20);
     eventually("it is asked", || ann.contract.answers.held() == 1).await;
