@@ -332,7 +332,7 @@ async fn claims_are_renewed_for_as_long_as_they_are_held() {
 async fn a_redis_that_comes_back_empty_gets_the_claims_again_and_asks_go_on() {
     let mut server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
-    let handle = ann.claims_at_last("a").await;
+    let handle = ann.claims_at_last("a").await.1;
     let holder = bob.finds_anyone("a").await;
     let waiting = bob.contract.peers.ask(&holder, "hold".into(), LEASE / 2);
     eventually("it is asked", || ann.contract.answers.held() == 1).await;
@@ -357,7 +357,7 @@ async fn a_release_while_redis_is_away_is_made_up_for() {
     let config = || RedisConfig { lease: LEASE * 15, ..leased(&server.url()) };
     let (ann, bob) = (Node::start(config()), Node::start(config()));
     hear_each_other(&[&ann, &bob]).await;
-    let handle = ann.claims_at_last("a").await;
+    let handle = ann.claims_at_last("a").await.1;
     server.pause().unwrap();
     ann.contract.peers.release(name("a"), handle);
     eventually("it is away", || ann.broker.health() != BrokerHealth::Healthy).await;
