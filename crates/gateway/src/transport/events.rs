@@ -10,7 +10,7 @@ use axum::extract::{Extension, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use fanlight_engine::policy::Subject;
+use fanlight_engine::policy::{Denied, Subject};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::{Form, Handshake, Listening};
 use fanlight_proto::{Destination, DestinationPattern, sse};
@@ -203,6 +203,9 @@ fn may_subscribe(
     if to.contains(['*', '?', '{', '}']) {
         let pattern: DestinationPattern = to.parse().map_err(|error| bad(&error))?;
         policy.subscribe_pattern(subject, &pattern).map_err(|error| denied(&error))?;
+        if presence {
+            return Err(denied(&Denied::PatternPresence).into());
+        }
         return Ok(());
     }
     let destination: Destination = to.parse().map_err(|error| bad(&error))?;

@@ -83,6 +83,8 @@ struct Waiting {
     reply: oneshot::Sender<MailReply>,
     max_bytes: usize,
     until_ms: u64,
+    /// Until when a session that is just joining is waited for all the same.
+    ready_until_ms: u64,
 }
 
 /// Where a mailbox's session stands, if it is a listener, and whether it is live on all it wants.
@@ -112,11 +114,10 @@ impl Mailbox {
     ) {
         self.forget_gone(now_ms);
         let waiting = self.receiver.as_ref().and_then(|receiver| receiver.waiting.as_ref());
-        let Some((max_bytes, is_over)) =
-            waiting.map(|waiting| (waiting.max_bytes, now_ms >= waiting.until_ms))
-        else {
-            return;
-        };
+        let Some(waiting) = waiting else { return };
+        let is_ready = standing.is_none_or(|(_, is_ready)| is_ready);
+        let until_ms = if is_ready { waiting.until_ms } else { waiting.ready_until_ms };
+        let (max_bytes, is_over) = (waiting.max_bytes, now_ms >= until_ms);
         let reply = match self.options.kind {
             MailboxKind::SockJs => self.frame(outbox, max_bytes, is_over),
             MailboxKind::Poll => self.page(outbox, standing, is_over),
@@ -224,7 +225,7 @@ impl Mailbox {
 
     /// How long it stays after its end, for those who have not heard of it.
     pub(super) fn linger_ms(&self) -> u64 {
-        self.options.linger_ms
+        self.options.linger_ms.min(ENDED_MS)
     }
 
     /// The claim to give up at the end.
@@ -293,6 +294,7 @@ impl Worker {
             reply,
             max_bytes: receive.max_bytes as usize,
             until_ms: now.mono_ms + u64::from(receive.wait_ms),
+            ready_until_ms: now.mono_ms + u64::from(receive.wait_ms).max(READY_MS),
         };
         mailbox.receiver = Some(Receiver {
             id: receive.receiver,
@@ -402,5 +404,9 @@ fn close_frame(close: &Close) -> Bytes {
 
 /// How long a receiver that stays may take from one frame to its next request.
 const BETWEEN_MS: u64 = 5_000;
+/// Who does not want to wait is still told where it stands, if that is known by then.
+const READY_MS: u64 = 2_000;
+/// A session that has ended must not hold up a drain.
+const ENDED_MS: u64 = 5_000;
 /// How far apart sweeps may be: a heartbeat is early rather than late.
 const SWEEP_MS: u64 = 1_000;
