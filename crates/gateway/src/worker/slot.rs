@@ -229,6 +229,10 @@ impl Slot {
 
     /// Gives what waits to the request that waits for it.
     pub(super) fn hand_over(&mut self, now_ms: u64) {
+        // What is staged comes before an end, and a cursor may be past it already.
+        if self.staged.is_some() {
+            return;
+        }
         if let Link::Mailbox(mailbox) = &mut self.link {
             let standing = match &self.role {
                 Role::Session(session) => session.listens_from(),

@@ -6,6 +6,7 @@
 mod cluster;
 mod endings;
 mod handshake;
+mod http;
 mod lifecycle;
 mod messages;
 mod page;
@@ -14,6 +15,8 @@ mod pressure;
 mod queues;
 mod recovery;
 mod registry;
+mod returning;
+mod sockjs_session;
 mod stompjs;
 mod support;
 mod websocket;
