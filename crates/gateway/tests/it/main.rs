@@ -10,6 +10,7 @@ mod http;
 mod lifecycle;
 mod messages;
 mod page;
+mod polls;
 mod presence;
 mod pressure;
 mod queues;
