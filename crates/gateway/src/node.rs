@@ -7,6 +7,7 @@ use fanlight_engine::broker::{Broker, BrokerHealth};
 use fanlight_engine::peers::Peers;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::Rules;
+use fanlight_redis::Lease;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -31,6 +32,8 @@ pub struct Node {
     pub registry: Arc<dyn Registry>,
     /// Leads to the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
+    /// What it is known by to the others, where there can be some.
+    pub lease: Option<Arc<Lease>>,
     /// What those may publish who have no session.
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
@@ -53,10 +56,12 @@ pub enum Readiness {
     Draining,
     /// Its broker is unhealthy; the text says what, where and the remedy.
     BrokerUnhealthy(String),
+    /// The other nodes don't know it yet, or not any more.
+    NotLeased,
 }
 
 impl Node {
-    /// A node that takes connections as soon as its broker is healthy.
+    /// A node that takes connections as soon as its broker is healthy and it has its lease.
     pub fn new(config: Config, shared: &WorkerShared) -> Self {
         let limits = &config.limits;
         let admission = |connections: u32| {
@@ -73,6 +78,7 @@ impl Node {
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             peers: Arc::clone(&shared.peers),
+            lease: None,
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
             clock: shared.clock,
@@ -88,6 +94,10 @@ impl Node {
             return Readiness::Draining;
         }
         match self.broker.health() {
+            // Without it, nobody's session could be claimed.
+            BrokerHealth::Healthy if self.lease.as_ref().is_some_and(|lease| !lease.is_held()) => {
+                Readiness::NotLeased
+            }
             BrokerHealth::Healthy => Readiness::Ready,
             BrokerHealth::Unhealthy(why) => Readiness::BrokerUnhealthy(why),
         }

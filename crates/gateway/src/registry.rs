@@ -107,6 +107,11 @@ impl Cluster {
         Ok(Self { broker, queues, registry: shared, presence, peers, redis })
     }
 
+    /// What this node is known by to the others, where there can be some.
+    pub fn lease(&self) -> Option<Arc<Lease>> {
+        self.redis.as_ref().map(|(_, lease)| Arc::clone(lease))
+    }
+
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so
     /// that nobody waits for its end.
     pub async fn leave(&self) {

@@ -58,6 +58,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
+    node.lease = cluster.lease();
     let node = Arc::new(node);
 
     let moving = dead_letters::run(Arc::clone(&shared));

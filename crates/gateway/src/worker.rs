@@ -349,7 +349,8 @@ impl Worker {
         let key = SessionKey(self.slots.vacant_key() as u32);
         let framing = mailbox.kind.framing();
         let link = Link::Mailbox(Box::new(Mailbox::new(mailbox, now.mono_ms)));
-        let slot = self.slot(key, link, framing, opening, admitted, now);
+        let mut slot = self.slot(key, link, framing, opening, admitted, now);
+        slot.tell_beginning();
         let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
         let listens = slot.role.is_listener();
         self.slots.insert(slot);
@@ -437,6 +438,8 @@ impl Worker {
             }
         }
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        // It may just have become ready.
+        slot.hand_over(now.mono_ms);
         if slot.paused && !slot.is_busy() {
             self.go_on(key);
         }

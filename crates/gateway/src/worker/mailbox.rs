@@ -64,6 +64,8 @@ pub(super) struct Mailbox {
     idle_since_ms: u64,
     /// Requests whose messages are not all handed over.
     sending: Vec<oneshot::Sender<MailReply>>,
+    /// Whether some of what waits was missed before: there is more once it is received.
+    has_missed: bool,
     /// Where the listener was told that it stands.
     told: Option<Cursor>,
     /// How the session has ended: what everybody is told who receives once all else is received.
@@ -83,8 +85,6 @@ struct Waiting {
     reply: oneshot::Sender<MailReply>,
     max_bytes: usize,
     until_ms: u64,
-    /// Until when a session that is just joining is waited for all the same.
-    ready_until_ms: u64,
 }
 
 /// Where a mailbox's session stands, if it is a listener, and whether it is live on all it wants.
@@ -101,6 +101,7 @@ impl Mailbox {
             receiver: None,
             idle_since_ms: now_ms,
             sending: Vec::new(),
+            has_missed: false,
             told: None,
         }
     }
@@ -115,12 +116,15 @@ impl Mailbox {
         self.forget_gone(now_ms);
         let waiting = self.receiver.as_ref().and_then(|receiver| receiver.waiting.as_ref());
         let Some(waiting) = waiting else { return };
-        let is_ready = standing.is_none_or(|(_, is_ready)| is_ready);
-        let until_ms = if is_ready { waiting.until_ms } else { waiting.ready_until_ms };
-        let (max_bytes, is_over) = (waiting.max_bytes, now_ms >= until_ms);
+        let (max_bytes, until_ms) = (waiting.max_bytes, waiting.until_ms);
         let reply = match self.options.kind {
-            MailboxKind::SockJs => self.frame(outbox, max_bytes, is_over),
-            MailboxKind::Poll => self.page(outbox, standing, is_over),
+            MailboxKind::SockJs => self.frame(outbox, max_bytes, now_ms >= until_ms),
+            MailboxKind::Poll => {
+                // A first poll that waits for nothing else waits for the places to begin from.
+                let is_ready = standing.is_some_and(|(_, is_ready)| is_ready);
+                let over_ms = if is_ready { until_ms } else { until_ms + JOIN_MS };
+                self.page(outbox, standing, now_ms >= over_ms)
+            }
         };
         if let Some(reply) = reply {
             self.answer(reply, now_ms);
@@ -157,13 +161,15 @@ impl Mailbox {
         is_over: bool,
     ) -> Option<MailReply> {
         let (cursor, is_ready) = standing?;
-        // Before it is ready, its cursor would say less than the client has given.
-        let has_some = outbox.is_some() && is_ready;
+        // Before it is ready, the cursor lacks the places where destinations begin; but what was
+        // missed is given piece by piece.
+        let has_some = outbox.is_some() && (is_ready || self.has_missed);
         if !has_some && !is_over && self.ended.is_none() {
             return None;
         }
         self.is_open = true;
-        self.told = Some(cursor.clone());
+        self.has_missed = false;
+        self.tell(cursor);
         let mut out = br#"{"messages":"#.to_vec();
         array(&mut out, &take(outbox, usize::MAX).unwrap_or_default());
         out.extend_from_slice(br#","cursor":""#);
@@ -211,6 +217,21 @@ impl Mailbox {
         self.forget_gone(now_ms);
         self.receiver.is_none()
             && now_ms.saturating_sub(self.idle_since_ms) >= self.options.linger_ms
+    }
+
+    /// Notes where the listener is told that it stands.
+    pub(super) fn tell(&mut self, cursor: &Cursor) {
+        self.told = Some(cursor.clone());
+    }
+
+    /// Where the listener was told that it stands.
+    pub(super) fn told(&self) -> Option<&Cursor> {
+        self.told.as_ref()
+    }
+
+    /// Notes that some of what comes now was missed.
+    pub(super) fn gives_missed(&mut self) {
+        self.has_missed = true;
     }
 
     /// From now on there is nothing but what it ended with.
@@ -294,7 +315,6 @@ impl Worker {
             reply,
             max_bytes: receive.max_bytes as usize,
             until_ms: now.mono_ms + u64::from(receive.wait_ms),
-            ready_until_ms: now.mono_ms + u64::from(receive.wait_ms).max(READY_MS),
         };
         mailbox.receiver = Some(Receiver {
             id: receive.receiver,
@@ -404,9 +424,12 @@ fn close_frame(close: &Close) -> Bytes {
 
 /// How long a receiver that stays may take from one frame to its next request.
 const BETWEEN_MS: u64 = 5_000;
-/// Who does not want to wait is still told where it stands, if that is known by then.
-const READY_MS: u64 = 2_000;
+<<<<<<< HEAD
 /// A session that has ended must not hold up a drain.
 const ENDED_MS: u64 = 5_000;
+=======
+/// How much longer than it wants a poll waits until all that it wants is joined.
+const JOIN_MS: u64 = 4_000;
+>>>>>>> clienttests
 /// How far apart sweeps may be: a heartbeat is early rather than late.
 const SWEEP_MS: u64 = 1_000;

@@ -24,6 +24,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::fanout::Run;
 use super::guard::count_panic;
+use super::slot::Link;
 use super::{Ticket, Worker};
 
 /// What a worker has for destinations with history.
@@ -274,6 +275,9 @@ impl Worker {
             return false;
         }
         self.stats.deliveries += publications.len() as u64;
+        if let Link::Mailbox(mailbox) = &mut slot.link {
+            mailbox.gives_missed();
+        }
         let mut run = self.encoder.run(&publications);
         let chunk = run.chunk(wire, slot.framing, &self.hub, slot.role.cursor()).clone();
         self.stage.push(key, slot, chunk);

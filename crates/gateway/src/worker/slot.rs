@@ -229,6 +229,10 @@ impl Slot {
 
     /// Gives what waits to the request that waits for it.
     pub(super) fn hand_over(&mut self, now_ms: u64) {
+        // What is staged comes before an end, and a cursor may be past it already.
+        if self.staged.is_some() {
+            return;
+        }
         if let Link::Mailbox(mailbox) = &mut self.link {
             let standing = match &self.role {
                 Role::Session(session) => session.listens_from(),
@@ -299,8 +303,21 @@ impl Slot {
         }
     }
 
+    /// Notes where a listener begins: it has been told so by whoever told it its cursor.
+    pub(super) fn tell_beginning(&mut self) {
+        if let (Link::Mailbox(mailbox), Some(cursor)) = (&mut self.link, self.role.cursor()) {
+            mailbox.tell(cursor);
+        }
+    }
+
     /// Makes room for a last word to a slow consumer; the number of frames dropped.
     pub(super) fn abandon_outbox(&mut self) -> u32 {
+        // Who polls has received none of it: it begins again from where it was told that it stands.
+        if let (Link::Mailbox(mailbox), Some(cursor)) = (&self.link, self.role.cursor())
+            && let Some(told) = mailbox.told()
+        {
+            cursor.clone_from(told);
+        }
         self.outbox.as_mut().map_or(0, |outbox| outbox.abandon())
     }
 
