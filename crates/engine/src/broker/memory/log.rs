@@ -1,6 +1,6 @@
 //! The histories and idempotency keys of one shard of the memory broker, each gone in its time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use fanlight_proto::{Destination, Position};
@@ -13,9 +13,21 @@ use crate::publication::Publication;
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     histories: HashMap<Destination, Log>,
-    keys: HashMap<(Destination, IdempotencyKey), Published>,
-    /// When to look at a history or forget a key, each once, roughly in order.
-    due: VecDeque<(u64, Due)>,
+    /// When to look at a history, with its destination; each is here once.
+    due: BTreeSet<(u64, Destination)>,
+    keys: HashMap<Key, Remembered>,
+    /// When to forget which key: all are remembered for equally long.
+    keys_due: VecDeque<(u64, Key)>,
+}
+
+/// A publisher's name for a publication to a destination.
+pub(super) type Key = (Destination, IdempotencyKey);
+
+/// What was published under a key, and until when that counts.
+#[derive(Debug)]
+struct Remembered {
+    published: Published,
+    until_ms: u64,
 }
 
 #[derive(Debug)]
@@ -25,28 +37,21 @@ struct Log {
     top: u64,
     publications: VecDeque<Arc<Publication>>,
     expires_at_ms: u64,
-}
-
-#[derive(Debug)]
-enum Due {
-    Log(Destination),
-    Key((Destination, IdempotencyKey)),
+    /// Where it stands among those that are due.
+    due_at_ms: u64,
 }
 
 impl Logs {
     /// What was published under `key`, if it is remembered.
-    pub(super) fn published(&self, key: &(Destination, IdempotencyKey)) -> Option<Published> {
-        self.keys.get(key).copied()
+    pub(super) fn published(&self, key: &Key, now_ms: u64) -> Option<Published> {
+        let remembered = self.keys.get(key)?;
+        (now_ms < remembered.until_ms).then_some(remembered.published)
     }
 
-    pub(super) fn remember(
-        &mut self,
-        key: (Destination, IdempotencyKey),
-        published: Published,
-        now_ms: u64,
-    ) {
-        self.due.push_back((now_ms + IdempotencyKey::WINDOW_MS, Due::Key(key.clone())));
-        self.keys.insert(key, published);
+    pub(super) fn remember(&mut self, key: Key, published: Published, now_ms: u64) {
+        let until_ms = now_ms + IdempotencyKey::WINDOW_MS;
+        self.keys_due.push_back((until_ms, key.clone()));
+        self.keys.insert(key, Remembered { published, until_ms });
     }
 
     /// Gives a publication its position and keeps it; `epoch` is for a history that begins.
@@ -95,25 +100,31 @@ impl Logs {
         HistoryPage { publications: rest.take(limit as usize).cloned().collect(), top, lost }
     }
 
-    /// Forgets what is over; looks at a few things only.
+    /// Forgets what is over; looks at a few things only, but at more than one call can add.
     pub(super) fn expire(&mut self, now_ms: u64) {
         for _ in 0..LOOKS {
-            if self.due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
-                return;
+            if self.keys_due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
+                break;
             }
-            let Some((_, due)) = self.due.pop_front() else { return };
-            match due {
-                Due::Key(key) => {
-                    self.keys.remove(&key);
+            let Some((until_ms, key)) = self.keys_due.pop_front() else { break };
+            // It may have been used anew before it was looked at here.
+            if self.keys.get(&key).is_some_and(|remembered| remembered.until_ms == until_ms) {
+                self.keys.remove(&key);
+            }
+        }
+        for _ in 0..LOOKS {
+            if self.due.first().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
+                break;
+            }
+            let Some((_, destination)) = self.due.pop_first() else { break };
+            match self.histories.get_mut(&destination) {
+                Some(log) if log.expires_at_ms > now_ms => {
+                    log.due_at_ms = log.expires_at_ms;
+                    self.due.insert((log.due_at_ms, destination));
                 }
-                Due::Log(destination) => match self.histories.get(&destination) {
-                    Some(log) if log.expires_at_ms > now_ms => {
-                        self.due.push_back((log.expires_at_ms, Due::Log(destination)));
-                    }
-                    _ => {
-                        self.histories.remove(&destination);
-                    }
-                },
+                _ => {
+                    self.histories.remove(&destination);
+                }
             }
         }
     }
@@ -126,16 +137,24 @@ impl Logs {
         now_ms: u64,
     ) -> &mut Log {
         // What has expired may not have been looked at yet.
-        if self.histories.get(destination).is_some_and(|log| log.expires_at_ms <= now_ms) {
+        if let Some(log) = self.histories.get(destination)
+            && log.expires_at_ms <= now_ms
+        {
+            self.due.remove(&(log.due_at_ms, destination.clone()));
             self.histories.remove(destination);
         }
         self.histories.entry(destination.clone()).or_insert_with(|| {
-            let expires_at_ms = now_ms + history.ttl_ms;
-            self.due.push_back((expires_at_ms, Due::Log(destination.clone())));
-            Log { epoch: epoch(), top: 0, publications: VecDeque::new(), expires_at_ms }
+            let at_ms = now_ms + history.ttl_ms;
+            self.due.insert((at_ms, destination.clone()));
+            let publications = VecDeque::new();
+            Log { epoch: epoch(), top: 0, publications, expires_at_ms: at_ms, due_at_ms: at_ms }
         })
     }
 }
 
 /// How much of what is due one call looks at.
 const LOOKS: usize = 4;
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;
