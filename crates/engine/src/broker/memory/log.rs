@@ -36,7 +36,10 @@ struct Log {
     /// The newest publication's offset.
     top: u64,
     publications: VecDeque<Arc<Publication>>,
+    /// When the publications go.
     expires_at_ms: u64,
+    /// When the epoch and the top go too: so that a position stays good while nothing is published.
+    forgotten_at_ms: u64,
     /// Where it stands among those that are due.
     due_at_ms: u64,
 }
@@ -71,6 +74,13 @@ impl Logs {
             log.publications.pop_front();
         }
         log.expires_at_ms = now_ms + history.ttl_ms;
+        log.forgotten_at_ms = log.expires_at_ms + DAY_MS;
+        let (was_due_ms, due_ms) = (log.due_at_ms, log.due_at_ms.min(log.expires_at_ms));
+        if was_due_ms != due_ms {
+            log.due_at_ms = due_ms;
+            self.due.remove(&(was_due_ms, publication.destination.clone()));
+            self.due.insert((due_ms, publication.destination.clone()));
+        }
         publication
     }
 
@@ -117,15 +127,18 @@ impl Logs {
                 break;
             }
             let Some((_, destination)) = self.due.pop_first() else { break };
-            match self.histories.get_mut(&destination) {
-                Some(log) if log.expires_at_ms > now_ms => {
-                    log.due_at_ms = log.expires_at_ms;
-                    self.due.insert((log.due_at_ms, destination));
-                }
-                _ => {
-                    self.histories.remove(&destination);
-                }
+            let Some(log) = self.histories.get_mut(&destination) else { continue };
+            if log.forgotten_at_ms <= now_ms {
+                self.histories.remove(&destination);
+                continue;
             }
+            log.due_at_ms = if log.expires_at_ms <= now_ms {
+                log.publications = VecDeque::new();
+                log.forgotten_at_ms
+            } else {
+                log.expires_at_ms
+            };
+            self.due.insert((log.due_at_ms, destination));
         }
     }
 
@@ -138,22 +151,42 @@ impl Logs {
     ) -> &mut Log {
         // What has expired may not have been looked at yet.
         if let Some(log) = self.histories.get(destination)
-            && log.expires_at_ms <= now_ms
+            && log.forgotten_at_ms <= now_ms
         {
             self.due.remove(&(log.due_at_ms, destination.clone()));
             self.histories.remove(destination);
         }
-        self.histories.entry(destination.clone()).or_insert_with(|| {
+        let log = self.histories.entry(destination.clone()).or_insert_with(|| {
             let at_ms = now_ms + history.ttl_ms;
             self.due.insert((at_ms, destination.clone()));
-            let publications = VecDeque::new();
-            Log { epoch: epoch(), top: 0, publications, expires_at_ms: at_ms, due_at_ms: at_ms }
-        })
+            Log {
+                epoch: epoch(),
+                top: 0,
+                publications: VecDeque::new(),
+                expires_at_ms: at_ms,
+                forgotten_at_ms: at_ms,
+                due_at_ms: at_ms,
+            }
+        });
+        if log.expires_at_ms <= now_ms {
+            log.publications = VecDeque::new();
+        }
+        // As over Redis: who only reads extends it too, but anybody may ask for a name, so what
+        // was never published to is not known for a day.
+        let known_for_ms = match log.top {
+            0 => history.ttl_ms.max(UNUSED_MS),
+            _ => history.ttl_ms + DAY_MS,
+        };
+        log.forgotten_at_ms = log.forgotten_at_ms.max(now_ms + known_for_ms);
+        log
     }
 }
 
 /// How much of what is due one call looks at.
 const LOOKS: usize = 4;
+/// For so long a history's epoch and top outlive its publications.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const UNUSED_MS: u64 = 2 * 60 * 1000;
 
 #[cfg(test)]
 #[path = "log_tests.rs"]

@@ -113,3 +113,40 @@ fn what_is_only_read_does_not_pile_up() {
         assert_eq!(logs.histories.len(), logs.due.len());
     }
 }
+
+#[test]
+fn epoch_and_top_outlive_the_publications_by_a_day_and_readers_extend_that() {
+    let mut logs = Logs::default();
+    let first = publish(&mut logs, "/topic/a", MINUTE_MS, 0);
+    let before = Position { offset: 0, ..first };
+    for now_ms in (MINUTE_MS..5 * DAY_MS).step_by(DAY_MS as usize) {
+        let page = read(&mut logs, "/topic/a", MINUTE_MS, HistoryRange::After(first), now_ms);
+        assert_eq!((page.publications.len(), page.top, page.lost), (0, first, None));
+        let page = read(&mut logs, "/topic/a", MINUTE_MS, HistoryRange::After(before), now_ms);
+        assert_eq!((page.top, page.lost), (first, Some(Lost::TooOld)));
+    }
+    let next = publish(&mut logs, "/topic/a", MINUTE_MS, 5 * DAY_MS);
+    assert_eq!(next, Position { offset: 2, ..first });
+    let last_ms = 5 * DAY_MS + MINUTE_MS + DAY_MS;
+    let page = read(&mut logs, "/topic/a", MINUTE_MS, HistoryRange::After(next), last_ms);
+    assert_eq!(page.lost, Some(Lost::EpochChanged));
+}
+
+#[test]
+fn publications_go_with_their_time_also_where_nobody_asks_for_them() {
+    let mut logs = Logs::default();
+    let kept = |logs: &Logs| logs.histories[&destination("/topic/a")].publications.len();
+    publish(&mut logs, "/topic/a", MINUTE_MS, 0);
+    publish(&mut logs, "/topic/a", MINUTE_MS, 1000);
+    logs.expire(MINUTE_MS);
+    assert_eq!(kept(&logs), 2);
+    logs.expire(MINUTE_MS + 1000);
+    assert_eq!(kept(&logs), 0);
+    // It is looked at a day later now, and sooner if something comes.
+    publish(&mut logs, "/topic/a", MINUTE_MS, 2 * MINUTE_MS);
+    assert_eq!((kept(&logs), logs.due.len()), (1, 1));
+    logs.expire(3 * MINUTE_MS);
+    assert_eq!(kept(&logs), 0);
+    logs.expire(4 * MINUTE_MS + DAY_MS);
+    assert!(logs.histories.is_empty() && logs.due.is_empty());
+}
