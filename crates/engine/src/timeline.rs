@@ -408,18 +408,19 @@ impl Timelines {
         true
     }
 
-    /// Goes on behind what was lost.
+    /// Goes on behind what was lost, of which `top` is the newest unless it is held.
     fn lose(&mut self, index: usize, reason: Lost, top: Position) {
         let timeline = &mut self.all[index];
-        timeline.last = Some(top);
+        let position = timeline.before_held(top);
+        timeline.last = Some(position);
         timeline.lost = Some(reason);
         timeline.has_gap = false;
         if let Some(busy) = &mut timeline.busy {
-            busy.kept.restart(Some(top));
+            busy.kept.restart(Some(position));
         }
         self.counts.gaps_lost += 1;
         let (channel, destination) = (timeline.channel.clone(), timeline.destination.clone());
-        self.events.push_back(Event::Lost { channel, destination, reason, position: top });
+        self.events.push_back(Event::Lost { channel, destination, reason, position });
     }
 }
 
@@ -464,6 +465,19 @@ impl Timeline {
         let busy = self.busy.get_or_insert_default();
         busy.held_bytes += weight(publication);
         busy.held.push(Held { publication: Arc::clone(publication), is_fresh });
+    }
+
+    /// Before those held that run up to `top`: whatever else is lost, they are not.
+    fn before_held(&self, top: Position) -> Position {
+        let held = self.busy.iter().flat_map(|busy| &busy.held);
+        let positions = held.filter_map(|held| held.publication.position);
+        let of_epoch = positions.filter(|at| at.epoch == top.epoch && at.offset <= top.offset);
+        let mut offsets: Vec<u64> = of_epoch.map(|at| at.offset).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        let is_next = |(at, offset): &(u64, u64)| at == offset;
+        let run = offsets.into_iter().rev().zip((1..=top.offset).rev()).take_while(is_next).count();
+        Position { offset: top.offset - run as u64, ..top }
     }
 
     fn has_held(&self) -> bool {

@@ -182,6 +182,8 @@ impl World {
             8 => self.wire.extend(self.wire.front().cloned()),
             9 => match how % 8 {
                 0 => self.log.wipe(),
+                // Its time is over; the top stays.
+                4 => self.log.kept.clear(),
                 how => self.log.fail_over(u64::from(how % 4)),
             },
             10 => self.join(how),
@@ -564,4 +566,45 @@ fn what_is_held_is_bounded_and_nothing_is_lost_by_that() {
     assert_eq!(got, expected);
     let counts = world.timelines.take_counts();
     assert_eq!((counts.gaps, counts.gaps_healed, counts.gaps_lost), (1, 1, 0));
+}
+
+#[test]
+fn what_is_held_of_the_end_is_delivered_behind_the_loss() {
+    let at = |epoch, offset| Position { epoch, offset };
+    // What is held when the answer comes, and before which of them the loss ends.
+    for (held, top, behind, delivered) in [
+        (vec![at(2, 1)], at(2, 1), at(2, 0), 1..2),
+        (vec![at(1, 9), at(1, 8)], at(1, 9), at(1, 7), 8..10),
+        // Not up to the top: nobody knows what came between.
+        (vec![at(2, 1)], at(2, 2), at(2, 2), 1..1),
+        // What came after the answer was made.
+        (vec![at(2, 4), at(2, 6), at(2, 7), at(2, 8)], at(2, 7), at(2, 5), 6..9),
+        // Another epoch's say nothing about this one's.
+        (vec![at(2, 7), at(2, 8)], at(3, 8), at(3, 8), 1..1),
+    ] {
+        let mut timelines = Timelines::new();
+        let now = Now { mono_ms: 0, unix_ms: 0 };
+        timelines.join(&channel(), &destination(), HISTORY, Start::Now, false, now);
+        let (key, _) = timelines.next_read().unwrap();
+        let page = |top, lost| HistoryPage { publications: Vec::new(), top, lost };
+        timelines.on_read(key, Ok(page(at(1, 5), None)), now);
+        let Some(Event::Live { .. }) = timelines.next_event() else { panic!() };
+        for position in &held {
+            let one = publication(u128::from(position.offset), *position, 1);
+            assert_eq!(timelines.offer(&channel(), &[one], || None, now), Offered::Taken);
+        }
+        let (key, _) = timelines.next_read().unwrap();
+        timelines.on_read(key, Ok(page(top, Some(Lost::EpochChanged))), now);
+        let Some(Event::Lost { position, .. }) = timelines.next_event() else { panic!() };
+        assert_eq!(position, behind, "{held:?}");
+        let offsets = match timelines.next_event() {
+            Some(Event::Deliver { publications, lost, .. }) => {
+                assert_eq!(lost, Some(Lost::EpochChanged));
+                publications.iter().map(|one| one.position.unwrap().offset).collect()
+            }
+            None => Vec::new(),
+            Some(other) => panic!("{other:?}"),
+        };
+        assert_eq!(offsets, delivered.collect::<Vec<_>>(), "{held:?}");
+    }
 }
