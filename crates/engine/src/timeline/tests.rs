@@ -1,13 +1,10 @@
 //! Timelines against an oracle: whatever is dropped, doubled, delayed or lost, every subscriber
 //! gets consecutive publications from its join on, or is told of a loss.
 
-use std::collections::HashMap;
-
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::reads::CHECKS_PER_TICK;
 use super::*;
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, HistoryRange};
 use crate::publication::{ContentType, PublicationId};
@@ -453,46 +450,6 @@ fn a_gap_of_what_only_patterns_want_is_filled_too() {
     assert_eq!(world.timelines.take_counts(), Counts { gaps: 1, gaps_healed: 1, gaps_lost: 0 });
     assert_eq!(offer(&mut world, 4), Offered::Taken);
     assert_eq!(world.timelines.next_event(), None);
-}
-
-#[test]
-fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
-    let mut timelines = Timelines::new();
-    let mut now = Now { mono_ms: 0, unix_ms: 0 };
-    for n in 0..100 {
-        let destination: Destination = format!("/topic/{n}").parse().unwrap();
-        let channel = Channel::of_destination(destination.to_shared());
-        timelines.join(&channel, &destination, HISTORY, Start::Now, false, now);
-    }
-    let page =
-        HistoryPage { publications: Vec::new(), top: Position { epoch: 1, offset: 7 }, lost: None };
-    let answer = |timelines: &mut Timelines, now| {
-        let mut seen = Vec::new();
-        while let Some((key, query)) = timelines.next_read() {
-            timelines.on_read(key, Ok(page.clone()), now);
-            seen.push((query.destination, query.range, query.limit));
-        }
-        seen
-    };
-    // At first each asks where it stands.
-    let first = answer(&mut timelines, now);
-    assert!(first.iter().all(|(_, range, limit)| (*range, *limit) == (HistoryRange::Newest, 0)));
-    assert_eq!(first.len(), 100);
-    let mut times: HashMap<Destination, Vec<u64>> = HashMap::new();
-    while now.mono_ms < 100_000 {
-        now.mono_ms += 100;
-        timelines.on_tick(now);
-        let seen = answer(&mut timelines, now);
-        assert!(seen.len() <= CHECKS_PER_TICK);
-        for (destination, range, _) in seen {
-            assert_eq!(range, HistoryRange::After(page.top));
-            times.entry(destination).or_insert_with(|| vec![0]).push(now.mono_ms);
-        }
-    }
-    assert_eq!(times.len(), 100);
-    for times in times.values() {
-        assert!(times.windows(2).all(|two| (25_000..=41_000).contains(&(two[1] - two[0]))));
-    }
 }
 
 #[test]
