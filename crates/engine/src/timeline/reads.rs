@@ -317,9 +317,7 @@ impl Timelines {
             }
             _ => self.retry_later(index, now),
         }
-        if self.all[index].last.is_none() {
-            self.give_up_waiting(index);
-        }
+        self.give_up_waiting(index);
     }
 
     fn retry_later(&mut self, index: usize, now: Now) {

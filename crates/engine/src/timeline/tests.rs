@@ -565,3 +565,31 @@ fn what_is_held_of_the_end_is_delivered_behind_the_loss() {
         assert_eq!(offsets, delivered.collect::<Vec<_>>(), "{held:?}");
     }
 }
+
+#[test]
+fn who_is_ahead_of_its_timeline_waits_no_longer_than_for_a_read_that_fails() {
+    let mut timelines = Timelines::new();
+    let now = Now { mono_ms: 0, unix_ms: 0 };
+    let at = |offset| Position { epoch: 1, offset };
+    let page = |publications, top| HistoryPage { publications, top, lost: None };
+    timelines.join(&channel(), &destination(), HISTORY, Start::Now, false, now);
+    let (key, _) = timelines.next_read().unwrap();
+    timelines.on_read(key, Ok(page(Vec::new(), at(5))), now);
+    while timelines.next_event().is_some() {}
+    // It comes from another node, which was further.
+    timelines.join(&channel(), &destination(), HISTORY, Start::After(at(8)), false, now);
+    let (key, _) = timelines.next_read().unwrap();
+    timelines.on_read(key, Ok(page(vec![publication(9, at(9), 1)], at(9))), now);
+    let Some(Event::Give { .. }) = timelines.next_event() else { panic!() };
+    assert_eq!(timelines.next_event(), None);
+    let (key, query) = timelines.next_read().unwrap();
+    assert_eq!(query.range, HistoryRange::After(at(5)));
+    timelines.on_read(key, Err(HistoryError::Unavailable), now);
+    let Some(Event::Live { recovered, .. }) = timelines.next_event() else { panic!() };
+    let outcome = Some(Err(Lost::Unavailable));
+    assert_eq!(recovered, Recovered { position: Some(at(5)), outcome, count: 1 });
+    // The timeline goes on to look for what it lacks.
+    timelines.on_tick(Now { mono_ms: 1_000, unix_ms: 1_000 });
+    let (_, query) = timelines.next_read().unwrap();
+    assert_eq!(query.range, HistoryRange::After(at(5)));
+}
