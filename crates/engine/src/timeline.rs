@@ -10,6 +10,8 @@
 
 mod join;
 mod kept;
+#[cfg(test)]
+mod loose_tests;
 mod reads;
 #[cfg(test)]
 mod tests;
@@ -296,6 +298,9 @@ impl Timelines {
         }
         if !std::mem::replace(&mut timeline.is_queued, true) {
             self.loose.push_back((index, timeline.serial, self.uses));
+            if self.loose.len() > 2 * LOOSE_MAX {
+                self.tidy_loose();
+            }
         }
         while self.loose_count > LOOSE_MAX {
             let Some((index, serial, stamp)) = self.loose.pop_front() else { return };
@@ -309,6 +314,19 @@ impl Timelines {
                 Some(used) => self.loose.push_back((index, serial, used)),
             }
         }
+    }
+
+    /// Ends the places of those that have gone or that somebody wants by name now: as long as there
+    /// are not too many loose ones, nobody else comes across them.
+    fn tidy_loose(&mut self) {
+        let all = &mut self.all;
+        self.loose.retain(|(index, serial, _)| match all.get_mut(*index) {
+            Some(timeline) if timeline.serial == *serial => {
+                timeline.is_queued = timeline.loose.is_some();
+                timeline.is_queued
+            }
+            _ => false,
+        });
     }
 
     fn remove(&mut self, index: usize) {

@@ -406,32 +406,6 @@ proptest! {
 }
 
 #[test]
-fn timelines_of_patterns_alone_are_bounded_and_the_least_used_go() {
-    let mut timelines = Timelines::new();
-    let now = Now { mono_ms: 0, unix_ms: 0 };
-    let channel = Channel::of_namespace("n");
-    let come = |timelines: &mut Timelines, n: usize, offset| {
-        let one = publication(1, Position { epoch: 1, offset }, 1);
-        let destination: Destination = format!("/topic/{n}").parse().unwrap();
-        let one = Arc::new(Publication { destination, ..(*one).clone() });
-        let offered = timelines.offer(&channel, &[one], || Some(HISTORY), now);
-        assert_eq!(offered, Offered::Next);
-    };
-    for n in 0..LOOSE_MAX {
-        come(&mut timelines, n, 1);
-    }
-    come(&mut timelines, 0, 2);
-    come(&mut timelines, LOOSE_MAX, 1);
-    assert_eq!((timelines.len(), timelines.loose_count), (LOOSE_MAX, LOOSE_MAX));
-    // The first was used of late, so it is there and knows where it stands; the second went.
-    come(&mut timelines, 0, 3);
-    assert_eq!(timelines.len(), LOOSE_MAX);
-    assert!(!timelines.keys.contains_key(&"/topic/1".parse::<Destination>().unwrap()));
-    timelines.leave(&channel);
-    assert!(timelines.is_empty());
-}
-
-#[test]
 fn a_gap_of_what_only_patterns_want_is_filled_too() {
     let mut world = World::new();
     let patterns = || Some(HISTORY);
