@@ -310,10 +310,27 @@ impl Timelines {
             };
             match timeline.loose {
                 None => timeline.is_queued = false,
-                Some(used) if used == stamp => self.remove(index),
+                Some(used) if used == stamp => self.let_go(index),
                 Some(used) => self.loose.push_back((index, serial, used)),
             }
         }
+    }
+
+    /// Forgets one that only patterns want. If it is just then looking for what it misses, that is
+    /// lost to its subscribers, and what is held behind it is not.
+    fn let_go(&mut self, index: usize) {
+        let timeline = &self.all[index];
+        if timeline.has_gap {
+            let held = timeline.busy.as_ref().and_then(|busy| busy.held.last());
+            let newest = held.and_then(|held| held.publication.position).or(timeline.last);
+            if let Some(newest) = newest {
+                let mut passed = Vec::new();
+                self.lose(index, Lost::Unavailable, newest);
+                self.release_held(index, &mut passed);
+                self.deliver(index, passed);
+            }
+        }
+        self.remove(index);
     }
 
     /// Ends the places of those that have gone or that somebody wants by name now: as long as there

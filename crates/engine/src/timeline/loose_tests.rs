@@ -4,6 +4,7 @@ use bytes::Bytes;
 use uuid::Uuid;
 
 use super::*;
+use crate::history::HistoryError;
 use crate::publication::{ContentType, PublicationId};
 
 const HISTORY: History = History { size: 12, ttl_ms: 60_000 };
@@ -76,4 +77,30 @@ fn what_has_gone_takes_no_place_among_the_loose() {
     assert_eq!((timelines.len(), timelines.loose_count), (LOOSE_MAX, LOOSE_MAX));
     assert!(timelines.keys.contains_key(&name(LOOSE_MAX + 9)));
     assert!(!timelines.keys.contains_key(&name(9)));
+}
+
+#[test]
+fn who_must_go_while_it_misses_something_is_told_and_given_what_is_held() {
+    let mut timelines = Timelines::new();
+    assert_eq!(come(&mut timelines, 0, 1), Offered::Next);
+    assert_eq!(come(&mut timelines, 0, 5), Offered::Taken);
+    assert_eq!(come(&mut timelines, 0, 6), Offered::Taken);
+    assert_eq!(timelines.next_event(), None);
+    let (key, _) = timelines.next_read().unwrap();
+    // Used of late, it is the last of all to go.
+    for n in 1..=2 * LOOSE_MAX {
+        come(&mut timelines, n, 1);
+    }
+    assert!(!timelines.keys.contains_key(&name(0)));
+    let Some(Event::Lost { destination, reason, position, .. }) = timelines.next_event() else {
+        panic!()
+    };
+    assert_eq!((destination, reason, position.offset), (name(0), Lost::Unavailable, 4));
+    let Some(Event::Deliver { publications, lost, .. }) = timelines.next_event() else { panic!() };
+    assert_eq!(publications, [publication(0, 5), publication(0, 6)]);
+    assert_eq!(lost, Some(Lost::Unavailable));
+    assert_eq!(timelines.next_event(), None);
+    // Nobody waits for the answer any more.
+    timelines.on_read(key, Err(HistoryError::Unavailable), NOW);
+    assert_eq!(come(&mut timelines, 0, 9), Offered::Next);
 }
