@@ -59,7 +59,8 @@ pub enum Event {
         channel: Channel,
         /// All of one destination, consecutive; never empty.
         publications: Vec<Arc<Publication>>,
-        /// What came before them was lost: to be told to those who were not told at once.
+        /// What came before them was lost: to be told to those who were live then and were not told
+        /// at once.
         lost: Option<Lost>,
     },
     /// Tell everyone who is live on the destination that something was missed.
