@@ -133,10 +133,16 @@ impl Reader<'_> {
             self.positions.clear();
             return;
         };
-        // Of later epochs too: they may go on from there.
-        self.positions.retain(|got| got.offset <= told.offset);
-        for highest in self.highest.values_mut() {
-            *highest = told.offset.min(*highest);
+        // What is of a later epoch and not beyond `told` is of another history: that of `told` has
+        // ended before it, and the node is yet to find out.
+        let known = self.known;
+        let is_had =
+            |got: &Position| got.offset <= told.offset && !known.began_later(got.epoch, told.epoch);
+        self.positions.retain(is_had);
+        self.highest.clear();
+        for got in &self.positions {
+            let highest = self.highest.entry(got.epoch).or_default();
+            *highest = got.offset.max(*highest);
         }
     }
 
