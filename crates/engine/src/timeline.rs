@@ -444,10 +444,15 @@ impl Timelines {
         true
     }
 
-    /// Goes on behind what was lost, of which `top` is the newest unless it is held.
+    /// Goes on behind what was lost: before the publications that are held and lead up to `top`
+    /// without a gap. They are to be released.
     fn lose(&mut self, index: usize, reason: Lost, top: Position) {
         let timeline = &mut self.all[index];
         let position = timeline.before_held(top);
+        if timeline.last == Some(position) {
+            // What was missing has come after all.
+            return;
+        }
         timeline.last = Some(position);
         timeline.lost = Some(reason);
         timeline.has_gap = false;
@@ -503,17 +508,26 @@ impl Timeline {
         busy.held.push(Held { publication: Arc::clone(publication), is_fresh });
     }
 
-    /// Before those held that run up to `top`: whatever else is lost, they are not.
+    /// The position before the held publications that lead up to `top` without a gap; without
+    /// such, that is `top`. What was delivered does not count, nor what is of another epoch: that
+    /// can't be vouched for.
     fn before_held(&self, top: Position) -> Position {
-        let held = self.busy.iter().flat_map(|busy| &busy.held);
-        let positions = held.filter_map(|held| held.publication.position);
-        let of_epoch = positions.filter(|at| at.epoch == top.epoch && at.offset <= top.offset);
-        let mut offsets: Vec<u64> = of_epoch.map(|at| at.offset).collect();
+        let delivered = self.last.filter(|last| last.epoch == top.epoch);
+        let floor = delivered.map_or(0, |last| last.offset);
+        let held = self.busy.as_ref().map_or(&[][..], |busy| &busy.held);
+        let positions = held.iter().filter_map(|held| held.publication.position);
+        let mut offsets: Vec<u64> = positions
+            .filter(|position| position.epoch == top.epoch && position.offset > floor)
+            .map(|position| position.offset)
+            .collect();
         offsets.sort_unstable();
-        offsets.dedup();
-        let is_next = |(at, offset): &(u64, u64)| at == offset;
-        let run = offsets.into_iter().rev().zip((1..=top.offset).rev()).take_while(is_next).count();
-        Position { offset: top.offset - run as u64, ..top }
+        let mut before = top;
+        for offset in offsets.into_iter().rev() {
+            if offset == before.offset {
+                before.offset -= 1;
+            }
+        }
+        before
     }
 
     fn has_held(&self) -> bool {

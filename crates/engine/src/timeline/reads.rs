@@ -258,20 +258,25 @@ impl Timelines {
     /// A timeline's own read has an answer.
     fn on_page(&mut self, index: usize, asked: Option<Position>, page: &HistoryPage, now: Now) {
         let timeline = &mut self.all[index];
-        let Fetch::Running { again, is_check } = timeline.fetch else { return };
+        let Fetch::Running { mut again, is_check } = timeline.fetch else { return };
         timeline.fetch = Fetch::Idle;
         timeline.failures = 0;
         let before = timeline.last;
         let mut passed: Vec<Arc<Publication>> = Vec::new();
         let mut is_as_far = true;
         match (page.lost, asked) {
+            // Of where it stands now, this says nothing.
+            (Some(_), asked) if asked != before => (again, is_as_far) = (true, false),
             (Some(reason), _) => self.lose(index, reason, page.top),
             (None, None) => {
                 timeline.last.get_or_insert(page.top);
             }
             (None, asked) => is_as_far = self.feed(index, asked, page, &mut passed),
         }
-        let is_at_top = page.lost.is_some() || asked.is_none() || reached(asked, page) == page.top;
+        let is_at_top = match page.lost {
+            Some(_) => is_as_far,
+            None => asked.is_none() || reached(asked, page) == page.top,
+        };
         self.count_found(index, &passed, is_check, now);
         self.release_held(index, &mut passed);
         let timeline = &mut self.all[index];

@@ -1,6 +1,8 @@
 //! Timelines against an oracle: whatever is dropped, doubled, delayed or lost, every subscriber
 //! gets consecutive publications from its join on, or is told of a loss.
 
+use std::collections::HashSet;
+
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
@@ -123,6 +125,8 @@ struct Member {
     position: Option<Position>,
     /// What it got since then, and since it last was told of a loss.
     got: Vec<Arc<Publication>>,
+    /// All that it got while it was live.
+    seen: HashSet<PublicationId>,
 }
 
 impl Member {
@@ -134,6 +138,8 @@ impl Member {
             {
                 assert_eq!(position.offset, last.offset + 1, "after {last} in {self:?}");
             }
+            let is_new = !self.is_live || self.seen.insert(publication.id);
+            assert!(is_new, "{position} came twice to {self:?}");
             self.position = Some(position);
             self.got.push(Arc::clone(publication));
         }
@@ -224,7 +230,8 @@ impl World {
             _ => None,
         };
         let got = Vec::new();
-        let member = Member { joiner, start, is_live: false, position, got };
+        let seen = HashSet::new();
+        let member = Member { joiner, start, is_live: false, position, got, seen };
         self.members.push(member);
         self.follow();
     }
@@ -500,47 +507,6 @@ fn what_is_held_is_bounded_and_nothing_is_lost_by_that() {
 }
 
 #[test]
-fn what_is_held_of_the_end_is_delivered_behind_the_loss() {
-    let at = |epoch, offset| Position { epoch, offset };
-    // What is held when the answer comes, and before which of them the loss ends.
-    for (held, top, behind, delivered) in [
-        (vec![at(2, 1)], at(2, 1), at(2, 0), 1..2),
-        (vec![at(1, 9), at(1, 8)], at(1, 9), at(1, 7), 8..10),
-        // Not up to the top: nobody knows what came between.
-        (vec![at(2, 1)], at(2, 2), at(2, 2), 1..1),
-        // What came after the answer was made.
-        (vec![at(2, 4), at(2, 6), at(2, 7), at(2, 8)], at(2, 7), at(2, 5), 6..9),
-        // Another epoch's say nothing about this one's.
-        (vec![at(2, 7), at(2, 8)], at(3, 8), at(3, 8), 1..1),
-    ] {
-        let mut timelines = Timelines::new();
-        let now = Now { mono_ms: 0, unix_ms: 0 };
-        timelines.join(&channel(), &destination(), HISTORY, Start::Now, false, now);
-        let (key, _) = timelines.next_read().unwrap();
-        let page = |top, lost| HistoryPage { publications: Vec::new(), top, lost };
-        timelines.on_read(key, Ok(page(at(1, 5), None)), now);
-        let Some(Event::Live { .. }) = timelines.next_event() else { panic!() };
-        for position in &held {
-            let one = publication(u128::from(position.offset), *position, 1);
-            assert_eq!(timelines.offer(&channel(), &[one], || None, now), Offered::Taken);
-        }
-        let (key, _) = timelines.next_read().unwrap();
-        timelines.on_read(key, Ok(page(top, Some(Lost::EpochChanged))), now);
-        let Some(Event::Lost { position, .. }) = timelines.next_event() else { panic!() };
-        assert_eq!(position, behind, "{held:?}");
-        let offsets = match timelines.next_event() {
-            Some(Event::Deliver { publications, lost, .. }) => {
-                assert_eq!(lost, Some(Lost::EpochChanged));
-                publications.iter().map(|one| one.position.unwrap().offset).collect()
-            }
-            None => Vec::new(),
-            Some(other) => panic!("{other:?}"),
-        };
-        assert_eq!(offsets, delivered.collect::<Vec<_>>(), "{held:?}");
-    }
-}
-
-#[test]
 fn who_is_ahead_of_its_timeline_waits_no_longer_than_for_a_read_that_fails() {
     let mut timelines = Timelines::new();
     let now = Now { mono_ms: 0, unix_ms: 0 };
@@ -566,4 +532,117 @@ fn who_is_ahead_of_its_timeline_waits_no_longer_than_for_a_read_that_fails() {
     timelines.on_tick(Now { mono_ms: 1_000, unix_ms: 1_000 });
     let (_, query) = timelines.next_read().unwrap();
     assert_eq!(query.range, HistoryRange::After(at(5)));
+}
+
+/// A world with one live member, where what is published at first arrives.
+fn live_after(published: u64) -> World {
+    let mut world = World::new();
+    world.join(0);
+    world.answer(0, false);
+    world.follow();
+    for _ in 0..published {
+        let one = world.log.publish(1);
+        world.wire.push_back(one);
+    }
+    world.arrive(published as usize);
+    assert!(world.members[0].is_live);
+    world
+}
+
+/// What is delivered, and up to where something is told to be lost, in order.
+fn told(world: &mut World) -> Vec<String> {
+    let mut told = Vec::new();
+    while let Some(event) = world.timelines.next_event() {
+        match event {
+            Event::Deliver { publications, lost, .. } => {
+                let offsets = publications.iter().map(|one| one.position.unwrap().to_string());
+                let lost = lost.map_or("", |_| "behind it: ");
+                told.push(format!("{lost}{}", offsets.collect::<Vec<_>>().join(" ")));
+            }
+            Event::Lost { position, .. } => told.push(format!("lost up to {position}")),
+            other => panic!("{other:?}"),
+        }
+    }
+    told
+}
+
+/// A page that says what was missed is not kept any more.
+fn too_old(top: Position) -> HistoryPage {
+    HistoryPage { publications: Vec::new(), top, lost: Some(Lost::TooOld) }
+}
+
+#[test]
+fn what_is_held_behind_a_loss_is_delivered_once_that_is_told() {
+    // Of epoch 1, where 2 was the last: what arrives meanwhile, up to where the history goes.
+    for (arrived, top, expected) in [
+        (&[18, 19, 20][..], 20, &["lost up to 1:17", "behind it: 1:18 1:19 1:20"][..]),
+        (&[19, 18, 20, 19], 20, &["lost up to 1:17", "behind it: 1:18 1:19 1:20"]),
+        (&[16, 17, 19, 20], 20, &["lost up to 1:18", "behind it: 1:19 1:20"]),
+        (&[19, 20, 21], 19, &["lost up to 1:18", "behind it: 1:19 1:20 1:21"]),
+        (&[20, 21], 19, &["lost up to 1:19", "behind it: 1:20 1:21"]),
+        (&[18, 19], 20, &["lost up to 1:20"]),
+        (&[], 20, &["lost up to 1:20"]),
+    ] {
+        let mut world = live_after(2);
+        world.timelines.suspect(&channel());
+        let (key, _) = world.timelines.next_read().unwrap();
+        for &offset in arrived {
+            let one = publication(offset.into(), Position { epoch: 1, offset }, 1);
+            world.timelines.offer(&channel(), &[one], || None, world.now);
+        }
+        world.timelines.on_read(key, Ok(too_old(Position { epoch: 1, offset: top })), world.now);
+        assert_eq!(told(&mut world), expected, "{arrived:?} up to {top}");
+        assert_eq!(world.timelines.take_counts().gaps_lost, 1);
+    }
+}
+
+#[test]
+fn behind_a_failover_only_what_the_new_epoch_has_is_delivered() {
+    let mut world = live_after(5);
+    let abandoned = world.log.publish(1);
+    let abandoned = [abandoned, world.log.publish(1)];
+    world.log.fail_over(4);
+    let new: Vec<_> = (0..3).map(|_| world.log.publish(1)).collect();
+    // Of the old epoch only what does not follow at once, as that would be delivered.
+    world.timelines.offer(&channel(), &abandoned[1..], || None, world.now);
+    world.timelines.offer(&channel(), &new[1..], || None, world.now);
+    let (key, query) = world.timelines.next_read().unwrap();
+    world.timelines.on_read(key, Ok(world.log.read(&query)), world.now);
+    assert_eq!(told(&mut world), ["lost up to 2:4", "behind it: 2:5 2:6"]);
+}
+
+#[test]
+fn a_loss_is_not_told_where_what_was_missing_has_come_after_all() {
+    let arrive = |world: &mut World, offset: u64| {
+        let one = publication(offset.into(), Position { epoch: 1, offset }, 1);
+        world.timelines.offer(&channel(), &[one], || None, world.now);
+    };
+    let top = Position { epoch: 1, offset: 5 };
+    // The question is asked behind what has come.
+    for (arrived, expected) in [
+        (&[4, 5, 3][..], &["1:3", "1:4 1:5"][..]),
+        // What is still held though it has come again is not delivered again.
+        (&[4, 5, 3, 4], &["1:3", "1:4", "1:5"]),
+    ] {
+        let mut world = live_after(2);
+        for &offset in arrived {
+            arrive(&mut world, offset);
+        }
+        let (key, _) = world.timelines.next_read().unwrap();
+        world.timelines.on_read(key, Ok(too_old(top)), world.now);
+        assert_eq!(told(&mut world), expected);
+        let counts = world.timelines.take_counts();
+        assert_eq!((counts.gaps, counts.gaps_healed, counts.gaps_lost), (1, 1, 0));
+    }
+    // It comes while the question is under way: the answer says nothing of where it stands.
+    let mut world = live_after(2);
+    arrive(&mut world, 5);
+    let (key, _) = world.timelines.next_read().unwrap();
+    arrive(&mut world, 3);
+    world.timelines.on_read(key, Ok(too_old(top)), world.now);
+    assert_eq!(told(&mut world), ["1:3"]);
+    let (key, query) = world.timelines.next_read().unwrap();
+    assert_eq!(query.range, HistoryRange::After(Position { epoch: 1, offset: 3 }));
+    world.timelines.on_read(key, Ok(too_old(top)), world.now);
+    assert_eq!(told(&mut world), ["lost up to 1:4", "behind it: 1:5"]);
 }

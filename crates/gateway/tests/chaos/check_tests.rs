@@ -266,23 +266,25 @@ fn who_is_told_to_begin_further_back_gets_again_only_what_is_behind_that() {
 }
 
 #[test]
-fn who_is_told_to_begin_in_a_history_that_has_ended_may_get_again_all_of_the_next() {
+fn who_is_told_to_begin_in_an_epoch_that_ended_gets_again_what_has_replaced_it() {
     let mut run = failed_over();
-    let next = |n| message(KEPT, n + 1, Some(at(8, n)));
-    run.subscribers[0].heard[8] = refused_recovery(at(8, 3), "epoch_changed");
-    run.subscribers[0].heard.insert(9, next(4));
-    let again = [asks(KEPT, Some(at(8, 5))), refused_recovery(at(7, 4), "unavailable")];
-    run.subscribers[0].heard.extend(again);
-    let reason = "epoch_changed".to_owned();
-    run.subscribers[0].heard.push(heard(KEPT, What::Lost { reason, position: None }));
-    run.subscribers[0].heard.extend((4..=5).map(next));
+    let heard = &mut run.subscribers[0].heard;
+    // It got 8:5, and then comes to a node that is still in epoch 7.
+    heard.push(asks(KEPT, Some(at(8, 5))));
+    heard.push(refused_recovery(at(7, 4), "unavailable"));
+    heard.push(self::heard(
+        KEPT,
+        What::Lost { reason: "epoch_changed".into(), position: Some(at(7, 3)) },
+    ));
+    heard.extend(
+        [(5, at(8, 4)), (6, at(8, 5))].map(|(n, position)| message(KEPT, n, Some(position))),
+    );
     assert_eq!(check(&run), []);
-    let mut twice = run.clone();
-    twice.subscribers[0].heard.push(next(4));
-    catches(Rule::Duplicate, &twice);
-    // What both histories have, it does not.
-    run.subscribers[0].heard.push(message(KEPT, 3, Some(at(7, 3))));
-    catches(Rule::Duplicate, &run);
+    for (number, position) in [(6, at(8, 5)), (3, at(7, 3))] {
+        let mut run = run.clone();
+        run.subscribers[0].heard.push(message(KEPT, number, Some(position)));
+        assert_eq!(broken(&run), [Rule::Duplicate]);
+    }
 }
 
 #[test]

@@ -120,6 +120,12 @@ impl Reader<'_> {
         if recovered == Some(false) {
             self.excuse(at_ms, reason);
             self.begin_anew(position);
+            if let (Some("unavailable"), Some(told)) = (reason, position) {
+                // The node can't have learnt yet that this epoch has ended. What it then finds in
+                // others may come again, wherever they begin.
+                self.positions.retain(|got| got.epoch == told.epoch);
+                self.highest.retain(|epoch, _| *epoch == told.epoch);
+            }
         }
         self.cursor = position.map_or(Cursor::Open, Cursor::After);
     }
@@ -133,16 +139,10 @@ impl Reader<'_> {
             self.positions.clear();
             return;
         };
-        // What is of a later epoch and not beyond `told` is of another history: that of `told` has
-        // ended before it, and the node is yet to find out.
-        let known = self.known;
-        let is_had =
-            |got: &Position| got.offset <= told.offset && !known.began_later(got.epoch, told.epoch);
-        self.positions.retain(is_had);
-        self.highest.clear();
-        for got in &self.positions {
-            let highest = self.highest.entry(got.epoch).or_default();
-            *highest = got.offset.max(*highest);
+        // Of later epochs too: they may go on from there.
+        self.positions.retain(|got| got.offset <= told.offset);
+        for highest in self.highest.values_mut() {
+            *highest = told.offset.min(*highest);
         }
     }
 

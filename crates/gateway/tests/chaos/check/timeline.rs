@@ -13,8 +13,6 @@ use crate::record::{Content, Run, What};
 pub struct Known {
     /// By (epoch, offset).
     contents: BTreeMap<(u64, u64), Content>,
-    /// When anybody first saw something of an epoch.
-    began_ms: HashMap<u64, u64>,
     /// The place of each position in the final history.
     places: HashMap<Position, usize>,
     /// The first and the last position of the final history.
@@ -94,12 +92,6 @@ impl Known {
         self.contents.range((epoch, 0)..=(epoch, u64::MAX)).next().map(|(&(_, offset), _)| offset)
     }
 
-    /// Whether the first of `epoch` was seen after the first of `other`.
-    pub fn began_later(&self, epoch: u64, other: u64) -> bool {
-        let began_ms = |epoch| self.began_ms.get(&epoch).copied().unwrap_or(u64::MAX);
-        began_ms(epoch) > began_ms(other)
-    }
-
     /// The highest offset that anybody saw in an epoch.
     pub fn last_offset(&self, epoch: u64) -> Option<u64> {
         self.contents
@@ -115,8 +107,6 @@ impl Known {
         seen: Seen,
         out: &mut Vec<Violation>,
     ) {
-        let began_ms = self.began_ms.entry(position.epoch).or_insert(seen.at_ms);
-        *began_ms = seen.at_ms.min(*began_ms);
         match self.contents.entry((position.epoch, position.offset)) {
             Entry::Vacant(vacant) => {
                 vacant.insert(content);
