@@ -21,6 +21,10 @@ pub(crate) struct Options {
     /// Decides which faults come when. Absent: another one each time; it is printed.
     #[arg(long)]
     seed: Option<u64>,
+    /// How many replicas must have what is acknowledged; with as many as there are, no failover
+    /// may lose it.
+    #[arg(long, default_value_t = 0)]
+    min_replicas_ack: u32,
 }
 
 /// How Redis is set up.
@@ -56,6 +60,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
             .env("FANLIGHT_CHAOS_TOPOLOGY", topology)
             .env("FANLIGHT_CHAOS_SECONDS", (options.minutes * 60).to_string())
             .env("FANLIGHT_CHAOS_NODES", options.nodes.to_string())
+            .env("FANLIGHT_CHAOS_MIN_REPLICAS_ACK", options.min_replicas_ack.to_string())
             .env("FANLIGHT_CHAOS_SEED", seed.to_string()),
     )
 }

@@ -7,19 +7,20 @@ use std::time::Duration;
 
 use fanlight_proto::Position;
 #[cfg(doc)]
-use fanlight_proto::native::MAX_HISTORY;
+use fanlight_proto::native::{MAX_ACK_IDS, MAX_HISTORY};
 use fanlight_proto::native::{Message, PresenceMember};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::driver::{Answer, Command, Driver, Shared};
+use crate::consumer::{AckMode, Acks, Consumer, CurrentConnection, Delivery};
+use crate::driver::{Answer, Command, Driver, Settlement, Shared};
 use crate::error::{LinkError, RequestError};
 use crate::link::SessionInfo;
 use crate::options::ConnectOptions;
 use crate::outgoing::{self, Outgoing, SendOptions};
-use crate::subscription::{Begin, Subscription};
+use crate::subscription::{Begin, Subscription, Wants};
 
 /// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
 /// closed or when the last clone is dropped.
@@ -104,6 +105,7 @@ impl Client {
             events: broadcast::channel(EVENTS_KEPT).0,
             session: watch::channel(None).0,
             ended: Arc::default(),
+            connection: CurrentConnection::default(),
         };
         let cancel = CancellationToken::new();
         let tracker = TaskTracker::new();
@@ -129,7 +131,7 @@ impl Client {
     /// as long as the connection holds; where the server keeps a history, also what is published
     /// while it does not.
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, Begin::Now, false).await
+        self.subscribe_as(to, Begin::Now, Wants::default()).await
     }
 
     /// Subscribes to a destination and begins with a part of its history.
@@ -138,7 +140,7 @@ impl Client {
         to: &str,
         begin: Begin,
     ) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, begin, false).await
+        self.subscribe_as(to, begin, Wants::default()).await
     }
 
     /// Subscribes to a destination, and [`Subscription::recv_any`] also tells who comes to it and
@@ -147,22 +149,92 @@ impl Client {
     /// Where the client is subscribed to it without presence already, that subscription is made
     /// anew: without a history, what is published at that very moment is missed.
     pub async fn subscribe_with_presence(&self, to: &str) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, Begin::Now, true).await
+        let wants = Wants { presence: true, acks: None };
+        self.subscribe_as(to, Begin::Now, wants).await
     }
 
     async fn subscribe_as(
         &self,
         to: &str,
         begin: Begin,
-        presence: bool,
+        wants: Wants,
     ) -> Result<Subscription, RequestError> {
         let id = self.next_id();
         let commands = self.inner.commands.clone();
-        let (mut subscription, sink) =
-            Subscription::new(to, presence, id, self.inner.subscription_queue, commands);
-        let done = self.request(|reply| Command::Subscribe { sink, begin, id, reply }).await?;
-        subscription.set_joined(done.degraded, done.recovered);
+        // What the server may send before anything is acknowledged always finds room.
+        let prefetch = wants.acks.map_or(0, |acks| usize::from(acks.prefetch));
+        let capacity = self.inner.subscription_queue.max(prefetch);
+        let (mut subscription, sink) = Subscription::new(to, wants, id, capacity, commands);
+        let joined = self.request(|reply| Command::Subscribe { sink, begin, id, reply }).await?;
+        subscription.set_joined(joined);
         Ok(subscription)
+    }
+
+    /// Consumes a queue: each message is to be acknowledged. At most `prefetch` are held at the
+    /// same time, or without that as many as the queue's own option says, and no more than
+    /// [`subscription_queue`](ConnectOptions::subscription_queue).
+    ///
+    /// A queue has one consumer or subscription of a client at a time.
+    pub async fn consume(
+        &self,
+        to: &str,
+        mode: AckMode,
+        prefetch: Option<u16>,
+    ) -> Result<Consumer, RequestError> {
+        let room = u16::try_from(self.inner.subscription_queue).unwrap_or(u16::MAX).max(1);
+        let acks = Acks { mode, prefetch: prefetch.unwrap_or(room) };
+        let wants = Wants { presence: false, acks: Some(acks) };
+        let subscription = self.subscribe_as(to, Begin::Now, wants).await?;
+        Ok(Consumer::new(subscription, self.inner.shared.connection.clone()))
+    }
+
+    /// The message is done; in [`AckMode::Client`] all before it are too. Returns once the server
+    /// has it. After any error the message may come again.
+    pub async fn ack(&self, delivery: &Delivery) -> Result<(), RequestError> {
+        self.settle([&delivery.id], delivery.connection, true).await
+    }
+
+    /// The message is to be delivered again, to anybody; in [`AckMode::Client`] all before it are
+    /// too.
+    pub async fn nack(&self, delivery: &Delivery) -> Result<(), RequestError> {
+        self.settle([&delivery.id], delivery.connection, false).await
+    }
+
+    /// Acknowledges messages by their ids, at most [`MAX_ACK_IDS`] in a call. If one of them is
+    /// not held on the present connection, nothing is acknowledged.
+    pub async fn ack_ids<I: AsRef<str>>(
+        &self,
+        ids: impl IntoIterator<Item = I>,
+    ) -> Result<(), RequestError> {
+        self.settle(ids, self.inner.shared.connection.number(), true).await
+    }
+
+    /// Gives back messages by their ids, as [`ack_ids`](Self::ack_ids) acknowledges them.
+    pub async fn nack_ids<I: AsRef<str>>(
+        &self,
+        ids: impl IntoIterator<Item = I>,
+    ) -> Result<(), RequestError> {
+        self.settle(ids, self.inner.shared.connection.number(), false).await
+    }
+
+    async fn settle<I: AsRef<str>>(
+        &self,
+        ids: impl IntoIterator<Item = I>,
+        connection: u64,
+        is_ack: bool,
+    ) -> Result<(), RequestError> {
+        let ids: Vec<Box<str>> = ids.into_iter().map(|id| id.as_ref().into()).collect();
+        let Some(first) = ids.first() else { return Ok(()) };
+        if connection != self.inner.shared.connection.number() {
+            // No need to wait for a connection only to be told.
+            return Err(RequestError::NotHeld { id: first.to_string() });
+        }
+        let id = self.next_id();
+        let settlement = Settlement { ids, is_ack, connection };
+        match self.request(|reply| Command::Settle { settlement, id, reply }).await? {
+            Answer::Confirmed(_) => Ok(()),
+            _ => Err(RequestError::Unexpected),
+        }
     }
 
     /// Publishes `body`: JSON, unless a content type says otherwise. Returns once the server has

@@ -7,18 +7,20 @@ use std::time::Duration;
 use fanlight_proto::native::{
     Confirmed, History, Message, PresenceChange, RequestId, ServerMessage,
 };
-use fanlight_proto::{Position, ReconnectAdvice};
+use fanlight_proto::{CloseReason, Position, ReconnectAdvice};
 use tokio::sync::{broadcast, mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::client::{Event, Members};
+use crate::consumer::{CurrentConnection, Held};
 use crate::error::{LinkError, RequestError};
 use crate::link::{Link, SessionInfo};
 use crate::options::ConnectOptions;
 use crate::outgoing::Outgoing;
+use crate::postponed::Postponed;
 use crate::recent::Recent;
-use crate::subscription::{Begin, Sink};
+use crate::subscription::{Begin, Sink, Wants};
 
 /// What a handle asks of the driver.
 #[derive(Debug)]
@@ -26,6 +28,16 @@ pub(crate) enum Command {
     Subscribe { sink: Sink, begin: Begin, id: u64, reply: SubscribeReply },
     Unsubscribe { key: u64 },
     Request { id: u64, text: String, reply: RequestReply },
+    Settle { settlement: Settlement, id: u64, reply: RequestReply },
+}
+
+/// Messages that are done, or given back.
+#[derive(Debug)]
+pub(crate) struct Settlement {
+    pub(crate) ids: Vec<Box<str>>,
+    pub(crate) is_ack: bool,
+    /// The connection that they came on.
+    pub(crate) connection: u64,
 }
 
 /// What the server says to a request.
@@ -37,12 +49,16 @@ pub(crate) enum Answer {
 }
 
 /// How a subscription began.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Joined {
     /// Whether the node could not reach its broker.
     pub(crate) degraded: bool,
     /// Whether all came that was missed, where it began with a position.
     pub(crate) recovered: Option<bool>,
+    /// Why it did not.
+    pub(crate) reason: Option<Arc<str>>,
+    /// Behind which position it is live.
+    pub(crate) position: Option<Position>,
 }
 
 type RequestReply = oneshot::Sender<Result<Answer, RequestError>>;
@@ -55,6 +71,7 @@ pub(crate) struct Shared {
     pub(crate) session: watch::Sender<Option<SessionInfo>>,
     /// Set once the client has ended for good.
     pub(crate) ended: Arc<OnceLock<LinkError>>,
+    pub(crate) connection: CurrentConnection,
 }
 
 pub(crate) struct Driver {
@@ -65,6 +82,7 @@ pub(crate) struct Driver {
     subscribed: HashMap<Arc<str>, Entry>,
     pending: HashMap<u64, Pending>,
     recent: Recent,
+    postponed: Postponed,
     next_id: u64,
     /// When the server advised to come back.
     advised: Option<Duration>,
@@ -75,8 +93,10 @@ struct Entry {
     sinks: Vec<Sink>,
     /// The request that subscribes or subscribed it on this connection.
     request: u64,
-    /// Whether changes of presence were asked for.
-    presence: bool,
+    /// What was asked for.
+    wants: Wants,
+    /// What is to be acknowledged.
+    held: Held,
     /// How it began on this connection, once that is known.
     joined: Option<Joined>,
     waiting: Vec<SubscribeReply>,
@@ -89,12 +109,14 @@ struct Entry {
 enum Pending {
     Subscribe { to: Arc<str> },
     Request { reply: RequestReply },
+    Settle { ids: Vec<Box<str>>, reply: RequestReply },
 }
 
 enum Step {
     Heard(Result<(), LinkError>),
     Asked(Option<Command>),
     Quiet,
+    Renew,
     Cancelled,
 }
 
@@ -113,6 +135,7 @@ impl Driver {
             subscribed: HashMap::new(),
             pending: HashMap::new(),
             recent: Recent::default(),
+            postponed: Postponed::default(),
             next_id: OWN_IDS,
             advised: None,
         }
@@ -201,11 +224,15 @@ impl Driver {
                 self.take(message, &mut link);
             }
             let quiet_after = last_heard + heartbeat * if pinged { 2 } else { 1 };
+            let renew_at = self.postponed.next_at();
             let may_ask = !link.is_congested() && self.pending.len() < PENDING_MAX;
             let step = tokio::select! {
                 result = link.receive(&mut heard) => Step::Heard(result),
                 command = self.commands.recv(), if may_ask => Step::Asked(command),
                 () = sleep_until(quiet_after), if !heartbeat.is_zero() => Step::Quiet,
+                () = sleep_until(renew_at.unwrap_or(quiet_after)), if renew_at.is_some() => {
+                    Step::Renew
+                }
                 () = self.cancel.cancelled() => Step::Cancelled,
             };
             match step {
@@ -221,6 +248,7 @@ impl Driver {
                     pinged = true;
                     self.pending.retain(|_, pending| pending.is_wanted());
                 }
+                Step::Renew => self.renew_postponed(&mut link),
                 Step::Asked(None) | Step::Cancelled => {
                     link.close().await;
                     return LinkError::ClosedHere;
@@ -239,9 +267,28 @@ impl Driver {
                 link.send(&text);
                 self.pending.insert(id, Pending::Request { reply });
             }
+            Command::Settle { settlement, id, reply } if !reply.is_closed() => {
+                self.settle(settlement, id, reply, link);
+            }
             // Its caller has given up waiting for a connection.
-            Command::Request { .. } => {}
+            Command::Request { .. } | Command::Settle { .. } => {}
         }
+    }
+
+    /// Sends what this connection holds; nothing, if it does not hold all of it. The server would
+    /// ignore what it did not give to this connection, and call that done.
+    fn settle(&mut self, settlement: Settlement, id: u64, reply: RequestReply, link: &mut Link) {
+        let Settlement { ids, is_ack, connection } = settlement;
+        let is_current = connection == self.shared.connection.number();
+        let is_held = |id: &str| self.subscribed.values().any(|entry| entry.held.has(id));
+        if let Some(id) = ids.iter().find(|id| !is_current || !is_held(id)) {
+            let _ = reply.send(Err(RequestError::NotHeld { id: id.to_string() }));
+            return;
+        }
+        let request =
+            if is_ack { Outgoing::Ack { ids: &ids, id } } else { Outgoing::Nack { ids: &ids, id } };
+        link.send(&request.to_text());
+        self.pending.insert(id, Pending::Settle { ids, reply });
     }
 
     fn subscribe(
@@ -256,23 +303,24 @@ impl Driver {
             return;
         }
         let to = Arc::clone(&sink.to);
-        let presence = sink.presence;
+        self.forget_abandoned(&to, link);
+        let wants = sink.wants;
         if let Some(entry) = self.subscribed.get_mut(&to) {
-            if begin != Begin::Now {
+            if begin != Begin::Now || wants.acks.is_some() || entry.wants.acks.is_some() {
                 let _ = reply.send(Err(RequestError::AlreadySubscribed));
                 return;
             }
             entry.sinks.push(sink);
-            if presence && !entry.presence {
+            if wants.presence && !entry.wants.presence {
                 // The server has one subscription of a name, so it is made anew.
                 link.send(&Outgoing::Unsubscribe { to: &to }.to_text());
-                (entry.request, entry.presence, entry.joined) = (id, true, None);
+                (entry.request, entry.wants, entry.joined) = (id, wants, None);
                 link.send(&entry.renew(&to).to_text());
                 self.pending.insert(id, Pending::Subscribe { to });
                 entry.waiting.push(reply);
                 return;
             }
-            match entry.joined {
+            match entry.joined.clone() {
                 Some(joined) => {
                     let _ = reply.send(Ok(joined));
                 }
@@ -280,7 +328,7 @@ impl Driver {
             }
             return;
         }
-        link.send(&Outgoing::subscribe(&to, begin, presence, id).to_text());
+        link.send(&Outgoing::subscribe(&to, begin, wants, id).to_text());
         self.pending.insert(id, Pending::Subscribe { to: Arc::clone(&to) });
         let position = match begin {
             Begin::After(position) => Some(position),
@@ -289,7 +337,8 @@ impl Driver {
         let entry = Entry {
             sinks: vec![sink],
             request: id,
-            presence,
+            wants,
+            held: Held::default(),
             joined: None,
             waiting: vec![reply],
             position,
@@ -298,14 +347,24 @@ impl Driver {
         self.subscribed.insert(to, entry);
     }
 
+    /// Ends what was dropped while there was no room to say so.
+    fn forget_abandoned(&mut self, to: &str, link: &mut Link) {
+        let abandoned = |entry: &Entry| entry.sinks.iter().find_map(Sink::abandoned);
+        while let Some(key) = self.subscribed.get(to).and_then(abandoned) {
+            self.unsubscribe(key, link);
+        }
+    }
+
     fn unsubscribe(&mut self, key: u64, link: &mut Link) {
         let of_key = |entry: &Entry| entry.sinks.iter().any(|sink| sink.key == key);
         let found = self.subscribed.iter_mut().find(|(_, entry)| of_key(entry));
         let Some((to, entry)) = found else { return };
         entry.sinks.retain(|sink| sink.key != key);
         if entry.sinks.is_empty() {
-            link.send(&Outgoing::Unsubscribe { to }.to_text());
             let to = Arc::clone(to);
+            if !self.postponed.remove(&to) {
+                link.send(&Outgoing::Unsubscribe { to: &to }.to_text());
+            }
             self.subscribed.remove(&to);
         }
     }
@@ -315,13 +374,26 @@ impl Driver {
             entry.sinks.retain(|sink| !sink.is_abandoned());
             !entry.sinks.is_empty()
         });
-        for (to, entry) in &mut self.subscribed {
-            entry.request = self.next_id;
-            self.next_id += 1;
-            entry.presence = entry.sinks.iter().any(|sink| sink.presence);
-            link.send(&entry.renew(to).to_text());
-            self.pending.insert(entry.request, Pending::Subscribe { to: Arc::clone(to) });
+        let all: Vec<_> = self.subscribed.keys().cloned().collect();
+        for to in all {
+            self.subscribe_anew(to, link);
         }
+    }
+
+    /// Tries the next of those that the server would not have yet.
+    fn renew_postponed(&mut self, link: &mut Link) {
+        if let Some(to) = self.postponed.take(Instant::now()) {
+            self.subscribe_anew(to, link);
+        }
+    }
+
+    fn subscribe_anew(&mut self, to: Arc<str>, link: &mut Link) {
+        let Some(entry) = self.subscribed.get_mut(&to) else { return };
+        entry.request = self.next_id;
+        self.next_id += 1;
+        entry.wants.presence = entry.sinks.iter().any(|sink| sink.wants.presence);
+        link.send(&entry.renew(&to).to_text());
+        self.pending.insert(entry.request, Pending::Subscribe { to });
     }
 
     fn take(&mut self, message: ServerMessage, link: &mut Link) {
@@ -358,6 +430,20 @@ impl Driver {
     }
 
     fn deliver(&mut self, message: &Arc<Message>, link: &mut Link) {
+        let connection = self.shared.connection.number();
+        if message.ack
+            && let Some(entry) = self.subscribed.get_mut(&*message.to)
+            && let (Some(acks), [sink]) = (entry.wants.acks, &mut entry.sinks[..])
+        {
+            if sink.push(message, connection) {
+                entry.held.add(&message.id, acks.prefetch);
+            }
+            if sink.is_abandoned() {
+                let key = sink.key;
+                self.unsubscribe(key, link);
+            }
+            return;
+        }
         let matching = |entry: &&mut Entry| entry.sinks.iter().any(|sink| sink.takes(&message.to));
         let mut entries: Vec<_> = self.subscribed.values_mut().filter(matching).collect();
         if entries.len() > 1 && !self.recent.is_new(&message.id) {
@@ -369,7 +455,7 @@ impl Driver {
         }
         let mut abandoned = Vec::new();
         for sink in entries.iter_mut().flat_map(|entry| &mut entry.sinks) {
-            sink.push(message);
+            sink.push(message, connection);
             if sink.is_abandoned() {
                 abandoned.push(sink.key);
             }
@@ -382,7 +468,7 @@ impl Driver {
     fn tell(&mut self, to: &str, change: PresenceChange) {
         let change = Arc::new(change);
         let Some(entry) = self.subscribed.get_mut(to) else { return };
-        for sink in entry.sinks.iter_mut().filter(|sink| sink.presence) {
+        for sink in entry.sinks.iter_mut().filter(|sink| sink.wants.presence) {
             sink.push_presence(&change);
         }
     }
@@ -405,8 +491,24 @@ impl Driver {
             Some((_, Pending::Request { reply })) => {
                 let _ = reply.send(result);
             }
+            Some((_, Pending::Settle { ids, reply })) => {
+                if let Ok(Answer::Confirmed(_)) = &result {
+                    self.settled(&ids);
+                }
+                let _ = reply.send(result);
+            }
             Some((id, Pending::Subscribe { to })) => self.subscribed_or_not(id, &to, result),
             None => {}
+        }
+    }
+
+    /// The server has what was said of these messages.
+    fn settled(&mut self, ids: &[Box<str>]) {
+        for entry in self.subscribed.values_mut() {
+            let Some(acks) = entry.wants.acks else { continue };
+            for id in ids {
+                entry.held.settle(id, acks.mode);
+            }
         }
     }
 
@@ -417,23 +519,31 @@ impl Driver {
         let error = match result {
             Ok(Answer::History(_) | Answer::Members(_)) => RequestError::Unexpected,
             Ok(Answer::Confirmed(confirmed)) => {
-                let Confirmed { degraded, recovered, .. } = *confirmed;
-                let joined = Joined { degraded, recovered };
-                entry.joined = Some(joined);
+                let position = confirmed.position();
+                let Confirmed { degraded, recovered, reason, .. } = *confirmed;
+                let reason = reason.as_deref();
+                let joined =
+                    Joined { degraded, recovered, reason: reason.map(Into::into), position };
+                entry.joined = Some(joined.clone());
                 if entry.is_exact() {
-                    entry.position = confirmed.position().or(entry.position);
+                    entry.position = position.or(entry.position);
                 }
                 if entry.is_renewed && recovered == Some(false) {
-                    let reason = confirmed.reason.as_deref().unwrap_or("unknown");
+                    let reason = reason.unwrap_or("unknown");
                     entry.sinks.iter_mut().for_each(|sink| sink.push_lost(reason));
                 }
                 for reply in entry.waiting.drain(..) {
-                    let _ = reply.send(Ok(joined));
+                    let _ = reply.send(Ok(joined.clone()));
                 }
                 return;
             }
             Err(error) => error,
         };
+        if entry.is_renewed
+            && let Some(wait) = wait_asked(&error)
+        {
+            return self.postponed.add(Arc::clone(to), wait, Instant::now());
+        }
         if let Some(entry) = self.subscribed.remove(to) {
             for reply in entry.waiting {
                 let _ = reply.send(Err(error.clone()));
@@ -447,9 +557,11 @@ impl Driver {
     /// What was asked on a lost connection is lost with it; subscriptions are kept.
     fn disconnected(&mut self, error: LinkError, retry_in: Option<Duration>) {
         self.shared.session.send_replace(None);
+        self.shared.connection.lost();
+        self.postponed.clear();
         for (_, pending) in self.pending.drain() {
             match pending {
-                Pending::Request { reply } => {
+                Pending::Request { reply } | Pending::Settle { reply, .. } => {
                     let _ = reply.send(Err(RequestError::ConnectionLost));
                 }
                 Pending::Subscribe { .. } => {}
@@ -457,6 +569,7 @@ impl Driver {
         }
         for entry in self.subscribed.values_mut() {
             entry.joined = None;
+            entry.held.clear();
         }
         let _ = self.shared.events.send(Event::Disconnected { error, retry_in });
     }
@@ -480,7 +593,7 @@ impl Driver {
                     sink.end(error.to_string());
                     let _ = reply.send(Err(refusal));
                 }
-                Command::Request { reply, .. } => {
+                Command::Request { reply, .. } | Command::Settle { reply, .. } => {
                     let _ = reply.send(Err(refusal));
                 }
                 Command::Unsubscribe { .. } => {}
@@ -494,7 +607,7 @@ impl Entry {
     fn renew<'r>(&mut self, to: &'r str) -> Outgoing<'r> {
         self.is_renewed = true;
         let begin = self.position.map_or(Begin::Now, Begin::After);
-        Outgoing::subscribe(to, begin, self.presence, self.request)
+        Outgoing::subscribe(to, begin, self.wants, self.request)
     }
 
     /// Whether it is to one destination: a pattern has no one position.
@@ -522,8 +635,19 @@ impl Pending {
     fn is_wanted(&self) -> bool {
         match self {
             Self::Subscribe { .. } => true,
-            Self::Request { reply } => !reply.is_closed(),
+            Self::Request { reply } | Self::Settle { reply, .. } => !reply.is_closed(),
         }
+    }
+}
+
+/// After which time the server would have a request again, where it is only too early for it.
+fn wait_asked(error: &RequestError) -> Option<Duration> {
+    match error {
+        RequestError::Refused { retry_after: Some(wait), .. } => Some((*wait).min(ADVICE_MAX)),
+        RequestError::Refused { code, .. } if code == CloseReason::RateLimited.code() => {
+            Some(UNADVISED)
+        }
+        _ => None,
     }
 }
 
@@ -538,3 +662,5 @@ const OWN_IDS: u64 = 1 << 48;
 const PENDING_MAX: usize = 1024;
 /// A server that advises more than this is not believed.
 const ADVICE_MAX: Duration = Duration::from_secs(300);
+/// The wait where the server says only that it was too early.
+const UNADVISED: Duration = Duration::from_secs(1);

@@ -126,9 +126,21 @@ pub enum RequestError {
     /// The server answered with something else.
     #[error("the server gave an answer to another question")]
     Unexpected,
-    /// There is a subscription to the same destination already, which has begun elsewhere.
-    #[error("there is a subscription to this already, so this one can't begin with its history")]
+    /// There is a subscription to the same destination already, which has begun elsewhere, or
+    /// whose messages are acknowledged.
+    #[error(
+        "there is a subscription to this already, so this one can't begin with its history or \
+         have acknowledgements; drop the other one first"
+    )]
     AlreadySubscribed,
+    /// A message can't be acknowledged or given back, as this connection does not hold it, or no
+    /// longer: it is done, or its subscription has ended, or it came on a former connection. What
+    /// is not done is delivered again, to anybody.
+    #[error("the message {id} is not held on this connection; what is not done comes again")]
+    NotHeld {
+        /// The first such message.
+        id: String,
+    },
     /// The client has ended.
     #[error("the client has ended: {0}")]
     Ended(LinkError),

@@ -20,20 +20,27 @@
 //! can't be. Without a history it is missed. Closes that would only repeat themselves end the client
 //! instead; [`LinkError::advice`] tells which.
 //!
+//! Messages of queues that are to be acknowledged come by [`Client::consume`]. An acknowledgement
+//! belongs to the connection on which the message came, so one of a former connection is refused
+//! ([`RequestError::NotHeld`]); the message comes again.
+//!
 //! Everything is bounded: see [`ConnectOptions`]. A [`Client`] owns one task, which ends when the
 //! client is closed or dropped.
 
 mod client;
+mod consumer;
 mod driver;
 mod error;
 mod handshake;
 mod link;
 mod options;
 mod outgoing;
+mod postponed;
 mod recent;
 mod subscription;
 
 pub use client::{Client, Event, Events, Members, Page, Sent};
+pub use consumer::{AckMode, Consumer, Delivery};
 pub use error::{LinkError, RecvError, RequestError, UrlError};
 pub use fanlight_proto::native::{
     MAX_HISTORY, Message, PresenceChange, PresenceMember, SessionLimits,

@@ -7,8 +7,9 @@ use fanlight_proto::native::is_json;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::consumer::AckMode;
 use crate::error::RequestError;
-use crate::subscription::Begin;
+use crate::subscription::{Begin, Wants};
 
 /// A request that a client sends.
 #[derive(Debug, Serialize)]
@@ -23,6 +24,10 @@ pub(crate) enum Outgoing<'r> {
         history: Option<u32>,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         presence: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        ack: Option<AckMode>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        prefetch: Option<u16>,
         id: u64,
     },
     Unsubscribe {
@@ -40,6 +45,14 @@ pub(crate) enum Outgoing<'r> {
         #[serde(skip_serializing_if = "Option::is_none")]
         cursor: Option<&'r str>,
         limit: u32,
+        id: u64,
+    },
+    Ack {
+        ids: &'r [Box<str>],
+        id: u64,
+    },
+    Nack {
+        ids: &'r [Box<str>],
         id: u64,
     },
     Ping,
@@ -87,13 +100,15 @@ pub struct SendOptions<'s> {
 }
 
 impl<'r> Outgoing<'r> {
-    pub(crate) fn subscribe(to: &'r str, begin: Begin, presence: bool, id: u64) -> Self {
+    pub(crate) fn subscribe(to: &'r str, begin: Begin, wants: Wants, id: u64) -> Self {
         let (since, history) = match begin {
             Begin::Now => (None, None),
             Begin::Newest(newest) => (None, Some(newest)),
             Begin::After(position) => (Some(position.into()), None),
         };
-        Self::Subscribe { to, since, history, presence, id }
+        let Wants { presence, acks } = wants;
+        let (ack, prefetch) = acks.map(|acks| (acks.mode, acks.prefetch)).unzip();
+        Self::Subscribe { to, since, history, presence, ack, prefetch, id }
     }
 
     pub(crate) fn to_text(&self) -> String {
@@ -122,25 +137,35 @@ pub(crate) fn send(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::borrow::Cow;
+
     use fanlight_proto::native::{ClientMessage, parse};
+
+    use super::*;
+    use crate::consumer::Acks;
 
     #[test]
     fn the_server_reads_what_was_meant() {
         let since = Position { epoch: 14, offset: 3 };
-        for (begin, presence, read) in [
-            (Begin::Now, true, (None, None)),
-            (Begin::Newest(2), false, (None, Some(2))),
-            (Begin::After(since), true, (Some(since), None)),
+        let individual = Acks { mode: AckMode::ClientIndividual, prefetch: 3 };
+        let cumulative = Acks { mode: AckMode::Client, prefetch: 9 };
+        for (begin, presence, acks, read) in [
+            (Begin::Now, true, None, (None, None)),
+            (Begin::Newest(2), false, Some(individual), (None, Some(2))),
+            (Begin::After(since), true, Some(cumulative), (Some(since), None)),
         ] {
-            let text = Outgoing::subscribe("/topic/\"a", begin, presence, 7).to_text();
+            let wants = Wants { presence, acks };
+            let text = Outgoing::subscribe("/topic/\"a", begin, wants, 7).to_text();
             let read = ClientMessage::Subscribe {
                 to: "/topic/\"a".into(),
                 since: read.0,
                 history: read.1,
                 presence,
-                ack: None,
-                prefetch: None,
+                ack: acks.map(|acks| match acks.mode {
+                    AckMode::Client => "client".into(),
+                    AckMode::ClientIndividual => "client-individual".into(),
+                }),
+                prefetch: acks.map(|acks| acks.prefetch),
                 id: Some(7.into()),
             };
             assert_eq!(parse(&text).next(), Some(Ok(read)));
@@ -154,6 +179,14 @@ mod tests {
             id: 7.into(),
         };
         assert_eq!(parse(&text).next(), Some(Ok(read)));
+        let ids: [Box<str>; 2] = ["a".into(), "b".into()];
+        let read = [Cow::from("a"), Cow::from("b")];
+        let (read, id) = (read.into(), Some(7.into()));
+        let text = Outgoing::Ack { ids: &ids, id: 7 }.to_text();
+        assert_eq!(parse(&text).next(), Some(Ok(ClientMessage::Ack { ids: read, id })));
+        let (read, id) = ([Cow::from("a")].into(), Some(8.into()));
+        let text = Outgoing::Nack { ids: &ids[..1], id: 8 }.to_text();
+        assert_eq!(parse(&text).next(), Some(Ok(ClientMessage::Nack { ids: read, id })));
         for (body, content_type) in [
             (&br#"{"a": 1}"#[..], None),
             (b"[1]", Some("application/json")),

@@ -11,7 +11,8 @@ use fanlight_proto::{DestinationPattern, Position};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
-use crate::driver::Command;
+use crate::consumer::Acks;
+use crate::driver::{Command, Joined};
 use crate::error::RecvError;
 
 /// Messages of one destination or pattern. Dropping it ends the subscription.
@@ -23,8 +24,7 @@ use crate::error::RecvError;
 pub struct Subscription {
     to: Arc<str>,
     key: u64,
-    degraded: bool,
-    recovered: Option<bool>,
+    joined: Joined,
     queue: mpsc::Receiver<Item>,
     ended: Arc<OnceLock<String>>,
     commands: mpsc::Sender<Command>,
@@ -64,8 +64,22 @@ pub enum Received {
 /// What a subscription's queue holds.
 #[derive(Debug)]
 pub(crate) enum Item {
-    Received(Received),
+    /// A message, and the number of the connection that it came on.
+    Message {
+        message: Arc<Message>,
+        connection: u64,
+    },
+    Presence(Arc<PresenceChange>),
     Missed(Missed),
+}
+
+/// What a subscription wants besides messages.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wants {
+    /// Changes of presence.
+    pub(crate) presence: bool,
+    /// To acknowledge.
+    pub(crate) acks: Option<Acks>,
 }
 
 /// The driver's end of a subscription.
@@ -73,8 +87,7 @@ pub(crate) enum Item {
 pub(crate) struct Sink {
     pub(crate) key: u64,
     pub(crate) to: Arc<str>,
-    /// Whether it wants changes of presence too.
-    pub(crate) presence: bool,
+    pub(crate) wants: Wants,
     pattern: Option<DestinationPattern>,
     queue: mpsc::Sender<Item>,
     missed: u64,
@@ -84,7 +97,7 @@ pub(crate) struct Sink {
 impl Subscription {
     pub(crate) fn new(
         to: &str,
-        presence: bool,
+        wants: Wants,
         key: u64,
         capacity: usize,
         commands: mpsc::Sender<Command>,
@@ -96,29 +109,38 @@ impl Subscription {
         let sink = Sink {
             key,
             to: Arc::clone(&to),
-            presence,
+            wants,
             pattern: pattern.filter(|pattern| !pattern.is_literal()),
             queue: sender,
             missed: 0,
             ended: Arc::clone(&ended),
         };
-        (Self { to, key, degraded: false, recovered: None, queue, ended, commands }, sink)
+        (Self { to, key, joined: Joined::default(), queue, ended, commands }, sink)
     }
 
     /// Whether the node could not reach its broker when this subscription began: it comes alive
     /// with the broker, and what is published meanwhile is missed.
     pub fn is_degraded(&self) -> bool {
-        self.degraded
+        self.joined.degraded
     }
 
     /// Whether it was given all that came after its position; `None` where it began without one.
     pub fn is_recovered(&self) -> Option<bool> {
-        self.recovered
+        self.joined.recovered
     }
 
-    pub(crate) fn set_joined(&mut self, degraded: bool, recovered: Option<bool>) {
-        self.degraded = degraded;
-        self.recovered = recovered;
+    /// Why it was not given all of that: a stable code.
+    pub fn lost_reason(&self) -> Option<&str> {
+        self.joined.reason.as_deref()
+    }
+
+    /// Behind which position it began, where the server keeps a history.
+    pub fn begun_at(&self) -> Option<Position> {
+        self.joined.position
+    }
+
+    pub(crate) fn set_joined(&mut self, joined: Joined) {
+        self.joined = joined;
     }
 
     /// The destination or pattern, as it was subscribed.
@@ -138,12 +160,19 @@ impl Subscription {
 
     /// The next message or change of presence, or that some were missed, or that no more will come.
     pub async fn recv_any(&mut self) -> Result<Received, RecvError> {
-        match self.queue.recv().await {
-            Some(Item::Received(received)) => Ok(received),
-            Some(Item::Missed(Missed::Dropped(missed))) => Err(RecvError::Missed(missed)),
-            Some(Item::Missed(Missed::Lost(reason))) => Err(RecvError::Lost(reason)),
-            None => Err(RecvError::Ended(self.end())),
+        match self.next_item().await? {
+            Item::Message { message, .. } => Ok(Received::Message(message)),
+            Item::Presence(change) => Ok(Received::Presence(change)),
+            Item::Missed(missed) => Err(missed.into()),
         }
+    }
+
+    pub(crate) async fn next_item(&mut self) -> Result<Item, RecvError> {
+        self.queue.recv().await.ok_or_else(|| RecvError::Ended(self.end()))
+    }
+
+    pub(crate) fn poll_item(&mut self, cx: &mut Context<'_>) -> Poll<Option<Item>> {
+        self.queue.poll_recv(cx)
     }
 
     fn end(&self) -> String {
@@ -157,12 +186,21 @@ impl Stream for Subscription {
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         loop {
-            return Poll::Ready(match ready!(self.queue.poll_recv(cx)) {
-                Some(Item::Received(Received::Presence(_))) => continue,
-                Some(Item::Received(Received::Message(message))) => Some(Ok(message)),
+            return Poll::Ready(match ready!(self.poll_item(cx)) {
+                Some(Item::Presence(_)) => continue,
+                Some(Item::Message { message, .. }) => Some(Ok(message)),
                 Some(Item::Missed(missed)) => Some(Err(missed)),
                 None => None,
             });
+        }
+    }
+}
+
+impl From<Missed> for RecvError {
+    fn from(missed: Missed) -> Self {
+        match missed {
+            Missed::Dropped(missed) => Self::Missed(missed),
+            Missed::Lost(reason) => Self::Lost(reason),
         }
     }
 }
@@ -183,14 +221,15 @@ impl Sink {
         }
     }
 
-    /// Queues a message, or counts it as missed.
-    pub(crate) fn push(&mut self, message: &Arc<Message>) {
-        self.queue_up(Item::Received(Received::Message(Arc::clone(message))));
+    /// Queues a message that came on this connection, or counts it as missed; whether there was
+    /// room.
+    pub(crate) fn push(&mut self, message: &Arc<Message>, connection: u64) -> bool {
+        self.queue_up(Item::Message { message: Arc::clone(message), connection })
     }
 
     /// Queues a change of presence, or counts it as missed.
     pub(crate) fn push_presence(&mut self, change: &Arc<PresenceChange>) {
-        self.queue_up(Item::Received(Received::Presence(Arc::clone(change))));
+        self.queue_up(Item::Presence(Arc::clone(change)));
     }
 
     /// Tells that messages were lost; without room, that counts as one more missed.
@@ -198,14 +237,14 @@ impl Sink {
         self.queue_up(Item::Missed(Missed::Lost(reason.to_owned())));
     }
 
-    fn queue_up(&mut self, item: Item) {
+    fn queue_up(&mut self, item: Item) -> bool {
         let dropped = Item::Missed(Missed::Dropped(self.missed));
         if self.missed > 0 && self.queue.try_send(dropped).is_ok() {
             self.missed = 0;
         }
-        if self.missed > 0 || self.queue.try_send(item).is_err() {
-            self.missed += 1;
-        }
+        let has_room = self.missed == 0 && self.queue.try_send(item).is_ok();
+        self.missed += u64::from(!has_room);
+        has_room
     }
 
     /// Whether it is to one destination, whose positions can be told.
@@ -216,6 +255,11 @@ impl Sink {
     /// Whether the subscription was dropped.
     pub(crate) fn is_abandoned(&self) -> bool {
         self.queue.is_closed()
+    }
+
+    /// Its key, if the subscription was dropped.
+    pub(crate) fn abandoned(&self) -> Option<u64> {
+        self.is_abandoned().then_some(self.key)
     }
 
     /// Ends the subscription, with the reason.
@@ -247,7 +291,8 @@ mod tests {
             ("/user/ann/queue/x", "/user/queue/x", false),
         ] {
             let (commands, _kept) = mpsc::channel(1);
-            let (_subscription, sink) = Subscription::new(to, false, 1, 2, commands);
+            let wants = Wants::default();
+            let (_subscription, sink) = Subscription::new(to, wants, 1, 2, commands);
             assert_eq!(sink.takes(destination), takes, "{to} {destination}");
         }
     }
@@ -255,13 +300,14 @@ mod tests {
     #[tokio::test]
     async fn what_a_slow_reader_misses_is_counted_in_its_place() {
         let (commands, _kept) = mpsc::channel(1);
-        let (mut subscription, mut sink) = Subscription::new("/topic/a", false, 1, 2, commands);
+        let wants = Wants::default();
+        let (mut subscription, mut sink) = Subscription::new("/topic/a", wants, 1, 2, commands);
         for id in 0..5 {
-            sink.push(&message(id));
+            assert_eq!(sink.push(&message(id), 0), id < 2);
         }
         assert_eq!(subscription.recv().await.unwrap().id, "0");
         assert_eq!(subscription.recv().await.unwrap().id, "1");
-        sink.push(&message(5));
+        sink.push(&message(5), 0);
         assert_eq!(subscription.recv().await.unwrap_err(), RecvError::Missed(3));
         assert_eq!(subscription.recv().await.unwrap().id, "5");
         sink.end("the policy changed");

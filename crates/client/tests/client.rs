@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fanlight_client::{
-    Backoff, Begin, Client, ConnectOptions, Event, LinkError, Position, Received, RecvError,
-    RequestError, Sent, Subscription,
+    AckMode, Backoff, Begin, Client, ConnectOptions, Consumer, Event, LinkError, Position,
+    Received, RecvError, RequestError, Sent, Subscription,
 };
 use peer::{Peer, Server};
-use serde_json::json;
+use serde_json::{Value, json};
 
 fn options(server: &Server) -> ConnectOptions {
     let quick = Backoff { first: Duration::from_millis(1), longest: Duration::from_millis(5) };
@@ -339,4 +339,285 @@ async fn a_renewed_subscription_goes_on_where_it_was_and_tells_what_is_lost() {
         "recovered": false, "reason": "position_too_old", "count": 0 }))
         .await;
     assert_eq!(news.recv().await.unwrap_err(), RecvError::Lost("position_too_old".into()));
+}
+
+const JOBS: &str = "/queue/jobs";
+
+/// A consumer, and what the server was asked for.
+async fn consuming(
+    client: &Client,
+    peer: &mut Peer,
+    mode: AckMode,
+    prefetch: Option<u16>,
+) -> (Consumer, Value) {
+    let answer = async {
+        let request = peer.hear().await;
+        peer.say(&json!({ "type": "ok", "id": request["id"] })).await;
+        request
+    };
+    let (consumer, request) = tokio::join!(client.consume(JOBS, mode, prefetch), answer);
+    (consumer.unwrap(), request)
+}
+
+async fn hand_out(peer: &mut Peer, ids: &[&str]) {
+    for id in ids {
+        peer.say(&json!({ "type": "message", "to": JOBS, "id": id, "data": 1, "at": 1,
+            "ack": true }))
+            .await;
+    }
+}
+
+/// Confirms the next request, which must be of this type and for these messages.
+async fn confirm(peer: &mut Peer, kind: &str, ids: &[&str]) {
+    let request = peer.hear().await;
+    assert_eq!((&request["type"], &request["ids"]), (&json!(kind), &json!(ids)));
+    peer.say(&json!({ "type": "ok", "id": request["id"] })).await;
+}
+
+fn not_held(id: &str) -> Result<(), RequestError> {
+    Err(RequestError::NotHeld { id: id.into() })
+}
+
+#[tokio::test]
+async fn messages_of_a_queue_are_acknowledged_or_given_back_each_by_itself() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let (mut jobs, asked) = consuming(&client, &mut peer, AckMode::ClientIndividual, Some(4)).await;
+    assert_eq!((&asked["ack"], &asked["prefetch"]), (&json!("client-individual"), &json!(4)));
+    hand_out(&mut peer, &["a", "b", "c", "d"]).await;
+    let (a, b) = (jobs.recv().await.unwrap(), jobs.recv().await.unwrap());
+    assert_eq!((&*a.id, a.data.get()), ("a", "1"));
+    let done = tokio::join!(client.ack(&b), confirm(&mut peer, "ack", &["b"])).0;
+    assert_eq!(done, Ok(()));
+    let done = tokio::join!(client.nack(&a), confirm(&mut peer, "nack", &["a"])).0;
+    assert_eq!(done, Ok(()));
+    // By their ids, also those that were not received yet.
+    let both = client.ack_ids(["d", "c"]);
+    assert_eq!(tokio::join!(both, confirm(&mut peer, "ack", &["d", "c"])).0, Ok(()));
+    for id in ["a", "b", "c", "never"] {
+        assert_eq!(client.ack_ids([id]).await, not_held(id));
+    }
+    assert_eq!(client.ack(&a).await, not_held("a"), "it was given back");
+    // What was given back comes again, as another delivery.
+    hand_out(&mut peer, &["a"]).await;
+    let again = async { while client.nack_ids(["a"]).await == not_held("a") {} };
+    tokio::join!(again, confirm(&mut peer, "nack", &["a"]));
+}
+
+#[tokio::test]
+async fn acknowledging_in_client_mode_is_for_all_before_it_too() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let (mut jobs, asked) = consuming(&client, &mut peer, AckMode::Client, None).await;
+    assert_eq!((&asked["ack"], &asked["prefetch"]), (&json!("client"), &json!(1024)));
+    hand_out(&mut peer, &["a", "b", "c"]).await;
+    let (a, b) = (jobs.recv().await.unwrap(), jobs.recv().await.unwrap());
+    let c = jobs.recv().await.unwrap();
+    assert_eq!(tokio::join!(client.ack(&b), confirm(&mut peer, "ack", &["b"])).0, Ok(()));
+    assert_eq!(client.ack(&a).await, not_held("a"), "it is done");
+    assert_eq!(tokio::join!(client.ack(&c), confirm(&mut peer, "ack", &["c"])).0, Ok(()));
+}
+
+#[tokio::test]
+async fn an_acknowledgement_that_is_refused_can_be_tried_again() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let (mut jobs, _) = consuming(&client, &mut peer, AckMode::ClientIndividual, None).await;
+    hand_out(&mut peer, &["a"]).await;
+    let job = jobs.recv().await.unwrap();
+    let refuse = async {
+        let id = peer.hear().await["id"].clone();
+        peer.say(&json!({ "type": "error", "id": id, "code": "unavailable", "message": "" })).await;
+    };
+    let (refused, ()) = tokio::join!(client.ack(&job), refuse);
+    assert!(matches!(refused, Err(RequestError::Refused { code, .. }) if code == "unavailable"));
+    assert_eq!(tokio::join!(client.ack(&job), confirm(&mut peer, "ack", &["a"])).0, Ok(()));
+}
+
+#[tokio::test]
+async fn what_came_on_a_former_connection_can_not_be_acknowledged_and_is_not_received_any_more() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut events = client.events();
+    let (mut jobs, first) = consuming(&client, &mut peer, AckMode::ClientIndividual, Some(3)).await;
+    hand_out(&mut peer, &["a", "b", "c"]).await;
+    let former = jobs.recv().await.unwrap();
+    // Asked on the connection that is lost before the answer.
+    let cut = async {
+        peer.hear().await;
+        drop(peer);
+    };
+    let (unknown, ()) = tokio::join!(client.ack(&former), cut);
+    assert_eq!(unknown, Err(RequestError::ConnectionLost));
+    assert!(matches!(events.next().await, Some(Event::Disconnected { .. })));
+    assert_eq!(client.ack(&former).await, not_held("a"), "at once, without a connection");
+
+    let mut peer = server.welcome().await;
+    let renewed = peer.hear().await;
+    for field in ["type", "to", "ack", "prefetch"] {
+        assert_eq!(renewed[field], first[field], "{field}");
+    }
+    peer.say(&json!({ "type": "ok", "id": renewed["id"] })).await;
+    assert_eq!(client.ack_ids(["b"]).await, not_held("b"));
+    // The server gave it all back, and "a" comes here again.
+    hand_out(&mut peer, &["a"]).await;
+    let again = jobs.recv().await.unwrap();
+    assert_eq!(again.id, "a", "what waited is not given as if it could be acknowledged");
+    assert_eq!(client.ack(&former).await, not_held("a"), "that is another delivery of it");
+    assert_eq!(tokio::join!(client.ack(&again), confirm(&mut peer, "ack", &["a"])).0, Ok(()));
+}
+
+#[tokio::test]
+async fn what_a_consumer_prefetches_always_finds_room() {
+    let server = Server::start().await;
+    let mut options = options(&server);
+    options.subscription_queue = 2;
+    let (client, mut peer) = tokio::join!(Client::connect(options), server.welcome());
+    let client = client.unwrap();
+    let (jobs, asked) = consuming(&client, &mut peer, AckMode::Client, None).await;
+    assert_eq!(asked["prefetch"], json!(2), "no more than there is room for");
+    drop(jobs);
+    assert_eq!(peer.hear().await["type"], "unsubscribe");
+    let (mut jobs, _) = consuming(&client, &mut peer, AckMode::Client, Some(4)).await;
+    let ids = ["a", "b", "c", "d"];
+    hand_out(&mut peer, &ids).await;
+    // The answer comes behind them.
+    let sent = tokio::join!(client.send("/topic/x", b"1", None), peer.grant("send", "/topic/x"));
+    assert!(sent.0.is_ok());
+    for id in ids {
+        assert_eq!(jobs.recv().await.unwrap().id, id);
+    }
+}
+
+#[tokio::test]
+async fn a_queue_has_one_consumer_of_a_client_and_ends_with_it() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let (mut jobs, _) = consuming(&client, &mut peer, AckMode::ClientIndividual, None).await;
+    let taken = RequestError::AlreadySubscribed;
+    assert_eq!(client.subscribe(JOBS).await.unwrap_err(), taken);
+    let second = client.consume(JOBS, AckMode::Client, None).await;
+    assert_eq!(second.unwrap_err(), taken);
+    hand_out(&mut peer, &["a"]).await;
+    let job = jobs.recv().await.unwrap();
+    drop(jobs);
+    let request = peer.hear().await;
+    assert_eq!((&request["type"], &request["to"]), (&json!("unsubscribe"), &json!(JOBS)));
+    assert_eq!(client.ack(&job).await, not_held("a"), "the server gave it back");
+    consuming(&client, &mut peer, AckMode::Client, None).await;
+}
+
+/// Refuses the next request as one too many.
+async fn limit_rate(peer: &mut Peer, retry_after_ms: u32) {
+    let request = peer.hear().await;
+    assert_eq!(request["type"], "subscribe");
+    peer.say(&json!({ "type": "error", "id": request["id"], "code": "rate_limited",
+        "message": "", "retry_after_ms": retry_after_ms }))
+        .await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_may_not_be_renewed_yet_is_tried_again_when_the_server_says() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut a = subscribed(&client, &mut peer, "/topic/a").await;
+    let mut b = subscribed(&client, &mut peer, "/topic/b").await;
+    drop(peer);
+
+    let mut peer = server.welcome().await;
+    limit_rate(&mut peer, 60).await;
+    let refused_at = tokio::time::Instant::now();
+    limit_rate(&mut peer, 60).await;
+    // The session answers meanwhile.
+    let (sent, ()) =
+        tokio::join!(client.send("/topic/x", b"1", None), peer.grant("send", "/topic/x"));
+    assert!(sent.is_ok());
+    let mut renewed = Vec::new();
+    for nth in 1..=3 {
+        if nth == 2 {
+            // Once more too early.
+            limit_rate(&mut peer, 60).await;
+            continue;
+        }
+        let request = peer.hear().await;
+        let waited = refused_at.elapsed();
+        assert!(waited >= nth * Duration::from_millis(60), "one by one, at the pace asked for");
+        renewed.push(request["to"].as_str().unwrap().to_owned());
+        peer.say(&json!({ "type": "ok", "id": request["id"] })).await;
+    }
+    renewed.sort_unstable();
+    assert_eq!(renewed, ["/topic/a", "/topic/b"]);
+    for (subscription, to) in [(&mut a, "/topic/a"), (&mut b, "/topic/b")] {
+        peer.publish(to, 7).await;
+        assert_eq!(subscription.recv().await.unwrap().data.get(), "7");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_that_waits_to_be_renewed_can_be_dropped_and_made_anew() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let news = subscribed(&client, &mut peer, "/topic/a").await;
+    drop(peer);
+    let mut peer = server.welcome().await;
+    limit_rate(&mut peer, 3_600_000).await;
+    // Its answer comes behind the refusal.
+    let (sent, ()) =
+        tokio::join!(client.send("/topic/x", b"1", None), peer.grant("send", "/topic/x"));
+    assert!(sent.is_ok());
+    drop(news);
+    // Nothing is said of the one that is not subscribed.
+    subscribed(&client, &mut peer, "/topic/a").await;
+}
+
+#[tokio::test]
+async fn a_subscription_that_waits_to_be_renewed_is_renewed_once_on_the_next_connection() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let _a = subscribed(&client, &mut peer, "/topic/a").await;
+    let _b = subscribed(&client, &mut peer, "/topic/b").await;
+    drop(peer);
+    let mut peer = server.welcome().await;
+    limit_rate(&mut peer, 20).await;
+    limit_rate(&mut peer, 3_600_000).await;
+    drop(peer);
+    let mut peer = server.welcome().await;
+    let granted = peer.hear().await;
+    peer.say(&json!({ "type": "ok", "id": granted["id"] })).await;
+    limit_rate(&mut peer, 20).await;
+    let again = peer.hear().await;
+    assert_ne!(again["to"], granted["to"]);
+    peer.say(&json!({ "type": "ok", "id": again["id"] })).await;
+    // Nothing else waits.
+    let sent = tokio::join!(client.send("/topic/x", b"1", None), peer.grant("send", "/topic/x"));
+    assert!(sent.0.is_ok());
+}
+
+#[tokio::test]
+async fn a_subscription_that_may_not_be_renewed_at_all_ends() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let mut news = subscribed(&client, &mut peer, "/topic/a").await;
+    drop(peer);
+    let mut peer = server.welcome().await;
+    let id = peer.hear().await["id"].clone();
+    peer.say(&json!({ "type": "error", "id": id, "code": "forbidden", "message": "no" })).await;
+    assert!(matches!(news.recv().await.unwrap_err(), RecvError::Ended(_)));
+}
+
+#[tokio::test]
+async fn a_subscription_that_begins_with_a_position_tells_why_it_can_not_have_all() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let begin = Begin::After(Position { epoch: 0xe, offset: 3 });
+    let answer = async {
+        let id = peer.hear().await["id"].clone();
+        peer.say(&json!({ "type": "ok", "id": id, "epoch": "f", "offset": 9,
+            "recovered": false, "reason": "epoch_changed", "count": 0 }))
+            .await;
+    };
+    let (news, ()) = tokio::join!(client.subscribe_from("/topic/a", begin), answer);
+    let news = news.unwrap();
+    assert_eq!((news.is_recovered(), news.lost_reason()), (Some(false), Some("epoch_changed")));
+    assert_eq!(news.begun_at(), Some(Position { epoch: 0xf, offset: 9 }));
 }

@@ -30,8 +30,6 @@ pub struct Limits {
     pub transaction_frames: usize,
     /// Bodies and headers of all open STOMP transactions of a session, in bytes.
     pub transaction_bytes: usize,
-    /// How long a drained session waits for the answer it owes, in milliseconds.
-    pub drain_timeout_ms: u64,
 }
 
 /// How often heartbeats go, in milliseconds; 0 is never. Between 0 and 2000 counts as 2000, since
@@ -85,7 +83,6 @@ impl Default for Limits {
             transactions: 8,
             transaction_frames: 64,
             transaction_bytes: 256 * 1024,
-            drain_timeout_ms: 5_000,
         }
     }
 }

@@ -343,9 +343,14 @@ impl PublishPermit {
         self
     }
 
-    /// What its namespace does with publications.
+    /// What its namespace does with publications. What is kept of them: [`Self::history`].
     pub fn options(&self) -> &Arc<NamespaceOptions> {
         &self.options
+    }
+
+    /// What is to be kept of the publications that it allows.
+    pub fn history(&self) -> Option<History> {
+        namespace::history_of(&self.options, &self.destination)
     }
 
     /// Where it allows to publish.

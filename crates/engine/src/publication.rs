@@ -83,7 +83,16 @@ impl Publication {
     pub fn is_presence(&self) -> bool {
         self.content_type == ContentType::Presence
     }
+
+    /// How much it is to write, roughly.
+    pub fn encoded_bytes(&self) -> usize {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.len() + 4);
+        self.body.len() + headers.sum::<usize>() + ENVELOPE_BYTES
+    }
 }
+
+/// What is written beside body and headers, roughly.
+const ENVELOPE_BYTES: usize = 256;
 
 macro_rules! uuid_text {
     ($type:ty) => {

@@ -172,6 +172,27 @@ pub trait Queues: Send + Sync + 'static {
         queue: &Queue,
         releases: &[Release],
     ) -> BoxFuture<'static, Result<(), QueueError>>;
+
+    /// Names messages that are dead letters, or may be, and that perhaps nobody fetches, as their
+    /// queue has no consumers; each to one who asks, and again later if it is still there.
+    fn dead(&self) -> BoxFuture<'static, Result<Vec<Dead>, QueueError>>;
+
+    /// Takes those of at most [`DEAD_MAX`] messages that are dead letters and that nobody has, as
+    /// a fetch does.
+    fn take_dead(
+        &self,
+        queue: &Queue,
+        entries: &[EntryId],
+    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>>;
+}
+
+/// Messages of one queue that are dead letters, or may be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Dead {
+    /// The queue.
+    pub destination: Destination,
+    /// Which, in the order of publication.
+    pub entries: Vec<EntryId>,
 }
 
 /// A queue could not be asked, or told.
@@ -227,6 +248,8 @@ pub fn dead_letter(fetched: &Fetched, dead_letter: Destination) -> Publication {
 pub const FETCH_MAX: u32 = 64;
 /// The most messages that one acknowledgement or release to the broker names.
 pub const SETTLE_MAX: usize = 256;
+/// The most dead letters that are named or taken at once.
+pub const DEAD_MAX: usize = 128;
 /// The header that says where a dead letter comes from.
 pub const ORIGINAL_DESTINATION: &str = "original-destination";
 /// The header that says how often a message was delivered.

@@ -49,7 +49,7 @@ pub trait Registry: Send + Sync + 'static {
         message: Arc<str>,
     ) -> BoxFuture<'static, Result<Told, RegistryUnavailable>>;
 
-    /// How many sessions this node has, for the others to know.
+    /// How many sessions this node has, those without a user included, for all nodes to know.
     fn set_sessions(&self, sessions: u64);
 
     /// The nodes that are known.

@@ -309,8 +309,8 @@ impl Session {
                 self.on_history(cx, asking, result);
             }
             (Work::Members(asked), Done::Members(result)) => self.on_members(cx, asked, result),
-            (Work::Settle { answer, note }, Done::Settled(result)) => {
-                self.on_settled(cx, answer, note, result);
+            (Work::Settle(settling), Done::Settled(result)) => {
+                self.on_settled(cx, settling, result);
             }
             (work, done) => {
                 debug_assert!(false, "{done:?} does not answer {work:?}");
@@ -359,19 +359,21 @@ impl Session {
     }
 
     /// Ends the session because its node goes away. A client that waits for an answer gets it
-    /// first, unless that takes too long.
-    pub fn on_drain(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64) {
-        let busy = self.is_busy();
-        match std::mem::replace(&mut self.state, State::Closed(CloseReason::Draining)) {
-            State::Live(live) if busy => {
-                let until_ms = cx.now.mono_ms + cx.rules.limits.drain_timeout_ms;
-                self.state = State::Draining { live, until_ms, retry_after_ms };
+    /// first, unless that takes until `until_ms`. May be called again, also to make it earlier.
+    pub fn on_drain(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64, until_ms: u64) {
+        let is_over = cx.now.mono_ms >= until_ms;
+        match &mut self.state {
+            State::Closed(_) => {}
+            State::Draining { until_ms: until, .. } if !is_over => *until = until_ms.min(*until),
+            State::Live(_) if self.work.is_some() && !is_over => {
+                let closed = State::Closed(CloseReason::Draining);
+                if let State::Live(live) = std::mem::replace(&mut self.state, closed) {
+                    self.state = State::Draining { live, until_ms, retry_after_ms };
+                }
             }
-            state @ (State::AwaitConnect { .. } | State::Live(_)) => {
-                self.state = state;
+            State::AwaitConnect { .. } | State::Live(_) | State::Draining { .. } => {
                 self.say_goodbye(cx, retry_after_ms);
             }
-            state @ (State::Draining { .. } | State::Closed(_)) => self.state = state,
         }
     }
 

@@ -27,7 +27,7 @@ use crate::history::{History, HistoryPage, Lost};
 use crate::publication::Publication;
 use crate::time::Now;
 
-pub use join::{JoinerKey, Recovered, Start};
+pub use join::{JoinerKey, LastGive, Recovered, Start};
 pub use reads::ReadKey;
 
 use join::Joiner;
@@ -48,6 +48,7 @@ pub struct Timelines {
     next_serial: u64,
     uses: u64,
     counts: Counts,
+    last_give: LastGive,
 }
 
 /// What is to be done, in the order in which it comes.
@@ -158,6 +159,11 @@ impl Timelines {
     /// None yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// None yet, for outboxes that have no room for the usual last step of a joiner.
+    pub fn with_last_give(last_give: LastGive) -> Self {
+        Self { last_give, ..Self::default() }
     }
 
     /// Takes publications that came on `channel`, all of one destination and with positions.
@@ -554,7 +560,7 @@ fn reached(asked: Option<Position>, page: &HistoryPage) -> Position {
 
 /// What a publication takes in memory, roughly.
 fn weight(publication: &Publication) -> usize {
-    publication.body.len() + 256
+    publication.encoded_bytes()
 }
 
 /// Publications that may wait for a gap to be filled, per destination.

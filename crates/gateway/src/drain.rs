@@ -53,7 +53,8 @@ async fn carry_out(node: &Node, workers: &mut Vec<Draining>, plan: DrainPlan) ->
         tokio::time::sleep(plan.grace).await;
     }
     for worker in &*workers {
-        worker.handle.send(Inbox::Drain { window: plan.window }).await;
+        let DrainPlan { window, deadline, .. } = plan;
+        worker.handle.send(Inbox::Drain { window, deadline }).await;
     }
     let all_ended = async {
         while let Some(worker) = workers.last_mut() {

@@ -9,6 +9,7 @@ pub mod cli;
 pub mod client_address;
 pub mod clock;
 pub mod config;
+pub mod dead_letters;
 pub mod dev;
 pub mod drain;
 pub mod health;

@@ -88,11 +88,11 @@ impl Cluster {
         let options = config.presence_options();
         let presence = RedisPresence::start(&broker, &lease, options, tracker, shutdown.clone());
         let presence = Arc::new(presence);
-        let held =
-            vec![Arc::clone(&registry) as Arc<dyn Reap>, Arc::clone(&presence) as Arc<dyn Reap>];
+        let queues = Arc::new(RedisQueues::new(Arc::clone(&broker), Arc::clone(&lease)));
+        let held: Vec<Arc<dyn Reap>> =
+            vec![Arc::clone(&registry) as _, Arc::clone(&presence) as _, Arc::clone(&queues) as _];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
-        let queues = Arc::new(RedisQueues::new(Arc::clone(&broker), Arc::clone(&lease)));
         Ok(Self { broker, queues, registry: shared, presence, redis: Some((registry, lease)) })
     }
 

@@ -4,6 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -31,7 +32,7 @@ use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::ws::{self, WebSocketState};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dev, health};
+use crate::{admin, dead_letters, dev, health};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
@@ -59,6 +60,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     node.conformance = conformance;
     let node = Arc::new(node);
 
+    let moving = dead_letters::run(Arc::clone(&shared));
+    let until = shutdown.clone();
+    tracker.spawn(async move { until.run_until_cancelled(moving).await });
     let workers = start_workers(&node, &shared, inboxes, public_listener, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());
@@ -71,7 +75,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    tracker.spawn(keep_up(metrics, Arc::clone(&node), shutdown.clone()));
+    tracker.spawn(keep_up(metrics, Arc::clone(&node), Arc::clone(&shared), shutdown.clone()));
     announce(&node, public, admin);
 
     let mut signals = Signals::listen()?;
@@ -118,6 +122,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         },
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
+        sessions: AtomicU64::new(0),
     })
 }
 
@@ -226,12 +231,17 @@ async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<(
 }
 
 /// Keeps the metrics that are not counted where they arise.
-async fn keep_up(metrics: Metrics, node: Arc<Node>, shutdown: CancellationToken) {
+async fn keep_up(
+    metrics: Metrics,
+    node: Arc<Node>,
+    workers: Arc<WorkerShared>,
+    shutdown: CancellationToken,
+) {
     let mut ticks = tokio::time::interval(Duration::from_secs(1));
     while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
         let ready = node.readiness() == crate::node::Readiness::Ready;
         metrics::gauge!("fanlight_ready").set(u8::from(ready));
-        node.registry.set_sessions(node.admission.connections() as u64);
+        node.registry.set_sessions(workers.sessions.load(Ordering::Relaxed));
         metrics.upkeep();
     }
 }

@@ -18,6 +18,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
@@ -75,6 +76,8 @@ pub struct WorkerShared {
     pub send_time_ms: u64,
     /// Messages below this are not compressed, in bytes.
     pub deflate_min_bytes: usize,
+    /// How many sessions are connected, on all workers; up to a second old.
+    pub sessions: AtomicU64,
 }
 
 /// One worker; it belongs to one thread.
@@ -156,7 +159,7 @@ impl Worker {
             work: FuturesUnordered::new(),
             effects: Vec::new(),
             stage: Stage::default(),
-            recovery: Recovery::default(),
+            recovery: Recovery::new(shared.outbox_limits),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             reentry: Reentry::default(),
@@ -286,7 +289,7 @@ impl Worker {
                     self.recovery.timelines.suspect(&channel);
                 }
                 Inbox::Disconnect(order) => self.obey(&order),
-                Inbox::Drain { window } => self.begin_drain(window),
+                Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
             }
         }
         if !deliveries.is_empty() {

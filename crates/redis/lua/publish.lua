@@ -39,8 +39,18 @@ if #KEYS > 1 then
   end
 end
 
-call(ARGV[1], ARGV[2], message)
+-- The key first: where it can't be written, nothing has been published. Where nothing is kept, it
+-- must not outlive a refusal to publish, or who tries again would be told that it is done.
 if once then
   call('SET', once, ARGV[8] .. position, 'PX', ARGV[9])
+  if position == '' then
+    local published = redis.pcall(ARGV[1], ARGV[2], message)
+    if type(published) == 'table' and published.err then
+      call('DEL', once)
+      return published
+    end
+    return 'P'
+  end
 end
+call(ARGV[1], ARGV[2], message)
 return 'P' .. position

@@ -1,9 +1,10 @@
 -- Takes messages from a queue: released ones first, then those that somebody has held for too
 -- long, then new ones. When there are fewer than wanted, the next message wakes the nodes.
 --
--- KEYS: stream, released, state, hungry
+-- KEYS: stream, released, state, hungry, what the node holds, dead
 -- ARGV: consumer, how many, ms after which what is held is claimed, ms between two looks for
---       that, ms until an unused queue expires, ms for which to remember who waits
+--       that, ms until an unused queue expires, ms for which to remember who waits, destination,
+--       deliveries after which a message is dead
 -- Answers {{id, how often delivered, envelope}, ...}; an entry that is not ours has envelope ''
 local stream, released, state, hungry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local consumer, wanted, claim_after = ARGV[1], tonumber(ARGV[2]), ARGV[3]
@@ -92,5 +93,16 @@ if redis.call('PEXPIRE', stream, ARGV[5]) == 1 then
 end
 if #taken < wanted then
   redis.call('SET', hungry, '', 'PX', ARGV[6])
+end
+if #taken > 0 then
+  redis.call('SADD', KEYS[5], ARGV[7])
+  local time = redis.call('TIME')
+  for _, one in ipairs(taken) do
+    if one[2] > tonumber(ARGV[8]) then
+      -- Should whoever moves it fail.
+      local due = time[1] * 1000 + math.floor(time[2] / 1000) + claim_after
+      redis.call('ZADD', KEYS[6], due, one[1] .. ' ' .. ARGV[7])
+    end
+  end
 end
 return taken

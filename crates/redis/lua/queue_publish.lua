@@ -1,12 +1,14 @@
 -- Stores a message in a queue, and wakes the nodes if one of them waits for it.
 --
--- KEYS: stream, hungry, idempotency key, channel
+-- The channel is no key, and there is no key without an idempotency key: while a slot is moving,
+-- a script is only executed where all its keys are.
+--
+-- KEYS: stream, hungry, and the idempotency key if there is one
 -- ARGV: envelope, the most messages, ms until an unused queue expires, PUBLISH or SPUBLISH, wake,
---       ms for which the key is remembered or '' without one, id of the publication
+--       channel, id of the publication, ms for which the key is remembered
 -- Answers {0}: stored; {1}: full; {2, id}: published before under this key
-local stream, hungry, key, channel = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local has_key = ARGV[6] ~= ''
-if has_key then
+local stream, hungry, key = KEYS[1], KEYS[2], KEYS[3]
+if key then
   local first = redis.call('GET', key)
   if first then
     return {2, first}
@@ -23,10 +25,10 @@ if is_new then
   redis.call('XGROUP', 'CREATE', stream, 'fl', '0')
 end
 redis.call('PEXPIRE', stream, ARGV[3])
-if has_key then
-  redis.call('SET', key, ARGV[7], 'PX', ARGV[6])
+if key then
+  redis.call('SET', key, ARGV[7], 'PX', ARGV[8])
 end
 if redis.call('DEL', hungry) == 1 then
-  redis.call(ARGV[4], channel, ARGV[5])
+  redis.call(ARGV[4], ARGV[6], ARGV[5])
 end
 return {0}

@@ -1,11 +1,22 @@
 -- Carries out what one node enters, removes and records, in order.
--- KEYS: index of the owner's sessions, events, index of its destinations, then one per operation.
+-- KEYS: index of the owner's sessions, events, index of its destinations, calls of its process,
+-- then one per operation.
 -- ARGV: owner, sessions per user (0: any), "kick" or "reject", length of the event stream (0: no
--- events), then seven per operation: code, time and up to five more.
--- Answers a list per operation, and at last how many events were recorded.
+-- events), number of the call, then seven per operation: code, time and up to five more.
+-- Answers a list per operation, and at last how many events were recorded; or 0: it is too late.
 local owner, most, when_full, length = ARGV[1], tonumber(ARGV[2]), ARGV[3], ARGV[4]
 local boot = string.match(owner, '^[^:]+')
 local recorded = 0
+
+-- A call that its node has given up may still be on its way, on a connection that is broken on the
+-- node's side only. It must not undo what was called since, nor enter anything for the dead.
+local generation = tonumber(string.match(owner, ':(%d+)$')) or 0
+local before = redis.call('HMGET', KEYS[4], 'last', 'dead')
+if tonumber(before[1] or 0) >= tonumber(ARGV[5]) or tonumber(before[2] or 0) >= generation then
+  return 0
+end
+redis.call('HSET', KEYS[4], 'last', ARGV[5])
+redis.call('PEXPIRE', KEYS[4], 3600000)
 
 local function record(time, type, session, user, node, destination, reason)
   if length == '0' then
@@ -100,8 +111,8 @@ function operations.leave(key, time, session, user, reason)
   return { 1 }
 end
 
-function operations.record(_, time, type, session, user, destination, reason)
-  record(time, type, session, user, owner, destination, reason)
+function operations.record(_, time, type, session, user, destination)
+  record(time, type, session, user, owner, destination, '')
   return { 1 }
 end
 
@@ -123,8 +134,8 @@ function operations.vacate(key, time, destination)
 end
 
 local answers = {}
-for at = 4, #KEYS do
-  local first = 5 + (at - 4) * 7
+for at = 5, #KEYS do
+  local first = 6 + (at - 5) * 7
   local run = operations[ARGV[first]]
   answers[#answers + 1] = run(KEYS[at], unpack(ARGV, first + 1, first + 6))
 end

@@ -1,6 +1,6 @@
 -- Removes sessions that a dead owner holds still; what others entered since stays.
--- KEYS: index of the owner's sessions, events, then the user of each session.
--- ARGV: owner, length of the event stream (0: no events), time, then session and user of each.
+-- KEYS: index of the owner's sessions, events, then where each session stands.
+-- ARGV: owner, length of the event stream (0: no events), time, then session and user (or '') of each.
 -- Answers how many were removed.
 local owner, length, time = ARGV[1], ARGV[2], ARGV[3]
 local removed = 0
@@ -11,8 +11,9 @@ for at = 3, #KEYS do
     redis.call('HDEL', KEYS[at], session)
     removed = removed + 1
     if length ~= '0' then
+      local whose = user ~= '' and { 'user', user } or {}
       redis.call('XADD', KEYS[2], 'MAXLEN', '~', length, '*', 'type', 'disconnected', 'at', time,
-        'node', owner, 'session', session, 'user', user, 'reason', 'node_lost')
+        'node', owner, 'session', session, 'reason', 'node_lost', unpack(whose))
     end
   end
   redis.call('SREM', KEYS[1], session .. ' ' .. user)

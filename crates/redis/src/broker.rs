@@ -1,7 +1,7 @@
 //! `RedisBroker`: the broker contract over Redis.
 
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use fanlight_engine::broker::{
     Broker, BrokerHealth, Channel, DeliverySink, Joined, PublishError, Published, Reach, WorkerId,
@@ -32,7 +32,7 @@ pub struct RedisBroker {
     pub(crate) names: Names,
     config: Arc<RedisConfig>,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
-    /// For pages of histories and messages of queues; held while one is decoded.
+    /// For messages of queues; held while some are decoded.
     pub(crate) destinations: Arc<Mutex<Destinations>>,
 }
 
@@ -91,8 +91,8 @@ impl RedisBroker {
             Published { id: publication.id, position: publication.position, reach: Reach::Cluster };
         let channel = permit.channel().clone();
         let partition = Partition::of(channel.as_str());
-        let command =
-            command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
+        let name = self.names.within(partition, &channel);
+        let command = command::publish(&publication, name, self.shards.sharded_pubsub());
         let answer = self.shards.call(partition, |_| command);
         let shards = Arc::clone(&self.shards);
         let sinks = Arc::clone(&self.sinks);
@@ -126,14 +126,14 @@ impl RedisBroker {
         key: Option<&IdempotencyKey>,
     ) -> Publishing {
         let id = publication.id;
-        let history = permit.options().history;
+        let history = permit.history();
         if history.is_some() {
             publication.position = None;
         }
         let channel = permit.channel();
         let partition = Partition::of(channel.as_str());
         let sharded = self.shards.sharded_pubsub();
-        let kept = Kept { publication: &publication, channel, history, key, sharded };
+        let kept = Kept { publication: &publication, partition, channel, history, key, sharded };
         let answer = self.shards.call_kept(partition, |link| kept.call(&self.names, link));
         let shards = Arc::clone(&self.shards);
         Box::pin(async move {
@@ -150,8 +150,7 @@ impl RedisBroker {
 
 impl Broker for RedisBroker {
     fn publish(&self, permit: PublishPermit, publication: Publication) -> Publishing {
-        let options = permit.options();
-        match (&options.queue, options.history) {
+        match (&permit.options().queue, permit.history()) {
             (Some(queue), _) => self.enqueue(&permit, queue, &publication, None),
             (None, Some(_)) => self.publish_kept(&permit, publication, None),
             (None, None) => self.publish_plain(&permit, publication),
@@ -175,15 +174,12 @@ impl Broker for RedisBroker {
         query: HistoryQuery,
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
         let (shards, names) = (Arc::clone(&self.shards), self.names.clone());
-        let destinations = Arc::clone(&self.destinations);
         let partition = Partition::of(query.channel.as_str());
         let asked = query.clone();
         let outcome = self.shards.of(partition).flights.join(&query, async move {
             let answer = shards.call(partition, |link| history::read(&asked, &names, link)).await;
             let answer = answer.map_err(|_| HistoryError::Unavailable)?;
-            let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
-            let page = history::page(answer, &mut destinations);
-            page.map(Arc::new).map_err(|_| HistoryError::Unavailable)
+            history::page(answer).map(Arc::new).map_err(|_| HistoryError::Unavailable)
         });
         Box::pin(async move { outcome.await.map(Arc::unwrap_or_clone) })
     }

@@ -1,7 +1,6 @@
 //! The map of a Redis Cluster, kept up to date: learnt from any node, again when anything hints at
 //! a change, and applied to the shards.
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -18,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::config::{Endpoint, RedisConfig};
 use crate::connection::{Connection, ConnectionError, Peer};
+use crate::meters::ClusterMeters;
 use crate::names::Partition;
 use crate::pipeline::Item;
 use crate::redirect::Redirect;
@@ -26,21 +26,38 @@ use crate::shard::{Environment, Shard};
 use crate::shards::Table;
 use crate::slots::{ClusterState, SlotMap};
 use crate::topology::{Place, ShardId};
+use crate::writer::CommandQueue;
 
 /// What is known of the cluster, shared with all connections.
 #[derive(Debug)]
 pub(crate) struct Cluster {
     pub(crate) routes: Arc<Routes>,
+    pub(crate) meters: ClusterMeters,
     seeds: Vec<Endpoint>,
     /// How many slot maps were applied.
     map_number: AtomicU64,
     /// Something hints at a change.
     changed: Notify,
-    /// Who knows of the change, latest first.
-    hints: Mutex<VecDeque<Endpoint>>,
+    /// Who knows of the latest change.
+    hint: Mutex<Option<Endpoint>>,
     problem: Mutex<Option<String>>,
+    guests: Mutex<Guests>,
     /// Which shard is where; weak, as shards know their cluster.
     table: OnceLock<Weak<Table>>,
+}
+
+/// Masters that have none of our partitions, but that some are just moving to.
+#[derive(Debug, Default)]
+struct Guests {
+    /// To be connected to.
+    wanted: Vec<Endpoint>,
+    connected: Vec<Guest>,
+}
+
+#[derive(Debug)]
+struct Guest {
+    shard: Shard,
+    used_at: Instant,
 }
 
 /// The task that keeps the map.
@@ -81,33 +98,31 @@ impl Cluster {
         let problem = format!("{}: connecting; its slots are not known yet", describe(&seeds));
         Self {
             routes: Arc::new(Routes::new(limits)),
+            meters: ClusterMeters::new(),
             seeds,
             map_number: AtomicU64::new(0),
             changed: Notify::new(),
-            hints: Mutex::default(),
+            hint: Mutex::default(),
             problem: Mutex::new(Some(problem)),
+            guests: Mutex::default(),
             table: OnceLock::new(),
         }
     }
 
     /// A command was not executed, for this reason.
     pub(crate) fn on_redirected(&self, item: Item, redirect: Redirect) {
-        let item = match &redirect {
-            Redirect::Ask(Some(target)) => match self.try_at(item, target) {
-                Ok(()) => return,
-                Err(item) => item,
-            },
-            _ => item,
-        };
+        self.meters.on_redirected(&redirect);
         match redirect {
             Redirect::Moved(hint) => {
                 self.routes.redirect(item, self.map_number());
                 self.on_change(hint);
             }
-            Redirect::Ask(_) | Redirect::ReadOnly => {
+            Redirect::Ask(None) | Redirect::ReadOnly => {
                 self.routes.redirect(item, self.map_number());
                 self.on_change(None);
             }
+            Redirect::Ask(Some(target)) => self.ask(item, &target),
+            Redirect::TryAgain => self.routes.retry(item),
             Redirect::Down => {
                 let _ = item.waiter.send(Err(PublishError::Unavailable));
                 self.on_change(None);
@@ -115,23 +130,51 @@ impl Cluster {
         }
     }
 
-    /// Sends a command to the master that its slot is moving to.
-    fn try_at(&self, item: Item, target: &Endpoint) -> Result<(), Item> {
+    /// Sends a command to the master that its slot is moving to, as soon as that can take it.
+    fn ask(&self, item: Item, target: &Endpoint) {
+        let asked = match self.commands_at(target) {
+            Some(commands) => self.routes.ask(item, &commands),
+            None => Err(item),
+        };
+        if let Err(item) = asked {
+            self.routes.retry(item);
+        }
+    }
+
+    /// The commands to a master; if it is not known yet, it soon is.
+    fn commands_at(&self, endpoint: &Endpoint) -> Option<Arc<CommandQueue>> {
         let table = self.table.get().and_then(Weak::upgrade);
         let shards = table.map(|table| table.shards()).unwrap_or_default();
-        match shards.iter().find(|shard| shard.endpoint() == Some(target)) {
-            Some(shard) => Routes::ask(item, &shard.commands),
-            None => Err(item),
+        if let Some(shard) = shards.iter().find(|shard| shard.endpoint() == Some(endpoint)) {
+            return Some(Arc::clone(&shard.commands));
+        }
+        let mut guests = lock(&self.guests);
+        let mut connected = guests.connected.iter_mut();
+        if let Some(guest) = connected.find(|guest| guest.shard.endpoint() == Some(endpoint)) {
+            guest.used_at = Instant::now();
+            return Some(Arc::clone(&guest.shard.commands));
+        }
+        if guests.connected.len() + guests.wanted.len() < GUESTS_MAX
+            && !guests.wanted.contains(endpoint)
+        {
+            guests.wanted.push(endpoint.clone());
+        }
+        None
+    }
+
+    /// A subscription was not made, for this reason.
+    pub(crate) fn on_subscription_redirected(&self, redirect: Redirect) {
+        self.meters.on_redirected(&redirect);
+        match redirect {
+            Redirect::Moved(hint) | Redirect::Ask(hint) => self.on_change(hint),
+            Redirect::ReadOnly | Redirect::TryAgain | Redirect::Down => self.on_change(None),
         }
     }
 
     /// Something hints at a change, of which `hint` knows.
     pub(crate) fn on_change(&self, hint: Option<Endpoint>) {
-        if let Some(hint) = hint {
-            let mut hints = lock(&self.hints);
-            hints.retain(|known| *known != hint);
-            hints.push_front(hint);
-            hints.truncate(HINTS_MAX);
+        if hint.is_some() {
+            *lock(&self.hint) = hint;
         }
         self.changed.notify_one();
     }
@@ -201,8 +244,28 @@ impl Keeper {
     }
 
     fn release(&self) -> bool {
+        self.look_after_guests();
         let master = |partition| Arc::clone(&self.table.of(partition).commands);
         self.cluster.routes.release(self.cluster.map_number(), master)
+    }
+
+    /// Connects to masters that are wanted, and leaves those that are not any more.
+    fn look_after_guests(&self) {
+        let cluster = &self.cluster;
+        let mut guests = lock(&cluster.guests);
+        for endpoint in std::mem::take(&mut guests.wanted) {
+            info!("Redis at {endpoint}: a slot of ours is moving there");
+            let boot = self.nowhere.context.boot;
+            let shard = Shard::guest(endpoint, Arc::clone(cluster), boot, &self.environment);
+            guests.connected.push(Guest { shard, used_at: Instant::now() });
+        }
+        guests.connected.retain(|guest| {
+            let is_used = guest.used_at.elapsed() < GUEST_IDLE_MAX;
+            if !is_used {
+                guest.shard.stop();
+            }
+            is_used
+        });
     }
 
     fn is_troubled(&self) -> bool {
@@ -218,9 +281,9 @@ impl Keeper {
     /// Asks who has a hint; then all others at once, and takes the first answer that is not older
     /// than what is known. The map comes with its epoch.
     async fn fetch(&self) -> Result<(SlotMap, u64), ConnectionError> {
-        let hints = std::mem::take(&mut *lock(&self.cluster.hints));
-        if let Some(hint) = hints.front()
-            && let Ok(map) = self.ask(hint).await
+        let hint = lock(&self.cluster.hint).take();
+        if let Some(hint) = hint
+            && let Ok(map) = self.ask(&hint).await
         {
             return Ok(map);
         }
@@ -264,6 +327,7 @@ impl Keeper {
     }
 
     fn on_failed(&self, error: &ConnectionError) {
+        self.cluster.meters.map_failed.add(1);
         let text = error.to_string();
         let (fault, remedy) = text.rsplit_once("; ").unwrap_or((&text, "check its log"));
         let place = describe(&self.cluster.seeds);
@@ -288,13 +352,17 @@ impl Keeper {
             .collect();
         let missing = of.iter().filter(|shard| Arc::ptr_eq(shard, &self.nowhere)).count();
         let number = self.cluster.map_number();
+        let mut has_changed = false;
         for partition in Partition::all() {
             let new = &of[usize::from(partition.0)];
             let is_kept = Arc::ptr_eq(&self.table.of(partition), new);
+            has_changed |= !is_kept;
             if !is_kept && !Arc::ptr_eq(new, &self.nowhere) {
                 self.cluster.routes.hold(partition, number);
             }
         }
+        let meters = &self.cluster.meters;
+        if has_changed { &meters.map_changed } else { &meters.map_same }.add(1);
         let gone = self.table.assign(of, &self.nowhere);
         for shard in &shards[before.len()..] {
             info!("{}: a master of the cluster", shard.context.health.place());
@@ -364,7 +432,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(200);
 const HOLD_TICK: Duration = Duration::from_millis(5);
 /// How many nodes are asked at once.
 const ASK_MAX: usize = 8;
-const HINTS_MAX: usize = 4;
+const GUESTS_MAX: usize = 8;
+/// By then it has a partition, or the move is over or stuck.
+const GUEST_IDLE_MAX: Duration = Duration::from_secs(10);
 
 #[cfg(test)]
 #[path = "cluster_tests.rs"]

@@ -42,15 +42,13 @@ pub(crate) fn channels(command: &str, channels: &[Channel], names: &Names, out: 
     }
 }
 
-/// The PUBLISH of one publication, in a single allocation.
+/// The PUBLISH of one publication to the channel of this name, in a single allocation.
 pub(crate) fn publish(
     publication: &Publication,
-    channel: &Channel,
-    names: &Names,
+    name: [&[u8]; 2],
     sharded_pubsub: bool,
 ) -> Vec<u8> {
     let envelope_bytes = encoded_bytes(publication);
-    let name = names.of(channel);
     let name_bytes = name[0].len() + name[1].len();
     let mut out = Vec::with_capacity(PUBLISH_OVERHEAD_BYTES + name_bytes + envelope_bytes);
     begin(3, &mut out);
@@ -73,6 +71,34 @@ pub(crate) fn parts(parts: &[&[u8]], out: &mut Vec<u8>) {
         out.extend_from_slice(part);
     }
     out.extend_from_slice(b"\r\n");
+}
+
+/// Replaces each word of a whole command that is `old` by `new`.
+pub(crate) fn replace(command: &mut Vec<u8>, old: &[u8], new: &[u8]) {
+    let mut out = Vec::with_capacity(command.len());
+    let mut rest = command.as_slice();
+    let head = line(&mut rest);
+    out.extend_from_slice(head);
+    while !rest.is_empty() {
+        let head = line(&mut rest);
+        let digits = head.get(1..head.len().saturating_sub(2)).unwrap_or_default();
+        let bytes = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
+        let (argument, after) = rest.split_at(bytes.unwrap_or(rest.len()).min(rest.len()));
+        rest = after.get(2..).unwrap_or_default();
+        let argument = if argument == old { new } else { argument };
+        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
+        out.extend_from_slice(argument);
+        out.extend_from_slice(b"\r\n");
+    }
+    *command = out;
+}
+
+/// The next line, with its end.
+fn line<'c>(rest: &mut &'c [u8]) -> &'c [u8] {
+    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
+    let (line, after) = rest.split_at(end);
+    *rest = after;
+    line
 }
 
 /// `*3 $7 PUBLISH $nnnn $nnnnnnnnn` with their line ends, rounded up.
@@ -110,9 +136,23 @@ mod tests {
             only_for: None,
         };
         let channel = Channel::of_destination("/topic/a".into());
-        let command = publish(&publication, &channel, &Names::new("fl:"), false);
+        let command = publish(&publication, Names::new("fl:").of(&channel), false);
         let start = b"*3\r\n$7\r\nPUBLISH\r\n$19\r\nfl:{111}:c:/topic/a\r\n$100035\r\n";
         assert!(command.starts_with(start) && command.ends_with(b"x\r\n"));
         assert!(command.capacity() <= command.len() + PUBLISH_OVERHEAD_BYTES);
+    }
+
+    #[test]
+    fn a_word_is_replaced_where_it_is_the_whole_word() {
+        let make = |id: &str| {
+            let mut out = Vec::new();
+            words(&[b"EVALSHA", b"a\r\n$2\r\nxx", b"", id.as_bytes(), b"end"], &mut out);
+            out
+        };
+        let mut command = make("old");
+        replace(&mut command, b"old", b"newer");
+        assert_eq!(command, make("newer"));
+        replace(&mut command, b"xx", b"never");
+        assert_eq!(command, make("newer"));
     }
 }

@@ -99,6 +99,7 @@ impl ConnectionError {
 
     /// From an error reply; its text is Redis' own, cut and without control characters.
     pub(crate) fn refused(command: &'static str, answer: &[u8]) -> Self {
+        let answer = without_arguments(answer);
         let answer = String::from_utf8_lossy(&answer[..answer.len().min(200)]);
         let answer = answer.escape_debug().to_string();
         let remedy = match answer.split(' ').next() {
@@ -139,7 +140,8 @@ impl Connection {
         let shaking_hands = AtomicBool::new(false);
         let opened = timeout(after, async {
             let stream = connect(&endpoint, config, &shaking_hands).await?;
-            let mut connection = Self { endpoint, stream, reader: Reader::new() };
+            let reader = if peer == Peer::Node { Reader::of_slots() } else { Reader::new() };
+            let mut connection = Self { endpoint, stream, reader };
             connection.log_in(peer, config, client_name).await?;
             Ok(connection)
         });
@@ -281,6 +283,14 @@ fn field<'v>(fields: &'v [(Value, Value)], name: &str) -> Option<&'v str> {
         .and_then(|(_, value)| value.as_text())
 }
 
+/// An error reply up to where it repeats what it was sent: that may be a password or a message.
+fn without_arguments(answer: &[u8]) -> &[u8] {
+    let end = answer.windows(ARGUMENTS.len()).position(|window| window == ARGUMENTS);
+    &answer[..end.unwrap_or(answer.len())]
+}
+
+/// What servers say before they repeat arguments.
+const ARGUMENTS: &[u8] = b", with args";
 /// What a TLS server's answer to plain bytes begins with.
 const TLS_ALERT: u8 = 0x15;
 
@@ -301,6 +311,19 @@ mod tests {
             let text = ConnectionError::refused("HELLO", answer.as_bytes()).to_string();
             assert!(text.contains(remedy), "{text}");
             assert!(!text.contains(char::is_control), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_shows_no_argument_of_the_command() {
+        for quote in ["'", "`"] {
+            let answer = format!(
+                "ERR unknown command {quote}HELLO{quote}, with args beginning with: \
+                 {quote}3{quote} {quote}AUTH{quote} {quote}default{quote} {quote}s3cret{quote} "
+            );
+            let text = ConnectionError::refused("HELLO", answer.as_bytes()).to_string();
+            let expected = format!("it refused HELLO: ERR unknown command {quote}HELLO{quote}; ");
+            assert!(text.replace("\\'", "'").starts_with(&expected), "{text}");
         }
     }
 

@@ -49,6 +49,14 @@ pub struct EventId {
     entry: String,
 }
 
+/// What one stream has for a consumer.
+#[derive(Default)]
+struct Entries {
+    events: Vec<Event>,
+    /// Given out before, and trimmed since: of these Redis tells the id only.
+    gone: Vec<EventId>,
+}
+
 impl Events {
     /// A reader over what `broker` is connected to.
     pub fn new(broker: &RedisBroker) -> Self {
@@ -83,6 +91,7 @@ impl Events {
     }
 
     /// Up to `count` events of each stream that this consumer was given and has not acknowledged.
+    /// What was trimmed meanwhile counts as acknowledged.
     pub async fn read_again(
         &self,
         group: &str,
@@ -129,8 +138,18 @@ impl Events {
                 &key,
                 from.as_bytes(),
             ];
-            let answer = refuse_errors(self.call(partition, &words).await?)?;
-            Ok::<_, PublishError>(entries(partition, &answer))
+            loop {
+                let answer = refuse_errors(self.call(partition, &words).await?)?;
+                let Entries { events, gone } = entries(partition, &answer);
+                if gone.is_empty() {
+                    return Ok::<_, PublishError>(events);
+                }
+                // They would stand in the way of what comes after them for ever.
+                self.ack(group, &gone).await?;
+                if !events.is_empty() {
+                    return Ok(events);
+                }
+            }
         });
         Ok(try_join_all(reading).await?.into_iter().flatten().collect())
     }
@@ -148,14 +167,23 @@ impl fmt::Debug for Events {
     }
 }
 
-/// From the answer about one stream; what was trimmed since it was given out has no fields.
-fn entries(partition: Partition, answer: &Value) -> Vec<Event> {
-    let Value::Map(streams) = answer else { return Vec::new() };
-    let entries = streams.iter().filter_map(|(_, entries)| match entries {
-        Value::Array(entries) => Some(entries),
-        _ => None,
-    });
-    entries.flatten().filter_map(|entry| event(partition, entry)).collect()
+/// From the answer about one stream.
+fn entries(partition: Partition, answer: &Value) -> Entries {
+    let mut found = Entries::default();
+    let Value::Map(streams) = answer else { return found };
+    for (_, entries) in streams {
+        let Value::Array(entries) = entries else { continue };
+        for entry in entries {
+            match entry {
+                Value::Array(parts) if let [id, Value::Null] = &parts[..] => {
+                    let entry = id.as_text().map(str::to_owned);
+                    found.gone.extend(entry.map(|entry| EventId { partition, entry }));
+                }
+                entry => found.events.extend(event(partition, entry)),
+            }
+        }
+    }
+    found
 }
 
 fn event(partition: Partition, entry: &Value) -> Option<Event> {

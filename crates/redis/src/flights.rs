@@ -22,9 +22,16 @@ type Reading = BoxFuture<'static, Outcome>;
 /// The reads of one shard.
 #[derive(Debug)]
 pub(crate) struct Flights {
-    /// Those that others may still join, or must wait for.
-    latest: Mutex<HashMap<Key, Flight>>,
+    latest: Mutex<Latest>,
     places: Arc<Semaphore>,
+}
+
+#[derive(Debug, Default)]
+struct Latest {
+    /// Those that others may still join, or must wait for.
+    flights: HashMap<Key, Flight>,
+    /// How many came for which there was no room, since it was looked who has gone.
+    without_room: usize,
 }
 
 /// What makes two queries the same; the channel follows from the destination.
@@ -58,7 +65,7 @@ impl Flights {
     ) -> Shared<Reading> {
         let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
         let key = Key::of(query);
-        let before = latest.get(&key).and_then(|flight| {
+        let before = latest.flights.get(&key).and_then(|flight| {
             let outcome = flight.outcome.upgrade()?;
             Some((outcome, flight.left.load(Ordering::SeqCst)))
         });
@@ -80,15 +87,28 @@ impl Flights {
             read.await
         };
         let outcome = reading.boxed().shared();
-        if latest.len() >= FLIGHTS_MAX {
-            latest.retain(|_, flight| flight.outcome.upgrade().is_some());
-        }
-        if latest.len() < FLIGHTS_MAX
-            && let Some(outcome) = outcome.downgrade()
-        {
+        if let Some(outcome) = outcome.downgrade() {
             latest.insert(key, Flight { left, outcome });
         }
         outcome
+    }
+}
+
+impl Latest {
+    /// Without room it can't be joined.
+    fn insert(&mut self, key: Key, flight: Flight) {
+        if self.flights.len() >= FLIGHTS_MAX && !self.flights.contains_key(&key) {
+            // Only now and then, or each of many would look at all the others.
+            if self.without_room.is_multiple_of(LOOK_EVERY) {
+                self.flights.retain(|_, flight| flight.outcome.upgrade().is_some());
+            }
+            self.without_room += 1;
+            if self.flights.len() >= FLIGHTS_MAX {
+                return;
+            }
+            self.without_room = 0;
+        }
+        self.flights.insert(key, flight);
     }
 }
 
@@ -111,6 +131,8 @@ impl Key {
 
 /// Further reads each make their own call.
 const FLIGHTS_MAX: usize = 1024;
+/// Reads without room between two looks for it.
+const LOOK_EVERY: usize = 128;
 /// Each may bring a page of a mebibyte, and publications wait for what was asked before them.
 const UNDER_WAY_MAX: usize = 16;
 
@@ -189,7 +211,7 @@ mod tests {
         for number in 0..=FLIGHTS_MAX {
             drop(flights.join(&query(&format!("/topic/{number}")), never()));
         }
-        assert!(flights.latest.lock().unwrap().len() <= FLIGHTS_MAX);
+        assert!(flights.latest.lock().unwrap().flights.len() <= FLIGHTS_MAX);
         let (read, _answer, left) = read();
         assert!(flights.join(&newest, read).now_or_never().is_none());
         assert!(left.load(Ordering::SeqCst), "nobody waits for what was given up");

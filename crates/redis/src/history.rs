@@ -23,6 +23,8 @@ use crate::writer::Link;
 #[derive(Debug)]
 pub(crate) struct Kept<'p> {
     pub(crate) publication: &'p Publication,
+    /// That of the channel.
+    pub(crate) partition: Partition,
     pub(crate) channel: &'p Channel,
     pub(crate) history: Option<History>,
     pub(crate) key: Option<&'p IdempotencyKey>,
@@ -38,7 +40,7 @@ pub(crate) struct BadAnswer;
 impl Kept<'_> {
     /// The call of `publish.lua`. Everything that it touches is in the channel's partition.
     pub(crate) fn call(&self, names: &Names, link: &Link) -> Vec<u8> {
-        let partition = Partition::of(self.channel.as_str());
+        let partition = self.partition;
         let destination = &self.publication.destination;
         let mut keys = Vec::with_capacity(3);
         if self.history.is_some() {
@@ -53,11 +55,11 @@ impl Kept<'_> {
         let mut out = Vec::with_capacity(bytes);
         scripts::PUBLISH.begin(&keys, arguments, &mut out);
         command::word(if self.sharded { b"SPUBLISH" } else { b"PUBLISH" }, &mut out);
-        command::parts(&names.of(self.channel), &mut out);
+        command::parts(&names.within(partition, self.channel), &mut out);
         command::envelope(self.publication, &mut out);
         match self.history {
             Some(history) => {
-                command::word(link.replication_id.as_bytes(), &mut out);
+                command::word(link.replication_id().as_bytes(), &mut out);
                 command::word(&new_epoch(), &mut out);
                 command::word(history.size.to_string().as_bytes(), &mut out);
                 command::word(history.ttl_ms.to_string().as_bytes(), &mut out);
@@ -100,7 +102,7 @@ pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> 
     let entries_max = query.limit.min(PAGE_PUBLICATIONS);
     let numbers = [size.to_string(), ttl_ms.to_string(), entries_max.to_string()];
     let [size, ttl_ms, entries_max] = numbers.each_ref().map(String::as_bytes);
-    let (master, candidate) = (link.replication_id.as_bytes(), new_epoch());
+    let (master, candidate) = (link.replication_id().as_bytes(), new_epoch());
     let bytes_max = PAGE_BYTES.to_string();
     let mut arguments = vec![master, &candidate, size, ttl_ms, entries_max, bytes_max.as_bytes()];
     let (epoch, number);
@@ -119,10 +121,7 @@ pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> 
 }
 
 /// What `history.lua` answered.
-pub(crate) fn page(
-    answer: Value,
-    destinations: &mut Destinations,
-) -> Result<HistoryPage, BadAnswer> {
+pub(crate) fn page(answer: Value) -> Result<HistoryPage, BadAnswer> {
     let Value::Array(elements) = answer else {
         return Err(BadAnswer);
     };
@@ -138,9 +137,10 @@ pub(crate) fn page(
         b"too_old" => Some(Lost::TooOld),
         _ => return Err(BadAnswer),
     };
+    let mut destinations = Destinations::one();
     let mut publications = Vec::with_capacity(elements.len());
     for entry in elements {
-        let Some(publication) = follows(entry?, publications.last(), destinations) else {
+        let Some(publication) = follows(entry?, publications.last(), &mut destinations) else {
             // Something else writes here. What follows can't be given in whole.
             return Ok(HistoryPage { publications: Vec::new(), top, lost: Some(Lost::TooOld) });
         };
@@ -233,7 +233,7 @@ mod tests {
         let top = Value::Bulk([[1; 8], [3, 0, 0, 0, 0, 0, 0, 0]].concat().into());
         let read = |entries: &[Value]| {
             let head = [top.clone(), Value::Bulk(Bytes::new())];
-            page(Value::Array([&head[..], entries].concat()), &mut Destinations::new())
+            page(Value::Array([&head[..], entries].concat()))
         };
         let whole = read(&[entry(2, &good), entry(3, &good)]).unwrap();
         assert_eq!((whole.publications.len(), whole.lost, whole.is_last()), (2, None, true));

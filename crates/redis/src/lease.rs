@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use fanlight_engine::broker::PublishError;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::select;
 use tokio::sync::{Notify, watch};
 use tokio::time::sleep;
@@ -23,6 +24,7 @@ use crate::broker::RedisBroker;
 use crate::config::RedisConfig;
 use crate::meters::amount;
 use crate::names::{Kind, Names, Partition};
+use crate::pipeline::Answer;
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
 use crate::shards::Shards;
@@ -85,8 +87,7 @@ struct State {
     renewed_at: Option<Instant>,
     /// When Redis was last found unreachable, or another than before; at first the start.
     troubled_at: Instant,
-    /// By partition, the replication id of the master that had it.
-    replication: HashMap<Partition, Arc<str>>,
+    replication: Masters,
     sessions: u64,
     nodes: Vec<LeasedNode>,
     dead: HashSet<Arc<str>>,
@@ -94,6 +95,9 @@ struct State {
     released: bool,
     fenced: u64,
 }
+
+/// By partition, the replication id of the master that has it.
+type Masters = HashMap<Partition, Arc<str>>;
 
 /// What a renewal came to.
 enum Renewed {
@@ -266,14 +270,17 @@ impl Lease {
         }
     }
 
-    /// One renewal, and what follows from it.
+    /// One renewal, and what follows from it. That a master is away does not keep the lease from
+    /// being renewed: what this node has in the others still counts.
     async fn turn(&self) -> Result<(), PublishError> {
-        if self.look_at_masters().await? {
-            // It may lack what the former was told last: entries, and also exits.
-            let mut state = self.state();
-            state.troubled_at = Instant::now();
-            state.fence_asked |= state.taken;
-        }
+        let asked = self.look_at_masters();
+        let renewed = self.renew_until_held().await;
+        let mut answers = join_all(asked).await.into_iter();
+        let are_there = answers.try_for_each(|answer| refuse_errors(answer?).map(drop));
+        renewed.and(are_there)
+    }
+
+    async fn renew_until_held(&self) -> Result<(), PublishError> {
         if std::mem::take(&mut self.state().fence_asked) {
             self.advance();
         }
@@ -293,27 +300,28 @@ impl Lease {
         Ok(())
     }
 
-    /// Asks all masters that have registry partitions whether they are there; whether one is
-    /// another than before, so that it may have lost what the former had.
-    async fn look_at_masters(&self) -> Result<bool, PublishError> {
+    /// Asks all masters that have registry partitions whether they are there. If one is another
+    /// than before, this node is to be fenced, whatever else fails in this turn.
+    fn look_at_masters(&self) -> Vec<BoxFuture<'static, Answer>> {
         let mut asked = Vec::new();
-        let mut is_another = false;
+        let mut seen = HashMap::new();
         for partition in held_partitions() {
-            let mut id = None;
-            let ping = self.shards.call(partition, |link| {
-                id = Some(Arc::clone(&link.replication_id));
+            asked.push(self.shards.call(partition, |link| {
+                // Where it is held, its next master is not known yet.
+                if !link.is_placeholder() {
+                    seen.insert(partition, Arc::clone(link.replication_id()));
+                }
                 PING.to_vec()
-            });
-            asked.push(ping);
-            if let Some(id) = id {
-                let before = self.state().replication.insert(partition, Arc::clone(&id));
-                is_another |= before.is_some_and(|before| before != id);
-            }
+            }));
         }
-        for ping in asked {
-            refuse_errors(ping.await?)?;
+        let mut state = self.state();
+        if may_lack_entries(&state.replication, &seen) {
+            // It may lack what the former was told last: entries, and also exits.
+            state.troubled_at = Instant::now();
+            state.fence_asked |= state.taken;
         }
-        Ok(is_another)
+        state.replication.extend(seen);
+        asked
     }
 
     async fn renew(&self) -> Result<Renewed, PublishError> {
@@ -477,6 +485,18 @@ pub(crate) fn held_partition_of(text: &str) -> Partition {
     Partition(partition - partition % HELD_STEP as u8)
 }
 
+/// Whether a partition's master is another than before, so that entries may be missing: not if the
+/// slot has only moved, which is so when both masters are known and the former is still one.
+fn may_lack_entries(before: &Masters, now: &Masters) -> bool {
+    now.iter().any(|(partition, id)| {
+        before.get(partition).is_some_and(|former| {
+            let has_moved = before.values().any(|known| known == id)
+                && now.values().any(|other| other == former);
+            former != id && !has_moved
+        })
+    })
+}
+
 /// An error reply means that nothing was done, or not all: it is to be tried again.
 pub(crate) fn refuse_errors(answer: Value) -> Result<Value, PublishError> {
     match answer {
@@ -543,6 +563,25 @@ mod tests {
         };
         assert_eq!(read_node(&describe_node(&info, 7)), (info, 7));
         assert_eq!(read_node("").1, 0);
+    }
+
+    #[test]
+    fn a_master_that_came_anew_may_lack_entries_and_one_that_slots_moved_to_does_not() {
+        let masters = |ids: &[&str]| -> Masters {
+            ids.iter().zip(held_partitions()).map(|(id, at)| (at, Arc::from(*id))).collect()
+        };
+        for (before, now, lacks) in [
+            (&["a", "a", "b"], &["a", "a", "b"][..], false),
+            (&["a", "a", "b"], &["a", "b", "b"], false),
+            (&["a", "a", "b"], &["a", "a", "a"], true),
+            (&["a", "a", "b"], &["c", "c", "b"], true),
+            (&["a", "a", "b"], &["a", "c", "b"], true),
+            (&["a", "a", "b"], &["b", "b", "b"], true),
+            (&["a", "a", "b"], &["a", "a"], false),
+        ] {
+            assert_eq!(may_lack_entries(&masters(before), &masters(now)), lacks, "{now:?}");
+        }
+        assert!(!may_lack_entries(&Masters::new(), &masters(&["a"])));
     }
 
     #[test]

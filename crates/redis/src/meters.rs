@@ -1,10 +1,12 @@
-//! The metrics of one shard, `fanlight_redis_*`, labelled by `shard` and `result` only.
+//! The metrics of Redis, `fanlight_redis_*`: of one shard, labelled by `shard` and `result` only, and
+//! of a Redis Cluster as a whole.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanlight_engine::broker::{PublishError, Published, Reach};
 use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
 
+use crate::redirect::Redirect;
 use crate::topology::ShardId;
 
 /// The metrics of one shard. Their handles are made once, so the recorder must be there before.
@@ -27,6 +29,22 @@ pub(crate) struct Meters {
     unknown: Counter,
     overloaded: Counter,
     queue_full: Counter,
+}
+
+/// The metrics of a Redis Cluster as a whole.
+#[derive(Debug)]
+pub(crate) struct ClusterMeters {
+    /// Slot maps by which some partition has another master.
+    pub(crate) map_changed: Total,
+    /// Slot maps that say what was known.
+    pub(crate) map_same: Total,
+    /// Attempts at a slot map that got none, or an outdated one.
+    pub(crate) map_failed: Total,
+    pub(crate) moved: Total,
+    pub(crate) ask: Total,
+    pub(crate) read_only: Total,
+    pub(crate) try_again: Total,
+    pub(crate) down: Total,
 }
 
 /// A counter that can be read back.
@@ -78,6 +96,41 @@ impl Meters {
             Err(PublishError::QueueFull) => &self.queue_full,
         };
         counter.increment(1);
+    }
+}
+
+impl ClusterMeters {
+    pub(crate) fn new() -> Self {
+        describe_cluster();
+        let maps = |result: &'static str| Total {
+            counter: counter!("fanlight_redis_slot_map_fetches_total", "result" => result),
+            value: AtomicU64::new(0),
+        };
+        let redirected = |reason: &'static str| Total {
+            counter: counter!("fanlight_redis_redirections_total", "reason" => reason),
+            value: AtomicU64::new(0),
+        };
+        Self {
+            map_changed: maps("changed"),
+            map_same: maps("same"),
+            map_failed: maps("failed"),
+            moved: redirected("moved"),
+            ask: redirected("ask"),
+            read_only: redirected("read_only"),
+            try_again: redirected("try_again"),
+            down: redirected("down"),
+        }
+    }
+
+    pub(crate) fn on_redirected(&self, redirect: &Redirect) {
+        let total = match redirect {
+            Redirect::Moved(_) => &self.moved,
+            Redirect::Ask(_) => &self.ask,
+            Redirect::ReadOnly => &self.read_only,
+            Redirect::TryAgain => &self.try_again,
+            Redirect::Down => &self.down,
+        };
+        total.add(1);
     }
 }
 
@@ -133,5 +186,17 @@ fn describe() {
         "fanlight_redis_canary_seconds",
         Unit::Seconds,
         "From publishing to receiving through Redis, measured each second: the delivery lag."
+    );
+}
+
+fn describe_cluster() {
+    use metrics::describe_counter;
+    describe_counter!(
+        "fanlight_redis_redirections_total",
+        "Commands that a server of a Redis Cluster has not executed, by what it answered."
+    );
+    describe_counter!(
+        "fanlight_redis_slot_map_fetches_total",
+        "Slot maps fetched from a Redis Cluster, by what they told."
     );
 }

@@ -60,7 +60,15 @@ impl Names {
 
     /// A channel's name, in two parts that follow each other.
     pub(crate) fn of<'n>(&'n self, channel: &'n Channel) -> [&'n [u8]; 2] {
-        let partition = Partition::of(channel.as_str());
+        self.within(Partition::of(channel.as_str()), channel)
+    }
+
+    /// The same where the channel's partition is known.
+    pub(crate) fn within<'n>(
+        &'n self,
+        partition: Partition,
+        channel: &'n Channel,
+    ) -> [&'n [u8]; 2] {
         let start = &self.channels[usize::from(partition.0)];
         [start.as_bytes(), channel.as_str().as_bytes()]
     }

@@ -26,11 +26,20 @@ pub(crate) struct Item {
 }
 
 /// How many replicas must have what was kept before that is acknowledged.
+///
+/// A WAIT keeps all that comes after it on the connection waiting. So as long as there are not
+/// enough replicas each one is short, and only now and then one as long as is configured.
 #[derive(Debug)]
 pub(crate) struct Replicas {
     min: i64,
-    /// WAIT
-    command: Vec<u8>,
+    /// WAIT, with all the time that replicas have.
+    patient: Vec<u8>,
+    /// WAIT, with hardly any.
+    hasty: Vec<u8>,
+    /// Whether the last answer came up short.
+    lacking: bool,
+    /// Until when that makes the next ones hasty.
+    hasty_until: Option<Instant>,
 }
 
 /// The batches of one connection that are not answered yet.
@@ -76,11 +85,45 @@ pub(crate) struct Unasked;
 impl Replicas {
     /// `None` where nothing is to be waited for.
     pub(crate) fn new(min: u32, within: Duration) -> Option<Self> {
-        let mut command = Vec::new();
-        let within_ms = within.as_millis().max(1);
-        let (replicas, within_ms) = (min.to_string(), within_ms.to_string());
-        command::words(&[b"WAIT", replicas.as_bytes(), within_ms.as_bytes()], &mut command);
-        (min > 0).then_some(Self { min: min.into(), command })
+        let wait = |within: Duration| {
+            let within_ms = within.as_millis().max(1).to_string();
+            let mut command = Vec::new();
+            command::words(
+                &[b"WAIT", min.to_string().as_bytes(), within_ms.as_bytes()],
+                &mut command,
+            );
+            command
+        };
+        (min > 0).then(|| Self {
+            min: min.into(),
+            patient: wait(within),
+            hasty: wait(within.min(HASTY)),
+            lacking: false,
+            hasty_until: None,
+        })
+    }
+
+    /// The next WAIT.
+    fn command(&mut self, now: Instant) -> &[u8] {
+        if !self.lacking {
+            self.hasty_until = None;
+            return &self.patient;
+        }
+        let is_first = self.hasty_until.is_none();
+        if is_first || self.hasty_until.is_some_and(|until| now >= until) {
+            self.hasty_until = Some(now + PATIENT_EVERY);
+            if !is_first {
+                return &self.patient;
+            }
+        }
+        &self.hasty
+    }
+
+    /// Whether the answer to a WAIT says that there are enough.
+    fn on_answer(&mut self, answer: &Value) -> bool {
+        let enough = matches!(answer, Value::Integer(replicas) if *replicas >= self.min);
+        self.lacking = !enough;
+        enough
     }
 }
 
@@ -118,11 +161,10 @@ impl Pipeline {
             }
             self.ask(Asked::Command { item, held });
         }
-        if kept && let Some(replicas) = self.replicas.take() {
+        if kept && let Some(replicas) = &mut self.replicas {
             unanswered += 1;
-            self.outgoing.extend_from_slice(&replicas.command);
+            self.outgoing.extend_from_slice(replicas.command(now));
             self.ask(Asked::Replicas);
-            self.replicas = Some(replicas);
         }
         if unanswered > 0 {
             self.batches.push_back(Batch { unanswered, begun_at: now });
@@ -174,8 +216,7 @@ impl Pipeline {
 
     /// The answer to a WAIT.
     fn on_replicas(&mut self, answer: &Value) {
-        let min = self.replicas.as_ref().map_or(0, |replicas| replicas.min);
-        let enough = matches!(answer, Value::Integer(replicas) if *replicas >= min);
+        let enough = self.replicas.as_mut().is_none_or(|replicas| replicas.on_answer(answer));
         for (waiter, value) in self.held.drain(..) {
             let _ = waiter.send(if enough { Ok(value) } else { Err(PublishError::Unknown) });
         }
@@ -208,6 +249,10 @@ const BATCH_BYTES: usize = 64 << 10;
 /// One batch at Redis, one on the way there, one on the way back: enough that nobody idles, few
 /// enough that batches form under load.
 const BATCHES_MAX: usize = 3;
+/// Longer than the way to a replica and back.
+const HASTY: Duration = Duration::from_millis(5);
+/// Replicas that are there again, but slow, are found so.
+const PATIENT_EVERY: Duration = Duration::from_secs(5);
 /// A larger buffer, left by a large message, is given back.
 const KEEP_BYTES: usize = 4 * BATCH_BYTES;
 
@@ -328,6 +373,36 @@ mod tests {
             assert!(answer(&mut pipeline, Value::Integer(replicas)).is_some());
             assert_eq!(waiting[1].try_recv(), Ok(expected));
         }
+    }
+
+    #[test]
+    fn while_replicas_are_lacking_a_wait_is_short_except_for_one_now_and_then() {
+        let mut pipeline = Pipeline::new(Replicas::new(1, Duration::from_millis(250)));
+        let begun = Instant::now();
+        let mut within = |after_ms, replicas| {
+            let (mut queue, _waiting) = queue(&[1]);
+            queue[0].kept = true;
+            pipeline.take_batch(&mut queue, begun + Duration::from_millis(after_ms));
+            let sent = String::from_utf8(pipeline.outgoing().to_vec()).unwrap();
+            pipeline.on_written(sent.len());
+            answer(&mut pipeline, Value::Integer(1));
+            answer(&mut pipeline, Value::Integer(replicas));
+            sent.trim_end().rsplit("\r\n").next().unwrap().to_owned()
+        };
+        let lasts: Vec<_> = [
+            (0, 1),
+            (1, 0),
+            (2, 0),
+            (5001, 0),
+            (5002, 0),
+            (5003, 0),
+            (10_001, 0),
+            (10_002, 1),
+            (10_003, 1),
+        ]
+        .map(|(after_ms, replicas)| within(after_ms, replicas))
+        .into();
+        assert_eq!(lasts, ["250", "250", "5", "5", "250", "5", "5", "250", "250"]);
     }
 
     #[test]

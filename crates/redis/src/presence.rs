@@ -136,7 +136,7 @@ impl Node {
         let mut cursor = None;
         let page = (query.limit > 0).then(|| {
             self.shards.call(partition, |link| {
-                tag = tag_of(&link.replication_id);
+                tag = tag_of(link.replication_id());
                 cursor = scan_cursor(query.cursor.as_deref(), &tag);
                 let limit = query.limit.to_string();
                 let from = cursor.map(|cursor| cursor.to_string()).unwrap_or_default();
@@ -155,6 +155,11 @@ impl Node {
             return Ok(MembersPage { members: Vec::new(), count, cursor: None });
         };
         let page = page.await.map_err(|_| PresenceError::Unavailable)?;
+        let link = self.shards.of(partition).commands.link();
+        if link.is_none_or(|link| tag_of(link.replication_id()) != tag) {
+            // The partition has moved meanwhile, and nobody knows whose cursor it is.
+            return Err(PresenceError::Unavailable);
+        }
         if cursor.is_none() {
             return Err(PresenceError::BadCursor);
         }

@@ -1,5 +1,5 @@
-//! Queues over Redis: a stream and its consumer group for each, worked by scripts:
-//! `lua/queue_publish.lua`, `lua/queue_fetch.lua`, `lua/queue_ack.lua`, `lua/queue_release.lua`.
+//! Queues over Redis: a stream and its consumer group for each, worked by the scripts
+//! `lua/queue_*.lua`.
 //!
 //! | key | what |
 //! |---|---|
@@ -8,9 +8,15 @@
 //! | `qs` | when to look for what crashed nodes hold, and from where on |
 //! | `qh` | there while some node would have fetched more than there was: whoever adds a message wakes |
 //! | `qk` | publications by their idempotency keys |
+//! | `qx` | of a node in one partition: the queues of which it holds something |
+//! | `qd` | of a partition: messages that are dead letters, or may be, by when to look at them |
 //!
 //! A message is held by the node that fetched it until that acknowledges or releases it, or has
-//! not done so for longer than the ack timeout and a margin: then any node may claim it.
+//! not done so for longer than the ack timeout and a margin: then any node may claim it. What a
+//! dead node holds is released by the reapers.
+
+mod dead;
+mod reap;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError};
@@ -21,7 +27,8 @@ use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::policy::PublishPermit;
 use fanlight_engine::publication::{Publication, PublicationId};
 use fanlight_engine::queue::{
-    self, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueError, QueueOptions, Queues, Release,
+    self, Dead, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueError, QueueOptions, Queues,
+    Release,
 };
 use fanlight_proto::Destination;
 use futures_util::future::BoxFuture;
@@ -49,6 +56,7 @@ struct Keys {
     released: Vec<u8>,
     state: Vec<u8>,
     hungry: Vec<u8>,
+    dead: Vec<u8>,
 }
 
 impl Keys {
@@ -61,6 +69,7 @@ impl Keys {
             released: key(RELEASED),
             state: key(STATE),
             hungry: key(HUNGRY),
+            dead: names.key(partition, DEAD, ""),
         }
     }
 }
@@ -76,20 +85,24 @@ impl RedisBroker {
     ) -> Publishing {
         let channel = permit.channel();
         let keys = Keys::of(&self.names, channel);
-        let key_text = key.map(|key| once_text(permit.destination(), key)).unwrap_or_default();
-        let key_name = self.names.key(keys.partition, IDEMPOTENCY, &key_text);
-        let window = key.map(|_| IdempotencyKey::WINDOW_MS.to_string()).unwrap_or_default();
+        let once = key.map(|key| {
+            let text = once_text(permit.destination(), key);
+            self.names.key(keys.partition, IDEMPOTENCY, &text)
+        });
         let id = publication.id;
+        let names = [Some(&keys.stream), Some(&keys.hungry), once.as_ref()];
+        let names: Vec<&[u8]> = names.into_iter().flatten().map(Vec::as_slice).collect();
         let command = QUEUE_PUBLISH.call(
-            &[&keys.stream, &keys.hungry, &key_name, &self.names.of(channel).concat()],
+            &names,
             &[
                 &encoded(publication),
                 options.max_length.to_string().as_bytes(),
                 options.expires_after_ms.to_string().as_bytes(),
                 command::publish_word(self.shards.sharded_pubsub()),
                 &wake(permit.destination()),
-                window.as_bytes(),
+                &self.names.of(channel).concat(),
                 id.0.simple().to_string().as_bytes(),
+                IdempotencyKey::WINDOW_MS.to_string().as_bytes(),
             ],
         );
         let answer = self.shards.call_kept(keys.partition, |_| command);
@@ -109,7 +122,48 @@ impl RedisBroker {
 impl RedisQueues {
     /// The queues of a broker, for the node that has this lease.
     pub fn new(broker: Arc<RedisBroker>, lease: Arc<Lease>) -> Self {
+        metrics::describe_counter!(
+            "fanlight_queue_reaped_total",
+            "Messages that this node has taken from dead nodes."
+        );
         Self { broker, lease }
+    }
+
+    /// Where it stands of which queues of a partition this node holds something.
+    fn holdings(&self, partition: Partition) -> Vec<u8> {
+        self.broker.names.key(partition, HOLDINGS, &self.lease.owner())
+    }
+
+    /// Runs a script whose answer is messages of one queue.
+    fn fetched(
+        &self,
+        partition: Partition,
+        destination: &Destination,
+        command: Vec<u8>,
+    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+        let answer = self.broker.shards.call(partition, |_| command);
+        let shards = Arc::clone(&self.broker.shards);
+        let destinations = Arc::clone(&self.broker.destinations);
+        let destination = destination.clone();
+        Box::pin(async move {
+            let Value::Array(entries) = answer.await? else {
+                return Err(QueueError::Unavailable);
+            };
+            let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut fetched = Vec::with_capacity(entries.len());
+            for entry in entries {
+                let (delivery, envelope) = delivery(entry).ok_or(QueueError::Unavailable)?;
+                fetched.push(match envelope::decode(envelope, &mut destinations) {
+                    Ok(publication) => Fetched { delivery, publication: Arc::new(publication) },
+                    Err(error) => {
+                        shards.of(partition).context.meters.rejected.add(1);
+                        tracing::debug!("a queue holds what is no publication: {error}");
+                        unreadable(delivery, destination.clone())
+                    }
+                });
+            }
+            Ok(fetched)
+        })
     }
 
     /// Runs a script whose answer says nothing but that it has run.
@@ -137,8 +191,9 @@ impl Queues for RedisQueues {
         let keys = Keys::of(&self.broker.names, &queue.channel);
         let options = &queue.options;
         let number = |number: u64| number.to_string().into_bytes();
+        let holdings = self.holdings(keys.partition);
         let command = QUEUE_FETCH.call(
-            &[&keys.stream, &keys.released, &keys.state, &keys.hungry],
+            &[&keys.stream, &keys.released, &keys.state, &keys.hungry, &holdings, &keys.dead],
             &[
                 self.lease.owner().as_bytes(),
                 &number(count.min(FETCH_MAX).into()),
@@ -146,31 +201,11 @@ impl Queues for RedisQueues {
                 &number(options.look_every_ms()),
                 &number(options.expires_after_ms),
                 &number(HUNGRY_MS),
+                queue.destination.as_str().as_bytes(),
+                &number(options.max_deliveries.into()),
             ],
         );
-        let answer = self.broker.shards.call(keys.partition, |_| command);
-        let shards = Arc::clone(&self.broker.shards);
-        let destinations = Arc::clone(&self.broker.destinations);
-        let destination = queue.destination.clone();
-        Box::pin(async move {
-            let Value::Array(entries) = answer.await? else {
-                return Err(QueueError::Unavailable);
-            };
-            let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut fetched = Vec::with_capacity(entries.len());
-            for entry in entries {
-                let (delivery, envelope) = delivery(entry).ok_or(QueueError::Unavailable)?;
-                fetched.push(match envelope::decode(envelope, &mut destinations) {
-                    Ok(publication) => Fetched { delivery, publication: Arc::new(publication) },
-                    Err(error) => {
-                        shards.of(keys.partition).context.meters.rejected.add(1);
-                        tracing::debug!("a queue holds what is no publication: {error}");
-                        dead(delivery, destination.clone())
-                    }
-                });
-            }
-            Ok(fetched)
-        })
+        self.fetched(keys.partition, &queue.destination, command)
     }
 
     fn ack(
@@ -182,9 +217,13 @@ impl Queues for RedisQueues {
             return Box::pin(std::future::ready(Ok(())));
         }
         let keys = Keys::of(&self.broker.names, &queue.channel);
+        let owner = self.lease.owner();
+        let mut words = vec![owner.as_bytes(), queue.destination.as_str().as_bytes()];
         let ids: Vec<String> = entries.iter().map(EntryId::to_string).collect();
-        let ids: Vec<&[u8]> = ids.iter().map(String::as_bytes).collect();
-        let command = QUEUE_ACK.call(&[&keys.stream, &keys.released, &keys.state], &ids);
+        words.extend(ids.iter().map(String::as_bytes));
+        let holdings = self.holdings(keys.partition);
+        let names: [&[u8]; 5] = [&keys.stream, &keys.released, &keys.state, &holdings, &keys.dead];
+        let command = QUEUE_ACK.call(&names, &words);
         self.told(keys.partition, command)
     }
 
@@ -203,6 +242,8 @@ impl Queues for RedisQueues {
             queue.options.expires_after_ms.to_string().into_bytes(),
             command::publish_word(self.broker.shards.sharded_pubsub()).to_vec(),
             wake(&queue.destination),
+            queue.destination.as_str().as_bytes().to_vec(),
+            queue.options.max_deliveries.to_string().into_bytes(),
         ];
         for Release { delivery: DeliveryId { entry, count }, was_delivered } in releases {
             words.push(entry.to_string().into_bytes());
@@ -211,9 +252,24 @@ impl Queues for RedisQueues {
         }
         let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
         let channel = names.of(&queue.channel).concat();
-        let command =
-            QUEUE_RELEASE.call(&[&keys.stream, &keys.released, &keys.hungry, &channel], &words);
+        let holdings = self.holdings(keys.partition);
+        let command = QUEUE_RELEASE.call(
+            &[&keys.stream, &keys.released, &keys.hungry, &channel, &holdings, &keys.dead],
+            &words,
+        );
         self.told(keys.partition, command)
+    }
+
+    fn dead(&self) -> BoxFuture<'static, Result<Vec<Dead>, QueueError>> {
+        dead::named(Arc::clone(&self.broker))
+    }
+
+    fn take_dead(
+        &self,
+        queue: &Queue,
+        entries: &[EntryId],
+    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+        dead::take(self, queue, entries)
     }
 }
 
@@ -251,7 +307,7 @@ fn delivery(entry: Value) -> Option<(DeliveryId, Bytes)> {
 }
 
 /// What can't be read was never ours: it is delivered to nobody, and goes the way of dead letters.
-fn dead(delivery: DeliveryId, destination: Destination) -> Fetched {
+fn unreadable(delivery: DeliveryId, destination: Destination) -> Fetched {
     let delivery = DeliveryId { count: u32::MAX, ..delivery };
     Fetched { delivery, publication: Arc::new(queue::wake(destination)) }
 }
@@ -271,5 +327,7 @@ const RELEASED: Kind = Kind("qr");
 const STATE: Kind = Kind("qs");
 const HUNGRY: Kind = Kind("qh");
 const IDEMPOTENCY: Kind = Kind("qk");
+const HOLDINGS: Kind = Kind("qx");
+const DEAD: Kind = Kind("qd");
 /// Whoever waits looks more often than this.
 const HUNGRY_MS: u64 = 60_000;

@@ -11,7 +11,9 @@ pub(crate) enum Redirect {
     Ask(Option<Endpoint>),
     /// The server is no master any more.
     ReadOnly,
-    /// The slot has no master, or the keys of the command are on both sides of a move.
+    /// The slot is just moving, and the keys of the command are not all on one side.
+    TryAgain,
+    /// The slot has no master.
     Down,
 }
 
@@ -24,7 +26,8 @@ impl Redirect {
             "MOVED" => Some(Self::Moved(words.nth(1).and_then(endpoint))),
             "ASK" => Some(Self::Ask(words.nth(1).and_then(endpoint))),
             "READONLY" => Some(Self::ReadOnly),
-            "CLUSTERDOWN" | "TRYAGAIN" | "MASTERDOWN" => Some(Self::Down),
+            "TRYAGAIN" => Some(Self::TryAgain),
+            "CLUSTERDOWN" | "MASTERDOWN" => Some(Self::Down),
             _ => None,
         }
     }
@@ -52,7 +55,7 @@ mod tests {
             ("ASK 3999 h:1", Some(Redirect::Ask(at("h", 1)))),
             ("READONLY You can't write", Some(Redirect::ReadOnly)),
             ("CLUSTERDOWN The cluster is down", Some(Redirect::Down)),
-            ("TRYAGAIN Multiple keys", Some(Redirect::Down)),
+            ("TRYAGAIN Multiple keys", Some(Redirect::TryAgain)),
             ("ERR MOVED", None),
             ("NOPERM no", None),
         ] {

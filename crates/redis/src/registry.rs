@@ -15,6 +15,7 @@ mod reap;
 use std::collections::HashMap;
 use std::fmt;
 use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -44,7 +45,7 @@ use crate::shards::Shards;
 pub use control::{ControlInbox, control};
 use lanes::{Batch, Lanes, Taken};
 pub(crate) use operation::EVENTS;
-use operation::{Held, Operation, Outcome, Record, USER, What};
+use operation::{Held, Operation, Outcome, Record, USER, What, boot_of};
 
 /// What a registry is told at its start.
 #[derive(Debug, Clone)]
@@ -71,6 +72,8 @@ struct Inner {
     enter_timeout: Duration,
     sessions: Arc<dyn Sessions>,
     lanes: Lanes,
+    /// Numbers the calls, so that one that arrives after a later one can be told.
+    calls: AtomicU64,
     /// How many subscriptions of this node stand behind each destination that is recorded.
     occupied: Mutex<HashMap<Channel, u32>>,
 }
@@ -104,6 +107,7 @@ impl RedisRegistry {
             lease: Arc::clone(lease),
             enter_timeout: config.response_timeout,
             lanes: Lanes::new(options.queue.max(1)),
+            calls: AtomicU64::new(0),
             options,
             sessions,
             occupied: Mutex::default(),
@@ -135,14 +139,16 @@ impl RedisRegistry {
 impl Registry for RedisRegistry {
     fn enter(&self, entry: Entry) -> BoxFuture<'static, Entered> {
         let inner = &self.inner;
-        let Some(user) = entry.user.clone() else {
-            inner.record("connected", entry.session, None, None, "");
+        if entry.user.is_none() {
+            if inner.lists(entry.user.as_ref()) {
+                inner.push(What::Enter { entry, again: false, waiter: None });
+            }
             return ready(Entered::Now).boxed();
-        };
+        }
         let (waiter, entered) = oneshot::channel();
         let held = inner.lease.is_held();
         let waiter = held.then_some(waiter);
-        inner.push(What::Enter { entry, user, again: false, waiter });
+        inner.push(What::Enter { entry, again: false, waiter });
         if !held {
             count("enter", "later", 1);
             return ready(Entered::Later).boxed();
@@ -159,10 +165,9 @@ impl Registry for RedisRegistry {
     }
 
     fn leave(&self, entry: Entry, reason: CloseReason) {
-        let (session, reason) = (entry.session, reason.code());
-        match entry.user {
-            Some(user) => self.inner.push(What::Leave { session, user, reason }),
-            None => self.inner.record("disconnected", session, None, None, reason),
+        let Entry { session, user, .. } = entry;
+        if self.inner.lists(user.as_ref()) {
+            self.inner.push(What::Leave { session, user, reason: reason.code() });
         }
     }
 
@@ -171,11 +176,13 @@ impl Registry for RedisRegistry {
     }
 
     fn reenter(&self, entry: Entry) -> bool {
-        let Some(user) = entry.user.clone() else { return true };
+        if !self.inner.lists(entry.user.as_ref()) {
+            return true;
+        }
         if !self.inner.lanes.has_room() {
             return false;
         }
-        self.inner.push(What::Enter { entry, user, again: true, waiter: None });
+        self.inner.push(What::Enter { entry, again: true, waiter: None });
         true
     }
 
@@ -186,7 +193,7 @@ impl Registry for RedisRegistry {
         }
         let SubscriptionChange { user, destination, began } = change;
         let kind = if began { "subscribed" } else { "unsubscribed" };
-        inner.record(kind, session, user, Some(destination.clone()), "");
+        inner.record(kind, session, user, Some(destination.clone()));
         inner.count_subscription(destination, began);
     }
 
@@ -266,16 +273,21 @@ impl Inner {
         }
     }
 
+    /// Whether a session of this user is entered. One of nobody is only so that whoever reaps its
+    /// node can tell of its end.
+    fn lists(&self, user: Option<&Arc<str>>) -> bool {
+        user.is_some() || self.options.events.is_some()
+    }
+
     fn record(
         &self,
         kind: &'static str,
         session: SessionId,
         user: Option<Arc<str>>,
         destination: Option<Channel>,
-        reason: &'static str,
     ) {
         if self.options.events.is_some() {
-            self.push(What::Record(Record { kind, session, user, destination, reason }));
+            self.push(What::Record(Record { kind, session, user, destination }));
         }
     }
 
@@ -383,8 +395,17 @@ impl Inner {
         operations: &[&Operation],
     ) -> Result<Vec<Outcome>, PublishError> {
         let owner = self.lease.owner();
-        let command = operation::call(operations, partition, &self.names, &owner, &self.options);
+        // One call of a partition is under way at a time, so the numbers rise in it.
+        let by = (&*owner, self.calls.fetch_add(1, Ordering::Relaxed) + 1);
+        let command = operation::call(operations, partition, &self.names, by, &self.options);
         let answer = refuse_errors(self.shards.call(partition, |_| command).await?)?;
+        if answer == Value::Integer(0) {
+            // The owner is dead to the others, and this node does not know it yet.
+            if self.lease.owner() == owner {
+                self.lease.fence();
+            }
+            return Err(PublishError::Unavailable);
+        }
         let read = operation::read(&answer, operations.len());
         let (outcomes, recorded) = read.ok_or(PublishError::Unknown)?;
         metrics::counter!("fanlight_events_written_total").increment(recorded);
@@ -462,11 +483,6 @@ impl fmt::Debug for RedisRegistry {
             .field("waiting", &self.inner.lanes.waiting())
             .finish_non_exhaustive()
     }
-}
-
-/// The process that an owner is a generation of.
-fn boot_of(owner: &str) -> &str {
-    owner.split(':').next().unwrap_or_default()
 }
 
 fn unix_ms() -> u64 {

@@ -71,8 +71,11 @@ pub enum RespError {
     #[error("a RESP3 value exceeds {max} bytes", max = MAX_VALUE_BYTES)]
     TooLarge,
     /// More elements, all in all, than an answer to anything that is asked here has.
-    #[error("a RESP3 value has more than {max} elements", max = MAX_ELEMENTS)]
-    TooManyElements,
+    #[error("a RESP3 value has more than {max} elements")]
+    TooManyElements {
+        /// The most that are read.
+        max: usize,
+    },
     /// Arrays in arrays in arrays.
     #[error("RESP3 values are nested deeper than {max}", max = MAX_DEPTH)]
     TooDeep,
@@ -89,17 +92,30 @@ impl Value {
 }
 
 /// Reads values off a byte stream that may be cut anywhere.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Reader {
     buffer: BytesMut,
     /// Nothing can be complete before the buffer holds this many bytes.
     needed: usize,
+    elements_max: usize,
+}
+
+impl Default for Reader {
+    fn default() -> Self {
+        Self::new()
+    }
 }
 
 impl Reader {
     /// A reader with nothing read.
     pub fn new() -> Self {
-        Self::default()
+        Self { buffer: BytesMut::new(), needed: 0, elements_max: MAX_ELEMENTS }
+    }
+
+    /// One that also reads what has very many elements: each of a cluster's 16,384 slots may be a
+    /// range of its own, with all its nodes.
+    pub(crate) fn of_slots() -> Self {
+        Self { elements_max: MAX_ELEMENTS_OF_SLOTS, ..Self::new() }
     }
 
     /// Where to append what the socket gives; has room for at least 16 KiB.
@@ -131,7 +147,7 @@ impl Reader {
     }
 
     fn take(&mut self) -> Result<Event, Stop> {
-        let mut cursor = Cursor::new(&self.buffer);
+        let mut cursor = Cursor::new(&self.buffer, self.elements_max);
         let is_message = |start: &&[u8]| cursor.input.starts_with(start);
         if let Some(start) = [MESSAGE, SHARD_MESSAGE].into_iter().find(is_message) {
             cursor.at = start.len();
@@ -148,7 +164,7 @@ impl Reader {
         cursor.skip(0)?;
         let bytes = cursor.at;
         let frame = self.buffer.split_to(bytes).freeze();
-        let mut cursor = Cursor::new(&frame);
+        let mut cursor = Cursor::new(&frame, self.elements_max);
         Ok(Event::Value(build(&mut cursor, &frame)?))
     }
 }
@@ -171,11 +187,12 @@ struct Cursor<'i> {
     at: usize,
     /// Values skipped so far.
     skipped: usize,
+    elements_max: usize,
 }
 
 impl<'i> Cursor<'i> {
-    fn new(input: &'i [u8]) -> Self {
-        Self { input, at: 0, skipped: 0 }
+    fn new(input: &'i [u8], elements_max: usize) -> Self {
+        Self { input, at: 0, skipped: 0, elements_max }
     }
 
     /// The rest of the line, without its end.
@@ -262,8 +279,8 @@ impl<'i> Cursor<'i> {
             return Err(RespError::TooLarge.into());
         }
         self.skipped += 1;
-        if self.skipped > MAX_ELEMENTS {
-            return Err(RespError::TooManyElements.into());
+        if self.skipped > self.elements_max {
+            return Err(RespError::TooManyElements { max: self.elements_max }.into());
         }
         match self.byte()? {
             b'+' | b'-' | b'(' | b',' | b':' | b'#' | b'_' => self.line().map(drop),
@@ -380,6 +397,7 @@ const MAX_LINE_BYTES: usize = 64 << 10;
 /// A value takes ten times the bytes of the shortest elements, and what is not whole yet is walked
 /// over again at each read.
 const MAX_ELEMENTS: usize = 16 << 10;
+const MAX_ELEMENTS_OF_SLOTS: usize = 1 << 20;
 const MAX_DEPTH: usize = 16;
 const READ_BYTES: usize = 64 << 10;
 const READ_MIN_BYTES: usize = 16 << 10;

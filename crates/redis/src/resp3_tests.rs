@@ -36,7 +36,10 @@ fn elements_are_bounded_in_number_all_nesting_counted() {
         reader.space().extend_from_slice(text.as_bytes());
         match reader.pop() {
             Ok(Some(Event::Value(Value::Array(all)))) => assert_eq!((all.len(), outer), (1, 1)),
-            other => assert_eq!((other, outer), (Err(RespError::TooManyElements), 100)),
+            other => assert_eq!(
+                (other, outer),
+                (Err(RespError::TooManyElements { max: MAX_ELEMENTS }), 100)
+            ),
         }
     }
 }
@@ -231,4 +234,17 @@ fn hostile_bytes_are_refused_or_read_and_pieces_never_matter() {
         message.extend_from_slice(bytes);
         let _ = read([message.as_slice()]);
     });
+}
+
+#[test]
+fn a_slot_map_of_16384_ranges_is_read_whole() {
+    let node = "*4\r\n$9\r\n127.0.0.1\r\n:7000\r\n$2\r\nid\r\n*0\r\n";
+    let mut reader = Reader::of_slots();
+    reader.space().extend_from_slice(b"*16384\r\n");
+    for slot in 0..16_384 {
+        let range = format!("*5\r\n:{slot}\r\n:{slot}\r\n{node}{node}{node}");
+        reader.space().extend_from_slice(range.as_bytes());
+    }
+    let Ok(Some(Event::Value(Value::Array(ranges)))) = reader.pop() else { panic!("no ranges") };
+    assert_eq!(ranges.len(), 16_384);
 }

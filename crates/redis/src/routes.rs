@@ -3,10 +3,13 @@
 //! A command that is answered MOVED was not executed. It is held, and with it all later commands of
 //! its partition, until the partition's new master is known and connected and nothing of the
 //! partition is under way at the old one; then they leave in their old order. Who has waited for
-//! the response timeout is told `Unavailable`, and nobody is sent more than a few times.
+//! the response timeout is told `Unavailable`, and nobody is sent after MOVED more than a few times.
+//!
+//! While a slot is moving, a command finds its keys on either side, or on both: then nobody can
+//! execute it. It is held in the same way, and tried again at short intervals.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -25,6 +28,8 @@ pub(crate) struct Routes {
     held: AtomicUsize,
     held_bytes: AtomicUsize,
     holding: Notify,
+    /// Whether nobody lets go any more what is held.
+    closed: AtomicBool,
     limits: Limits,
 }
 
@@ -46,7 +51,9 @@ struct Route {
 #[derive(Debug)]
 struct Hold {
     /// Nothing leaves before a slot map that is newer than this.
-    newer_than: u64,
+    newer_than: Option<u64>,
+    /// Nor before this.
+    from: Instant,
     until: Instant,
     /// Redirected, in the order of their answers, which is that of the calls.
     redirected: VecDeque<Item>,
@@ -63,6 +70,8 @@ pub(crate) struct Ticket {
     link: Link,
     /// How often it has been redirected.
     redirected: u8,
+    /// When it was first found that its slot is just moving.
+    moving_since: Option<Instant>,
 }
 
 impl Routes {
@@ -72,29 +81,32 @@ impl Routes {
             held: AtomicUsize::new(0),
             held_bytes: AtomicUsize::new(0),
             holding: Notify::new(),
+            closed: AtomicBool::new(false),
             limits,
         }
     }
 
     /// Queues a command at its partition's master, or holds it. `master` is asked for while the
-    /// route is locked, so that the order of calls is that of the queue.
+    /// route is locked, so that the order of calls is that of the queue; and before, for its link,
+    /// as the command may be large and is made without a lock.
     pub(crate) fn send(
         self: &Arc<Self>,
         partition: Partition,
         kept: bool,
-        master: impl FnOnce() -> Arc<CommandQueue>,
+        master: impl Fn() -> Arc<CommandQueue>,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
+        let link = if self.route(partition).hold.is_some() { None } else { master().link() };
+        let link = link.unwrap_or_else(Link::placeholder);
+        let command = command(&link);
         let mut guard = self.route(partition);
         let route = &mut *guard;
         let Some(hold) = &mut route.hold else {
-            let ticket = |link: &Link| self.ticket(partition, link.clone());
-            let answer = master().send_routed(kept, command, ticket)?;
+            let ticket = |link| self.ticket(partition, link);
+            let answer = master().send_routed(kept, (command, link), ticket)?;
             route.under_way += 1;
             return Ok(answer);
         };
-        let link = Link::placeholder();
-        let command = command(&link);
         let (waiter, answer) = oneshot::channel();
         let item = Item { command, kept, waiter, ticket: Some(self.ticket(partition, link)) };
         route.under_way += 1;
@@ -115,40 +127,64 @@ impl Routes {
             let _ = item.waiter.send(Err(PublishError::Unavailable));
             return;
         }
-        let mut route = self.route(ticket.partition);
-        let hold = self.hold_in(&mut route, map_number);
+        let partition = ticket.partition;
+        self.take_back(item, partition, |hold| {
+            hold.newer_than.get_or_insert(map_number);
+        });
+    }
+
+    /// Takes back a command that can't be executed while its slot is moving, to try it again soon.
+    pub(crate) fn retry(&self, mut item: Item) {
+        let Some(ticket) = &mut item.ticket else { return };
+        if ticket.moves_for() >= self.limits.time {
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return;
+        }
+        let partition = ticket.partition;
+        self.take_back(item, partition, |hold| hold.from = Instant::now() + RETRY_AFTER);
+    }
+
+    fn take_back(&self, item: Item, partition: Partition, limit: impl FnOnce(&mut Hold)) {
+        let mut route = self.route(partition);
+        if self.closed.load(Ordering::SeqCst) {
+            drop(route);
+            let _ = item.waiter.send(Err(PublishError::Unavailable));
+            return;
+        }
+        let hold = self.hold_in(&mut route);
+        limit(hold);
         if let Err(item) = self.keep(item, |item| hold.redirected.push_back(item)) {
             drop(route);
             let _ = item.waiter.send(Err(PublishError::Unavailable));
         }
     }
 
-    /// Sends a command once to the master that its slot is moving to; gives it back if that one
-    /// can't take it.
-    pub(crate) fn ask(mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
+    /// Sends a command to the master that its slot is moving to; gives it back if that one can't
+    /// take it, or if what came before it is held.
+    pub(crate) fn ask(&self, mut item: Item, queue: &CommandQueue) -> Result<(), Item> {
         let (Some(link), Some(ticket)) = (queue.link(), &mut item.ticket) else {
             return Err(item);
         };
-        if ticket.redirected >= REDIRECTS_MAX {
+        let is_late = ticket.moves_for() >= self.limits.time;
+        if is_late || self.route(ticket.partition).hold.is_some() {
             return Err(item);
         }
-        ticket.redirected += 1;
-        rebind(&mut item.command, &ticket.link, &link);
-        ticket.link = link;
+        ticket.link.rebind(&mut item.command, &link);
         queue.put_asking(item)
     }
 
     /// Holds what comes for a partition that gets another master.
     pub(crate) fn hold(&self, partition: Partition, map_number: u64) {
-        self.hold_in(&mut self.route(partition), map_number);
+        self.hold_in(&mut self.route(partition)).newer_than.get_or_insert(map_number);
     }
 
-    fn hold_in<'r>(&self, route: &'r mut Route, map_number: u64) -> &'r mut Hold {
-        let until = Instant::now() + self.limits.time;
+    fn hold_in<'r>(&self, route: &'r mut Route) -> &'r mut Hold {
+        let from = Instant::now();
+        let until = from + self.limits.time;
         route.hold.get_or_insert_with(|| {
             self.holding.notify_one();
             let (redirected, later) = (VecDeque::new(), VecDeque::new());
-            Hold { newer_than: map_number, until, redirected, later }
+            Hold { newer_than: None, from, until, redirected, later }
         })
     }
 
@@ -171,7 +207,9 @@ impl Routes {
             let waiting = hold.redirected.len() + hold.later.len();
             let is_late = now >= hold.until;
             let queue = master(partition);
-            let may_leave = route.under_way == waiting && map_number > hold.newer_than;
+            let may_leave = route.under_way == waiting
+                && hold.newer_than.is_none_or(|known| map_number > known)
+                && now >= hold.from;
             let link = queue.link();
             if !is_late && (!may_leave || link.is_none()) {
                 holding = true;
@@ -185,8 +223,7 @@ impl Routes {
                 let taken = match &link {
                     Some(link) if may_leave => {
                         if let Some(ticket) = &mut item.ticket {
-                            rebind(&mut item.command, &ticket.link, link);
-                            ticket.link = link.clone();
+                            ticket.link.rebind(&mut item.command, link);
                         }
                         queue.put(item)
                     }
@@ -202,8 +239,10 @@ impl Routes {
         holding
     }
 
-    /// At the end: nobody is let go any more.
+    /// At the end: nobody is let go any more. Who is redirected later is refused then.
     pub(crate) fn refuse_all(&self) {
+        // Before the routes are locked: who has not seen it has held by then.
+        self.closed.store(true, Ordering::SeqCst);
         for partition in Partition::all() {
             let hold = self.route(partition).hold.take();
             for item in
@@ -229,12 +268,19 @@ impl Routes {
     }
 
     fn ticket(self: &Arc<Self>, partition: Partition, link: Link) -> Ticket {
-        Ticket { routes: Arc::clone(self), partition, link, redirected: 0 }
+        Ticket { routes: Arc::clone(self), partition, link, redirected: 0, moving_since: None }
     }
 
     fn route(&self, partition: Partition) -> MutexGuard<'_, Route> {
         let route = &self.partitions[usize::from(partition.0)];
         route.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Ticket {
+    /// For how long its slot has been found to be moving.
+    fn moves_for(&mut self) -> Duration {
+        self.moving_since.get_or_insert_with(Instant::now).elapsed()
     }
 }
 
@@ -245,62 +291,32 @@ impl Drop for Ticket {
     }
 }
 
-/// Makes a command that was made for one link one for another: its arguments that are the
-/// replication id are that of the other.
-fn rebind(command: &mut Vec<u8>, from: &Link, to: &Link) {
-    if from == to {
-        return;
-    }
-    let (old, new) = (from.replication_id.as_bytes(), to.replication_id.as_bytes());
-    let mut out = Vec::with_capacity(command.len());
-    let mut rest = command.as_slice();
-    let head = line(&mut rest);
-    out.extend_from_slice(head);
-    while !rest.is_empty() {
-        let head = line(&mut rest);
-        let digits = head.get(1..head.len().saturating_sub(2)).unwrap_or_default();
-        let bytes = std::str::from_utf8(digits).ok().and_then(|digits| digits.parse().ok());
-        let (argument, after) = rest.split_at(bytes.unwrap_or(rest.len()).min(rest.len()));
-        rest = after.get(2..).unwrap_or_default();
-        let argument = if argument == old { new } else { argument };
-        out.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
-        out.extend_from_slice(argument);
-        out.extend_from_slice(b"\r\n");
-    }
-    *command = out;
-}
-
-/// The next line, with its end.
-fn line<'c>(rest: &mut &'c [u8]) -> &'c [u8] {
-    let end = rest.iter().position(|byte| *byte == b'\n').map_or(rest.len(), |at| at + 1);
-    let (line, after) = rest.split_at(end);
-    *rest = after;
-    line
-}
-
 /// A partition that moves again and again is given up.
 const REDIRECTS_MAX: u8 = 5;
+/// How soon a command is tried again whose keys were on both sides.
+const RETRY_AFTER: Duration = Duration::from_millis(20);
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::command;
-
-    fn link(id: &str) -> Link {
-        Link { replication_id: id.into() }
-    }
 
     #[test]
-    fn a_held_command_is_made_for_the_link_on_which_it_leaves() {
-        let make = |id: &str| {
-            let mut out = Vec::new();
-            command::words(&[b"EVALSHA", b"a\r\n$2\r\nxx", b"", id.as_bytes(), b"end"], &mut out);
-            out
+    fn what_is_redirected_after_the_end_is_refused_and_not_held() {
+        let limits = Limits { messages: 10, bytes: 1000, time: Duration::from_secs(1) };
+        let routes = Arc::new(Routes::new(limits));
+        let item = || {
+            let (waiter, answer) = oneshot::channel();
+            let ticket = Some(routes.ticket(Partition(1), Link::placeholder()));
+            (Item { command: b"x".to_vec(), kept: false, waiter, ticket }, answer)
         };
-        let mut command = make("old");
-        rebind(&mut command, &link("old"), &link("newer"));
-        assert_eq!(command, make("newer"));
-        rebind(&mut command, &link("xx"), &link("never"));
-        assert_eq!(command, make("newer"));
+        let ((held, mut before), (late, mut after), (moving, mut last)) = (item(), item(), item());
+        routes.redirect(held, 1);
+        assert!(before.try_recv().is_err(), "it is held");
+        routes.refuse_all();
+        routes.redirect(late, 1);
+        routes.retry(moving);
+        for answer in [&mut before, &mut after, &mut last] {
+            assert_eq!(answer.try_recv(), Ok(Err(PublishError::Unavailable)));
+        }
     }
 }

@@ -70,9 +70,13 @@ scripts! {
     REAP_FORGET = "reap_forget.lua";
     REGISTRY = "registry.lua";
     REGISTRY_REAP = "registry_reap.lua";
+    REGISTRY_SHUT_OUT = "registry_shut_out.lua";
     REGISTRY_REAP_DESTINATIONS = "registry_reap_destinations.lua";
     QUEUE_PUBLISH = "queue_publish.lua";
     QUEUE_FETCH = "queue_fetch.lua";
     QUEUE_ACK = "queue_ack.lua";
     QUEUE_RELEASE = "queue_release.lua";
+    QUEUE_DEAD = "queue_dead.lua";
+    QUEUE_TAKE_DEAD = "queue_take_dead.lua";
+    QUEUE_REAP = "queue_reap.lua";
 }

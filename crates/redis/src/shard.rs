@@ -76,12 +76,7 @@ impl Shard {
         let lanes_max = RedisConfig::MAX_SUBSCRIBER_CONNECTIONS;
         let lanes = config.subscriber_connections.get().min(lanes_max);
         let mut shard = Self::new(id, place, cluster, boot, lanes, environment);
-        let writer = Writer {
-            commands: Arc::clone(&shard.commands),
-            context: Arc::clone(&shard.context),
-            shutdown: shard.shutdown.clone(),
-        };
-        environment.tracker.spawn(writer.run());
+        environment.tracker.spawn(shard.writer().run());
         for index in 0..lanes {
             let lane = shard.new_lane();
             let subscriber = Subscriber::new(
@@ -94,6 +89,19 @@ impl Shard {
             environment.tracker.spawn(subscriber.run(shard.shutdown.clone()));
             shard.lanes.push(lane);
         }
+        shard
+    }
+
+    /// At a master that has no partition yet: it carries commands only.
+    pub(crate) fn guest(
+        endpoint: Endpoint,
+        cluster: Arc<Cluster>,
+        boot: Uuid,
+        environment: &Environment,
+    ) -> Self {
+        let place = Place::Fixed(endpoint);
+        let shard = Self::new(ShardId::NONE, place, Some(cluster), boot, 0, environment);
+        environment.tracker.spawn(shard.writer().run());
         shard
     }
 
@@ -133,6 +141,14 @@ impl Shard {
             lanes: Vec::new(),
             hasher: RandomState::new(),
             shutdown: environment.shutdown.child_token(),
+        }
+    }
+
+    fn writer(&self) -> Writer {
+        Writer {
+            commands: Arc::clone(&self.commands),
+            context: Arc::clone(&self.context),
+            shutdown: self.shutdown.clone(),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::writer::Link;
 #[derive(Debug)]
 pub(crate) struct Shards {
     table: Arc<Table>,
-    cluster: Option<Arc<Cluster>>,
+    pub(crate) cluster: Option<Arc<Cluster>>,
 }
 
 /// Which shard has each partition. A join or its end is entered into its shard while the table is
@@ -88,7 +88,8 @@ impl Shards {
 
     /// Runs a command on the shard of `partition`, to which all its keys belong. Commands of one
     /// partition are executed in the order of the calls, whatever the order in which the futures
-    /// are polled, and also when the partition moves to another master meanwhile.
+    /// are polled, and also when the partition moves to another master meanwhile; while it is on
+    /// both sides, that is so for those of the same keys.
     ///
     /// Error replies are passed on as they are, except those that only say that the partition is
     /// elsewhere or nowhere.
@@ -211,7 +212,7 @@ impl Table {
         }
         for (giver, partitions) in &givers {
             for interest in giver.take(partitions) {
-                of[index_of(interest.channel())].adopt(interest);
+                of[usize::from(interest.partition().0)].adopt(interest);
             }
         }
         let mut shards: Vec<Arc<Shard>> = Vec::new();

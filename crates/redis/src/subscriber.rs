@@ -367,11 +367,7 @@ impl Subscriber {
         match (Redirect::of(answer), &self.context.cluster) {
             (Some(redirect), Some(cluster)) => {
                 serving.refused = true;
-                let (Redirect::Moved(hint) | Redirect::Ask(hint)) = redirect else {
-                    cluster.on_change(None);
-                    return Ok(());
-                };
-                cluster.on_change(hint);
+                cluster.on_subscription_redirected(redirect);
                 Ok(())
             }
             _ => Err(ConnectionError::refused("SUBSCRIBE", answer)),

@@ -67,6 +67,7 @@ pub(crate) enum Confirmation {
 /// A channel on its way from one connection to another.
 #[derive(Debug)]
 pub(crate) struct Interest {
+    partition: Partition,
     channel: Channel,
     workers: Vec<WorkerId>,
     waiters: Vec<oneshot::Sender<Joined>>,
@@ -75,6 +76,8 @@ pub(crate) struct Interest {
 
 #[derive(Debug, Default)]
 struct Entry {
+    /// The channel's own, where that matters: all are looked at when one moves.
+    partition: Partition,
     workers: Vec<WorkerId>,
     state: State,
     waiters: Vec<oneshot::Sender<Joined>>,
@@ -128,7 +131,9 @@ impl Subscriptions {
 
     /// Adds a worker's interest, at once.
     pub(crate) fn subscribe(&mut self, worker: WorkerId, channel: &Channel) -> Join {
-        let entry = self.entries.entry(channel.clone()).or_default();
+        let by_partition = self.by_partition;
+        let entry = self.entries.entry(channel.clone());
+        let entry = entry.or_insert_with(|| Entry::of(channel, by_partition));
         if !entry.workers.contains(&worker) {
             entry.workers.push(worker);
         }
@@ -137,7 +142,7 @@ impl Subscriptions {
             State::Confirmed => return Join::Now(Joined::Live),
             State::Absent | State::Leaving if self.link == Link::Up => {
                 entry.state = State::Queued;
-                enqueue(&mut self.to_subscribe, self.by_partition, channel.clone());
+                enqueue(&mut self.to_subscribe, entry.partition, channel.clone());
             }
             State::Absent | State::Leaving | State::Queued | State::Asked | State::Refused => {}
         }
@@ -295,7 +300,8 @@ impl Subscriptions {
             return;
         }
         let channel = Channel::of_destination(channel.into());
-        let entry = self.entries.entry(channel.clone()).or_default();
+        let entry = self.entries.entry(channel.clone());
+        let entry = entry.or_insert_with(|| Entry::of(&channel, true));
         let is_subscribed_or_will_be =
             matches!(entry.state, State::Asked | State::Confirmed | State::Leaving);
         if is_subscribed_or_will_be {
@@ -388,7 +394,7 @@ impl Subscriptions {
                 && entry.state == State::Refused
             {
                 entry.state = State::Queued;
-                enqueue(&mut self.to_subscribe, self.by_partition, channel);
+                enqueue(&mut self.to_subscribe, entry.partition, channel);
             }
         }
     }
@@ -396,29 +402,28 @@ impl Subscriptions {
     /// Gives away the interests in these partitions; what nobody wants is forgotten.
     pub(crate) fn take(&mut self, partitions: &PartitionSet) -> Vec<Interest> {
         self.to_subscribe.retain(|partition, _| !partitions.contains(*partition));
-        let here = |channel: &Channel| partitions.contains(Partition::of(channel.as_str()));
-        self.lingering.retain(|(_, channel)| !here(channel));
-        self.refused.retain(|channel| !here(channel));
-        let taken = self.entries.extract_if(|channel, _| here(channel));
+        let taken = self.entries.extract_if(|_, entry| partitions.contains(entry.partition));
         let mut interests = Vec::new();
         for (channel, entry) in taken {
             self.confirmed -= usize::from(entry.state == State::Confirmed);
-            let Entry { workers, waiters, was_confirmed, .. } = entry;
+            let Entry { partition, workers, waiters, was_confirmed, .. } = entry;
             if !workers.is_empty() {
-                interests.push(Interest { channel, workers, waiters, was_confirmed });
+                interests.push(Interest { partition, channel, workers, waiters, was_confirmed });
             }
         }
+        self.lingering.retain(|(_, channel)| self.entries.contains_key(channel));
+        self.refused.retain(|channel| self.entries.contains_key(channel));
         interests
     }
 
     /// Takes over an interest from another connection.
     pub(crate) fn adopt(&mut self, interest: Interest) {
-        let Interest { channel, workers, waiters, was_confirmed } = interest;
-        let mut entry = Entry { workers, waiters, was_confirmed, ..Entry::default() };
+        let Interest { partition, channel, workers, waiters, was_confirmed } = interest;
+        let mut entry = Entry { partition, workers, waiters, was_confirmed, ..Entry::default() };
         match self.link {
             Link::Up => {
                 entry.state = State::Queued;
-                enqueue(&mut self.to_subscribe, self.by_partition, channel.clone());
+                enqueue(&mut self.to_subscribe, entry.partition, channel.clone());
             }
             Link::Down => {}
             Link::Unreachable => {
@@ -442,7 +447,7 @@ impl Subscriptions {
         self.link = Link::Up;
         for (channel, entry) in &mut self.entries {
             entry.state = State::Queued;
-            enqueue(&mut self.to_subscribe, self.by_partition, channel.clone());
+            enqueue(&mut self.to_subscribe, entry.partition, channel.clone());
         }
     }
 
@@ -480,15 +485,24 @@ impl Subscriptions {
 
 fn enqueue(
     queues: &mut BTreeMap<Partition, VecDeque<Channel>>,
-    by_partition: bool,
+    partition: Partition,
     channel: Channel,
 ) {
-    let partition =
-        if by_partition { Partition::of(channel.as_str()) } else { Partition::default() };
     queues.entry(partition).or_default().push_back(channel);
 }
 
+impl Entry {
+    fn of(channel: &Channel, by_partition: bool) -> Self {
+        let partition = by_partition.then(|| Partition::of(channel.as_str()));
+        Self { partition: partition.unwrap_or_default(), ..Self::default() }
+    }
+}
+
 impl Interest {
+    pub(crate) fn partition(&self) -> Partition {
+        self.partition
+    }
+
     pub(crate) fn channel(&self) -> &Channel {
         &self.channel
     }

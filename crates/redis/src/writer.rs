@@ -7,6 +7,7 @@
 //! counting the written bytes can it tell what was certainly not published from what may have
 //! been.
 
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -41,11 +42,11 @@ pub(crate) struct CommandQueue {
 }
 
 /// What is known of the connection's other end.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct Link {
-    /// The master's replication id: it changes with every failover and restart, after which
-    /// offsets may have been given to other content (design §8, "Epoch").
-    pub(crate) replication_id: Arc<str>,
+    replication_id: Arc<str>,
+    /// Whether a command was made with the id.
+    used: Cell<bool>,
 }
 
 #[derive(Debug, Default)]
@@ -74,31 +75,33 @@ impl CommandQueue {
         kept: bool,
         command: impl FnOnce(&Link) -> Vec<u8>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.queue_up(kept, command, |_| None)
+        // Made without the lock: it may be a mebibyte.
+        let link = self.link().ok_or(PublishError::Unavailable)?;
+        self.queue_up(kept, (command(&link), link), |_| None)
     }
 
-    /// Queues a command that may have to be sent again elsewhere.
+    /// Queues a command that was made for `link` and may have to be sent again elsewhere.
     pub(crate) fn send_routed(
         &self,
         kept: bool,
-        command: impl FnOnce(&Link) -> Vec<u8>,
-        ticket: impl FnOnce(&Link) -> Ticket,
+        made: (Vec<u8>, Link),
+        ticket: impl FnOnce(Link) -> Ticket,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
-        self.queue_up(kept, command, |link| Some(ticket(link)))
+        self.queue_up(kept, made, |link| Some(ticket(link)))
     }
 
     fn queue_up(
         &self,
         kept: bool,
-        command: impl FnOnce(&Link) -> Vec<u8>,
-        ticket: impl FnOnce(&Link) -> Option<Ticket>,
+        (mut command, mut link): (Vec<u8>, Link),
+        ticket: impl FnOnce(Link) -> Option<Ticket>,
     ) -> Result<oneshot::Receiver<Answer>, PublishError> {
         let (waiter, answer) = oneshot::channel();
         let mut queue = self.queue();
-        let Some(link) = &queue.link else {
+        let Some(present) = &queue.link else {
             return Err(PublishError::Unavailable);
         };
-        let command = command(link);
+        link.rebind(&mut command, present);
         let bytes = self.room_for(&queue, command.len()).ok_or(PublishError::Overloaded)?;
         let ticket = ticket(link);
         queue.bytes = bytes;
@@ -334,7 +337,12 @@ impl Writer {
         let now = Instant::now();
         let mut useless = None;
         while let Some(event) = reader.pop()? {
-            let Event::Value(value) = event else { return Err(ConnectionError::Unasked) };
+            let value = match event {
+                Event::Message { .. } | Event::Value(Value::Push(_)) => {
+                    return Err(ConnectionError::Unasked);
+                }
+                Event::Value(value) => value,
+            };
             let (asked, took) = pipeline.on_answer(now).map_err(|_| ConnectionError::Unasked)?;
             if let Some(took) = took {
                 self.context.meters.round_trip.record(took);
@@ -410,9 +418,34 @@ impl Writer {
 }
 
 impl Link {
+    fn new(replication_id: &str) -> Self {
+        Self { replication_id: replication_id.into(), used: Cell::new(false) }
+    }
+
     /// Stands for the connection on which a command will leave that is held back.
     pub(crate) fn placeholder() -> Self {
-        Self { replication_id: "(the replication id of the next master)".into() }
+        Self::new(NEXT_MASTER)
+    }
+
+    /// Whether the connection on which the command will leave is not known yet.
+    pub(crate) fn is_placeholder(&self) -> bool {
+        &*self.replication_id == NEXT_MASTER
+    }
+
+    /// The master's replication id: it changes with every failover and restart, after which
+    /// offsets may have been given to other content (design §8, "Epoch").
+    pub(crate) fn replication_id(&self) -> &Arc<str> {
+        self.used.set(true);
+        &self.replication_id
+    }
+
+    /// Makes a command that was made for this link one for `to`, which this then is.
+    pub(crate) fn rebind(&mut self, command: &mut Vec<u8>, to: &Self) {
+        if self.used.get() && self.replication_id != to.replication_id {
+            let (old, new) = (self.replication_id.as_bytes(), to.replication_id.as_bytes());
+            command::replace(command, old, new);
+        }
+        self.replication_id = Arc::clone(&to.replication_id);
     }
 
     /// From the answer to `INFO replication`.
@@ -425,7 +458,7 @@ impl Link {
             return Err(ConnectionError::not_master(role));
         }
         let replication_id = field("master_replid").unwrap_or_default();
-        Ok(Self { replication_id: replication_id.into() })
+        Ok(Self::new(replication_id))
     }
 }
 
@@ -447,7 +480,45 @@ async fn answered(asked: &mut Option<oneshot::Receiver<Answer>>) -> Answer {
     answer
 }
 
+/// Stands for a replication id; a real one has only letters and digits.
+const NEXT_MASTER: &str = "(the replication id of the next master)";
 /// How finely the response timeout is kept.
 const TICK: Duration = Duration::from_millis(50);
 /// How often the other end is asked who it is.
 const DESCRIBE_EVERY: Duration = Duration::from_secs(1);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn made(id: &str) -> Vec<u8> {
+        let mut out = Vec::new();
+        command::words(&[b"EVALSHA", id.as_bytes()], &mut out);
+        out
+    }
+
+    #[test]
+    fn a_command_is_made_without_the_lock_and_for_the_link_on_which_it_leaves() {
+        let commands = CommandQueue::new(10, 1000);
+        commands.open(Link::new("first"));
+        let waiting = commands.send_with(false, |link| {
+            let command = made(link.replication_id());
+            commands.open(Link::new("second"));
+            command
+        });
+        assert!(waiting.is_ok());
+        assert_eq!(commands.queue().items[0].command, made("second"));
+    }
+
+    #[test]
+    fn a_command_that_has_nothing_of_its_link_leaves_as_it_was_made() {
+        let commands = CommandQueue::new(10, 1000);
+        commands.open(Link::new("ann"));
+        let waiting = commands.send_with(false, |_| {
+            commands.open(Link::new("bob"));
+            made("ann")
+        });
+        assert!(waiting.is_ok());
+        assert_eq!(commands.queue().items[0].command, made("ann"), "it is the name of a user");
+    }
+}

@@ -324,6 +324,7 @@ macro_rules! broker_contract {
             a_read_sees_all_that_was_acknowledged_before
             destinations_have_histories_of_their_own
             destinations_on_one_channel_have_histories_of_their_own
+            what_only_one_session_can_subscribe_to_is_not_kept
             concurrent_publishers_get_consecutive_offsets_in_the_order_of_delivery
             an_idempotency_key_publishes_once_on_all_nodes
             an_idempotency_key_works_without_history

@@ -16,7 +16,7 @@ mod redis_wait;
 mod topology;
 
 pub use eventually::eventually;
-pub use fault_proxy::FaultProxy;
+pub use fault_proxy::{FaultProxy, alias};
 pub use inbox::Inbox;
 pub use orders::Orders;
 pub use publications::{channel, permit, permit_in, permit_keeping, publication, wall_clock};

@@ -16,29 +16,29 @@ pub fn channel(text: &str) -> Channel {
     Channel::of_destination(text.into())
 }
 
-/// A permit to publish to `destination`, which is below `/topic`; nothing of it is kept.
+/// A permit to publish to `destination`; nothing of it is kept.
 pub fn permit(destination: &str) -> PublishPermit {
     permit_in(destination, false, None)
 }
 
-/// A permit to publish to `destination`, which is below `/topic`, where `history` is kept.
+/// A permit to publish to `destination`, where `history` is kept.
 pub fn permit_keeping(destination: &str, history: History) -> PublishPermit {
     permit_in(destination, false, Some(history))
 }
 
-/// A permit to publish to `destination`, which is below `/topic`, with or without patterns and
-/// history.
+/// A permit to publish to `destination`, with or without patterns and history.
 pub fn permit_in(destination: &str, patterns: bool, history: Option<History>) -> PublishPermit {
+    let kind = destination.split('/').nth(1).expect("a destination is an absolute path");
     let namespace = Namespace {
-        name: "topics".to_owned(),
-        pattern: "/topic/**".to_owned(),
+        name: kind.to_owned(),
+        pattern: format!("/{kind}/**"),
         patterns,
         anonymous: false,
         options: NamespaceOptions { history, ..NamespaceOptions::default() },
     };
     let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
     let destination = destination.parse().expect("a test names a destination");
-    PublishPermit::for_backend(&namespaces, &destination).expect("the destination is below /topic")
+    PublishPermit::for_backend(&namespaces, &destination).expect("the namespace has it")
 }
 
 /// A publication with an id of its own and nothing but a body.

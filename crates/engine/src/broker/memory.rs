@@ -19,7 +19,9 @@ use super::{
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::policy::PublishPermit;
 use crate::publication::Publication;
-use crate::queue::{self, EntryId, Fetched, MemoryQueues, Queue, QueueError, Queues, Release};
+use crate::queue::{
+    self, Dead, EntryId, Fetched, MemoryQueues, Queue, QueueError, Queues, Release,
+};
 
 use log::Logs;
 
@@ -106,7 +108,7 @@ impl MemoryBroker {
             }
             return Ok(published);
         }
-        let publication = match permit.options().history {
+        let publication = match permit.history() {
             Some(history) => shard.logs.append(publication, history, || self.new_epoch(), now_ms),
             None => Arc::new(publication),
         };
@@ -227,6 +229,37 @@ impl Queues for MemoryBroker {
             self.deliver(&shard, &queue.channel, Arc::new(wake));
         }
         Box::pin(ready(Ok(())))
+    }
+
+    fn dead(&self) -> BoxFuture<'static, Result<Vec<Dead>, QueueError>> {
+        let now_ms = (self.clock)();
+        let mut dead: Vec<Dead> = Vec::new();
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            // Letters of one queue follow each other.
+            for (channel, entry) in shard.queues.dead(now_ms) {
+                match dead.last_mut() {
+                    Some(last) if last.destination.as_str() == channel.as_str() => {
+                        last.entries.push(entry);
+                    }
+                    _ => {
+                        let Ok(destination) = channel.as_str().parse() else { continue };
+                        dead.push(Dead { destination, entries: vec![entry] });
+                    }
+                }
+            }
+        }
+        Box::pin(ready(Ok(dead)))
+    }
+
+    fn take_dead(
+        &self,
+        queue: &Queue,
+        entries: &[EntryId],
+    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+        let now_ms = (self.clock)();
+        let taken = self.shard(&queue.channel).queues.take_dead(queue, entries, now_ms);
+        Box::pin(ready(Ok(taken)))
     }
 }
 

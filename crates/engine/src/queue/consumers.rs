@@ -1,7 +1,7 @@
 //! The queue consumers of one worker: who gets which message, who holds what, what is to be told
 //! to the broker. No I/O and no clock.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use slab::Slab;
@@ -13,7 +13,7 @@ use crate::publication::{Publication, PublicationId};
 use fanlight_proto::stomp::Version;
 
 /// Names a consumer within its worker; reused once it has ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ConsumerKey(u32);
 
 /// How a consumer acknowledges.
@@ -67,6 +67,8 @@ pub struct Consumers {
     held: Vec<Channel>,
     /// `auto` consumers whose messages are on their way to the outbox.
     written: Vec<ConsumerKey>,
+    /// When whom to look at: each queue once, and each consumer once that may be late.
+    timers: BTreeSet<(u64, Timer)>,
     counts: Counts,
 }
 
@@ -140,6 +142,8 @@ struct Consumer {
     active: bool,
     /// In the order of delivery, at most `prefetch`.
     unacked: VecDeque<Unacked>,
+    /// Under which time it is among the timers: not after the first of its deadlines.
+    timer_ms: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -159,11 +163,20 @@ struct State {
     fetch: FetchState,
     /// There may be something to fetch.
     more: bool,
+    /// Under which time it is among the timers.
     look_at_ms: u64,
     acks: Vec<EntryId>,
     releases: Vec<Release>,
     is_ready: bool,
     is_unsettled: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+enum Timer {
+    /// A consumer may not have acknowledged in time.
+    Late(ConsumerKey),
+    /// A queue is to be looked at.
+    Look(Channel),
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -205,9 +218,13 @@ impl Consumers {
             prefetch: new.prefetch.unwrap_or(most).clamp(1, most),
             active: false,
             unacked: VecDeque::new(),
+            timer_ms: None,
         };
         let key = ConsumerKey(self.all.insert(consumer) as u32);
-        let state = self.queues.entry(queue.channel.clone()).or_insert_with(|| State::new(queue));
+        let state = self.queues.entry(queue.channel.clone()).or_insert_with(|| {
+            self.timers.insert((0, Timer::Look(queue.channel.clone())));
+            State::new(queue)
+        });
         state.consumers.push_back(key);
         key
     }
@@ -227,6 +244,9 @@ impl Consumers {
             debug_assert!(false, "removed twice");
             return;
         };
+        if let Some(at_ms) = consumer.timer_ms {
+            self.timers.remove(&(at_ms, Timer::Late(key)));
+        }
         let Some(state) = self.queues.get_mut(&consumer.channel) else { return };
         state.consumers.retain(|other| *other != key);
         self.written.retain(|other| *other != key);
@@ -291,31 +311,21 @@ impl Consumers {
     }
 
     /// Gives back what was not acknowledged in time, and looks at queues now and then: to be
-    /// called several times a second.
+    /// called several times a second. It costs what is due.
     pub fn sweep(&mut self, now_ms: u64) {
-        for (_, consumer) in &mut self.all {
-            while consumer.unacked.front().is_some_and(|one| one.deadline_ms <= now_ms)
-                && let Some(late) = consumer.unacked.pop_front()
-            {
-                self.counts.timeouts += 1;
-                if let Some(state) = self.queues.get_mut(&consumer.channel) {
-                    state.releases.push(Release::after(late.delivery));
+        while self.timers.first().is_some_and(|(at_ms, _)| *at_ms <= now_ms) {
+            let Some((_, timer)) = self.timers.pop_first() else { return };
+            match timer {
+                Timer::Late(key) => self.give_back_late(key, now_ms),
+                Timer::Look(channel) => {
+                    let Some(state) = self.queues.get_mut(&channel) else { continue };
+                    state.look_at_ms = now_ms + state.queue.options.look_every_ms();
+                    state.more = true;
+                    let timer = (state.look_at_ms, Timer::Look(channel.clone()));
+                    self.timers.insert(timer);
+                    self.make_ready(&channel);
                 }
             }
-        }
-        let mut due = Vec::new();
-        for (channel, state) in &mut self.queues {
-            if state.look_at_ms <= now_ms {
-                state.look_at_ms = now_ms + state.queue.options.look_every_ms();
-                state.more = true;
-                due.push(channel.clone());
-            } else if !state.releases.is_empty() && !state.is_unsettled {
-                due.push(channel.clone());
-            }
-        }
-        for channel in due {
-            self.settle(&channel);
-            self.make_ready(&channel);
         }
     }
 
@@ -340,10 +350,10 @@ impl Consumers {
             let mut held = false;
             for key in &state.consumers {
                 let consumer = &self.all[key.0 as usize];
-                if consumer.mode == AckMode::Auto && !keeps_up(consumer.session) {
-                    held = true;
-                } else {
+                if consumer.takes(&keeps_up) {
                     count += consumer.credit();
+                } else {
+                    held = true;
                 }
             }
             if held && !self.held.contains(&channel) {
@@ -361,14 +371,16 @@ impl Consumers {
     }
 
     /// Takes the outcome of `fetch`, which was made at `asked_ms`, and distributes it in turn.
-    /// What nobody has credit for any more is given back. Dead letters are not among it: whoever
-    /// fetches moves them.
+    /// What nobody can take any more is given back: there is no credit, or an `auto` consumer does
+    /// not [keep up](Self::next_fetch) since it was asked for. Dead letters are not among it:
+    /// whoever fetches moves them.
     pub fn on_fetched(
         &mut self,
         fetch: &Fetch,
         asked_ms: u64,
         fetched: Result<Vec<Fetched>, QueueError>,
         dead: usize,
+        keeps_up: impl Fn(SessionKey) -> bool,
     ) -> Vec<Dispatch> {
         let channel = &fetch.queue.channel;
         let Some(state) = self.queues.get_mut(channel) else { return Vec::new() };
@@ -385,15 +397,18 @@ impl Consumers {
         let deadline_ms = asked_ms + fetch.queue.options.ack_timeout_ms;
         let mut dispatches = Vec::with_capacity(fetched.len());
         for Fetched { delivery, publication } in fetched {
-            let Some(key) = state.next_in_turn(&self.all) else {
+            let Some(key) = state.next_in_turn(&self.all, &keeps_up) else {
                 state.releases.push(Release { delivery, was_delivered: false });
+                state.more = true;
                 continue;
             };
             let consumer = &mut self.all[key.0 as usize];
-            consumer.unacked.push_back(Unacked { delivery, message: publication.id, deadline_ms });
-            if consumer.mode == AckMode::Auto && !self.written.contains(&key) {
+            if consumer.mode != AckMode::Auto {
+                consumer.set_timer(key, deadline_ms, &mut self.timers);
+            } else if consumer.unacked.is_empty() {
                 self.written.push(key);
             }
+            consumer.unacked.push_back(Unacked { delivery, message: publication.id, deadline_ms });
             self.counts.deliveries += 1;
             self.counts.redeliveries += u64::from(delivery.count > 1);
             dispatches.push(Dispatch {
@@ -473,6 +488,23 @@ impl Consumers {
         found
     }
 
+    fn give_back_late(&mut self, key: ConsumerKey, now_ms: u64) {
+        let Some(consumer) = self.all.get_mut(key.0 as usize) else { return };
+        consumer.timer_ms = None;
+        let late = consumer.unacked.partition_point(|one| one.deadline_ms <= now_ms);
+        let late: Vec<_> = consumer.unacked.drain(..late).collect();
+        if let Some(next) = consumer.unacked.front() {
+            consumer.set_timer(key, next.deadline_ms, &mut self.timers);
+        }
+        let channel = consumer.channel.clone();
+        self.counts.timeouts += late.len() as u64;
+        if let Some(state) = self.queues.get_mut(&channel) {
+            state.releases.extend(late.iter().map(|one| Release::after(one.delivery)));
+        }
+        self.settle(&channel);
+        self.make_ready(&channel);
+    }
+
     fn look(&mut self, channel: &Channel) {
         let Some(state) = self.queues.get_mut(channel) else { return };
         state.more = true;
@@ -509,8 +541,8 @@ impl Consumers {
                 && state.acks.is_empty()
                 && state.releases.is_empty()
         });
-        if is_unused {
-            self.queues.remove(channel);
+        if is_unused && let Some(state) = self.queues.remove(channel) {
+            self.timers.remove(&(state.look_at_ms, Timer::Look(channel.clone())));
         }
     }
 }
@@ -530,9 +562,14 @@ impl State {
         }
     }
 
-    /// The next consumer that has credit; it then comes last.
-    fn next_in_turn(&mut self, consumers: &Slab<Consumer>) -> Option<ConsumerKey> {
-        let at = self.consumers.iter().position(|key| consumers[key.0 as usize].credit() > 0)?;
+    /// The next consumer that can take a message; it then comes last.
+    fn next_in_turn(
+        &mut self,
+        consumers: &Slab<Consumer>,
+        keeps_up: &impl Fn(SessionKey) -> bool,
+    ) -> Option<ConsumerKey> {
+        let can_take = |consumer: &Consumer| consumer.credit() > 0 && consumer.takes(keeps_up);
+        let at = self.consumers.iter().position(|key| can_take(&consumers[key.0 as usize]))?;
         let key = self.consumers.remove(at)?;
         self.consumers.push_back(key);
         Some(key)
@@ -546,6 +583,20 @@ impl Consumer {
         } else {
             0
         }
+    }
+
+    /// Has it looked at then, unless that is to happen earlier.
+    fn set_timer(&mut self, key: ConsumerKey, at_ms: u64, timers: &mut BTreeSet<(u64, Timer)>) {
+        if self.timer_ms.is_none() {
+            self.timer_ms = Some(at_ms);
+            timers.insert((at_ms, Timer::Late(key)));
+        }
+    }
+
+    /// Whether it may be sent anything: what an `auto` consumer is sent is acknowledged, so what
+    /// waits in its outbox would be lost with its connection.
+    fn takes(&self, keeps_up: &impl Fn(SessionKey) -> bool) -> bool {
+        self.mode != AckMode::Auto || keeps_up(self.session)
     }
 
     fn place_of(&self, message: PublicationId) -> Option<usize> {

@@ -42,7 +42,16 @@ fn answer(
     fetch: &Fetch,
     numbers: impl IntoIterator<Item = u64>,
 ) -> Vec<(u32, u64)> {
-    let dispatches = consumers.on_fetched(fetch, 0, Ok(fetched(numbers)), 0);
+    answer_while(consumers, fetch, numbers, |_| true)
+}
+
+fn answer_while(
+    consumers: &mut Consumers,
+    fetch: &Fetch,
+    numbers: impl IntoIterator<Item = u64>,
+    keeps_up: impl Fn(SessionKey) -> bool,
+) -> Vec<(u32, u64)> {
+    let dispatches = consumers.on_fetched(fetch, 0, Ok(fetched(numbers)), 0, keeps_up);
     dispatches.iter().map(|one| (one.session.0, one.delivery.entry.seq)).collect()
 }
 
@@ -98,7 +107,7 @@ fn a_fetch_that_fails_is_tried_again_at_the_next_look() {
     consumer(&mut consumers, 1, AckMode::Client);
     consumers.sweep(0);
     let fetch = next(&mut consumers).unwrap();
-    assert!(consumers.on_fetched(&fetch, 0, Err(QueueError::Unavailable), 0).is_empty());
+    assert!(consumers.on_fetched(&fetch, 0, Err(QueueError::Unavailable), 0, |_| true).is_empty());
     assert!(next(&mut consumers).is_none());
     consumers.sweep(fetch.queue.options.look_every_ms());
     assert!(next(&mut consumers).is_some());
@@ -132,6 +141,39 @@ fn an_auto_consumer_that_does_not_keep_up_is_asked_for_nothing() {
 }
 
 #[test]
+fn an_auto_consumer_that_does_not_keep_up_gets_nothing_of_what_others_asked_for() {
+    let mut consumers = Consumers::new();
+    consumer(&mut consumers, 1, AckMode::Auto);
+    consumer(&mut consumers, 2, AckMode::Auto);
+    let first_only = |session: SessionKey| session.0 == 1;
+    let fetch = consumers.next_fetch(first_only).unwrap();
+    assert_eq!(fetch.count, 4);
+    let got = answer_while(&mut consumers, &fetch, 0..4, first_only);
+    assert_eq!(got, [(1, 0), (1, 1), (1, 2), (1, 3)]);
+}
+
+#[test]
+fn what_was_asked_for_an_auto_consumer_that_keeps_up_no_longer_goes_to_others_or_back() {
+    let mut consumers = Consumers::new();
+    consumer(&mut consumers, 1, AckMode::Auto);
+    consumer(&mut consumers, 2, AckMode::ClientIndividual);
+    let fetch = next(&mut consumers).unwrap();
+    assert_eq!(fetch.count, 8);
+    // Who acknowledges by itself takes what it has credit for, however slow it is.
+    let got = answer_while(&mut consumers, &fetch, 0..6, |_| false);
+    assert_eq!(got, [(2, 0), (2, 1), (2, 2), (2, 3)]);
+    let settlement = consumers.next_settlement().unwrap();
+    assert!(settlement.releases.iter().all(|one| !one.was_delivered));
+    let back: Vec<_> = settlement.releases.iter().map(|one| one.delivery.entry.seq).collect();
+    assert_eq!(back, [4, 5]);
+    assert!(consumers.next_fetch(|_| false).is_none(), "nobody can take them now");
+    // As soon as it keeps up again it is given them, without waiting to be woken.
+    consumers.unhold();
+    let fetch = next(&mut consumers).unwrap();
+    assert_eq!(answer(&mut consumers, &fetch, [4, 5]), [(1, 4), (1, 5)]);
+}
+
+#[test]
 fn what_an_auto_consumer_was_not_sent_is_given_back() {
     let mut consumers = Consumers::new();
     let key = consumer(&mut consumers, 1, AckMode::Auto);
@@ -149,7 +191,7 @@ fn the_timeout_counts_from_when_the_broker_was_asked() {
     let mut consumers = Consumers::new();
     let key = consumer(&mut consumers, 1, AckMode::ClientIndividual);
     let fetch = next(&mut consumers).unwrap();
-    consumers.on_fetched(&fetch, 500, Ok(fetched([0, 1])), 0);
+    consumers.on_fetched(&fetch, 500, Ok(fetched([0, 1])), 0, |_| true);
     consumers.sweep(1499);
     assert!(consumers.next_settlement().is_none());
     consumers.ack(key, message(0));
@@ -158,6 +200,34 @@ fn the_timeout_counts_from_when_the_broker_was_asked() {
     assert_eq!((settlement.acks.len(), settlement.releases.len()), (1, 1));
     assert!(settlement.releases[0].was_delivered);
     assert_eq!(consumers.take_counts().timeouts, 1);
+}
+
+#[test]
+fn each_message_has_its_own_timeout_and_what_is_done_has_none() {
+    let mut consumers = Consumers::new();
+    let key = consumer(&mut consumers, 1, AckMode::ClientIndividual);
+    let other = consumer(&mut consumers, 2, AckMode::ClientIndividual);
+    let fetch = next(&mut consumers).unwrap();
+    consumers.on_fetched(&fetch, 0, Ok(fetched(0..8)), 0, |_| true);
+    consumers.ack(key, message(0));
+    consumers.ack(key, message(2));
+    let fetch = next(&mut consumers).unwrap();
+    consumers.on_fetched(&fetch, 600, Ok(fetched([8, 9])), 0, |_| true);
+    let late = |consumers: &mut Consumers, now_ms| -> Vec<u64> {
+        consumers.sweep(now_ms);
+        let settlements = std::iter::from_fn(|| consumers.next_settlement());
+        let releases = settlements.flat_map(|settlement| settlement.releases);
+        releases.map(|one| one.delivery.entry.seq).collect()
+    };
+    assert_eq!(late(&mut consumers, 999), [0; 0]);
+    consumers.remove(other);
+    assert_eq!(late(&mut consumers, 999), [1, 3, 5, 7]);
+    assert_eq!(late(&mut consumers, 1000), [4, 6]);
+    assert_eq!(late(&mut consumers, 1599), [0; 0]);
+    assert_eq!(late(&mut consumers, 1600), [8, 9]);
+    assert_eq!(consumers.take_counts().timeouts, 4);
+    consumers.remove(key);
+    assert!(consumers.queues.is_empty() && consumers.timers.is_empty());
 }
 
 #[test]
@@ -196,17 +266,19 @@ fn a_forgotten_session_gives_back_what_it_held() {
 }
 
 proptest! {
-    /// A broker of numbers: whatever consumers do, each message is in one place.
+    /// A broker of numbers: whatever consumers do, each message is in one place, and no `auto`
+    /// consumer is sent more while it does not keep up.
     #[test]
     fn no_message_is_lost_or_held_twice(
-        steps in proptest::collection::vec((0_u8..9, 0_u32..4, 0_u64..40), 1..150),
+        steps in proptest::collection::vec((0_u8..11, 0_u32..4, 0_u64..40), 1..150),
     ) {
         let mut consumers = Consumers::new();
         let mut keys: Vec<ConsumerKey> = Vec::new();
         let mut available: VecDeque<u64> = (0..40).collect();
         let mut acknowledged: Vec<u64> = Vec::new();
         let mut under_way: Option<(Fetch, Vec<u64>)> = None;
-        let mut now_ms = 0;
+        let (mut now_ms, mut swept_ms) = (1, 0);
+        let mut slow = None;
         for (step, session, number) in steps {
             match step {
                 0 | 1 => {
@@ -227,11 +299,19 @@ proptest! {
                 6 => {
                     now_ms += 400;
                     consumers.sweep(now_ms);
+                    swept_ms = now_ms;
                 }
                 7 => {
                     if let Some((fetch, numbers)) = under_way.take() {
-                        consumers.on_fetched(&fetch, now_ms, Ok(fetched(numbers)), 0);
+                        let (keeps_up, fetched) = (|key| Some(key) != slow, fetched(numbers));
+                        let sent = consumers.on_fetched(&fetch, now_ms, Ok(fetched), 0, keeps_up);
+                        prop_assert!(sent.iter().all(|one| one.needs_ack || keeps_up(one.session)));
                     }
+                }
+                8 => slow = Some(SessionKey(session)),
+                9 => {
+                    slow = None;
+                    consumers.unhold();
                 }
                 _ => consumers.on_written(),
             }
@@ -240,7 +320,9 @@ proptest! {
                 let back = settlement.releases.iter().map(|one| one.delivery.entry.seq);
                 available.extend(back);
             }
-            if under_way.is_none() && let Some(fetch) = next(&mut consumers) {
+            if under_way.is_none()
+                && let Some(fetch) = consumers.next_fetch(|key| Some(key) != slow)
+            {
                 let count = (fetch.count as usize).min(available.len());
                 under_way = Some((fetch, available.drain(..count).collect()));
             }
@@ -254,14 +336,24 @@ proptest! {
             all.extend(&acknowledged);
             all.sort_unstable();
             prop_assert!(all.iter().copied().eq(0..40), "{:?}", all);
+            for (_, consumer) in &consumers.all {
+                if let Some(first) = consumer.unacked.front()
+                    && consumer.mode != AckMode::Auto
+                {
+                    let timer_ms = consumer.timer_ms.unwrap();
+                    prop_assert!(timer_ms <= first.deadline_ms && timer_ms > swept_ms);
+                }
+            }
+            prop_assert!(consumers.timers.len() <= consumers.len() + consumers.queues.len());
         }
         for key in keys {
             consumers.remove(key);
         }
         if let Some((fetch, numbers)) = under_way {
-            consumers.on_fetched(&fetch, now_ms, Ok(fetched(numbers)), 0);
+            consumers.on_fetched(&fetch, now_ms, Ok(fetched(numbers)), 0, |_| true);
         }
         while consumers.next_settlement().is_some() {}
         prop_assert!(consumers.is_empty() && consumers.queues.is_empty());
+        prop_assert!(consumers.timers.is_empty());
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::{DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueOptions, Release};
+use super::{DEAD_MAX, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueOptions, Release};
 use crate::broker::{Channel, PublishError};
 use crate::publication::Publication;
 
@@ -16,6 +16,8 @@ pub(crate) struct MemoryQueues {
     last: EntryId,
     /// When to look whether a queue has expired, with its channel; each is here once.
     due: BTreeSet<(u64, Channel)>,
+    /// Dead letters that are not moved yet, and when to look at each.
+    dead: BTreeMap<(Channel, EntryId), u64>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,15 @@ struct Held {
     count: u32,
     since_ms: u64,
     publication: Arc<Publication>,
+}
+
+/// What became of a message that may be a dead letter.
+#[derive(Debug)]
+enum Letter {
+    NotDead,
+    /// Somebody has it and moves it.
+    Held,
+    Taken(Fetched),
 }
 
 impl MemoryQueues {
@@ -71,6 +82,11 @@ impl MemoryQueues {
             }
             None => Vec::new(),
         };
+        for one in fetched.iter().filter(|one| one.is_dead(&queue.options)) {
+            // Should whoever moves it fail.
+            let due_ms = now_ms + queue.options.claim_after_ms();
+            self.dead.insert((queue.channel.clone(), one.delivery.entry), due_ms);
+        }
         if fetched.len() < count {
             if self.hungry.len() >= HUNGRY_MAX {
                 // Those who are forgotten look by themselves before long.
@@ -86,6 +102,7 @@ impl MemoryQueues {
         for entry in entries {
             messages.held.remove(entry);
             messages.released.remove(entry);
+            self.dead.remove(&(queue.channel.clone(), *entry));
         }
         if messages.len() == 0 {
             self.due.remove(&(messages.due_at_ms, queue.channel.clone()));
@@ -104,10 +121,51 @@ impl MemoryQueues {
             if let Some(held) = messages.held.remove(entry) {
                 let count = count - u32::from(!was_delivered);
                 messages.released.insert(*entry, (count, held.publication));
+                if count >= queue.options.max_deliveries {
+                    self.dead.insert((queue.channel.clone(), *entry), 0);
+                }
                 any = true;
             }
         }
         any && self.hungry.remove(&queue.channel)
+    }
+
+    /// Names dead letters that are due; each again after a time.
+    pub(crate) fn dead(&mut self, now_ms: u64) -> Vec<(Channel, EntryId)> {
+        let queues = &self.queues;
+        self.dead.retain(|(channel, _), _| queues.contains_key(channel));
+        let due = self.dead.iter_mut().filter(|(_, due_ms)| **due_ms <= now_ms).take(DEAD_MAX);
+        let name = |(letter, due_ms): (&(Channel, EntryId), &mut u64)| {
+            *due_ms = now_ms + NAMED_AGAIN_MS;
+            letter.clone()
+        };
+        due.map(name).collect()
+    }
+
+    /// Takes those of `entries` that are dead letters and that nobody has.
+    pub(crate) fn take_dead(
+        &mut self,
+        queue: &Queue,
+        entries: &[EntryId],
+        now_ms: u64,
+    ) -> Vec<Fetched> {
+        let mut taken = Vec::new();
+        for entry in entries.iter().take(DEAD_MAX) {
+            let letter = (queue.channel.clone(), *entry);
+            let messages = self.queues.get_mut(&queue.channel);
+            let state = messages.map_or(Letter::NotDead, |messages| {
+                messages.take_dead(*entry, &queue.options, now_ms)
+            });
+            if let Letter::NotDead = state {
+                self.dead.remove(&letter);
+                continue;
+            }
+            self.dead.insert(letter, now_ms + queue.options.claim_after_ms());
+            if let Letter::Taken(fetched) = state {
+                taken.push(fetched);
+            }
+        }
+        taken
     }
 
     fn next_entry(&mut self, now_ms: u64) -> EntryId {
@@ -154,6 +212,31 @@ impl Messages {
         self.waiting.len() + self.released.len() + self.held.len()
     }
 
+    /// Takes a dead letter, if it is one and nobody has it.
+    fn take_dead(&mut self, entry: EntryId, options: &QueueOptions, now_ms: u64) -> Letter {
+        let claim_after_ms = options.claim_after_ms();
+        let (count, is_free, publication) = match (self.released.get(&entry), self.held.get(&entry))
+        {
+            (Some((count, publication)), _) => (*count, true, Arc::clone(publication)),
+            (None, Some(held)) => {
+                let is_idle = now_ms >= held.since_ms + claim_after_ms;
+                (held.count, is_idle, Arc::clone(&held.publication))
+            }
+            (None, None) => return Letter::NotDead,
+        };
+        if count < options.max_deliveries {
+            return Letter::NotDead;
+        }
+        if !is_free {
+            return Letter::Held;
+        }
+        self.released.remove(&entry);
+        let count = count + 1;
+        let held = Held { count, since_ms: now_ms, publication: Arc::clone(&publication) };
+        self.held.insert(entry, held);
+        Letter::Taken(Fetched { delivery: DeliveryId { entry, count }, publication })
+    }
+
     fn take(&mut self, count: usize, options: &QueueOptions, now_ms: u64) -> Vec<Fetched> {
         let is_idle = |held: &Held| now_ms >= held.since_ms + options.claim_after_ms();
         let idle = self.held.iter().filter(|(_, held)| is_idle(held)).map(|(entry, _)| *entry);
@@ -183,6 +266,8 @@ impl Messages {
 /// How many queues one call looks at.
 const LOOKS: usize = 4;
 const HUNGRY_MAX: usize = 16 * 1024;
+/// When a dead letter of which nothing came is named again.
+const NAMED_AGAIN_MS: u64 = 30_000;
 
 #[cfg(test)]
 mod tests {

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fanlight_proto::CloseReason;
@@ -21,12 +22,14 @@ pub struct MemoryRegistry {
     sessions: Arc<dyn Sessions>,
     /// Session ids are ordered by time, so the first of a user is the oldest.
     users: Mutex<HashMap<Arc<str>, BTreeMap<SessionId, Entry>>>,
+    /// Of all sessions, those without a user included.
+    count: AtomicU64,
 }
 
 impl MemoryRegistry {
     /// An empty one; `node` describes this node.
     pub fn new(node: NodeStatus, limit: SessionLimit, sessions: Arc<dyn Sessions>) -> Self {
-        Self { node, limit, sessions, users: Mutex::default() }
+        Self { node, limit, sessions, users: Mutex::default(), count: AtomicU64::new(0) }
     }
 
     /// Enters; who has to give way, or `None` where the newcomer has to.
@@ -150,12 +153,12 @@ impl Registry for MemoryRegistry {
         .boxed()
     }
 
-    /// It counts them itself.
-    fn set_sessions(&self, _sessions: u64) {}
+    fn set_sessions(&self, sessions: u64) {
+        self.count.store(sessions, Ordering::Relaxed);
+    }
 
     fn nodes(&self) -> Vec<NodeStatus> {
-        let sessions = self.users().values().map(BTreeMap::len).sum::<usize>();
-        vec![NodeStatus { sessions: sessions as u64, ..self.node.clone() }]
+        vec![NodeStatus { sessions: self.count.load(Ordering::Relaxed), ..self.node.clone() }]
     }
 }
 

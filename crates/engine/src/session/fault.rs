@@ -237,9 +237,9 @@ impl Fault {
     }
 
     pub(super) fn unknown_ack_mode() -> Self {
-        let message = "ack has an unknown value";
+        let message = "`ack` has an unknown value";
         let remedy = "use auto, client or client-individual";
-        Self::new("bad_request", message, remedy, CloseReason::ProtocolError)
+        Self::of(CloseReason::ProtocolError, message, remedy)
     }
 
     pub(super) fn already_subscribed() -> Self {
@@ -291,17 +291,32 @@ impl Fault {
         Self::of(CloseReason::LimitExceeded, message, "commit smaller transactions")
     }
 
-    /// The rest of a COMMIT failed after `published` of its sends had been accepted.
-    pub(super) fn commit_failed(error: PublishError, published: u32) -> Self {
-        let message = match error {
-            PublishError::Unavailable => "the broker can't be reached",
-            PublishError::Unknown => "the broker did not answer in time",
-            PublishError::Overloaded => "the broker's queue is full",
-            PublishError::QueueFull => "the queue is full",
+    /// A COMMIT failed after `published` of its sends had been accepted.
+    pub(super) fn commit_cut_short(error: PublishError, published: u32) -> Self {
+        let (why, also) = match error {
+            PublishError::Unavailable => ("the broker can't be reached", ""),
+            PublishError::Unknown => ("the broker did not answer in time", ", perhaps the next"),
+            PublishError::Overloaded => ("the broker's queue is full", ""),
+            PublishError::QueueFull => ("the queue is full", ""),
         };
-        let message =
-            format!("{message}; the first {published} sends of the transaction were published");
-        Self { message: message.into(), ..Self::from(error) }
+        let done = format!("the first {published} of the transaction's sends{also}");
+        Self::commit_incomplete(format!("{why}; published before: {done}"))
+    }
+
+    /// A COMMIT failed at its ACKs and NACKs, after all its sends had been accepted.
+    pub(super) fn commit_not_settled(error: QueueError, published: u32) -> Self {
+        let QueueError::Unavailable = error;
+        Self::commit_incomplete(format!(
+            "the broker can't be reached; published before: all {published} of the \
+             transaction's sends; what it acknowledges may be delivered again"
+        ))
+    }
+
+    /// Not to be tried again as it is, which would publish twice: so without a time to wait.
+    fn commit_incomplete(message: String) -> Self {
+        let remedy =
+            "send what is missing, or all of it again if each send has its idempotency-key";
+        Self::new("commit_incomplete", message, remedy, CloseReason::Unavailable)
     }
 
     pub(super) fn rate_limited(RetryAfterMs(retry_after_ms): RetryAfterMs) -> Self {

@@ -10,7 +10,7 @@ use fanlight_proto::{Destination, DestinationPattern, Position};
 use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
-use super::queue::Verdict;
+use super::queue::{Settling, Verdict};
 use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
@@ -47,7 +47,7 @@ pub(super) enum Work {
     Recover(Recovering),
     History(Asking),
     Members(Asked),
-    Settle { answer: Answer, note: Note },
+    Settle(Settling),
 }
 
 /// Publications on their way, one at a time.
@@ -199,7 +199,8 @@ impl Session {
 
     fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
         let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
-            return self.judge(cx, &publishing.verdicts, publishing.answer, note);
+            let Publishing { answer, verdicts, published, .. } = publishing;
+            return self.judge(cx, &verdicts, Settling { answer, note, published });
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
@@ -230,7 +231,8 @@ impl Session {
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
             (Err(error), published) => {
-                self.refuse(cx, &Fault::commit_failed(error, published), &publishing.answer);
+                let fault = Fault::commit_cut_short(error, published);
+                self.refuse(cx, &fault, &publishing.answer);
             }
         }
     }

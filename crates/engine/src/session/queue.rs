@@ -30,6 +30,15 @@ pub(super) struct Verdict {
     pub(super) is_ack: bool,
 }
 
+/// ACKs and NACKs that the broker is told of, where somebody waits for that.
+#[derive(Debug)]
+pub(super) struct Settling {
+    pub(super) answer: Answer,
+    pub(super) note: Note,
+    /// How many sends the same COMMIT has published before.
+    pub(super) published: u32,
+}
+
 impl Session {
     /// Makes a subscription a consumer.
     pub(super) fn consume(
@@ -62,7 +71,7 @@ impl Session {
             live.admit(cx, false)?;
         }
         match waits_for {
-            None => self.judge(cx, &[verdict], std::mem::take(answer), Note::default()),
+            None => self.judge(cx, &[verdict], Settling::alone(std::mem::take(answer))),
             Some(transaction) => {
                 let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
                 let open = open.ok_or_else(Fault::no_transaction)?;
@@ -89,20 +98,14 @@ impl Session {
         if !all_held {
             self.live_mut().ok_or_else(Fault::not_connected)?.admit(cx, false)?;
         }
-        self.judge(cx, &verdicts, answer, Note::default());
+        self.judge(cx, &verdicts, Settling::alone(answer));
         Ok(())
     }
 
     /// Carries out what a client thinks of its messages. Who asked for an answer gets it once the
     /// broker has that. What is not held, or no longer, is ignored: it may have been delivered to
     /// somebody else by now.
-    pub(super) fn judge(
-        &mut self,
-        cx: &mut Cx<'_>,
-        verdicts: &[Verdict],
-        answer: Answer,
-        note: Note,
-    ) {
+    pub(super) fn judge(&mut self, cx: &mut Cx<'_>, verdicts: &[Verdict], settling: Settling) {
         let mut channels: Vec<Channel> = Vec::new();
         for verdict in verdicts {
             let (Some(key), Some(message)) = (self.consumer_of(cx, verdict), verdict.message)
@@ -121,22 +124,24 @@ impl Session {
                 cx.consumers.nack(key, message);
             }
         }
-        if channels.is_empty() || matches!(answer, Answer::Nobody) {
-            return self.confirm(cx, answer, note);
+        if channels.is_empty() || matches!(settling.answer, Answer::Nobody) {
+            return self.confirm(cx, settling.answer, settling.note);
         }
-        self.start(cx, Work::Settle { answer, note }, Effect::Settle(channels));
+        self.start(cx, Work::Settle(settling), Effect::Settle(channels));
     }
 
     pub(super) fn on_settled(
         &mut self,
         cx: &mut Cx<'_>,
-        answer: Answer,
-        note: Note,
+        Settling { answer, note, published }: Settling,
         result: Result<(), QueueError>,
     ) {
-        match result {
-            Ok(()) => self.confirm(cx, answer, note),
-            Err(error) => self.refuse(cx, &error.into(), &answer),
+        match (result, published) {
+            (Ok(()), _) => self.confirm(cx, answer, note),
+            (Err(error), 0) => self.refuse(cx, &error.into(), &answer),
+            (Err(error), published) => {
+                self.refuse(cx, &Fault::commit_not_settled(error, published), &answer);
+            }
         }
     }
 
@@ -148,6 +153,13 @@ impl Session {
             let is_meant = verdict.subscription.as_deref().is_none_or(|meant| meant == id);
             (is_meant && cx.consumers.holds(key, message)).then_some(key)
         })
+    }
+}
+
+impl Settling {
+    /// Without anything else that was done for the same request.
+    fn alone(answer: Answer) -> Self {
+        Self { answer, note: Note::default(), published: 0 }
     }
 }
 

@@ -157,8 +157,9 @@ impl Session {
         Ok(())
     }
 
-    /// What was is read by the same right as by `history`; what was missed, by the right to
-    /// subscribe.
+    /// The newest are read by the same right as by `history`. What follows a position is read by
+    /// the right to subscribe, whatever the position: nobody can tell one that was given from one
+    /// that was made up.
     fn permit_start(
         &self,
         cx: &Cx<'_>,
@@ -243,20 +244,23 @@ impl Session {
             Err(error) => return self.native_fail(cx, &error.into(), Some(id)),
         };
         let named = is_named_user(&to);
-        let encoded = page.publications.iter().map(|publication| {
-            let mut message = Vec::new();
-            write_native(&mut message, publication, named);
-            (publication.position, message)
-        });
-        let (messages, is_cut) = fitting(encoded.collect(), cx.rules.limits.message_bytes);
-        let newest = messages.last().and_then(|(position, _)| *position);
-        let is_last = page.is_last() && !is_cut;
-        let position = newest.filter(|_| !is_last).unwrap_or(page.top);
-        let mut payload = Vec::new();
+        let (mut payload, mut message) = (Vec::new(), Vec::new());
         let mut writer = HistoryWriter::begin(&mut payload, &id, &to);
-        for (_, message) in &messages {
-            writer.message(&mut payload, message);
+        let (mut bytes, mut newest, mut is_last) = (0, None, page.is_last());
+        for publication in &page.publications {
+            message.clear();
+            write_native(&mut message, publication, named);
+            bytes += message.len();
+            if bytes > cx.rules.limits.message_bytes && newest.is_some() {
+                // One that does not fit comes alone; the others are asked for again.
+                is_last = false;
+                break;
+            }
+            writer.message(&mut payload, &message);
+            newest = Some(publication);
         }
+        let newest = newest.filter(|_| !is_last).and_then(|publication| publication.position);
+        let position = newest.unwrap_or(page.top);
         writer.end(&mut payload, position, !is_last, page.lost.map(Lost::code));
         cx.effects.push(Effect::Write { text: true, payload });
     }
@@ -279,19 +283,4 @@ impl Session {
         let (length, to) = (publisher.len(), destination.as_str());
         Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
     }
-}
-
-type Encoded = (Option<Position>, Vec<u8>);
-
-/// As many of `messages` as fit, at least one, from the oldest; and whether some did not.
-fn fitting(mut messages: Vec<Encoded>, bytes: usize) -> (Vec<Encoded>, bool) {
-    let mut used = 0;
-    let fits = messages.iter().take_while(|(_, message)| {
-        used += message.len();
-        used <= bytes
-    });
-    let fitting = fits.count().max(1);
-    let is_cut = fitting < messages.len();
-    messages.truncate(fitting);
-    (messages, is_cut)
 }

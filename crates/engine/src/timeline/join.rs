@@ -39,6 +39,16 @@ pub struct Recovered {
     pub count: u32,
 }
 
+/// How much may be given in the step that makes a joiner live: whether there is room for that is
+/// not waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LastGive {
+    /// Roughly, encoded.
+    pub bytes: usize,
+    /// How many.
+    pub publications: usize,
+}
+
 /// Who joins.
 #[derive(Debug)]
 pub(super) struct Joiner {
@@ -173,13 +183,13 @@ impl Timelines {
                     return self.want_for_joiner(index);
                 }
                 Step::Give(publications) => {
-                    let bytes: usize = publications.iter().map(|one| weight(one)).sum();
+                    let is_small = self.last_give.admits(&publications);
                     let timeline = &self.all[self.joiners[index].timeline];
                     if let Some(last) = timeline.last {
                         self.joiners[index].progress = Progress::After(last);
                     }
                     self.give(index, publications);
-                    if bytes > LAST_BYTES {
+                    if !is_small {
                         return;
                     }
                 }
@@ -283,7 +293,7 @@ impl Timelines {
             return self.lose_joiner(index, reason);
         }
         let reached = reached(asked, &page);
-        let bytes: usize = page.publications.iter().map(|one| weight(one)).sum();
+        let is_small = self.last_give.admits(&page.publications);
         let mut passed = Vec::new();
         let is_as_far = self.feed(timeline, asked, &page, &mut passed);
         let is_empty = page.publications.is_empty();
@@ -291,7 +301,7 @@ impl Timelines {
         let joiner = &mut self.joiners[index];
         joiner.progress = Progress::After(reached);
         joiner.is_at_top = reached == page.top;
-        let goes_on = is_empty || joiner.is_at_top && bytes <= LAST_BYTES;
+        let goes_on = is_empty || joiner.is_at_top && is_small;
         if is_empty && !joiner.is_at_top {
             // A broker that has more and gives nothing.
             return self.lose_joiner(index, Lost::Unavailable);
@@ -328,5 +338,15 @@ impl Timelines {
     }
 }
 
-/// So much may be given in the step that makes a joiner live: it is not waited for.
-const LAST_BYTES: usize = 32 * 1024;
+impl LastGive {
+    fn admits(self, publications: &[Arc<Publication>]) -> bool {
+        let bytes: usize = publications.iter().map(|one| weight(one)).sum();
+        bytes <= self.bytes && publications.len() <= self.publications
+    }
+}
+
+impl Default for LastGive {
+    fn default() -> Self {
+        Self { bytes: 32 * 1024, publications: 256 }
+    }
+}

@@ -83,3 +83,38 @@ fn a_publish_that_takes_too_long_does_not_hold_up_the_drain() {
         @5s S| close draining
     "##]]);
 }
+
+#[test]
+fn a_drain_that_is_hurried_waits_less_for_an_answer() {
+    check(expect![[r##"
+        # native ann
+        D> hold
+        C> {"type":"send","to":"/topic/a","data":1,"id":1}
+        S? publish /topic/a from ann as application/json | 1
+        D> drain
+        D> drain within 1s
+        D> drain
+        T> 1s
+        @1s S< reconnect {"after_ms":1500,"reason":"draining"}
+        @1s S| close draining
+    "##]]);
+    check(expect![[r##"
+        # native ann
+        D> hold
+        C> {"type":"send","to":"/topic/a","data":1,"id":1}
+        S? publish /topic/a from ann as application/json | 1
+        D> drain
+        D> drain over
+        S< reconnect {"after_ms":1500,"reason":"draining"}
+        S| close draining
+    "##]]);
+    check(expect![[r##"
+        # native ann
+        D> hold
+        C> {"type":"send","to":"/topic/a","data":1,"id":1}
+        S? publish /topic/a from ann as application/json | 1
+        D> drain over
+        S< reconnect {"after_ms":1500,"reason":"draining"}
+        S| close draining
+    "##]]);
+}

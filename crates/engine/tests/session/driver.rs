@@ -122,7 +122,12 @@ impl Driver {
     }
 
     pub(crate) fn drain(&mut self, retry_after_ms: u64) {
-        self.step(|session, cx| session.on_drain(cx, retry_after_ms));
+        self.drain_within(retry_after_ms, 5000);
+    }
+
+    pub(crate) fn drain_within(&mut self, retry_after_ms: u64, time_ms: u64) {
+        let until_ms = self.now.mono_ms + time_ms;
+        self.step(|session, cx| session.on_drain(cx, retry_after_ms, until_ms));
     }
 
     pub(crate) fn fault(&mut self, reason: CloseReason, message: &str) {
@@ -197,7 +202,8 @@ impl Driver {
         assert_eq!(fetch.queue.destination.as_str(), queue);
         assert!(messages.len() <= fetch.count as usize, "only {} were asked for", fetch.count);
         let fetched = messages.iter().map(|message| fetched(message, queue)).collect();
-        let dispatches = self.consumers.on_fetched(&fetch, self.now.mono_ms, Ok(fetched), 0);
+        let dispatches =
+            self.consumers.on_fetched(&fetch, self.now.mono_ms, Ok(fetched), 0, |_| true);
         for dispatch in dispatches {
             let mut payload = Vec::new();
             dispatch.write(&mut payload);

@@ -252,6 +252,51 @@ fn acks_of_a_transaction_take_effect_at_its_commit_after_its_sends() {
 }
 
 #[test]
+fn a_commit_whose_acks_fail_says_that_its_sends_were_published() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:c destination:/queue/a ack:client-individual
+            S? join /queue/a
+            D> fetched /queue/a 1
+            S< MESSAGE ack:c:#1 content-length:1 destination:/queue/a message-id:#1 subscription:c | 1
+            C> BEGIN transaction:t
+            C> ACK id:c:#1 transaction:t
+            C> SEND destination:/topic/done transaction:t | 1
+            D> hold
+            C> COMMIT transaction:t receipt:1
+            S? publish /topic/done from ann | 1
+            D> published
+            S? settle /queue/a 1
+            D> settled unavailable
+            S< ERROR code:commit_incomplete message:the broker can't be reached; published before: all 1 of the transaction's sends; what it acknowledges may be delivered again receipt-id:1
+            S! leave /queue/a
+            S| close unavailable
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            # stomp 1.2 ann
+            C> SUBSCRIBE id:c destination:/queue/a ack:client-individual
+            S? join /queue/a
+            D> fetched /queue/a 1
+            S< MESSAGE ack:c:#1 content-length:1 destination:/queue/a message-id:#1 subscription:c | 1
+            C> BEGIN transaction:t
+            C> ACK id:c:#1 transaction:t
+            D> hold
+            C> COMMIT transaction:t receipt:1
+            S? settle /queue/a 1
+            D> settled unavailable
+            S< ERROR code:unavailable message:the broker can't be reached; the message may be delivered again receipt-id:1 retry-after:1
+            S! leave /queue/a
+            S| close unavailable
+        "#]],
+    );
+}
+
+#[test]
 fn acks_count_as_frames_of_their_transaction() {
     let mut rules = rules();
     rules.limits.transaction_frames = 1;
@@ -381,7 +426,7 @@ fn a_native_client_can_ask_for_acks_of_queues_only() {
             C> {"type":"subscribe","to":"/topic/a","ack":"client","id":1}
             S< error {"code":"not_a_queue","id":1,"message":"only what queues deliver is acknowledged, and this is none; subscribe without ack and prefetch"}
             C> {"type":"subscribe","to":"/queue/a","ack":"never","id":2}
-            S< error {"code":"bad_request","id":2,"message":"ack has an unknown value; use auto, client or client-individual"}
+            S< error {"code":"protocol_error","id":2,"message":"`ack` has an unknown value; use auto, client or client-individual"}
             C> {"type":"subscribe","to":"/queue/a","prefetch":0,"id":3}
             S< error {"code":"protocol_error","id":3,"message":"`prefetch` must be a whole number from 1 to 65535"}
             C> {"type":"subscribe","to":"/topic/a","id":4}

@@ -1,7 +1,9 @@
 //! Positions, histories and idempotency keys: what clients say of them and what they are told.
 
 use expect_test::expect;
+use fanlight_proto::Position;
 
+use crate::driver::connected_native;
 use crate::transcript::check;
 
 #[test]
@@ -69,6 +71,19 @@ fn where_there_is_no_history_a_position_is_answered_with_the_reason() {
 }
 
 #[test]
+fn who_may_subscribe_may_recover_all_that_is_kept_and_needs_a_rule_for_other_reading() {
+    check(expect![[r##"
+        # native ann
+        C> {"type":"subscribe","to":"/topic/kept/sealed","since":{"epoch":"e","offset":0},"id":1}
+        S? join ns:kept
+        S? recover /topic/kept/sealed after e:0
+        S< ok {"epoch":"e","id":1,"offset":7}
+        C> {"type":"history","to":"/topic/kept/sealed","since":{"epoch":"e","offset":0},"limit":3,"id":2}
+        S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+    "##]]);
+}
+
+#[test]
 fn a_private_destination_of_an_anonymous_session_has_no_history() {
     check(expect![[r##"
         # native
@@ -88,7 +103,25 @@ fn a_private_destination_of_an_anonymous_session_has_no_history() {
 }
 
 #[test]
-fn a_history_is_given_as_far_as_it_fits_one_message() {
+fn what_exceeds_one_message_of_a_history_is_asked_for_again_and_one_alone_always_fits() {
+    for (bytes, fit) in [(1000, 4), (400, 3), (330, 2), (150, 1), (80, 1)] {
+        let mut driver = connected_native();
+        driver.rules.limits.message_bytes = bytes;
+        driver.hold = true;
+        let ask = r#"{"type":"history","to":"/topic/kept/a","limit":4,"id":1}"#;
+        driver.receive(true, ask.as_bytes());
+        driver.log.clear();
+        driver.answer_history(4, Position { epoch: 14, offset: 4 }, None);
+        let answer = &driver.log[0];
+        assert_eq!(answer.matches(r#""type":"message""#).count(), fit, "{bytes}: {answer}");
+        let more = if fit < 4 { r#","more":true"# } else { "" };
+        let end = format!(r#"]{more},"offset":{fit},"to":"/topic/kept/a"}}"#);
+        assert!(answer.ends_with(&end), "{bytes}: {answer}");
+    }
+}
+
+#[test]
+fn a_history_is_answered_in_pages_or_with_the_reason_why_not() {
     check(expect![[r##"
         # native ann
         D> hold

@@ -58,7 +58,7 @@ fn a_commit_is_acknowledged_only_once_all_its_sends_are_published() {
 }
 
 #[test]
-fn a_commit_that_fails_in_the_middle_is_an_error_and_publishes_no_more() {
+fn a_commit_that_fails_in_the_middle_says_how_much_was_published_and_publishes_no_more() {
     check(expect![[r#"
         # stomp 1.2 ann
         C> BEGIN transaction:t
@@ -71,7 +71,40 @@ fn a_commit_that_fails_in_the_middle_is_an_error_and_publishes_no_more() {
         D> published
         S? publish /topic/a from ann | two
         D> published unavailable
-        S< ERROR code:unavailable message:the broker can't be reached; the first 1 sends of the transaction were published receipt-id:1 retry-after:1
+        S< ERROR code:commit_incomplete message:the broker can't be reached; published before: the first 1 of the transaction's sends receipt-id:1
+        S| close unavailable
+    "#]]);
+    check(expect![[r#"
+        # stomp 1.2 ann
+        C> BEGIN transaction:t
+        C> SEND destination:/topic/a transaction:t | one
+        C> SEND destination:/topic/a transaction:t | two
+        C> SEND destination:/topic/a transaction:t | three
+        D> hold
+        C> COMMIT transaction:t receipt:1
+        S? publish /topic/a from ann | one
+        D> published
+        S? publish /topic/a from ann | two
+        D> published
+        S? publish /topic/a from ann | three
+        D> published unknown
+        S< ERROR code:commit_incomplete message:the broker did not answer in time; published before: the first 2 of the transaction's sends, perhaps the next receipt-id:1
+        S| close unavailable
+    "#]]);
+}
+
+#[test]
+fn a_commit_that_fails_at_its_first_send_has_done_nothing() {
+    check(expect![[r#"
+        # stomp 1.2 ann
+        C> BEGIN transaction:t
+        C> SEND destination:/topic/a transaction:t | one
+        C> SEND destination:/topic/a transaction:t | two
+        D> hold
+        C> COMMIT transaction:t receipt:1
+        S? publish /topic/a from ann | one
+        D> published unavailable
+        S< ERROR code:unavailable message:the broker can't be reached; nothing was published, try again later receipt-id:1 retry-after:1
         S| close unavailable
     "#]]);
 }

@@ -1,12 +1,16 @@
 //! `fanlight pub` and `fanlight sub`: a client on the command line.
 
 use std::io::{Read as _, Write as _};
+use std::sync::Arc;
 
 use anyhow::{Context as _, anyhow, bail};
+use clap::builder::RangedI64ValueParser;
 use fanlight_client::{
-    Client, ConnectOptions, Event, LinkError, Message, Missed, SendOptions, Sent, Subscription,
+    AckMode, Begin, Client, ConnectOptions, Delivery, Event, LinkError, MAX_HISTORY, Message,
+    Missed, Position, RequestError, SendOptions, Sent,
 };
-use futures_util::stream::{self, StreamExt as _};
+use futures_util::stream::{self, BoxStream, StreamExt as _};
+use serde::Serialize;
 use serde_json::json;
 
 use crate::config::Secret;
@@ -55,6 +59,19 @@ pub(super) struct Subscribe {
     /// End after so many messages.
     #[arg(long, value_name = "N")]
     count: Option<u64>,
+    /// Begin with what came after this position of the one destination, as --json prints it.
+    #[arg(long, value_name = "EPOCH:OFFSET", conflicts_with_all = ["history", "ack"])]
+    since: Option<Position>,
+    /// Begin with the newest messages of the history.
+    #[arg(long, value_name = "N", value_parser = newest(), conflicts_with = "ack")]
+    history: Option<u32>,
+    /// Of queues: acknowledge each message once it is printed, and take one at a time.
+    #[arg(long)]
+    ack: bool,
+}
+
+fn newest() -> RangedI64ValueParser<u32> {
+    RangedI64ValueParser::new().range(1..=i64::from(MAX_HISTORY))
 }
 
 pub(super) fn publish(command: &Publish) -> anyhow::Result<()> {
@@ -96,30 +113,25 @@ pub(super) fn publish(command: &Publish) -> anyhow::Result<()> {
 }
 
 pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
+    if command.since.is_some() && command.destinations.len() > 1 {
+        bail!("a position is of one destination; give --since with one destination");
+    }
     super::block_on(async {
         let client = connect(&command.connection).await?;
         let mut events = client.events();
-        let mut messages = Vec::new();
+        let mut items = Vec::new();
         for destination in &command.destinations {
-            let subscription = client.subscribe(destination).await;
-            let subscription =
-                subscription.with_context(|| format!("can't subscribe to {destination}"))?;
-            if subscription.is_degraded() {
-                eprintln!(
-                    "note: the node can't reach its broker; messages to {destination} arrive \
-                     once it can, and those sent until then are missed"
-                );
-            }
-            messages.push(until_ended(subscription).boxed());
+            let begun = begin(&client, destination, command).await;
+            items.push(begun.with_context(|| format!("can't subscribe to {destination}"))?);
         }
         // On standard error, for people and for scripts that must know when to publish.
         eprintln!("note: subscribed to {}", command.destinations.join(" "));
-        let mut messages = stream::select_all(messages);
+        let mut items = stream::select_all(items);
         let mut left = command.count;
         while left != Some(0) {
             tokio::select! {
-                Some(item) = messages.next() => {
-                    if show(item, command.connection.json)? {
+                Some(item) = items.next() => {
+                    if take(&client, item, command.connection.json).await? {
                         left = left.map(|left| left - 1);
                     }
                 }
@@ -133,41 +145,99 @@ pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
 
 /// What comes of one subscription.
 enum Item {
-    Message(std::sync::Arc<Message>),
+    Message(Arc<Message>),
+    Delivery(Delivery),
     Missed(Missed),
     Ended(String),
 }
 
-/// A subscription's messages, and its end as an item of its own.
-fn until_ended(subscription: Subscription) -> impl stream::Stream<Item = Item> {
-    let destination = subscription.to().to_owned();
-    let messages = subscription.map(|item| match item {
-        Ok(message) => Item::Message(message),
-        Err(missed) => Item::Missed(missed),
-    });
-    messages.chain(stream::once(async move { Item::Ended(destination) }))
+/// Subscribes as the command says. The subscription's end is an item of its own.
+async fn begin(
+    client: &Client,
+    destination: &str,
+    command: &Subscribe,
+) -> Result<BoxStream<'static, Item>, RequestError> {
+    let end = stream::iter([Item::Ended(destination.to_owned())]);
+    if command.ack {
+        let consumer = client.consume(destination, AckMode::ClientIndividual, Some(1)).await?;
+        note_degraded(consumer.is_degraded(), destination);
+        let items = consumer.map(|item| item.map_or_else(Item::Missed, Item::Delivery));
+        return Ok(items.chain(end).boxed());
+    }
+    let begin = match (command.since, command.history) {
+        (Some(since), _) => Begin::After(since),
+        (None, Some(newest)) => Begin::Newest(newest),
+        (None, None) => Begin::Now,
+    };
+    let subscription = client.subscribe_from(destination, begin).await?;
+    note_degraded(subscription.is_degraded(), destination);
+    if subscription.is_recovered() == Some(false) {
+        let wanted = match command.since {
+            Some(since) => format!("what came after {since}"),
+            None => "the newest messages".to_owned(),
+        };
+        let reason = subscription.lost_reason().unwrap_or("unknown");
+        let behind = subscription.begun_at();
+        let behind = behind.map_or(String::new(), |at| format!("; going on behind {at}"));
+        eprintln!("note: not recovered: {wanted} in {destination} can't be had ({reason}){behind}");
+    }
+    let items = subscription.map(|item| item.map_or_else(Item::Missed, Item::Message));
+    Ok(items.chain(end).boxed())
 }
 
-/// Prints an item; whether it was a message.
-fn show(item: Item, as_json: bool) -> anyhow::Result<bool> {
-    let message = match item {
-        Item::Message(message) => message,
+fn note_degraded(is_degraded: bool, destination: &str) {
+    if is_degraded {
+        eprintln!(
+            "note: the node can't reach its broker; messages to {destination} arrive once it \
+             can, and those sent until then are missed"
+        );
+    }
+}
+
+/// Prints an item, and acknowledges it where that is due; whether it was a message and is done.
+async fn take(client: &Client, item: Item, as_json: bool) -> anyhow::Result<bool> {
+    match item {
+        Item::Message(message) => print(&message, as_json).map(|()| true),
+        Item::Delivery(delivery) => {
+            print(&delivery, as_json)?;
+            let done = client.ack(&delivery).await;
+            if let Err(error) = &done {
+                eprintln!("note: the last message may come again, to anybody: {error}");
+            }
+            Ok(done.is_ok())
+        }
         Item::Missed(Missed::Lost(reason)) => {
             eprintln!("note: messages were lost and can't be had any more ({reason})");
-            return Ok(false);
+            Ok(false)
         }
         Item::Missed(Missed::Dropped(missed)) => {
             eprintln!(
                 "note: {missed} messages were missed, they came faster than they are printed"
             );
-            return Ok(false);
+            Ok(false)
         }
         Item::Ended(destination) => bail!("the subscription to {destination} has ended"),
+    }
+}
+
+/// A message with its position as one text, to be given back with `--since`.
+#[derive(Serialize)]
+struct Line<'m> {
+    #[serde(flatten)]
+    message: &'m Message,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    position: Option<String>,
+}
+
+fn print(message: &Message, as_json: bool) -> anyhow::Result<()> {
+    let line = if as_json {
+        let position = message.position().map(|position| position.to_string());
+        serde_json::to_string(&Line { message, position })?
+    } else {
+        plain(message)?
     };
-    let line = if as_json { serde_json::to_string(&*message)? } else { plain(&message)? };
     let mut out = std::io::stdout().lock();
-    writeln!(out, "{line}").and_then(|()| out.flush()).context("can't write")?;
-    Ok(true)
+    writeln!(out, "{line}").and_then(|()| out.flush()).context("can't write")
 }
 
 /// Destination and body. Control characters are escaped: a message must not steer the terminal.
@@ -198,6 +268,7 @@ fn report(event: Event) -> anyhow::Result<()> {
 
 async fn connect(connection: &Connection) -> anyhow::Result<Client> {
     let mut options = ConnectOptions::new(&connection.url)?;
+    options.subscription_queue = WAITING_MAX;
     if let Some(token) = &connection.token {
         options = options.token(token.reveal().trim());
     }
@@ -221,3 +292,6 @@ fn remedy(error: &LinkError) -> Option<&'static str> {
         _ => None,
     }
 }
+
+/// Messages that wait to be printed. A whole history may come before the first is.
+const WAITING_MAX: usize = 1 << 17;

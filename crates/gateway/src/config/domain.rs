@@ -68,7 +68,6 @@ impl Config {
             transactions: limits.transactions as usize,
             transaction_frames: limits.transaction_frames as usize,
             transaction_bytes: limits.transaction.as_bytes(),
-            drain_timeout_ms: self.drain.deadline.as_ms(),
             ..Limits::default()
         }
     }

@@ -36,8 +36,9 @@ pub struct Redis {
     pub linger: Span,
     /// How long a command may take before it counts as failed.
     pub response_timeout: Span,
-    /// How many replicas must have a publication with history before it is acknowledged. More
-    /// than 0 keeps a failover from losing what was acknowledged, for a round trip to a replica.
+    /// How many replicas must have a publication, with history or in a queue, before it is
+    /// acknowledged. As many as a master has keep every failover from losing what was
+    /// acknowledged, for a round trip to them.
     pub min_replicas_ack: u32,
     /// How long replicas have for that; a publication that waits longer is answered `unknown`. At
     /// most a quarter of `response_timeout`.

@@ -134,7 +134,7 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
     let mut latest: HashMap<Arc<str>, usize, foldhash::fast::RandomState> = HashMap::default();
     for Delivery { channel, publications } in deliveries {
         for publication in publications.iter() {
-            let bytes = publication.body.len() + OVERHEAD_BYTES;
+            let bytes = publication.encoded_bytes();
             let destination = publication.destination.to_shared();
             if let Some(&at) = latest.get(&destination)
                 && runs[at].is_presence() == publication.is_presence()
@@ -156,6 +156,4 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
 
 /// Bounds what goes out at once, and so what one full outbox refuses.
 const RUN_MAX_BYTES: usize = 64 * 1024;
-/// What headers add to a body, roughly.
-pub(super) const OVERHEAD_BYTES: usize = 200;
 const SENDS_PER_YIELD: usize = 256;

@@ -27,6 +27,8 @@ pub enum Inbox {
     Drain {
         /// How long to take; zero closes all at once.
         window: Duration,
+        /// How long after that the rest is cut.
+        deadline: Duration,
     },
 }
 

@@ -1,24 +1,22 @@
-//! Queues: fetching for this worker's consumers, telling the broker what became of it, and moving
-//! dead letters.
+//! Queues: fetching for this worker's consumers, and telling the broker what became of it.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use fanlight_engine::broker::{Channel, WorkerId};
-use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::hub::SessionKey;
-use fanlight_engine::policy::PublishPermit;
-use fanlight_engine::queue::{
-    self, Consumers, Dispatch, Fetch, Fetched, Queue, QueueError, Settlement,
-};
+use fanlight_engine::queue::{Consumers, Dispatch, Fetch, Fetched, QueueError, Settlement};
 use fanlight_engine::session::Done;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use metrics::{Counter, Gauge, counter, gauge};
+use slab::Slab;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::slot::Slot;
 use super::{Worker, WorkerShared};
+use crate::dead_letters;
 
 /// What this worker has to do with queues.
 pub(super) struct QueueSide {
@@ -91,11 +89,7 @@ impl Worker {
             let settled = settle(&self.shared, settlement);
             self.queues.work.push(settled.map(|_| QueueDone::Settled).boxed());
         }
-        let slots = &self.slots;
-        let keeps_up = |session: SessionKey| {
-            slots.get(session.0 as usize).is_some_and(|slot| slot.outbox.is_none())
-        };
-        while let Some(fetch) = self.queues.consumers.next_fetch(keeps_up) {
+        while let Some(fetch) = self.queues.consumers.next_fetch(keeping_up(&self.slots)) {
             let asked_ms = self.shared.clock.now().mono_ms;
             let fetched = self.shared.queues.fetch(&fetch.queue, fetch.count);
             let done = fetched.map(move |result| QueueDone::Fetched { fetch, asked_ms, result });
@@ -112,12 +106,15 @@ impl Worker {
             dead = letters;
             alive
         });
-        let dispatches = self.queues.consumers.on_fetched(&fetch, asked_ms, alive, dead.len());
+        let keeps_up = keeping_up(&self.slots);
+        let consumers = &mut self.queues.consumers;
+        let dispatches = consumers.on_fetched(&fetch, asked_ms, alive, dead.len(), keeps_up);
         for dispatch in dispatches {
             self.guarded(dispatch.session, |worker| worker.dispatch(&dispatch));
         }
         if !dead.is_empty() {
-            let buried = bury(Arc::clone(&self.shared), Arc::clone(&fetch.queue), dead);
+            let buried =
+                dead_letters::bury(Arc::clone(&self.shared), Arc::clone(&fetch.queue), dead);
             self.queues.work.push(buried.map(|()| QueueDone::Settled).boxed());
         }
     }
@@ -159,6 +156,11 @@ impl Worker {
     }
 }
 
+/// Tells of a session whether its socket takes what it is sent.
+fn keeping_up(slots: &Slab<Slot>) -> impl Fn(SessionKey) -> bool {
+    |session| slots.get(session.0 as usize).is_some_and(|slot| slot.outbox.is_none())
+}
+
 /// Tells the broker what was acknowledged and given back; tries until what is not told would be
 /// delivered again anyway. The first try is made at once, so that it is made in order.
 fn settle(
@@ -186,35 +188,6 @@ fn settle(
         }
     }
     .boxed()
-}
-
-/// Moves dead letters, one after the other: published first, so that none is lost. What can't be
-/// published now stays as it is, and is fetched again after the ack timeout.
-async fn bury(shared: Arc<WorkerShared>, queue: Arc<Queue>, dead: Vec<Fetched>) {
-    for letter in dead {
-        let result = bury_one(&shared, &queue, &letter).await;
-        counter!("fanlight_queue_dead_letters_total", "result" => result).increment(1);
-    }
-}
-
-async fn bury_one(shared: &WorkerShared, queue: &Queue, letter: &Fetched) -> &'static str {
-    let mut result = "dropped";
-    if let Some(to) = &queue.options.dead_letter {
-        let namespaces = shared.rules.policy.namespaces();
-        let Ok(permit) = PublishPermit::for_backend(namespaces, to) else { return "failed" };
-        let publication = queue::dead_letter(letter, permit.destination().clone());
-        // Should the next step fail, this one is not repeated.
-        let key = format!("dead {} {}", queue.destination, letter.delivery.entry);
-        let key = IdempotencyKey(key.into());
-        if shared.broker.publish_once(permit, publication, key).await.is_err() {
-            return "failed";
-        }
-        result = "moved";
-    }
-    match shared.queues.ack(queue, &[letter.delivery.entry]).await {
-        Ok(()) => result,
-        Err(QueueError::Unavailable) => "failed",
-    }
 }
 
 const RETRY_MIN: Duration = Duration::from_millis(50);

@@ -9,17 +9,20 @@ use std::sync::Arc;
 use fanlight_engine::encode::Framing;
 use fanlight_engine::history::{HistoryError, HistoryPage, Lost};
 use fanlight_engine::hub::{SessionKey, SubscriptionKey, WireKey};
+use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::{Done, Recover};
 use fanlight_engine::time::Now;
-use fanlight_engine::timeline::{Event, JoinerKey, Offered, ReadKey, Recovered, Start, Timelines};
+use fanlight_engine::timeline::{
+    Event, JoinerKey, LastGive, Offered, ReadKey, Recovered, Start, Timelines,
+};
 use fanlight_proto::native::ServerMessage;
 use fanlight_proto::{Destination, Position};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
-use super::fanout::{OVERHEAD_BYTES, Run};
+use super::fanout::Run;
 use super::guard::count_panic;
 use super::{Ticket, Worker};
 
@@ -36,6 +39,8 @@ pub(super) struct Recovery {
     pub has_more: bool,
     /// After how many more messages of the inbox nothing is to be trusted any more.
     suspect_after: Option<usize>,
+    /// So many bytes, roughly, and so many publications are given at once, but always one.
+    give_max: (usize, usize),
 }
 
 pub(super) type Read = (ReadKey, Result<HistoryPage, HistoryError>);
@@ -53,6 +58,22 @@ struct Joining {
 }
 
 impl Recovery {
+    /// Nothing yet; what is given at once leaves room in outboxes of these bounds.
+    pub(super) fn new(outbox: OutboxLimits) -> Self {
+        let usual = LastGive::default();
+        let frames = outbox.frames as usize;
+        // A joiner may be given as much twice, or three times, before the first is written.
+        let last_give = LastGive {
+            bytes: usual.bytes.min(outbox.bytes / 8),
+            publications: usual.publications.min(frames / 8),
+        };
+        Self {
+            timelines: Timelines::with_last_give(last_give),
+            give_max: (GIVE_BYTES.min(outbox.bytes / 4), frames / 4),
+            ..Self::default()
+        }
+    }
+
     /// Whether something was missed and is not looked for yet.
     pub(super) fn is_to_suspect(&self) -> bool {
         self.suspect_after.is_some()
@@ -229,34 +250,39 @@ impl Worker {
                 let joiner = joining.joiner;
                 return self.recovery.timelines.given(joiner);
             }
+            let (max_bytes, max_publications) = self.recovery.give_max;
             let mut bytes = 0;
             let fits = |publication: &&Arc<Publication>| {
-                bytes += publication.body.len() + OVERHEAD_BYTES;
-                bytes <= GIVE_BYTES
+                bytes += publication.encoded_bytes();
+                bytes <= max_bytes
             };
-            let count = joining.pending.iter().take_while(fits).count().max(1);
-            self.stage_given(key, count);
+            let count = joining.pending.iter().take(max_publications).take_while(fits).count();
+            if !self.stage_given(key, count.max(1)) {
+                return;
+            }
             self.flush_stage();
         }
     }
 
-    /// Stages the first `count` of what a session is to be given.
-    fn stage_given(&mut self, key: SessionKey, count: usize) {
-        let Some(joining) = self.recovery.joining.get_mut(&key) else { return };
-        let Some(wire) = self.hub.wire(joining.subscription) else { return };
-        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+    /// Stages the first `count` of what a session is to be given; whether there was anything.
+    fn stage_given(&mut self, key: SessionKey, count: usize) -> bool {
+        let Some(joining) = self.recovery.joining.get_mut(&key) else { return false };
+        let Some(wire) = self.hub.wire(joining.subscription) else { return false };
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
         let publications: Vec<_> = joining.pending.drain(..count).collect();
         if publications.is_empty() {
-            return;
+            return false;
         }
         self.stats.deliveries += publications.len() as u64;
         let chunk = self.encoder.run(&publications).chunk(wire, slot.framing, &self.hub).clone();
         self.stage.push(key, slot, chunk);
+        true
     }
 
     /// Makes a session's subscription live: from here on the hub has it.
     fn make_live(&mut self, key: SessionKey, recovered: Recovered) {
         let Some(joining) = self.recovery.joining.get(&key) else { return };
+        // No more than the last step of a joiner may give: there is room for it.
         let count = joining.pending.len();
         self.stage_given(key, count);
         let Some(joining) = self.recovery.end(key) else { return };
@@ -310,7 +336,7 @@ impl Worker {
     }
 }
 
-/// So much is given at once.
+/// So much is given at once, to an outbox that is large enough.
 const GIVE_BYTES: usize = 32 * 1024;
 /// Reads that a broker answers at once, before others have their turn.
 const READS_PER_TURN: u32 = 64;

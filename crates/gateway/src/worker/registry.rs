@@ -51,11 +51,12 @@ impl Worker {
         for at in first..self.slots.capacity() {
             let key = SessionKey(at as u32);
             let user = match self.slots.get(at).map(|slot| &slot.role) {
-                Some(Role::Session(session)) => session.principal().map(|p| Arc::clone(&p.user)),
-                _ => None,
+                Some(Role::Session(session)) if session.is_connected() => {
+                    session.principal().map(|principal| Arc::clone(&principal.user))
+                }
+                _ => continue,
             };
-            let Some(user) = user else { continue };
-            let Some(entry) = self.entry(key, Some(user)) else { continue };
+            let Some(entry) = self.entry(key, user) else { continue };
             if entered == REENTRIES_EACH || !self.shared.registry.reenter(entry) {
                 self.reentry.next = Some(at);
                 return;

@@ -180,6 +180,11 @@ impl Slot {
         self.phase == Phase::Open
     }
 
+    /// Whether it carries a session whose CONNECT was accepted, and that has not ended.
+    pub(super) fn is_connected(&self) -> bool {
+        matches!(&self.role, Role::Session(session) if session.is_connected())
+    }
+
     /// Whether what comes in must wait.
     pub(super) fn is_busy(&self) -> bool {
         match &self.role {

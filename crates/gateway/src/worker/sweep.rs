@@ -1,5 +1,6 @@
 //! Timers by sweeping: every connection is looked at once a second, a slice at a time.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanlight_engine::hub::SessionKey;
@@ -20,12 +21,16 @@ const SLICES: usize = 10;
 #[derive(Default)]
 pub(super) struct Sweep {
     slice: usize,
+    /// How many sessions of each slice were connected when it was last swept.
+    connected: [u64; SLICES],
     drain: Option<Drain>,
 }
 
 /// A drain under way.
 struct Drain {
     window: Duration,
+    /// Until the rest is cut, after the window.
+    deadline: Duration,
     started_ms: u64,
     /// Who is still to go, shuffled, so that no group of users goes at once.
     remaining: Vec<Ticket>,
@@ -44,15 +49,18 @@ impl Worker {
         let now = self.shared.clock.now();
         let slice = self.sweep.slice;
         self.sweep.slice = (slice + 1) % SLICES;
-        let mut at = slice;
+        let (mut at, mut connected) = (slice, 0);
         // Keys rather than an iterator: a swept session may end and leave the slab.
         while at < self.slots.capacity() {
             if self.slots.contains(at) {
                 let key = SessionKey(at as u32);
                 self.guarded(key, |worker| worker.sweep_one(key, now));
+                connected += u64::from(self.slots.get(at).is_some_and(Slot::is_connected));
             }
             at += SLICES;
         }
+        let before = std::mem::replace(&mut self.sweep.connected[slice], connected);
+        self.shared.sessions.fetch_add(connected.wrapping_sub(before), Ordering::Relaxed);
         self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
         self.pace_drain(now);
@@ -97,13 +105,15 @@ impl Worker {
         }
     }
 
-    /// Begins to close every connection, evenly over `window`.
-    pub(super) fn begin_drain(&mut self, window: Duration) {
+    /// Begins to close every connection, evenly over `window`. After that, who waits for an answer
+    /// has half of `deadline` for it: so there is time for a goodbye.
+    pub(super) fn begin_drain(&mut self, window: Duration, deadline: Duration) {
         let mut remaining = self.tickets(|_| true);
         remaining.shuffle(&mut rand::rng());
         let total = remaining.len();
         let now = self.shared.clock.now();
-        self.sweep.drain = Some(Drain { window, started_ms: now.mono_ms, remaining, total });
+        let started_ms = now.mono_ms;
+        self.sweep.drain = Some(Drain { window, deadline, started_ms, remaining, total });
         self.pace_drain(now);
     }
 
@@ -114,14 +124,17 @@ impl Worker {
         let over = elapsed_ms >= window_ms;
         let due =
             if over { drain.total } else { drain.total * elapsed_ms as usize / window_ms as usize };
+        let deadline_ms = drain.deadline.as_millis() as u64;
+        let last_ms = drain.started_ms + window_ms + deadline_ms / 2;
+        let until_ms = last_ms.min(now.mono_ms + deadline_ms);
         let keep = (drain.total - due).min(drain.remaining.len());
         for ticket in drain.remaining.split_off(keep) {
-            self.drain_one(ticket, now);
+            self.drain_one(ticket, until_ms, now);
         }
         if over {
-            // Connections whose upgrade was under way when the drain began.
+            // Whose upgrade was under way when the drain began, and whose answer takes too long.
             for ticket in self.tickets(Slot::is_open) {
-                self.drain_one(ticket, now);
+                self.drain_one(ticket, until_ms, now);
             }
         }
     }
@@ -131,7 +144,7 @@ impl Worker {
         slots.map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial }).collect()
     }
 
-    fn drain_one(&mut self, ticket: Ticket, now: Now) {
+    fn drain_one(&mut self, ticket: Ticket, until_ms: u64, now: Now) {
         let Some(slot) = self.slots.get(ticket.key.0 as usize) else { return };
         if slot.serial != ticket.serial {
             return;
@@ -140,7 +153,7 @@ impl Worker {
             // It closes by itself once its client has the answer that it waits for.
             Role::Session(_) => self.guarded(ticket.key, |worker| {
                 worker.with_session(ticket.key, now, |session, cx| {
-                    session.on_drain(cx, RECONNECT_AFTER_MS);
+                    session.on_drain(cx, RECONNECT_AFTER_MS, until_ms);
                 });
             }),
             Role::Echo => self.close(ticket.key, CloseReason::Draining, now),

@@ -18,8 +18,9 @@ use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFu
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
 use fanlight_testkit::{Orders, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 mod recovery;
 
@@ -83,7 +84,9 @@ fn presence() -> MemoryPresence {
     MemoryPresence::new(Arc::new(MemoryBroker::new(Vec::new(), Arc::clone(&clock))), clock, 1, 1)
 }
 
-fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
+const OUTBOX: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000 };
+
+fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerShared> {
     let namespace = Namespace {
         name: "open".into(),
         pattern: "/topic/**".into(),
@@ -129,9 +132,10 @@ fn shared(broker: Arc<dyn Broker>) -> Arc<WorkerShared> {
         queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
-        outbox_limits: OutboxLimits { bytes: 1 << 20, frames: 1000 },
+        outbox_limits,
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
+        sessions: AtomicU64::new(0),
     })
 }
 
@@ -157,6 +161,28 @@ impl Client {
         let (accepted, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
         accepted.set_nonblocking(true).unwrap();
+        Self::adopted(handle, protocol, accepted, tokio::net::TcpStream::from_std(socket)).await
+    }
+
+    /// Between the two there is room for a few KiB.
+    async fn open_narrow(handle: &WorkerHandle, protocol: Protocol) -> Self {
+        let listener = TcpSocket::new_v4().unwrap();
+        listener.set_send_buffer_size(4096).unwrap();
+        listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = listener.listen(1).unwrap();
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.set_recv_buffer_size(4096).unwrap();
+        let socket = socket.connect(listener.local_addr().unwrap()).await;
+        let (accepted, _) = listener.accept().await.unwrap();
+        Self::adopted(handle, protocol, accepted.into_std().unwrap(), socket).await
+    }
+
+    async fn adopted(
+        handle: &WorkerHandle,
+        protocol: Protocol,
+        accepted: std::net::TcpStream,
+        socket: io::Result<tokio::net::TcpStream>,
+    ) -> Self {
         let admission = Admission::new(0, 0, &[]);
         let adopted = Adopted {
             socket: accepted,
@@ -168,8 +194,7 @@ impl Client {
             admitted: admission.admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
-        let socket = tokio::net::TcpStream::from_std(socket).unwrap();
-        Self { socket, got: Vec::new(), admission }
+        Self { socket: socket.unwrap(), got: Vec::new(), admission }
     }
 
     async fn send(&mut self, text: &str) {
@@ -205,14 +230,14 @@ fn with_worker(test: impl AsyncFnOnce(WorkerHandle, Arc<Semaphore>)) {
     let go_on = Arc::new(Semaphore::new(0));
     let (handle, receiver) = inbox(64);
     let broker = Arc::new(ToldBroker { go_on: Arc::clone(&go_on) });
-    run(receiver, broker, test(handle, go_on));
+    run(receiver, shared(broker, OUTBOX), test(handle, go_on));
 }
 
-/// Runs `test` beside a worker over `broker`.
-fn run(receiver: InboxReceiver, broker: Arc<dyn Broker>, test: impl Future<Output = ()>) {
+/// Runs `test` beside a worker that shares `shared`.
+fn run(receiver: InboxReceiver, shared: Arc<WorkerShared>, test: impl Future<Output = ()>) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let worker = Worker::new(WorkerId(0), shared(broker), receiver, 1).unwrap();
+        let worker = Worker::new(WorkerId(0), shared, receiver, 1).unwrap();
         tokio::select! {
             ended = worker.run() => panic!("the worker has ended: {ended:?}"),
             () = test => {}
@@ -278,5 +303,23 @@ fn who_sends_nothing_more_is_owed_an_answer_but_not_for_ever() {
         client.socket.shutdown().await.unwrap();
         client.end().await;
         eventually("it is gone", || client.admission.connections() == 0).await;
+    });
+}
+
+#[test]
+fn a_drained_session_whose_answer_does_not_come_is_told_to_go_before_the_rest_is_cut() {
+    with_worker(async |handle, _| {
+        let mut waiting = Client::connect(&handle).await;
+        waiting.publish("stall").await;
+        // It has its answer, so the worker has taken the other's request too.
+        let mut other = Client::connect(&handle).await;
+        other.publish("fine").await;
+        other.until(r#""id":"fine""#).await;
+        let began = Instant::now();
+        let (window, deadline) = (Duration::ZERO, Duration::from_secs(4));
+        assert!(handle.send(Inbox::Drain { window, deadline }).await);
+        other.until("\"reconnect\"").await;
+        waiting.until("\"reconnect\"").await;
+        assert!(began.elapsed() < deadline);
     });
 }

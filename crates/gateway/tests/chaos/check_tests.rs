@@ -58,6 +58,7 @@ fn failover() -> Fault {
         to_ms: 900,
         what: "failover".to_owned(),
         loses_data: true,
+        loses_copied: true,
         wipes: false,
         strikes: Strikes::Redis,
     }
@@ -70,6 +71,7 @@ fn good() -> Run {
         name: name.to_owned(),
         history,
         owner: owner.map(str::to_owned),
+        queue: None,
     };
     let position = |number| Some(at(7, number));
     let mut run = Run {
@@ -199,6 +201,35 @@ fn a_failover_may_lose_the_newest_but_nothing_before_it() {
 }
 
 #[test]
+fn what_a_replica_must_have_no_failover_may_lose() {
+    let copied = || {
+        let mut run = failed_over();
+        run.faults[0].loses_copied = false;
+        run
+    };
+    let mut run = copied();
+    // The fourth was acknowledged, and the fifth got its offset.
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+    // Also where the final history says nothing of those offsets.
+    run.finals.get_mut(&KEPT).unwrap().drain(..4);
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+    // Without an answer it may be lost.
+    let mut run = copied();
+    run.sends[3].outcome = Outcome::Unknown;
+    assert_eq!(broken(&run), []);
+    // But not where it was acknowledged, whatever its offset is.
+    run.sends[3].outcome = Outcome::Acked { position: Some(at(7, 6)), degraded: false };
+    run.subscribers[0].heard.clear();
+    assert_eq!(broken(&run), [Rule::FalseAck], "it is in no history");
+    // A failover that another replica may have won may have lost it, if it was then.
+    run.faults.push(Fault { from_ms: 20, to_ms: 30, ..failover() });
+    assert_eq!(broken(&run), []);
+    run.faults[1].to_ms = 25;
+    run.faults[1].from_ms = 2_000;
+    assert_eq!(broken(&run), [Rule::FalseAck]);
+}
+
+#[test]
 fn a_delivery_that_left_no_trace_is_caught() {
     let mut run = good();
     run.sends.retain(|send| send.content.number != 2);
@@ -233,6 +264,18 @@ fn a_duplicate_is_caught() {
     let mut run = good();
     run.subscribers[1].heard.push(message(OPEN, 16, None));
     assert_eq!(broken(&run), [Rule::Duplicate]);
+}
+
+#[test]
+fn what_a_key_repeated_near_a_failover_may_come_twice_without_history() {
+    let mut run = good();
+    run.subscribers[1].heard.push(message(OPEN, 16, None));
+    run.sends[11].repeated = true;
+    assert_eq!(broken(&run), [Rule::Duplicate], "no key was lost");
+    run.faults.push(failover());
+    assert_eq!(broken(&run), []);
+    run.sends[11].repeated = false;
+    assert_eq!(broken(&run), [Rule::Duplicate], "it was sent once");
 }
 
 #[test]

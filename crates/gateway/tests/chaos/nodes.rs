@@ -116,6 +116,11 @@ impl Nodes {
         Ok(())
     }
 
+    /// Whether a node says that it is ready.
+    pub async fn is_ready(&self, index: usize) -> anyhow::Result<bool> {
+        Ok(self.exchange(index, "GET", "/readyz", "").await?.starts_with("HTTP/1.1 200"))
+    }
+
     /// Waits until every node says that it is ready.
     pub async fn wait_until_ready(&self) -> anyhow::Result<()> {
         let deadline = Instant::now() + READY_MAX;

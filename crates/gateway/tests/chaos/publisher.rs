@@ -9,6 +9,7 @@ use rand::rngs::StdRng;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, timeout_at};
 
+use crate::cast::{OPEN_BULK, padding_bytes};
 use crate::connection::Connection;
 use crate::nodes::Nodes;
 use crate::record::{Content, Outcome, Send};
@@ -110,7 +111,12 @@ impl Publisher {
         let count = if self.keyed { 1 } else { self.rng.random_range(1..=MAX_BURST) };
         let mut batch = Vec::new();
         for _ in 0..count {
-            let destination = self.rng.random_range(0..self.targets.len());
+            // The largest a little more often, so that stalls have consequences soon.
+            let destination = if self.rng.random_ratio(1, 16) {
+                OPEN_BULK
+            } else {
+                self.rng.random_range(0..self.targets.len())
+            };
             let pending = self.open.take().unwrap_or_else(|| self.next(destination));
             batch.push(pending);
         }
@@ -153,7 +159,8 @@ impl Publisher {
             let id = content.number.to_string();
             let key = self.keyed.then_some(id.as_str());
             let target = &self.targets[content.destination];
-            let text = self.protocol.send(target, &id, key, content);
+            let padding_bytes = padding_bytes(content.destination);
+            let text = self.protocol.send(target, &id, key, content, padding_bytes);
             is_up = is_up && connection.send(&text).await.is_ok();
             waiting.insert(id, pending);
         }

@@ -11,6 +11,9 @@ pub struct Run {
     /// By publisher, in the order of sending.
     pub sends: Vec<Send>,
     pub subscribers: Vec<Subscriber>,
+    pub consumers: Vec<Consumer>,
+    /// What consumers got from queues, in the order in which they got it.
+    pub deliveries: Vec<Delivery>,
     pub faults: Vec<Fault>,
     /// How many nodes there are.
     pub nodes: usize,
@@ -31,6 +34,16 @@ pub struct Destination {
     pub history: bool,
     /// For a user destination: the only user that may receive from it.
     pub owner: Option<String>,
+    /// For a queue: how it behaves.
+    pub queue: Option<QueueRules>,
+}
+
+/// How a queue behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct QueueRules {
+    pub ack_timeout_ms: u64,
+    /// Where its dead letters go.
+    pub dead_letter: Option<usize>,
 }
 
 /// What a body says of itself.
@@ -104,6 +117,55 @@ pub enum What {
     Left,
 }
 
+/// One client that consumes a queue, over all its connections.
+#[derive(Debug, Clone)]
+pub struct Consumer {
+    pub name: String,
+    pub user: String,
+    /// The queue.
+    pub destination: usize,
+    /// Whether it acknowledges by taking.
+    pub is_auto: bool,
+}
+
+/// A message that a consumer got from a queue.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// By its place in [`Run::consumers`].
+    pub consumer: usize,
+    /// The node that it was connected to.
+    pub node: usize,
+    pub destination: usize,
+    /// Absent where the body is not one that was ever sent.
+    pub content: Option<Content>,
+    /// How often it has been delivered, as the consumer was told: 1 where it is not marked as
+    /// redelivered, 0 where it is and does not say how often.
+    pub count: u64,
+    /// For a dead letter: the queue that it says it comes from.
+    pub original: Option<String>,
+    pub got_at_ms: u64,
+    pub settled: Settled,
+    /// When the connection ended, or was left, on which it was held.
+    pub left_at_ms: Option<u64>,
+}
+
+/// What its consumer said of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settled {
+    /// Nothing.
+    Held,
+    /// It acknowledges by taking.
+    Taken,
+    Acked {
+        asked_at_ms: u64,
+        /// When it was told that this is done.
+        confirmed_at_ms: Option<u64>,
+    },
+    Nacked {
+        asked_at_ms: u64,
+    },
+}
+
 /// A fault that was made, and its healing.
 #[derive(Debug, Clone)]
 pub struct Fault {
@@ -112,6 +174,8 @@ pub struct Fault {
     pub what: String,
     /// Whether Redis may have lost what it had accepted.
     pub loses_data: bool,
+    /// Whether it may have lost even what as many replicas had as were asked to.
+    pub loses_copied: bool,
     /// Whether it may have lost all of it, not only the newest.
     pub wipes: bool,
     pub strikes: Strikes,
@@ -142,6 +206,10 @@ pub struct Session {
     pub to_ms: Option<u64>,
     /// Whether it was the connection that ended, not the client that left.
     pub cut: bool,
+    /// How often it has stopped reading for a while.
+    pub stalls: usize,
+    /// Whether the kernels keep so little for it that a burst is too much.
+    pub is_narrow: bool,
     /// The destinations that it asked to subscribe to.
     pub places: Vec<usize>,
 }

@@ -1,17 +1,22 @@
 //! Collects a run's record from all who take part.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use crate::cast::OPEN_BULK;
 use crate::record::{
-    Content, Destination, Fault, Heard, Run, Sample, Send, Session, Subscriber, What,
+    Content, Delivery, Destination, Fault, Heard, Run, Sample, Send, Session, Settled, Subscriber,
+    What,
 };
 
 /// Written by many at once.
 pub struct Recorder {
     begun: Instant,
     sends: Mutex<Vec<Send>>,
+    bulk: AtomicU64,
     subscribers: Vec<Mutex<Subscriber>>,
+    deliveries: Mutex<Vec<Delivery>>,
     faults: Mutex<Vec<Fault>>,
     sessions: Mutex<Vec<Session>>,
     samples: Mutex<Vec<Sample>>,
@@ -32,7 +37,9 @@ impl Recorder {
         Self {
             begun: Instant::now(),
             sends: Mutex::default(),
+            bulk: AtomicU64::new(0),
             subscribers: subscribers.iter().map(subscriber).collect(),
+            deliveries: Mutex::default(),
             faults: Mutex::default(),
             sessions: Mutex::default(),
             samples: Mutex::default(),
@@ -44,7 +51,15 @@ impl Recorder {
         self.begun.elapsed().as_millis() as u64
     }
 
+    /// How many of the largest messages have been published.
+    pub fn bulk(&self) -> u64 {
+        self.bulk.load(Ordering::Relaxed)
+    }
+
     pub fn send(&self, send: Send) {
+        if send.acked() && send.content.destination == OPEN_BULK {
+            self.bulk.fetch_add(1, Ordering::Relaxed);
+        }
         self.sends.lock().unwrap().push(send);
     }
 
@@ -65,6 +80,8 @@ impl Recorder {
             from_ms: self.now_ms(),
             to_ms: None,
             cut: false,
+            stalls: 0,
+            is_narrow: false,
             places: Vec::new(),
         };
         let mut sessions = self.sessions.lock().unwrap();
@@ -75,6 +92,36 @@ impl Recorder {
     pub fn hear(&self, subscriber: usize, destination: usize, what: What) {
         let heard = Heard { at_ms: self.now_ms(), destination, what };
         self.subscribers[subscriber].lock().unwrap().heard.push(heard);
+    }
+
+    /// A consumer got a message; returns its place among the deliveries.
+    pub fn deliver(&self, delivery: Delivery) -> usize {
+        let mut deliveries = self.deliveries.lock().unwrap();
+        deliveries.push(delivery);
+        deliveries.len() - 1
+    }
+
+    /// Its consumer says what becomes of a delivery.
+    pub fn settle(&self, delivery: usize, settled: Settled) {
+        self.deliveries.lock().unwrap()[delivery].settled = settled;
+    }
+
+    /// The consumer was told that an acknowledgement is done.
+    pub fn confirm(&self, delivery: usize) {
+        let now_ms = self.now_ms();
+        let mut deliveries = self.deliveries.lock().unwrap();
+        if let Settled::Acked { confirmed_at_ms, .. } = &mut deliveries[delivery].settled {
+            *confirmed_at_ms = Some(now_ms);
+        }
+    }
+
+    /// The connection ends on which these are held.
+    pub fn leave(&self, held: impl IntoIterator<Item = usize>) {
+        let now_ms = self.now_ms();
+        let mut deliveries = self.deliveries.lock().unwrap();
+        for delivery in held {
+            deliveries[delivery].left_at_ms = Some(now_ms);
+        }
     }
 
     /// Who has not heard what its destination's newest says: (subscriber, destination).
@@ -107,6 +154,7 @@ impl Recorder {
             destinations,
             sends: self.sends.lock().unwrap().clone(),
             subscribers,
+            deliveries: self.deliveries.lock().unwrap().clone(),
             faults: self.faults.lock().unwrap().clone(),
             sessions: self.sessions.lock().unwrap().clone(),
             samples: self.samples.lock().unwrap().clone(),
@@ -119,6 +167,16 @@ impl Opened {
     /// It asks to subscribe to `destination`.
     pub fn asks(&self, destination: usize) {
         self.update(|session| session.places.push(destination));
+    }
+
+    /// The kernels keep little for it.
+    pub fn narrow(&self) {
+        self.update(|session| session.is_narrow = true);
+    }
+
+    /// It stops reading.
+    pub fn stalls(&self) {
+        self.update(|session| session.stalls += 1);
     }
 
     /// The connection has ended, not by its client.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use crate::check::Violation;
-use crate::record::{Event, Outcome, Run, Session, What};
+use crate::record::{Delivery, Event, Outcome, Run, Session, Settled, What};
 
 /// How much happened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -16,6 +16,14 @@ pub struct Figures {
     pub recovered: usize,
     pub not_recovered: usize,
     pub lost: usize,
+    /// Deliveries from queues.
+    pub taken: usize,
+    /// Of these, those that had been delivered before.
+    pub taken_again: usize,
+    pub dead_letters: usize,
+    /// How often a subscriber stopped reading, and how often one was closed for that.
+    pub stalls: usize,
+    pub slow: usize,
     pub faults: usize,
     pub sessions: usize,
     pub samples: usize,
@@ -37,6 +45,14 @@ impl Figures {
                 Outcome::Refused(_) => figures.refused += 1,
                 Outcome::Unknown => figures.unknown += 1,
             }
+        }
+        figures.stalls = run.sessions.iter().map(|session| session.stalls).sum();
+        let is_slow = |event: &&Event| event.reason.as_deref() == Some("slow_consumer");
+        figures.slow = run.events.iter().filter(is_slow).count();
+        for delivery in &run.deliveries {
+            figures.taken += 1;
+            figures.taken_again += usize::from(delivery.count > 1);
+            figures.dead_letters += usize::from(delivery.original.is_some());
         }
         for heard in run.subscribers.iter().flat_map(|subscriber| &subscriber.heard) {
             match heard.what {
@@ -176,8 +192,32 @@ fn lines(run: &Run, destination: usize, subscriber: Option<usize>) -> Vec<(u64, 
             line(heard.at_ms, String::new(), format!("{}: {}", by.name, said(&heard.what)));
         }
     }
+    for delivery in run.deliveries.iter().filter(|it| it.destination == destination) {
+        let name = &run.consumers[delivery.consumer].name;
+        for (at_ms, what) in told(delivery) {
+            line(at_ms, String::new(), format!("{name}: {what}"));
+        }
+    }
     lines.sort_by_key(|(at_ms, _)| *at_ms);
     lines
+}
+
+/// What became of a delivery, and when.
+fn told(delivery: &Delivery) -> Vec<(u64, String)> {
+    let Delivery { content, count, node, .. } = delivery;
+    let name = content.map(|content| format!("{}.{}", content.publisher, content.number));
+    let name = name.unwrap_or("garbage".to_owned());
+    let mut told = vec![(delivery.got_at_ms, format!("got {name} from node {node}, {count}."))];
+    match delivery.settled {
+        Settled::Held | Settled::Taken => {}
+        Settled::Nacked { asked_at_ms } => told.push((asked_at_ms, format!("refuses {name}"))),
+        Settled::Acked { asked_at_ms, confirmed_at_ms } => {
+            told.push((asked_at_ms, format!("acknowledges {name}")));
+            told.extend(confirmed_at_ms.map(|at_ms| (at_ms, format!("{name} is confirmed"))));
+        }
+    }
+    told.extend(delivery.left_at_ms.map(|at_ms| (at_ms, format!("leaves with {name}"))));
+    told
 }
 
 fn said(what: &What) -> String {

@@ -14,13 +14,18 @@ use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::check::check_sessions;
+use crate::cast::{
+    CONSUMERS, LISTENERS, PUBLISHERS, TOPICS, consumer_name, consumers, destinations,
+    publisher_name, targets, users,
+};
+use crate::check::{check_queues, check_sessions};
 use crate::connection::Connection;
+use crate::consumer::Consumer;
 use crate::publisher::{Phase, Publisher};
-use crate::record::{Content, Destination, Fault, Run, Sample, What};
+use crate::record::{Content, Fault, Run, Sample, What};
 use crate::recorder::Recorder;
 use crate::schedule::{Planned, Topology, schedule};
-use crate::subscriber::{Habit, Listener, Place};
+use crate::subscriber::{Listener, Place};
 use crate::system::System;
 use crate::watcher::{EventLog, Watcher};
 use crate::wire::{Incoming, Protocol};
@@ -33,6 +38,10 @@ pub struct Options {
     pub seed: u64,
     /// For how long faults are made.
     pub length: Duration,
+    /// Whether none are made after all.
+    pub is_quiet: bool,
+    /// How many replicas must have what is acknowledged.
+    pub min_replicas_ack: u32,
     /// Where logs and records go; made anew.
     pub directory: PathBuf,
 }
@@ -42,17 +51,22 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     // Logs of an earlier run would be taken for this one's.
     let _ = fs::remove_dir_all(&options.directory);
     fs::create_dir_all(&options.directory)?;
-    let system = System::start(options.topology, options.nodes, &options.directory).await?;
+    let system = System::start(options).await?;
     let system = Arc::new(system);
     let listeners: Vec<_> = LISTENERS.iter().map(|it| (it.0.to_owned(), it.1.to_owned())).collect();
     let recorder = Arc::new(Recorder::new(&listeners));
     let (phase, watched) = watch::channel(Phase::Troubled);
     let mut clients = Clients { options, system: &system, recorder: &recorder, phase: watched };
     let mut listening = clients.listen().await?;
+    let mut consuming = clients.consume().await?;
     let mut publishing = clients.publish().await?;
     let mut watching = clients.watch().await?;
 
-    make_faults(options, &system, &recorder).await?;
+    if options.is_quiet {
+        sleep(options.length).await;
+    } else {
+        make_faults(options, &system, &recorder).await?;
+    }
     system.nodes.wait_until_ready().await?;
     let ended = system.nodes.ended();
     ensure!(ended.is_empty(), "nodes {ended:?} ended by themselves");
@@ -64,6 +78,7 @@ pub async fn run(options: &Options) -> anyhow::Result<Run> {
     let mut run = clients.look_at_sessions().await?;
     phase.send_replace(Phase::Over);
     while listening.join_next().await.transpose()?.is_some() {}
+    while consuming.join_next().await.transpose()?.is_some() {}
     run.finals = clients.read_finals(&run).await?;
     Ok(run)
 }
@@ -74,9 +89,9 @@ async fn make_faults(
     system: &Arc<System>,
     recorder: &Arc<Recorder>,
 ) -> anyhow::Result<()> {
-    let Options { topology, nodes, seed, length, .. } = *options;
+    let Options { nodes, seed, length, .. } = *options;
     let over = Instant::now() + length;
-    for round in schedule(seed, topology, nodes, length.as_millis() as u64) {
+    for round in schedule(seed, system.links, nodes, length.as_millis() as u64) {
         sleep(Duration::from_millis(round.calm_ms)).await;
         if Instant::now() > over {
             break;
@@ -84,7 +99,8 @@ async fn make_faults(
         let mut faults = JoinSet::new();
         for planned in round.faults {
             let (system, recorder) = (Arc::clone(system), Arc::clone(recorder));
-            faults.spawn(async move { make(planned, topology, &system, &recorder).await });
+            let options = options.clone();
+            faults.spawn(async move { make(planned, &options, &system, &recorder).await });
         }
         while let Some(made) = faults.join_next().await {
             made??;
@@ -95,12 +111,13 @@ async fn make_faults(
 
 async fn make(
     planned: Planned,
-    topology: Topology,
+    options: &Options,
     system: &System,
     recorder: &Recorder,
 ) -> anyhow::Result<()> {
     let Planned { after_ms, for_ms, fault } = planned;
     sleep(Duration::from_millis(after_ms)).await;
+    let Options { topology, min_replicas_ack, .. } = *options;
     let from_ms = recorder.now_ms();
     let cure = system.begin(fault).await.with_context(|| format!("making {fault:?}"))?;
     sleep(Duration::from_millis(for_ms)).await;
@@ -110,6 +127,7 @@ async fn make(
         to_ms: recorder.now_ms(),
         what: format!("{fault:?}"),
         loses_data: fault.loses_data(topology),
+        loses_copied: fault.loses_copied(topology, min_replicas_ack),
         wipes: fault.wipes(topology),
         strikes: fault.strikes(),
     });
@@ -129,7 +147,7 @@ impl Clients<'_> {
         let mut listening = JoinSet::new();
         for (index, (_, user, protocol, habit, places)) in LISTENERS.iter().enumerate() {
             let place = |destination: &usize| {
-                let (name, _, history, _) = DESTINATIONS[*destination];
+                let (name, _, history, _) = TOPICS[*destination];
                 let destination = *destination;
                 Place { destination, name: name.to_owned(), history, position: None }
             };
@@ -148,6 +166,29 @@ impl Clients<'_> {
             listening.spawn(async move { listener.run(&system.nodes).await });
         }
         Ok(listening)
+    }
+
+    async fn consume(&self) -> anyhow::Result<JoinSet<()>> {
+        let mut consuming = JoinSet::new();
+        for (index, (_, protocol, mode, is_restless, destination)) in CONSUMERS.iter().enumerate() {
+            let user = consumer_name(index);
+            let consumer = Consumer {
+                index,
+                protocol: *protocol,
+                mode: *mode,
+                is_restless: *is_restless,
+                token: System::token(&user, &[]).await?,
+                user,
+                destination: *destination,
+                name: destinations()[*destination].name.clone(),
+                recorder: Arc::clone(self.recorder),
+                rng: self.rng(4, index),
+                phase: self.phase.clone(),
+            };
+            let system = Arc::clone(self.system);
+            consuming.spawn(async move { consumer.run(&system.nodes).await });
+        }
+        Ok(consuming)
     }
 
     async fn publish(&self) -> anyhow::Result<JoinSet<()>> {
@@ -173,7 +214,7 @@ impl Clients<'_> {
             keyed,
             token: System::token(&user, &["admin"]).await?,
             user,
-            targets: DESTINATIONS.iter().map(|(_, target, _, _)| (*target).to_owned()).collect(),
+            targets: targets().into(),
             recorder: Arc::clone(self.recorder),
             rng: self.rng(2, index),
             phase: self.phase.clone(),
@@ -196,13 +237,18 @@ impl Clients<'_> {
         for wait_max in [SETTLE_MAX, DRAIN_MAX] {
             let deadline = Instant::now() + DRAIN_MAX;
             let mut newest = Vec::new();
-            for destination in 0..DESTINATIONS.len() {
+            for destination in 0..targets().len() {
                 newest.push(publisher.insist(&self.system.nodes, destination, deadline).await?);
             }
             let deadline = Instant::now() + wait_max;
             while !self.recorder.waiting_for(&newest).is_empty() && Instant::now() < deadline {
                 sleep(POLL).await;
             }
+        }
+        // What is held by nobody any more comes again, until all is done.
+        let deadline = Instant::now() + QUEUES_MAX;
+        while !check_queues(&self.record()).is_empty() && Instant::now() < deadline {
+            sleep(POLL).await;
         }
         Ok(())
     }
@@ -227,15 +273,10 @@ impl Clients<'_> {
     }
 
     async fn watcher(&self) -> anyhow::Result<Watcher> {
-        let listeners = LISTENERS.iter().map(|(_, user, ..)| (*user).to_owned());
-        let mut users: Vec<_> =
-            listeners.chain((0..=PUBLISHERS.len()).map(publisher_name)).collect();
-        users.sort();
-        users.dedup();
-        let topics = DESTINATIONS.iter().enumerate().filter(|(_, it)| it.3.is_none());
+        let topics = TOPICS.iter().enumerate().filter(|(_, it)| it.3.is_none());
         Ok(Watcher {
             token: System::token("watcher", &[]).await?,
-            users,
+            users: users(),
             places: topics.map(|(index, it)| (index, it.0.to_owned())).collect(),
             recorder: Arc::clone(self.recorder),
         })
@@ -256,8 +297,7 @@ impl Clients<'_> {
                 samples.push(Sample { is_final: true, ..sample });
             }
             events.extend(log.read().await?);
-            let mut run = self.recorder.run(destinations());
-            run.nodes = self.options.nodes;
+            let mut run = self.record();
             run.events.clone_from(&events);
             let before = std::mem::replace(&mut run.samples, samples);
             let is_right = check_sessions(&run).is_empty();
@@ -267,6 +307,14 @@ impl Clients<'_> {
             }
             sleep(POLL).await;
         }
+    }
+
+    /// The record as it is now.
+    fn record(&self) -> Run {
+        let mut run = self.recorder.run(destinations());
+        run.nodes = self.options.nodes;
+        run.consumers = consumers();
+        run
     }
 
     fn all_joined(&self) -> bool {
@@ -287,7 +335,7 @@ impl Clients<'_> {
         run: &Run,
     ) -> anyhow::Result<BTreeMap<usize, Vec<(Position, Content)>>> {
         let mut finals = BTreeMap::new();
-        for (destination, (name, _, history, owner)) in DESTINATIONS.into_iter().enumerate() {
+        for (destination, (name, _, history, owner)) in TOPICS.into_iter().enumerate() {
             if !history {
                 continue;
             }
@@ -369,48 +417,6 @@ async fn read_history(
     }
 }
 
-fn publisher_name(index: usize) -> String {
-    format!("publisher-{index}")
-}
-
-/// As the checker wants them.
-pub fn destinations() -> Vec<Destination> {
-    let destination = |(name, target, history, owner): (&str, &str, bool, Option<&str>)| {
-        let name = if owner.is_some() { target } else { name };
-        Destination { name: name.to_owned(), history, owner: owner.map(str::to_owned) }
-    };
-    DESTINATIONS.into_iter().map(destination).collect()
-}
-
-/// What subscribers call it, what publishers call it, whether it has history, and whose it is.
-const DESTINATIONS: [(&str, &str, bool, Option<&str>); 7] = [
-    ("/topic/kept.a", "/topic/kept.a", true, None),
-    ("/topic/kept.b", "/topic/kept.b", true, None),
-    ("/topic/open.a", "/topic/open.a", false, None),
-    ("/user/queue/kept", "/user/ann/queue/kept", true, Some("ann")),
-    ("/user/queue/kept", "/user/bob/queue/kept", true, Some("bob")),
-    ("/user/queue/open", "/user/ann/queue/open", false, Some("ann")),
-    ("/user/queue/open", "/user/bob/queue/open", false, Some("bob")),
-];
-
-/// Name, user, protocol, habit, and the places of its destinations.
-const LISTENERS: [(&str, &str, Protocol, Habit, &[usize]); 10] = [
-    ("native-stays", "cid", Protocol::Native, Habit::Stays, &[0, 1, 2]),
-    ("stomp-stays", "cid", Protocol::Stomp, Habit::Stays, &[0, 1, 2]),
-    ("native-restless", "dan", Protocol::Native, Habit::Restless, &[0, 1, 2]),
-    ("stomp-restless", "dan", Protocol::Stomp, Habit::Restless, &[0, 1, 2]),
-    ("native-forgetful", "eve", Protocol::Native, Habit::Forgetful, &[0, 2]),
-    ("ann-native", "ann", Protocol::Native, Habit::Restless, &[3, 5, 0]),
-    ("ann-stomp", "ann", Protocol::Stomp, Habit::Stays, &[3, 5]),
-    ("bob-native", "bob", Protocol::Native, Habit::Restless, &[4, 6]),
-    ("native-wanders", "fay", Protocol::Native, Habit::Wanders, &[0, 2]),
-    ("stomp-wanders", "gus", Protocol::Stomp, Habit::Wanders, &[0, 1]),
-];
-
-/// Protocol, and whether it names its publications so that it may repeat them.
-const PUBLISHERS: [(Protocol, bool); 3] =
-    [(Protocol::Native, false), (Protocol::Stomp, false), (Protocol::Native, true)];
-
 const SAMPLE_EVERY: Duration = Duration::from_millis(300);
 /// Longer than reconnects, a lease and the reapers take.
 const SESSIONS_MAX: Duration = Duration::from_secs(20);
@@ -418,3 +424,5 @@ const POLL: Duration = Duration::from_millis(100);
 /// Longer than a node that says that it is ready takes to find what it missed.
 const SETTLE_MAX: Duration = Duration::from_secs(5);
 const DRAIN_MAX: Duration = Duration::from_secs(45);
+/// Longer than five deliveries with an ack timeout each, and what a crashed node held.
+const QUEUES_MAX: Duration = Duration::from_secs(25);

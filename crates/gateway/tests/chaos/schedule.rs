@@ -19,6 +19,17 @@ pub enum Topology {
     Shards,
 }
 
+/// Where proxies stand between nodes and Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// Nowhere.
+    None,
+    /// One for each node.
+    One,
+    /// For each node one for each Redis process.
+    Each,
+}
+
 /// What is done to the system.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -28,6 +39,8 @@ pub enum Fault {
     PauseNode { node: usize },
     /// Nothing passes between a node and Redis.
     Partition { node: usize },
+    /// Nothing passes between a node and one Redis that is a master; `pick` says which.
+    PartitionOne { node: usize, pick: usize },
     /// Redis hears a node, but the node does not hear Redis.
     LoseAnswers { node: usize },
     /// Every connection between a node and Redis is cut once.
@@ -62,7 +75,7 @@ pub struct Planned {
 }
 
 /// Rounds for about `length_ms`; healing takes its own time, so a run may not come to the last.
-pub fn schedule(seed: u64, topology: Topology, nodes: usize, length_ms: u64) -> Vec<Round> {
+pub fn schedule(seed: u64, links: Links, nodes: usize, length_ms: u64) -> Vec<Round> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut rounds = Vec::new();
     let mut planned_ms = 0;
@@ -70,10 +83,10 @@ pub fn schedule(seed: u64, topology: Topology, nodes: usize, length_ms: u64) -> 
         // In a long run, now and then for so long that what dead nodes held must be gone.
         let is_long = length_ms >= LONG_RUN_MS && rng.random_ratio(1, 5);
         let calm_ms = rng.random_range(if is_long { LONG_CALM_MS } else { CALM_MS });
-        let mut faults = vec![plan(&mut rng, topology, nodes, 0)];
+        let mut faults = vec![plan(&mut rng, links, nodes, 0)];
         if rng.random_ratio(1, 3) {
             let after_ms = rng.random_range(0..MOST_MS / 2);
-            let second = plan(&mut rng, topology, nodes, after_ms);
+            let second = plan(&mut rng, links, nodes, after_ms);
             if second.fault.node() != faults[0].fault.node() {
                 faults.push(second);
             }
@@ -85,13 +98,13 @@ pub fn schedule(seed: u64, topology: Topology, nodes: usize, length_ms: u64) -> 
     rounds
 }
 
-fn plan(rng: &mut StdRng, topology: Topology, nodes: usize, after_ms: u64) -> Planned {
-    let fault = pick(rng, topology, nodes);
+fn plan(rng: &mut StdRng, links: Links, nodes: usize, after_ms: u64) -> Planned {
+    let fault = pick(rng, links, nodes);
     let for_ms = if fault.is_short() { 0 } else { rng.random_range(LEAST_MS..MOST_MS) };
     Planned { after_ms, for_ms, fault }
 }
 
-fn pick(rng: &mut StdRng, topology: Topology, nodes: usize) -> Fault {
+fn pick(rng: &mut StdRng, links: Links, nodes: usize) -> Fault {
     let node = rng.random_range(0..nodes);
     let pick = rng.random_range(0..64);
     let mut faults = vec![
@@ -102,18 +115,35 @@ fn pick(rng: &mut StdRng, topology: Topology, nodes: usize) -> Fault {
         Fault::PauseRedis { pick },
         Fault::KillRedis { pick },
     ];
-    if topology.has_proxies() {
+    if links != Links::None {
         let between = [Fault::Partition { node }, Fault::LoseAnswers { node }, Fault::Cut { node }];
         faults.extend(between);
+    }
+    if links == Links::Each {
+        faults.push(Fault::PartitionOne { node, pick });
     }
     faults[rng.random_range(0..faults.len())]
 }
 
 impl Topology {
-    /// Whether a proxy stands between each node and Redis. Where Redis itself tells its addresses,
-    /// none can.
-    pub fn has_proxies(self) -> bool {
-        matches!(self, Self::Standalone | Self::Replica)
+    /// Where proxies can stand. Where Redis itself tells its addresses, they need addresses of
+    /// their own to tell in their place. Shards are told apart by the addresses that nodes know,
+    /// which must be the same for all.
+    pub fn links(self, has_aliases: bool) -> Links {
+        match self {
+            Self::Standalone | Self::Replica => Links::One,
+            Self::Sentinel | Self::Cluster if has_aliases => Links::Each,
+            Self::Sentinel | Self::Cluster | Self::Shards => Links::None,
+        }
+    }
+
+    /// How many replicas a master has.
+    pub fn replicas(self) -> u32 {
+        match self {
+            Self::Standalone | Self::Shards => 0,
+            Self::Replica | Self::Cluster => 1,
+            Self::Sentinel => 2,
+        }
     }
 
     /// Whether a replica takes over by itself from a Redis that does not answer.
@@ -132,6 +162,15 @@ impl Fault {
         }
     }
 
+    /// Whether Redis may lose also what `copies` replicas have. A master that is only paused goes
+    /// on for a moment when it wakes, and then replicas may still follow it that are not the one
+    /// which has taken over. Of a dead one's replicas the most advanced takes over.
+    pub fn loses_copied(self, topology: Topology, copies: u32) -> bool {
+        let lives_on = matches!(self, Self::PauseRedis { .. });
+        let outlives = lives_on && copies < topology.replicas();
+        self.wipes(topology) || self.loses_data(topology) && (copies == 0 || outlives)
+    }
+
     /// Whether Redis may lose all that it accepted.
     pub fn wipes(self, topology: Topology) -> bool {
         let is_copied = !matches!(topology, Topology::Standalone | Topology::Shards);
@@ -144,6 +183,7 @@ impl Fault {
             Self::KillNode { node } => Strikes::KilledNode(node),
             Self::PauseNode { node }
             | Self::Partition { node }
+            | Self::PartitionOne { node, .. }
             | Self::LoseAnswers { node }
             | Self::Cut { node } => Strikes::Node(node),
             Self::KillSubscribers => Strikes::Nobody,
@@ -163,6 +203,7 @@ impl Fault {
             Self::KillNode { node }
             | Self::PauseNode { node }
             | Self::Partition { node }
+            | Self::PartitionOne { node, .. }
             | Self::LoseAnswers { node }
             | Self::Cut { node } => Some(node),
             Self::KillSubscribers
@@ -191,29 +232,29 @@ mod tests {
 
     #[test]
     fn a_seed_decides_everything() {
-        let plan = |seed| schedule(seed, Topology::Standalone, 3, TEN_MINUTES_MS);
+        let plan = |seed| schedule(seed, Links::One, 3, TEN_MINUTES_MS);
         assert_eq!(plan(7), plan(7));
         assert_ne!(plan(7), plan(8));
     }
 
     #[test]
     fn ten_minutes_have_every_kind_of_fault_and_two_at_a_time() {
-        for (topology, kinds) in [(Topology::Standalone, 9), (Topology::Cluster, 6)] {
-            let rounds = schedule(1, topology, 3, TEN_MINUTES_MS);
+        for (links, kinds) in [(Links::One, 9), (Links::None, 6), (Links::Each, 10)] {
+            let rounds = schedule(1, links, 3, TEN_MINUTES_MS);
             let mut seen = Vec::new();
             for planned in rounds.iter().flat_map(|round| &round.faults) {
                 if !seen.contains(&discriminant(&planned.fault)) {
                     seen.push(discriminant(&planned.fault));
                 }
             }
-            assert_eq!(seen.len(), kinds, "{topology:?}");
-            assert!(rounds.iter().any(|round| round.faults.len() == 2), "{topology:?}");
+            assert_eq!(seen.len(), kinds, "{links:?}");
+            assert!(rounds.iter().any(|round| round.faults.len() == 2), "{links:?}");
         }
     }
 
     #[test]
     fn two_faults_at_a_time_have_different_victims() {
-        for round in schedule(1, Topology::Standalone, 3, TEN_MINUTES_MS) {
+        for round in schedule(1, Links::One, 3, TEN_MINUTES_MS) {
             if let [a, b] = round.faults[..] {
                 assert_ne!(a.fault.node(), b.fault.node());
             }

@@ -13,7 +13,17 @@ const GONE_MS: u64 = KILLED_MS + LEASE_MS + LEASE_RENEW_MS + 2_000;
 
 fn session(id: &str, user: &str, node: usize, from_ms: u64, to_ms: Option<u64>) -> Session {
     let (id, user) = (id.to_owned(), user.to_owned());
-    Session { id, user, node, from_ms, to_ms, cut: false, places: vec![TOPIC] }
+    Session {
+        id,
+        user,
+        node,
+        from_ms,
+        to_ms,
+        cut: false,
+        stalls: 0,
+        is_narrow: false,
+        places: vec![TOPIC],
+    }
 }
 
 fn event(session: &str, user: &str, kind: &str, reason: Option<&str>) -> Event {
@@ -39,7 +49,7 @@ fn sample(at_ms: u64, is_final: bool, sessions: &[(&str, &str)]) -> Sample {
 
 fn fault(strikes: Strikes, from_ms: u64, to_ms: u64) -> Fault {
     let what = format!("{strikes:?}");
-    Fault { from_ms, to_ms, what, loses_data: false, wipes: false, strikes }
+    Fault { from_ms, to_ms, what, loses_data: false, loses_copied: false, wipes: false, strikes }
 }
 
 /// Ann's only session ends with node 0, bob's by his leaving; cid and his other session stay.
@@ -261,7 +271,7 @@ fn a_session_that_is_not_told_at_all_needs_a_reason() {
     for (from_ms, expected) in [(30_000, vec![Rule::BeginNotTold]), (1_500, vec![])] {
         let mut run = untold("b1");
         let failover = fault(Strikes::Redis, from_ms, from_ms + 1_000);
-        run.faults.push(Fault { loses_data: true, ..failover });
+        run.faults.push(Fault { loses_data: true, loses_copied: true, ..failover });
         assert_eq!(broken(&run), expected, "{from_ms}");
     }
 }

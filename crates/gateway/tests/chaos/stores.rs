@@ -35,7 +35,7 @@ impl Stores {
                 let replica = RedisServer::start_replica_of(&primary)?;
                 Self::Replica([primary, replica], 0)
             }
-            Topology::Sentinel => Self::Sentinel(RedisSentinel::start(2, 3)?),
+            Topology::Sentinel => Self::Sentinel(RedisSentinel::start(2, SENTINELS)?),
             Topology::Cluster => Self::Cluster(RedisCluster::start(3, 1)?),
             Topology::Shards => Self::Shards(RedisShards::start(2)?),
         })
@@ -59,6 +59,27 @@ impl Stores {
             Self::Replica(servers, primary) => Some(servers[*primary].address()),
             Self::Sentinel(_) | Self::Cluster(_) | Self::Shards(_) => None,
         }
+    }
+
+    /// Every process that nodes speak to.
+    pub fn servers(&self) -> Vec<SocketAddr> {
+        match self {
+            Self::Standalone(server) => vec![server.address()],
+            Self::Replica(servers, _) => servers.iter().map(RedisServer::address).collect(),
+            Self::Sentinel(sentinel) => {
+                let sentinels = (0..SENTINELS).map(|index| sentinel.sentinel(index).address());
+                sentinel.servers().into_iter().chain(sentinels).collect()
+            }
+            Self::Cluster(cluster) => cluster.endpoints(),
+            Self::Shards(shards) => shards.endpoints(),
+        }
+    }
+
+    /// Where one of the masters listens.
+    pub fn master(&self, pick: usize) -> anyhow::Result<SocketAddr> {
+        let masters = self.masters()?;
+        let master = masters.get(pick % masters.len().max(1)).context("no master is up")?;
+        Ok(master.address())
     }
 
     /// `CLIENT KILL` on every master.
@@ -215,4 +236,5 @@ fn wait_for_another(
     Ok(())
 }
 
+const SENTINELS: usize = 3;
 const TAKEOVER_MAX: Duration = Duration::from_secs(30);

@@ -1,5 +1,6 @@
 //! A client that subscribes, goes elsewhere when it must, and records all that it hears.
 
+use std::net::SocketAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub enum Habit {
     Stays,
     /// It leaves every few seconds, and returns with its positions.
     Restless,
+    /// It stays, but stops reading now and then, sometimes for so long that it must be closed.
+    Stalls,
     /// It leaves every few seconds, and returns without positions.
     Forgetful,
     /// It leaves every few seconds or when it must, stays away for so long that nothing of it may
@@ -62,7 +65,7 @@ impl Listener {
         while self.phase() != Phase::Over {
             let node = self.rng.random_range(0..nodes.count());
             if let Some(address) = nodes.address(node)
-                && let Ok(connection) = Connection::open(address, self.protocol, &self.token).await
+                && let Ok(connection) = self.open(address).await
             {
                 // However it ends, it begins again elsewhere.
                 let _ = self.listen(connection, node).await;
@@ -83,8 +86,19 @@ impl Listener {
         }
     }
 
+    async fn open(&self, node: SocketAddr) -> anyhow::Result<Connection> {
+        if self.habit == Habit::Stalls {
+            Connection::open_narrow(node, self.protocol, &self.token).await
+        } else {
+            Connection::open(node, self.protocol, &self.token).await
+        }
+    }
+
     async fn listen(&mut self, mut connection: Connection, node: usize) -> anyhow::Result<()> {
         let opened = self.recorder.opened(&self.user, node, &connection.session);
+        if self.habit == Habit::Stalls {
+            opened.narrow();
+        }
         for index in 0..self.places.len() {
             let place = &mut self.places[index];
             if self.habit == Habit::Forgetful {
@@ -102,14 +116,21 @@ impl Listener {
         let mut pings = interval(PING_EVERY);
         pings.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_at = Instant::now();
+        let mut stalls_at = self.next_stall();
         loop {
-            let calm = self.phase() != Phase::Troubled;
-            let leaves = self.habit != Habit::Stays && !calm;
+            let troubled = self.phase() == Phase::Troubled;
+            let leaves = troubled && !matches!(self.habit, Habit::Stays | Habit::Stalls);
+            let stalls = troubled && self.habit == Habit::Stalls;
             select! {
                 incoming = connection.next() => {
                     heard_at = Instant::now();
                     let incoming = incoming.inspect_err(|_| opened.cut());
                     for incoming in incoming? {
+                        // After an ERROR a STOMP connection ends.
+                        let is_end = matches!(incoming, Incoming::Refused { .. });
+                        if is_end && self.protocol == Protocol::Stomp {
+                            opened.cut();
+                        }
                         self.hear(incoming)?;
                     }
                 }
@@ -118,6 +139,12 @@ impl Listener {
                     connection.send(&self.protocol.ping()).await?;
                 }
                 () = sleep_until(leaves_at), if leaves => return Ok(()),
+                () = sleep_until(stalls_at), if stalls => {
+                    opened.stalls();
+                    self.stall().await;
+                    heard_at = Instant::now();
+                    stalls_at = self.next_stall();
+                }
                 changed = self.phase.changed() => {
                     if changed.is_err() || self.phase() == Phase::Over {
                         return Ok(());
@@ -138,7 +165,7 @@ impl Listener {
                 let what = What::Joined { position, recovered, reason };
                 self.recorder.hear(self.index, place.destination, what);
             }
-            Incoming::Message { to, position, content, lost } => {
+            Incoming::Message { to, position, content, lost, .. } => {
                 let Some(place) = self.places.iter_mut().find(|place| place.name == to) else {
                     // Not one that was ever asked for: as wrong as a body that nobody sent.
                     let what = What::Message { position, content: None };
@@ -169,6 +196,22 @@ impl Listener {
         Ok(())
     }
 
+    fn next_stall(&mut self) -> Instant {
+        Instant::now() + Duration::from_millis(self.rng.random_range(300..2_000))
+    }
+
+    /// Reads nothing until so many of the largest messages have been published.
+    async fn stall(&mut self) {
+        let until = self.recorder.bulk() + self.rng.random_range(STALL_MESSAGES);
+        let deadline = Instant::now() + STALL_MAX;
+        while self.recorder.bulk() < until
+            && Instant::now() < deadline
+            && self.phase() == Phase::Troubled
+        {
+            sleep(POLL).await;
+        }
+    }
+
     async fn until_calm(&self) {
         let mut phase = self.phase.clone();
         let _ = phase.wait_for(|phase| *phase != Phase::Troubled).await;
@@ -182,5 +225,10 @@ impl Listener {
 
 const PING_EVERY: Duration = Duration::from_secs(1);
 const AWAY_MS: Range<u64> = 8_000..12_000;
+/// Some less and some more than a node and its kernel keep for a connection.
+const STALL_MESSAGES: Range<u64> = 2..40;
+/// Sooner than a node that waits for a single write gives up.
+const STALL_MAX: Duration = Duration::from_secs(8);
+const POLL: Duration = Duration::from_millis(20);
 const RETRY: Duration = Duration::from_millis(100);
 const SILENCE_MAX: Duration = Duration::from_secs(5);

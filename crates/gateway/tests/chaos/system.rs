@@ -1,23 +1,25 @@
-//! What is tested: Redis, the nodes, and a proxy between them where one can stand.
+//! What is tested: Redis, the nodes, and the proxies between them.
 
-use std::path::Path;
+use std::net::TcpListener;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use anyhow::Context;
-use fanlight_testkit::FaultProxy;
+use fanlight_testkit::{FaultProxy, alias};
 use tokio::task::spawn_blocking;
 
-use crate::check::{LEASE_MS, LEASE_RENEW_MS};
+use crate::check::{ACK_TIMEOUT_MS, LEASE_MS, LEASE_RENEW_MS};
 use crate::nodes::{Nodes, token};
-use crate::schedule::{Fault, Topology};
+use crate::run::Options;
+use crate::schedule::{Fault, Links, Topology};
 use crate::stores::{Stores, Victim};
 
 /// All processes of a run.
 pub struct System {
     pub nodes: Nodes,
+    pub links: Links,
     stores: Arc<Mutex<Stores>>,
-    /// One for each node, or none.
-    proxies: Vec<FaultProxy>,
+    /// Those of each node.
+    proxies: Vec<Vec<FaultProxy>>,
 }
 
 /// What heals a fault.
@@ -31,29 +33,29 @@ pub enum Cure {
 }
 
 impl System {
-    pub async fn start(topology: Topology, nodes: usize, directory: &Path) -> anyhow::Result<Self> {
+    pub async fn start(options: &Options) -> anyhow::Result<Self> {
+        let Options { topology, nodes, min_replicas_ack, .. } = *options;
         let stores = spawn_blocking(move || Stores::start(topology)).await??;
+        let links = topology.links(has_aliases());
+        if links == Links::None && topology != Topology::Shards {
+            eprintln!("no partitions: this system has no loopback address but 127.0.0.1");
+        }
         let mut proxies = Vec::new();
         let mut configs = Vec::new();
-        for _ in 0..nodes {
-            let url = if topology.has_proxies() {
-                let target = stores.primary().context("a proxy needs one target")?;
-                let proxy = FaultProxy::start(target).await?;
-                let url = format!("redis://{}", proxy.address());
-                proxies.push(proxy);
-                url
-            } else {
-                stores.url()
-            };
+        for node in 0..nodes {
+            let (url, of_node) = connect(&stores, links, node as u8).await?;
+            proxies.push(of_node);
             let config = CONFIG
                 .replace("REDIS_URL", &url)
+                .replace("MIN_REPLICAS", &min_replicas_ack.to_string())
+                .replace("ACK_TIMEOUT", &format!("{ACK_TIMEOUT_MS}ms"))
                 .replace("LEASE_RENEW", &format!("{LEASE_RENEW_MS}ms"))
                 .replace("LEASE", &format!("{LEASE_MS}ms"));
             configs.push(config);
         }
-        let nodes = Nodes::start(directory, &configs).await?;
+        let nodes = Nodes::start(&options.directory, &configs).await?;
         nodes.wait_until_ready().await?;
-        Ok(Self { nodes, stores: Arc::new(Mutex::new(stores)), proxies })
+        Ok(Self { nodes, links, stores: Arc::new(Mutex::new(stores)), proxies })
     }
 
     /// A token for a user.
@@ -77,10 +79,16 @@ impl System {
                 self.nodes.signal(node, "STOP").await?;
                 return Ok(Cure::Continue { node });
             }
-            Fault::Partition { node } => self.proxies[node].hold(true),
-            Fault::LoseAnswers { node } => self.proxies[node].hold_answers(true),
+            Fault::Partition { node } => self.on_links(node, |proxy| proxy.hold(true)),
+            Fault::PartitionOne { node, pick } => {
+                let master = self.on_stores(move |stores| stores.master(pick)).await?;
+                let of_it = |proxy: &&FaultProxy| proxy.address().port() == master.port();
+                let proxy = self.proxies[node].iter().find(of_it);
+                proxy.context("no proxy stands before this master")?.hold(true);
+            }
+            Fault::LoseAnswers { node } => self.on_links(node, |proxy| proxy.hold_answers(true)),
             Fault::Cut { node } => {
-                self.proxies[node].cut();
+                self.on_links(node, FaultProxy::cut);
                 return Ok(Cure::Nothing);
             }
             Fault::KillSubscribers => {
@@ -111,7 +119,7 @@ impl System {
             Cure::Launch { node } => self.nodes.launch(node).await,
             Cure::Continue { node } => self.nodes.signal(node, "CONT").await,
             Cure::Release { node } => {
-                self.proxies[node].hold(false);
+                self.on_links(node, |proxy| proxy.hold(false));
                 Ok(())
             }
             Cure::Resume(victim) => {
@@ -135,10 +143,14 @@ impl System {
     fn retarget(&self) {
         let stores = self.stores.lock().unwrap_or_else(PoisonError::into_inner);
         if let (Stores::Replica(..), Some(primary)) = (&*stores, stores.primary()) {
-            for proxy in &self.proxies {
+            for proxy in self.proxies.iter().flatten() {
                 proxy.retarget(primary);
             }
         }
+    }
+
+    fn on_links(&self, node: usize, work: impl Fn(&FaultProxy)) {
+        self.proxies[node].iter().for_each(work);
     }
 
     async fn on_stores<T: Send + 'static>(
@@ -149,6 +161,34 @@ impl System {
         spawn_blocking(move || work(&mut stores.lock().unwrap_or_else(PoisonError::into_inner)))
             .await?
     }
+}
+
+/// What a node connects to, and the proxies that stand there.
+async fn connect(
+    stores: &Stores,
+    links: Links,
+    node: u8,
+) -> anyhow::Result<(String, Vec<FaultProxy>)> {
+    Ok(match links {
+        Links::None => (stores.url(), Vec::new()),
+        Links::One => {
+            let target = stores.primary().context("a proxy needs one target")?;
+            let proxy = FaultProxy::start(target).await?;
+            (format!("redis://{}", proxy.address()), vec![proxy])
+        }
+        Links::Each => {
+            let mut proxies = Vec::new();
+            for server in stores.servers() {
+                proxies.push(FaultProxy::start_at_alias(node, server).await?);
+            }
+            (stores.url().replace("127.0.0.1", &alias(node).to_string()), proxies)
+        }
+    })
+}
+
+/// Whether there are loopback addresses besides 127.0.0.1.
+fn has_aliases() -> bool {
+    TcpListener::bind((alias(0), 0)).is_ok()
 }
 
 const SECRET: &str = "a secret for tests, thirty-two bytes or more";
@@ -164,6 +204,7 @@ kind = "redis"
 [redis]
 url = "REDIS_URL"
 linger = "1s"
+min_replicas_ack = MIN_REPLICAS
 [cluster]
 lease = "LEASE"
 lease_renew = "LEASE_RENEW"
@@ -175,6 +216,7 @@ heartbeat_send = "2s"
 connections_per_ip = 0
 messages_per_second = 0
 commands_per_second = 0
+outbox = "96KiB"
 [log]
 level = "info"
 [[auth.keys]]
@@ -196,6 +238,19 @@ history = { size = 20000, ttl = "1h" }
 [[namespaces]]
 name = "mine-open"
 match = "/user/**/open"
+[[namespaces]]
+name = "dead"
+match = "/queue/dead.*"
+mode = "queue"
+queue = { prefetch = 8, ack_timeout = "ACK_TIMEOUT", max_deliveries = 1000 }
+[[namespaces]]
+name = "jobs"
+match = "/queue/**"
+mode = "queue"
+queue = { prefetch = 8, ack_timeout = "ACK_TIMEOUT", dead_letter = "/queue/dead.jobs" }
+[[policy.rules]]
+effect = "allow"
+destination = "/queue/**"
 [[policy.rules]]
 effect = "allow"
 destination = "/topic/*"

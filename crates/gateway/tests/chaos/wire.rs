@@ -30,6 +30,7 @@ pub enum Incoming {
         position: Option<Position>,
         content: Option<Content>,
         lost: Option<String>,
+        mark: Mark,
     },
     Lost {
         to: String,
@@ -59,6 +60,17 @@ pub struct Done {
     pub degraded: bool,
     pub recovered: Option<bool>,
     pub reason: Option<String>,
+}
+
+/// What a message of a queue says of its delivery.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// By what to acknowledge it.
+    pub ack: Option<String>,
+    /// 1 where it is not marked as redelivered, 0 where it is without a count.
+    pub count: u64,
+    /// Of a dead letter.
+    pub original: Option<String>,
 }
 
 impl Protocol {
@@ -108,11 +120,64 @@ impl Protocol {
         }
     }
 
-    pub fn send(self, to: &str, id: &str, key: Option<&str>, content: Content) -> String {
+    /// Subscribes to a queue.
+    pub fn consume(self, to: &str, id: &str, ack: &str, prefetch: u16) -> String {
+        match self {
+            Self::Native => json!({
+                "type": "subscribe", "to": to, "id": id, "ack": ack, "prefetch": prefetch,
+            })
+            .to_string(),
+            Self::Stomp => {
+                let prefetch = prefetch.to_string();
+                let headers = [
+                    ("id", id),
+                    ("destination", to),
+                    ("receipt", id),
+                    ("ack", ack),
+                    ("prefetch-count", &prefetch),
+                ];
+                frame("SUBSCRIBE", &headers, "")
+            }
+        }
+    }
+
+    /// Ends the subscription that [`Protocol::consume`] made.
+    pub fn unsubscribe(self, to: &str, id: &str) -> String {
+        match self {
+            Self::Native => json!({ "type": "unsubscribe", "to": to }).to_string(),
+            Self::Stomp => frame("UNSUBSCRIBE", &[("id", id)], ""),
+        }
+    }
+
+    /// Acknowledges a message of a queue.
+    pub fn ack(self, ack: &str, id: &str) -> String {
+        match self {
+            Self::Native => json!({ "type": "ack", "ids": [ack], "id": id }).to_string(),
+            Self::Stomp => frame("ACK", &[("id", ack), ("receipt", id)], ""),
+        }
+    }
+
+    /// Refuses a message of a queue.
+    pub fn nack(self, ack: &str, id: &str) -> String {
+        match self {
+            Self::Native => json!({ "type": "nack", "ids": [ack], "id": id }).to_string(),
+            Self::Stomp => frame("NACK", &[("id", ack), ("receipt", id)], ""),
+        }
+    }
+
+    /// Publishes; a body may be so much longer than it needs to be.
+    pub fn send(
+        self,
+        to: &str,
+        id: &str,
+        key: Option<&str>,
+        content: Content,
+        padding_bytes: usize,
+    ) -> String {
+        let body = body(content, padding_bytes);
         match self {
             Self::Native => {
-                let mut message =
-                    json!({ "type": "send", "to": to, "id": id, "data": body(content) });
+                let mut message = json!({ "type": "send", "to": to, "id": id, "data": body });
                 if let Some(key) = key {
                     message["key"] = key.into();
                 }
@@ -125,7 +190,7 @@ impl Protocol {
                     ("content-type", "application/json"),
                 ];
                 headers.extend(key.map(|key| ("idempotency-key", key)));
-                frame("SEND", &headers, &body(content).to_string())
+                frame("SEND", &headers, &body.to_string())
             }
         }
     }
@@ -162,8 +227,12 @@ fn position_value(position: Position) -> Value {
     json!({ "epoch": format!("{:x}", position.epoch), "offset": position.offset })
 }
 
-fn body(content: Content) -> Value {
-    json!({ "p": content.publisher, "n": content.number, "d": content.destination })
+fn body(content: Content, padding_bytes: usize) -> Value {
+    let mut body = json!({ "p": content.publisher, "n": content.number, "d": content.destination });
+    if padding_bytes > 0 {
+        body["padding"] = "x".repeat(padding_bytes).into();
+    }
+    body
 }
 
 fn read_body(body: &Value) -> Option<Content> {
@@ -199,6 +268,7 @@ fn read_native(message: &Value) -> anyhow::Result<Incoming> {
             position: at(message),
             content: read_body(&message["data"]),
             lost: text("lost"),
+            mark: native_mark(message),
         },
         "lost" => Incoming::Lost {
             to: text("to").context("no destination")?,
@@ -230,6 +300,23 @@ fn read_native(message: &Value) -> anyhow::Result<Incoming> {
         "pong" | "reconnect" => Incoming::Alive,
         other => bail!("unexpected {other}"),
     })
+}
+
+fn native_mark(message: &Value) -> Mark {
+    let needs_ack = message["ack"].as_bool().unwrap_or_default();
+    Mark {
+        ack: message["id"].as_str().filter(|_| needs_ack).map(str::to_owned),
+        count: count(
+            message["redelivered"].as_bool().unwrap_or_default(),
+            message["delivery_count"].as_u64(),
+        ),
+        original: message["headers"]["original-destination"].as_str().map(str::to_owned),
+    }
+}
+
+/// A dead letter that comes for the first time has the count of the queue that it was in.
+fn count(redelivered: bool, count: Option<u64>) -> u64 {
+    if redelivered { count.unwrap_or_default() } else { 1 }
 }
 
 /// Reads the frames and beats of one message; the server splits no frame.
@@ -283,6 +370,14 @@ fn read_frame(
             position,
             content: serde_json::from_str(body).ok().as_ref().and_then(read_body),
             lost: header("lost"),
+            mark: Mark {
+                ack: header("ack"),
+                count: count(
+                    header("redelivered").is_some_and(|redelivered| redelivered == "true"),
+                    header("delivery-count").and_then(|count| count.parse().ok()),
+                ),
+                original: header("original-destination"),
+            },
         },
         "ERROR" => {
             Incoming::Refused { id: header("receipt-id"), code: header("code").context("no code")? }

@@ -181,6 +181,121 @@ fn what_pub_and_sub_are_refused_is_told_and_fails() {
     assert!(error.contains("can't reach 127.0.0.1:1") && error.contains("remedy"), "{error}");
 }
 
+/// A node with a history of two messages, and with queues, and a token for it.
+fn kept() -> (Node, String) {
+    let config = format!(
+        r#"
+workers = 1
+listen = {{ public = "127.0.0.1:0", admin = "127.0.0.1:0" }}
+broker.kind = "memory"
+auth.keys = [{{ algorithm = "HS256", secret = "{SECRET}" }}]
+[[namespaces]]
+name = "news"
+match = "/topic/**"
+patterns = true
+history = {{ size = 2, ttl = "1h" }}
+[[namespaces]]
+name = "jobs"
+match = "/queue/**"
+mode = "queue"
+queue = {{ ack_timeout = "1h" }}
+[[policy.rules]]
+effect = "allow"
+destination = "/topic/**"
+[[policy.rules]]
+effect = "allow"
+destination = "/queue/**"
+"#
+    );
+    (Node::start_configured(&config), mint(&[]))
+}
+
+/// What `sub` prints of these, as JSON.
+fn lines(printed: &str) -> Vec<Value> {
+    printed.lines().map(parsed).collect()
+}
+
+fn values<'l>(lines: &'l [Value], field: &str) -> Vec<&'l Value> {
+    lines.iter().map(|line| &line[field]).collect()
+}
+
+#[test]
+fn sub_goes_on_behind_a_position_or_says_why_it_can_not() {
+    let (node, token) = kept();
+    let (url, to) = (node.url(), "/topic/a");
+    let publish = |n: u8| run(&["pub", &url, to, &n.to_string(), "--token", &token]).succeeded();
+    let sub = |args: &[&str]| {
+        node.subscribe(&[&[to, "--json", "--token", &token, "--count", "2"], args].concat())
+    };
+    publish(1);
+    let first = sub(&["--history", "2"]);
+    publish(2);
+    let printed = lines(&first.ended().succeeded());
+    assert_eq!(values(&printed, "data"), [1, 2]);
+    let since = printed[0]["position"].as_str().unwrap();
+    let epoch = printed[0]["epoch"].as_str().unwrap();
+    assert_eq!((&*format!("{epoch}:1"), &printed[1]["offset"]), (since, &2.into()));
+
+    publish(3);
+    let later = sub(&["--since", since]);
+    assert!(!later.notes.contains("recovered"), "{}", later.notes);
+    let printed = lines(&later.ended().succeeded());
+    assert_eq!(values(&printed, "data"), [2, 3]);
+
+    publish(4);
+    for (position, reason) in [(since, "position_too_old"), ("0:1", "epoch_changed")] {
+        let later = sub(&["--since", position]);
+        let told = format!("not recovered: what came after {position} in {to} can't be had");
+        let behind = format!("({reason}); going on behind {epoch}:");
+        assert!(later.notes.contains(&told) && later.notes.contains(&behind), "{}", later.notes);
+        publish(5);
+        publish(6);
+        assert_eq!(values(&lines(&later.ended().succeeded()), "data"), [5, 6]);
+    }
+}
+
+#[test]
+fn sub_acknowledges_what_it_has_printed_and_no_more() {
+    let (node, token) = kept();
+    let (url, to) = (node.url(), "/queue/a");
+    for body in ["1", "2", "3"] {
+        run(&["pub", &url, to, body, "--token", &token]).succeeded();
+    }
+    let take = |count: &str| {
+        let args = [to, "--json", "--ack", "--token", &token, "--count", count];
+        lines(&node.subscribe(&args).ended().succeeded())
+    };
+    // What is not acknowledged would come again at once, as its consumer leaves.
+    assert_eq!(values(&take("1"), "data"), [1]);
+    assert_eq!(values(&take("2"), "data"), [2, 3]);
+    run(&["pub", &url, to, "4", "--token", &token]).succeeded();
+    assert_eq!(values(&take("1"), "data"), [4]);
+}
+
+#[test]
+fn what_sub_can_not_begin_with_is_told() {
+    let (node, token) = kept();
+    let url = node.url();
+    let sub =
+        |args: &[&str]| run(&[&["sub", &url, "--token", &token, "--count", "1"], args].concat());
+    let error = sub(&["/topic/a", "/topic/b", "--since", "1:1"]).failed();
+    assert!(error.contains("one destination"), "{error}");
+    let error = sub(&["/topic/a", "--ack"]).failed();
+    assert!(
+        error.contains("can't subscribe to /topic/a") && error.contains("not_a_queue"),
+        "{error}"
+    );
+    for wrong in [&["--since", "1"][..], &["--since", "1:1", "--ack"], &["--history", "0"]] {
+        let error = sub(&[&["/topic/a"], wrong].concat()).refused();
+        assert!(error.contains(wrong[0]), "{error}");
+    }
+    let pattern =
+        node.subscribe(&["/topic/*", "--since", "1:1", "--token", &token, "--count", "1"]);
+    assert!(pattern.notes.contains("can't be had (no_history)"), "{}", pattern.notes);
+    run(&["pub", &url, "/topic/a", "1", "--token", &token]).succeeded();
+    assert_eq!(pattern.ended().succeeded(), "/topic/a 1\n");
+}
+
 #[test]
 fn a_completion_script_knows_the_commands() {
     let script = run(&["completions", "bash"]).succeeded();

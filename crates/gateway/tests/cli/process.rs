@@ -1,6 +1,6 @@
 //! The program, as processes that end with the test.
 
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
 use std::time::Duration;
 
@@ -16,7 +16,11 @@ pub(crate) struct Node {
 }
 
 /// `fanlight sub`, while it runs.
-pub(crate) struct Subscriber(Child);
+pub(crate) struct Subscriber {
+    child: Child,
+    /// What it said until it was live.
+    pub(crate) notes: String,
+}
 
 /// Runs `fanlight` with these arguments.
 pub(crate) fn run(args: &[&str]) -> Ended {
@@ -41,6 +45,12 @@ impl Ended {
         self.errors()
     }
 
+    /// What it complained of; its arguments must have been refused.
+    pub(crate) fn refused(&self) -> String {
+        assert_eq!(self.0.status.code(), Some(2), "{}", self.errors());
+        self.errors()
+    }
+
     /// What it printed, however it ended.
     pub(crate) fn output(&self) -> String {
         String::from_utf8_lossy(&self.0.stdout).into_owned()
@@ -60,8 +70,20 @@ impl Node {
     pub(crate) fn start_on(address: &str) -> Self {
         let args = ["serve", "--dev", "--workers", "1"];
         let listen = ["--listen", address, "--admin", "127.0.0.1:0"];
+        Self::start_with(&[&args[..], &listen].concat())
+    }
+
+    /// Starts one with this configuration, not in development mode.
+    pub(crate) fn start_configured(config: &str) -> Self {
+        let mut file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+        file.write_all(config.as_bytes()).unwrap();
+        // It is read before the node says where it listens.
+        Self::start_with(&["serve", "--config", file.path().to_str().unwrap()])
+    }
+
+    fn start_with(args: &[&str]) -> Self {
         let mut command = command();
-        let command = command.args(args).args(listen).stdout(Stdio::piped());
+        let command = command.args(args).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::null()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let url = stdout.by_ref().lines().find_map(|line| {
@@ -90,30 +112,32 @@ impl Node {
         let mut command = command();
         let command = command.args(["sub", &self.url]).args(args).stdout(Stdio::piped());
         let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
-        let mut notes = BufReader::new(child.stderr.as_mut().unwrap());
-        let mut first = String::new();
-        notes.read_line(&mut first).unwrap();
-        assert!(first.contains("subscribed"), "{first}");
-        Subscriber(child)
+        let mut reader = BufReader::new(child.stderr.as_mut().unwrap());
+        let mut notes = String::new();
+        while !notes.contains("note: subscribed to") {
+            let bytes = reader.read_line(&mut notes).unwrap();
+            assert!(bytes > 0, "it has ended: {notes}");
+        }
+        Subscriber { child, notes }
     }
 }
 
 impl Subscriber {
     /// Whether it still runs.
     pub(crate) fn is_running(&mut self) -> bool {
-        self.0.try_wait().unwrap().is_none()
+        self.child.try_wait().unwrap().is_none()
     }
 
     /// Waits for its end, but not for ever.
     pub(crate) fn ended(mut self) -> Ended {
         for _ in 0..200 {
-            if self.0.try_wait().unwrap().is_some() {
-                return Ended(self.0.wait_with_output().unwrap());
+            if self.child.try_wait().unwrap().is_some() {
+                return Ended(self.child.wait_with_output().unwrap());
             }
             std::thread::sleep(Duration::from_millis(50));
         }
-        let _ = self.0.kill();
-        panic!("the subscriber has not ended: {:?}", self.0.wait_with_output());
+        let _ = self.child.kill();
+        panic!("the subscriber has not ended: {:?}", self.child.wait_with_output());
     }
 }
 

@@ -1,7 +1,9 @@
 //! Queues end to end: competing consumers, redelivery, dead letters, over one node and over two.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
+use fanlight_client::{AckMode, Backoff, Client, ConnectOptions, Event, RequestError};
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
@@ -258,6 +260,77 @@ async fn what_a_killed_node_held_is_delivered_by_another() {
     answer(&mut bob, "ACK", &message).await;
 }
 
+/// A node that is taken for dead soon after its end.
+async fn node_with_short_lease(redis: &RedisServer, options: &str) -> Gateway {
+    let lease = "[cluster]\nlease = \"1s\"\nlease_renew = \"200ms\"\n[drain]";
+    let config = with_redis(&config(options), redis).replace("[drain]", lease);
+    let gateway = Gateway::with_config(&config).await;
+    eventually("the node is ready", async || gateway.admin_get("/readyz").await.0 == 200).await;
+    gateway
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_held_comes_back_with_the_end_of_its_lease() {
+    let redis = RedisServer::start().unwrap();
+    let options = "ack_timeout = '1h'";
+    let a = node_with_short_lease(&redis, options).await;
+    let b = node_with_short_lease(&redis, options).await;
+    let mut ann = consumer(&a, "ann", QUEUE).await;
+    let mut sender = RawClient::stomp(&b, "sam").await;
+    send(&mut sender, "a").await;
+    ann.expect("MESSAGE").await;
+    let mut bob = consumer(&b, "bob", QUEUE).await;
+    a.signal("KILL").await;
+    let message = bob.expect("MESSAGE").await;
+    assert_eq!((body(&message), header(&message, "delivery-count")), ("a", Some("2")));
+    answer(&mut bob, "ACK", &message).await;
+    assert_eq!(b.metric("fanlight_queue_reaped_total").await, 1);
+}
+
+/// A client that waits for dead letters of queues that are nobody's any more.
+async fn heir(gateway: &Gateway) -> RawClient {
+    let mut heir = RawClient::native(gateway, "una").await;
+    heir.send(r#"{"type":"subscribe","to":"/topic/open.dead","id":1}"#).await;
+    heir.expect("\"ok\"").await;
+    heir
+}
+
+const ONCE: &str = "ack_timeout = '1h', max_deliveries = 1, dead_letter = '/topic/open.dead'";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_is_moved_although_its_queue_has_no_consumer() {
+    let redis = RedisServer::start().unwrap();
+    for gateway in [memory(ONCE).await, node(&redis, ONCE).await] {
+        let mut heir = heir(&gateway).await;
+        let mut ann = consumer(&gateway, "ann", QUEUE).await;
+        let mut sender = RawClient::stomp(&gateway, "sam").await;
+        send(&mut sender, "poison").await;
+        ann.expect("MESSAGE").await;
+        drop(ann);
+        heir.expect(QUEUE).await;
+        eventually("it is counted", async || {
+            gateway.metric("fanlight_queue_dead_letters_total").await == 1
+        })
+        .await;
+    }
+    let left = redis.command("KEYS *").unwrap();
+    assert!(!left.contains("}:q:") && !left.contains("}:qd:"), "{left}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_held_for_the_last_time_becomes_a_dead_letter_by_itself() {
+    let redis = RedisServer::start().unwrap();
+    let a = node_with_short_lease(&redis, ONCE).await;
+    let b = node_with_short_lease(&redis, ONCE).await;
+    let mut heir = heir(&b).await;
+    let mut ann = consumer(&a, "ann", QUEUE).await;
+    let mut sender = RawClient::stomp(&b, "sam").await;
+    send(&mut sender, "poison").await;
+    ann.expect("MESSAGE").await;
+    a.signal("KILL").await;
+    heir.expect(QUEUE).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_ends_gives_back_at_once_what_its_clients_held() {
     let redis = RedisServer::start().unwrap();
@@ -300,4 +373,50 @@ async fn while_redis_is_down_sends_fail_and_consumers_go_on_once_it_is_back() {
     client.expect("\"ok\"").await;
     let message = ann.expect("MESSAGE").await;
     assert_eq!((body(&message), header(&message, "redelivered")), ("3", None));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_client_acknowledges_and_gets_again_what_a_lost_connection_held() {
+    let redis = RedisServer::start().unwrap();
+    let mut first = node(&redis, "ack_timeout = '1h'").await;
+    let quick = Backoff { first: Duration::from_millis(50), longest: Duration::from_millis(200) };
+    let options = ConnectOptions::new(&first.ws_url()).unwrap();
+    let options = options.token(token("ann", &[]).await).backoff(quick);
+    let client = Client::connect(options).await.unwrap();
+    for body in ["1", "2", "3", "4"] {
+        client.send(QUEUE, body.as_bytes(), None).await.unwrap();
+    }
+    let mut jobs = client.consume(QUEUE, AckMode::ClientIndividual, Some(2)).await.unwrap();
+    let one = jobs.recv().await.unwrap();
+    let two = jobs.recv().await.unwrap();
+    assert_eq!((one.data.get(), two.data.get(), one.redelivered), ("1", "2", false));
+    client.ack(&one).await.unwrap();
+    let three = jobs.recv().await.unwrap();
+    client.ack_ids([&three.id]).await.unwrap();
+    let four = jobs.recv().await.unwrap();
+    assert_eq!((three.data.get(), four.data.get()), ("3", "4"));
+    client.nack(&four).await.unwrap();
+    let again = jobs.recv().await.unwrap();
+    assert_eq!((&again.id, again.delivery_count), (&four.id, Some(2)));
+
+    // Another node takes the place of the first.
+    let mut events = client.events();
+    first.signal("TERM").await;
+    assert!(matches!(events.next().await, Some(Event::Disconnected { retry_in: Some(_), .. })));
+    assert!(first.ended().await);
+    let refused = client.ack(&two).await;
+    assert_eq!(refused, Err(RequestError::NotHeld { id: two.id.clone() }));
+    let config = with_redis(&config("ack_timeout = '1h'"), &redis);
+    let address = format!("public = \"{}\"", first.public);
+    let _second = Gateway::with_config(&config.replace("public = \"127.0.0.1:0\"", &address)).await;
+    let mut left = HashSet::from([two.id.clone(), four.id.clone()]);
+    while !left.is_empty() {
+        let job = jobs.recv().await.unwrap();
+        assert!(job.redelivered && left.remove(&job.id), "{job:?}");
+        client.ack(&job).await.unwrap();
+    }
+    eventually("nothing is left in the queue", async || {
+        !redis.command("KEYS *").unwrap().lines().any(|key| key.ends_with(":q:/queue/jobs"))
+    })
+    .await;
 }

@@ -15,7 +15,10 @@ use crate::support::{CONFIG, Gateway, RawClient, eventually, with_redis};
 fn config(redis: &RedisServer, limits: &str) -> String {
     with_redis(CONFIG, redis)
         .replace("sessions_per_user = 0\n", &format!("{limits}\n"))
-        .replace("match = \"/topic/**\"\n", "match = \"/topic/**\"\nevents = true\n")
+        .replace(
+            "match = \"/topic/**\"\n",
+            "match = \"/topic/**\"\nevents = true\nanonymous = true\n",
+        )
         .replace(
             "[drain]",
             "[cluster]\nlease = \"1s\"\nlease_renew = \"200ms\"\n[events]\nenabled = true\n[drain]",
@@ -44,6 +47,15 @@ async fn cluster(gateway: &Gateway) -> Value {
     let (status, body) = gateway.admin_get("/cluster").await;
     assert_eq!(status, 200, "{body}");
     serde_json::from_str(&body).unwrap()
+}
+
+/// A client without a token, and its session as events name it.
+async fn anonymous(gateway: &Gateway) -> (RawClient, String) {
+    let headers = [("Sec-WebSocket-Protocol", "fanlight.v1.json")];
+    let mut client = RawClient::connect(gateway, "/ws", &headers).await;
+    client.send(r#"{"type":"connect"}"#).await;
+    let connected: Value = serde_json::from_str(&client.expect("\"connected\"").await).unwrap();
+    (client, connected["session"].as_str().unwrap().replace('-', ""))
 }
 
 /// The sessions of each user, as `gateway` knows them.
@@ -86,6 +98,12 @@ impl Log {
             self.seen.extend(self.events.read("g", "c", 256).await.unwrap());
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
+    }
+
+    /// What was told of a session, in order: that it began, or why it ended.
+    fn of(&self, session: &str) -> Vec<&str> {
+        let its = self.seen.iter().filter(|event| event.session.as_deref() == Some(session));
+        its.map(|event| event.reason.as_deref().unwrap_or(&event.kind)).collect()
     }
 
     fn count(&self, kind: &str, reason: Option<&str>) -> usize {
@@ -156,6 +174,28 @@ async fn a_stopped_node_loses_its_sessions_and_has_them_again_when_it_goes_on() 
     eventually("ann is gone", async || sessions(&b, &["ann"]).await == [0]).await;
     log.until("disconnected", Some("connection_lost"), 1).await;
     assert_eq!(log.count("disconnected", Some("node_lost")), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_anonymous_session_that_began_has_ended_also_when_its_node_was_killed_or_stopped() {
+    let redis = RedisServer::start().unwrap();
+    let mut log = Log::start(&redis).await;
+    let (a, b) = two(&redis, "").await;
+    let c = node(&redis, "").await;
+    let (_killed, killed) = anonymous(&a).await;
+    let (stopped_client, stopped) = anonymous(&b).await;
+    let (_kept, kept) = anonymous(&c).await;
+    log.until("connected", None, 3).await;
+    a.signal("KILL").await;
+    b.signal("STOP").await;
+    log.until("disconnected", Some("node_lost"), 2).await;
+    b.signal("CONT").await;
+    log.until("connected", None, 4).await;
+    drop(stopped_client);
+    log.until("disconnected", Some("connection_lost"), 1).await;
+    assert_eq!(log.of(&killed), ["connected", "node_lost"]);
+    assert_eq!(log.of(&stopped), ["connected", "node_lost", "connected", "connection_lost"]);
+    assert_eq!(log.of(&kept), ["connected"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,12 +274,34 @@ async fn a_drained_node_says_itself_that_its_sessions_ended() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn connections_without_a_session_are_not_counted_as_sessions_of_the_cluster() {
+    let redis = RedisServer::start().unwrap();
+    let (a, b) = two(&redis, "").await;
+    let mut silent = Vec::new();
+    for _ in 0..3 {
+        silent.push(RawClient::connect(&a, "/ws", &[]).await);
+    }
+    eventually("they are connections", async || a.metric("fanlight_connections").await == 3).await;
+    let ann = RawClient::native(&a, "ann").await;
+    let bob = RawClient::stomp(&b, "bob").await;
+    for gateway in [&a, &b] {
+        eventually("both are counted", async || cluster(gateway).await["sessions"] == 2).await;
+    }
+    drop((ann, bob));
+    for gateway in [&a, &b] {
+        eventually("they are gone", async || cluster(gateway).await["sessions"] == 0).await;
+    }
+    assert_eq!(a.metric("fanlight_connections").await, 3);
+    assert_eq!(b.metric("fanlight_cluster_sessions").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_registry_works_for_a_node_that_is_alone() {
     let gateway = Gateway::start("").await;
     let mut ann = RawClient::native(&gateway, "ann").await;
     assert_eq!(sessions(&gateway, &["ann", "bob"]).await, [1, 0]);
-    let answer = cluster(&gateway).await;
-    assert_eq!((&answer["sessions"], &answer["nodes"][0]["is_self"]), (&json!(1), &json!(true)));
+    eventually("it is counted", async || cluster(&gateway).await["sessions"] == 1).await;
+    assert_eq!(cluster(&gateway).await["nodes"][0]["is_self"], true);
     let (status, _) = gateway.admin_ask("/users/disconnect", r#"{"user":"ann"}"#).await;
     assert_eq!(status, 200);
     assert_eq!(ann.close_code().await, 4510);

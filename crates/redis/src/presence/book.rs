@@ -112,16 +112,14 @@ impl Book {
         self.look_at(partition, key);
     }
 
-    /// Everything is to be entered again. Under a new owner Redis has nothing; under the same one it
-    /// may have anything.
-    pub(super) fn begin_round(&mut self, round: u64, is_new_owner: bool) {
+    /// Everything is to be entered again, under another owner: of that Redis has nothing.
+    pub(super) fn begin_round(&mut self, round: u64) {
         self.round = round;
-        let has = is_new_owner.then_some(0);
         for partition in Partition::all() {
             let leaf = self.leaf(partition);
             let mut keys = Vec::with_capacity(leaf.entries.len());
             for (key, entry) in &mut leaf.entries {
-                entry.has = has;
+                entry.has = Some(0);
                 keys.push(key.clone());
             }
             for key in keys {
@@ -338,12 +336,12 @@ mod tests {
         send_all(&mut book);
         book.enter(key("bob"));
         let batch = book.next_batch().unwrap();
-        book.begin_round(1, true);
+        book.begin_round(1);
         book.on_answered(batch, true);
         let mut all = send_all(&mut book);
         all.sort_by_key(|(key, _)| key.member.clone());
         assert_eq!(all, [(key("ann"), 1), (key("bob"), 1)]);
-        book.begin_round(2, false);
+        book.begin_round(2);
         assert_eq!(send_all(&mut book).len(), 2);
         assert_eq!(send_all(&mut book), []);
     }
@@ -354,7 +352,7 @@ mod tests {
         book.enter(key("ann"));
         send_all(&mut book);
         book.exit(key("ann"));
-        book.begin_round(1, true);
+        book.begin_round(1);
         assert_eq!(send_all(&mut book), []);
         assert!(is_empty(&book));
     }

@@ -62,7 +62,7 @@ impl Node {
                 Ok(()) = hold.changed() => {
                     let Hold { owner, round } = hold.borrow_and_update().clone();
                     let shared = &mut *self.shared();
-                    shared.book.begin_round(round, owner != shared.owner);
+                    shared.book.begin_round(round);
                     shared.owner = owner;
                 }
                 _ = tick.tick() => {

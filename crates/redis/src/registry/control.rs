@@ -137,8 +137,8 @@ impl Inner {
                 position: None,
                 only_for: None,
             };
-            let command =
-                command::publish(&publication, &channel, &self.names, self.shards.sharded_pubsub());
+            let name = self.names.within(partition, &channel);
+            let command = command::publish(&publication, name, self.shards.sharded_pubsub());
             let answer = refuse_errors(self.shards.call(partition, |_| command).await?)?;
             heard &= matches!(answer, Value::Integer(receivers) if receivers > 0);
         }

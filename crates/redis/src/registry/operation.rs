@@ -25,14 +25,13 @@ pub(super) struct Operation {
 pub(super) enum What {
     Enter {
         entry: Entry,
-        user: Arc<str>,
         /// It was entered before, so it is not limited.
         again: bool,
         waiter: Option<oneshot::Sender<Entered>>,
     },
     Leave {
         session: SessionId,
-        user: Arc<str>,
+        user: Option<Arc<str>>,
         reason: &'static str,
     },
     Record(Record),
@@ -47,7 +46,6 @@ pub(super) struct Record {
     pub(super) session: SessionId,
     pub(super) user: Option<Arc<str>>,
     pub(super) destination: Option<Channel>,
-    pub(super) reason: &'static str,
 }
 
 /// A session as it stands in Redis.
@@ -78,17 +76,21 @@ impl Operation {
     /// Where it belongs: all events of a session are in one partition, in order.
     pub(super) fn partition(&self) -> Partition {
         match &self.what {
-            What::Enter { user, .. }
-            | What::Leave { user, .. }
-            | What::Record(Record { user: Some(user), .. }) => held_partition_of(user),
-            What::Record(Record { session, .. }) => held_partition_of(&id_text(*session)),
+            What::Enter { entry: Entry { session, user, .. }, .. }
+            | What::Leave { session, user, .. }
+            | What::Record(Record { session, user, .. }) => match user {
+                Some(user) => held_partition_of(user),
+                None => held_partition_of(&id_text(*session)),
+            },
             What::Occupy(channel) | What::Vacate(channel) => held_partition_of(channel.as_str()),
         }
     }
 
     fn key(&self, names: &Names, partition: Partition) -> Vec<u8> {
         match &self.what {
-            What::Enter { user, .. } | What::Leave { user, .. } => names.key(partition, USER, user),
+            What::Enter { entry: Entry { user, .. }, .. } | What::Leave { user, .. } => {
+                sessions_key(names, partition, user.as_deref().unwrap_or_default())
+            }
             What::Record(_) => names.key(partition, EVENTS, ""),
             What::Occupy(channel) | What::Vacate(channel) => {
                 names.key(partition, DESTINATION, channel.as_str())
@@ -100,32 +102,32 @@ impl Operation {
         let at = self.at_unix_ms.to_string();
         let none = String::new;
         match &self.what {
-            What::Enter { entry, user, again, .. } => [
+            What::Enter { entry, again, .. } => [
                 "enter".to_owned(),
                 at,
                 id_text(entry.session),
                 entry.handle.to_string(),
                 entry.since_unix_ms().to_string(),
-                user.to_string(),
-                u8::from(!again).to_string(),
+                entry.user.as_deref().unwrap_or_default().to_owned(),
+                u8::from(!again && entry.user.is_some()).to_string(),
             ],
             What::Leave { session, user, reason } => [
                 "leave".to_owned(),
                 at,
                 id_text(*session),
-                user.to_string(),
+                user.as_deref().unwrap_or_default().to_owned(),
                 (*reason).to_owned(),
                 none(),
                 none(),
             ],
-            What::Record(Record { kind, session, user, destination, reason }) => [
+            What::Record(Record { kind, session, user, destination }) => [
                 "record".to_owned(),
                 at,
                 (*kind).to_owned(),
                 id_text(*session),
                 user.as_deref().unwrap_or_default().to_owned(),
                 destination.as_ref().map(Channel::as_str).unwrap_or_default().to_owned(),
-                (*reason).to_owned(),
+                none(),
             ],
             What::Occupy(channel) => {
                 let channel = channel.as_str().to_owned();
@@ -139,18 +141,20 @@ impl Operation {
     }
 }
 
-/// One call for all of `operations`, which are of `partition`.
+/// One call for all of `operations`, which are of `partition`; the `number` is higher than that of
+/// every call before it.
 pub(super) fn call(
     operations: &[&Operation],
     partition: Partition,
     names: &Names,
-    owner: &str,
+    (owner, number): (&str, u64),
     options: &RegistryOptions,
 ) -> Vec<u8> {
     let mut keys = vec![
         names.key(partition, SESSIONS_OF, owner),
         names.key(partition, EVENTS, ""),
         names.key(partition, DESTINATIONS_OF, owner),
+        names.key(partition, CALLS, boot_of(owner)),
     ];
     keys.extend(operations.iter().map(|operation| operation.key(names, partition)));
     let when_full = match options.limit.when_full {
@@ -162,6 +166,7 @@ pub(super) fn call(
         options.limit.sessions_per_user.to_string(),
         when_full.to_owned(),
         options.stream_length().to_string(),
+        number.to_string(),
     ];
     arguments.extend(operations.iter().flat_map(|operation| operation.arguments()));
     let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
@@ -218,8 +223,19 @@ impl Held {
 
     /// Which process has it.
     pub(super) fn boot(&self) -> &str {
-        self.owner.split(':').next().unwrap_or_default()
+        boot_of(&self.owner)
     }
+}
+
+/// The hash of a user's sessions; those of nobody stand together.
+pub(super) fn sessions_key(names: &Names, partition: Partition, user: &str) -> Vec<u8> {
+    let kind = if user.is_empty() { ANONYMOUS } else { USER };
+    names.key(partition, kind, user)
+}
+
+/// The process that an owner is a generation of.
+pub(super) fn boot_of(owner: &str) -> &str {
+    owner.split(':').next().unwrap_or_default()
 }
 
 /// A session's id as it stands in keys and events.
@@ -229,6 +245,10 @@ pub(super) fn id_text(session: SessionId) -> String {
 
 /// A user's sessions.
 pub(super) const USER: Kind = Kind("u");
+/// The sessions of a partition that are nobody's; they stand there only for their events.
+const ANONYMOUS: Kind = Kind("a");
+/// What keeps calls of a process out that arrive too late.
+pub(super) const CALLS: Kind = Kind("calls");
 /// The nodes that have subscribers of a destination.
 pub(super) const DESTINATION: Kind = Kind("d");
 /// The sessions of an owner, as `session user`.

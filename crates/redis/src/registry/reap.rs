@@ -7,10 +7,11 @@ use fanlight_engine::broker::PublishError;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 
-use super::operation::{DESTINATION, DESTINATIONS_OF, EVENTS, Operation, SESSIONS_OF, USER, What};
-use super::operation::{Outcome, id_text};
+use super::operation::{
+    CALLS, DESTINATION, DESTINATIONS_OF, EVENTS, Operation, Outcome, SESSIONS_OF, What, boot_of,
+    id_text, sessions_key,
+};
 use super::{Inner, RedisRegistry, unix_ms};
-use crate::command;
 use crate::lease::{held_partitions, refuse_errors};
 use crate::names::{Kind, Partition};
 use crate::reaper::Reap;
@@ -36,13 +37,12 @@ impl Reap for RedisRegistry {
 impl Inner {
     /// Removes one batch in one partition; whether there was nothing any more.
     async fn reap_one(&self, partition: Partition, owner: &str) -> Result<bool, PublishError> {
-        let members = self.some_of(partition, SESSIONS_OF, owner).await?;
+        let (members, destinations) = self.shut_out(partition, owner).await?;
         let sessions: Vec<_> = members.iter().filter_map(|member| member.split_once(' ')).collect();
         if !sessions.is_empty() {
             let removed = self.remove(partition, owner, &sessions).await?;
             metrics::counter!("fanlight_registry_reaped_total").increment(removed);
         }
-        let destinations = self.some_of(partition, DESTINATIONS_OF, owner).await?;
         if !destinations.is_empty() {
             self.remove_destinations(partition, owner, &destinations).await?;
         }
@@ -56,7 +56,7 @@ impl Inner {
         owner: &str,
         sessions: &[(&str, &str)],
     ) -> Result<u64, PublishError> {
-        let keys = sessions.iter().map(|(_, user)| self.names.key(partition, USER, user));
+        let keys = sessions.iter().map(|(_, user)| sessions_key(&self.names, partition, user));
         let keys = self.with_index(partition, SESSIONS_OF, owner, keys);
         let (length, now) = (self.options.stream_length().to_string(), unix_ms().to_string());
         let mut arguments = vec![owner, &length, &now];
@@ -91,9 +91,11 @@ impl Inner {
     ) -> Result<bool, PublishError> {
         let mut dead: HashMap<&str, Vec<(String, &str)>> = HashMap::new();
         for (operation, outcome) in operations.iter().zip(outcomes) {
-            let (What::Enter { user, .. }, Outcome::Full(held)) = (&operation.what, outcome) else {
+            let (What::Enter { entry, .. }, Outcome::Full(held)) = (&operation.what, outcome)
+            else {
                 continue;
             };
+            let user = entry.user.as_deref().unwrap_or_default();
             for held in held.iter().filter(|held| !self.lease.is_live(&held.owner)) {
                 dead.entry(&held.owner).or_default().push((id_text(held.session), user));
             }
@@ -108,22 +110,30 @@ impl Inner {
         Ok(!dead.is_empty())
     }
 
-    /// Some members of an owner's index. They are not popped: who reads them may die too.
-    async fn some_of(
+    /// Sees to it that a dead owner enters nothing any more, and tells some of what it holds:
+    /// sessions and destinations. They are not popped: who reads them may die too.
+    async fn shut_out(
         &self,
         partition: Partition,
-        index: Kind,
         owner: &str,
-    ) -> Result<Vec<String>, PublishError> {
-        let key = self.names.key(partition, index, owner);
-        let mut command = Vec::new();
-        let count = BATCH.to_string();
-        command::words(&[b"SRANDMEMBER", &key, count.as_bytes()], &mut command);
-        let answer = refuse_errors(self.shards.call(partition, |_| command).await?)?;
-        let (Value::Array(members) | Value::Set(members)) = answer else {
+    ) -> Result<(Vec<String>, Vec<String>), PublishError> {
+        let keys = [
+            self.names.key(partition, CALLS, boot_of(owner)),
+            self.names.key(partition, SESSIONS_OF, owner),
+            self.names.key(partition, DESTINATIONS_OF, owner),
+        ];
+        let generation = owner.rsplit(':').next().unwrap_or_default();
+        let arguments = [generation, &BATCH.to_string()];
+        let answer =
+            self.run_reap(&scripts::REGISTRY_SHUT_OUT, partition, &keys, &arguments).await?;
+        let Value::Array(parts) = &answer else { return Err(PublishError::Unknown) };
+        let [Value::Array(sessions), Value::Array(destinations)] = &parts[..] else {
             return Err(PublishError::Unknown);
         };
-        Ok(members.iter().filter_map(|member| member.as_text().map(str::to_owned)).collect())
+        let texts = |values: &[Value]| {
+            values.iter().filter_map(|value| value.as_text().map(str::to_owned)).collect()
+        };
+        Ok((texts(sessions), texts(destinations)))
     }
 
     fn with_index(

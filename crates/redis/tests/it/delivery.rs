@@ -1,6 +1,6 @@
 //! What Redis adds to the contract: names, logins, hostile messages, full inboxes, shutdown.
 
-use fanlight_engine::broker::{Joined, PublishError, Reach};
+use fanlight_engine::broker::{BrokerHealth, Joined, PublishError, Reach};
 use fanlight_testkit::{RedisServer, eventually};
 
 use crate::nodes::{RedisNode, config, reach};
@@ -33,6 +33,22 @@ async fn a_password_is_used_and_a_wrong_one_is_said_to_be_wrong_without_showing_
     assert!(!format!("{:?}", bob.redis).contains("hunter2"));
     let carol = RedisNode::start(config(&url("")), 1);
     carol.unhealthy("NOAUTH").await;
+}
+
+#[tokio::test]
+async fn what_a_server_repeats_of_a_command_is_not_shown() {
+    let options = ["--requirepass", "s3cret", "--rename-command", "HELLO", ""];
+    let server = RedisServer::start_with(&options).unwrap();
+    let ann = RedisNode::start(config(&format!("redis://:s3cret@{}", server.address())), 1);
+    ann.unhealthy("it refused HELLO: ERR unknown command").await;
+    let BrokerHealth::Unhealthy(text) = ann.redis_health() else { panic!("it is unhealthy") };
+    assert!(!text.contains("s3cret") && !text.contains("args"), "{text}");
+
+    let server = RedisServer::start_with(&["--rename-command", "PUBLISH", ""]).unwrap();
+    let ann = RedisNode::start(config(&server.url()), 1);
+    ann.unhealthy("it refused a command: ERR unknown command").await;
+    let BrokerHealth::Unhealthy(text) = ann.redis_health() else { panic!("it is unhealthy") };
+    assert!(!text.contains("fl:") && !text.contains("args"), "{text}");
 }
 
 #[tokio::test]

@@ -7,12 +7,12 @@ use fanlight_engine::broker::Channel;
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Entry, Registry, SubscriptionChange};
 use fanlight_proto::CloseReason;
-use fanlight_redis::{Event, Events};
-use fanlight_testkit::{RedisServer, eventually};
+use fanlight_redis::{Event, Events, RegistryOptions};
+use fanlight_testkit::{RedisServer, Reply, eventually};
 use uuid::Uuid;
 
 use crate::lease::leased;
-use crate::registry::Node;
+use crate::registry::{Node, options, reenters};
 
 /// Everything that a consumer group was given.
 pub(crate) struct Log {
@@ -49,7 +49,7 @@ impl Log {
     }
 
     /// What became of one session, in order.
-    fn of(&self, session: SessionId) -> Vec<String> {
+    pub(crate) fn of(&self, session: SessionId) -> Vec<String> {
         let id = session.0.simple().to_string();
         let events = self.events.iter().filter(|event| event.session.as_ref() == Some(&id));
         events.map(line).collect()
@@ -111,6 +111,86 @@ async fn an_anonymous_session_is_told_of_too() {
     log.until(|events| events.len() >= 4).await;
     let expected = ["connected", "subscribed /topic/a", "disconnected client_closed"];
     assert_eq!(log.of(entry.session), expected);
+}
+
+/// Sessions of nobody, entered.
+async fn anonymous(node: &Node, count: usize) -> Vec<Entry> {
+    let mut entries = Vec::new();
+    for _ in 0..count {
+        let entry = Entry { user: None, ..node.contract.session("") };
+        node.registry.enter(entry.clone()).await;
+        entries.push(entry);
+    }
+    node.registry.flush().await;
+    entries
+}
+
+#[tokio::test]
+async fn the_end_of_a_dead_nodes_anonymous_sessions_is_told_once() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    let bob = Node::start(leased(&server.url()));
+    bob.sees(&[&ann, &bob]).await;
+    let mut log = Log::start(&bob).await;
+    let lost = anonymous(&ann, 300).await;
+    let kept = anonymous(&bob, 20).await;
+    ann.registry.leave(lost[0].clone(), CloseReason::ClientClosed);
+    ann.registry.flush().await;
+    let dead = ann.lease.owner();
+    drop(ann);
+    log.until(|events| events.iter().filter(|e| e.kind == "disconnected").count() >= 300).await;
+    assert_eq!(log.of(lost[0].session), ["connected", "disconnected client_closed"]);
+    for entry in &lost[1..] {
+        assert_eq!(log.of(entry.session), ["connected", "disconnected node_lost"]);
+    }
+    for entry in kept {
+        assert_eq!(log.of(entry.session), ["connected"]);
+        bob.registry.leave(entry, CloseReason::ClientClosed);
+    }
+    let ends = log.events.iter().filter(|event| event.reason.as_deref() == Some("node_lost"));
+    assert!(ends.clone().all(|event| event.node == *dead && event.user.is_none()));
+    eventually("nothing is left of them", || {
+        let keys = server.command("KEYS fl:*").unwrap();
+        !keys.lines().any(|key| key.contains("}:x:") || key.contains("}:a:"))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_anonymous_session_that_lives_on_under_the_next_generation_has_not_ended() {
+    let server = RedisServer::start_with(&["--enable-debug-command", "yes"]).unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    let mut log = Log::start(&ann).await;
+    let entries = anonymous(&ann, 50).await;
+    // The new master has not heard of the last exits. This node has them no more.
+    let (left, stayed) = entries.split_at(10);
+    assert!(server.command("DEBUG CHANGE-REPL-ID").unwrap().starts_with("+OK"));
+    reenters(&ann, stayed).await;
+    log.until(|events| events.iter().filter(|e| e.kind == "disconnected").count() >= 10).await;
+    for entry in left {
+        assert_eq!(log.of(entry.session), ["connected", "disconnected node_lost"]);
+    }
+    ann.registry.leave(stayed[0].clone(), CloseReason::ClientClosed);
+    log.until(|events| events.iter().filter(|e| e.kind == "disconnected").count() >= 11).await;
+    assert_eq!(log.of(stayed[0].session), ["connected", "disconnected client_closed"]);
+    for entry in &stayed[1..] {
+        assert_eq!(log.of(entry.session), ["connected"]);
+    }
+}
+
+#[tokio::test]
+async fn without_events_nothing_is_kept_of_anonymous_sessions() {
+    let server = RedisServer::start().unwrap();
+    let options = RegistryOptions { events: None, ..options() };
+    let ann = Node::start_with(leased(&server.url()), options);
+    ann.sees(&[&ann]).await;
+    let entries = anonymous(&ann, 5).await;
+    assert!(ann.registry.reenter(entries[0].clone()));
+    ann.contract.entered("ann").await;
+    let keys = server.command("KEYS fl:*").unwrap();
+    assert_eq!(keys.matches("}:x:").count(), 1, "{keys}");
+    assert!(!keys.contains("}:a:") && !keys.contains("}:events:"), "{keys}");
 }
 
 #[tokio::test]
@@ -176,6 +256,44 @@ async fn what_was_not_acknowledged_is_given_again() {
     assert_eq!(reader.read_again("g", "other", 10).await.unwrap(), []);
     reader.ack("g", &[first[0].id.clone()]).await.unwrap();
     assert_eq!(reader.read_again("g", "c", 10).await.unwrap(), []);
+}
+
+#[tokio::test]
+async fn what_was_trimmed_unacknowledged_does_not_hide_what_came_after_it() {
+    let server = RedisServer::start().unwrap();
+    let ann = Node::start(leased(&server.url()));
+    ann.sees(&[&ann]).await;
+    let entry = ann.contract.entered("ann").await;
+    let reader = Events::new(&ann.broker);
+    reader.create_group("g").await.unwrap();
+    for number in 0..10 {
+        let change = change(Some("ann"), &format!("/topic/{number}"), true);
+        ann.registry.record(entry.session, change);
+    }
+    let mut given = Vec::new();
+    while given.len() < 11 {
+        given.extend(
+            reader
+                .read("g", "c", 100)
+                .await
+                .unwrap()
+                .into_iter()
+                .filter(|event| event.session.is_some()),
+        );
+    }
+    let keys = server.command("KEYS fl:*:events:").unwrap();
+    let streams: Vec<_> = keys.lines().filter(|line| line.starts_with("fl:")).collect();
+    for stream in &streams {
+        server.command(&format!("XTRIM {stream} MAXLEN 1")).unwrap();
+    }
+    let again = reader.read_again("g", "c", 3).await.unwrap();
+    let of_session: Vec<_> = again.iter().filter(|event| event.session.is_some()).collect();
+    assert_eq!(of_session, [&given[10]]);
+    for stream in &streams {
+        let pending = server.call(&["XPENDING", stream, "g"]).unwrap().array().unwrap();
+        let [Reply::Integer(count), ..] = &pending[..] else { panic!("{pending:?}") };
+        assert!(*count <= 1, "{stream} still has what is gone");
+    }
 }
 
 #[tokio::test]

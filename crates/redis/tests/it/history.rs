@@ -1,6 +1,6 @@
 //! What Redis adds to the contract of history: lost data, failovers, expiry, and its own bounds.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
@@ -338,13 +338,22 @@ async fn without_enough_replicas_what_is_kept_is_unknown() {
     let server = RedisServer::start_with(&SYNC_AT_ONCE).unwrap();
     let mut config = config(&server.url());
     config.min_replicas_ack = 1;
-    config.replica_ack_timeout = Duration::from_millis(50);
+    config.response_timeout = Duration::from_secs(20);
+    config.replica_ack_timeout = Duration::from_secs(2);
     let ann = RedisNode::ready(config, 1).await;
     assert_eq!(ann.node.subscribe(0, "/topic/a").await, Joined::Live);
     assert_eq!(ann.node.publish_kept("/topic/a", "x").await, Err(PublishError::Unknown));
     eventually("it was delivered", || ann.node.inboxes[0].count() == 1).await;
-    ann.node.accepted("/topic/a", "what is not kept waits for nobody").await;
-    assert_eq!(ann.node.top("/topic/a").await.offset, 1);
+    let others = async {
+        for _ in 0..20 {
+            assert_eq!(ann.node.publish_kept("/topic/a", "x").await, Err(PublishError::Unknown));
+            ann.node.accepted("/topic/a", "what is not kept").await;
+        }
+    };
+    let begun = Instant::now();
+    others.await;
+    assert!(begun.elapsed() < Duration::from_secs(20), "each has waited as long as the first");
+    assert_eq!(ann.node.top("/topic/a").await.offset, 21);
 
     let replica = replica_of(&server);
     let published = async || ann.node.publish_kept("/topic/a", "y").await;

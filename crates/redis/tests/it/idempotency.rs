@@ -1,8 +1,8 @@
 //! What Redis adds to the contract of idempotency keys: their window, and hostile texts.
 
-use fanlight_engine::broker::{PublishError, Reach};
+use fanlight_engine::broker::{PublishError, Published, Reach};
 use fanlight_engine::history::IdempotencyKey;
-use fanlight_testkit::{RedisServer, permit, publication};
+use fanlight_testkit::{RedisServer, eventually, permit, publication};
 
 use crate::nodes::{RedisNode, config, reach};
 
@@ -46,6 +46,40 @@ async fn a_publication_with_a_key_stays_nowhere_while_redis_is_down_as_it_can_be
     let publishing =
         ann.node.broker.publish_once(permit("/topic/a"), publication("/topic/a", "x"), key);
     assert_eq!(publishing.await, Err(PublishError::Unavailable));
+}
+
+#[tokio::test]
+async fn what_redis_has_no_room_for_is_delivered_to_nobody_and_published_when_there_is() {
+    let server = RedisServer::start().unwrap();
+    let ann = RedisNode::ready(config(&server.url()), 1).await;
+    ann.node.subscribe(0, "/topic/a").await;
+    server.command("CONFIG SET maxmemory 1").unwrap();
+    for _ in 0..3 {
+        let refused = once(&ann, "x").await;
+        assert_eq!(refused, Err(PublishError::Unavailable));
+    }
+    server.command("CONFIG SET maxmemory 0").unwrap();
+    assert_eq!(reach(once(&ann, "y").await), Ok(Reach::Cluster));
+    eventually("it arrived", || ann.node.inboxes[0].count() > 0).await;
+    assert_eq!(ann.node.inboxes[0].bodies("/topic/a"), ["y"]);
+}
+
+#[tokio::test]
+async fn a_key_is_not_remembered_of_what_could_not_be_published() {
+    let server = RedisServer::start().unwrap();
+    let ann = RedisNode::ready(config(&server.url()), 1).await;
+    server.command("ACL SETUSER default -publish").unwrap();
+    let refused = once(&ann, "x").await;
+    assert_eq!(refused, Err(PublishError::Unavailable));
+    assert_eq!(keys(&server), [""; 0]);
+    server.command("ACL SETUSER default +publish").unwrap();
+    assert_eq!(reach(once(&ann, "x").await), Ok(Reach::Cluster));
+}
+
+/// Publishes under one and the same key, where nothing is kept.
+async fn once(node: &RedisNode, body: &'static str) -> Result<Published, PublishError> {
+    let key = IdempotencyKey("key".into());
+    node.node.broker.publish_once(permit("/topic/a"), publication("/topic/a", body), key).await
 }
 
 /// The idempotency keys that Redis has.

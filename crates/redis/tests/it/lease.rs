@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanlight_engine::broker::PublishError;
 use fanlight_redis::{Lease, NodeInfo, Reap, Reaper, RedisConfig};
-use fanlight_testkit::{RedisServer, eventually};
+use fanlight_testkit::{RedisCluster, RedisServer, eventually};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -211,5 +211,34 @@ async fn an_outage_longer_than_the_lease_reaps_and_fences_nobody() {
     }
     for reaped in [&ann.reaped, &bob.reaped] {
         assert!(reaped.0.lock().unwrap().is_empty());
+    }
+}
+
+#[tokio::test]
+async fn slots_that_move_between_known_masters_fence_nobody() {
+    let cluster = RedisCluster::start(2, 0).unwrap();
+    let ann = Leased::start("ann", leased(&cluster.url()));
+    ann.held().await;
+    let owner = ann.lease.owner();
+    let key = (0..2).find_map(|node| {
+        let keys = cluster.node(node).call(&["KEYS", "fl:*:leases:"]).ok()?.array().ok()?;
+        keys.into_iter().next()?.text().ok()
+    });
+    let key = key.expect("somebody has the leases");
+    let slot = cluster.slot_of(&key).unwrap();
+    for _ in 0..4 {
+        let to = 1 - cluster.master_of_slot(slot).unwrap();
+        cluster.migrate_slot(slot, to).unwrap();
+        let deadline_ms = || {
+            let score = cluster.node(to).call(&["ZSCORE", &key, &owner]).unwrap().text();
+            score.ok().map_or(0, |score| score.parse::<u64>().unwrap())
+        };
+        let before = deadline_ms();
+        let lasts_ms = LEASE.as_millis() as u64;
+        eventually("it was renewed there for long", || {
+            ann.lease.fenced() > 0 || deadline_ms() > before + lasts_ms
+        })
+        .await;
+        assert_eq!((ann.lease.owner(), ann.lease.fenced()), (Arc::clone(&owner), 0));
     }
 }

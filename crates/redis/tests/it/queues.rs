@@ -1,14 +1,16 @@
 //! The contract of queues over memory and Redis, and what only Redis can show.
 
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use fanlight_engine::broker::{Broker, MemoryBroker, PublishError};
-use fanlight_engine::queue::{EntryId, QueueError, Queues, Release};
-use fanlight_redis::{Lease, NodeInfo, RedisConfig, RedisQueues};
+use fanlight_engine::queue::{EntryId, Fetched, Queue, QueueError, Queues, Release};
+use fanlight_redis::{Lease, NodeInfo, Reap, Reaper, RedisConfig, RedisQueues};
 use fanlight_testkit::contract::Node;
 use fanlight_testkit::contract::queue::{QueueHarness, QueueNode, queue};
 use fanlight_testkit::{Inbox, RedisCluster, RedisSentinel, RedisServer, wall_clock};
 
+use crate::lease::leased;
 use crate::nodes::{RedisNode, config};
 
 struct Memory;
@@ -127,6 +129,9 @@ async fn a_queue_with_nothing_in_it_takes_no_room() {
             bob.ack(&queue, &rest).await;
         }
     }
+    // Also of who holds something of it, and of dead letters.
+    let held = redis.server.command("KEYS fl:*:q[xd]:*").unwrap();
+    assert!(held.starts_with("*0"), "{held}");
     let left = redis.keys();
     let is_hungry = |key: &String| key.ends_with("}:qh:/queue/a");
     assert!(left.iter().all(is_hungry), "that somebody waits is forgotten by itself: {left:?}");
@@ -144,7 +149,7 @@ async fn everything_is_there_after_a_restart_of_redis() {
     redis.server.kill();
     redis.server.launch().unwrap();
     while bob.queues.fetch(&queue, 0).await.is_err() {
-        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
     let fetched = bob.fetch(&queue, 64).await;
     let got: Vec<_> = fetched
@@ -229,11 +234,132 @@ async fn a_consumer_is_its_nodes_lease_and_gives_back_also_what_it_held_under_th
     assert_eq!(counts, [2, 1]);
 }
 
+/// A node whose lease is short, and that reaps others.
+struct Reaping {
+    node: RedisNode,
+    lease: Arc<Lease>,
+    contract: QueueNode,
+}
+
+impl Reaping {
+    async fn start(redis: &Redis<RedisServer>) -> Self {
+        let node = RedisNode::ready(leased(&redis.server.url()), 1).await;
+        let lease = lease(&node);
+        let queues = Arc::new(RedisQueues::new(Arc::clone(&node.redis), Arc::clone(&lease)));
+        let held = vec![Arc::clone(&queues) as Arc<dyn Reap>];
+        Reaper::start(&lease, held, &node.tracker, node.shutdown.clone());
+        fanlight_testkit::eventually("it has a lease", || lease.is_held()).await;
+        let contract = QueueNode {
+            broker: Arc::clone(&node.redis) as Arc<dyn Broker>,
+            queues,
+            inbox: Arc::clone(&node.node.inboxes[0]),
+            worker: 0,
+        };
+        Self { node, lease, contract }
+    }
+
+    /// Fetches until all `count` have come.
+    async fn fetch_all(&self, queue: &Queue, count: usize) -> Vec<Fetched> {
+        let mut fetched = Vec::new();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while fetched.len() < count {
+            assert!(Instant::now() < deadline, "{} of {count}", fetched.len());
+            fetched.extend(self.contract.fetch(queue, 64).await);
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        fetched
+    }
+}
+
+/// A queue that waits for an hour before it takes anything from anybody.
+fn patient(name: &str) -> Queue {
+    let mut queue = queue(name, 2, 1000);
+    queue.options.ack_timeout_ms = 3_600_000;
+    queue
+}
+
+#[tokio::test]
+async fn what_a_dead_node_holds_is_released_when_its_lease_is_reaped() {
+    let redis = Redis::start(&[]);
+    let (ann, bob) = (Reaping::start(&redis).await, Reaping::start(&redis).await);
+    let (queue, other) = (patient("/queue/a"), patient("/queue/b"));
+    ann.contract.publish_numbers(&queue, 150).await;
+    ann.contract.publish_numbers(&other, 1).await;
+    let held = ann.fetch_all(&queue, 150).await;
+    ann.contract.ack(&queue, &held[100..]).await;
+    ann.fetch_all(&other, 1).await;
+    bob.node.node.subscribe(0, "/queue/a").await;
+    assert!(bob.contract.fetch(&queue, 1).await.is_empty());
+    let dead = ann.lease.owner();
+    drop(ann);
+    let woken = || bob.contract.inbox.count() > 0;
+    fanlight_testkit::eventually("who waits is woken", woken).await;
+    let back = bob.fetch_all(&queue, 100).await;
+    let expected: Vec<_> = held[..100].iter().map(|one| (one.delivery.entry, 2)).collect();
+    let got: Vec<_> = back.iter().map(|one| (one.delivery.entry, one.delivery.count)).collect();
+    assert_eq!(got, expected, "each once, in the order of publication");
+    bob.fetch_all(&other, 1).await;
+    fanlight_testkit::eventually("nothing is left of it", || {
+        !redis.server.command("KEYS *").unwrap().contains(&*dead)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_a_dead_node_held_for_the_last_time_is_a_dead_letter() {
+    let redis = Redis::start(&[]);
+    let (ann, bob) = (Reaping::start(&redis).await, Reaping::start(&redis).await);
+    let queue = patient("/queue/a");
+    ann.contract.publish_numbers(&queue, 2).await;
+    let first = ann.contract.fetch(&queue, 1).await;
+    ann.contract.nack(&queue, &first).await;
+    assert_eq!(ann.contract.fetch(&queue, 2).await.len(), 2);
+    drop(ann);
+    let mut dead = Vec::new();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while dead.is_empty() {
+        assert!(Instant::now() < deadline, "no dead letter is named");
+        for found in bob.contract.queues.dead().await.unwrap() {
+            dead = bob.contract.queues.take_dead(&queue, &found.entries).await.unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let found: Vec<_> = dead.iter().map(|one| (one.delivery.entry, one.delivery.count)).collect();
+    assert_eq!(found, [(first[0].delivery.entry, 3)]);
+    assert_eq!(bob.fetch_all(&queue, 1).await[0].delivery.count, 2);
+}
+
+#[tokio::test]
+async fn a_node_keeps_what_it_holds_under_the_next_generation_and_not_beyond_its_death() {
+    let redis = Redis::start(&[]);
+    let (ann, bob) = (Reaping::start(&redis).await, Reaping::start(&redis).await);
+    let queue = patient("/queue/a");
+    ann.contract.publish_numbers(&queue, 3).await;
+    let held = ann.contract.fetch(&queue, 3).await;
+    let former = ann.lease.owner();
+    ann.lease.fence();
+    fanlight_testkit::eventually("nothing is left of the former generation", || {
+        let keys = redis.server.command("KEYS *").unwrap();
+        let stream = redis.keys().into_iter().find(|key| key.contains("}:q:")).unwrap();
+        let consumers = redis.server.command(&format!("XINFO CONSUMERS {stream} fl")).unwrap();
+        ann.lease.owner() != former && !keys.contains(&*former) && !consumers.contains(&*former)
+    })
+    .await;
+    assert!(bob.contract.fetch(&queue, 5).await.is_empty(), "ann has them");
+    ann.contract.ack(&queue, &held[..1]).await;
+    ann.contract.nack(&queue, &held[1..2]).await;
+    let refused = bob.contract.fetch(&queue, 5).await;
+    assert_eq!((refused[0].delivery.entry, refused.len()), (held[1].delivery.entry, 1));
+    drop(ann);
+    let last = bob.fetch_all(&queue, 1).await;
+    assert_eq!((last[0].delivery.entry, last[0].delivery.count), (held[2].delivery.entry, 2));
+}
+
 #[tokio::test]
 async fn without_enough_replicas_what_is_queued_is_unknown() {
     let mut redis = Redis::start(&[]);
     redis.config.min_replicas_ack = 1;
-    redis.config.replica_ack_timeout = std::time::Duration::from_millis(50);
+    redis.config.replica_ack_timeout = Duration::from_millis(50);
     let [ann, bob] = redis.nodes().await;
     let queue = queue("/queue/a", 5, 1000);
     assert_eq!(ann.publish(&queue, "x").await, Err(PublishError::Unknown));

@@ -170,7 +170,7 @@ impl Node {
 }
 
 /// Enters all of `entries` again once the registry of `node` asks for it, as its workers do.
-async fn reenters(node: &Node, entries: &[Entry]) {
+pub(crate) async fn reenters(node: &Node, entries: &[Entry]) {
     eventually("everything is to be entered again", || node.registry.round() > 0).await;
     for entry in entries {
         eventually("there is room", || node.registry.reenter(entry.clone())).await;
@@ -178,7 +178,7 @@ async fn reenters(node: &Node, entries: &[Entry]) {
 }
 
 /// Enters a session of each user at once.
-async fn enter_all(node: &Node, users: impl Iterator<Item = usize>) -> Vec<Entry> {
+pub(crate) async fn enter_all(node: &Node, users: impl Iterator<Item = usize>) -> Vec<Entry> {
     let entries: Vec<_> =
         users.map(|user| node.contract.session(&format!("user {user}"))).collect();
     let entering = entries.iter().map(|entry| node.registry.enter(entry.clone()));

@@ -292,6 +292,25 @@ pub async fn destinations_on_one_channel_have_histories_of_their_own(harness: &i
     assert_eq!(bodies(&page), ["/topic/a", "/topic/a"]);
 }
 
+/// Nobody could come back to it, and whoever reads it is told that there is no history.
+pub async fn what_only_one_session_can_subscribe_to_is_not_kept(harness: &impl BrokerHarness) {
+    let [ann, bob] = harness.nodes(1).await;
+    let private = "/user/~0123456789abcdef0123456789abcdef/queue/a";
+    bob.live(0, private).await;
+    for body in ["plain", "once"] {
+        let published = match body {
+            "plain" => ann.publish_kept(private, body).await,
+            _ => ann.publish_once(private, body, "key").await,
+        };
+        assert_eq!(published.expect("it is accepted").position, None, "{body}");
+    }
+    eventually("both arrived", || bob.inboxes[0].count() == 2).await;
+    let received = bob.inboxes[0].publications(private);
+    assert!(received.iter().all(|publication| publication.position.is_none()));
+    let page = bob.newest(private, 10).await;
+    assert!(page.publications.is_empty() && page.top.offset == 0, "{page:?}");
+}
+
 /// On both nodes at once.
 pub async fn concurrent_publishers_get_consecutive_offsets_in_the_order_of_delivery(
     harness: &impl BrokerHarness,

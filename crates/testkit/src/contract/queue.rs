@@ -111,6 +111,24 @@ impl QueueNode {
         }
     }
 
+    /// Asks for dead letters until some of `queue` are named.
+    async fn dead_eventually(&self, queue: &Queue) -> Vec<EntryId> {
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let dead = self.queues.dead().await.expect("the broker answers");
+            let of_queue = dead.into_iter().find(|dead| dead.destination == queue.destination);
+            if let Some(dead) = of_queue {
+                return dead.entries;
+            }
+            assert!(Instant::now() < deadline, "no dead letter is named");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn take_dead(&self, queue: &Queue, entries: &[EntryId]) -> Vec<Fetched> {
+        self.queues.take_dead(queue, entries).await.expect("the broker answers")
+    }
+
     async fn subscribe(&self, queue: &Queue) {
         let joined = self.broker.subscribe(WorkerId(self.worker), &queue.channel).await;
         assert_eq!(joined, Joined::Live);
@@ -213,7 +231,7 @@ pub async fn what_no_consumer_had_is_not_counted_as_delivered(harness: &impl Que
     assert_eq!(counts(&ann.fetch(&queue, 1).await), [2]);
 }
 
-/// And not before: a node that still has time keeps what it holds.
+/// If nobody has declared it dead; and not before, as a node that has time keeps what it holds.
 pub async fn what_a_crashed_node_held_comes_back_after_the_timeout(harness: &impl QueueHarness) {
     let [ann, bob] = harness.nodes().await;
     let queue = queue("/queue/a", 5, 1000);
@@ -265,6 +283,82 @@ pub async fn a_message_that_nobody_acknowledges_becomes_a_dead_letter(harness: &
     }
     let fetched = bob.fetch(&queue, 1).await;
     assert!(fetched[0].is_dead(&queue.options));
+}
+
+/// Given back for the last time, and by nobody fetched again.
+pub async fn a_dead_letter_is_found_without_a_consumer(harness: &impl QueueHarness) {
+    let [ann, bob] = harness.nodes().await;
+    let queue = queue("/queue/a", 2, 1000);
+    ann.publish_numbers(&queue, 4).await;
+    let first = ann.fetch(&queue, 4).await;
+    ann.ack(&queue, &first[3..]).await;
+    ann.nack(&queue, &first[..3]).await;
+    let second = ann.fetch(&queue, 3).await;
+    ann.nack(&queue, &second[..2]).await;
+    ann.release(&queue, &second[2..], false).await;
+    let entries = bob.dead_eventually(&queue).await;
+    assert_eq!(entries, [second[0].delivery.entry, second[1].delivery.entry]);
+    let dead = bob.take_dead(&queue, &entries).await;
+    assert_eq!((bodies(&dead), counts(&dead)), (vec!["0".into(), "1".into()], vec![3, 3]));
+    assert!(dead.iter().all(|one| one.is_dead(&queue.options)));
+    assert_eq!(bob.take_dead(&queue, &entries).await.len(), 0, "somebody has it");
+    bob.ack(&queue, &dead).await;
+    let left = ann.fetch(&queue, 10).await;
+    assert_eq!((bodies(&left), counts(&left)), (vec!["2".into()], vec![2]));
+}
+
+/// Somebody may still do what it asks for.
+pub async fn what_is_not_dead_is_not_taken_for_a_dead_letter(harness: &impl QueueHarness) {
+    let [ann, bob] = harness.nodes().await;
+    let queue = queue("/queue/a", 2, 1000);
+    ann.publish_numbers(&queue, 3).await;
+    let fetched = ann.fetch(&queue, 2).await;
+    ann.nack(&queue, &fetched[..1]).await;
+    let gone = EntryId { ms: 1, seq: 1 };
+    let entries = [fetched[0].delivery.entry, fetched[1].delivery.entry, gone];
+    assert!(bob.take_dead(&queue, &entries).await.is_empty());
+    let fetched = bob.fetch(&queue, 2).await;
+    assert_eq!((bodies(&fetched), counts(&fetched)), (vec!["0".into(), "2".into()], vec![2, 1]));
+}
+
+/// As long as it is not acknowledged.
+pub async fn a_dead_letter_that_was_not_moved_is_found_again(harness: &impl QueueHarness) {
+    let [ann, bob] = harness.nodes().await;
+    let queue = queue("/queue/a", 1, 1000);
+    ann.publish_numbers(&queue, 1).await;
+    let fetched = ann.fetch(&queue, 1).await;
+    ann.nack(&queue, &fetched).await;
+    let entries = ann.dead_eventually(&queue).await;
+    assert_eq!(ann.take_dead(&queue, &entries).await.len(), 1);
+    found_again(&bob, &queue).await;
+}
+
+/// Also when a consumer's node was the one that found it.
+pub async fn a_dead_letter_that_was_fetched_and_not_moved_is_found(harness: &impl QueueHarness) {
+    let [ann, bob] = harness.nodes().await;
+    let queue = queue("/queue/a", 1, 1000);
+    ann.publish_numbers(&queue, 1).await;
+    // Its node has crashed: it is not given back.
+    assert_eq!(ann.fetch(&queue, 1).await.len(), 1);
+    let fetched = ann.fetch_eventually(&queue, 1).await;
+    assert!(fetched[0].is_dead(&queue.options));
+    found_again(&bob, &queue).await;
+}
+
+/// The only message of `queue` is named until it is acknowledged.
+async fn found_again(node: &QueueNode, queue: &Queue) {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    let mut found = Vec::new();
+    while found.is_empty() {
+        assert!(Instant::now() < deadline, "it is not given to anybody");
+        let entries = node.dead_eventually(queue).await;
+        found = node.take_dead(queue, &entries).await;
+    }
+    assert!(found[0].is_dead(&queue.options));
+    node.ack(queue, &found).await;
+    assert!(node.fetch(queue, 5).await.is_empty());
+    let entries: Vec<EntryId> = found.iter().map(|one| one.delivery.entry).collect();
+    assert!(node.take_dead(queue, &entries).await.is_empty());
 }
 
 /// Until some of it is acknowledged.
@@ -362,6 +456,10 @@ macro_rules! queue_contract {
             what_a_crashed_node_held_comes_back_after_the_timeout
             a_late_release_takes_nothing_from_the_next_consumer
             a_message_that_nobody_acknowledges_becomes_a_dead_letter
+            a_dead_letter_is_found_without_a_consumer
+            what_is_not_dead_is_not_taken_for_a_dead_letter
+            a_dead_letter_that_was_not_moved_is_found_again
+            a_dead_letter_that_was_fetched_and_not_moved_is_found
             a_full_queue_refuses
             who_waits_is_woken
             what_is_acknowledged_is_gone

@@ -24,15 +24,20 @@ impl Flaky {
 
     /// Publishes numbers without a pause, in which the worker could take some.
     fn publish(&self, numbers: std::ops::Range<u64>) {
-        let shared = shared(Arc::new(ToldBroker { go_on: Arc::new(Semaphore::new(0)) }));
-        let to = "/topic/a".parse().unwrap();
+        self.publish_to("/topic/a", numbers.map(|n| (n, format!("\"n{n}.\""))));
+    }
+
+    fn publish_to(&self, to: &str, bodies: impl IntoIterator<Item = (u64, String)>) {
+        let broker = Arc::new(ToldBroker { go_on: Arc::new(Semaphore::new(0)) });
+        let shared = shared(broker, OUTBOX);
+        let to = to.parse().unwrap();
         let now = Clock::start().now();
-        for n in numbers {
+        for (n, body) in bodies {
             let permit = PublishPermit::for_backend(shared.rules.policy.namespaces(), &to).unwrap();
             let publication = Publication {
                 id: Ids::new(n).publication(now),
                 destination: to.clone(),
-                body: format!("\"n{n}.\"").into(),
+                body: body.into(),
                 content_type: ContentType::Json,
                 headers: [].into(),
                 publisher: None,
@@ -98,9 +103,14 @@ fn numbers(got: &str) -> Vec<u64> {
 }
 
 fn check(test: impl AsyncFnOnce(WorkerHandle, Arc<Flaky>)) {
+    check_with(OUTBOX, test);
+}
+
+fn check_with(outbox: OutboxLimits, test: impl AsyncFnOnce(WorkerHandle, Arc<Flaky>)) {
     let (handle, receiver) = inbox(64);
     let broker = Flaky::new(&handle);
-    run(receiver, Arc::clone(&broker) as Arc<dyn Broker>, test(handle, broker));
+    let shared = shared(Arc::clone(&broker) as Arc<dyn Broker>, outbox);
+    run(receiver, shared, test(handle, broker));
 }
 
 async fn subscribed_by_stomp(handle: &WorkerHandle) -> Client {
@@ -171,5 +181,36 @@ fn while_the_history_cannot_be_read_a_subscriber_is_live_and_told_and_gaps_wait_
         broker.is_down.store(false, Ordering::Relaxed);
         let got = client.until("\"n94.").await;
         assert_eq!(numbers(&got), (64..95).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn what_is_missed_waits_until_a_small_outbox_has_room_for_it() {
+    check_with(OutboxLimits { bytes: 64 * 1024, frames: 16 }, async |handle, broker| {
+        let mut other = Client::connect(&handle).await;
+        other.send(r#"{"type":"subscribe","to":"/topic/b","id":1}"#).await;
+        other.until("\"ok\"").await;
+        other.send(SUBSCRIBE).await;
+        let got = other.until("\"offset\":0").await;
+        let epoch = got.split_once(r#""epoch":""#).unwrap().1.split_once('"').unwrap().0;
+        for n in 0..60 {
+            broker.publish(n..n + 1);
+            other.until(&format!("\"n{n}.")).await;
+        }
+        let mut client = Client::open_narrow(&handle, Protocol::Native).await;
+        client.send(r#"{"type":"connect"}"#).await;
+        client.send(r#"{"type":"subscribe","to":"/topic/b","id":1}"#).await;
+        client.until("\"ok\"").await;
+        // What its socket does not take of this waits, while it asks for what it missed.
+        broker.publish_to("/topic/b", [(0, format!("\"{}\"", "x".repeat(256 * 1024)))]);
+        other.until("xxx").await;
+        let since = format!(r#""since":{{"epoch":"{epoch}","offset":0}}"#);
+        client.send(&format!(r#"{{"type":"subscribe","to":"/topic/a",{since},"id":3}}"#)).await;
+        // By the time that it reads on, the worker has taken that.
+        other.send(r#"{"type":"ping","id":"then"}"#).await;
+        other.until("\"then\"").await;
+        let got = client.until(r#""count":60"#).await;
+        assert!(got.contains(r#""recovered":true"#), "{got}");
+        assert_eq!(numbers(&got), (0..60).collect::<Vec<_>>());
     });
 }

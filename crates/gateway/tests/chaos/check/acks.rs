@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use fanlight_proto::Position;
 
+use super::standing::RECONNECT_MS;
 use super::{Known, Rule, Violation};
 use crate::record::{Outcome, Run, Send, What};
 
@@ -22,12 +23,14 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
             out.push(violation(Rule::AckWithoutPosition, send.ended_at_ms, text));
         }
         if let Some(position) = send.position()
-            && let Some(why) = gone_without_reason(run, known, position)
+            && let Some(why) = gone_from_replicas(run, known, send, position)
+                .or_else(|| gone_without_reason(run, known, position))
         {
             let text = format!("{:?} was acknowledged as {position}, but {why}", send.content);
             out.push(violation(Rule::FalseAck, send.ended_at_ms, text));
         }
     }
+    acked_twice(run, destination, out);
     // What was delivered was in the history too; that nobody was told so changes nothing.
     let acked: HashSet<_> = run.sends.iter().filter_map(Send::position).collect();
     for (position, content) in known.all().filter(|(position, _)| !acked.contains(position)) {
@@ -41,6 +44,45 @@ pub(super) fn check(run: &Run, destination: usize, known: &Known, out: &mut Vec<
         let text = format!("{} epochs, though Redis lost nothing", epochs.len());
         out.push(violation(Rule::NeedlessEpoch, u64::MAX, text));
     }
+}
+
+/// Why a position that replicas had before it was acknowledged should be in the final history,
+/// which is known only from its first position on.
+fn gone_from_replicas(run: &Run, known: &Known, send: &Send, position: Position) -> Option<String> {
+    let (first, last) = known.ends()?;
+    let is_covered = first.offset <= position.offset;
+    let is_lost = !may_be_lost(run, send) && is_covered && known.place(position).is_none();
+    is_lost.then(|| format!("the final history, {first} to {last}, has it not; replicas had it"))
+}
+
+/// Offsets go on from epoch to epoch where nothing that was acknowledged is lost: each is
+/// acknowledged once.
+fn acked_twice(run: &Run, destination: usize, out: &mut Vec<Violation>) {
+    let mut sends: HashMap<u64, &Send> = HashMap::new();
+    for send in run.sends.iter().filter(|send| send.content.destination == destination) {
+        let Some(position) = send.position().filter(|_| !may_be_lost(run, send)) else { continue };
+        let first = sends.entry(position.offset).or_insert(send);
+        if first.content != send.content {
+            let text =
+                format!("{:?} and {:?} have one offset, {position}", first.content, send.content);
+            out.push(Violation {
+                rule: Rule::FalseAck,
+                destination: Some(destination),
+                subscriber: None,
+                at_ms: send.ended_at_ms,
+                text,
+            });
+        }
+    }
+}
+
+/// Whether a fault may have lost the publication though it was acknowledged.
+fn may_be_lost(run: &Run, send: &Send) -> bool {
+    run.faults.iter().filter(|fault| fault.loses_copied).any(|fault| {
+        let is_near = fault.from_ms <= send.ended_at_ms + LAG_MS
+            && fault.to_ms + RECONNECT_MS >= send.sent_at_ms;
+        is_near || fault.wipes && send.sent_at_ms <= fault.to_ms
+    })
 }
 
 /// Why a position that was there should still be in the final history, where it is not.
@@ -96,3 +138,6 @@ fn refusals(run: &Run, destination: usize, known: &Known, out: &mut Vec<Violatio
         }
     }
 }
+
+/// How far replicas may be behind their master when that is lost.
+const LAG_MS: u64 = 1_000;

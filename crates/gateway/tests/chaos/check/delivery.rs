@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use fanlight_proto::Position;
 
+use super::standing::RECONNECT_MS;
 use super::{Known, Rule, Violation};
 use crate::record::{Content, Heard, Outcome, Run, Send, What};
 
@@ -159,7 +160,7 @@ impl Reader<'_> {
                 let text = format!("{content:?} came without a position");
                 self.report(Rule::SilentGap, at_ms, text);
             }
-            if !self.contents.insert(content) {
+            if !self.contents.insert(content) && !self.may_be_repeated(content) {
                 self.report(Rule::Duplicate, at_ms, format!("{content:?} came again"));
             }
             return;
@@ -180,6 +181,19 @@ impl Reader<'_> {
         let highest = self.highest.entry(position.epoch).or_default();
         *highest = position.offset.max(*highest);
         self.cursor = Cursor::After(position);
+    }
+
+    /// Whether its publisher sent it again with its key, and the key may be lost with the first.
+    fn may_be_repeated(&self, content: Content) -> bool {
+        self.run.sends.iter().any(|send| {
+            let mut losing = self.run.faults.iter().filter(|fault| fault.loses_data);
+            send.content == content
+                && send.repeated
+                && losing.any(|fault| {
+                    fault.from_ms <= send.ended_at_ms + RECONNECT_MS
+                        && fault.to_ms + RECONNECT_MS >= send.sent_at_ms
+                })
+        })
     }
 
     /// The content was meant for this destination, and its owner is this user.

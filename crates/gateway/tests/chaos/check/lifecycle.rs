@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::slow::SLOW;
 use super::standing::RECONNECT_MS;
 use super::{Rule, Violation};
 use crate::record::{Event, Fault, Run, Session, Strikes};
@@ -57,7 +58,10 @@ fn of_session(
         (true, _) => found(Rule::EventOrder, "it lives, and its end is the last that was told"),
         (false, "disconnected") => {
             let killed = session.is_some_and(|session| was_killed(run, session));
-            if killed && last.reason.as_deref() != Some("node_lost") {
+            // Who does not read notices late that it was closed before.
+            let reason = last.reason.as_deref();
+            let was_closed = reason == Some(SLOW) && session.is_some_and(|it| it.is_narrow);
+            if killed && !was_closed && reason != Some("node_lost") {
                 found(Rule::EndNotTold, "its node was killed, and another reason is told");
             }
         }

@@ -4,6 +4,8 @@ mod acks;
 mod delivery;
 mod lifecycle;
 mod order;
+mod queues;
+mod slow;
 mod standing;
 mod timeline;
 
@@ -42,8 +44,20 @@ pub enum Rule {
     FalseRecovery,
     /// A position that is good is recovered from, unless Redis is away.
     NeedlessLoss,
+    /// Without a fault, a connection misses nothing, up to where it ends.
+    SilentHole,
+    /// A connection is ended only for a reason, and as slow only where it was.
+    CutWithoutReason,
     /// A publisher's messages keep their order.
     PublisherOrder,
+    /// What a queue took is consumed until it is acknowledged, or becomes a dead letter.
+    LostFromQueue,
+    /// What is acknowledged in time, and confirmed, is not delivered again.
+    AckedYetDelivered,
+    /// A message of a queue that comes again says so, and how often it came.
+    RedeliveryNotMarked,
+    /// One consumer at a time has a message.
+    HeldByTwo,
     /// When all is healed, everybody gets everything again.
     NotLiveAgain,
     /// Who is gone is gone from the registry, also with its node.
@@ -81,20 +95,35 @@ pub fn check_sessions(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
     standing::check(run, &mut violations);
     lifecycle::check(run, &mut violations);
+    slow::ends(run, &mut violations);
+    violations
+}
+
+/// What is wrong with queues alone.
+pub fn check_queues(run: &Run) -> Vec<Violation> {
+    let mut violations = Vec::new();
+    for (destination, of_it) in run.destinations.iter().enumerate() {
+        if let Some(rules) = of_it.queue {
+            queues::check(run, destination, rules, &mut violations);
+        }
+    }
     violations
 }
 
 /// All that is wrong with a run, in the order of time.
 pub fn check(run: &Run) -> Vec<Violation> {
     let mut violations = Vec::new();
-    for destination in 0..run.destinations.len() {
+    let topics = run.destinations.iter().enumerate().filter(|(_, it)| it.queue.is_none());
+    for (destination, _) in topics {
         let known = Known::gather(run, destination, &mut violations);
         acks::check(run, destination, &known, &mut violations);
         order::check(run, destination, &known, &mut violations);
         for subscriber in 0..run.subscribers.len() {
             delivery::check(run, destination, subscriber, &known, &mut violations);
+            slow::holes(run, destination, subscriber, &mut violations);
         }
     }
+    violations.extend(check_queues(run));
     violations.extend(check_sessions(run));
     violations.sort_by_key(|violation| violation.at_ms);
     violations
@@ -111,3 +140,5 @@ impl fmt::Display for Violation {
 pub const LEASE_MS: u64 = 3_000;
 /// How often leases are renewed and dead nodes looked for.
 pub const LEASE_RENEW_MS: u64 = 1_000;
+/// The ack timeout of queues in a run.
+pub const ACK_TIMEOUT_MS: u64 = 3_000;
