@@ -8,6 +8,7 @@
 mod check;
 mod clients;
 mod node;
+#[expect(dead_code, reason = "no queue is simulated")]
 #[path = "../../../gateway/tests/chaos/record.rs"]
 mod record;
 #[path = "../../../gateway/tests/chaos/report.rs"]

@@ -155,8 +155,12 @@ struct Scheduled {
 
 impl World {
     pub fn new(seed: u64, sabotage: Option<Sabotage>) -> Self {
-        let destination =
-            |index| Destination { name: format!("/topic/{index}"), history: true, owner: None };
+        let destination = |index| Destination {
+            name: format!("/topic/{index}"),
+            history: true,
+            queue: None,
+            owner: None,
+        };
         let subscriber = |index| Subscriber {
             name: format!("listener {index}"),
             user: format!("user {index}"),
@@ -358,7 +362,10 @@ impl World {
             }
         };
         let wipes = matches!(trouble, Trouble::RestartEmpty);
-        self.run.faults.push(Fault { from_ms, to_ms, what, loses_data, wipes, strikes });
+        // Its broker has no replicas to wait for.
+        let loses_copied = loses_data;
+        let fault = Fault { from_ms, to_ms, what, loses_data, loses_copied, wipes, strikes };
+        self.run.faults.push(fault);
     }
 
     fn calm(&mut self) {

@@ -1,6 +1,5 @@
 //! Who takes part in a run: destinations, and those who publish, listen and consume.
 
-use crate::check::ACK_TIMEOUT_MS;
 use crate::consumer::Mode;
 use crate::record::{self, Destination, QueueRules};
 use crate::subscriber::Habit;
@@ -136,3 +135,6 @@ pub const CONSUMERS: [(&str, Protocol, Mode, bool, usize); 9] = [
 /// Protocol, and whether it names its publications so that it may repeat them.
 pub const PUBLISHERS: [(Protocol, bool); 3] =
     [(Protocol::Native, false), (Protocol::Stomp, false), (Protocol::Native, true)];
+
+/// The ack timeout of queues in a run.
+pub const ACK_TIMEOUT_MS: u64 = 3_000;

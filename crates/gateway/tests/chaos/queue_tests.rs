@@ -1,6 +1,7 @@
 //! The checker passes good runs of queues and catches each kind of bad one.
 
-use crate::check::{ACK_TIMEOUT_MS, Rule, check, check_queues};
+use crate::cast::ACK_TIMEOUT_MS;
+use crate::check::{Rule, check, check_queues};
 use crate::record::{
     Consumer, Content, Delivery, Destination, Fault, Outcome, QueueRules, Run, Send, Session,
     Settled, Strikes,

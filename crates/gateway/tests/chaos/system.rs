@@ -7,7 +7,8 @@ use anyhow::Context;
 use fanlight_testkit::{FaultProxy, alias};
 use tokio::task::spawn_blocking;
 
-use crate::check::{ACK_TIMEOUT_MS, LEASE_MS, LEASE_RENEW_MS};
+use crate::cast::ACK_TIMEOUT_MS;
+use crate::check::{LEASE_MS, LEASE_RENEW_MS};
 use crate::nodes::{Nodes, token};
 use crate::run::Options;
 use crate::schedule::{Fault, Links, Topology};

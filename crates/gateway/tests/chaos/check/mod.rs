@@ -140,5 +140,3 @@ impl fmt::Display for Violation {
 pub const LEASE_MS: u64 = 3_000;
 /// How often leases are renewed and dead nodes looked for.
 pub const LEASE_RENEW_MS: u64 = 1_000;
-/// The ack timeout of queues in a run.
-pub const ACK_TIMEOUT_MS: u64 = 3_000;
