@@ -16,7 +16,7 @@ use fanlight_proto::ws::{self, Opcode};
 use fanlight_proto::{sockjs, sse};
 
 use crate::history::Lost;
-use crate::hub::{Hub, WireKey};
+use crate::hub::{Hub, Member, WireKey};
 use crate::outbox::Chunk;
 use crate::publication::Publication;
 use crate::session::events;
@@ -51,8 +51,9 @@ impl Framing {
 pub struct Encoder {
     deflater: Deflater,
     deflate_min_bytes: usize,
-    chunks: HashMap<(WireKey, Framing), Chunk, foldhash::fast::RandomState>,
-    stomp: [Vec<StompRest>; 3],
+    chunks: HashMap<ChunkKey, Chunk, foldhash::fast::RandomState>,
+    /// By version; without a word of a loss and with it.
+    stomp: [[Vec<StompRest>; 3]; 2],
     /// Without and with the user's name in a user destination.
     native: [Vec<Bytes>; 2],
     /// Events without their ids, in the same two ways.
@@ -64,8 +65,11 @@ pub struct Run<'r> {
     encoder: &'r mut Encoder,
     publications: &'r [Arc<Publication>],
     lost: Option<Lost>,
-    last: Option<((WireKey, Framing), Chunk)>,
+    last: Option<(ChunkKey, Chunk)>,
 }
+
+/// Equal keys mean equal bytes; the last part is whether they tell of the loss.
+type ChunkKey = (WireKey, Framing, bool);
 
 /// A MESSAGE frame without its per-subscriber head.
 struct StompRest {
@@ -93,7 +97,7 @@ impl Encoder {
             deflater: Deflater::new(DEFLATE_LEVEL),
             deflate_min_bytes,
             chunks: HashMap::default(),
-            stomp: [const { Vec::new() }; 3],
+            stomp: [const { [const { Vec::new() }; 3] }; 2],
             native: [const { Vec::new() }; 2],
             events: [const { Vec::new() }; 2],
         }
@@ -105,14 +109,14 @@ impl Encoder {
     }
 
     /// Begins a run of publications before which something was lost: STOMP has no message of its
-    /// own for that, so its first frame says so.
+    /// own for that, so the first frame says so to those who missed it.
     pub fn run_after<'r>(
         &'r mut self,
         publications: &'r [Arc<Publication>],
         lost: Option<Lost>,
     ) -> Run<'r> {
         self.chunks.clear();
-        self.stomp.iter_mut().for_each(Vec::clear);
+        self.stomp.iter_mut().flatten().for_each(Vec::clear);
         self.native.iter_mut().for_each(Vec::clear);
         self.events.iter_mut().for_each(Vec::clear);
         Run { encoder: self, publications, lost, last: None }
@@ -187,20 +191,31 @@ impl Run<'_> {
         hub: &Hub,
         cursor: Option<&mut Cursor>,
     ) -> &Chunk {
-        if let (WireKey::Events { index, named }, Some(cursor)) = (wire, cursor) {
-            let chunk = self.events_chunk(usize::from(index), named, framing, cursor);
-            return &self.last.insert(((wire, framing), chunk)).1;
-        }
-        self.shared_chunk(wire, framing, hub)
+        self.chunk_of((wire, framing, false), hub, cursor)
     }
 
-    /// The frames that all subscribers of this kind get.
-    fn shared_chunk(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> &Chunk {
-        let key = (wire, framing);
+    /// The run's frames for a member of the hub, which tell it of the loss if that was its own.
+    pub fn chunk_for(
+        &mut self,
+        member: &Member,
+        framing: Framing,
+        hub: &Hub,
+        cursor: Option<&mut Cursor>,
+    ) -> &Chunk {
+        let is_stomp = matches!(member.wire, WireKey::Stomp { .. });
+        let tells = self.lost.is_some() && member.missed && is_stomp;
+        self.chunk_of((member.wire, framing, tells), hub, cursor)
+    }
+
+    fn chunk_of(&mut self, key: ChunkKey, hub: &Hub, cursor: Option<&mut Cursor>) -> &Chunk {
+        if let ((WireKey::Events { index, named }, framing, _), Some(cursor)) = (key, cursor) {
+            let chunk = self.events_chunk(usize::from(index), named, framing, cursor);
+            return &self.last.insert((key, chunk)).1;
+        }
         if !matches!(&self.last, Some((last, _)) if *last == key) {
             let known = self.encoder.chunks.get(&key).cloned();
             let chunk = known.unwrap_or_else(|| {
-                let chunk = self.encode(wire, framing, hub);
+                let chunk = self.encode(key, hub);
                 if self.encoder.chunks.len() < CACHED_CHUNKS_MAX {
                     self.encoder.chunks.insert(key, chunk.clone());
                 }
@@ -211,12 +226,13 @@ impl Run<'_> {
         &self.last.as_ref().expect("it was set above").1
     }
 
-    fn encode(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> Chunk {
+    fn encode(&mut self, (wire, framing, tells): ChunkKey, hub: &Hub) -> Chunk {
         match wire {
             WireKey::Native { named } => self.encode_native(named, framing),
             WireKey::Events { named, .. } => self.encode_events(named, framing, |_, _| {}),
             WireKey::Stomp { version, id, ack } => {
-                self.encode_stomp(version, hub.subscription_id(id), ack, framing)
+                let lost = self.lost.filter(|_| tells);
+                self.encode_stomp(version, hub.subscription_id(id), ack, framing, lost)
             }
         }
     }
@@ -267,7 +283,7 @@ impl Run<'_> {
             });
         }
         *position = newest.or(*position);
-        let key = (WireKey::Events { index: 0, named }, framing);
+        let key = (WireKey::Events { index: 0, named }, framing, false);
         if let Some(known) = self.encoder.chunks.get(&key) {
             return known.clone();
         }
@@ -316,8 +332,8 @@ impl Run<'_> {
         id: &str,
         ack: bool,
         framing: Framing,
+        mut lost: Option<Lost>,
     ) -> Chunk {
-        let mut lost = self.lost;
         let mut out = Vec::new();
         for publication in self.publications {
             let mut message = stomp_head(publication, version, id, ack);
@@ -335,14 +351,20 @@ impl Run<'_> {
         Chunk::new([Bytes::from(out)], self.publications.len() as u32)
     }
 
-    fn encode_stomp(&mut self, version: Version, id: &str, ack: bool, framing: Framing) -> Chunk {
+    fn encode_stomp(
+        &mut self,
+        version: Version,
+        id: &str,
+        ack: bool,
+        framing: Framing,
+        mut lost: Option<Lost>,
+    ) -> Chunk {
         if framing.is_text_only() {
-            return self.encode_stomp_text(version, id, ack, framing);
+            return self.encode_stomp_text(version, id, ack, framing, lost);
         }
         let Encoder { deflater, deflate_min_bytes, stomp, .. } = &mut *self.encoder;
-        let rests = &mut stomp[version as usize];
+        let rests = &mut stomp[usize::from(lost.is_some())][version as usize];
         if rests.is_empty() {
-            let mut lost = self.lost;
             let rest =
                 |publication: &Arc<Publication>| StompRest::new(publication, version, lost.take());
             *rests = self.publications.iter().map(rest).collect();

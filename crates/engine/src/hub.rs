@@ -100,6 +100,8 @@ pub struct Member {
     pub wire: WireKey,
     /// Whether it gets changes of presence too.
     pub presence: bool,
+    /// Whether it was here when something of its destination was last lost.
+    pub missed: bool,
     subscription: SubscriptionKey,
 }
 
@@ -182,7 +184,7 @@ impl Hub {
         let members = &mut self.groups[group].members;
         let place = Place { group: group as u32, index: members.len() as u32 };
         let subscription = SubscriptionKey(self.places.insert(place) as u32);
-        members.push(Member { session, wire, presence: false, subscription });
+        members.push(Member { session, wire, presence: false, missed: false, subscription });
         subscription
     }
 
@@ -268,6 +270,17 @@ impl Hub {
         own.len()
     }
 
+    /// Something that was published to `destination` on `channel` is lost to those who are active
+    /// now, and not to those who come later. Of a pattern's subscribers it is known only that
+    /// something of some destination was.
+    pub fn note_loss(&mut self, channel: &Channel, destination: &Destination) {
+        let matching: Vec<GroupKey> = self.matching_groups(channel, destination).collect();
+        for key in matching {
+            let Group { members, active, .. } = &mut self.groups[key];
+            members[..*active as usize].iter_mut().for_each(|member| member.missed = true);
+        }
+    }
+
     /// The subscribers of a publication to `destination` that came on `channel`: a slice for each
     /// matching destination or pattern.
     pub fn matching<'h>(
@@ -275,6 +288,17 @@ impl Hub {
         channel: &Channel,
         destination: &'h Destination,
     ) -> impl Iterator<Item = &'h [Member]> {
+        self.matching_groups(channel, destination).map(|key| {
+            let group = &self.groups[key];
+            &group.members[..group.active as usize]
+        })
+    }
+
+    fn matching_groups<'h>(
+        &'h self,
+        channel: &Channel,
+        destination: &'h Destination,
+    ) -> impl Iterator<Item = GroupKey> + use<'h> {
         let exact = self.exact.get(destination).copied();
         let patterns = if self.patterns.is_empty() { None } else { self.patterns.get(channel) };
         let patterns = patterns.map_or(&[][..], |patterns| patterns.keys.as_slice());
@@ -282,10 +306,7 @@ impl Hub {
             Target::Pattern(pattern) => pattern.matches(destination.as_str()),
             Target::Destination(_) => false,
         });
-        exact.into_iter().chain(matching).map(|key| {
-            let group = &self.groups[key];
-            &group.members[..group.active as usize]
-        })
+        exact.into_iter().chain(matching)
     }
 
     /// The subscription id behind a [`WireKey`].
@@ -444,6 +465,37 @@ mod tests {
         assert_eq!(sessions(&hub, &channel, "/topic/a.1"), [1, 2, 3]);
         assert_eq!(sessions(&hub, &channel, "/topic/c"), [3]);
         assert_eq!(sessions(&hub, &Channel::of_namespace("other"), "/topic/c"), [0; 0]);
+    }
+
+    #[test]
+    fn a_loss_is_theirs_who_are_active_when_it_is_noted() {
+        let mut hub = Hub::new();
+        let channel = Channel::of_namespace("n");
+        let join = |hub: &mut Hub, session| {
+            let (target, _) = exact("/topic/a");
+            hub.prepare(SessionKey(session), target, channel.clone(), NATIVE)
+        };
+        let one = join(&mut hub, 1);
+        let other = join(&mut hub, 2);
+        hub.activate(one);
+        let (target, _) = pattern("/topic/*");
+        hub.subscribe(SessionKey(3), target, channel.clone(), NATIVE);
+        let missed = |hub: &Hub| {
+            let a = destination("/topic/a");
+            let members = hub.matching(&channel, &a).flatten();
+            let missed = members.filter(|member| member.missed);
+            let mut missed: Vec<u32> = missed.map(|member| member.session.0).collect();
+            missed.sort_unstable();
+            missed
+        };
+        hub.note_loss(&channel, &destination("/topic/b"));
+        assert_eq!(missed(&hub), [3]);
+        hub.note_loss(&channel, &destination("/topic/a"));
+        hub.activate(other);
+        join(&mut hub, 4);
+        assert_eq!(missed(&hub), [1, 3]);
+        hub.note_loss(&channel, &destination("/topic/a"));
+        assert_eq!(missed(&hub), [1, 2, 3]);
     }
 
     #[test]

@@ -10,6 +10,8 @@
 
 mod join;
 mod kept;
+#[cfg(test)]
+mod loose_tests;
 mod reads;
 #[cfg(test)]
 mod tests;
@@ -58,7 +60,8 @@ pub enum Event {
         channel: Channel,
         /// All of one destination, consecutive; never empty.
         publications: Vec<Arc<Publication>>,
-        /// What came before them was lost: to be told to those who were not told at once.
+        /// What came before them was lost: to be told to those who were live then and were not told
+        /// at once.
         lost: Option<Lost>,
     },
     /// Tell everyone who is live on the destination that something was missed.
@@ -302,6 +305,9 @@ impl Timelines {
         }
         if !std::mem::replace(&mut timeline.is_queued, true) {
             self.loose.push_back((index, timeline.serial, self.uses));
+            if self.loose.len() > 2 * LOOSE_MAX {
+                self.tidy_loose();
+            }
         }
         while self.loose_count > LOOSE_MAX {
             let Some((index, serial, stamp)) = self.loose.pop_front() else { return };
@@ -311,10 +317,40 @@ impl Timelines {
             };
             match timeline.loose {
                 None => timeline.is_queued = false,
-                Some(used) if used == stamp => self.remove(index),
+                Some(used) if used == stamp => self.let_go(index),
                 Some(used) => self.loose.push_back((index, serial, used)),
             }
         }
+    }
+
+    /// Forgets one that only patterns want. If it is just then looking for what it misses, that is
+    /// lost to its subscribers, and what is held behind it is not.
+    fn let_go(&mut self, index: usize) {
+        let timeline = &self.all[index];
+        if timeline.has_gap {
+            let held = timeline.busy.as_ref().and_then(|busy| busy.held.last());
+            let newest = held.and_then(|held| held.publication.position).or(timeline.last);
+            if let Some(newest) = newest {
+                let mut passed = Vec::new();
+                self.lose(index, Lost::Unavailable, newest);
+                self.release_held(index, &mut passed);
+                self.deliver(index, passed);
+            }
+        }
+        self.remove(index);
+    }
+
+    /// Ends the places of those that have gone or that somebody wants by name now: as long as there
+    /// are not too many loose ones, nobody else comes across them.
+    fn tidy_loose(&mut self) {
+        let all = &mut self.all;
+        self.loose.retain(|(index, serial, _)| match all.get_mut(*index) {
+            Some(timeline) if timeline.serial == *serial => {
+                timeline.is_queued = timeline.loose.is_some();
+                timeline.is_queued
+            }
+            _ => false,
+        });
     }
 
     fn remove(&mut self, index: usize) {

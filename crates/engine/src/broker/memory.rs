@@ -91,7 +91,7 @@ impl MemoryBroker {
         let key = key.map(|key| (publication.destination.clone(), key));
         let mut shard = self.shard(permit.channel());
         shard.logs.expire(now_ms);
-        if let Some(first) = key.as_ref().and_then(|key| shard.logs.published(key)) {
+        if let Some(first) = key.as_ref().and_then(|key| shard.logs.published(key, now_ms)) {
             return Ok(Published { reach: Reach::Duplicate, ..first });
         }
         if let Some(options) = &permit.options().queue {
@@ -168,6 +168,7 @@ impl Broker for MemoryBroker {
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
         let now_ms = (self.clock)();
         let mut shard = self.shard(&query.channel);
+        shard.logs.expire(now_ms);
         let page = shard.logs.read(&query, || self.new_epoch(), now_ms);
         Box::pin(ready(Ok(page)))
     }

@@ -176,17 +176,29 @@ fn a_change_of_presence_is_a_presence_in_native_and_an_event_in_stomp() {
 }
 
 #[test]
-fn a_loss_is_told_by_the_first_stomp_frame_of_the_run_only() {
-    let (hub, members) = hub([stomp(Version::V12, "s"), Wire::Native { named: false }]);
+fn a_loss_is_told_to_those_who_missed_something_by_the_first_stomp_frame_of_the_run_only() {
+    let wires = [stomp(Version::V12, "s"), Wire::Native { named: false }];
+    let (mut hub, _) = hub([wires[0], wires[1], stomp(Version::V11, "s")]);
     let publications = [publication(1, b"1"), publication(2, b"2")];
+    let destination = &publications[0].destination;
+    let channel = Channel::of_destination(destination.to_shared());
+    hub.note_loss(&channel, destination);
+    // One like the first comes later.
+    hub.subscribe(
+        SessionKey(3),
+        Target::Destination(destination.clone()),
+        channel.clone(),
+        wires[0],
+    );
     let mut encoder = Encoder::new(usize::MAX);
     let mut run = encoder.run_after(&publications, Some(Lost::TooOld));
-    let frames = read(run.chunk(members[0].wire, Framing::WebSocket, &hub, None), false);
-    let lost: Vec<_> = frames
-        .iter()
-        .map(|(_, message)| frame(message, Version::V12).header("lost").map(str::to_owned))
-        .collect();
-    assert_eq!(lost, [Some("position_too_old".to_owned()), None]);
-    let native = read(run.chunk(members[1].wire, Framing::WebSocket, &hub, None), false);
-    assert!(native.iter().all(|(_, message)| !String::from_utf8_lossy(message).contains("lost")));
+    let mut told = |member: &Member| -> Vec<_> {
+        let messages = read(run.chunk_for(member, Framing::WebSocket, &hub, None), false);
+        let texts = messages.iter().map(|(_, message)| String::from_utf8_lossy(message));
+        texts.map(|text| text.contains("lost:position_too_old\n")).collect()
+    };
+    for member in hub.matching(&channel, destination).flatten() {
+        let is_told = [0, 2].contains(&member.session.0);
+        assert_eq!(told(member), [is_told, false], "{member:?}");
+    }
 }

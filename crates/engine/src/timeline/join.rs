@@ -328,7 +328,8 @@ impl Timelines {
         }
     }
 
-    /// The history can't be read: who only wants to know where it stands becomes live without.
+    /// The history can't be read: who waits for the timeline to come further becomes live where it
+    /// stands, and is told.
     pub(super) fn give_up_waiting(&mut self, timeline: usize) {
         let Some(busy) = &mut self.all[timeline].busy else { return };
         for index in std::mem::take(&mut busy.waiting) {

@@ -30,8 +30,15 @@ pub(super) struct Reads {
     /// Whose turn it is.
     turn: usize,
     under_way: usize,
-    due: BinaryHeap<Reverse<(u64, usize, u64)>>,
+    /// When to look at which timeline.
+    checks: Due,
+    /// When to try again: apart, so that who is known to miss something does not wait for those
+    /// who probably miss nothing.
+    retries: Due,
 }
+
+/// Timelines by time, with their serials. One counts only as long as it is the timeline's newest.
+type Due = BinaryHeap<Reverse<(u64, usize, u64)>>;
 
 /// Who wants a read.
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +58,7 @@ pub(super) enum Fetch {
     Running {
         /// Whether to read once more after it.
         again: bool,
+        /// Whether it is only the timeline's turn, and nothing is known to be missing.
         is_check: bool,
     },
     /// It failed; to be tried again when it is due.
@@ -137,22 +145,37 @@ impl Timelines {
 
     /// Looks after time: ten times a second.
     pub fn on_tick(&mut self, now: Now) {
-        for _ in 0..CHECKS_PER_TICK {
-            let Some(&Reverse((due_ms, index, serial))) = self.reads.due.peek() else { return };
-            if due_ms > now.mono_ms {
-                return;
-            }
-            self.reads.due.pop();
-            if !self.is_timeline(index, serial) || self.all[index].due_ms != due_ms {
-                continue;
-            }
-            let timeline = &mut self.all[index];
-            if matches!(timeline.fetch, Fetch::Idle | Fetch::Failed) {
-                timeline.fetch = Fetch::Wanted { is_check: !timeline.has_gap };
-                self.reads.queues[1].push_back(Want::Timeline { index, serial });
-            }
-            self.schedule_check(index, now);
+        while let Some(index) = self.next_due(|reads| &mut reads.retries, now) {
+            self.look(index, now);
         }
+        for _ in 0..checks_per_tick(self.all.len()) {
+            let Some(index) = self.next_due(|reads| &mut reads.checks, now) else { return };
+            self.look(index, now);
+        }
+    }
+
+    /// Takes the next timeline whose time has come.
+    fn next_due(&mut self, of: fn(&mut Reads) -> &mut Due, now: Now) -> Option<usize> {
+        loop {
+            let due = of(&mut self.reads);
+            let Reverse((due_ms, index, serial)) =
+                *due.peek().filter(|Reverse((due_ms, ..))| *due_ms <= now.mono_ms)?;
+            due.pop();
+            if self.is_timeline(index, serial) && self.all[index].due_ms == due_ms {
+                return Some(index);
+            }
+        }
+    }
+
+    fn look(&mut self, index: usize, now: Now) {
+        let timeline = &mut self.all[index];
+        let is_check = timeline.fetch == Fetch::Idle;
+        if is_check || timeline.fetch == Fetch::Failed {
+            timeline.fetch = Fetch::Wanted { is_check };
+            let serial = timeline.serial;
+            self.reads.queues[1].push_back(Want::Timeline { index, serial });
+        }
+        self.schedule_check(index, now);
     }
 
     /// Has the timeline read what is behind its end. One whose reads fail waits for its turn,
@@ -160,7 +183,10 @@ impl Timelines {
     pub(super) fn want(&mut self, index: usize, news: bool) {
         let timeline = &mut self.all[index];
         match &mut timeline.fetch {
-            Fetch::Running { again, .. } => *again |= news,
+            Fetch::Running { again, is_check } => {
+                *again |= news;
+                *is_check = false;
+            }
             Fetch::Failed if !news => {}
             Fetch::Wanted { is_check } => *is_check = false,
             Fetch::Idle | Fetch::Failed => {
@@ -177,14 +203,15 @@ impl Timelines {
     }
 
     pub(super) fn schedule_check(&mut self, index: usize, now: Now) {
-        let spread = self.spread(CHECK_SPREAD_MS);
-        self.schedule(index, now.mono_ms + CHECK_AFTER_MS + spread);
+        let due_ms = now.mono_ms + CHECK_AFTER_MS + self.spread(CHECK_SPREAD_MS);
+        let entry = self.due_at(index, due_ms);
+        self.reads.checks.push(entry);
     }
 
-    fn schedule(&mut self, index: usize, due_ms: u64) {
+    fn due_at(&mut self, index: usize, due_ms: u64) -> Reverse<(u64, usize, u64)> {
         let timeline = &mut self.all[index];
         timeline.due_ms = due_ms;
-        self.reads.due.push(Reverse((due_ms, index, timeline.serial)));
+        Reverse((due_ms, index, timeline.serial))
     }
 
     /// Something below `range` that differs from call to call.
@@ -286,10 +313,16 @@ impl Timelines {
     }
 
     fn on_failed(&mut self, index: usize, now: Now) {
-        self.retry_later(index, now);
-        if self.all[index].last.is_none() {
-            self.give_up_waiting(index);
+        let timeline = &mut self.all[index];
+        match timeline.fetch {
+            // Nothing is known to be missing: so it keeps its turn, and an outage does not have
+            // all that are at rest tried again and again.
+            Fetch::Running { is_check: true, again: false } if timeline.last.is_some() => {
+                timeline.fetch = Fetch::Idle;
+            }
+            _ => self.retry_later(index, now),
         }
+        self.give_up_waiting(index);
     }
 
     fn retry_later(&mut self, index: usize, now: Now) {
@@ -297,8 +330,9 @@ impl Timelines {
         timeline.fetch = Fetch::Failed;
         let wait_ms = (RETRY_FIRST_MS << timeline.failures.min(10)).min(RETRY_MAX_MS);
         timeline.failures = timeline.failures.saturating_add(1);
-        let spread = self.spread(wait_ms);
-        self.schedule(index, now.mono_ms + wait_ms / 2 + spread);
+        let due_ms = now.mono_ms + wait_ms / 2 + self.spread(wait_ms);
+        let entry = self.due_at(index, due_ms);
+        self.reads.retries.push(entry);
     }
 }
 
@@ -320,9 +354,19 @@ const READS_MAX: usize = 64;
 /// A silent timeline is looked at this often.
 const CHECK_AFTER_MS: u64 = 25_000;
 const CHECK_SPREAD_MS: u64 = 15_000;
-/// 200 a second.
-pub(super) const CHECKS_PER_TICK: usize = 20;
+/// Timelines looked at in a tick. Every one has its turn within 10 s of its time, also where all
+/// of them come at once.
+pub(super) fn checks_per_tick(timelines: usize) -> usize {
+    CHECKS_PER_TICK.max(timelines / CHECK_TICKS)
+}
+
+const CHECKS_PER_TICK: usize = 20;
+const CHECK_TICKS: usize = 100;
 const RETRY_FIRST_MS: u64 = 100;
 const RETRY_MAX_MS: u64 = 5_000;
 /// A publication that is older than this and was not delivered was missed.
 const OVERTAKING_MS: u64 = 1_000;
+
+#[cfg(test)]
+#[path = "reads_tests.rs"]
+mod tests;

@@ -1,13 +1,12 @@
 //! Timelines against an oracle: whatever is dropped, doubled, delayed or lost, every subscriber
 //! gets consecutive publications from its join on, or is told of a loss.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 
 use bytes::Bytes;
 use proptest::prelude::*;
 use uuid::Uuid;
 
-use super::reads::CHECKS_PER_TICK;
 use super::*;
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, HistoryRange};
 use crate::publication::{ContentType, PublicationId};
@@ -186,6 +185,8 @@ impl World {
             8 => self.wire.extend(self.wire.front().cloned()),
             9 => match how % 8 {
                 0 => self.log.wipe(),
+                // Its time is over; the top stays.
+                4 => self.log.kept.clear(),
                 how => self.log.fail_over(u64::from(how % 4)),
             },
             10 => self.join(how),
@@ -412,32 +413,6 @@ proptest! {
 }
 
 #[test]
-fn timelines_of_patterns_alone_are_bounded_and_the_least_used_go() {
-    let mut timelines = Timelines::new();
-    let now = Now { mono_ms: 0, unix_ms: 0 };
-    let channel = Channel::of_namespace("n");
-    let come = |timelines: &mut Timelines, n: usize, offset| {
-        let one = publication(1, Position { epoch: 1, offset }, 1);
-        let destination: Destination = format!("/topic/{n}").parse().unwrap();
-        let one = Arc::new(Publication { destination, ..(*one).clone() });
-        let offered = timelines.offer(&channel, &[one], || Some(HISTORY), now);
-        assert_eq!(offered, Offered::Next);
-    };
-    for n in 0..LOOSE_MAX {
-        come(&mut timelines, n, 1);
-    }
-    come(&mut timelines, 0, 2);
-    come(&mut timelines, LOOSE_MAX, 1);
-    assert_eq!((timelines.len(), timelines.loose_count), (LOOSE_MAX, LOOSE_MAX));
-    // The first was used of late, so it is there and knows where it stands; the second went.
-    come(&mut timelines, 0, 3);
-    assert_eq!(timelines.len(), LOOSE_MAX);
-    assert!(!timelines.keys.contains_key(&"/topic/1".parse::<Destination>().unwrap()));
-    timelines.leave(&channel);
-    assert!(timelines.is_empty());
-}
-
-#[test]
 fn a_gap_of_what_only_patterns_want_is_filled_too() {
     let mut world = World::new();
     let patterns = || Some(HISTORY);
@@ -456,46 +431,6 @@ fn a_gap_of_what_only_patterns_want_is_filled_too() {
     assert_eq!(world.timelines.take_counts(), Counts { gaps: 1, gaps_healed: 1, gaps_lost: 0 });
     assert_eq!(offer(&mut world, 4), Offered::Taken);
     assert_eq!(world.timelines.next_event(), None);
-}
-
-#[test]
-fn every_timeline_is_looked_at_in_its_time_and_not_too_many_at_once() {
-    let mut timelines = Timelines::new();
-    let mut now = Now { mono_ms: 0, unix_ms: 0 };
-    for n in 0..100 {
-        let destination: Destination = format!("/topic/{n}").parse().unwrap();
-        let channel = Channel::of_destination(destination.to_shared());
-        timelines.join(&channel, &destination, HISTORY, Start::Now, false, now);
-    }
-    let page =
-        HistoryPage { publications: Vec::new(), top: Position { epoch: 1, offset: 7 }, lost: None };
-    let answer = |timelines: &mut Timelines, now| {
-        let mut seen = Vec::new();
-        while let Some((key, query)) = timelines.next_read() {
-            timelines.on_read(key, Ok(page.clone()), now);
-            seen.push((query.destination, query.range, query.limit));
-        }
-        seen
-    };
-    // At first each asks where it stands.
-    let first = answer(&mut timelines, now);
-    assert!(first.iter().all(|(_, range, limit)| (*range, *limit) == (HistoryRange::Newest, 0)));
-    assert_eq!(first.len(), 100);
-    let mut times: HashMap<Destination, Vec<u64>> = HashMap::new();
-    while now.mono_ms < 100_000 {
-        now.mono_ms += 100;
-        timelines.on_tick(now);
-        let seen = answer(&mut timelines, now);
-        assert!(seen.len() <= CHECKS_PER_TICK);
-        for (destination, range, _) in seen {
-            assert_eq!(range, HistoryRange::After(page.top));
-            times.entry(destination).or_insert_with(|| vec![0]).push(now.mono_ms);
-        }
-    }
-    assert_eq!(times.len(), 100);
-    for times in times.values() {
-        assert!(times.windows(2).all(|two| (25_000..=41_000).contains(&(two[1] - two[0]))));
-    }
 }
 
 #[test]
@@ -569,6 +504,34 @@ fn what_is_held_is_bounded_and_nothing_is_lost_by_that() {
     assert_eq!(got, expected);
     let counts = world.timelines.take_counts();
     assert_eq!((counts.gaps, counts.gaps_healed, counts.gaps_lost), (1, 1, 0));
+}
+
+#[test]
+fn who_is_ahead_of_its_timeline_waits_no_longer_than_for_a_read_that_fails() {
+    let mut timelines = Timelines::new();
+    let now = Now { mono_ms: 0, unix_ms: 0 };
+    let at = |offset| Position { epoch: 1, offset };
+    let page = |publications, top| HistoryPage { publications, top, lost: None };
+    timelines.join(&channel(), &destination(), HISTORY, Start::Now, false, now);
+    let (key, _) = timelines.next_read().unwrap();
+    timelines.on_read(key, Ok(page(Vec::new(), at(5))), now);
+    while timelines.next_event().is_some() {}
+    // It comes from another node, which was further.
+    timelines.join(&channel(), &destination(), HISTORY, Start::After(at(8)), false, now);
+    let (key, _) = timelines.next_read().unwrap();
+    timelines.on_read(key, Ok(page(vec![publication(9, at(9), 1)], at(9))), now);
+    let Some(Event::Give { .. }) = timelines.next_event() else { panic!() };
+    assert_eq!(timelines.next_event(), None);
+    let (key, query) = timelines.next_read().unwrap();
+    assert_eq!(query.range, HistoryRange::After(at(5)));
+    timelines.on_read(key, Err(HistoryError::Unavailable), now);
+    let Some(Event::Live { recovered, .. }) = timelines.next_event() else { panic!() };
+    let outcome = Some(Err(Lost::Unavailable));
+    assert_eq!(recovered, Recovered { position: Some(at(5)), outcome, count: 1 });
+    // The timeline goes on to look for what it lacks.
+    timelines.on_tick(Now { mono_ms: 1_000, unix_ms: 1_000 });
+    let (_, query) = timelines.next_read().unwrap();
+    assert_eq!(query.range, HistoryRange::After(at(5)));
 }
 
 /// A world with one live member, where what is published at first arrives.

@@ -40,6 +40,8 @@ pub struct Node {
 struct ChannelState {
     interest: Interest,
     live: Vec<Seat>,
+    /// Who was live when something was last lost.
+    missed: Vec<Seat>,
     joining: Vec<(JoinerKey, Seat)>,
     /// Up to when the link from Redis is taken: one channel keeps its order.
     free_ms: u64,
@@ -301,7 +303,9 @@ impl World {
                 if self.sabotage == Some(Sabotage::HideLoss) {
                     return;
                 }
-                for seat in self.nodes[node].channels[destination].live.clone() {
+                let channel = &mut self.nodes[node].channels[destination];
+                channel.missed = channel.live.clone();
+                for seat in channel.live.clone() {
                     if !self.listeners[seat.listener].is_stomp {
                         let said = Said::Lost { reason, position: Some(position) };
                         self.tell(seat, destination, said);
@@ -338,9 +342,12 @@ impl World {
         publications: &[Arc<Publication>],
         lost: Option<Lost>,
     ) {
-        for seat in self.nodes[node].channels[destination].live.clone() {
+        let channel = &self.nodes[node].channels[destination];
+        let missed = channel.missed.clone();
+        for seat in channel.live.clone() {
             // STOMP has no message of its own for a loss: the next one carries it.
             if let Some(reason) = lost
+                && missed.contains(&seat)
                 && self.listeners[seat.listener].is_stomp
                 && self.sabotage != Some(Sabotage::HideLoss)
             {

@@ -58,7 +58,7 @@ impl Worker {
         self.flush_stage();
     }
 
-    /// `lost` says what was lost before the run, and has not been told everybody.
+    /// `lost` says what was lost before the run, and is told those who were there and have not heard.
     pub(super) async fn fan_out_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
         let now = self.shared.clock.now();
         let destination = &run.publications[0].destination;
@@ -86,8 +86,8 @@ impl Worker {
                 if only_for.is_some_and(|session| !slot.role.is_session(session)) {
                     continue;
                 }
-                let chunk =
-                    encodings.chunk(member.wire, slot.framing, &self.hub, slot.role.cursor());
+                let cursor = slot.role.cursor();
+                let chunk = encodings.chunk_for(member, slot.framing, &self.hub, cursor);
                 self.stats.deliveries += run.publications.len() as u64;
                 if !direct || slot.staged.is_some() {
                     self.stage.push(member.session, slot, chunk.clone());

@@ -245,7 +245,7 @@ impl Worker {
     }
 
     /// The peer sends nothing more. It may still read: it gets what it is owed.
-    fn on_peer_ended(&mut self, key: SessionKey, now: Now) {
+    pub(super) fn on_peer_ended(&mut self, key: SessionKey, now: Now) {
         self.end_session(key, CloseReason::ConnectionLost, now);
         self.after_peer(key);
     }

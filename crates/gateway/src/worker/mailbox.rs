@@ -424,12 +424,9 @@ fn close_frame(close: &Close) -> Bytes {
 
 /// How long a receiver that stays may take from one frame to its next request.
 const BETWEEN_MS: u64 = 5_000;
-<<<<<<< HEAD
 /// A session that has ended must not hold up a drain.
 const ENDED_MS: u64 = 5_000;
-=======
 /// How much longer than it wants a poll waits until all that it wants is joined.
 const JOIN_MS: u64 = 4_000;
->>>>>>> clienttests
 /// How far apart sweeps may be: a heartbeat is early rather than late.
 const SWEEP_MS: u64 = 1_000;

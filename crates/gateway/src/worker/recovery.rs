@@ -311,6 +311,7 @@ impl Worker {
         reason: Lost,
         position: Position,
     ) {
+        self.hub.note_loss(channel, destination);
         let message = |to: &str| {
             let mut payload = Vec::new();
             let lost = ServerMessage::Lost {

@@ -169,7 +169,29 @@ pub(super) enum Written {
     Lost,
 }
 
+/// What a peer that has ended its side left behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Unread {
+    /// It sent more before its end; that has its turn.
+    Something,
+    /// Nothing: only its end is still to be read.
+    Nothing,
+    /// The connection is gone.
+    Lost,
+}
+
 impl Slot {
+    /// Looks at what is to be read without reading it.
+    pub(super) fn unread(&self) -> Unread {
+        match self.socket.peek(&mut [0]) {
+            Ok(0) => Unread::Nothing,
+            Ok(_) => Unread::Something,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Unread::Something,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Unread::Something,
+            Err(_) => Unread::Lost,
+        }
+    }
+
     /// Writes `chunk`, or queues what the socket does not take.
     pub(super) fn write(&mut self, chunk: &Chunk, limits: OutboxLimits, now_ms: u64) -> Written {
         self.write_all(std::slice::from_ref(chunk), &mut Vec::new(), limits, now_ms)

@@ -10,7 +10,7 @@ use fanlight_proto::CloseReason;
 use rand::seq::SliceRandom;
 use slab::Slab;
 
-use super::slot::{Phase, Role, Slot};
+use super::slot::{Phase, Role, Slot, Unread};
 use super::{Ticket, Worker};
 
 /// How often a slice is swept; [`SLICES`] of them make a round.
@@ -94,6 +94,15 @@ impl Worker {
             return;
         }
         if let Role::Session(_) = slot.role {
+            if slot.paused && slot.peer_ended {
+                let is_owed = now.mono_ms < slot.last_received_ms + OWED_MS;
+                match slot.unread() {
+                    Unread::Nothing if is_owed => {}
+                    Unread::Nothing => return self.on_peer_ended(key, now),
+                    Unread::Lost => return self.cut(key, CloseReason::ConnectionLost, now),
+                    Unread::Something => {}
+                }
+            }
             // Whose input waits for us is not accused of silence.
             let heard = slot.paused || slot.is_attended();
             let heard_ms = if heard { now.mono_ms } else { slot.last_received_ms };
@@ -158,5 +167,8 @@ impl Worker {
     }
 }
 
+/// For so long a client that sends nothing more is owed the answer to what it sent. A broker takes
+/// less, or says that it does not know.
+const OWED_MS: u64 = 5_000;
 /// Reconnects may come at once: the pace of the drain spreads them.
 const RECONNECT_AFTER_MS: u64 = 500;

@@ -17,7 +17,7 @@ use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
-use fanlight_testkit::Orders;
+use fanlight_testkit::{Orders, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
 use tokio::sync::Semaphore;
@@ -150,6 +150,8 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
 struct Client {
     socket: tokio::net::TcpStream,
     got: Vec<u8>,
+    /// Counts the worker's side of it.
+    admission: Arc<Admission>,
 }
 
 impl Client {
@@ -188,16 +190,17 @@ impl Client {
         accepted: std::net::TcpStream,
         socket: io::Result<tokio::net::TcpStream>,
     ) -> Self {
+        let admission = Admission::new(0, 0, &[]);
         let adopted = Adopted {
             socket: accepted,
             answer: Bytes::new(),
             leftover: Bytes::new(),
             opening: Opening::Session(Handshake::default(), Some(protocol)),
             carrier: Carrier::WebSocket { compression: false },
-            admitted: Admission::new(0, 0, &[]).admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
+            admitted: admission.admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
-        Self { socket: socket.unwrap(), got: Vec::new() }
+        Self { socket: socket.unwrap(), got: Vec::new(), admission }
     }
 
     async fn send(&mut self, text: &str) {
@@ -276,6 +279,36 @@ fn a_session_whose_input_waits_for_the_broker_is_not_accused_of_silence() {
         go_on.add_permits(1);
         let got = waiting.until(r#""id":"alive""#).await;
         assert!(got.contains(r#""id":"stall""#), "{got}");
+    });
+}
+
+#[test]
+fn who_has_gone_while_its_input_waits_is_noticed() {
+    with_worker(async |handle, _| {
+        let mut client = Client::connect(&handle).await;
+        client.publish("stall").await;
+        client.socket.set_zero_linger().unwrap();
+        let Client { socket, admission, .. } = client;
+        drop(socket);
+        eventually("it is gone", || admission.connections() == 0).await;
+    });
+}
+
+#[test]
+fn who_sends_nothing_more_is_owed_an_answer_but_not_for_ever() {
+    with_worker(async |handle, go_on| {
+        let mut client = Client::connect(&handle).await;
+        client.publish("stall").await;
+        client.socket.shutdown().await.unwrap();
+        go_on.add_permits(1);
+        client.until(r#""id":"stall""#).await;
+        client.end().await;
+        go_on.forget_permits(1);
+        let mut client = Client::connect(&handle).await;
+        client.publish("stall").await;
+        client.socket.shutdown().await.unwrap();
+        client.end().await;
+        eventually("it is gone", || client.admission.connections() == 0).await;
     });
 }
 

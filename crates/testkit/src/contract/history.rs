@@ -1,5 +1,7 @@
 //! The rules of the contract that are about history and idempotency keys.
 
+use std::time::{Duration, Instant};
+
 use bytes::Bytes;
 use fanlight_engine::broker::{PublishError, Published, Reach, WorkerId};
 use fanlight_engine::history::{
@@ -403,6 +405,40 @@ pub async fn concurrent_publications_with_one_key_are_published_once(harness: &i
     assert_eq!(firsts, 1);
     assert!(published.iter().all(|one| one.id == published[0].id && one.position.is_some()));
     assert_eq!(nodes[0].top("/topic/a").await.offset, 1);
+}
+
+/// What is gone is told from what is not missing: nothing that a subscriber has seen is.
+pub async fn a_position_at_the_top_stays_good_when_the_publications_have_gone(
+    harness: &impl BrokerHarness,
+) {
+    let [ann, bob] = harness.nodes(1).await;
+    bob.live(0, "/topic/a").await;
+    let brief = History { ttl_ms: 100, ..KEPT };
+    let publish = async |body: &'static str| {
+        let permit = permit_keeping("/topic/a", brief);
+        let published = ann.broker.publish(permit, publication("/topic/a", body)).await;
+        published.expect("it is accepted").position.expect("it is kept")
+    };
+    let read = async |range| {
+        let query = HistoryQuery { history: brief, ..query("/topic/a", range, 10) };
+        bob.broker.history(query).await.expect("it can be read")
+    };
+    publish("1").await;
+    let top = publish("2").await;
+    let begun = Instant::now();
+    while !read(HistoryRange::Newest).await.publications.is_empty() {
+        assert!(begun.elapsed() < Duration::from_secs(30), "it is kept for ever");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let page = read(HistoryRange::After(top)).await;
+    assert_eq!((page.publications.len(), page.top, page.lost), (0, top, None));
+    let page = read(HistoryRange::After(Position { offset: 1, ..top })).await;
+    assert_eq!((page.publications.len(), page.top, page.lost), (0, top, Some(Lost::TooOld)));
+    let next = publish("3").await;
+    assert_eq!(next, Position { offset: 3, ..top });
+    eventually("all arrived", || bob.inboxes[0].count() == 3).await;
+    let received = bob.inboxes[0].publications("/topic/a");
+    assert_eq!(received[2].position, Some(next));
 }
 
 /// What the rules' destinations keep.

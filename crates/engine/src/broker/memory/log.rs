@@ -1,6 +1,6 @@
 //! The histories and idempotency keys of one shard of the memory broker, each gone in its time.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use fanlight_proto::{Destination, Position};
@@ -13,9 +13,21 @@ use crate::publication::Publication;
 #[derive(Debug, Default)]
 pub(super) struct Logs {
     histories: HashMap<Destination, Log>,
-    keys: HashMap<(Destination, IdempotencyKey), Published>,
-    /// When to look at a history or forget a key, each once, roughly in order.
-    due: VecDeque<(u64, Due)>,
+    /// When to look at a history, with its destination; each is here once.
+    due: BTreeSet<(u64, Destination)>,
+    keys: HashMap<Key, Remembered>,
+    /// When to forget which key: all are remembered for equally long.
+    keys_due: VecDeque<(u64, Key)>,
+}
+
+/// A publisher's name for a publication to a destination.
+pub(super) type Key = (Destination, IdempotencyKey);
+
+/// What was published under a key, and until when that counts.
+#[derive(Debug)]
+struct Remembered {
+    published: Published,
+    until_ms: u64,
 }
 
 #[derive(Debug)]
@@ -24,29 +36,25 @@ struct Log {
     /// The newest publication's offset.
     top: u64,
     publications: VecDeque<Arc<Publication>>,
+    /// When the publications go.
     expires_at_ms: u64,
-}
-
-#[derive(Debug)]
-enum Due {
-    Log(Destination),
-    Key((Destination, IdempotencyKey)),
+    /// When the epoch and the top go too: so that a position stays good while nothing is published.
+    forgotten_at_ms: u64,
+    /// Where it stands among those that are due.
+    due_at_ms: u64,
 }
 
 impl Logs {
     /// What was published under `key`, if it is remembered.
-    pub(super) fn published(&self, key: &(Destination, IdempotencyKey)) -> Option<Published> {
-        self.keys.get(key).copied()
+    pub(super) fn published(&self, key: &Key, now_ms: u64) -> Option<Published> {
+        let remembered = self.keys.get(key)?;
+        (now_ms < remembered.until_ms).then_some(remembered.published)
     }
 
-    pub(super) fn remember(
-        &mut self,
-        key: (Destination, IdempotencyKey),
-        published: Published,
-        now_ms: u64,
-    ) {
-        self.due.push_back((now_ms + IdempotencyKey::WINDOW_MS, Due::Key(key.clone())));
-        self.keys.insert(key, published);
+    pub(super) fn remember(&mut self, key: Key, published: Published, now_ms: u64) {
+        let until_ms = now_ms + IdempotencyKey::WINDOW_MS;
+        self.keys_due.push_back((until_ms, key.clone()));
+        self.keys.insert(key, Remembered { published, until_ms });
     }
 
     /// Gives a publication its position and keeps it; `epoch` is for a history that begins.
@@ -66,6 +74,13 @@ impl Logs {
             log.publications.pop_front();
         }
         log.expires_at_ms = now_ms + history.ttl_ms;
+        log.forgotten_at_ms = log.expires_at_ms + DAY_MS;
+        let (was_due_ms, due_ms) = (log.due_at_ms, log.due_at_ms.min(log.expires_at_ms));
+        if was_due_ms != due_ms {
+            log.due_at_ms = due_ms;
+            self.due.remove(&(was_due_ms, publication.destination.clone()));
+            self.due.insert((due_ms, publication.destination.clone()));
+        }
         publication
     }
 
@@ -95,26 +110,35 @@ impl Logs {
         HistoryPage { publications: rest.take(limit as usize).cloned().collect(), top, lost }
     }
 
-    /// Forgets what is over; looks at a few things only.
+    /// Forgets what is over; looks at a few things only, but at more than one call can add.
     pub(super) fn expire(&mut self, now_ms: u64) {
         for _ in 0..LOOKS {
-            if self.due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
-                return;
+            if self.keys_due.front().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
+                break;
             }
-            let Some((_, due)) = self.due.pop_front() else { return };
-            match due {
-                Due::Key(key) => {
-                    self.keys.remove(&key);
-                }
-                Due::Log(destination) => match self.histories.get(&destination) {
-                    Some(log) if log.expires_at_ms > now_ms => {
-                        self.due.push_back((log.expires_at_ms, Due::Log(destination)));
-                    }
-                    _ => {
-                        self.histories.remove(&destination);
-                    }
-                },
+            let Some((until_ms, key)) = self.keys_due.pop_front() else { break };
+            // It may have been used anew before it was looked at here.
+            if self.keys.get(&key).is_some_and(|remembered| remembered.until_ms == until_ms) {
+                self.keys.remove(&key);
             }
+        }
+        for _ in 0..LOOKS {
+            if self.due.first().is_none_or(|(at_ms, _)| *at_ms > now_ms) {
+                break;
+            }
+            let Some((_, destination)) = self.due.pop_first() else { break };
+            let Some(log) = self.histories.get_mut(&destination) else { continue };
+            if log.forgotten_at_ms <= now_ms {
+                self.histories.remove(&destination);
+                continue;
+            }
+            log.due_at_ms = if log.expires_at_ms <= now_ms {
+                log.publications = VecDeque::new();
+                log.forgotten_at_ms
+            } else {
+                log.expires_at_ms
+            };
+            self.due.insert((log.due_at_ms, destination));
         }
     }
 
@@ -126,16 +150,44 @@ impl Logs {
         now_ms: u64,
     ) -> &mut Log {
         // What has expired may not have been looked at yet.
-        if self.histories.get(destination).is_some_and(|log| log.expires_at_ms <= now_ms) {
+        if let Some(log) = self.histories.get(destination)
+            && log.forgotten_at_ms <= now_ms
+        {
+            self.due.remove(&(log.due_at_ms, destination.clone()));
             self.histories.remove(destination);
         }
-        self.histories.entry(destination.clone()).or_insert_with(|| {
-            let expires_at_ms = now_ms + history.ttl_ms;
-            self.due.push_back((expires_at_ms, Due::Log(destination.clone())));
-            Log { epoch: epoch(), top: 0, publications: VecDeque::new(), expires_at_ms }
-        })
+        let log = self.histories.entry(destination.clone()).or_insert_with(|| {
+            let at_ms = now_ms + history.ttl_ms;
+            self.due.insert((at_ms, destination.clone()));
+            Log {
+                epoch: epoch(),
+                top: 0,
+                publications: VecDeque::new(),
+                expires_at_ms: at_ms,
+                forgotten_at_ms: at_ms,
+                due_at_ms: at_ms,
+            }
+        });
+        if log.expires_at_ms <= now_ms {
+            log.publications = VecDeque::new();
+        }
+        // As over Redis: who only reads extends it too, but anybody may ask for a name, so what
+        // was never published to is not known for a day.
+        let known_for_ms = match log.top {
+            0 => history.ttl_ms.max(UNUSED_MS),
+            _ => history.ttl_ms + DAY_MS,
+        };
+        log.forgotten_at_ms = log.forgotten_at_ms.max(now_ms + known_for_ms);
+        log
     }
 }
 
 /// How much of what is due one call looks at.
 const LOOKS: usize = 4;
+/// For so long a history's epoch and top outlive its publications.
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+const UNUSED_MS: u64 = 2 * 60 * 1000;
+
+#[cfg(test)]
+#[path = "log_tests.rs"]
+mod tests;

@@ -113,6 +113,15 @@ fn check_with(outbox: OutboxLimits, test: impl AsyncFnOnce(WorkerHandle, Arc<Fla
     run(receiver, shared, test(handle, broker));
 }
 
+async fn subscribed_by_stomp(handle: &WorkerHandle) -> Client {
+    let mut client = Client::open(handle, Protocol::Stomp(Version::V12)).await;
+    client.send("CONNECT\naccept-version:1.2\n\n\0").await;
+    client.until("CONNECTED").await;
+    client.send("SUBSCRIBE\nid:1\nreceipt:s\ndestination:/topic/a\n\n\0").await;
+    client.until("RECEIPT").await;
+    client
+}
+
 #[test]
 fn what_a_full_inbox_had_no_room_for_is_delivered_from_the_history() {
     check(async |handle, broker| {
@@ -133,17 +142,14 @@ fn live_subscribers_are_told_once_of_what_is_lost_and_nothing_else_is_missed() {
         let mut native = Client::connect(&handle).await;
         native.send(SUBSCRIBE).await;
         native.until("\"ok\"").await;
-        let mut stomp = Client::open(&handle, Protocol::Stomp(Version::V12)).await;
-        stomp.send("CONNECT\naccept-version:1.2\n\n\0").await;
-        stomp.until("CONNECTED").await;
-        stomp.send("SUBSCRIBE\nid:1\nreceipt:s\ndestination:/topic/a\n\n\0").await;
-        stomp.until("RECEIPT").await;
+        let mut stomp = subscribed_by_stomp(&handle).await;
         // The history keeps 100, the inbox took 64.
         broker.publish(0..300);
         let got = native.until("\"lost\"").await;
         assert_eq!(numbers(&got), (0..64).collect::<Vec<_>>());
         assert!(got.contains(r#""to":"/topic/a","reason":"position_too_old","#), "{got}");
         assert!(got.contains(r#""offset":300}"#), "{got}");
+        let mut late = subscribed_by_stomp(&handle).await;
         broker.publish(300..302);
         let got = native.until("\"n301.").await;
         assert_eq!(numbers(&got), [300, 301]);
@@ -152,6 +158,8 @@ fn live_subscribers_are_told_once_of_what_is_lost_and_nothing_else_is_missed() {
         assert_eq!(numbers(&got), expected);
         assert_eq!(got.matches("\nlost:position_too_old\n").count(), 1, "{got}");
         assert!(got.find("\nlost:").unwrap() > got.find("\"n63.").unwrap());
+        let got = late.until("\"n301.").await;
+        assert_eq!((numbers(&got), got.contains("\nlost:")), (vec![300, 301], false));
     });
 }
 
