@@ -183,7 +183,8 @@ pub(super) enum Unread {
 impl Slot {
     /// Looks at what is to be read without reading it.
     pub(super) fn unread(&self) -> Unread {
-        match self.socket.peek(&mut [0]) {
+        let Some(socket) = &self.socket else { return Unread::Something };
+        match socket.peek(&mut [0]) {
             Ok(0) => Unread::Nothing,
             Ok(_) => Unread::Something,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Unread::Something,

@@ -157,7 +157,9 @@ impl Stream {
                 return None;
             }
             let read = timeout(PATIENCE, self.read()).await;
-            read.unwrap_or_else(|_| panic!("nothing came: {}", String::from_utf8_lossy(&self.text)));
+            read.unwrap_or_else(|_| {
+                panic!("nothing came: {}", String::from_utf8_lossy(&self.text))
+            });
         }
     }
 

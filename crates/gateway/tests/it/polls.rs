@@ -168,7 +168,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
             ("?destination=/topic/open.*", (403, "forbidden")),
             ("?destination=/topic/open.a&cursor=x", (400, "bad_cursor")),
             ("?destination=/topic/open.a&cursor=1:1,2:2", (400, "bad_cursor")),
-            ("?destination=/topic/open.a&destination=/topic/open.b&cursor=1:1", (400, "bad_cursor")),
+            (
+                "?destination=/topic/open.a&destination=/topic/open.b&cursor=1:1",
+                (400, "bad_cursor"),
+            ),
         ] {
             let response = get(gateway.public, &format!("{path}{query}"), &lines).await;
             assert_eq!(response.problem(), (problem.0, problem.1.into()), "{path}{query}");
@@ -179,7 +182,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         assert_eq!(response.problem(), (400, "limit_exceeded".into()));
         assert_eq!(get(gateway.public, &target, &[]).await.problem(), (401, "unauthorized".into()));
         let bad = [("Authorization", "Bearer nonsense")];
-        assert_eq!(get(gateway.public, &target, &bad).await.problem(), (401, "unauthorized".into()));
+        assert_eq!(
+            get(gateway.public, &target, &bad).await.problem(),
+            (401, "unauthorized".into())
+        );
         for body in ["", "[]", "{\"destination\":\"/topic/open.a\"}", "{\"destinations\":[1]}"] {
             let response = post(gateway.public, path, &lines, body).await;
             assert_eq!(response.problem(), (400, "bad_body".into()), "{body}");
@@ -261,7 +267,8 @@ async fn who_has_no_session_publishes_under_the_same_rules_as_who_has_one() {
     reader.send(r#"{"type":"subscribe","to":"/topic/open.a","id":1}"#).await;
     reader.expect("\"ok\"").await;
     let lines = [("Authorization", &*ann)];
-    let publish = async |body: Value| post(gateway.public, "/publish", &lines, &body.to_string()).await;
+    let publish =
+        async |body: Value| post(gateway.public, "/publish", &lines, &body.to_string()).await;
     let ok = publish(json!({ "to": "/topic/open.a", "data": { "x": 1 } })).await;
     assert_eq!(ok.status, 200, "{ok:?}");
     assert!(ok.json()["message_id"].is_string());
