@@ -25,6 +25,11 @@ pub struct MailRequest {
 pub enum Wish {
     /// The next frame, once there is one.
     Receive(Receive),
+    /// This receiver asks for no more.
+    Leave {
+        /// As it has named itself.
+        receiver: u64,
+    },
     /// Hand these messages to the session.
     Send {
         /// In order.
@@ -54,7 +59,7 @@ pub enum MailReply {
     Frame(Bytes),
     /// The last frame: there is nothing more to receive.
     Last(Bytes),
-    /// The messages were handed over.
+    /// The messages were handed over, or the receiver is forgotten.
     Sent,
     /// It is somebody else's, or nobody's any more.
     NotHere,

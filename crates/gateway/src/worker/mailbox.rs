@@ -212,6 +212,14 @@ impl Mailbox {
         }
     }
 
+    /// Forgets a receiver that says that it goes.
+    fn leave(&mut self, receiver: u64, now_ms: u64) {
+        if self.receiver.as_ref().is_some_and(|own| own.id == receiver) {
+            self.receiver = None;
+            self.idle_since_ms = now_ms;
+        }
+    }
+
     /// Whether nobody has received for so long that nobody will.
     fn is_abandoned(&mut self, now_ms: u64) -> bool {
         self.forget_gone(now_ms);
@@ -280,6 +288,10 @@ impl Worker {
                     return;
                 }
                 self.guarded(key, |worker| worker.on_receive(key, &receive, reply, now));
+            }
+            Wish::Leave { receiver } => {
+                mailbox.leave(receiver, now.mono_ms);
+                let _ = reply.send(MailReply::Sent);
             }
             Wish::Send { messages } => {
                 if mailbox.ended.is_some() || !mailbox.is_open {

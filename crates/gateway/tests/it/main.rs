@@ -17,6 +17,7 @@ mod queues;
 mod recovery;
 mod registry;
 mod returning;
+mod sockjs;
 mod sockjs_session;
 mod stompjs;
 mod support;

@@ -90,7 +90,7 @@ impl Session {
     }
 
     /// Begins a response that carries frames, behind its prelude.
-    pub async fn begin_stream(&mut self) -> Stream {
+    async fn begin_stream(&mut self) -> Stream {
         let (node, target) = (self.node(), format!("{}/xhr_streaming", self.path));
         let authorization = self.authorization.clone();
         let headers: Vec<_> =
@@ -100,6 +100,11 @@ impl Session {
         assert_eq!(stream.status, 200);
         assert_eq!(stream.until("\n").await, Some("h".repeat(2048)));
         stream
+    }
+
+    /// Drops the response that carries frames.
+    pub fn hang_up(&mut self) {
+        self.stream = None;
     }
 
     /// The next frame.

@@ -86,18 +86,38 @@ struct Stream {
 
 impl Stream {
     async fn run(mut self, visit: &Visit, found: Found, head: Vec<u8>) -> io::Result<()> {
+        let id = rand::random();
+        let carried = self.carry(visit, &found, id, head).await;
+        if let (Found::Holder(holder), Ok(false) | Err(_)) = (&found, &carried) {
+            // Before the client sees the end, because it comes back at once.
+            let _ = visit.ask(holder, Wish::Leave { receiver: id }).await;
+        }
+        carried?;
+        if self.chunked {
+            self.socket.write_all(b"0\r\n\r\n").await?;
+        }
+        self.socket.shutdown().await
+    }
+
+    /// Writes frames until it is long enough; whether the last was the session's last.
+    async fn carry(
+        &mut self,
+        visit: &Visit,
+        found: &Found,
+        id: u64,
+        head: Vec<u8>,
+    ) -> io::Result<bool> {
         let mut prelude = Vec::new();
         self.receiver.prelude(&mut prelude);
         self.write(head, &prelude).await?;
         let limit = visit.state.service.stream_bytes(&visit.state.station.node);
-        let id = rand::random();
         let mut sent = 0;
         while sent < limit {
-            let next = match &found {
+            let next = match found {
                 Found::Holder(holder) => {
                     tokio::select! {
                         next = visit.next(holder, id, true) => next,
-                        () = gone(&self.socket) => return Ok(()),
+                        () = gone(&self.socket) => return Err(io::ErrorKind::NotConnected.into()),
                     }
                 }
                 Found::Dead => Err(interrupted()),
@@ -109,13 +129,10 @@ impl Stream {
             sent += body.len();
             self.write(Vec::new(), &body).await?;
             if is_last {
-                break;
+                return Ok(true);
             }
         }
-        if self.chunked {
-            self.socket.write_all(b"0\r\n\r\n").await?;
-        }
-        self.socket.shutdown().await
+        Ok(false)
     }
 
     async fn write(&mut self, mut out: Vec<u8>, body: &[u8]) -> io::Result<()> {
