@@ -4,4 +4,5 @@ pub mod cors;
 pub mod door;
 pub mod events;
 pub mod sockjs;
+pub mod stomp_tcp;
 pub mod ws;

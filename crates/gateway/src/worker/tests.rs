@@ -9,10 +9,10 @@ use fanlight_engine::broker::{
 };
 use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
+use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
-use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
@@ -158,6 +158,10 @@ impl Client {
     }
 
     async fn open(handle: &WorkerHandle, protocol: Protocol) -> Self {
+        Self::open_by(handle, protocol, Carrier::WebSocket { compression: false }).await
+    }
+
+    async fn open_by(handle: &WorkerHandle, protocol: Protocol, carrier: Carrier) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
@@ -168,7 +172,7 @@ impl Client {
             answer: Bytes::new(),
             leftover: Bytes::new(),
             opening: Opening::Session(Handshake::default(), Some(protocol)),
-            carrier: Carrier::WebSocket { compression: false },
+            carrier,
             admitted: Admission::new(0, 0, &[]).admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
@@ -237,6 +241,20 @@ fn a_panic_in_one_session_ends_it_and_no_other() {
         }
         other.publish("fine").await;
         other.until(r#""id":"fine""#).await;
+    });
+}
+
+#[test]
+fn a_stream_whose_client_promised_no_heartbeat_is_left_to_the_keep_alive_of_tcp() {
+    with_worker(async |handle, _| {
+        let protocol = Protocol::Stomp(fanlight_proto::stomp::Version::V12);
+        let mut quiet = Client::open_by(&handle, protocol, Carrier::Stream).await;
+        quiet.socket.write_all(b"CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await.unwrap();
+        quiet.until("CONNECTED").await;
+        let mut silent = Client::connect(&handle).await;
+        silent.until("heartbeat_timeout").await;
+        quiet.socket.write_all(b"DISCONNECT\nreceipt:1\n\n\0").await.unwrap();
+        quiet.until("receipt-id:1").await;
     });
 }
 

@@ -107,7 +107,7 @@ impl Operation {
                 entry.handle.to_string(),
                 entry.since_unix_ms().to_string(),
                 user.to_string(),
-                u8::from(!again).to_string(),
+                u8::from(entry.is_limited && !again).to_string(),
             ],
             What::Leave { session, user, reason } => [
                 "leave".to_owned(),
