@@ -14,6 +14,7 @@ mod pressure;
 mod queues;
 mod recovery;
 mod registry;
+mod spring;
 mod stomp_tcp;
 mod stompjs;
 mod support;

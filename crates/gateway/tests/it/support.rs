@@ -132,6 +132,11 @@ impl Gateway {
         assert!(status.success());
     }
 
+    /// Waits for an end that comes whenever it will.
+    pub async fn runs_out(&mut self) {
+        self.child.wait().await.unwrap();
+    }
+
     /// Waits for the end; whether it was a success.
     pub async fn ended(&mut self) -> bool {
         timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().success()
