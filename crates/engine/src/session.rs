@@ -32,7 +32,7 @@ use std::sync::Arc;
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::Version;
 
-use crate::auth::{AuthError, Principal, Token};
+use crate::auth::{AuthError, Credentials, Principal};
 use crate::broker::{Channel, Joined, PublishError, Published};
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hub::{Hub, SessionKey};
@@ -109,10 +109,15 @@ pub enum Effect {
     },
     /// A ping of the transport.
     Ping,
-    /// Check a token; answered by [`Done::Authenticated`].
-    Authenticate(Token),
-    /// Enter the session in the registry, under this user; answered by [`Done::Entered`].
-    Enter(Option<Arc<str>>),
+    /// Check who somebody is; answered by [`Done::Authenticated`].
+    Authenticate(Credentials),
+    /// Enter the session in the registry; answered by [`Done::Entered`].
+    Enter {
+        /// Under this user.
+        user: Option<Arc<str>>,
+        /// Whether the limit of sessions per user is for it.
+        is_limited: bool,
+    },
     /// Undo that. No answer.
     Exit {
         /// Whose session it was.

@@ -52,6 +52,26 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// The next connection; `None` after the shutdown.
+pub async fn next(
+    listener: &TcpListener,
+    shutdown: &CancellationToken,
+) -> Option<(TcpStream, SocketAddr)> {
+    loop {
+        match shutdown.run_until_cancelled(listener.accept()).await? {
+            Ok(accepted) => return Some(accepted),
+            // The peer was gone before it was accepted.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Out of file descriptors, mostly: the pause lets some go.
+                tracing::warn!(%error, "a connection could not be accepted");
+                metrics::counter!("fanlight_accept_errors_total").increment(1);
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
 /// How connections are served until they are upgraded.
 #[derive(Clone)]
 pub struct HttpServer {
@@ -71,32 +91,19 @@ impl HttpServer {
     /// Accepts on `listener` until the shutdown.
     pub async fn run(self, listener: Socket) -> io::Result<()> {
         let listener = TcpListener::from_std(listener.into())?;
-        loop {
-            let accepted = tokio::select! {
-                accepted = listener.accept() => accepted,
-                () = self.shutdown.cancelled() => return Ok(()),
-            };
-            match accepted {
-                Ok((stream, peer)) => match self.admission.admit(peer.ip()) {
-                    Ok(admitted) => {
-                        let server = self.clone();
-                        self.tracker.spawn(server.serve(stream, Peer(peer), admitted));
-                    }
-                    // It is dropped: an answer would need what there is too little of.
-                    Err(_) => {
-                        metrics::counter!("fanlight_http_connections_refused_total").increment(1);
-                    }
-                },
-                // The peer was gone before it was accepted.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
-                Err(error) => {
-                    // Out of file descriptors, mostly: the pause lets some go.
-                    tracing::warn!(%error, "a connection could not be accepted");
-                    metrics::counter!("fanlight_accept_errors_total").increment(1);
-                    tokio::time::sleep(ACCEPT_PAUSE).await;
+        while let Some((stream, peer)) = next(&listener, &self.shutdown).await {
+            match self.admission.admit(peer.ip()) {
+                Ok(admitted) => {
+                    let server = self.clone();
+                    self.tracker.spawn(server.serve(stream, Peer(peer), admitted));
+                }
+                // It is dropped: an answer would need what there is too little of.
+                Err(_) => {
+                    metrics::counter!("fanlight_http_connections_refused_total").increment(1);
                 }
             }
         }
+        Ok(())
     }
 
     async fn serve(self, stream: TcpStream, peer: Peer, _admitted: Admitted) {

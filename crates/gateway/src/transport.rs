@@ -7,6 +7,7 @@ mod mailboxes;
 pub mod poll;
 pub mod publish;
 pub mod sockjs;
+pub mod stomp_tcp;
 pub mod ws;
 
 use std::sync::Arc;

@@ -398,7 +398,7 @@ impl Worker {
             queued: false,
             peer_ended: false,
             staged: None,
-            _admitted: admitted,
+            admitted,
         }
     }
 
@@ -489,7 +489,11 @@ impl Worker {
 
     /// Pings the peer in the way of its link; a mailbox looks after that itself.
     fn ping(&mut self, key: SessionKey) {
-        let Some(slot) = self.slots.get(key.0 as usize) else { return };
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        if matches!(slot.link, Link::Stream) {
+            // TCP's keep-alive has found the peer, or will cut the connection.
+            slot.last_received_ms = self.shared.clock.now().mono_ms;
+        }
         if !matches!(slot.link, Link::WebSocket(_)) {
             return;
         }

@@ -155,6 +155,9 @@ impl Live {
 
     /// Counts one message against its rate.
     pub(super) fn admit(&mut self, cx: &Cx<'_>, is_send: bool) -> Result<(), Fault> {
+        if self.principal.as_ref().is_some_and(|principal| principal.is_service) {
+            return Ok(());
+        }
         let (gcra, rate) = if is_send {
             (&mut self.messages, cx.rules.limits.messages)
         } else {

@@ -19,7 +19,7 @@ use super::presence::Page;
 use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
-use crate::auth::{AuthError, Principal, Token};
+use crate::auth::{AuthError, Credentials, Principal, Token};
 use crate::hub::Wire;
 use crate::limits::Limits;
 use crate::queue::AckMode;
@@ -70,7 +70,8 @@ impl Session {
         if let ClientMessage::Connect { token } = &message
             && !self.is_connected()
         {
-            return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
+            let token = token.as_deref().map(|token| Credentials::Token(Token::new(token)));
+            return self.connect(cx, token, Connecting { beats: Beats::pinged() });
         }
         match &message {
             ClientMessage::Ack { .. } | ClientMessage::Nack { .. } if self.is_connected() => {}
@@ -107,7 +108,8 @@ impl Session {
                 if self.principal().is_none() {
                     return Err(Fault::anonymous_refresh());
                 }
-                self.start(cx, Work::Refresh { id }, Effect::Authenticate(Token::new(&token)));
+                let token = Credentials::Token(Token::new(&token));
+                self.start(cx, Work::Refresh { id }, Effect::Authenticate(token));
                 Ok(())
             }
             ClientMessage::Ack { ids, id } => self.native_ack(cx, &ids, true, Answer::to(id)),

@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::accounts::Account;
 use super::queues::{Mode, Queue};
 use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
@@ -32,7 +33,7 @@ pub struct Config {
     pub sockjs: SockJs,
     /// Polling, for clients that can do nothing else.
     pub poll: Poll,
-    /// STOMP over WebSocket.
+    /// STOMP.
     pub stomp: Stomp,
     /// The native protocol, `fanlight.v1.json`.
     pub native: Native,
@@ -74,6 +75,23 @@ pub struct Listen {
     /// The load balancers and proxies in front, by range. A connection from one of them counts for
     /// the address that its `X-Forwarded-For` names, the last one that is not itself a proxy.
     pub trusted_proxies: Vec<Network>,
+    /// Address and port for STOMP over TCP, as Spring's broker relay speaks it; the usual port is
+    /// 61613. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub stomp: Option<SocketAddr>,
+    /// TLS for STOMP over TCP.
+    pub stomp_tls: ServerTls,
+}
+
+/// TLS of a listener. The files are PEM, and read at the start.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct ServerTls {
+    /// The certificate, with those between it and its authority. Empty: no TLS.
+    pub certificate_file: PathBuf,
+    /// The private key of the certificate.
+    pub private_key_file: PathBuf,
 }
 
 /// Who clients are: tokens and the keys that sign them.
@@ -101,6 +119,11 @@ pub struct Auth {
     /// The keys that tokens may be signed with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<AuthKey>,
+    /// Services that connect by STOMP's `login` and `passcode`, such as Spring's broker relay. They
+    /// act for many: neither rates nor `limits.sessions_per_user` bound them, and once connected
+    /// they do not count towards `limits.connections_per_ip`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<Account>,
 }
 
 /// A key that tokens may be signed with. The algorithm is fixed here and never taken from a token.
@@ -207,7 +230,7 @@ pub struct Poll {
     pub linger: Span,
 }
 
-/// STOMP over WebSocket.
+/// STOMP.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Stomp {
@@ -530,6 +553,8 @@ impl Default for Listen {
             public: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             trusted_proxies: Vec::new(),
+            stomp: None,
+            stomp_tls: ServerTls::default(),
         }
     }
 }
@@ -546,6 +571,7 @@ impl Default for Auth {
             cookie: String::new(),
             query: true,
             keys: Vec::new(),
+            accounts: Vec::new(),
         }
     }
 }

@@ -48,7 +48,7 @@ pub(super) struct Slot {
     /// The first and last of this slot's chunks in the worker's stage.
     pub staged: Option<(u32, u32)>,
     /// Gives back the connection's place in the limits when it ends.
-    pub _admitted: Admitted,
+    pub admitted: Admitted,
 }
 
 /// How bytes become a session's messages, and back.

@@ -19,6 +19,8 @@ mod registry;
 mod returning;
 mod sockjs;
 mod sockjs_session;
+mod spring;
+mod stomp_tcp;
 mod stompjs;
 mod support;
 mod websocket;

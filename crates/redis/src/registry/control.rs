@@ -173,7 +173,7 @@ impl Inner {
 /// That a newer session took the place of `held`, with the node to tell.
 pub(super) fn replaced(held: &Held) -> Option<(String, Order)> {
     let handle = held.handle.parse().ok()?;
-    let entry = Entry { user: None, session: held.session, handle };
+    let entry = Entry { user: None, session: held.session, handle, is_limited: true };
     Some((held.boot().to_owned(), Order::replaced(&entry)))
 }
 
