@@ -3,8 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod balancer;
 mod cluster;
+mod crowd;
 mod endings;
+mod events;
 mod handshake;
 mod http;
 mod lifecycle;
@@ -18,6 +21,8 @@ mod recovery;
 mod registry;
 mod returning;
 mod sockjs;
+mod sockjs_client;
+mod sockjs_cluster;
 mod sockjs_session;
 mod spring;
 mod stomp_tcp;

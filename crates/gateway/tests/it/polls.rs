@@ -246,8 +246,10 @@ async fn a_drain_answers_those_who_poll_with_advice_and_a_cursor_for_another_nod
     let cursor = cursor_of(&page).to_owned();
     let waiting = poll(&a, &ann, &cursor, "40s");
     let drained = async {
-        eventually("it waits", async || a.metric("fanlight_connections").await == 1).await;
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        // Who is in its way is refused as soon as it waits.
+        let (target, lines) = (format!("{TARGET}&cursor={cursor}&wait=0"), [("Authorization", &*ann)]);
+        let is_waiting = async || get(a.public, &target, &lines).await.status == 409;
+        eventually("it waits", is_waiting).await;
         a.signal("TERM").await;
     };
     let (page, ()) = tokio::join!(waiting, drained);
