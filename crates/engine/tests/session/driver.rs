@@ -309,14 +309,7 @@ impl Driver {
                 ("S< (ping)".to_owned(), None)
             }
             Effect::Authenticate(credentials) => {
-                let (shown, token) = match credentials {
-                    Credentials::Token(token) => (token.as_str().to_owned(), token),
-                    Credentials::Login { login, passcode, bearer } => {
-                        let token = bearer.unwrap_or_else(|| passcode.clone());
-                        (format!("{login}:{} or {}", passcode.as_str(), token.as_str()), token)
-                    }
-                };
-                let token = token.as_str().to_owned();
+                let (shown, token) = shown_credentials(credentials);
                 (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
             }
             effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
@@ -416,7 +409,18 @@ impl Driver {
     }
 }
 
-/// Who a token stands for: `ann`, `ann+admin` with a role, `ann@60` that expires in 60 s; some
+/// How they are shown, and what is the token among them.
+fn shown_credentials(credentials: Credentials) -> (String, String) {
+    match credentials {
+        Credentials::Token(token) => (token.as_str().to_owned(), token.as_str().to_owned()),
+        Credentials::Login { login, passcode, bearer } => {
+            let token = bearer.as_ref().unwrap_or(&passcode).as_str();
+            (format!("{login}:{} or {token}", passcode.as_str()), token.to_owned())
+        }
+    }
+}
+
+/// Who a token stands for: `ann`, `ann+admin` with a role (`service`: an account), `ann@60` that expires in 60 s; some
 /// stand for what is wrong with them.
 pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
     match token {

@@ -1,7 +1,6 @@
 //! HTTP as a test wants it: a request as it is said, a response piece by piece.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -169,11 +168,6 @@ impl Stream {
             timeout(PATIENCE, self.read()).await.expect("the response does not end");
         }
         String::from_utf8(std::mem::take(&mut self.text)).unwrap()
-    }
-
-    /// Whether nothing comes for so long.
-    pub async fn is_silent_for(&mut self, time: Duration) -> bool {
-        self.text.is_empty() && timeout(time, self.read()).await.is_err()
     }
 
     async fn read(&mut self) {

@@ -247,7 +247,8 @@ async fn a_drain_answers_those_who_poll_with_advice_and_a_cursor_for_another_nod
     let waiting = poll(&a, &ann, &cursor, "40s");
     let drained = async {
         // Who is in its way is refused as soon as it waits.
-        let (target, lines) = (format!("{TARGET}&cursor={cursor}&wait=0"), [("Authorization", &*ann)]);
+        let (target, lines) =
+            (format!("{TARGET}&cursor={cursor}&wait=0"), [("Authorization", &*ann)]);
         let is_waiting = async || get(a.public, &target, &lines).await.status == 409;
         eventually("it waits", is_waiting).await;
         a.signal("TERM").await;

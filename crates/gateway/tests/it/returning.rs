@@ -111,7 +111,7 @@ async fn an_event_source_returns_on_another_node_by_its_last_event_id_for_two_de
         match &*event.name {
             "subscribed" => told.push(data),
             "message" => {
-                heard[usize::from(data["to"] == "/topic/open.b")].push(data["data"].clone())
+                heard[usize::from(data["to"] == "/topic/open.b")].push(data["data"].clone());
             }
             _ => panic!("{event:?}"),
         }
@@ -137,7 +137,8 @@ async fn who_polls_returns_on_another_node_by_its_cursor() {
     let told: Vec<_> = page["messages"].as_array().unwrap().iter().map(|m| &m["type"]).collect();
     assert_eq!(told, ["ok", "ok"], "{page}");
     publish(&mut publisher, "/topic/open.a", 0..2).await;
-    let target_from = |page: &Value| format!("{target}&cursor={}", page["cursor"].as_str().unwrap());
+    let target_from =
+        |page: &Value| format!("{target}&cursor={}", page["cursor"].as_str().unwrap());
     let (mut page, mut heard) = (page, 0);
     while heard < 2 {
         page = get(a.public, &target_from(&page), &lines).await.json();

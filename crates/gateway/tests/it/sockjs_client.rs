@@ -54,7 +54,11 @@ async fn stompjs_over_sockjs_client_works_by_every_transport_without_stickiness(
         let error = client.event("stomp-error").await;
         assert_eq!(error["headers"]["receipt-id"], "refused", "{error}");
         let close = client.event("websocket-close").await;
-        assert_eq!((&close["code"], &close["reason"]), (&json!(4503), &json!("forbidden")), "{transport}");
+        assert_eq!(
+            (&close["code"], &close["reason"]),
+            (&json!(4503), &json!("forbidden")),
+            "{transport}"
+        );
         assert!(!client.has_passed("receipt"), "{transport}");
     }
     for node in nodes {
