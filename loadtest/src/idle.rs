@@ -6,6 +6,7 @@ use std::time::Duration;
 use anyhow::Result;
 
 use crate::gateway::Gateway;
+use crate::listen::{self, Listen};
 use crate::swarm::{Protocol, Swarm};
 
 /// What to measure.
@@ -14,9 +15,14 @@ pub struct Options {
     /// Connections to open; each needs a file descriptor here and one in the gateway.
     #[arg(long, default_value_t = 15_000)]
     connections: usize,
-    /// The protocols to measure, one gateway each.
-    #[arg(long, value_enum, value_delimiter = ',', default_values = ["native", "stomp"])]
-    protocols: Vec<Protocol>,
+    /// The kinds of connection to measure, one gateway each.
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_values = ["native", "stomp", "events", "sockjs"]
+    )]
+    protocols: Vec<Kind>,
     /// Destinations that the connections spread over; 0: one each.
     #[arg(long, default_value_t = 100)]
     destinations: usize,
@@ -26,6 +32,20 @@ pub struct Options {
     /// The gateway's binary; the one beside this program when absent.
     #[arg(long)]
     gateway: Option<PathBuf>,
+}
+
+/// A kind of connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Kind {
+    /// A WebSocket with the native protocol.
+    Native,
+    /// A WebSocket with STOMP 1.2.
+    Stomp,
+    /// Server-sent events.
+    Events,
+    /// SockJS by `xhr_streaming`, with STOMP inside.
+    #[value(name = "sockjs")]
+    SockJs,
 }
 
 /// Prints a table with a row per protocol.
@@ -39,7 +59,7 @@ pub fn run(options: &Options) -> Result<()> {
         // The first connections pay for what is there once: routes, parsers, the allocator's own.
         for n in 0..WARM_UP {
             let token = gateway.token(&format!("warm-{n}"))?;
-            swarm.add_client(gateway.address, &token, protocol, Some("/topic/warm"))?;
+            add(&mut swarm, &gateway, &token, protocol, "/topic/warm", n)?;
         }
         let token = gateway.token("user")?;
         swarm.idle(Duration::from_secs(1))?;
@@ -49,7 +69,7 @@ pub fn run(options: &Options) -> Result<()> {
                 0 => format!("/topic/room.{n}"),
                 rooms => format!("/topic/room.{}", n % rooms),
             };
-            swarm.add_client(gateway.address, &token, protocol, Some(&destination))?;
+            add(&mut swarm, &gateway, &token, protocol, &destination, WARM_UP + n)?;
         }
         swarm.idle(Duration::from_secs(options.settle_s))?;
         let after = process.anonymous_rss_bytes()?;
@@ -62,6 +82,27 @@ pub fn run(options: &Options) -> Result<()> {
         );
     }
     Ok(())
+}
+
+fn add(
+    swarm: &mut Swarm,
+    gateway: &Gateway,
+    token: &str,
+    kind: Kind,
+    destination: &str,
+    number: usize,
+) -> Result<()> {
+    let address = gateway.address;
+    match kind {
+        Kind::Native => swarm.add_client(address, token, Protocol::Native, Some(destination)),
+        Kind::Stomp => swarm.add_client(address, token, Protocol::Stomp, Some(destination)),
+        Kind::Events => {
+            swarm.add_listener(listen::open(address, token, Listen::Events, destination, number)?)
+        }
+        Kind::SockJs => {
+            swarm.add_listener(listen::open(address, token, Listen::SockJs, destination, number)?)
+        }
+    }
 }
 
 fn mebibytes(bytes: u64) -> f64 {

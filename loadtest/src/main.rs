@@ -4,6 +4,7 @@ mod bare;
 mod fanout;
 mod gateway;
 mod idle;
+mod listen;
 mod process;
 mod swarm;
 

@@ -24,7 +24,8 @@ pub struct Swarm {
 
 struct Client {
     socket: TcpStream,
-    decoder: Decoder,
+    /// Absent where what comes is of no interest.
+    decoder: Option<Decoder>,
     /// Whether it has promised heartbeats.
     beats: bool,
 }
@@ -121,13 +122,24 @@ impl Swarm {
         self.add(socket, protocol == Protocol::Stomp)
     }
 
+    /// Adds a connection over which nothing is sent any more.
+    pub fn add_listener(&mut self, socket: std::net::TcpStream) -> Result<()> {
+        socket.set_read_timeout(None)?;
+        self.add(socket, false)?;
+        if let Some(client) = self.clients.last_mut() {
+            client.decoder = None;
+        }
+        Ok(())
+    }
+
     fn add(&mut self, socket: std::net::TcpStream, beats: bool) -> Result<()> {
         socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let mut socket = TcpStream::from_std(socket);
         let token = Token(self.clients.len());
         self.poll.registry().register(&mut socket, token, Interest::READABLE)?;
-        self.clients.push(Client { socket, decoder: Decoder::new(Role::Client, false), beats });
+        let decoder = Some(Decoder::new(Role::Client, false));
+        self.clients.push(Client { socket, decoder, beats });
         Ok(())
     }
 
@@ -206,8 +218,9 @@ impl Client {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => break,
                 Err(error) => return Err(error).context("a connection broke"),
             };
+            let Some(decoder) = &mut self.decoder else { continue };
             let mut input = &mut buffer[..bytes];
-            while let Some(message) = self.decoder.next(&mut input, usize::MAX, inflater)? {
+            while let Some(message) = decoder.next(&mut input, usize::MAX, inflater)? {
                 match message {
                     // A STOMP heartbeat is no message.
                     Message::Text(text) if text == "\n" => {}

@@ -4,18 +4,20 @@
 //   node stomp_client.mjs ws://127.0.0.1:8080/ws
 //
 // Commands ("op"):
-//   connect     { headers?, versions?, outgoing_ms?, incoming_ms?, reconnect_ms?, handshake_headers?, url? }
+//   connect     { headers?, versions?, outgoing_ms?, incoming_ms?, reconnect_ms?, handshake_headers?, url?,
+//                 transport? (of sockjs-client, in place of a WebSocket) }
 //   subscribe   { destination, id?, headers?, receipt? }      unsubscribe { id, headers? }
 //   publish     { destination, body? | base64?, headers?, receipt? }
 //   begin | commit | abort { transaction }                    ack | nack { id, subscription, headers? }
 //   disconnect  { receipt? } (waits for its receipt)          drop {} (cuts the socket)
 // Events ("event"):
 //   connected, message, receipt, stomp-error, heartbeat, disconnected, websocket-close,
-//   websocket-error, unhandled
+//   websocket-error, unhandled, transport (the one that sockjs-client uses)
 
 import { createInterface } from "node:readline";
 
 import { Client, Versions } from "@stomp/stompjs";
+import SockJS from "sockjs-client";
 import { WebSocket } from "ws";
 
 const [defaultUrl] = process.argv.slice(2);
@@ -59,10 +61,13 @@ const operations = {
   drop: () => client.forceDisconnect(),
 };
 
-function connect({ url = defaultUrl, headers = {}, versions, handshake_headers: handshakeHeaders, ...times }) {
+function connect({ url = defaultUrl, headers = {}, versions, handshake_headers: handshakeHeaders, transport, ...times }) {
   const stompVersions = versions ? new Versions(versions) : Versions.default;
   client = new Client({
-    webSocketFactory: () => new WebSocket(url, stompVersions.protocolVersions(), { headers: handshakeHeaders }),
+    webSocketFactory: () =>
+      transport
+        ? overSockJs(url, transport)
+        : new WebSocket(url, stompVersions.protocolVersions(), { headers: handshakeHeaders }),
     stompVersions,
     connectHeaders: headers,
     heartbeatOutgoing: times.outgoing_ms ?? 0,
@@ -83,6 +88,13 @@ function connect({ url = defaultUrl, headers = {}, versions, handshake_headers: 
     },
   });
   client.activate();
+}
+
+/** By this transport alone; a loaded machine is given the time it needs. */
+function overSockJs(url, transport) {
+  const socket = new SockJS(url, null, { transports: [transport], timeout: 30_000 });
+  socket.addEventListener("open", () => emit("transport", { transport: socket.transport }));
+  return socket;
 }
 
 function expectReceipt(receipt) {

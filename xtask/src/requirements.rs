@@ -65,6 +65,15 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     }
 }
 
+/// Not everybody has Java: what needs it is left out, and that is said.
+pub(crate) fn say_what_is_skipped() {
+    let missing = ["java", "mvn"].into_iter().filter(|program| find_program(program).is_none());
+    let missing: Vec<_> = missing.collect();
+    if !missing.is_empty() {
+        println!("skipped: the tests of examples/spring-relay; missing {}", missing.join(", "));
+    }
+}
+
 fn missing() -> Vec<&'static str> {
     REQUIREMENTS
         .iter()

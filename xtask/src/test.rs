@@ -12,6 +12,7 @@ use crate::requirements;
 /// own unit tests. `arguments` narrow the Rust tests; the others are then left out.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     requirements::ensure()?;
+    requirements::say_what_is_skipped();
     install_packages()?;
     // Unbuilt binaries are no concern: cargo builds a package's binaries for its own tests.
     run_command(cargo(&["test", "--workspace", "--locked"]).args(arguments))?;

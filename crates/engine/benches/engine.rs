@@ -148,7 +148,7 @@ fn fan_out_in(
         let mut run = encoder.run(black_box(&publications));
         let mut bytes = 0;
         for member in hub.matching(channel, destination).flatten() {
-            bytes += run.chunk(member.wire, case.framing, hub).clone().len();
+            bytes += run.chunk(member.wire, case.framing, hub, None).clone().len();
         }
         bytes
     });

@@ -15,6 +15,23 @@ pub type Claims = serde_json::Map<String, Value>;
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(Box<str>);
 
+/// What a client proves itself by.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credentials {
+    /// A token.
+    Token(Token),
+    /// STOMP's `login` and `passcode`. Where the login is no account's, what proves the client is
+    /// the bearer token, or else the passcode is a token.
+    Login {
+        /// The login, not empty.
+        login: Box<str>,
+        /// The passcode, not empty.
+        passcode: Token,
+        /// The bearer token beside them.
+        bearer: Option<Token>,
+    },
+}
+
 /// Who a session is: what the policy asks about, and no more of the token than that.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Principal {
@@ -28,6 +45,8 @@ pub struct Principal {
     pub expires_unix_s: Option<u64>,
     /// The token's own id (`jti`), by which it can be revoked.
     pub token_id: Option<Box<str>>,
+    /// Whether it is a service that acts for many: what one user may use does not bound it.
+    pub is_service: bool,
 }
 
 /// What a token must say, and where it says who the user is.
@@ -52,6 +71,9 @@ pub struct TokenRules {
 /// Why a token was refused. The texts are for the client and hold nothing of the token.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
+    /// Not an account's login with its passcode, nor a token. Which of the two is wrong is not told.
+    #[error("the login or the passcode is wrong")]
+    BadLogin,
     /// Not three parts of base64 with JSON inside.
     #[error("the token is not a JWT; send one as it was issued, without quotes")]
     Malformed,
@@ -121,6 +143,7 @@ impl Principal {
             claims: Box::default(),
             expires_unix_s: None,
             token_id: None,
+            is_service: false,
         }
     }
 
@@ -175,6 +198,7 @@ impl TokenRules {
             claims: self.kept(claims),
             expires_unix_s,
             token_id: claims.get("jti").and_then(Value::as_str).map(Into::into),
+            is_service: false,
         })
     }
 

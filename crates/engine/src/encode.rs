@@ -4,16 +4,22 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use fanlight_proto::Position;
+use fanlight_proto::cursor::Cursor;
 use fanlight_proto::native::{self, MessageFields};
 use fanlight_proto::stomp::{self, Version};
 use fanlight_proto::ws::deflate::{self, Deflater};
 use fanlight_proto::ws::{self, Opcode};
+use fanlight_proto::{sockjs, sse};
 
 use crate::history::Lost;
 use crate::hub::{Hub, Member, WireKey};
 use crate::outbox::Chunk;
 use crate::publication::Publication;
+use crate::session::events;
 
 /// How frames go on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -22,6 +28,23 @@ pub enum Framing {
     WebSocket,
     /// WebSocket messages, those worth it compressed (RFC 7692).
     WebSocketDeflate,
+    /// The protocol's own frames, one behind the other: STOMP over TCP.
+    Stream,
+    /// The same as chunks of an HTTP/1.1 body (RFC 9112 §7.1): server-sent events.
+    Chunked,
+    /// SockJS frames of messages, each a WebSocket message.
+    SockJs,
+    /// Quoted messages for a later SockJS frame, each with a comma before it.
+    Quoted,
+    /// Native messages for a later JSON array, each with a comma before it.
+    Items,
+}
+
+impl Framing {
+    /// Whether it carries nothing but text.
+    fn is_text_only(self) -> bool {
+        matches!(self, Self::SockJs | Self::Quoted)
+    }
 }
 
 /// The encodings of one run of publications, made when first asked for and kept for the run.
@@ -33,6 +56,8 @@ pub struct Encoder {
     stomp: [[Vec<StompRest>; 3]; 2],
     /// Without and with the user's name in a user destination.
     native: [Vec<Bytes>; 2],
+    /// Events without their ids, in the same two ways.
+    events: [Vec<Bytes>; 2],
 }
 
 /// One run: publications of one destination that go out together, and their encodings.
@@ -74,6 +99,7 @@ impl Encoder {
             chunks: HashMap::default(),
             stomp: [const { [const { Vec::new() }; 3] }; 2],
             native: [const { Vec::new() }; 2],
+            events: [const { Vec::new() }; 2],
         }
     }
 
@@ -92,6 +118,7 @@ impl Encoder {
         self.chunks.clear();
         self.stomp.iter_mut().flatten().for_each(Vec::clear);
         self.native.iter_mut().for_each(Vec::clear);
+        self.events.iter_mut().for_each(Vec::clear);
         Run { encoder: self, publications, lost, last: None }
     }
 
@@ -99,33 +126,92 @@ impl Encoder {
     pub fn frame(&mut self, text: bool, payload: &[u8], framing: Framing) -> Chunk {
         let opcode = if text { Opcode::Text } else { Opcode::Binary };
         let mut out = Vec::with_capacity(payload.len() + WS_HEADER_BYTES);
-        if framing == Framing::WebSocketDeflate && payload.len() >= self.deflate_min_bytes {
-            let mut deflated = Vec::with_capacity(payload.len() / 2);
-            self.deflater.piece(payload, &mut deflated);
-            deflate::strip_tail(&mut deflated);
-            out.extend_from_slice(&ws::frame_header(opcode, true, deflated.len()));
-            out.extend_from_slice(&deflated);
-        } else {
-            ws::frame(&mut out, opcode, payload);
+        match framing {
+            Framing::WebSocketDeflate if payload.len() >= self.deflate_min_bytes => {
+                let mut deflated = Vec::with_capacity(payload.len() / 2);
+                self.deflater.piece(payload, &mut deflated);
+                deflate::strip_tail(&mut deflated);
+                out.extend_from_slice(&ws::frame_header(opcode, true, deflated.len()));
+                out.extend_from_slice(&deflated);
+            }
+            Framing::WebSocket | Framing::WebSocketDeflate => ws::frame(&mut out, opcode, payload),
+            Framing::Stream => out.extend_from_slice(payload),
+            Framing::Chunked => chunked(&mut out, payload),
+            Framing::SockJs => {
+                let mut frame = Vec::with_capacity(payload.len() + 16);
+                frame.extend_from_slice(sockjs::frame::MESSAGES_BEGIN);
+                sockjs::escape_lossy(payload, &mut frame);
+                frame.extend_from_slice(sockjs::frame::MESSAGES_END);
+                ws::frame(&mut out, Opcode::Text, &frame);
+            }
+            Framing::Items => {
+                out.push(b',');
+                out.extend_from_slice(payload);
+            }
+            Framing::Quoted => {
+                out.extend_from_slice(b",\"");
+                sockjs::escape_lossy(payload, &mut out);
+                out.push(b'"');
+            }
         }
         Chunk::new([Bytes::from(out)], 1)
     }
 }
 
+impl Encoder {
+    /// Tells a listener what it has missed for good, by the native `lost` in `message`; it goes on
+    /// from `position`.
+    pub fn lost_event(
+        &mut self,
+        message: &[u8],
+        position: Position,
+        index: u16,
+        cursor: &mut Cursor,
+        framing: Framing,
+    ) -> Chunk {
+        if let Some(entry) = cursor.positions_mut().get_mut(usize::from(index)) {
+            *entry = Some(position);
+        }
+        if framing == Framing::Items {
+            return self.frame(true, message, framing);
+        }
+        let mut event = Vec::with_capacity(message.len() + 64);
+        sse::cursor_id(&mut event, cursor);
+        sse::body(&mut event, Some(events::LOST), message);
+        self.frame(true, &event, framing)
+    }
+}
+
 impl Run<'_> {
-    /// The run's frames for a subscriber.
-    pub fn chunk(&mut self, wire: WireKey, framing: Framing, hub: &Hub) -> &Chunk {
-        self.chunk_of((wire, framing, false), hub)
+    /// The run's frames for a subscriber; a listener's `cursor` moves on with them.
+    pub fn chunk(
+        &mut self,
+        wire: WireKey,
+        framing: Framing,
+        hub: &Hub,
+        cursor: Option<&mut Cursor>,
+    ) -> &Chunk {
+        self.chunk_of((wire, framing, false), hub, cursor)
     }
 
     /// The run's frames for a member of the hub, which tell it of the loss if that was its own.
-    pub fn chunk_for(&mut self, member: &Member, framing: Framing, hub: &Hub) -> &Chunk {
+    pub fn chunk_for(
+        &mut self,
+        member: &Member,
+        framing: Framing,
+        hub: &Hub,
+        cursor: Option<&mut Cursor>,
+    ) -> &Chunk {
         let is_stomp = matches!(member.wire, WireKey::Stomp { .. });
         let tells = self.lost.is_some() && member.missed && is_stomp;
-        self.chunk_of((member.wire, framing, tells), hub)
+        self.chunk_of((member.wire, framing, tells), hub, cursor)
     }
 
-    fn chunk_of(&mut self, key: ChunkKey, hub: &Hub) -> &Chunk {
+    fn chunk_of(&mut self, key: ChunkKey, hub: &Hub, cursor: Option<&mut Cursor>) -> &Chunk {
+        if let ((WireKey::Events { index, named }, framing, _), Some(cursor)) = (key, cursor) {
+            let chunk = self.events_chunk(usize::from(index), named, framing, cursor);
+            return &self.last.insert((key, chunk)).1;
+        }
         if !matches!(&self.last, Some((last, _)) if *last == key) {
             let known = self.encoder.chunks.get(&key).cloned();
             let chunk = known.unwrap_or_else(|| {
@@ -143,6 +229,7 @@ impl Run<'_> {
     fn encode(&mut self, (wire, framing, tells): ChunkKey, hub: &Hub) -> Chunk {
         match wire {
             WireKey::Native { named } => self.encode_native(named, framing),
+            WireKey::Events { named, .. } => self.encode_events(named, framing, |_, _| {}),
             WireKey::Stomp { version, id, ack } => {
                 let lost = self.lost.filter(|_| tells);
                 self.encode_stomp(version, hub.subscription_id(id), ack, framing, lost)
@@ -166,6 +253,104 @@ impl Run<'_> {
         Chunk::new([Bytes::from(out)], self.publications.len() as u32)
     }
 
+    /// Events with the ids of the listener that `cursor` belongs to. Whoever listens to nothing
+    /// else shares them, and so does everybody where there are no positions.
+    fn events_chunk(
+        &mut self,
+        index: usize,
+        named: bool,
+        framing: Framing,
+        cursor: &mut Cursor,
+    ) -> Chunk {
+        let newest = self.publications.last().and_then(|newest| newest.position);
+        if framing == Framing::Items {
+            // Where the listener stands is told once, behind all of them.
+            if let Some(entry) = cursor.positions_mut().get_mut(index) {
+                *entry = newest.or(*entry);
+            }
+            return self.encode_native(named, framing);
+        }
+        let is_alone = cursor.positions().len() == 1;
+        let Some(position) = cursor.positions_mut().get_mut(index) else {
+            return Chunk::new([], 0);
+        };
+        if newest.is_some() && !is_alone {
+            return self.encode_events(named, framing, |publication, out| {
+                if let Some(entry) = cursor.positions_mut().get_mut(index) {
+                    *entry = publication.position.or(*entry);
+                }
+                sse::cursor_id(out, cursor);
+            });
+        }
+        *position = newest.or(*position);
+        let key = (WireKey::Events { index: 0, named }, framing, false);
+        if let Some(known) = self.encoder.chunks.get(&key) {
+            return known.clone();
+        }
+        let chunk = self.encode_events(named, framing, |publication, out| {
+            if let Some(position) = publication.position {
+                sse::position_id(out, position);
+            }
+        });
+        self.encoder.chunks.insert(key, chunk.clone());
+        chunk
+    }
+
+    fn encode_events(
+        &mut self,
+        named: bool,
+        framing: Framing,
+        mut id: impl FnMut(&Publication, &mut Vec<u8>),
+    ) -> Chunk {
+        let at = usize::from(named);
+        if self.encoder.events[at].is_empty() {
+            let events = self.publications.iter().map(|publication| {
+                let mut out = Vec::new();
+                let event = publication.is_presence().then_some(events::PRESENCE);
+                sse::body(&mut out, event, &native_message(publication, named));
+                Bytes::from(out)
+            });
+            self.encoder.events[at] = events.collect();
+        }
+        let mut out = Vec::new();
+        for (publication, event) in self.publications.iter().zip(&self.encoder.events[at]) {
+            id(publication, &mut out);
+            out.extend_from_slice(event);
+        }
+        let frames = self.publications.len() as u32;
+        match framing {
+            Framing::Stream => Chunk::new([out.into()], frames),
+            _ => self.encoder.frame(true, &out, framing).of_frames(frames),
+        }
+    }
+
+    /// STOMP frames as the messages of a transport that carries text only: a body that is not text
+    /// goes as base64, and says so.
+    fn encode_stomp_text(
+        &mut self,
+        version: Version,
+        id: &str,
+        ack: bool,
+        framing: Framing,
+        mut lost: Option<Lost>,
+    ) -> Chunk {
+        let mut out = Vec::new();
+        for publication in self.publications {
+            let mut message = stomp_head(publication, version, id, ack);
+            if std::str::from_utf8(&publication.body).is_ok() {
+                let rest = StompRest::new(publication, version, lost.take());
+                message.extend_from_slice(&rest.bytes);
+            } else {
+                let rest = StompRest::new(&in_base64(publication), version, lost.take());
+                message.extend_from_slice(&rest.bytes);
+            }
+            for piece in self.encoder.frame(true, &message, framing).pieces() {
+                out.extend_from_slice(piece);
+            }
+        }
+        Chunk::new([Bytes::from(out)], self.publications.len() as u32)
+    }
+
     fn encode_stomp(
         &mut self,
         version: Version,
@@ -174,6 +359,9 @@ impl Run<'_> {
         framing: Framing,
         mut lost: Option<Lost>,
     ) -> Chunk {
+        if framing.is_text_only() {
+            return self.encode_stomp_text(version, id, ack, framing, lost);
+        }
         let Encoder { deflater, deflate_min_bytes, stomp, .. } = &mut *self.encoder;
         let rests = &mut stomp[usize::from(lost.is_some())][version as usize];
         if rests.is_empty() {
@@ -199,7 +387,12 @@ impl Run<'_> {
                 body
             } else {
                 let length = head.len() + rest.bytes.len();
-                out.extend_from_slice(&ws::frame_header(opcode, false, length));
+                match framing {
+                    Framing::WebSocket | Framing::WebSocketDeflate => {
+                        out.extend_from_slice(&ws::frame_header(opcode, false, length));
+                    }
+                    _ => {}
+                }
                 out.extend_from_slice(&head);
                 rest.bytes.clone()
             };
@@ -259,12 +452,32 @@ impl StompRest {
     }
 }
 
+/// The same publication, its body in base64.
+fn in_base64(publication: &Publication) -> Publication {
+    let mut headers = publication.headers.to_vec();
+    headers.push(("content-transfer-encoding".into(), "base64".into()));
+    Publication {
+        body: STANDARD.encode(&publication.body).into(),
+        headers: headers.into(),
+        ..publication.clone()
+    }
+}
+
 fn stomp_head(publication: &Publication, version: Version, id: &str, ack: bool) -> Vec<u8> {
     let mut head = Vec::with_capacity(32 + id.len());
     // An ack names one delivery: the subscription and the message (STOMP 1.2, "ACK").
     let ack = ack.then(|| format!("{id}:{}", publication.id));
     stomp::message_head(&mut head, version, Some(id), ack.as_deref());
     head
+}
+
+/// Appends a chunk of a body (RFC 9112 §7.1). No chunk is empty: that would end the body.
+fn chunked(out: &mut Vec<u8>, payload: &[u8]) {
+    if !payload.is_empty() {
+        out.extend_from_slice(format!("{:x}\r\n", payload.len()).as_bytes());
+        out.extend_from_slice(payload);
+        out.extend_from_slice(b"\r\n");
+    }
 }
 
 fn native_message(publication: &Publication, named: bool) -> Bytes {

@@ -43,6 +43,13 @@ pub enum Wire<'a> {
         /// Whether messages carry an `ack` header.
         ack: bool,
     },
+    /// A server-sent event with native JSON, whose id is the listener's cursor.
+    Events {
+        /// The destination's place in the cursor.
+        index: u16,
+        /// As with [`Wire::Native`].
+        named: bool,
+    },
 }
 
 /// A [`Wire`] as a small value: equal values mean equal bytes.
@@ -62,6 +69,21 @@ pub enum WireKey {
         /// Whether messages carry an `ack` header.
         ack: bool,
     },
+    /// A server-sent event, but for its id, which is the listener's own.
+    Events {
+        /// The destination's place in the listener's cursor.
+        index: u16,
+        /// Whether a user destination is shown with its user.
+        named: bool,
+    },
+}
+
+impl WireKey {
+    /// Whether a message names the subscription that it comes by; a session gets others once,
+    /// however many of its subscriptions match.
+    pub fn names_subscription(self) -> bool {
+        matches!(self, Self::Stomp { .. })
+    }
 }
 
 /// A subscription id that the hub keeps once, however many subscribers use it (`sub-0` is the
@@ -154,6 +176,7 @@ impl Hub {
         let group = self.group_of(target, channel);
         let wire = match wire {
             Wire::Native { named } => WireKey::Native { named },
+            Wire::Events { index, named } => WireKey::Events { index, named },
             Wire::Stomp { version, id, ack } => {
                 WireKey::Stomp { version, id: self.ids.intern(id), ack }
             }

@@ -8,6 +8,7 @@ pub mod hub;
 pub mod ids;
 pub mod limits;
 pub mod outbox;
+pub mod peers;
 pub mod policy;
 pub mod presence;
 pub mod publication;

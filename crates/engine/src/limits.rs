@@ -114,6 +114,11 @@ impl Gcra {
         self.theoretical_us = self.theoretical_us.max(clock_us) + interval_us;
         Ok(())
     }
+
+    /// Whether its whole burst can be had again.
+    pub fn is_idle(&self, now_ms: u64) -> bool {
+        self.theoretical_us <= now_ms.saturating_mul(1000)
+    }
 }
 
 #[cfg(test)]

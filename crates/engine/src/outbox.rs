@@ -22,6 +22,12 @@ impl Chunk {
         Self { pieces, bytes, frames }
     }
 
+    /// The same bytes, as that many frames.
+    #[must_use]
+    pub fn of_frames(self, frames: u32) -> Self {
+        Self { frames, ..self }
+    }
+
     /// The bytes, in pieces.
     pub fn pieces(&self) -> &[Bytes] {
         &self.pieces
@@ -105,6 +111,22 @@ impl Outbox {
             frames += chunk.frames;
         }
         frames
+    }
+
+    /// Takes the oldest chunks, at least one and no more than `max_bytes` of them.
+    pub fn take(&mut self, max_bytes: usize) -> Vec<Chunk> {
+        let mut taken = Vec::new();
+        let mut bytes = 0;
+        while let Some(first) = self.chunks.front() {
+            bytes += first.len();
+            if bytes > max_bytes && !taken.is_empty() {
+                break;
+            }
+            self.bytes -= first.len();
+            self.frames -= first.frames;
+            taken.extend(self.chunks.pop_front());
+        }
+        taken
     }
 
     /// Fills `slices` with what comes next; the number of slices filled.

@@ -71,6 +71,8 @@ pub struct Entry {
     pub session: SessionId,
     /// Where its node finds it.
     pub handle: Handle,
+    /// Whether the limit of sessions per user is for it.
+    pub is_limited: bool,
 }
 
 /// Where a node finds a session: which worker, where in it, and which of those that were there.
@@ -256,7 +258,7 @@ mod tests {
     fn an_entry_tells_when_its_session_began() {
         let session = Ids::new(1).session(Now { mono_ms: 0, unix_ms: 1_700_000_000_123 });
         let handle = Handle { worker: WorkerId(0), slot: 0, serial: 0 };
-        let entry = Entry { user: None, session, handle };
+        let entry = Entry { user: None, session, handle, is_limited: true };
         assert_eq!(entry.since_unix_ms(), 1_700_000_000_123);
     }
 }

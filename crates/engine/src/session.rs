@@ -11,8 +11,10 @@
 //! per session, and it is the last effect of its step; what came behind it in the same transport
 //! message waits in the backlog.
 
+mod alone;
 mod backlog;
 mod connect;
+pub(crate) mod events;
 mod fault;
 mod headers;
 mod heartbeat;
@@ -30,7 +32,7 @@ use std::sync::Arc;
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::Version;
 
-use crate::auth::{AuthError, Principal, Token};
+use crate::auth::{AuthError, Credentials, Principal};
 use crate::broker::{Channel, Joined, PublishError, Published};
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hub::{Hub, SessionKey};
@@ -44,9 +46,12 @@ use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
+pub use alone::{Alone, Refusal};
+pub use events::{Form, Listening};
 pub use recovery::Recover;
 
 use backlog::Backlog;
+use events::Events;
 use fault::Fault;
 use heartbeat::Due;
 use live::{Live, Work};
@@ -104,10 +109,15 @@ pub enum Effect {
     },
     /// A ping of the transport.
     Ping,
-    /// Check a token; answered by [`Done::Authenticated`].
-    Authenticate(Token),
-    /// Enter the session in the registry, under this user; answered by [`Done::Entered`].
-    Enter(Option<Arc<str>>),
+    /// Check who somebody is; answered by [`Done::Authenticated`].
+    Authenticate(Credentials),
+    /// Enter the session in the registry; answered by [`Done::Entered`].
+    Enter {
+        /// Under this user.
+        user: Option<Arc<str>>,
+        /// Whether the limit of sessions per user is for it.
+        is_limited: bool,
+    },
     /// Undo that. No answer.
     Exit {
         /// Whose session it was.
@@ -237,6 +247,7 @@ enum Codec {
         decoder: fanlight_proto::stomp::Decoder,
         offered: Version,
     },
+    Events(Box<Events>),
 }
 
 impl Session {
@@ -277,6 +288,8 @@ impl Session {
         }
         match (&self.codec, message) {
             (Codec::Stomp { .. }, _) => self.stomp_input(cx, bytes),
+            // Nobody listens to a listener.
+            (Codec::Events(_), _) => {}
             (_, Incoming::Text(text)) => self.native_input(cx, text),
             (_, Incoming::Binary(bytes)) => match std::str::from_utf8(bytes) {
                 Ok(text) => self.native_input(cx, text),
@@ -349,7 +362,11 @@ impl Session {
                 match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
                     Due::Nothing => {}
                     Due::Heartbeat => {
-                        cx.effects.push(Effect::Write { text: true, payload: b"\n".to_vec() });
+                        let payload = match &self.codec {
+                            Codec::Events(_) => events::HEARTBEAT,
+                            _ => b"\n",
+                        };
+                        cx.effects.push(Effect::Write { text: true, payload: payload.to_vec() });
                     }
                     Due::Ping => cx.effects.push(Effect::Ping),
                     Due::Silent => self.fail(cx, &Fault::heartbeat_timeout()),
@@ -405,10 +422,10 @@ impl Session {
         }
     }
 
-    /// What it speaks, once that is known.
+    /// What it speaks, once that is known; a listener says nothing.
     pub fn protocol(&self) -> Option<Protocol> {
         match &self.codec {
-            Codec::Undecided => None,
+            Codec::Undecided | Codec::Events(_) => None,
             Codec::Native => Some(Protocol::Native),
             Codec::Stomp { decoder, .. } if self.is_connected() => {
                 Some(Protocol::Stomp(decoder.version()))
@@ -444,10 +461,6 @@ impl Session {
         matches!(self.state, State::Closed(_))
     }
 
-    fn is_stomp(&self) -> bool {
-        matches!(self.codec, Codec::Stomp { .. })
-    }
-
     fn live(&self) -> Option<&Live> {
         match &self.state {
             State::Live(live) | State::Draining { live, .. } => Some(live),
@@ -480,12 +493,14 @@ impl Session {
             Codec::Undecided => self.end(cx, fault.reason),
             Codec::Native => self.native_fail(cx, fault, None),
             Codec::Stomp { .. } => self.stomp_fail(cx, fault, None),
+            Codec::Events(_) => self.events_fail(cx, fault, None),
         }
     }
 
     fn say_goodbye(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64) {
         match self.codec {
             Codec::Native => self.native_reconnect(cx, retry_after_ms, CloseReason::Draining),
+            Codec::Events(_) => self.events_reconnect(cx, retry_after_ms, CloseReason::Draining),
             Codec::Undecided | Codec::Stomp { .. } => {
                 self.fail(cx, &Fault::draining(retry_after_ms));
             }

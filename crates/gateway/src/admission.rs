@@ -102,10 +102,10 @@ impl Admission {
     }
 }
 
-impl Drop for Admitted {
-    fn drop(&mut self) {
-        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
-        let Some(address) = self.address else { return };
+impl Admitted {
+    /// Counts for its address no longer: it is known by more than that now.
+    pub fn release_address(&mut self) {
+        let Some(address) = self.address.take() else { return };
         let mut shard = self.admission.shard(address);
         if let Some(count) = shard.get_mut(&address) {
             *count -= 1;
@@ -113,6 +113,13 @@ impl Drop for Admitted {
                 shard.remove(&address);
             }
         }
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.admission.connections.fetch_sub(1, Ordering::Relaxed);
+        self.release_address();
     }
 }
 
@@ -146,6 +153,18 @@ mod tests {
         let refused = admission.admit([10, 0, 0, 3].into()).map(drop);
         assert_eq!(refused, Err(AdmissionError::NodeFull { limit: 2 }));
         assert_eq!(admission.connections(), 2);
+    }
+
+    #[test]
+    fn a_connection_that_is_known_otherwise_counts_for_the_node_only() {
+        let admission = Admission::new(2, 1, &[]);
+        let mut known = admission.admit([10, 0, 0, 1].into()).unwrap();
+        known.release_address();
+        let _next = admission.admit([10, 0, 0, 1].into()).unwrap();
+        assert_eq!(admission.connections(), 2);
+        drop(known);
+        let refused = admission.admit([10, 0, 0, 1].into()).map(drop);
+        assert_eq!(refused, Err(AdmissionError::AddressFull { limit: 1 }));
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Configuration: defaults, file, environment and flags, into one validated [`Config`].
 
+mod accounts;
 mod check;
 mod domain;
 mod layers;
@@ -11,6 +12,7 @@ pub mod reference;
 mod sections;
 mod values;
 
+pub use accounts::Account;
 pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use load::Loaded;
@@ -20,7 +22,7 @@ pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
     History, Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit,
-    Origin, Pattern, Policy, Presence, Rule, Stomp, WebSocket,
+    Origin, Pattern, Policy, Presence, Rule, ServerTls, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

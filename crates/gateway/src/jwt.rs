@@ -6,22 +6,24 @@ mod mint;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanlight_engine::auth::{AuthError, Claims, Principal, TokenRules};
+use fanlight_engine::auth::{AuthError, Claims, Credentials, Principal, TokenRules};
 use fanlight_engine::time::Now;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::config::{Algorithm, Auth, Problem};
+use crate::accounts::Accounts;
+use crate::config::{Algorithm, Auth, AuthKey, Problem};
 use keys::VerifyingKey;
 
 pub use extract::{TokenSource, token_from};
 pub use mint::{MintError, SigningKey, mint};
 
-/// Checks tokens against the configured keys and rules.
+/// Checks tokens against the configured keys and rules, and logins against the accounts.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: Vec<VerifyingKey>,
+    accounts: Accounts,
     rules: TokenRules,
 }
 
@@ -64,9 +66,31 @@ impl From<TokenError> for AuthError {
 }
 
 impl Authenticator {
-    /// Reads the configured keys; `rules` say what claims must be.
+    /// Reads the configured keys and accounts; `rules` say what claims must be.
     pub fn new(auth: &Auth, rules: TokenRules) -> Result<Self, Vec<Problem>> {
-        Ok(Self { keys: keys::read_all(&auth.keys)?, rules })
+        let (keys, accounts) = (keys::read_all(&auth.keys)?, Accounts::new(&auth.accounts)?);
+        Ok(Self { keys, accounts, rules })
+    }
+
+    /// Who a client is that has proved itself so.
+    pub fn check(&self, credentials: &Credentials, now: Now) -> Result<Principal, AuthError> {
+        let (login, passcode, bearer) = match credentials {
+            Credentials::Token(token) => return self.authenticate(token.as_str(), now),
+            Credentials::Login { login, passcode, bearer } => (login, passcode, bearer),
+        };
+        if let Some(service) = self.accounts.check(login, passcode.as_str()) {
+            return service;
+        }
+        let token = bearer.as_ref().unwrap_or(passcode);
+        self.authenticate(token.as_str(), now).map_err(|error| match error {
+            // As for a known login, or else the answer would tell which logins are known.
+            AuthError::Malformed | AuthError::UnknownKey | AuthError::BadSignature
+                if !self.accounts.is_empty() =>
+            {
+                AuthError::BadLogin
+            }
+            error => error,
+        })
     }
 
     /// Who `token` says its bearer is, once everything about it is known to be good.
@@ -111,6 +135,11 @@ impl Authenticator {
         }
         Ok(self.keys.iter().filter(fitting))
     }
+}
+
+/// What is wrong with the configured keys.
+pub fn check_keys(keys: &[AuthKey]) -> Result<(), Vec<Problem>> {
+    keys::read_all(keys).map(drop)
 }
 
 /// What a token says of itself, unverified; for `token inspect` only.

@@ -3,8 +3,10 @@
 //! One message's way through the node is in `docs/architecture.md`.
 
 pub mod accept;
+pub mod accounts;
 pub mod admin;
 pub mod admission;
+pub mod bridge;
 pub mod cli;
 pub mod client_address;
 pub mod clock;
@@ -14,12 +16,16 @@ pub mod dev;
 pub mod drain;
 pub mod health;
 pub mod jwt;
+pub mod mail;
 pub mod node;
 pub mod origin;
 pub mod presence;
 pub mod problem;
+pub mod rates;
 pub mod registry;
 pub mod server;
+pub mod takeover;
 pub mod telemetry;
+pub mod tls;
 pub mod transport;
 pub mod worker;

@@ -4,12 +4,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
+use fanlight_engine::peers::Peers;
 use fanlight_engine::registry::Registry;
+use fanlight_engine::session::Rules;
+use fanlight_redis::Lease;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::Authenticator;
+use crate::rates::Rates;
+use crate::worker::WorkerShared;
 
 /// A running node.
 pub struct Node {
@@ -25,6 +30,14 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Leads to the sessions that clients have named.
+    pub peers: Arc<dyn Peers>,
+    /// What it is known by to the others, where there can be some.
+    pub lease: Option<Arc<Lease>>,
+    /// What those may publish who have no session.
+    pub publish_rates: Rates,
+    /// Who may do what, and the bounds.
+    pub rules: Arc<Rules>,
     /// The time.
     pub clock: Clock,
     /// Whether the `--dev` page and token are served.
@@ -43,17 +56,13 @@ pub enum Readiness {
     Draining,
     /// Its broker is unhealthy; the text says what, where and the remedy.
     BrokerUnhealthy(String),
+    /// The other nodes don't know it yet, or not any more.
+    NotLeased,
 }
 
 impl Node {
-    /// A node that takes connections as soon as its broker is healthy.
-    pub fn new(
-        config: Config,
-        authenticator: Arc<Authenticator>,
-        broker: Arc<dyn Broker>,
-        registry: Arc<dyn Registry>,
-        clock: Clock,
-    ) -> Self {
+    /// A node that takes connections as soon as its broker is healthy and it has its lease.
+    pub fn new(config: Config, shared: &WorkerShared) -> Self {
         let limits = &config.limits;
         let admission = |connections: u32| {
             let (connections, per_ip) = (connections as usize, limits.connections_per_ip as usize);
@@ -63,12 +72,16 @@ impl Node {
             (admission(limits.connections), admission(limits.http_connections));
         Self {
             config,
-            authenticator,
+            authenticator: Arc::clone(&shared.authenticator),
             admission,
             http_admission,
-            broker,
-            registry,
-            clock,
+            broker: Arc::clone(&shared.broker),
+            registry: Arc::clone(&shared.registry),
+            peers: Arc::clone(&shared.peers),
+            lease: None,
+            publish_rates: Rates::default(),
+            rules: Arc::clone(&shared.rules),
+            clock: shared.clock,
             dev: false,
             conformance: false,
             draining: AtomicBool::new(false),
@@ -81,6 +94,10 @@ impl Node {
             return Readiness::Draining;
         }
         match self.broker.health() {
+            // Without it, nobody's session could be claimed.
+            BrokerHealth::Healthy if self.lease.as_ref().is_some_and(|lease| !lease.is_held()) => {
+                Readiness::NotLeased
+            }
             BrokerHealth::Healthy => Readiness::Ready,
             BrokerHealth::Unhealthy(why) => Readiness::BrokerUnhealthy(why),
         }

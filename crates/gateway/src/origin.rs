@@ -24,7 +24,9 @@ pub enum OriginError {
 /// browsers send on behalf of pages.
 pub fn check(headers: &HeaderMap, allowed: &Origin, by_cookie: bool) -> Result<(), OriginError> {
     let Some(origin) = headers.get(header::ORIGIN) else {
-        return if by_cookie { Err(OriginError::Missing) } else { Ok(()) };
+        // Browsers leave it out where a page reads from its own origin, and say so (Fetch Metadata).
+        let is_own = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+        return if by_cookie && !is_own { Err(OriginError::Missing) } else { Ok(()) };
     };
     let origin = origin.to_str().unwrap_or_default();
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());

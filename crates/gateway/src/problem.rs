@@ -39,6 +39,11 @@ impl Problem {
         self
     }
 
+    /// What is wrong and what to do about it.
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The stable code.
     pub fn code(&self) -> &'static str {
         self.code

@@ -6,12 +6,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use fanlight_engine::broker::{Broker, DeliverySink, MemoryBroker, WorkerId};
+use fanlight_engine::peers::{Answerer, MemoryPeers, Peers, Sleep};
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
 use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPresence, RedisQueues, RedisRegistry,
-    RegistryOptions, control,
+    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
+    RedisRegistry, RegistryOptions, control,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -33,14 +34,18 @@ pub struct Cluster {
     pub registry: Arc<dyn Registry>,
     /// Keeps who is where.
     pub presence: Arc<dyn Presence>,
+    /// Brings requests to the nodes that have their sessions.
+    pub peers: Arc<dyn Peers>,
     redis: Option<(Arc<RedisRegistry>, Arc<Lease>)>,
 }
 
 impl Cluster {
-    /// Joins the cluster that `config` names; without Redis it is this node alone.
+    /// Joins the cluster that `config` names; without Redis it is this node alone. `answerer`
+    /// answers what the other nodes ask.
     pub fn join(
         config: &Config,
         handles: Vec<WorkerHandle>,
+        answerer: Arc<dyn Answerer>,
         address: SocketAddr,
         clock: Clock,
         tracker: &TaskTracker,
@@ -59,14 +64,18 @@ impl Cluster {
         let limit = config.session_limit();
         if config.broker.kind == BrokerKind::Memory {
             let broker = Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)));
-            let registry = Arc::new(MemoryRegistry::new(alone(info), limit, sessions));
+            let node = alone(info);
+            let sleep: Sleep = Arc::new(|time| tokio::time::sleep(time).boxed());
+            let peers = Arc::new(MemoryPeers::new(Arc::clone(&node.id), answerer, sleep));
+            let registry = Arc::new(MemoryRegistry::new(node, limit, sessions));
             let options = config.presence_options();
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
             let queues = Arc::clone(&broker) as Arc<dyn Queues>;
-            return Ok(Self { broker, queues, registry, presence, redis: None });
+            return Ok(Self { broker, queues, registry, presence, peers, redis: None });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
-        let (sink, inbox) = control();
+        let (sink, mut inbox) = control();
+        let peer_inbox = inbox.peers().expect("nobody has taken it before");
         let control_worker = WorkerId(sinks.len() as u16);
         sinks.push(sink);
         let broker = RedisBroker::start(redis_config, sinks, tracker.clone(), shutdown.clone());
@@ -85,6 +94,7 @@ impl Cluster {
             tracker,
             shutdown,
         );
+        let peers = RedisPeers::start(&broker, &lease, answerer, peer_inbox, tracker, shutdown);
         let options = config.presence_options();
         let presence = RedisPresence::start(&broker, &lease, options, tracker, shutdown.clone());
         let presence = Arc::new(presence);
@@ -93,7 +103,13 @@ impl Cluster {
             vec![Arc::clone(&registry) as _, Arc::clone(&presence) as _, Arc::clone(&queues) as _];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
-        Ok(Self { broker, queues, registry: shared, presence, redis: Some((registry, lease)) })
+        let redis = Some((registry, lease));
+        Ok(Self { broker, queues, registry: shared, presence, peers, redis })
+    }
+
+    /// What this node is known by to the others, where there can be some.
+    pub fn lease(&self) -> Option<Arc<Lease>> {
+        self.redis.as_ref().map(|(_, lease)| Arc::clone(lease))
     }
 
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so

@@ -17,22 +17,25 @@ use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, oneshot};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
 use crate::clock::Clock;
-use crate::config::{Config, ConfigError, ServeOptions};
+use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
+use crate::mail::Mailroom;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
-use crate::transport::ws::{self, WebSocketState};
+use crate::transport::stomp_tcp::StompServer;
+use crate::transport::{Station, events, poll, publish, sockjs, ws};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dead_letters, dev, health};
+use crate::{admin, dead_letters, dev, health, tls};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
@@ -47,23 +50,28 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 
     let (public_listener, public) = reserve("listen.public", config.listen.public)?;
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
+    let stomp = config.listen.stomp.map(|address| reserve("listen.stomp", address)).transpose()?;
+    let (stomp_listener, stomp) = stomp.unzip();
+    let stomp_tls =
+        tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls).map_err(ConfigError::from)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
-    let handles = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let clock = Clock::start();
-    let cluster = Cluster::join(&config, handles, reachable(public), clock, &tracker, &shutdown)?;
+    let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
+    let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
+    let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
-    let authenticator = Arc::clone(&shared.authenticator);
-    let (broker, registry) = (Arc::clone(&cluster.broker), Arc::clone(&cluster.registry));
-    let mut node = Node::new(config, authenticator, broker, registry, clock);
+    let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
+    node.lease = cluster.lease();
     let node = Arc::new(node);
 
     let moving = dead_letters::run(Arc::clone(&shared));
     let until = shutdown.clone();
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
-    let workers = start_workers(&node, &shared, inboxes, public_listener, &shutdown)?;
+    let listeners = Listeners { public: public_listener, stomp: stomp_listener, stomp_tls };
+    let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());
     let admin_server = HttpServer {
@@ -76,7 +84,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     tracker.spawn(keep_up(metrics, Arc::clone(&node), Arc::clone(&shared), shutdown.clone()));
-    announce(&node, public, admin);
+    announce(&node, public, stomp, admin);
 
     let mut signals = Signals::listen()?;
     let asked_by_signal = tokio::select! {
@@ -115,6 +123,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
         registry: Arc::clone(&cluster.registry),
+        peers: Arc::clone(&cluster.peers),
         clock,
         outbox_limits: OutboxLimits {
             bytes: config.limits.outbox.as_bytes(),
@@ -126,29 +135,50 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
     })
 }
 
-/// Starts a thread for each inbox, each with a listener of its own on the public address.
+/// Where one worker's connections come from.
+struct Listeners {
+    public: Socket,
+    stomp: Option<Socket>,
+    stomp_tls: Option<TlsAcceptor>,
+}
+
+impl Listeners {
+    /// Others on the same addresses.
+    fn share(&self) -> anyhow::Result<Self> {
+        let share = |listener: &Socket| {
+            let address = listener.local_addr()?.as_socket().context("not an internet address")?;
+            anyhow::Ok(accept::share(address)?)
+        };
+        Ok(Self {
+            public: share(&self.public)?,
+            stomp: self.stomp.as_ref().map(share).transpose()?,
+            stomp_tls: self.stomp_tls.clone(),
+        })
+    }
+}
+
+/// Starts a thread for each inbox, each with listeners of its own on the same addresses.
 fn start_workers(
     node: &Arc<Node>,
     shared: &Arc<WorkerShared>,
     inboxes: Vec<(WorkerHandle, InboxReceiver)>,
-    listener: Socket,
+    first: Listeners,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<Draining>> {
-    let address = listener.local_addr()?.as_socket().context("not an internet address")?;
-    let mut listeners = vec![listener];
+    let mut listeners = vec![first];
     while listeners.len() < inboxes.len() {
-        listeners.push(accept::share(address)?);
+        listeners.push(listeners[0].share()?);
     }
     let parts = inboxes.into_iter().zip(listeners).enumerate();
     parts
-        .map(|(at, ((handle, receiver), listener))| {
+        .map(|(at, ((handle, receiver), listeners))| {
             let thread = WorkerThread {
                 id: WorkerId(at as u16),
                 node: Arc::clone(node),
                 shared: Arc::clone(shared),
                 handle,
                 receiver,
-                listener,
+                listeners,
                 shutdown: shutdown.clone(),
             };
             thread.start()
@@ -163,7 +193,7 @@ struct WorkerThread {
     shared: Arc<WorkerShared>,
     handle: WorkerHandle,
     receiver: InboxReceiver,
-    listener: Socket,
+    listeners: Listeners,
     shutdown: CancellationToken,
 }
 
@@ -192,30 +222,43 @@ impl WorkerThread {
     fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let tracker = TaskTracker::new();
-            let state = WebSocketState {
-                node: Arc::clone(&self.node),
-                worker: self.handle,
-                tracker: tracker.clone(),
-            };
+            let (tracker, bridges) = (TaskTracker::new(), TaskTracker::new());
+            let Listeners { public, stomp, stomp_tls } = self.listeners;
+            if let Some(listener) = stomp {
+                let (node, worker) = (Arc::clone(&self.node), self.handle.clone());
+                let server = StompServer::new(node, worker, stomp_tls, bridges.clone());
+                let end = server.run(listener, self.shutdown.clone());
+                tracker.spawn(log_end("a listener for STOMP over TCP", end));
+            }
+            let station = Station { node: Arc::clone(&self.node), worker: self.handle };
             let server = HttpServer {
-                router: public_routes(&self.node, state),
+                router: public_routes(&station),
                 tracker: tracker.clone(),
                 shutdown: self.shutdown,
                 head_time: self.node.config.limits.request_head_time.0,
                 admission: Arc::clone(&self.node.http_admission),
             };
-            tracker.spawn(log_end("a public listener", server.run(self.listener)));
+            tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
-            worker.run().await.map_err(Into::into)
+            worker.run().await?;
+            // What the last connections were told may still be on its way to them.
+            bridges.close();
+            let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
+            Ok(())
         })
     }
 }
 
-fn public_routes(node: &Arc<Node>, state: WebSocketState) -> Router {
-    let mut router = ws::routes(state).merge(health::routes(node));
+fn public_routes(station: &Station) -> Router {
+    let node = Arc::clone(&station.node);
+    let mut router = ws::routes(station.clone())
+        .merge(events::routes(station.clone()))
+        .merge(poll::routes(station.clone()))
+        .merge(publish::routes(station.clone()))
+        .merge(sockjs::routes(station))
+        .merge(health::routes(&node));
     if node.dev {
-        router = router.merge(dev::routes(node));
+        router = router.merge(dev::routes(&node));
     }
     let clients_connect_to = node.config.websocket.path.clone();
     router.fallback(async move || {
@@ -257,7 +300,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Says on standard output where the node is to be found; nobody has to listen.
-fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
+fn announce(node: &Node, public: SocketAddr, stomp: Option<SocketAddr>, admin: SocketAddr) {
     let (public, admin) = (reachable(public), reachable(admin));
     let path = &node.config.websocket.path;
     let mut lines = vec![
@@ -266,6 +309,11 @@ fn announce(node: &Node, public: SocketAddr, admin: SocketAddr) {
         format!("  health    http://{admin}/readyz"),
         format!("  metrics   http://{admin}/metrics"),
     ];
+    if let Some(stomp) = stomp.map(reachable) {
+        let has_tls = node.config.listen.stomp_tls != ServerTls::default();
+        let scheme = if has_tls { "stomp+ssl" } else { "stomp" };
+        lines.insert(2, format!("  STOMP     {scheme}://{stomp}"));
+    }
     if node.dev {
         lines[0] = format!("Fanlight is running. Open http://{public}/ in a browser.");
         let keys = node.config.auth.keys.iter().filter(|key| !key.secret.is_empty());
@@ -326,6 +374,8 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
     }
 }
 
+/// Less than a drain's deadline.
+const BRIDGE_TIME: Duration = Duration::from_millis(500);
 const ADMIN_CONNECTIONS: usize = 1024;
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

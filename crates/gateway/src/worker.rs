@@ -5,6 +5,7 @@ mod fanout;
 mod guard;
 mod inbox;
 mod input;
+mod mailbox;
 mod queues;
 mod recovery;
 mod registry;
@@ -26,14 +27,15 @@ use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::outbox::{Chunk, OutboxLimits};
+use fanlight_engine::peers::Peers;
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
-use fanlight_engine::registry::Registry;
+use fanlight_engine::registry::{Handle, Registry};
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
 use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::{self, Opcode};
+use fanlight_proto::{CloseReason, sockjs};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -42,14 +44,19 @@ use slab::Slab;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior};
 
+use crate::admission::Admitted;
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
-pub use inbox::{Adopted, Inbox, InboxReceiver, WorkerHandle, inbox};
+pub use inbox::{
+    Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
+};
+use mailbox::Mailbox;
+pub use mailbox::{MailboxKind, MailboxOptions};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
-use slot::{Phase, Role, Slot, Written};
+use slot::{Link, Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
 use sweep::Sweep;
@@ -68,6 +75,8 @@ pub struct WorkerShared {
     pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Knows who has the sessions that clients have named.
+    pub peers: Arc<dyn Peers>,
     /// The time.
     pub clock: Clock,
     /// The bounds of each outbox.
@@ -288,6 +297,9 @@ impl Worker {
                 Inbox::Notice(Notice::Suspect(channel)) => {
                     self.recovery.timelines.suspect(&channel);
                 }
+                Inbox::Open(opened) => self.open(*opened),
+                Inbox::Mail(mail) => self.on_mail(*mail),
+                Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
                 Inbox::Disconnect(order) => self.obey(&order),
                 Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
             }
@@ -301,8 +313,8 @@ impl Worker {
 
     /// Takes over a connection whose upgrade is done.
     fn adopt(&mut self, adopted: Adopted) {
-        let Adopted { socket, leftover, handshake, protocol, compression, echo, admitted } =
-            adopted;
+        let Adopted { socket, answer, leftover, opening, carrier, admitted } = adopted;
+        let (link, framing) = Link::of(carrier);
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
         let mut socket = mio::net::TcpStream::from_std(socket);
@@ -313,34 +325,80 @@ impl Worker {
             tracing::warn!(%error, "a new connection could not be registered; it is dropped");
             return;
         }
+        let slot = self.slot(key, link, framing, opening, admitted, now);
+        let listens = slot.role.is_listener();
+        self.slots.insert(Slot { socket: Some(socket), ..slot });
+        if !answer.is_empty()
+            && let Some(slot) = self.slots.get_mut(key.0 as usize)
+        {
+            self.stage.push(key, slot, Chunk::new([answer], 0));
+        }
+        if listens {
+            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
+        }
+        if !leftover.is_empty() {
+            let mut leftover = leftover.to_vec();
+            self.guarded(key, |worker| worker.feed(key, &mut leftover, now));
+        }
+    }
+
+    /// Opens a session to which requests will come.
+    fn open(&mut self, opened: Opened) {
+        let Opened { mailbox, opening, admitted, reply } = opened;
+        let now = self.shared.clock.now();
+        let key = SessionKey(self.slots.vacant_key() as u32);
+        let framing = mailbox.kind.framing();
+        let link = Link::Mailbox(Box::new(Mailbox::new(mailbox, now.mono_ms)));
+        let mut slot = self.slot(key, link, framing, opening, admitted, now);
+        slot.tell_beginning();
+        let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
+        let listens = slot.role.is_listener();
+        self.slots.insert(slot);
+        if listens {
+            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
+        }
+        // Who asked for it may have gone: then nobody comes, and it ends by that.
+        let _ = reply.send(handle);
+    }
+
+    /// What a connection begins with.
+    fn slot(
+        &mut self,
+        key: SessionKey,
+        link: Link,
+        framing: Framing,
+        opening: Opening,
+        admitted: Admitted,
+        now: Now,
+    ) -> Slot {
+        let id = self.ids.session(now);
         self.next_serial += 1;
-        let role = if echo {
-            Role::Echo
-        } else {
-            let id = self.ids.session(now);
-            Role::Session(Session::new(key, id, protocol, handshake, now))
-        };
-        self.slots.insert(Slot {
-            socket,
-            decoder: ws::Decoder::new(ws::Role::Server, compression),
-            role,
+        self.stats.opened += 1;
+        Slot {
+            socket: None,
+            link,
+            role: match opening {
+                Opening::Session(handshake, protocol) => {
+                    Role::Session(Session::new(key, id, protocol, handshake, now))
+                }
+                Opening::Listener(handshake, listening) => {
+                    Role::Session(Session::listener(key, id, listening, handshake, now))
+                }
+                Opening::Echo(echo) => Role::Echo(echo),
+            },
+            inbound: None,
             outbox: None,
             serial: self.next_serial,
             last_received_ms: now.mono_ms,
             last_sent_ms: now.mono_ms,
             blocked_since_ms: 0,
             phase: Phase::Open,
-            framing: if compression { Framing::WebSocketDeflate } else { Framing::WebSocket },
+            framing,
             paused: false,
             queued: false,
             peer_ended: false,
             staged: None,
-            _admitted: admitted,
-        });
-        self.stats.opened += 1;
-        if !leftover.is_empty() {
-            let mut leftover = leftover.to_vec();
-            self.guarded(key, |worker| worker.feed(key, &mut leftover, now));
+            admitted,
         }
     }
 
@@ -380,6 +438,8 @@ impl Worker {
             }
         }
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        // It may just have become ready.
+        slot.hand_over(now.mono_ms);
         if slot.paused && !slot.is_busy() {
             self.go_on(key);
         }
@@ -427,6 +487,22 @@ impl Worker {
         self.slots.get(ticket.key.0 as usize).is_some_and(|slot| slot.serial == ticket.serial)
     }
 
+    /// Pings the peer in the way of its link; a mailbox looks after that itself.
+    fn ping(&mut self, key: SessionKey) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        if matches!(slot.link, Link::Stream) {
+            // TCP's keep-alive has found the peer, or will cut the connection.
+            slot.last_received_ms = self.shared.clock.now().mono_ms;
+        }
+        if !matches!(slot.link, Link::WebSocket(_)) {
+            return;
+        }
+        if slot.framing == Framing::SockJs {
+            self.stage_control(key, Opcode::Text, sockjs::frame::HEARTBEAT);
+        }
+        self.stage_control(key, Opcode::Ping, &[]);
+    }
+
     fn stage_control(&mut self, key: SessionKey, opcode: Opcode, payload: &[u8]) {
         let mut out = Vec::with_capacity(payload.len() + 2);
         ws::frame(&mut out, opcode, payload);
@@ -448,10 +524,17 @@ impl Worker {
 
     fn close_with_code(&mut self, key: SessionKey, reason: CloseReason, code: u16, now: Now) {
         if self.end_session(key, reason, now) {
-            let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
-            let mut out = Vec::new();
-            ws::close_frame(&mut out, code, text);
-            self.stage_bytes(key, out);
+            let slot = self.slots.get_mut(key.0 as usize);
+            let last_word = slot.and_then(|slot| {
+                let word = slot.link.last_word(slot.framing, reason, code);
+                slot.hand_over(now.mono_ms);
+                word
+            });
+            match last_word {
+                Some(bytes) => self.stage_bytes(key, bytes),
+                // What is still to be written ends it later.
+                None => self.end_if_closed(key),
+            }
         }
     }
 
@@ -467,7 +550,11 @@ impl Worker {
         if !slot.is_open() {
             return false;
         }
-        let deadline_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
+        let close_ms = match &slot.link {
+            Link::Mailbox(mailbox) => mailbox.linger_ms(),
+            _ => CLOSE_TIME.as_millis() as u64,
+        };
+        let deadline_ms = now.mono_ms + close_ms;
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         let paused = slot.paused;
         self.stats.closed(reason);
@@ -483,7 +570,15 @@ impl Worker {
     /// Ends a connection without a word. The socket closes when the slot drops.
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
-        let _ = self.poll.get_ref().registry().deregister(&mut slot.socket);
+        if let Some(socket) = &mut slot.socket {
+            let _ = self.poll.get_ref().registry().deregister(socket);
+        }
+        if let Link::Mailbox(mailbox) = &slot.link
+            && let Some(name) = mailbox.claim()
+        {
+            let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
+            self.shared.peers.release(name, handle);
+        }
     }
 
     /// Sends what the tick has gathered: one system call for each connection.

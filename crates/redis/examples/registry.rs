@@ -227,6 +227,7 @@ fn entries(prefix: &str, numbers: std::ops::Range<usize>) -> Vec<Entry> {
         user: Some(format!("{prefix}-{number:08}").into()),
         session: SessionId(Uuid::now_v7()),
         handle: Handle { worker: WorkerId(0), slot: number as u32, serial: 1 },
+        is_limited: true,
     };
     numbers.map(entry).collect()
 }

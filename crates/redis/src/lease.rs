@@ -255,13 +255,15 @@ impl Lease {
     }
 
     async fn keep(self: Arc<Self>) {
-        let retry_after = self.renew_every.min(RETRY_AFTER);
         while !self.state().released {
             let wait = if self.turn().await.is_ok() {
                 self.renew_every
             } else {
-                self.state().troubled_at = Instant::now();
-                retry_after
+                let mut state = self.state();
+                state.troubled_at = Instant::now();
+                // Until it has its first, the node is not ready.
+                let retry_after = if state.taken { RETRY_AFTER } else { TAKE_AFTER };
+                self.renew_every.min(retry_after)
             };
             select! {
                 () = sleep(wait) => {}
@@ -548,6 +550,7 @@ const HELD_STEP: usize = Partition::COUNT / HELD_PARTITIONS;
 const MISSING_MAX: usize = 64;
 /// How soon a renewal that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+const TAKE_AFTER: Duration = Duration::from_millis(100);
 const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 
 #[cfg(test)]

@@ -19,6 +19,7 @@
 //! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
 //! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
+//! | [`RedisPeers`] | who has a session that its client named, and asking that node |
 //! | [`RedisPresence`] | who is where, entered under the node's lease |
 
 mod broker;
@@ -37,6 +38,7 @@ mod lease;
 mod meters;
 mod names;
 mod partitions;
+mod peers;
 mod pipeline;
 mod presence;
 mod queue;
@@ -62,6 +64,7 @@ pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
 pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
+pub use peers::{PeerInbox, RedisPeers};
 pub use presence::{PresenceOptions, RedisPresence};
 pub use queue::RedisQueues;
 pub use reaper::{Reap, Reaper};

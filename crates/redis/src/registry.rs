@@ -42,10 +42,12 @@ use crate::names::Names;
 use crate::resp3::Value;
 use crate::shards::Shards;
 
+pub(crate) use control::destination as node_destination;
 pub use control::{ControlInbox, control};
 use lanes::{Batch, Lanes, Taken};
 pub(crate) use operation::EVENTS;
-use operation::{Held, Operation, Outcome, Record, USER, What, boot_of};
+pub(crate) use operation::boot_of;
+use operation::{Held, Operation, Outcome, Record, USER, What};
 
 /// What a registry is told at its start.
 #[derive(Debug, Clone)]
@@ -485,7 +487,7 @@ impl fmt::Debug for RedisRegistry {
     }
 }
 
-fn unix_ms() -> u64 {
+pub(crate) fn unix_ms() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 

@@ -64,6 +64,10 @@ scripts! {
     HISTORY = "meta.lua" "history.lua";
     LEASE = "lease.lua";
     LEASE_END = "lease_end.lua";
+    PEER_CLAIM = "peer_claim.lua";
+    PEER_KNOWN = "peer_known.lua";
+    PEER_RELEASE = "peer_release.lua";
+    PEER_RENEW = "peer_renew.lua";
     PRESENCE_SET = "presence_set.lua";
     PRESENCE_TELL = "presence_tell.lua";
     REAP_CLAIM = "reap_claim.lua";

@@ -3,6 +3,7 @@
 //! [`broker_contract!`](crate::broker_contract) makes one test of each rule.
 
 mod history;
+pub mod peers;
 pub mod presence;
 pub mod queue;
 pub mod registry;

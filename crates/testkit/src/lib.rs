@@ -2,6 +2,7 @@
 //!
 //! Only ever a dev-dependency.
 
+mod answers;
 pub mod contract;
 mod eventually;
 mod fault_proxy;
@@ -15,6 +16,7 @@ mod redis_tls;
 mod redis_wait;
 mod topology;
 
+pub use answers::Answers;
 pub use eventually::eventually;
 pub use fault_proxy::{FaultProxy, alias};
 pub use inbox::Inbox;

@@ -7,10 +7,11 @@ use super::tree::File;
 const MAX_FILE_LINES: usize = 700;
 
 /// Kinds of files in which people write code.
-const CODE: [&str; 7] = ["rs", "js", "mjs", "ts", "css", "html", "lua"];
+const CODE: [&str; 8] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua"];
 
 /// Every other kind of file that has a place here.
-const OTHER_KINDS: [&str; 8] = ["conf", "json", "md", "pem", "svg", "toml", "yaml", "yml"];
+const OTHER_KINDS: [&str; 10] =
+    ["conf", "json", "md", "pem", "properties", "svg", "toml", "xml", "yaml", "yml"];
 
 /// Files that are known by their whole name.
 const NAMES: [&str; 8] = [

@@ -86,7 +86,7 @@ fn every_subscriber_reads_its_own_subscription_and_the_same_message() {
                 let mut encoder = Encoder::new(64);
                 let mut run = encoder.run(of_run);
                 for (member, id) in members.iter().zip(ids) {
-                    let messages = read(run.chunk(member.wire, framing, &hub), true);
+                    let messages = read(run.chunk(member.wire, framing, &hub, None), true);
                     for ((text, bytes), publication) in messages.iter().zip(of_run) {
                         let frame = frame(bytes, version);
                         let expected_id = publication.id.to_string();
@@ -111,7 +111,7 @@ fn an_ack_header_names_the_subscription_and_the_message() {
     let publications = [publication(1, b"hi")];
     let mut encoder = Encoder::new(64);
     let mut run = encoder.run(&publications);
-    let messages = read(run.chunk(members[0].wire, Framing::WebSocket, &hub), false);
+    let messages = read(run.chunk(members[0].wire, Framing::WebSocket, &hub, None), false);
     let expected = format!("s:{}", publications[0].id);
     assert_eq!(frame(&messages[0].1, Version::V12).header("ack"), Some(&*expected));
 }
@@ -123,8 +123,8 @@ fn native_subscribers_share_one_encoding_and_a_new_run_makes_a_new_one() {
     for body in [&b"one"[..], b"two"] {
         let publications = [publication(1, body)];
         let mut run = encoder.run(&publications);
-        let [first, second] =
-            [0, 1].map(|at: usize| run.chunk(members[at].wire, Framing::WebSocket, &hub).clone());
+        let [first, second] = [0, 1]
+            .map(|at: usize| run.chunk(members[at].wire, Framing::WebSocket, &hub, None).clone());
         assert!(std::ptr::eq(first.pieces(), second.pieces()), "encoded twice");
         let messages = read(&first, false);
         let message: serde_json::Value = serde_json::from_slice(&messages[0].1).unwrap();
@@ -144,7 +144,7 @@ fn what_is_kept_for_the_ids_that_clients_choose_is_bounded() {
     let mut encoder = Encoder::new(64);
     let mut run = encoder.run(&publications);
     for (member, id) in members.iter().zip(&ids) {
-        let messages = read(run.chunk(member.wire, Framing::WebSocket, &hub), false);
+        let messages = read(run.chunk(member.wire, Framing::WebSocket, &hub, None), false);
         assert_eq!(frame(&messages[0].1, Version::V12).header("subscription"), Some(&**id));
     }
     assert!(encoder.chunks.len() <= CACHED_CHUNKS_MAX);
@@ -164,11 +164,11 @@ fn a_change_of_presence_is_a_presence_in_native_and_an_event_in_stomp() {
     let mut encoder = Encoder::new(64);
     let of_run = [publication];
     let mut run = encoder.run(&of_run);
-    let native = read(run.chunk(members[0].wire, Framing::WebSocket, &hub), false);
+    let native = read(run.chunk(members[0].wire, Framing::WebSocket, &hub, None), false);
     let expected =
         br#"{"type":"presence","to":"/topic/a","joined":[{"user":"bob"}],"left":[],"count":2}"#;
     assert_eq!(native, [(true, expected.to_vec())]);
-    let stomp = read(run.chunk(members[1].wire, Framing::WebSocket, &hub), false);
+    let stomp = read(run.chunk(members[1].wire, Framing::WebSocket, &hub, None), false);
     let frame = frame(&stomp[0].1, Version::V12);
     assert_eq!(frame.header("event"), Some("presence"));
     assert_eq!(frame.header("content-type"), Some("application/json"));
@@ -193,7 +193,7 @@ fn a_loss_is_told_to_those_who_missed_something_by_the_first_stomp_frame_of_the_
     let mut encoder = Encoder::new(usize::MAX);
     let mut run = encoder.run_after(&publications, Some(Lost::TooOld));
     let mut told = |member: &Member| -> Vec<_> {
-        let messages = read(run.chunk_for(member, Framing::WebSocket, &hub), false);
+        let messages = read(run.chunk_for(member, Framing::WebSocket, &hub, None), false);
         let texts = messages.iter().map(|(_, message)| String::from_utf8_lossy(message));
         texts.map(|text| text.contains("lost:position_too_old\n")).collect()
     };

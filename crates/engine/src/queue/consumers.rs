@@ -128,6 +128,7 @@ pub struct Dispatch {
 #[derive(Debug, Clone)]
 pub(super) enum OwnWire {
     Native { named: bool },
+    Events { named: bool },
     Stomp { version: Version, id: Arc<str> },
 }
 
@@ -212,6 +213,7 @@ impl Consumers {
             channel: queue.channel.clone(),
             wire: match new.wire {
                 Wire::Native { named } => OwnWire::Native { named },
+                Wire::Events { named, .. } => OwnWire::Events { named },
                 Wire::Stomp { version, id, .. } => OwnWire::Stomp { version, id: id.into() },
             },
             mode: new.mode,

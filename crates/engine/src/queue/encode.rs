@@ -1,7 +1,7 @@
 //! A queue's message in its consumer's protocol. Each goes to one consumer, so nothing is shared.
 
 use fanlight_proto::native::{self, MessageFields, QueueMark};
-use fanlight_proto::stomp;
+use fanlight_proto::{sse, stomp};
 
 use super::consumers::OwnWire;
 use super::{DELIVERY_COUNT, Dispatch};
@@ -13,6 +13,12 @@ impl Dispatch {
         match &self.wire {
             OwnWire::Native { named } => {
                 self.write_native(*named, out);
+                true
+            }
+            OwnWire::Events { named } => {
+                let mut data = Vec::new();
+                self.write_native(*named, &mut data);
+                sse::body(out, None, &data);
                 true
             }
             OwnWire::Stomp { version, id } => {

@@ -38,7 +38,8 @@ impl MemoryRegistry {
         let sessions = users.entry(Arc::clone(user)).or_default();
         let mut replaced = Vec::new();
         let most = self.limit.sessions_per_user as usize;
-        while most > 0 && sessions.len() >= most && !sessions.contains_key(&entry.session) {
+        let is_bound = entry.is_limited && most > 0;
+        while is_bound && sessions.len() >= most && !sessions.contains_key(&entry.session) {
             if self.limit.when_full == WhenFull::Reject {
                 return None;
             }

@@ -6,8 +6,8 @@ use fanlight_proto::CloseReason;
 
 use super::heartbeat::Beats;
 use super::live::{Live, Work};
-use super::{Cx, Effect, Fault, Session, State};
-use crate::auth::{AuthError, Principal, Token};
+use super::{Codec, Cx, Effect, Fault, Session, State};
+use crate::auth::{AuthError, Credentials, Principal};
 use crate::registry::Entered;
 
 /// A CONNECT that waits for its token to be checked: what CONNECTED will say.
@@ -27,22 +27,25 @@ impl Entering {
     fn user(&self) -> Option<Arc<str>> {
         self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
     }
+
+    fn is_limited(&self) -> bool {
+        self.principal.as_ref().is_none_or(|principal| !principal.is_service)
+    }
 }
 
 impl Session {
-    /// Connects with `token`, or else with what the handshake told.
+    /// Connects with `credentials`, or else with what the handshake told.
     pub(super) fn connect(
         &mut self,
         cx: &mut Cx<'_>,
-        token: Option<&str>,
+        credentials: Option<Credentials>,
         connecting: Connecting,
     ) -> Result<(), Fault> {
         let State::AwaitConnect { principal, .. } = &self.state else {
             return Err(Fault::already_connected());
         };
-        if let Some(token) = token {
-            let effect = Effect::Authenticate(Token::new(token));
-            self.start(cx, Work::Connect(connecting), effect);
+        if let Some(credentials) = credentials {
+            self.start(cx, Work::Connect(connecting), Effect::Authenticate(credentials));
             return Ok(());
         }
         match principal.clone() {
@@ -73,7 +76,8 @@ impl Session {
         connecting: Connecting,
     ) {
         let entering = Entering { principal, connecting };
-        let effect = Effect::Enter(entering.user());
+        let (user, is_limited) = (entering.user(), entering.is_limited());
+        let effect = Effect::Enter { user, is_limited };
         self.start(cx, Work::Enter(entering), effect);
     }
 
@@ -98,10 +102,10 @@ impl Session {
             Entered::Full => return self.fail(cx, &Fault::session_limit()),
         }
         self.state = State::Live(Live::new(principal, beats));
-        if self.is_stomp() {
-            self.stomp_connected(cx);
-        } else {
-            self.native_connected(cx);
+        match self.codec {
+            Codec::Stomp { .. } => self.stomp_connected(cx),
+            Codec::Events(_) => self.events_connected(cx),
+            Codec::Native | Codec::Undecided => self.native_connected(cx),
         }
     }
 }

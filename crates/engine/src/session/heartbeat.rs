@@ -32,6 +32,16 @@ impl Beats {
         Self::default()
     }
 
+    /// For a client that is never heard: it is sent something in every interval.
+    pub(super) fn one_way(ours: &Heartbeats) -> Self {
+        Self { send_ms: at_least_min(ours.native_ms), receive_ms: u32::MAX, pinged_ms: 0 }
+    }
+
+    /// For a client whose connections come and go.
+    pub(super) fn none() -> Self {
+        Self { send_ms: 0, receive_ms: u32::MAX, pinged_ms: 0 }
+    }
+
     /// What follows from a client's `heart-beat` and our offer: the greater of the two, nothing
     /// where either says 0.
     pub(super) fn negotiated((can_do, wants): (u32, u32), ours: &Heartbeats) -> Self {

@@ -14,15 +14,17 @@ use super::queue::{Settling, Verdict};
 use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
-use super::{Cx, Effect, Fault, Session, native};
+use super::{Cx, Effect, Fault, Rules, Session, native};
 use crate::auth::Principal;
 use crate::broker::{PublishError, Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
+use crate::ids::Ids;
 use crate::limits::Gcra;
-use crate::policy::{PublishPermit, SubscribePermit};
+use crate::policy::{PublishPermit, Subject, SubscribePermit};
 use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId, SessionId};
 use crate::registry::SubscriptionChange;
+use crate::time::Now;
 
 /// What exists only while a session is connected.
 #[derive(Debug)]
@@ -80,6 +82,8 @@ pub(super) enum Answer {
     Receipt(Box<str>),
     /// A native request with an `id`.
     Request(RequestId),
+    /// A listener that joins the n-th of its destinations.
+    Joined(u16),
 }
 
 /// What else a positive answer says.
@@ -151,6 +155,9 @@ impl Live {
 
     /// Counts one message against its rate.
     pub(super) fn admit(&mut self, cx: &Cx<'_>, is_send: bool) -> Result<(), Fault> {
+        if self.principal.as_ref().is_some_and(|principal| principal.is_service) {
+            return Ok(());
+        }
         let (gcra, rate) = if is_send {
             (&mut self.messages, cx.rules.limits.messages)
         } else {
@@ -163,26 +170,7 @@ impl Live {
 impl Session {
     /// The publication that `draft` asks for, if the policy permits it.
     pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
-        let destination = parse_destination(cx, draft.to)?;
-        let mut permit = cx.rules.policy.publish(&self.subject(), &destination)?;
-        let only_for = draft.session.map(|session| session_of(session, &permit)).transpose()?;
-        if only_for.is_some() {
-            permit = permit.without_history();
-        }
-        let key =
-            draft.key.map(|key| self.idempotency_key(permit.destination(), key)).transpose()?;
-        let publication = Publication {
-            id: cx.ids.publication(cx.now),
-            destination: permit.destination().clone(),
-            body: draft.body,
-            content_type: draft.content_type,
-            headers: draft.headers,
-            publisher: self.principal().map(|principal| Arc::clone(&principal.user)),
-            at_unix_ms: cx.now.unix_ms,
-            position: None,
-            only_for,
-        };
-        Ok(Outgoing { permit, publication, key })
+        outgoing(cx.rules, cx.ids, cx.now, &self.subject(), draft)
     }
 
     /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
@@ -257,10 +245,10 @@ impl Session {
     /// The right to subscribe to the destination or pattern `to`.
     pub(super) fn may_subscribe(&self, cx: &Cx<'_>, to: &str) -> Result<SubscribePermit, Fault> {
         if !is_pattern(to) {
-            let destination = parse_destination(cx, to)?;
+            let destination = parse_destination(cx.rules, to)?;
             return Ok(cx.rules.policy.subscribe(&self.subject(), &destination)?);
         }
-        check_length(cx, to)?;
+        check_length(cx.rules, to)?;
         let pattern: DestinationPattern = to.parse()?;
         if to.starts_with("/app/") {
             return Err(Fault::no_handler());
@@ -283,6 +271,7 @@ impl Session {
             Answer::Nobody => {}
             Answer::Receipt(receipt) => self.stomp_receipt(cx, &receipt, note),
             Answer::Request(id) => native::ok(cx, id, note),
+            Answer::Joined(index) => self.events_joined(cx, index, note),
         }
     }
 
@@ -292,8 +281,58 @@ impl Session {
             Answer::Nobody => self.fail(cx, fault),
             Answer::Receipt(receipt) => self.stomp_fail(cx, fault, Some(receipt)),
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
+            Answer::Joined(index) => self.events_fail(cx, fault, Some(*index)),
         }
     }
+}
+
+/// The publication that `draft` asks for, if the policy permits it to `sender`.
+pub(super) fn outgoing(
+    rules: &Rules,
+    ids: &mut Ids,
+    now: Now,
+    sender: &Subject<'_>,
+    draft: Draft<'_>,
+) -> Result<Outgoing, Fault> {
+    let destination = parse_destination(rules, draft.to)?;
+    let mut permit = rules.policy.publish(sender, &destination)?;
+    let only_for = draft.session.map(|session| session_of(session, &permit)).transpose()?;
+    if only_for.is_some() {
+        permit = permit.without_history();
+    }
+    let key =
+        draft.key.map(|key| idempotency_key(sender, permit.destination(), key)).transpose()?;
+    let publication = Publication {
+        id: ids.publication(now),
+        destination: permit.destination().clone(),
+        body: draft.body,
+        content_type: draft.content_type,
+        headers: draft.headers,
+        publisher: sender.principal.map(|principal| Arc::clone(&principal.user)),
+        at_unix_ms: now.unix_ms,
+        position: None,
+        only_for,
+    };
+    Ok(Outgoing { permit, publication, key })
+}
+
+/// A client's name for a publication, made its own: it counts for this user, or where there is
+/// none for this session, and for one destination.
+fn idempotency_key(
+    sender: &Subject<'_>,
+    destination: &Destination,
+    key: &str,
+) -> Result<IdempotencyKey, Fault> {
+    if key.is_empty() || key.len() > IdempotencyKey::MAX_BYTES {
+        return Err(Fault::bad_key(IdempotencyKey::MAX_BYTES));
+    }
+    let (kind, publisher) = match sender.principal {
+        Some(principal) => ('u', principal.user.to_string()),
+        None => ('s', sender.session.to_string()),
+    };
+    // With lengths, so that no two tell the same.
+    let (length, to) = (publisher.len(), destination.as_str());
+    Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
 }
 
 /// The one session of a user that a client names.
@@ -310,8 +349,8 @@ pub(super) fn is_pattern(to: &str) -> bool {
     to.contains(['*', '?', '{', '}'])
 }
 
-pub(super) fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, Fault> {
-    check_length(cx, text)?;
+pub(super) fn parse_destination(rules: &Rules, text: &str) -> Result<Destination, Fault> {
+    check_length(rules, text)?;
     let destination: Destination = text.parse()?;
     match destination.kind() {
         DestinationKind::App => Err(Fault::no_handler()),
@@ -319,7 +358,7 @@ pub(super) fn parse_destination(cx: &Cx<'_>, text: &str) -> Result<Destination, 
     }
 }
 
-fn check_length(cx: &Cx<'_>, text: &str) -> Result<(), Fault> {
-    let limit = cx.rules.limits.destination_bytes;
+fn check_length(rules: &Rules, text: &str) -> Result<(), Fault> {
+    let limit = rules.limits.destination_bytes;
     if text.len() > limit { Err(Fault::destination_too_long(limit)) } else { Ok(()) }
 }

@@ -19,8 +19,9 @@ use super::presence::Page;
 use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
-use crate::auth::{AuthError, Principal, Token};
+use crate::auth::{AuthError, Credentials, Principal, Token};
 use crate::hub::Wire;
+use crate::limits::Limits;
 use crate::queue::AckMode;
 use crate::timeline::Start;
 
@@ -69,7 +70,8 @@ impl Session {
         if let ClientMessage::Connect { token } = &message
             && !self.is_connected()
         {
-            return self.connect(cx, token.as_deref(), Connecting { beats: Beats::pinged() });
+            let token = token.as_deref().map(|token| Credentials::Token(Token::new(token)));
+            return self.connect(cx, token, Connecting { beats: Beats::pinged() });
         }
         match &message {
             ClientMessage::Ack { .. } | ClientMessage::Nack { .. } if self.is_connected() => {}
@@ -95,7 +97,7 @@ impl Session {
                 self.confirm(cx, Answer::to(id), Note::default());
                 Ok(())
             }
-            message @ ClientMessage::Send { .. } => self.native_send(cx, message),
+            message @ ClientMessage::Send { .. } => self.native_send(cx, &message),
             ClientMessage::History { to, since, limit, id } => {
                 self.ask_history(cx, &to, since, limit, id)
             }
@@ -106,7 +108,8 @@ impl Session {
                 if self.principal().is_none() {
                     return Err(Fault::anonymous_refresh());
                 }
-                self.start(cx, Work::Refresh { id }, Effect::Authenticate(Token::new(&token)));
+                let token = Credentials::Token(Token::new(&token));
+                self.start(cx, Work::Refresh { id }, Effect::Authenticate(token));
                 Ok(())
             }
             ClientMessage::Ack { ids, id } => self.native_ack(cx, &ids, true, Answer::to(id)),
@@ -118,46 +121,15 @@ impl Session {
         }
     }
 
-    fn native_send(&mut self, cx: &mut Cx<'_>, message: ClientMessage<'_>) -> Result<(), Fault> {
-        let ClientMessage::Send { to, body, content_type, headers, key, session, id } = message
-        else {
-            return Ok(());
-        };
-        if let Some(content_type) = &content_type {
-            headers::check_length("content-type", content_type, &cx.rules.limits)?;
-        }
-        for (name, value) in &headers {
-            headers::check(name, value, &cx.rules.limits)?;
-        }
-        let headers = headers.into_iter().map(|(name, value)| (name.into(), value.into()));
-        let draft = Draft {
-            to: &to,
-            body,
-            content_type: content_type.as_deref().unwrap_or("application/json").into(),
-            headers: headers.collect(),
-            key: key.as_deref(),
-            session: session.as_deref(),
-        };
+    fn native_send(&mut self, cx: &mut Cx<'_>, message: &ClientMessage<'_>) -> Result<(), Fault> {
+        let draft = draft_of(message, &cx.rules.limits)?;
         let outgoing = self.outgoing(cx, draft)?;
-        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(id));
+        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(request_id(message)));
         Ok(())
     }
 
     pub(super) fn native_connected(&mut self, cx: &mut Cx<'_>) {
-        let principal = self.principal();
-        let limits = &cx.rules.limits;
-        let message = ServerMessage::Connected {
-            session: self.id.to_string(),
-            user: principal.map(|principal| principal.user.to_string()),
-            expires: principal
-                .and_then(|principal| principal.expires_unix_s)
-                .map(|expires| expires.saturating_mul(1000)),
-            heartbeat_ms: cx.rules.heartbeats.native_ms,
-            limits: SessionLimits {
-                message_bytes: limits.message_bytes as u64,
-                subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
-            },
-        };
+        let message = connected(self, cx);
         write(cx, &message);
     }
 
@@ -200,10 +172,7 @@ impl Session {
             return;
         }
         let ends = fault.ends(false, cx.rules.on_forbidden);
-        let message = fault.text();
-        let code = Cow::Borrowed(fault.code);
-        let retry_after_ms = fault.retry_after_ms;
-        write(cx, &ServerMessage::Error { id, code, message, retry_after_ms });
+        write(cx, &error(fault, id));
         if ends {
             self.end(cx, fault.reason);
         }
@@ -222,6 +191,31 @@ impl Answer {
     }
 }
 
+/// What a `send` wants published.
+pub(super) fn draft_of<'m>(
+    message: &'m ClientMessage<'_>,
+    limits: &Limits,
+) -> Result<Draft<'m>, Fault> {
+    let ClientMessage::Send { to, body, content_type, headers, key, session, .. } = message else {
+        return Err(Fault::internal());
+    };
+    if let Some(content_type) = content_type {
+        headers::check_length("content-type", content_type, limits)?;
+    }
+    for (name, value) in headers {
+        headers::check(name, value, limits)?;
+    }
+    let headers = headers.iter().map(|(name, value)| ((**name).into(), (**value).into()));
+    Ok(Draft {
+        to,
+        body: body.clone(),
+        content_type: content_type.as_deref().unwrap_or("application/json").into(),
+        headers: headers.collect(),
+        key: key.as_deref(),
+        session: session.as_deref(),
+    })
+}
+
 fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     match message {
         ClientMessage::Connect { .. } => None,
@@ -236,9 +230,42 @@ fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     }
 }
 
+/// That the session is open.
+pub(super) fn connected(session: &Session, cx: &Cx<'_>) -> ServerMessage {
+    let principal = session.principal();
+    let limits = &cx.rules.limits;
+    ServerMessage::Connected {
+        session: session.id.to_string(),
+        user: principal.map(|principal| principal.user.to_string()),
+        expires: principal
+            .and_then(|principal| principal.expires_unix_s)
+            .map(|expires| expires.saturating_mul(1000)),
+        heartbeat_ms: cx.rules.heartbeats.native_ms,
+        limits: SessionLimits {
+            message_bytes: limits.message_bytes as u64,
+            subscriptions: u32::try_from(limits.subscriptions).unwrap_or(u32::MAX),
+        },
+    }
+}
+
+/// That a request was refused, or that the session ends.
+pub(super) fn error(fault: &Fault, id: Option<RequestId>) -> ServerMessage {
+    ServerMessage::Error {
+        id,
+        code: Cow::Borrowed(fault.code),
+        message: fault.text(),
+        retry_after_ms: fault.retry_after_ms,
+    }
+}
+
 /// Tells that a request was done.
 pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
-    let confirmed = Confirmed {
+    write(cx, &ServerMessage::Ok(confirmed(id, note)));
+}
+
+/// That a request was done.
+pub(super) fn confirmed(id: RequestId, note: Note) -> Confirmed {
+    Confirmed {
         message_id: note.message_id.map(|id| id.to_string()),
         degraded: note.degraded,
         duplicate: note.duplicate,
@@ -248,8 +275,7 @@ pub(super) fn ok(cx: &mut Cx<'_>, id: RequestId, note: Note) {
         reason: note.reason.map(|reason| reason.code().into()),
         count: note.count,
         ..Confirmed::new(id)
-    };
-    write(cx, &ServerMessage::Ok(confirmed));
+    }
 }
 
 pub(super) fn write(cx: &mut Cx<'_>, message: &ServerMessage) {

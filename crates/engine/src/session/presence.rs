@@ -52,7 +52,7 @@ impl Session {
         if is_pattern(to) {
             return Err(Denied::PatternPresence.into());
         }
-        let destination = parse_destination(cx, to)?;
+        let destination = parse_destination(cx.rules, to)?;
         Ok(cx.rules.policy.presence(&self.subject(), &destination)?)
     }
 

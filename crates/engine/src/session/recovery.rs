@@ -10,7 +10,7 @@ use super::subscriptions::{Feed, Subscription};
 use super::{Cx, Effect, Fault, Session};
 use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
-use crate::history::{History, HistoryError, HistoryPage, HistoryRange, IdempotencyKey, Lost};
+use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use crate::hub::{SubscriptionKey, Wire};
 use crate::policy::Denied;
 use crate::presence::Place;
@@ -224,7 +224,7 @@ impl Session {
         limit: u32,
         id: RequestId,
     ) -> Result<(), Fault> {
-        let destination = parse_destination(cx, to)?;
+        let destination = parse_destination(cx.rules, to)?;
         let permit = cx.rules.policy.history(&self.subject(), &destination)?;
         let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
         let query = permit.into_query(range, limit);
@@ -263,24 +263,5 @@ impl Session {
         let position = newest.unwrap_or(page.top);
         writer.end(&mut payload, position, !is_last, page.lost.map(Lost::code));
         cx.effects.push(Effect::Write { text: true, payload });
-    }
-
-    /// A client's name for a publication, made its own: it counts for this user, or where there
-    /// is none for this session, and for one destination.
-    pub(super) fn idempotency_key(
-        &self,
-        destination: &Destination,
-        key: &str,
-    ) -> Result<IdempotencyKey, Fault> {
-        if key.is_empty() || key.len() > IdempotencyKey::MAX_BYTES {
-            return Err(Fault::bad_key(IdempotencyKey::MAX_BYTES));
-        }
-        let (kind, publisher) = match self.principal() {
-            Some(principal) => ('u', principal.user.to_string()),
-            None => ('s', self.id().to_string()),
-        };
-        // With lengths, so that no two tell the same.
-        let (length, to) = (publisher.len(), destination.as_str());
-        Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
     }
 }

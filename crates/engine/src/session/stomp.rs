@@ -13,6 +13,7 @@ use super::live::{Answer, Draft, Note};
 use super::queue;
 use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Session, State};
+use crate::auth::{Credentials, Token};
 use crate::hub::Wire;
 use crate::queue::AckMode;
 use crate::timeline::Start;
@@ -120,7 +121,7 @@ impl Session {
         if let Codec::Stomp { decoder, .. } = &mut self.codec {
             decoder.set_version(version);
         }
-        self.connect(cx, token(frame)?, Connecting { beats })
+        self.connect(cx, credentials(frame)?, Connecting { beats })
     }
 
     pub(super) fn stomp_connected(&mut self, cx: &mut Cx<'_>) {
@@ -133,7 +134,8 @@ impl Session {
             writer = writer.header("heart-beat", &format!("{send_ms},{receive_ms}"));
         }
         writer = writer.header("session", &self.id.to_string()).header("server", SERVER);
-        if let Some(principal) = self.principal() {
+        // A service knows its own name, and may pass this frame on to others: Spring's relay does.
+        if let Some(principal) = self.principal().filter(|principal| !principal.is_service) {
             writer = writer.header("user-name", &principal.user);
         }
         writer.end();
@@ -290,21 +292,28 @@ impl Session {
     fn stomp_version(&self) -> Version {
         match &self.codec {
             Codec::Stomp { decoder, .. } => decoder.version(),
-            Codec::Native | Codec::Undecided => Version::V10,
+            Codec::Native | Codec::Undecided | Codec::Events(_) => Version::V10,
         }
     }
 }
 
-/// The token of a CONNECT. An empty `passcode` is what many clients send by default.
-fn token(frame: &Frame) -> Result<Option<&str>, Fault> {
-    let Some(authorization) = frame.header("Authorization").or(frame.header("authorization"))
-    else {
-        return Ok(frame.header("passcode").filter(|passcode| !passcode.is_empty()));
-    };
-    match authorization.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(Some(token.trim())),
+/// What a CONNECT proves its client by. An empty `passcode` is what many clients send by default.
+fn credentials(frame: &Frame) -> Result<Option<Credentials>, Fault> {
+    let given = |name| frame.header(name).filter(|value| !value.is_empty());
+    let authorization = frame.header("Authorization").or(frame.header("authorization"));
+    let bearer = authorization.map(|value| match value.split_once(' ') {
+        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => Ok(token.trim()),
         _ => Err(Fault::not_bearer()),
+    });
+    let passcode = given("passcode");
+    if let (Some(login), Some(passcode)) = (given("login"), passcode) {
+        // A relay passes on what its own clients proved themselves by to it.
+        let bearer = bearer.and_then(Result::ok).map(Token::new);
+        let (login, passcode) = (login.into(), Token::new(passcode));
+        return Ok(Some(Credentials::Login { login, passcode, bearer }));
     }
+    let token = bearer.transpose()?.or(passcode);
+    Ok(token.map(|token| Credentials::Token(Token::new(token))))
 }
 
 /// The position that a SUBSCRIBE gives back.

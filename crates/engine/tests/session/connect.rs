@@ -72,6 +72,37 @@ fn a_frame_before_connect_is_refused() {
 }
 
 #[test]
+fn a_login_and_its_passcode_are_checked_together_with_the_token_beside_them() {
+    check(expect![[r#"
+        C> CONNECT accept-version:1.2 login:app passcode:ann
+        S? authenticate app:ann or ann
+        S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:ann version:1.2
+    "#]]);
+    check(expect![[r#"
+        C> CONNECT accept-version:1.2 login:app passcode:pass Authorization:Bearer bob
+        S? authenticate app:pass or bob
+        S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:bob version:1.2
+    "#]]);
+    // What a relay's own client proved itself by to the relay is nothing to us.
+    check(expect![[r#"
+        C> CONNECT accept-version:1.2 login:app passcode:ann Authorization:Basic abc
+        S? authenticate app:ann or ann
+        S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:ann version:1.2
+    "#]]);
+}
+
+#[test]
+fn a_service_is_not_bound_by_what_one_user_may_use_and_not_told_its_name() {
+    check(expect![[r#"
+        D> registry
+        C> CONNECT accept-version:1.2 login:app passcode:app+service
+        S? authenticate app:app+service or app+service
+        S? enter app without limit
+        S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> version:1.2
+    "#]]);
+}
+
+#[test]
 fn the_token_comes_as_authorization_or_passcode() {
     check(expect![[r#"
         C> CONNECT accept-version:1.2 Authorization:Bearer ann
@@ -82,11 +113,6 @@ fn the_token_comes_as_authorization_or_passcode() {
         C> CONNECT accept-version:1.2 authorization:bearer ann passcode:bob
         S? authenticate ann
         S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:ann version:1.2
-    "#]]);
-    check(expect![[r#"
-        C> CONNECT accept-version:1.2 login:ignored passcode:bob
-        S? authenticate bob
-        S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:bob version:1.2
     "#]]);
 }
 

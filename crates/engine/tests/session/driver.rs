@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use fanlight_engine::auth::{AuthError, Principal};
+use fanlight_engine::auth::{AuthError, Credentials, Principal};
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
 use fanlight_engine::history::{
     History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, Lost,
@@ -308,11 +308,11 @@ impl Driver {
                 self.activity.last_sent_ms = self.now.mono_ms;
                 ("S< (ping)".to_owned(), None)
             }
-            Effect::Authenticate(token) => {
-                let token = token.as_str().to_owned();
-                (format!("S? authenticate {token}"), Some(Pending::Authenticated(token)))
+            Effect::Authenticate(credentials) => {
+                let (shown, token) = shown_credentials(credentials);
+                (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
             }
-            effect @ (Effect::Enter(_) | Effect::Exit { .. } | Effect::Record(_)) => {
+            effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
                 match self.registry_effect(effect) {
                     (Some(line), pending) => (line, pending),
                     (None, pending) => return pending,
@@ -371,9 +371,10 @@ impl Driver {
         let is_shown = self.registry_shown;
         let shown = |line: String| is_shown.then_some(line);
         match effect {
-            Effect::Enter(user) => {
+            Effect::Enter { user, is_limited } => {
                 self.entered += 1;
-                let line = format!("S? enter {}", user.as_deref().unwrap_or("nobody"));
+                let bound = if is_limited { "" } else { " without limit" };
+                let line = format!("S? enter {}{bound}", user.as_deref().unwrap_or("nobody"));
                 (shown(line), Some(Pending::Entered))
             }
             Effect::Exit { user, reason } => {
@@ -408,7 +409,18 @@ impl Driver {
     }
 }
 
-/// Who a token stands for: `ann`, `ann+admin` with a role, `ann@60` that expires in 60 s; some
+/// How they are shown, and what is the token among them.
+fn shown_credentials(credentials: Credentials) -> (String, String) {
+    match credentials {
+        Credentials::Token(token) => (token.as_str().to_owned(), token.as_str().to_owned()),
+        Credentials::Login { login, passcode, bearer } => {
+            let token = bearer.as_ref().unwrap_or(&passcode).as_str();
+            (format!("{login}:{} or {token}", passcode.as_str()), token.to_owned())
+        }
+    }
+}
+
+/// Who a token stands for: `ann`, `ann+admin` with a role (`service`: an account), `ann@60` that expires in 60 s; some
 /// stand for what is wrong with them.
 pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
     match token {
@@ -420,6 +432,7 @@ pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
     let (token, expires) = token.split_once('@').unwrap_or((token, ""));
     let (user, role) = token.split_once('+').unwrap_or((token, ""));
     let mut principal = Principal::of_user(user);
+    principal.is_service = role == "service";
     if !role.is_empty() {
         principal.roles = [role.into()].into();
     }

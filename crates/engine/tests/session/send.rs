@@ -133,7 +133,7 @@ fn app_destinations_have_no_handler_yet() {
 }
 
 #[test]
-fn too_many_sends_at_once_are_refused_with_the_time_to_wait() {
+fn too_many_sends_at_once_are_refused_with_the_time_to_wait_except_from_a_service() {
     let mut rules = crate::driver::rules();
     rules.limits.messages.burst = 2;
     check_rules(
@@ -147,6 +147,18 @@ fn too_many_sends_at_once_are_refused_with_the_time_to_wait() {
             C> SEND destination:/topic/a receipt:1
             S< ERROR code:rate_limited message:too many messages receipt-id:1 retry-after:1
             S| close rate_limited
+        "#]],
+    );
+    check_rules(
+        rules.clone(),
+        expect![[r#"
+            # stomp 1.2 app+service
+            C> SEND destination:/topic/a
+            S? publish /topic/a from app
+            C> SEND destination:/topic/a
+            S? publish /topic/a from app
+            C> SEND destination:/topic/a
+            S? publish /topic/a from app
         "#]],
     );
     check_rules(

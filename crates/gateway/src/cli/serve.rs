@@ -19,6 +19,9 @@ pub(super) struct Serve {
     /// Address and port for clients [option listen.public].
     #[arg(long, value_name = "ADDR", value_parser = address)]
     listen: Option<SocketAddr>,
+    /// Address and port for STOMP over TCP [option listen.stomp].
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    stomp: Option<SocketAddr>,
     /// Address and port for metrics, health and drain [option listen.admin].
     #[arg(long, value_name = "ADDR", value_parser = address)]
     admin: Option<SocketAddr>,
@@ -42,6 +45,7 @@ impl Serve {
     fn layers(&self) -> Layers {
         let flags = [
             ("--listen", "listen.public", self.listen.map(|address| address.to_string())),
+            ("--stomp", "listen.stomp", self.stomp.map(|address| address.to_string())),
             ("--admin", "listen.admin", self.admin.map(|address| address.to_string())),
             ("--redis", "redis.url", self.redis.as_ref().map(|url| url.reveal().into())),
             ("--redis", "broker.kind", self.redis.as_ref().map(|_| "redis".into())),
@@ -86,10 +90,13 @@ fn options(command: &Serve) -> anyhow::Result<ServeOptions> {
     if command.dev {
         let addresses =
             [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)];
-        for (option, address) in addresses {
+        let stomp = config.listen.stomp.map(|address| ("listen.stomp", address));
+        for (option, address) in addresses.into_iter().chain(stomp) {
             loopback_only(option, address)?;
         }
     }
-    let warnings = config.warnings();
+    let mut warnings = config.warnings();
+    // Everybody gets a token there anyhow.
+    warnings.retain(|warning| !command.dev || !warning.key.starts_with("auth.accounts"));
     Ok(ServeOptions { config, warnings, dev: command.dev, conformance: command.conformance })
 }

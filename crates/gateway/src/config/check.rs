@@ -1,12 +1,12 @@
 //! Checks that concern more than one option: what is missing, and what does not fit together.
 
-use fanlight_engine::auth::TokenRules;
-
+use super::accounts;
 use super::problem::Problem;
 use super::queues;
 use super::values::OriginRule;
-use super::{BrokerKind, Config};
-use crate::jwt::Authenticator;
+use super::{BrokerKind, Config, ServerTls};
+use crate::jwt;
+use crate::tls;
 
 /// Everything that keeps `config` from being served.
 pub(super) fn problems(config: &Config) -> Vec<Problem> {
@@ -55,6 +55,15 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
             "set auth.audience, auth.issuer or both",
         );
     }
+    warnings.extend(accounts::warnings(&config.auth.accounts));
+    let stomp_is_open = config.listen.stomp.is_some_and(|address| !address.ip().is_loopback());
+    if stomp_is_open && config.listen.stomp_tls == ServerTls::default() {
+        warnings.push(Problem::new(
+            "listen.stomp",
+            "without TLS, passcodes and messages can be read on the way",
+            "set listen.stomp_tls, or keep the port within a network that you trust",
+        ));
+    }
     warnings
 }
 
@@ -66,30 +75,55 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             "give the admin listener a port of its own, which the public can't reach",
         ));
     }
-    let path = &config.websocket.path;
-    if !path.starts_with('/') || path.contains(['?', '#', '{', '}', '*', ' ']) {
-        problems.push(Problem::new(
-            "websocket.path",
-            "not a path",
-            "begin it with /, without a query, as in \"/ws\"",
-        ));
+    for (other, address) in
+        [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)]
+    {
+        if config.listen.stomp == Some(address) && address.port() != 0 {
+            problems.push(Problem::new(
+                "listen.stomp",
+                format!("the same address as {other}"),
+                "give STOMP over TCP a port of its own, as in 61613",
+            ));
+        }
     }
-    if matches!(path.as_str(), "/" | "/livez" | "/readyz" | "/startupz") {
-        problems.push(Problem::new(
-            "websocket.path",
-            "taken by another endpoint",
-            "choose a path of its own, as in \"/ws\"",
-        ));
+    match tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls) {
+        Err(problem) => problems.push(problem),
+        Ok(Some(_)) if config.listen.stomp.is_none() => problems.push(Problem::new(
+            "listen.stomp_tls",
+            "set, but there is no listener for it",
+            "set listen.stomp, or remove it",
+        )),
+        Ok(_) => {}
+    }
+    let (websocket, sockjs) = (&*config.websocket.path, &*config.sockjs.path);
+    path("websocket.path", websocket, "\"/ws\"", sockjs, problems);
+    path("sockjs.path", sockjs, "\"/sockjs\"", websocket, problems);
+    if sockjs.ends_with('/') {
+        let remedy = "leave out the slash at its end, as in \"/sockjs\"";
+        problems.push(Problem::new("sockjs.path", "ends with a slash", remedy));
+    }
+}
+
+/// A path of an endpoint's own.
+fn path(option: &'static str, path: &str, example: &str, other: &str, problems: &mut Vec<Problem>) {
+    if !path.starts_with('/') || path.contains(['?', '#', '{', '}', '*', ' ']) {
+        let remedy = format!("begin it with /, without a query, as in {example}");
+        problems.push(Problem::new(option, "not a path", remedy));
+    }
+    if TAKEN.contains(&path) || path == other {
+        let remedy = format!("choose a path of its own, as in {example}");
+        problems.push(Problem::new(option, "taken by another endpoint", remedy));
     }
 }
 
 fn identity(config: &Config, problems: &mut Vec<Problem>) {
     let auth = &config.auth;
-    if let Err(key_problems) = Authenticator::new(auth, TokenRules::default()) {
+    if let Err(key_problems) = jwt::check_keys(&auth.keys) {
         problems.extend(key_problems);
     }
+    accounts::problems(&auth.accounts, problems);
     let anonymous = config.namespaces.iter().any(|namespace| namespace.anonymous);
-    if auth.keys.is_empty() && !anonymous {
+    if auth.keys.is_empty() && auth.accounts.is_empty() && !anonymous {
         problems.push(Problem::new(
             "auth.keys",
             "there are none, so nobody could connect",
@@ -275,3 +309,6 @@ const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
 /// Above this the arithmetic of frames and buffers would need another look.
 const MESSAGE_MAX_BYTES: u64 = 64 << 20;
+
+/// Paths that other endpoints have.
+const TAKEN: [&str; 7] = ["/", "/livez", "/readyz", "/startupz", "/events", "/poll", "/publish"];

@@ -10,6 +10,7 @@ use fanlight_proto::{DestinationPattern, PatternError};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::accounts::Account;
 use super::queues::{Mode, Queue};
 use super::redis::Redis;
 use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
@@ -28,7 +29,11 @@ pub struct Config {
     pub origin: Origin,
     /// The WebSocket endpoint.
     pub websocket: WebSocket,
-    /// STOMP over WebSocket.
+    /// SockJS, for clients that can't have a WebSocket.
+    pub sockjs: SockJs,
+    /// Polling, for clients that can do nothing else.
+    pub poll: Poll,
+    /// STOMP.
     pub stomp: Stomp,
     /// The native protocol, `fanlight.v1.json`.
     pub native: Native,
@@ -70,6 +75,23 @@ pub struct Listen {
     /// The load balancers and proxies in front, by range. A connection from one of them counts for
     /// the address that its `X-Forwarded-For` names, the last one that is not itself a proxy.
     pub trusted_proxies: Vec<Network>,
+    /// Address and port for STOMP over TCP, as Spring's broker relay speaks it; the usual port is
+    /// 61613. Absent: none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<String>")]
+    pub stomp: Option<SocketAddr>,
+    /// TLS for STOMP over TCP.
+    pub stomp_tls: ServerTls,
+}
+
+/// TLS of a listener. The files are PEM, and read at the start.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct ServerTls {
+    /// The certificate, with those between it and its authority. Empty: no TLS.
+    pub certificate_file: PathBuf,
+    /// The private key of the certificate.
+    pub private_key_file: PathBuf,
 }
 
 /// Who clients are: tokens and the keys that sign them.
@@ -97,6 +119,11 @@ pub struct Auth {
     /// The keys that tokens may be signed with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<AuthKey>,
+    /// Services that connect by STOMP's `login` and `passcode`, such as Spring's broker relay. They
+    /// act for many: neither rates nor `limits.sessions_per_user` bound them, and once connected
+    /// they do not count towards `limits.connections_per_ip`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub accounts: Vec<Account>,
 }
 
 /// A key that tokens may be signed with. The algorithm is fixed here and never taken from a token.
@@ -173,7 +200,37 @@ pub struct WebSocket {
     pub compression_min_bytes: u32,
 }
 
-/// STOMP over WebSocket.
+/// SockJS, for clients that can't have a WebSocket. No request needs to come to the node that had
+/// the one before.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct SockJs {
+    /// The path that clients are given, without a slash at its end.
+    pub path: String,
+    /// How long a session lives without a connection that receives.
+    pub disconnect_delay: Span,
+    /// How often a connection that receives nothing else is sent a heartbeat.
+    pub heartbeat: Span,
+    /// How much a streaming response carries before it ends and the client makes another: browsers
+    /// keep all of it in memory.
+    pub stream_bytes: Size,
+    /// Where the page in an iframe, for old browsers, loads the client from.
+    pub client_url: String,
+    /// Where clients are to connect to, told in `info`. Empty: where they asked.
+    pub base_url: String,
+}
+
+/// Polling, for clients that can do nothing else.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Poll {
+    /// The longest that a poll may wait. Keep it below the idle timeout of the load balancer.
+    pub max_wait: Span,
+    /// How long messages are kept for who does not poll. With a history, they are there longer.
+    pub linger: Span,
+}
+
+/// STOMP.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Stomp {
@@ -496,6 +553,8 @@ impl Default for Listen {
             public: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
             trusted_proxies: Vec::new(),
+            stomp: None,
+            stomp_tls: ServerTls::default(),
         }
     }
 }
@@ -512,6 +571,7 @@ impl Default for Auth {
             cookie: String::new(),
             query: true,
             keys: Vec::new(),
+            accounts: Vec::new(),
         }
     }
 }
@@ -519,6 +579,25 @@ impl Default for Auth {
 impl Default for WebSocket {
     fn default() -> Self {
         Self { path: "/ws".into(), compression: false, compression_min_bytes: 256 }
+    }
+}
+
+impl Default for SockJs {
+    fn default() -> Self {
+        Self {
+            path: "/sockjs".into(),
+            disconnect_delay: Span::seconds(5),
+            heartbeat: Span::seconds(25),
+            stream_bytes: Size::kib(128),
+            client_url: "https://cdn.jsdelivr.net/npm/sockjs-client@1/dist/sockjs.min.js".into(),
+            base_url: String::new(),
+        }
+    }
+}
+
+impl Default for Poll {
+    fn default() -> Self {
+        Self { max_wait: Span::seconds(50), linger: Span::seconds(30) }
     }
 }
 

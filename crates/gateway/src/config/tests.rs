@@ -280,13 +280,85 @@ fn a_history_has_bounds_and_defaults() {
 
 #[test]
 fn no_secret_is_shown_by_errors_debug_or_json() {
-    let file = "[redis]\nurl = 'hunter2'\n[[auth.keys]]\nalgorithm = 'HS256'\nsecret = 'hunter2'";
+    let file = "[redis]\nurl = 'hunter2'\n[[auth.keys]]\nalgorithm = 'HS256'\nsecret = 'hunter2'\n\
+                [[auth.accounts]]\nlogin = 'app'\npasscode = 'hunter2'\npasscode_file = 'f'";
     let (_folder, layers) = layers(file, &[]);
     let loaded = Config::load(&layers).unwrap();
     let json = serde_json::to_string(&loaded.config).unwrap();
     let shown = format!("{:?} {json}", loaded.config);
     let error = loaded.checked().unwrap_err().to_string();
     assert!(!shown.contains("hunter2") && !error.contains("hunter2"), "{shown} {error}");
+}
+
+#[test]
+fn accounts_that_could_not_be_used_are_refused() {
+    let rest = "[broker]\nkind = 'memory'\n[[namespaces]]\nname = 'a'\nmatch = '/topic/**'\n";
+    check(
+        &format!(
+            "{rest}[[auth.accounts]]\nlogin = 'app'\npasscode = 'sixteen or more of them'\n\
+             [[auth.accounts]]\nlogin = 'app'\n\
+             [[auth.accounts]]\nlogin = \"a\\nb\"\npasscode_file = '/nowhere/passcode'"
+        ),
+        &[],
+        &expect![[r#"
+            auth.accounts[1].login = "app" (f.toml:10): the login of another account too
+              remedy: give each account a login of its own
+            auth.accounts[1].passcode: empty
+              remedy: give exactly one of passcode and passcode_file
+            auth.accounts[2].login = "a\nb" (f.toml:12): not a name of 1-128 bytes without control characters
+              remedy: choose one that no token names, as in "backend"
+            auth.accounts[2].passcode_file = "/nowhere/passcode" (f.toml:13): can't read /nowhere/passcode: No such file or directory (os error 2)
+              remedy: check the path and its permissions"#]],
+    );
+}
+
+#[test]
+fn a_passcode_that_can_be_guessed_is_warned_of_wherever_it_stands() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("passcode");
+    std::fs::write(&path, "hunter2\r\n").unwrap();
+    let account =
+        |login: &str, more: String| format!("[[auth.accounts]]\nlogin = '{login}'\n{more}\n");
+    let file = [
+        account("a", "passcode = 'guest'".into()),
+        account("b", format!("passcode_file = '{}'", path.display())),
+        account("c", "passcode = '0123456789abcdef'".into()),
+    ];
+    let config = load(&file.concat(), &[]);
+    let passcode = config.auth.accounts[1].read_passcode("").unwrap();
+    assert_eq!(passcode.reveal(), "hunter2");
+    let warnings: Vec<_> = config.warnings().iter().map(ToString::to_string).collect();
+    let warnings: Vec<_> = warnings.iter().filter(|text| text.contains("accounts")).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("auth.accounts[0].passcode") && !warnings[0].contains("guest"));
+    assert!(warnings[1].contains("auth.accounts[1].passcode_file"), "{warnings:?}");
+}
+
+#[test]
+fn a_stomp_listener_that_could_not_be_served_is_refused() {
+    let rest = "[broker]\nkind = 'memory'\n[[namespaces]]\nname = 'a'\nmatch = '/topic/**'\nanonymous = true\n";
+    check(
+        &format!("[listen]\npublic = '127.0.0.1:8080'\nstomp = '127.0.0.1:8080'\n{rest}"),
+        &[],
+        &expect![[r#"
+            listen.stomp = "127.0.0.1:8080" (f.toml:3): the same address as listen.public
+              remedy: give STOMP over TCP a port of its own, as in 61613"#]],
+    );
+    let pem = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/keys/p256.public.pem");
+    for (tls, fault) in [
+        ("certificate_file = '/nowhere/a.pem'", "missing beside the other file"),
+        ("private_key_file = '/nowhere/a.pem'", "missing beside the other file"),
+        ("certificate_file = '/nowhere/a'\nprivate_key_file = '/nowhere/a'", "can't read"),
+        (
+            &format!("certificate_file = '{pem}'\nprivate_key_file = '{pem}'"),
+            "p256.public.pem holds none",
+        ),
+    ] {
+        let file = format!("{rest}[listen]\nstomp = '127.0.0.1:0'\n[listen.stomp_tls]\n{tls}");
+        let (_folder, layers) = layers(&file, &[]);
+        let error = Config::load(&layers).and_then(Loaded::checked).unwrap_err().to_string();
+        assert!(error.contains("listen.stomp_tls") && error.contains(fault), "{error}");
+    }
 }
 
 #[test]

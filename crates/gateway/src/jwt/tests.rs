@@ -224,3 +224,47 @@ fn a_key_that_could_not_be_safe_is_refused_at_the_start() {
     "]]
     .assert_eq(&told);
 }
+
+#[test]
+fn a_login_is_an_accounts_or_else_the_passcode_is_a_token() {
+    use crate::config::Account;
+    use fanlight_engine::auth::Token;
+
+    let account = Account {
+        login: "app".into(),
+        passcode: Secret::new("sesame"),
+        passcode_file: None,
+        roles: Vec::new(),
+    };
+    let auth = |accounts: &[Account]| Auth {
+        keys: vec![hmac("", SECRET)],
+        accounts: accounts.into(),
+        ..Auth::default()
+    };
+    let with = Authenticator::new(&auth(&[account]), TokenRules::default()).unwrap();
+    let without = Authenticator::new(&auth(&[]), TokenRules::default()).unwrap();
+    let now = Now { mono_ms: 0, unix_ms: 1_000_000_000 };
+    let signing = SigningKey::from_secret(Algorithm::Hs256, &Secret::new(SECRET)).unwrap();
+    let token = |exp: u64| {
+        let claims = json!({ "sub": "ann", "exp": exp });
+        mint(&signing, claims.as_object().unwrap()).unwrap()
+    };
+    let (good, expired) = (token(1_000_100), token(1));
+    let forged = format!("{}x", good.rsplit_once('.').unwrap().0.to_owned() + ".AAAA");
+    let check = |by: &Authenticator, login: &str, passcode: &str, bearer: Option<&str>| {
+        let (login, passcode) = (login.into(), Token::new(passcode));
+        let credentials = Credentials::Login { login, passcode, bearer: bearer.map(Token::new) };
+        by.check(&credentials, now).map(|principal| principal.user.to_string())
+    };
+    let bad = || Err(AuthError::BadLogin);
+    assert_eq!(check(&with, "app", "sesame", None), Ok("app".into()));
+    assert_eq!(check(&with, "app", "sesame", Some(&good)), Ok("app".into()));
+    assert_eq!(check(&with, "app", &good, Some(&good)), bad());
+    assert_eq!(check(&with, "any", &good, None), Ok("ann".into()));
+    assert_eq!(check(&with, "any", "sesame", Some(&good)), Ok("ann".into()));
+    // What no key of ours has signed tells nothing of which logins are known.
+    assert_eq!(check(&with, "any", "sesame", None), bad());
+    assert_eq!(check(&with, "any", &forged, None), bad());
+    assert_eq!(check(&with, "any", &expired, None), Err(AuthError::Expired));
+    assert_eq!(check(&without, "any", "sesame", None), Err(AuthError::Malformed));
+}

@@ -2,46 +2,34 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, HttpBody};
+use axum::body::HttpBody;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use bytes::Bytes;
 use fanlight_engine::auth::Principal;
 use fanlight_engine::session::{Handshake, Protocol};
 use fanlight_proto::native;
+use fanlight_proto::sockjs::{self, Close};
 use fanlight_proto::stomp::Version;
-use fanlight_proto::ws::{deflate, handshake};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
-use hyper::upgrade::OnUpgrade;
-use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-use tokio_util::task::TaskTracker;
+use fanlight_proto::ws::{self, Opcode, deflate, handshake};
+use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
+use super::Station;
+use super::door::{self, bad_request};
+use super::sockjs::Service;
 use crate::accept::Peer;
-use crate::admission::{AdmissionError, Admitted};
-use crate::client_address::client_address;
-use crate::jwt::{self, TokenSource};
+use crate::admission::Admitted;
 use crate::node::Node;
-use crate::origin;
 use crate::problem::Problem;
-use crate::worker::{Adopted, Inbox, WorkerHandle};
-
-/// What the endpoint needs: its node, and the worker on whose thread it runs.
-#[derive(Clone)]
-pub struct WebSocketState {
-    /// The node.
-    pub node: Arc<Node>,
-    /// The worker that takes the connections.
-    pub worker: WorkerHandle,
-    /// Owns the hand-over tasks.
-    pub tracker: TaskTracker,
-}
+use crate::takeover::{Taken, Takeover};
+use crate::worker::{Adopted, Carrier, Echo, Inbox, Opening};
 
 /// The endpoint's routes.
-pub fn routes(state: WebSocketState) -> Router {
+pub fn routes(state: Station) -> Router {
     let path = state.node.config.websocket.path.clone();
     let mut router = Router::new().route(&path, any(upgrade_session));
     if state.node.conformance {
@@ -51,24 +39,29 @@ pub fn routes(state: WebSocketState) -> Router {
 }
 
 async fn upgrade_session(
-    State(state): State<WebSocketState>,
+    State(state): State<Station>,
     Extension(peer): Extension<Peer>,
+    Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
-    answer(upgrade(&state, peer.0, request, Endpoint::Session))
+    upgrade(state, peer.0, takeover, request, Endpoint::Session).await
 }
 
 async fn upgrade_echo(
-    State(state): State<WebSocketState>,
+    State(state): State<Station>,
     Extension(peer): Extension<Peer>,
+    Extension(takeover): Extension<Takeover>,
     request: Request,
 ) -> Response {
-    answer(upgrade(&state, peer.0, request, Endpoint::Echo))
+    upgrade(state, peer.0, takeover, request, Endpoint::Echo).await
 }
 
+/// What a WebSocket leads to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Endpoint {
+pub(super) enum Endpoint {
     Session,
+    /// A SockJS service, whose messages come in frames.
+    SockJs(Service),
     Echo,
 }
 
@@ -80,36 +73,81 @@ struct Agreed {
     principal: Option<Arc<Principal>>,
 }
 
-fn answer(result: Result<Response, Box<Problem>>) -> Response {
-    let outcome = result.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
-    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
-    result.unwrap_or_else(|problem| problem.into_response())
+impl Agreed {
+    fn opening(self, endpoint: Endpoint) -> Opening {
+        let protocol = self.protocol.map(|(protocol, _)| protocol);
+        match endpoint {
+            Endpoint::Session | Endpoint::SockJs(Service::Sessions) => {
+                Opening::Session(Handshake { principal: self.principal }, protocol)
+            }
+            Endpoint::SockJs(Service::Amplify) => Opening::Echo(Echo::Amplified),
+            Endpoint::Echo | Endpoint::SockJs(_) => Opening::Echo(Echo::Same),
+        }
+    }
 }
 
-fn upgrade(
-    state: &WebSocketState,
+/// Agrees on a WebSocket and hands its socket to the worker.
+pub(super) async fn upgrade(
+    state: Station,
     peer: SocketAddr,
-    mut request: Request,
+    takeover: Takeover,
+    request: Request,
     endpoint: Endpoint,
-) -> Result<Response, Box<Problem>> {
-    let (agreed, admitted) = agree(&state.node, peer, &request, endpoint)?;
-    let upgrade = request
-        .extensions_mut()
-        .remove::<OnUpgrade>()
-        .ok_or_else(|| bad_request("not_upgradable", "this connection can't be upgraded"))?;
-    let response = switching_protocols(&agreed);
-    let hand_over = HandOver {
-        upgrade,
-        handshake: Handshake { principal: agreed.principal },
-        protocol: agreed.protocol.map(|(protocol, _)| protocol),
-        compression: agreed.compression.is_some(),
-        echo: endpoint == Endpoint::Echo,
-        admitted,
+) -> Response {
+    let agreed = agree(&state.node, peer, &request, endpoint);
+    let outcome = agreed.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
+    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
+    let (agreed, admitted) = match agreed {
+        Ok(agreed) => agreed,
+        Err(problem) => return problem.into_response(),
     };
-    // The request's headers pin hyper's read buffer; they are done with.
     drop(request);
-    state.tracker.spawn(hand_over.run(state.worker.clone()));
-    Ok(response)
+    let never = takeover.take(move |Taken { socket, leftover }| async move {
+        let mut answer = switching_protocols(&agreed);
+        let carrier = match endpoint {
+            Endpoint::SockJs(service) => {
+                ws::frame(&mut answer, Opcode::Text, sockjs::frame::OPEN);
+                if service == Service::Close {
+                    return say_goodbye(socket, answer).await;
+                }
+                Carrier::SockJs
+            }
+            _ => Carrier::WebSocket { compression: agreed.compression.is_some() },
+        };
+        let adopted = Adopted {
+            socket,
+            answer: answer.into(),
+            leftover,
+            carrier,
+            opening: agreed.opening(endpoint),
+            admitted,
+        };
+        state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
+    });
+    match never.await {}
+}
+
+impl Endpoint {
+    /// Whether it is more than a service for conformance suites.
+    fn is_for_sessions(self) -> bool {
+        matches!(self, Self::Session | Self::SockJs(Service::Sessions))
+    }
+}
+
+/// What the protocol's `close` service does.
+async fn say_goodbye(socket: std::net::TcpStream, mut answer: Vec<u8>) {
+    let mut frame = Vec::new();
+    sockjs::frame::close(&mut frame, &Close::GO_AWAY);
+    ws::frame(&mut answer, Opcode::Text, &frame);
+    ws::close_frame(&mut answer, Close::GO_AWAY.code, Close::GO_AWAY.reason);
+    let Ok(mut socket) = tokio::net::TcpStream::from_std(socket) else { return };
+    let talk = async {
+        socket.write_all(&answer).await?;
+        // Its own close frame, and its end; what else it says is of no interest.
+        while socket.read(&mut [0; 256]).await? > 0 {}
+        std::io::Result::Ok(())
+    };
+    let _ = tokio::time::timeout(GOODBYE_TIME, talk).await;
 }
 
 /// Every check of a handshake, cheapest first.
@@ -125,33 +163,22 @@ fn agree(
         // Its bytes would be read as frames.
         return Err(bad_request("body", "a WebSocket handshake has no body").into());
     }
-    if node.is_draining() {
-        let detail = "this node is draining; connect again, to another";
-        return Err(unavailable("draining", detail).into());
-    }
-    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
-    let admitted = node.admission.admit(address).map_err(not_admitted)?;
+    let admitted = door::admit(node, peer, headers)?;
     let offered_compression: Vec<&str> = values(headers, &header::SEC_WEBSOCKET_EXTENSIONS);
-    let compression = (node.config.websocket.compression || endpoint == Endpoint::Echo)
+    let is_wanted = match endpoint {
+        Endpoint::Session => node.config.websocket.compression,
+        Endpoint::SockJs(_) => false,
+        Endpoint::Echo => true,
+    };
+    let compression = is_wanted
         .then(|| deflate::negotiate(&offered_compression))
         .flatten()
         .map(|accepted| accepted.header_value().to_string());
-    if endpoint == Endpoint::Echo {
+    if !endpoint.is_for_sessions() {
         let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
         return Ok((agreed, admitted));
     }
-    let token = jwt::token_from(headers, request.uri(), &node.config.auth);
-    let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
-    origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
-        Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string())
-    })?;
-    let principal = match token {
-        Some((token, _)) => {
-            let principal = node.authenticator.authenticate(&token, node.clock.now());
-            Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?))
-        }
-        None => None,
-    };
+    let principal = door::authenticate(node, headers, request.uri())?;
     let protocol = choose_protocol(headers)?;
     Ok((Agreed { accept_key, protocol, compression, principal }, admitted))
 }
@@ -220,58 +247,26 @@ fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str
     Ok(chosen)
 }
 
-fn switching_protocols(agreed: &Agreed) -> Response {
-    let mut response = Response::new(Body::empty());
-    *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
-    let headers = response.headers_mut();
-    headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
-    headers.insert(header::UPGRADE, HeaderValue::from_static("websocket"));
-    let mut set = |name, value: &str| {
-        if let Ok(value) = HeaderValue::from_str(value) {
-            headers.insert(name, value);
+/// The response that ends the handshake (RFC 6455 §4.2.2).
+fn switching_protocols(agreed: &Agreed) -> Vec<u8> {
+    let mut head = String::with_capacity(192);
+    head.push_str(
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
+    );
+    let mut line = |name: &str, value: &str| {
+        for text in [name, ": ", value, "\r\n"] {
+            head.push_str(text);
         }
     };
-    set(header::SEC_WEBSOCKET_ACCEPT, &agreed.accept_key);
+    line("Sec-WebSocket-Accept", &agreed.accept_key);
     if let Some((_, name)) = agreed.protocol {
-        set(header::SEC_WEBSOCKET_PROTOCOL, name);
+        line("Sec-WebSocket-Protocol", name);
     }
     if let Some(extension) = &agreed.compression {
-        set(header::SEC_WEBSOCKET_EXTENSIONS, extension);
+        line("Sec-WebSocket-Extensions", extension);
     }
-    response
-}
-
-/// What is left of a request between its 101 and its worker.
-struct HandOver {
-    upgrade: OnUpgrade,
-    handshake: Handshake,
-    protocol: Option<Protocol>,
-    compression: bool,
-    echo: bool,
-    admitted: Admitted,
-}
-
-impl HandOver {
-    async fn run(self, worker: WorkerHandle) {
-        // The peer left before the 101 was written: there is nothing to take over.
-        let Ok(upgraded) = self.upgrade.await else { return };
-        let Ok(parts) = upgraded.downcast::<TokioIo<TcpStream>>() else {
-            tracing::error!("an upgraded connection is not a plain TCP socket; it is dropped");
-            return;
-        };
-        let Ok(socket) = parts.io.into_inner().into_std() else { return };
-        let adopted = Adopted {
-            socket,
-            // A copy, because the slice would pin hyper's whole read buffer.
-            leftover: Bytes::copy_from_slice(&parts.read_buf),
-            handshake: self.handshake,
-            protocol: self.protocol,
-            compression: self.compression,
-            echo: self.echo,
-            admitted: self.admitted,
-        };
-        worker.send(Inbox::Adopt(Box::new(adopted))).await;
-    }
+    head.push_str("\r\n");
+    head.into_bytes()
 }
 
 /// The values of a comma-separated header, over all its lines.
@@ -286,30 +281,8 @@ fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
         .collect()
 }
 
-fn not_admitted(error: AdmissionError) -> Problem {
-    match error {
-        AdmissionError::NodeFull { .. } => unavailable("node_full", &error.to_string()),
-        AdmissionError::AddressFull { .. } => {
-            Problem::new(StatusCode::TOO_MANY_REQUESTS, "address_full", error.to_string())
-                .with_header(header::RETRY_AFTER, "10")
-        }
-    }
-}
-
-fn unavailable(code: &'static str, detail: &str) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
-        .with_header(header::RETRY_AFTER, "1")
-}
-
-fn unauthorized(detail: &str) -> Problem {
-    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
-        .with_header(header::WWW_AUTHENTICATE, "Bearer")
-}
-
-fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, code, detail)
-}
-
+/// How long a peer has to end after a goodbye.
+const GOODBYE_TIME: Duration = Duration::from_secs(2);
 const SUBPROTOCOLS: [(&str, Protocol); 4] = [
     ("v12.stomp", Protocol::Stomp(Version::V12)),
     ("v11.stomp", Protocol::Stomp(Version::V11)),

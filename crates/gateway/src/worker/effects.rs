@@ -1,9 +1,9 @@
 //! What sessions want done: at once where that can be, else beside the loop.
 
 use fanlight_engine::hub::SessionKey;
+use fanlight_engine::registry::Entry;
 use fanlight_engine::session::{Done, Effect};
 use fanlight_engine::time::Now;
-use fanlight_proto::ws::Opcode;
 
 use super::Worker;
 
@@ -11,12 +11,15 @@ impl Worker {
     /// Carries out one effect; what it came to, when that is known at once.
     pub(super) fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
         match effect {
-            Effect::Authenticate(token) => {
-                let result = self.shared.authenticator.authenticate(token.as_str(), now);
+            Effect::Authenticate(credentials) => {
+                let result = self.shared.authenticator.check(&credentials, now);
                 Some(Done::Authenticated(result))
             }
-            Effect::Enter(user) => {
-                let entry = self.entry(key, user)?;
+            Effect::Enter { user, is_limited } => {
+                if !is_limited && let Some(slot) = self.slots.get_mut(key.0 as usize) {
+                    slot.admitted.release_address();
+                }
+                let entry = Entry { is_limited, ..self.entry(key, user)? };
                 let entering = self.shared.registry.enter(entry);
                 self.start(key, entering, Done::Entered)
             }
@@ -60,7 +63,7 @@ impl Worker {
                 let chunk = self.encoder.frame(text, &payload, slot.framing);
                 self.stage.push(key, slot, chunk);
             }
-            Effect::Ping => self.stage_control(key, Opcode::Ping, &[]),
+            Effect::Ping => self.ping(key),
             Effect::Exit { user, reason } => {
                 if let Some(entry) = self.entry(key, user) {
                     self.shared.registry.leave(entry, reason);
@@ -77,7 +80,7 @@ impl Worker {
             Effect::Vanish(place, member) => self.shared.presence.exit(&place, member),
             Effect::Close(reason) => self.close(key, reason, now),
             Effect::Authenticate(_)
-            | Effect::Enter(_)
+            | Effect::Enter { .. }
             | Effect::Publish(..)
             | Effect::PublishOnce(..)
             | Effect::History(_)

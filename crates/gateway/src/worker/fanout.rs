@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use fanlight_engine::broker::{Channel, Delivery};
 use fanlight_engine::history::Lost;
-use fanlight_engine::hub::WireKey;
 use fanlight_engine::publication::{Publication, SessionId};
 use futures_util::FutureExt;
 
@@ -80,17 +79,15 @@ impl Worker {
                 if is_presence && !member.presence {
                     continue;
                 }
-                if overlaps
-                    && matches!(member.wire, WireKey::Native { .. })
-                    && !seen.insert(member.session)
-                {
+                if overlaps && !member.wire.names_subscription() && !seen.insert(member.session) {
                     continue;
                 }
                 let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };
                 if only_for.is_some_and(|session| !slot.role.is_session(session)) {
                     continue;
                 }
-                let chunk = encodings.chunk_for(member, slot.framing, &self.hub);
+                let cursor = slot.role.cursor();
+                let chunk = encodings.chunk_for(member, slot.framing, &self.hub, cursor);
                 self.stats.deliveries += run.publications.len() as u64;
                 if !direct || slot.staged.is_some() {
                     self.stage.push(member.session, slot, chunk.clone());

@@ -7,11 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
-use fanlight_engine::registry::Order;
-use fanlight_engine::session::{Handshake, Protocol};
-use tokio::sync::mpsc;
+use fanlight_engine::registry::{Handle, Order};
+use fanlight_engine::session::{Handshake, Listening, Protocol};
+use tokio::sync::{mpsc, oneshot};
 
+use super::mailbox::MailboxOptions;
 use crate::admission::Admitted;
+use crate::mail::Mail;
 
 /// What a worker is told.
 pub enum Inbox {
@@ -21,6 +23,12 @@ pub enum Inbox {
     Deliver(Delivery),
     /// Something about its channels.
     Notice(Notice),
+    /// A session is to be opened to which requests will come.
+    Open(Box<Opened>),
+    /// A request for such a session.
+    Mail(Box<Mail>),
+    /// Such a session has lost its claim.
+    Unclaimed(Handle),
     /// A session is to end.
     Disconnect(Box<Order>),
     /// The node drains: connections are to be closed evenly over `window`.
@@ -36,18 +44,67 @@ pub enum Inbox {
 pub struct Adopted {
     /// The raw socket, non-blocking.
     pub socket: TcpStream,
+    /// What it is to be answered before anything else.
+    pub answer: Bytes,
     /// What the client sent behind its handshake.
     pub leftover: Bytes,
-    /// Who the handshake said it is.
-    pub handshake: Handshake,
-    /// What the subprotocol said; `None` is decided by the first message.
-    pub protocol: Option<Protocol>,
-    /// Whether permessage-deflate was agreed on.
-    pub compression: bool,
-    /// The conformance echo instead of a session.
-    pub echo: bool,
+    /// Who is to answer on it.
+    pub opening: Opening,
+    /// How it carries messages.
+    pub carrier: Carrier,
     /// Its place in the limits.
     pub admitted: Admitted,
+}
+
+/// A session without a connection of its own, on its way to its slot.
+pub struct Opened {
+    /// What it has in place of a connection.
+    pub mailbox: MailboxOptions,
+    /// Who is to answer.
+    pub opening: Opening,
+    /// Its place in the limits.
+    pub admitted: Admitted,
+    /// Told where it is.
+    pub reply: oneshot::Sender<Handle>,
+}
+
+/// How a connection carries messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// As WebSocket messages.
+    WebSocket {
+        /// Whether permessage-deflate was agreed on.
+        compression: bool,
+    },
+    /// As SockJS frames, each a WebSocket message.
+    SockJs,
+    /// As the protocol's own frames, one behind the other: STOMP over TCP.
+    Stream,
+    /// As server-sent events, and nothing is read.
+    Events {
+        /// Whether as chunks of an HTTP/1.1 body.
+        chunked: bool,
+    },
+}
+
+/// Who answers on a new connection.
+pub enum Opening {
+    /// A session: as whom the handshake said, in the protocol that was agreed on; the first
+    /// message tells it where none was.
+    Session(Handshake, Option<Protocol>),
+    /// The session of a client that only listens.
+    Listener(Handshake, Listening),
+    /// A service for conformance suites.
+    Echo(Echo),
+}
+
+/// What a service for conformance suites answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Echo {
+    /// What it was sent.
+    Same,
+    /// Two to the power of the number that it was sent, so many times `x`.
+    Amplified,
 }
 
 /// The sending side of a worker's inbox.

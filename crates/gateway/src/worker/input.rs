@@ -1,15 +1,19 @@
 //! From a readable socket to the session: read, decode, hand over, in order and without waiting.
 
+use std::borrow::Cow;
 use std::io::{self, Read};
 
+use fanlight_engine::encode::Framing;
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::session::Incoming;
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
+use fanlight_proto::native::MAX_BATCH;
 use fanlight_proto::ws::{Message, Opcode, WsError};
+use fanlight_proto::{CloseReason, sockjs};
 use mio::event::Event;
 
-use super::slot::{Phase, Role, Slot, Written};
+use super::inbox::Echo;
+use super::slot::{Link, Phase, Role, Slot, Written};
 use super::{Inbox, Ticket, Worker};
 
 impl Worker {
@@ -57,7 +61,11 @@ impl Worker {
                 slot.paused = true;
                 break;
             }
-            match slot.socket.read(&mut buffer) {
+            let Some(socket) = &mut slot.socket else {
+                self.buffers.read = buffer;
+                return;
+            };
+            match socket.read(&mut buffer) {
                 Ok(0) => {
                     self.on_peer_ended(key, now);
                     self.buffers.read = buffer;
@@ -126,19 +134,27 @@ impl Worker {
     pub(super) fn feed(&mut self, key: SessionKey, input: &mut [u8], now: Now) {
         let mut rest = input;
         loop {
+            self.feed_inbound(key, now);
             let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-            if slot.is_open() && slot.is_busy() {
-                slot.paused = true;
+            let is_busy = slot.is_open() && slot.is_busy();
+            slot.paused |= is_busy;
+            let decoder = match &mut slot.link {
+                Link::WebSocket(decoder) => decoder,
+                Link::Stream => return self.on_stream(key, rest, now),
+                // Whoever listens has nothing to say.
+                Link::Events { .. } | Link::Mailbox(_) => return,
+            };
+            if is_busy {
                 if !rest.is_empty() {
-                    slot.decoder.hold(rest);
+                    decoder.hold(rest);
                 }
                 return;
             }
             let max_bytes = match &slot.role {
                 Role::Session(session) => session.max_message_bytes(&self.shared.rules),
-                Role::Echo => ECHO_MAX_BYTES,
+                Role::Echo(_) => ECHO_MAX_BYTES,
             };
-            match slot.decoder.next(&mut rest, max_bytes, &mut self.inflater) {
+            match decoder.next(&mut rest, max_bytes, &mut self.inflater) {
                 Ok(Some(message)) => self.on_message(key, message, now),
                 Ok(None) => return,
                 Err(error) => {
@@ -146,6 +162,15 @@ impl Worker {
                     return;
                 }
             }
+        }
+    }
+
+    /// Hands over what came on a stream. All that was read is one message: what can't be taken yet
+    /// waits with the session, which is not asked for more meanwhile.
+    fn on_stream(&mut self, key: SessionKey, input: &[u8], now: Now) {
+        let is_open = self.slots.get(key.0 as usize).is_some_and(Slot::is_open);
+        if is_open && !input.is_empty() {
+            self.on_data(key, Incoming::Binary(input), now);
         }
     }
 
@@ -158,6 +183,9 @@ impl Worker {
             return;
         }
         match message {
+            Message::Text(text) if slot.framing == Framing::SockJs => {
+                self.on_sockjs(key, &text, now);
+            }
             Message::Text(text) => self.on_data(key, Incoming::Text(&text), now),
             Message::Binary(bytes) => self.on_data(key, Incoming::Binary(&bytes), now),
             Message::Ping(payload) => self.stage_control(key, Opcode::Pong, &payload),
@@ -166,17 +194,36 @@ impl Worker {
         }
     }
 
-    fn on_data(&mut self, key: SessionKey, message: Incoming<'_>, now: Now) {
+    /// A WebSocket message of SockJS: any number of the session's.
+    fn on_sockjs(&mut self, key: SessionKey, text: &str, now: Now) {
+        let bytes = text.len();
+        let limits = sockjs::Limits { bytes, messages: MAX_BATCH };
+        match sockjs::read_message(text, &limits) {
+            Ok(messages) => {
+                let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+                let messages = messages.into_iter().map(|message| message.into_owned().into());
+                slot.inbound.get_or_insert_default().extend(messages);
+                self.feed_inbound(key, now);
+            }
+            Err(error) => self.fault(key, error.close_reason(), &error.to_string(), now),
+        }
+    }
+
+    pub(super) fn on_data(&mut self, key: SessionKey, message: Incoming<'_>, now: Now) {
         self.stats.messages_in += 1;
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         match slot.role {
             Role::Session(_) => {
                 self.with_session(key, now, |session, cx| session.on_message(cx, message));
             }
-            Role::Echo => {
+            Role::Echo(echo) => {
                 let (text, payload) = match message {
                     Incoming::Text(text) => (true, text.as_bytes()),
                     Incoming::Binary(bytes) => (false, bytes),
+                };
+                let payload = &*match echo {
+                    Echo::Same => Cow::Borrowed(payload),
+                    Echo::Amplified => amplified(payload).into(),
                 };
                 let chunk = self.encoder.frame(text, payload, slot.framing);
                 self.stage.push(key, slot, chunk);
@@ -223,13 +270,28 @@ impl Worker {
 
     /// Drops a connection whose closing handshake is complete and written.
     pub(super) fn end_if_closed(&mut self, key: SessionKey) {
-        let Some(slot) = self.slots.get(key.0 as usize) else { return };
-        if matches!(slot.phase, Phase::Closing { peer_closed: true, .. }) && slot.is_flushed() {
-            self.remove(key);
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        match slot.phase {
+            Phase::Closing { peer_closed, .. } if slot.is_flushed() => {
+                if peer_closed {
+                    self.remove(key);
+                } else {
+                    slot.finish();
+                }
+            }
+            Phase::Open | Phase::Closing { .. } => {}
         }
     }
 }
 
+/// What the protocol's `amplify` service answers.
+fn amplified(payload: &[u8]) -> Vec<u8> {
+    let number = std::str::from_utf8(payload).ok().and_then(|text| text.trim().parse().ok());
+    vec![b'x'; 1 << number.unwrap_or(1_u32).min(AMPLIFY_MAX)]
+}
+
+/// Half a mebibyte.
+const AMPLIFY_MAX: u32 = 19;
 /// How often one connection is read before others get their turn. What it can publish in one turn
 /// must fit the worker's inbox.
 const READS_PER_TURN: usize = 2;

@@ -24,6 +24,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::fanout::Run;
 use super::guard::count_panic;
+use super::slot::Link;
 use super::{Ticket, Worker};
 
 /// What a worker has for destinations with history.
@@ -274,7 +275,11 @@ impl Worker {
             return false;
         }
         self.stats.deliveries += publications.len() as u64;
-        let chunk = self.encoder.run(&publications).chunk(wire, slot.framing, &self.hub).clone();
+        if let Link::Mailbox(mailbox) = &mut slot.link {
+            mailbox.gives_missed();
+        }
+        let mut run = self.encoder.run(&publications);
+        let chunk = run.chunk(wire, slot.framing, &self.hub, slot.role.cursor()).clone();
         self.stage.push(key, slot, chunk);
         true
     }
@@ -322,16 +327,24 @@ impl Worker {
         let mut chunks: HashMap<(bool, Framing), _> = HashMap::new();
         let mut seen = HashSet::<_, foldhash::fast::RandomState>::default();
         for member in self.hub.matching(channel, destination).flatten() {
-            let WireKey::Native { named } = member.wire else { continue };
-            if !seen.insert(member.session) {
+            if member.wire.names_subscription() || !seen.insert(member.session) {
                 continue;
             }
             let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };
-            let chunk = chunks.entry((named, slot.framing)).or_insert_with(|| {
-                self.encoder.frame(true, &payloads[usize::from(named)], slot.framing)
-            });
+            let framing = slot.framing;
+            let chunk = match (member.wire, slot.role.cursor()) {
+                (WireKey::Native { named }, _) => {
+                    let make = || self.encoder.frame(true, &payloads[usize::from(named)], framing);
+                    chunks.entry((named, framing)).or_insert_with(make).clone()
+                }
+                (WireKey::Events { index, named }, Some(cursor)) => {
+                    let message = &payloads[usize::from(named)];
+                    self.encoder.lost_event(message, position, index, cursor, framing)
+                }
+                (WireKey::Events { .. } | WireKey::Stomp { .. }, _) => continue,
+            };
             self.stats.messages_out += 1;
-            self.stage.push(member.session, slot, chunk.clone());
+            self.stage.push(member.session, slot, chunk);
         }
     }
 }

@@ -24,7 +24,7 @@ impl Worker {
         let slot = self.slots.get(key.0 as usize)?;
         let Role::Session(session) = &slot.role else { return None };
         let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
-        Some(Entry { user, session: session.id(), handle })
+        Some(Entry { user, session: session.id(), handle, is_limited: true })
     }
 
     /// Ends a session for an order, which may have come too late.
@@ -71,7 +71,7 @@ impl Worker {
 fn find(slots: &Slab<Slot>, order: &Order) -> Option<SessionKey> {
     let is_it = |slot: &Slot| match &slot.role {
         Role::Session(session) => session.id() == order.session,
-        Role::Echo => false,
+        Role::Echo(_) => false,
     };
     let at = match order.handle {
         Some(handle) => {

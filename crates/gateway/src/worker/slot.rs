@@ -1,14 +1,20 @@
 //! A connection as its worker keeps it: a socket, its session, and nothing else while idle.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
+use std::net::Shutdown;
 
 use fanlight_engine::encode::Framing;
 use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::Session;
-use fanlight_proto::ws::Decoder;
+use fanlight_proto::cursor::Cursor;
+use fanlight_proto::ws::{self, Decoder, Opcode};
+use fanlight_proto::{CloseReason, sockjs};
 use mio::net::TcpStream;
 
+use super::inbox::{Carrier, Echo};
+use super::mailbox::Mailbox;
 use crate::admission::Admitted;
 
 /// A connection of a worker.
@@ -16,9 +22,13 @@ use crate::admission::Admitted;
 /// This is what an idle connection costs, so every field is looked at twice: no buffer, no timer
 /// and no task belongs here.
 pub(super) struct Slot {
-    pub socket: TcpStream,
-    pub decoder: Decoder,
+    /// Absent where requests come and go.
+    pub socket: Option<TcpStream>,
+    pub link: Link,
     pub role: Role,
+    /// Messages behind the one that the session is busy with, where they come in arrays.
+    #[expect(clippy::box_collection, reason = "it is seldom there, and 24 bytes smaller so")]
+    pub inbound: Option<Box<VecDeque<Box<str>>>>,
     /// What the socket did not take yet; `None` while it keeps up.
     pub outbox: Option<Box<Outbox>>,
     /// Tells this connection from the next one in the same slot.
@@ -38,18 +48,96 @@ pub(super) struct Slot {
     /// The first and last of this slot's chunks in the worker's stage.
     pub staged: Option<(u32, u32)>,
     /// Gives back the connection's place in the limits when it ends.
-    pub _admitted: Admitted,
+    pub admitted: Admitted,
+}
+
+/// How bytes become a session's messages, and back.
+pub(super) enum Link {
+    /// WebSocket messages (RFC 6455).
+    WebSocket(Decoder),
+    /// The protocol's own frames, as they come: STOMP over TCP.
+    Stream,
+    /// Server-sent events: nothing comes in.
+    Events {
+        /// Whether as chunks of an HTTP/1.1 body.
+        chunked: bool,
+    },
+    /// Requests that come and go.
+    Mailbox(Box<Mailbox>),
+}
+
+impl Link {
+    /// What `carrier` needs, and how frames go out on it.
+    pub(super) fn of(carrier: Carrier) -> (Self, Framing) {
+        match carrier {
+            Carrier::WebSocket { compression } => {
+                let framing =
+                    if compression { Framing::WebSocketDeflate } else { Framing::WebSocket };
+                (Self::WebSocket(Decoder::new(ws::Role::Server, compression)), framing)
+            }
+            Carrier::SockJs => {
+                (Self::WebSocket(Decoder::new(ws::Role::Server, false)), Framing::SockJs)
+            }
+            Carrier::Stream => (Self::Stream, Framing::Stream),
+            Carrier::Events { chunked } => {
+                let framing = if chunked { Framing::Chunked } else { Framing::Stream };
+                (Self::Events { chunked }, framing)
+            }
+        }
+    }
+
+    /// What tells the peer that nothing more comes, apart from the end of the stream itself.
+    pub(super) fn last_word(
+        &mut self,
+        framing: Framing,
+        reason: CloseReason,
+        code: u16,
+    ) -> Option<Vec<u8>> {
+        match self {
+            Self::WebSocket(_) => {
+                let mut out = Vec::new();
+                if framing == Framing::SockJs {
+                    let mut frame = Vec::new();
+                    sockjs::frame::close(&mut frame, &reason.into());
+                    ws::frame(&mut out, Opcode::Text, &frame);
+                }
+                let text = if reason == CloseReason::ClientClosed { "" } else { reason.code() };
+                ws::close_frame(&mut out, code, text);
+                Some(out)
+            }
+            // The last chunk and no trailers (RFC 9112 §7.1).
+            Self::Events { chunked: true } => Some(b"0\r\n\r\n".to_vec()),
+            Self::Events { chunked: false } | Self::Stream => None,
+            Self::Mailbox(mailbox) => {
+                mailbox.end(reason.into());
+                None
+            }
+        }
+    }
 }
 
 /// Who answers on this connection.
 pub(super) enum Role {
     /// A session.
     Session(Session),
-    /// The conformance echo.
-    Echo,
+    /// A service for conformance suites.
+    Echo(Echo),
 }
 
 impl Role {
+    /// Where a listener stands.
+    pub(super) fn cursor(&mut self) -> Option<&mut Cursor> {
+        match self {
+            Self::Session(session) => session.cursor_mut(),
+            Self::Echo(_) => None,
+        }
+    }
+
+    /// Whether it is a session that says by itself what it wants.
+    pub(super) fn is_listener(&self) -> bool {
+        matches!(self, Self::Session(session) if session.listens_from().is_some())
+    }
+
     /// Whether it is this session.
     pub(super) fn is_session(&self, id: SessionId) -> bool {
         matches!(self, Self::Session(session) if session.id() == id)
@@ -95,7 +183,8 @@ pub(super) enum Unread {
 impl Slot {
     /// Looks at what is to be read without reading it.
     pub(super) fn unread(&self) -> Unread {
-        match self.socket.peek(&mut [0]) {
+        let Some(socket) = &self.socket else { return Unread::Something };
+        match socket.peek(&mut [0]) {
             Ok(0) => Unread::Nothing,
             Ok(_) => Unread::Something,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Unread::Something,
@@ -120,10 +209,15 @@ impl Slot {
     ) -> Written {
         let (mut left, mut done) = (chunks, 0);
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
+        let Some(socket) = &mut self.socket else {
+            let written = self.keep(chunks, 0, limits, now_ms);
+            self.hand_over(now_ms);
+            return written;
+        };
         // Until the socket refuses: only then it tells when it is writable again, and only what it
         // refuses counts against the limits.
         while !waits && !left.is_empty() {
-            match send(&mut self.socket, left, done, scratch) {
+            match send(socket, left, done, scratch) {
                 Ok(written) => {
                     (left, done) = behind(left, done + written);
                     self.last_sent_ms = now_ms;
@@ -132,29 +226,54 @@ impl Slot {
                 Err(_) => return Written::Lost,
             }
         }
-        if left.is_empty() {
-            return Written::Taken;
-        }
+        if left.is_empty() { Written::Taken } else { self.keep(left, done, limits, now_ms) }
+    }
+
+    /// Queues `chunks`, of whose first `done` bytes are written.
+    fn keep(
+        &mut self,
+        chunks: &[Chunk],
+        mut done: usize,
+        limits: OutboxLimits,
+        now_ms: u64,
+    ) -> Written {
         let outbox = self.outbox.get_or_insert_default();
         if outbox.is_empty() {
             self.blocked_since_ms = now_ms;
         }
-        for (at, chunk) in left.iter().enumerate() {
+        for (at, chunk) in chunks.iter().enumerate() {
             if outbox.push(chunk.clone(), done, limits).is_err() {
-                return Written::Full { refused: left[at..].iter().map(Chunk::frames).sum() };
+                return Written::Full { refused: chunks[at..].iter().map(Chunk::frames).sum() };
             }
             done = 0;
         }
         Written::Taken
     }
 
+    /// Gives what waits to the request that waits for it.
+    pub(super) fn hand_over(&mut self, now_ms: u64) {
+        // What is staged comes before an end, and a cursor may be past it already.
+        if self.staged.is_some() {
+            return;
+        }
+        if let Link::Mailbox(mailbox) = &mut self.link {
+            let standing = match &self.role {
+                Role::Session(session) => session.listens_from(),
+                Role::Echo(_) => None,
+            };
+            mailbox.hand_over(&mut self.outbox, standing, now_ms);
+        }
+    }
+
     /// Writes what waits, now that the socket is writable.
     pub(super) fn flush(&mut self, now_ms: u64) -> Written {
-        let Some(outbox) = &mut self.outbox else { return Written::Taken };
+        let (Some(outbox), Some(socket)) = (&mut self.outbox, &mut self.socket) else {
+            return Written::Taken;
+        };
         while !outbox.is_empty() {
             let mut slices = [IoSlice::new(&[]); MAX_SLICES];
             let filled = outbox.slices(&mut slices);
-            match self.socket.write_vectored(&slices[..filled]) {
+            match socket.write_vectored(&slices[..filled]) {
                 Ok(0) => return Written::Lost,
                 Ok(bytes) => {
                     outbox.advance(bytes);
@@ -170,9 +289,22 @@ impl Slot {
         Written::Taken
     }
 
+    /// Tells a peer that closes without a handshake of its own that nothing more comes: everything
+    /// is written, and a reset must not overtake it.
+    pub(super) fn finish(&mut self) {
+        if let (Link::Stream | Link::Events { .. }, Some(socket)) = (&self.link, &self.socket) {
+            let _ = socket.shutdown(Shutdown::Write);
+        }
+    }
+
     /// Whether nothing waits to be written.
     pub(super) fn is_flushed(&self) -> bool {
         self.outbox.is_none() && self.staged.is_none()
+    }
+
+    /// Whether somebody receives from the mailbox that this is.
+    pub(super) fn is_attended(&self) -> bool {
+        matches!(&self.link, Link::Mailbox(mailbox) if mailbox.is_attended())
     }
 
     /// Whether the connection still takes part.
@@ -189,18 +321,35 @@ impl Slot {
     pub(super) fn is_busy(&self) -> bool {
         match &self.role {
             Role::Session(session) => session.is_busy(),
-            Role::Echo => self.outbox.is_some(),
+            // Who sends by requests receives by others, so those must not wait for these.
+            Role::Echo(_) => self.socket.is_some() && self.outbox.is_some(),
+        }
+    }
+
+    /// Notes where a listener begins: it has been told so by whoever told it its cursor.
+    pub(super) fn tell_beginning(&mut self) {
+        if let (Link::Mailbox(mailbox), Some(cursor)) = (&mut self.link, self.role.cursor()) {
+            mailbox.tell(cursor);
         }
     }
 
     /// Makes room for a last word to a slow consumer; the number of frames dropped.
     pub(super) fn abandon_outbox(&mut self) -> u32 {
+        // Who polls has received none of it: it begins again from where it was told that it stands.
+        if let (Link::Mailbox(mailbox), Some(cursor)) = (&self.link, self.role.cursor())
+            && let Some(told) = mailbox.told()
+        {
+            cursor.clone_from(told);
+        }
         self.outbox.as_mut().map_or(0, |outbox| outbox.abandon())
     }
 
     /// Whether the outbox has waited longer than `send_time_ms`.
     pub(super) fn is_stuck(&self, now_ms: u64, send_time_ms: u64) -> bool {
-        self.outbox.is_some() && now_ms.saturating_sub(self.blocked_since_ms) > send_time_ms
+        // A mailbox has other ways to find out that nobody takes anything.
+        self.socket.is_some()
+            && self.outbox.is_some()
+            && now_ms.saturating_sub(self.blocked_since_ms) > send_time_ms
     }
 }
 
@@ -265,6 +414,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 272, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 280, "{}", size_of::<Slot>());
     }
 }

@@ -84,6 +84,11 @@ impl Worker {
             }
             return;
         }
+        if self.sweep_mailbox(key, now) {
+            self.cut(key, CloseReason::ConnectionLost, now);
+            return;
+        }
+        let Some(slot) = self.slots.get(key.0 as usize) else { return };
         if slot.is_stuck(now.mono_ms, self.shared.send_time_ms) {
             self.cut(key, CloseReason::SendTimeout, now);
             return;
@@ -99,7 +104,8 @@ impl Worker {
                 }
             }
             // Whose input waits for us is not accused of silence.
-            let heard_ms = if slot.paused { now.mono_ms } else { slot.last_received_ms };
+            let heard = slot.paused || slot.is_attended();
+            let heard_ms = if heard { now.mono_ms } else { slot.last_received_ms };
             let activity = Activity { last_received_ms: heard_ms, last_sent_ms: slot.last_sent_ms };
             self.with_session(key, now, |session, cx| session.on_sweep(cx, activity));
         }
@@ -156,7 +162,7 @@ impl Worker {
                     session.on_drain(cx, RECONNECT_AFTER_MS, until_ms);
                 });
             }),
-            Role::Echo => self.close(ticket.key, CloseReason::Draining, now),
+            Role::Echo(_) => self.close(ticket.key, CloseReason::Draining, now),
         }
     }
 }

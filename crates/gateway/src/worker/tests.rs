@@ -9,6 +9,7 @@ use fanlight_engine::broker::{
 };
 use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use fanlight_engine::limits::{Heartbeats, Limits};
+use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
     Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
 };
@@ -27,6 +28,7 @@ mod recovery;
 use super::*;
 use crate::admission::Admission;
 use crate::config::Auth;
+use crate::mail::Mailroom;
 
 /// Does what the body of a publication says.
 struct ToldBroker {
@@ -130,6 +132,11 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         broker,
         presence: Arc::new(presence()),
         queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
+        peers: Arc::new(MemoryPeers::new(
+            Arc::clone(&node.id),
+            Arc::new(Mailroom::new(Vec::new())),
+            Arc::new(|time| tokio::time::sleep(time).boxed()),
+        )),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits,
@@ -156,12 +163,17 @@ impl Client {
     }
 
     async fn open(handle: &WorkerHandle, protocol: Protocol) -> Self {
+        Self::open_by(handle, protocol, Carrier::WebSocket { compression: false }).await
+    }
+
+    async fn open_by(handle: &WorkerHandle, protocol: Protocol, carrier: Carrier) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let socket = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         socket.set_nonblocking(true).unwrap();
         accepted.set_nonblocking(true).unwrap();
-        Self::adopted(handle, protocol, accepted, tokio::net::TcpStream::from_std(socket)).await
+        let socket = tokio::net::TcpStream::from_std(socket);
+        Self::adopted(handle, protocol, carrier, accepted, socket).await
     }
 
     /// Between the two there is room for a few KiB.
@@ -174,23 +186,24 @@ impl Client {
         socket.set_recv_buffer_size(4096).unwrap();
         let socket = socket.connect(listener.local_addr().unwrap()).await;
         let (accepted, _) = listener.accept().await.unwrap();
-        Self::adopted(handle, protocol, accepted.into_std().unwrap(), socket).await
+        let carrier = Carrier::WebSocket { compression: false };
+        Self::adopted(handle, protocol, carrier, accepted.into_std().unwrap(), socket).await
     }
 
     async fn adopted(
         handle: &WorkerHandle,
         protocol: Protocol,
+        carrier: Carrier,
         accepted: std::net::TcpStream,
         socket: io::Result<tokio::net::TcpStream>,
     ) -> Self {
         let admission = Admission::new(0, 0, &[]);
         let adopted = Adopted {
             socket: accepted,
+            answer: Bytes::new(),
             leftover: Bytes::new(),
-            handshake: Handshake::default(),
-            protocol: Some(protocol),
-            compression: false,
-            echo: false,
+            opening: Opening::Session(Handshake::default(), Some(protocol)),
+            carrier,
             admitted: admission.admit(IpAddr::from([127, 0, 0, 1])).unwrap(),
         };
         assert!(handle.send(Inbox::Adopt(Box::new(adopted))).await);
@@ -258,6 +271,20 @@ fn a_panic_in_one_session_ends_it_and_no_other() {
         }
         other.publish("fine").await;
         other.until(r#""id":"fine""#).await;
+    });
+}
+
+#[test]
+fn a_stream_whose_client_promised_no_heartbeat_is_left_to_the_keep_alive_of_tcp() {
+    with_worker(async |handle, _| {
+        let protocol = Protocol::Stomp(fanlight_proto::stomp::Version::V12);
+        let mut quiet = Client::open_by(&handle, protocol, Carrier::Stream).await;
+        quiet.socket.write_all(b"CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await.unwrap();
+        quiet.until("CONNECTED").await;
+        let mut silent = Client::connect(&handle).await;
+        silent.until("heartbeat_timeout").await;
+        quiet.socket.write_all(b"DISCONNECT\nreceipt:1\n\n\0").await.unwrap();
+        quiet.until("receipt-id:1").await;
     });
 }
 

@@ -3,17 +3,29 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
+mod balancer;
 mod cluster;
+mod crowd;
 mod endings;
+mod events;
 mod handshake;
+mod http;
 mod lifecycle;
 mod messages;
 mod page;
+mod polls;
 mod presence;
 mod pressure;
 mod queues;
 mod recovery;
 mod registry;
+mod returning;
+mod sockjs;
+mod sockjs_client;
+mod sockjs_cluster;
+mod sockjs_session;
+mod spring;
+mod stomp_tcp;
 mod stompjs;
 mod support;
 mod websocket;

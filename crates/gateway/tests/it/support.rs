@@ -20,6 +20,8 @@ pub struct Gateway {
     child: Child,
     pub public: SocketAddr,
     pub admin: SocketAddr,
+    /// Where it listens for STOMP over TCP, if it does.
+    pub stomp: Option<SocketAddr>,
 }
 
 pub const SECRET: &str = "a secret for tests, thirty-two bytes or more";
@@ -96,12 +98,15 @@ impl Gateway {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut public = None;
+        let (mut public, mut stomp) = (None, None);
         let admin = loop {
             let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
             let line = line.expect("the gateway ended before it said where it listens");
             if let Some(address) = address_after(&line, "ws://") {
                 public = Some(address);
+            }
+            if let Some((_, url)) = line.split_once("STOMP ") {
+                stomp = address_after(url, "://");
             }
             if let Some(address) = address_after(&line, "health    http://") {
                 break address;
@@ -113,7 +118,7 @@ impl Gateway {
             let mut sink = tokio::io::sink();
             let _ = tokio::io::copy(&mut rest, &mut sink).await;
         });
-        Self { child, public: public.unwrap(), admin }
+        Self { child, public: public.unwrap(), admin, stomp }
     }
 
     pub fn ws_url(&self) -> String {
@@ -125,6 +130,11 @@ impl Gateway {
         let id = self.child.id().expect("the gateway has ended").to_string();
         let status = Command::new("kill").args(["-s", name, &id]).status().await.unwrap();
         assert!(status.success());
+    }
+
+    /// Waits for an end that comes whenever it will.
+    pub async fn runs_out(&mut self) {
+        self.child.wait().await.unwrap();
     }
 
     /// Waits for the end; whether it was a success.

@@ -1,6 +1,8 @@
 //! What the wire formats cost, one module per format.
 
 mod native;
+mod sockjs;
+mod sse;
 mod stomp;
 mod ws;
 

@@ -179,7 +179,17 @@ impl<'a> Iterator for Messages<'a> {
 
 impl ExactSizeIterator for Messages<'_> {}
 
+/// Parses a `send` that comes alone, so that its `type` need not be said.
+pub fn parse_send(text: &str) -> Result<ClientMessage<'_>, NativeError> {
+    parse_object_as(text, &[Kind::Send])
+}
+
 fn parse_object(text: &str) -> Result<ClientMessage<'_>, NativeError> {
+    parse_object_as(text, &Kind::ALL)
+}
+
+/// Of these kinds; the only one need not be named.
+fn parse_object_as<'a>(text: &'a str, kinds: &[Kind]) -> Result<ClientMessage<'a>, NativeError> {
     if !text.trim_start_matches(WHITESPACE).starts_with('{') {
         return Err(NativeError::new(Problem::NotAnObject, None));
     }
@@ -190,7 +200,7 @@ fn parse_object(text: &str) -> Result<ClientMessage<'_>, NativeError> {
         Some(Ok(id)) => Some(id),
         Some(Err(problem)) => return Err(NativeError::new(problem, None)),
     };
-    fields.into_message(id.clone()).map_err(|problem| NativeError::new(problem, id))
+    fields.into_message(kinds, id.clone()).map_err(|problem| NativeError::new(problem, id))
 }
 
 /// An object taken apart, but not yet understood: so an error knows its request's id wherever in
@@ -203,8 +213,12 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    fn into_message(self, id: Option<RequestId>) -> Result<ClientMessage<'a>, Problem> {
-        let kind = self.kind()?;
+    fn into_message(
+        self,
+        kinds: &[Kind],
+        id: Option<RequestId>,
+    ) -> Result<ClientMessage<'a>, Problem> {
+        let kind = self.kind(kinds)?;
         self.check_names(kind)?;
         Ok(match kind {
             Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
@@ -249,9 +263,13 @@ impl<'a> Fields<'a> {
         })
     }
 
-    fn kind(&self) -> Result<Kind, Problem> {
+    fn kind(&self, kinds: &[Kind]) -> Result<Kind, Problem> {
+        if let ([only], None) = (kinds, self.value(Field::Type)) {
+            return Ok(*only);
+        }
         let name = self.required(Field::Type)?;
-        Kind::named(&name).ok_or_else(|| Problem::UnknownType { found: beginning(&name) })
+        let kind = Kind::named(&name).filter(|kind| kinds.contains(kind));
+        kind.ok_or_else(|| Problem::UnknownType { found: beginning(&name) })
     }
 
     /// Refuses what messages of this type do not have, or have once only.

@@ -21,23 +21,41 @@ use super::{Inner, boot_of, unix_ms};
 use crate::command;
 use crate::lease::refuse_errors;
 use crate::names::Partition;
+use crate::peers::{self, PeerInbox, PeerSink};
 use crate::resp3::Value;
 
 /// The sink that the broker is given for this node's own channel, and what comes out of it.
 pub fn control() -> (Arc<dyn DeliverySink>, ControlInbox) {
-    let (sender, receiver) = mpsc::channel(INBOX);
-    (Arc::new(ControlSink(sender)), ControlInbox(receiver))
+    let (sender, orders) = mpsc::channel(INBOX);
+    let (peer_sink, peer_inbox) = peers::inbox();
+    let sink = ControlSink { orders: sender, peers: peer_sink };
+    (Arc::new(sink), ControlInbox { orders, peers: Some(peer_inbox) })
 }
 
 /// What other nodes tell this one.
 #[derive(Debug)]
-pub struct ControlInbox(mpsc::Receiver<Delivery>);
+pub struct ControlInbox {
+    orders: mpsc::Receiver<Delivery>,
+    peers: Option<PeerInbox>,
+}
 
-struct ControlSink(mpsc::Sender<Delivery>);
+/// Orders and what is for the peers are kept apart: neither takes the other's room, or waits for it.
+struct ControlSink {
+    orders: mpsc::Sender<Delivery>,
+    peers: PeerSink,
+}
 
 impl DeliverySink for ControlSink {
     fn deliver(&self, delivery: Delivery) -> Result<(), Full> {
-        self.0.try_send(delivery).map_err(|_| Full)
+        let is_for_peers = |publication: &Publication| peers::is_message(&publication.body);
+        let mut delivered = Ok(());
+        for publication in delivery.publications.iter().filter(|one| is_for_peers(one)) {
+            delivered = delivered.and(self.peers.push(publication.body.clone()));
+        }
+        if delivery.publications.iter().all(|one| is_for_peers(one)) {
+            return delivered;
+        }
+        delivered.and(self.orders.try_send(delivery).map_err(|_| Full))
     }
 
     /// An order that was missed was not counted as told.
@@ -45,9 +63,15 @@ impl DeliverySink for ControlSink {
 }
 
 impl ControlInbox {
+    /// What is for the peers, which [`RedisPeers`](crate::RedisPeers) wants; once.
+    pub fn peers(&mut self) -> Option<PeerInbox> {
+        self.peers.take()
+    }
+
     /// Carries out what comes, until nothing can come any more.
     pub(super) async fn run(mut self, sessions: Arc<dyn Sessions>) {
-        while let Some(delivery) = self.0.recv().await {
+        drop(self.peers.take());
+        while let Some(delivery) = self.orders.recv().await {
             for publication in delivery.publications.iter() {
                 for order in read(&publication.body) {
                     sessions.disconnect(order).await;
@@ -149,7 +173,7 @@ impl Inner {
 /// That a newer session took the place of `held`, with the node to tell.
 pub(super) fn replaced(held: &Held) -> Option<(String, Order)> {
     let handle = held.handle.parse().ok()?;
-    let entry = Entry { user: None, session: held.session, handle };
+    let entry = Entry { user: None, session: held.session, handle, is_limited: true };
     Some((held.boot().to_owned(), Order::replaced(&entry)))
 }
 
@@ -195,7 +219,7 @@ fn read(body: &[u8]) -> Vec<Order> {
 }
 
 /// Envelopes have a destination; clients can't come by this channel whatever it is.
-fn destination() -> Destination {
+pub(crate) fn destination() -> Destination {
     "/topic/node".parse().expect("it is a destination")
 }
 

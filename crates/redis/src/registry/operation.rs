@@ -109,7 +109,7 @@ impl Operation {
                 entry.handle.to_string(),
                 entry.since_unix_ms().to_string(),
                 entry.user.as_deref().unwrap_or_default().to_owned(),
-                u8::from(!again && entry.user.is_some()).to_string(),
+                u8::from(!again && entry.is_limited && entry.user.is_some()).to_string(),
             ],
             What::Leave { session, user, reason } => [
                 "leave".to_owned(),
@@ -234,7 +234,7 @@ pub(super) fn sessions_key(names: &Names, partition: Partition, user: &str) -> V
 }
 
 /// The process that an owner is a generation of.
-pub(super) fn boot_of(owner: &str) -> &str {
+pub(crate) fn boot_of(owner: &str) -> &str {
     owner.split(':').next().unwrap_or_default()
 }
 

@@ -12,6 +12,8 @@ mod late;
 mod lease;
 mod nodes;
 mod outages;
+mod peers;
+mod peers_processes;
 mod presence;
 mod queues;
 mod registry;

@@ -41,7 +41,7 @@ impl RegistryNode {
     pub fn session(&self, user: &str) -> Entry {
         let session = SessionId(Uuid::now_v7());
         let handle = Handle { worker: self.worker, slot: 1, serial: session.0.as_u128() as u64 };
-        Entry { user: Some(user.into()), session, handle }
+        Entry { user: Some(user.into()), session, handle, is_limited: true }
     }
 
     /// A new session of `user`, entered.
@@ -211,6 +211,27 @@ pub async fn one_session_too_many_is_refused(harness: &impl RegistryHarness) {
     assert!(ann.orders.all().is_empty() && bob.orders.all().is_empty());
 }
 
+/// However many it has.
+pub async fn a_session_that_is_not_limited_ends_none_and_is_not_refused(
+    harness: &impl RegistryHarness,
+) {
+    for when_full in [WhenFull::KickOldest, WhenFull::Reject] {
+        let [ann, bob] = harness.nodes(SessionLimit { sessions_per_user: 1, when_full }).await;
+        let mut entries = Vec::new();
+        for node in [&ann, &bob, &ann] {
+            let entry = Entry { is_limited: false, ..node.session("u") };
+            assert_eq!(node.registry.enter(entry.clone()).await, Entered::Now);
+            entries.push(entry);
+        }
+        bob.has("u", &[&entries[0], &entries[1], &entries[2]]).await;
+        assert!(ann.orders.all().is_empty() && bob.orders.all().is_empty());
+        for (node, entry) in [&ann, &bob, &ann].into_iter().zip(entries) {
+            node.registry.leave(entry, CloseReason::ClientClosed);
+        }
+        bob.has("u", &[]).await;
+    }
+}
+
 /// Whatever their names are made of.
 pub async fn users_are_told_apart(harness: &impl RegistryHarness) {
     let [ann, bob] = harness.nodes(UNLIMITED).await;
@@ -261,6 +282,7 @@ macro_rules! registry_contract {
             disconnecting_a_session_reaches_its_node
             one_session_too_many_ends_the_oldest
             one_session_too_many_is_refused
+            a_session_that_is_not_limited_ends_none_and_is_not_refused
             users_are_told_apart
             entering_again_changes_nothing
         );

@@ -1,0 +1,245 @@
+//! A session whose client only listens: server-sent events, and polls.
+//!
+//! What it wants is known when it begins. Each event's data is the native protocol's JSON; the id
+//! of each that moves the client on is its whole [`Cursor`], so that the last one alone recovers
+//! all of its destinations, on any node.
+
+use fanlight_proto::cursor::{Cursor, CursorError};
+use fanlight_proto::native::ServerMessage;
+use fanlight_proto::sse::{self, Field};
+use fanlight_proto::{CloseReason, Position};
+
+use super::connect::Connecting;
+use super::heartbeat::Beats;
+use super::live::{Answer, Note};
+use super::native::{self, is_named_user};
+use super::queue::Consuming;
+use super::recovery::Wanted;
+use super::{Codec, Cx, Effect, Fault, Handshake, Session, State};
+use crate::hub::{SessionKey, Wire};
+use crate::publication::SessionId;
+use crate::queue::AckMode;
+use crate::time::Now;
+use crate::timeline::Start;
+
+/// What a client wants to listen to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listening {
+    wanted: Box<[Box<str>]>,
+    cursor: Cursor,
+    presence: bool,
+    form: Form,
+}
+
+/// In which form a listener is told things.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Server-sent events.
+    Events,
+    /// Native messages, for who polls. Where it stands is told apart, so what went as wished is not
+    /// told.
+    Items,
+}
+
+/// A stream of events, as far as it has come.
+#[derive(Debug)]
+pub(super) struct Events {
+    listening: Listening,
+    /// How many of its destinations are joined.
+    joined: u16,
+}
+
+impl Listening {
+    /// To these destinations or patterns, from where a client with `cursor` stands in each. With
+    /// `presence` it is told who comes and goes.
+    pub fn new(
+        wanted: Vec<Box<str>>,
+        cursor: Option<&str>,
+        presence: bool,
+        form: Form,
+    ) -> Result<Self, CursorError> {
+        let cursor = match cursor {
+            Some(text) => Cursor::parse_for(text, wanted.len())?,
+            None => Cursor::new(vec![None; wanted.len()])?,
+        };
+        Ok(Self { wanted: wanted.into(), cursor, presence, form })
+    }
+
+    /// The destinations or patterns.
+    pub fn wanted(&self) -> &[Box<str>] {
+        &self.wanted
+    }
+}
+
+impl Session {
+    /// A session of a client that listens; [`Session::listen`] begins it.
+    pub fn listener(
+        key: SessionKey,
+        id: SessionId,
+        listening: Listening,
+        handshake: Handshake,
+        now: Now,
+    ) -> Self {
+        Self {
+            key,
+            id,
+            codec: Codec::Events(Box::new(Events { listening, joined: 0 })),
+            state: State::AwaitConnect { since_ms: now.mono_ms, principal: handshake.principal },
+            work: None,
+            backlog: None,
+        }
+    }
+
+    /// Connects a listener as whom its handshake said it is, then subscribes it to all it wants.
+    pub fn listen(&mut self, cx: &mut Cx<'_>) {
+        // Who polls is answered in time whatever happens.
+        let beats = match self.form() {
+            Some(Form::Items) => Beats::none(),
+            _ => Beats::one_way(&cx.rules.heartbeats),
+        };
+        let connecting = Connecting { beats };
+        if let Err(fault) = self.connect(cx, None, connecting) {
+            self.events_fail(cx, &fault, None);
+        }
+    }
+
+    /// Where a listener stands, for the publications that it is given: they move it on.
+    pub fn cursor_mut(&mut self) -> Option<&mut Cursor> {
+        match &mut self.codec {
+            Codec::Events(events) => Some(&mut events.listening.cursor),
+            Codec::Undecided | Codec::Native | Codec::Stomp { .. } => None,
+        }
+    }
+
+    /// Where a listener stands, and whether it is live on all it wants.
+    pub fn listens_from(&self) -> Option<(&Cursor, bool)> {
+        match &self.codec {
+            Codec::Events(events) => Some((&events.listening.cursor, events.next().is_none())),
+            Codec::Undecided | Codec::Native | Codec::Stomp { .. } => None,
+        }
+    }
+
+    pub(super) fn events_connected(&mut self, cx: &mut Cx<'_>) {
+        if self.form() == Some(Form::Events) {
+            let message = native::connected(self, cx);
+            write(cx, Form::Events, None, Some(CONNECTED), &message);
+        }
+        self.events_join(cx);
+    }
+
+    fn form(&self) -> Option<Form> {
+        match &self.codec {
+            Codec::Events(events) => Some(events.listening.form),
+            Codec::Undecided | Codec::Native | Codec::Stomp { .. } => None,
+        }
+    }
+
+    /// Subscribes to what comes next.
+    fn events_join(&mut self, cx: &mut Cx<'_>) {
+        let Codec::Events(events) = &self.codec else { return };
+        let Some((index, to, since)) = events.next() else { return };
+        let presence = events.listening.presence;
+        let wire = Wire::Events { index, named: is_named_user(&to) };
+        let start = since.map_or(Start::Now, Start::After);
+        let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
+        let wanted = Wanted { wire, start, presence, consuming };
+        if let Err((fault, _)) = self.subscribe(cx, &to, &to, wanted, Answer::Joined(index)) {
+            self.events_fail(cx, &fault, Some(index));
+        }
+    }
+
+    /// One of its destinations is joined.
+    pub(super) fn events_joined(&mut self, cx: &mut Cx<'_>, index: u16, note: Note) {
+        let Codec::Events(events) = &mut self.codec else { return };
+        events.joined = index + 1;
+        let Listening { cursor, form, .. } = &mut events.listening;
+        if let Some(position) = cursor.positions_mut().get_mut(usize::from(index)) {
+            *position = note.position;
+        }
+        if *form == Form::Events || note.recovered != Some(true) || note.degraded {
+            let message = ServerMessage::Ok(native::confirmed(u64::from(index).into(), note));
+            write(cx, *form, Some(&*cursor), Some(SUBSCRIBED), &message);
+        }
+        self.events_join(cx);
+    }
+
+    /// A stream has no requests to refuse one by one: it ends.
+    pub(super) fn events_fail(&mut self, cx: &mut Cx<'_>, fault: &Fault, index: Option<u16>) {
+        if self.is_closed() {
+            return;
+        }
+        let id = index.map(|index| u64::from(index).into());
+        if let Some(form) = self.form() {
+            write(cx, form, None, Some(FAULT), &native::error(fault, id));
+        }
+        self.end(cx, fault.reason);
+    }
+
+    pub(super) fn events_reconnect(&mut self, cx: &mut Cx<'_>, after_ms: u64, reason: CloseReason) {
+        if let Some(form) = self.form() {
+            if form == Form::Events {
+                let mut payload = Vec::new();
+                sse::retry(&mut payload, after_ms);
+                cx.effects.push(Effect::Write { text: true, payload });
+            }
+            let message = ServerMessage::Reconnect { after_ms, reason: reason.code().into() };
+            write(cx, form, None, Some(RECONNECT), &message);
+        }
+        self.end(cx, reason);
+    }
+}
+
+impl Events {
+    /// What is to be joined next: its place, its name, and where the client stands in it.
+    fn next(&self) -> Option<(u16, Box<str>, Option<Position>)> {
+        let at = usize::from(self.joined);
+        let to = self.listening.wanted.get(at)?.clone();
+        Some((self.joined, to, self.listening.cursor.positions().get(at).copied().flatten()))
+    }
+}
+
+fn write(
+    cx: &mut Cx<'_>,
+    form: Form,
+    cursor: Option<&Cursor>,
+    event: Option<Field<'_>>,
+    message: &ServerMessage,
+) {
+    let mut data = Vec::new();
+    message.write(&mut data);
+    if form == Form::Items {
+        cx.effects.push(Effect::Write { text: true, payload: data });
+        return;
+    }
+    let mut payload = Vec::new();
+    if let Some(cursor) = cursor.filter(|cursor| has_position(cursor)) {
+        sse::cursor_id(&mut payload, cursor);
+    }
+    sse::body(&mut payload, event, &data);
+    cx.effects.push(Effect::Write { text: true, payload });
+}
+
+/// Whether there is anything to come back to.
+pub(crate) fn has_position(cursor: &Cursor) -> bool {
+    cursor.positions().iter().any(Option::is_some)
+}
+
+/// A heartbeat: a comment.
+pub(super) const HEARTBEAT: &[u8] = b":\n\n";
+
+const fn name(text: &'static str) -> Field<'static> {
+    match Field::new(text) {
+        Ok(field) => field,
+        Err(_) => panic!("a name of ours has no line ends"),
+    }
+}
+
+const CONNECTED: Field<'static> = name("connected");
+const SUBSCRIBED: Field<'static> = name("subscribed");
+const RECONNECT: Field<'static> = name("reconnect");
+/// Not `error`, which is `EventSource`'s own.
+const FAULT: Field<'static> = name("fault");
+/// The event that tells of a loss.
+pub(crate) const LOST: Field<'static> = name("lost");
+/// The event that tells who came and went.
+pub(crate) const PRESENCE: Field<'static> = name("presence");

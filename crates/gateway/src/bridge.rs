@@ -1,0 +1,140 @@
+//! Joins a stream that is no plain socket to a worker, which polls sockets only: a socket pair
+//! stands between, and one thin task carries bytes both ways.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::time::timeout;
+
+/// The task's side of a socket pair.
+#[derive(Debug)]
+pub struct Bridge(UnixStream);
+
+/// A socket pair: what the worker takes for its connection's socket, and the bridge from it.
+pub fn pair() -> io::Result<(TcpStream, Bridge)> {
+    let (worker, task) = StdUnixStream::pair()?;
+    worker.set_nonblocking(true)?;
+    task.set_nonblocking(true)?;
+    // All that a worker does with a socket, any stream socket can.
+    let worker = TcpStream::from(OwnedFd::from(worker));
+    Ok((worker, Bridge(UnixStream::from_std(task)?)))
+}
+
+impl Bridge {
+    /// Carries bytes between `peer` and the worker until either has ended. What the worker has
+    /// written before its end still goes out; a peer that takes nothing for `patience` is given up.
+    pub async fn carry<S: AsyncRead + AsyncWrite>(self, peer: S, patience: Duration) {
+        let (from_peer, to_peer) = tokio::io::split(peer);
+        let (from_worker, to_worker) = self.0.into_split();
+        let mut inward = std::pin::pin!(carry_one_way(from_peer, to_worker, None));
+        let mut outward = std::pin::pin!(carry_one_way(from_worker, to_peer, Some(patience)));
+        tokio::select! {
+            // The worker has ended, or the peer does not read. The peer may still end by itself:
+            // cut at once, what it sends meanwhile would make a reset that overtakes the last words.
+            () = &mut outward => {
+                let _ = timeout(LINGER, inward).await;
+            }
+            // The peer has ended. The worker has learned that, and ends once it has said its last.
+            () = &mut inward => outward.await,
+        }
+    }
+}
+
+/// Copies until the end of `from`, which is then that of `to` too, or until `to` takes nothing for
+/// `patience`. Without it, `to` may take all the time it wants.
+async fn carry_one_way(
+    mut from: impl AsyncRead + Unpin,
+    mut to: impl AsyncWrite + Unpin,
+    patience: Option<Duration>,
+) {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+        let written = async {
+            to.write_all(&buffer[..bytes]).await?;
+            to.flush().await
+        };
+        if !is_done(written, patience).await {
+            return;
+        }
+    }
+    is_done(to.shutdown(), patience).await;
+}
+
+async fn is_done(step: impl Future<Output = io::Result<()>>, patience: Option<Duration>) -> bool {
+    match patience {
+        Some(patience) => matches!(timeout(patience, step).await, Ok(Ok(()))),
+        None => step.await.is_ok(),
+    }
+}
+
+const BUFFER_BYTES: usize = 4 * 1024;
+/// How long a peer has to end after the worker has.
+const LINGER: Duration = Duration::from_secs(2);
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+
+    use tokio::io::duplex;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_millis(200);
+
+    /// A worker's blocking socket, the peer's stream, and the task between them.
+    fn bridged() -> (TcpStream, tokio::io::DuplexStream, impl Future<Output = ()>) {
+        let (worker, bridge) = pair().unwrap();
+        worker.set_nonblocking(false).unwrap();
+        let (peer, outer) = duplex(64);
+        (worker, peer, bridge.carry(outer, PATIENCE))
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_peer_ends_the_worker_which_may_still_say_its_last() {
+        let (mut worker, mut peer, carried) = bridged();
+        let side = async {
+            peer.write_all(b"hello").await.unwrap();
+            peer.shutdown().await.unwrap();
+            let said = tokio::task::spawn_blocking(move || {
+                let mut heard = String::new();
+                worker.read_to_string(&mut heard).unwrap();
+                worker.write_all(b"goodbye").unwrap();
+                heard
+            });
+            assert_eq!(said.await.unwrap(), "hello");
+            let mut heard = String::new();
+            peer.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "goodbye");
+        };
+        tokio::join!(side, carried);
+    }
+
+    #[tokio::test]
+    async fn the_end_of_the_worker_ends_a_peer_that_stays_silent() {
+        let (mut worker, mut peer, carried) = bridged();
+        let side = async {
+            worker.write_all(b"goodbye").unwrap();
+            drop(worker);
+            let mut heard = String::new();
+            peer.read_to_string(&mut heard).await.unwrap();
+            assert_eq!(heard, "goodbye");
+        };
+        tokio::join!(side, carried);
+        // The other half had been left open.
+        assert!(peer.write_all(&[0; 1000]).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_peer_that_takes_nothing_is_given_up() {
+        let (mut worker, _peer, carried) = bridged();
+        worker.write_all(&[0; 1000]).unwrap();
+        carried.await;
+        let mut rest = Vec::new();
+        assert!(worker.read_to_end(&mut rest).is_ok());
+    }
+}

@@ -1,0 +1,67 @@
+//! Rates of those who have no session to keep them: by user, or by address without one.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use fanlight_engine::limits::{Gcra, Rate, RetryAfterMs};
+
+/// Whose rate it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Payer {
+    /// A user.
+    User(Arc<str>),
+    /// An address, of somebody without a user.
+    Address(IpAddr),
+}
+
+/// The rates of a node; bounded, however many come.
+#[derive(Debug, Default)]
+pub struct Rates(Mutex<HashMap<Payer, Gcra>>);
+
+impl Rates {
+    /// Counts one message of `payer` against `rate`.
+    pub fn admit(&self, payer: Payer, now_ms: u64, rate: Rate) -> Result<(), RetryAfterMs> {
+        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if rates.len() >= MAX_PAYERS {
+            // Who has its whole burst again is as good as unknown.
+            rates.retain(|_, gcra| !gcra.is_idle(now_ms));
+            if rates.len() >= MAX_PAYERS {
+                rates.clear();
+            }
+        }
+        rates.entry(payer).or_default().admit(now_ms, rate)
+    }
+}
+
+/// So many are remembered at most.
+const MAX_PAYERS: usize = 65_536;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_payer_has_a_rate_of_its_own() {
+        let rates = Rates::default();
+        let rate = Rate { per_s: 1, burst: 2 };
+        let user = |name: &str| Payer::User(name.into());
+        for _ in 0..2 {
+            assert!(rates.admit(user("ann"), 1000, rate).is_ok());
+        }
+        assert!(rates.admit(user("ann"), 1000, rate).is_err());
+        assert!(rates.admit(user("bob"), 1000, rate).is_ok());
+        assert!(rates.admit(user("ann"), 2000, rate).is_ok());
+    }
+
+    #[test]
+    fn those_who_are_idle_are_forgotten_when_there_are_many() {
+        let rates = Rates::default();
+        let rate = Rate { per_s: 1, burst: 2 };
+        for n in 0..MAX_PAYERS as u32 + 10 {
+            let address = Payer::Address(IpAddr::from(n.to_be_bytes()));
+            assert!(rates.admit(address, 1000 + u64::from(n), rate).is_ok());
+        }
+        assert!(rates.0.lock().unwrap().len() <= MAX_PAYERS);
+    }
+}

@@ -1,0 +1,55 @@
+//! TLS of our own listeners: the certificate and its key, read once at the start.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::{self, PemObject};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::{Problem, ServerTls};
+
+/// What agrees on TLS for a listener whose files are the option `key`; `None` where it has none.
+pub fn acceptor(key: &str, tls: &ServerTls) -> Result<Option<TlsAcceptor>, Problem> {
+    let ServerTls { certificate_file, private_key_file } = tls;
+    let option = |name: &str| format!("{key}.{name}");
+    match (certificate_file.as_os_str().is_empty(), private_key_file.as_os_str().is_empty()) {
+        (true, true) => return Ok(None),
+        (false, false) => {}
+        (certificate_is_missing, _) => {
+            let missing =
+                if certificate_is_missing { "certificate_file" } else { "private_key_file" };
+            let remedy = "give the certificate and its private key, or neither";
+            return Err(Problem::new(option(missing), "missing beside the other file", remedy));
+        }
+    }
+    let unusable = |name, file: &Path, error: pem::Error| {
+        let (fault, remedy) = match error {
+            pem::Error::Io(error) => unreadable(file, &error),
+            _ => (format!("{} holds none", file.display()), "it must be a PEM file"),
+        };
+        Problem::new(option(name), fault, remedy)
+    };
+    let chain = CertificateDer::pem_file_iter(certificate_file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| unusable("certificate_file", certificate_file, error))?;
+    let private_key = PrivateKeyDer::from_pem_file(private_key_file)
+        .map_err(|error| unusable("private_key_file", private_key_file, error))?;
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private_key))
+        .map_err(|error| {
+            let remedy = "check that the certificate and the private key are a pair";
+            Problem::new(option("certificate_file"), error.to_string(), remedy)
+        })?;
+    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+fn unreadable(file: &Path, error: &io::Error) -> (String, &'static str) {
+    let fault = format!("can't read {}: {error}", file.display());
+    (fault, "check the path and its permissions")
+}

@@ -1,0 +1,76 @@
+//! What every transport checks of a request before it carries a session.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use axum::body::{Body, to_bytes};
+use bytes::Bytes;
+use fanlight_engine::auth::Principal;
+use http::{HeaderMap, StatusCode, Uri, header};
+
+use crate::admission::{AdmissionError, Admitted};
+use crate::client_address::client_address;
+use crate::jwt::{self, TokenSource};
+use crate::node::Node;
+use crate::origin;
+use crate::problem::Problem;
+
+/// Who a request is from: by its token, or nobody.
+pub type Caller = Option<Arc<Principal>>;
+
+/// A place in the limits for a connection, unless the node drains.
+pub fn admit(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Result<Admitted, Box<Problem>> {
+    if node.is_draining() {
+        let detail = "this node is draining; connect again, to another";
+        return Err(unavailable("draining", detail).into());
+    }
+    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
+    node.admission.admit(address).map_err(|error| Box::new(not_admitted(error)))
+}
+
+/// Whether the request's page may ask, and who asks.
+pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Caller, Box<Problem>> {
+    let token = jwt::token_from(headers, uri, &node.config.auth);
+    let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
+    origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
+        Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string())
+    })?;
+    let Some((token, _)) = token else { return Ok(None) };
+    let principal = node.authenticator.authenticate(&token, node.clock.now());
+    Ok(Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?)))
+}
+
+/// A request's body, no larger than a message may be.
+pub async fn body(node: &Node, body: Body) -> Result<Bytes, Box<Problem>> {
+    to_bytes(body, node.config.limits.message.as_bytes()).await.map_err(|_| {
+        let detail = "the body exceeds limits.message, or was cut";
+        Box::new(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail))
+    })
+}
+
+/// A request that can't be served as it is.
+pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
+    Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+/// A request without a good token.
+pub fn unauthorized(detail: &str) -> Problem {
+    Problem::new(StatusCode::UNAUTHORIZED, "unauthorized", detail)
+        .with_header(header::WWW_AUTHENTICATE, "Bearer")
+}
+
+fn not_admitted(error: AdmissionError) -> Problem {
+    match error {
+        AdmissionError::NodeFull { .. } => unavailable("node_full", &error.to_string()),
+        AdmissionError::AddressFull { .. } => {
+            Problem::new(StatusCode::TOO_MANY_REQUESTS, "address_full", error.to_string())
+                .with_header(header::RETRY_AFTER, "10")
+        }
+    }
+}
+
+/// A request that may be made again.
+pub fn unavailable(code: &'static str, detail: &str) -> Problem {
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
+        .with_header(header::RETRY_AFTER, "1")
+}

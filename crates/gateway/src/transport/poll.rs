@@ -1,0 +1,155 @@
+//! Long and short polling: what came for some destinations since a cursor, from any node.
+//!
+//! The cursor names the positions that the client has, and behind a `~` the mailbox that waits for
+//! its next poll. Where that is gone, or has answered what never arrived, a new one goes on from
+//! the positions.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Extension, Request, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
+use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
+use fanlight_engine::session::{Form, Handshake};
+use http::{HeaderMap, StatusCode, header};
+
+use super::door::Caller;
+use super::events::Wanted;
+use super::mailboxes::peers_failed;
+use super::{Station, cors, door};
+use crate::accept::Peer;
+use crate::mail::{MailReply, MailRequest, Receive, Wish};
+use crate::problem::Problem;
+use crate::worker::{MailboxKind, MailboxOptions, Opening};
+
+/// The endpoint's routes.
+pub fn routes(station: Station) -> Router {
+    let methods = get(poll).post(poll).options(cors::preflight);
+    Router::new().route("/poll", methods).with_state(station)
+}
+
+async fn poll(
+    State(station): State<Station>,
+    Extension(Peer(peer)): Extension<Peer>,
+    request: Request,
+) -> Response {
+    let allowed = cors::allowed(request.headers(), &station.node.config.origin);
+    let answer = match Poll::read(&station, peer, request).await {
+        Ok(poll) => poll.answer().await,
+        Err(problem) => Err(problem),
+    };
+    let response = match answer {
+        Ok(page) => {
+            let headers =
+                [(header::CONTENT_TYPE, "application/json"), (header::CACHE_CONTROL, "no-store")];
+            (StatusCode::OK, headers, page).into_response()
+        }
+        Err(problem) => problem.into_response(),
+    };
+    cors::with(allowed, response)
+}
+
+/// A poll that may be.
+struct Poll<'s> {
+    station: &'s Station,
+    peer: SocketAddr,
+    headers: HeaderMap,
+    caller: Caller,
+    wanted: Wanted,
+    wait: Duration,
+}
+
+impl<'s> Poll<'s> {
+    async fn read(
+        station: &'s Station,
+        peer: SocketAddr,
+        request: Request,
+    ) -> Result<Self, Box<Problem>> {
+        let node = &*station.node;
+        let (parts, body) = request.into_parts();
+        let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+        let body = door::body(node, body).await?;
+        let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
+        let longest = node.config.poll.max_wait.0;
+        let wait = wanted.wait()?.unwrap_or(DEFAULT_WAIT).min(longest);
+        Ok(Self { station, peer, headers: parts.headers, caller, wanted, wait })
+    }
+
+    /// The page of messages.
+    async fn answer(mut self) -> Result<Bytes, Box<Problem>> {
+        let (cursor, mailbox) = self.wanted.split_cursor();
+        let peers = &self.station.node.peers;
+        // Whatever the mailbox was opened for, the client must still be allowed it.
+        let wanted = std::mem::take(&mut self.wanted);
+        let listening = wanted.permitted(&self.station.node, &self.caller, Form::Items)?;
+        if let (Some(from), Some(name)) = (cursor, mailbox.and_then(|id| mailbox_name(&id)))
+            && let Ok(Some(holder)) = peers.holder(name).await
+            && let Some(page) = self.ask(&holder, Some(from)).await?
+        {
+            return Ok(page);
+        }
+        let id = format!("{:032x}", rand::random::<u128>());
+        let name = mailbox_name(&id).expect("it is short");
+        let mailbox = MailboxOptions {
+            kind: MailboxKind::Poll,
+            name: name.clone(),
+            caller: self.user(),
+            linger_ms: self.station.node.config.poll.linger.as_ms(),
+            ended: None,
+        };
+        let opening = Opening::Listener(Handshake { principal: self.caller.clone() }, listening);
+        let handle = self.station.open(self.peer, &self.headers, mailbox, opening).await?;
+        match peers.claim(name.clone(), handle).await {
+            Ok(Claim::Ours) => {}
+            Ok(Claim::TakenOver | Claim::Theirs(_)) => {
+                return Err(peers_failed(PeerError::Gone).into());
+            }
+            Err(error) => return Err(peers_failed(error).into()),
+        }
+        let holder = peers.holder(name).await.map_err(peers_failed)?;
+        let holder = holder.ok_or_else(|| peers_failed(PeerError::Gone))?;
+        let page = self.ask(&holder, None).await?;
+        page.ok_or_else(|| peers_failed(PeerError::Gone).into())
+    }
+
+    /// A page of the mailbox, if it is there and the client stands where it has told.
+    async fn ask(
+        &self,
+        holder: &Holder,
+        from: Option<Box<str>>,
+    ) -> Result<Option<Bytes>, Box<Problem>> {
+        let receive = Receive {
+            receiver: rand::random(),
+            stays: false,
+            max_bytes: u32::MAX,
+            wait_ms: u32::try_from(self.wait.as_millis()).unwrap_or(u32::MAX),
+            from,
+        };
+        let request = MailRequest { caller: self.user(), what: Wish::Receive(receive) };
+        match self.station.ask(holder, request, self.wait).await {
+            Ok(MailReply::Frame(page) | MailReply::Last(page)) if page.starts_with(b"{") => {
+                Ok(Some(page))
+            }
+            Ok(MailReply::Last(_)) => {
+                let detail = "another poll with this cursor is still waiting";
+                Err(Problem::new(StatusCode::CONFLICT, "already_polling", detail).into())
+            }
+            Ok(_) | Err(PeerError::Gone | PeerError::TooLarge) => Ok(None),
+            Err(error) => Err(peers_failed(error).into()),
+        }
+    }
+
+    fn user(&self) -> Option<Box<str>> {
+        self.caller.as_ref().map(|caller| (*caller.user).into())
+    }
+}
+
+fn mailbox_name(id: &str) -> Option<ClaimName> {
+    ClaimName::new("poll", &[id]).ok()
+}
+
+/// How long to wait where the client does not say.
+const DEFAULT_WAIT: Duration = Duration::from_secs(25);

@@ -1,0 +1,219 @@
+//! The transports that receive: one frame for each request, or many on one response, whose socket
+//! is then all that is left of it.
+
+use std::io;
+use std::time::Duration;
+
+use axum::extract::{Query, Request};
+use axum::response::Response;
+use bytes::Bytes;
+use fanlight_engine::peers::Holder;
+use fanlight_proto::sockjs::{
+    Callback, CallbackError, Close, Receiver, Transport, frame, headers as names,
+};
+use http::{StatusCode, Uri, Version};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::reply::{self, Cors};
+use super::{Found, Visit};
+use crate::mail::{MailReply, Receive, Wish};
+use crate::takeover::Taken;
+
+impl Visit {
+    pub(super) async fn receive(self, request: Request, cors: Cors) -> Response {
+        let receiver = match receiver(self.transport, request.uri()) {
+            Ok(receiver) => receiver,
+            Err(error) => {
+                let body = error.to_string();
+                return reply::with(StatusCode::INTERNAL_SERVER_ERROR, names::TEXT, body);
+            }
+        };
+        let found = match self.find_or_open(request.headers()).await {
+            Ok(found) => found,
+            Err(problem) => return cors.on_problem(*problem),
+        };
+        if self.transport.is_streaming() {
+            let chunked = request.version() >= Version::HTTP_11;
+            return self.stream(found, receiver, chunked, cors).await;
+        }
+        let (Ok(frame) | Err(frame)) = match &found {
+            Found::Holder(holder) => self.next(holder, rand::random(), false).await,
+            Found::Dead => Err(interrupted()),
+        };
+        let mut body = Vec::new();
+        receiver.frame(&mut body, &frame);
+        cors.on(reply::of(self.transport, StatusCode::OK, body))
+    }
+
+    /// The next frame; `Err` when it is the last.
+    async fn next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
+        let receive = Receive {
+            receiver,
+            stays,
+            max_bytes: MAX_BYTES,
+            wait_ms: self.state.station.node.config.sockjs.heartbeat.as_ms() as u32,
+            from: None,
+        };
+        match self.ask(holder, Wish::Receive(receive)).await {
+            Ok(MailReply::Frame(frame)) => Ok(frame),
+            Ok(MailReply::Last(frame)) => Err(frame),
+            // It is gone; or its answer is lost, and with it what that held.
+            Ok(MailReply::Sent | MailReply::NotHere) | Err(_) => Err(interrupted()),
+        }
+    }
+
+    /// Takes the socket: what streams needs no more of hyper.
+    async fn stream(self, found: Found, receiver: Receiver, chunked: bool, cors: Cors) -> Response {
+        let head = response_head(self.transport, chunked, &cors);
+        let takeover = self.takeover.clone();
+        let never = takeover.take(move |Taken { socket, .. }| async move {
+            let Ok(socket) = TcpStream::from_std(socket) else { return };
+            let stream = Stream { socket, receiver, chunked };
+            // An error is the peer's end: whoever waits is told by the request that is dropped.
+            let _ = stream.run(&self, found, head).await;
+        });
+        match never.await {}
+    }
+}
+
+/// A response that carries frames until it is long enough.
+struct Stream {
+    socket: TcpStream,
+    receiver: Receiver,
+    chunked: bool,
+}
+
+impl Stream {
+    async fn run(mut self, visit: &Visit, found: Found, head: Vec<u8>) -> io::Result<()> {
+        let id = rand::random();
+        let carried = self.carry(visit, &found, id, head).await;
+        if let (Found::Holder(holder), Ok(false) | Err(_)) = (&found, &carried) {
+            // Before the client sees the end, because it comes back at once.
+            let _ = visit.ask(holder, Wish::Leave { receiver: id }).await;
+        }
+        carried?;
+        if self.chunked {
+            self.socket.write_all(b"0\r\n\r\n").await?;
+        }
+        self.socket.shutdown().await
+    }
+
+    /// Writes frames until it is long enough; whether the last was the session's last.
+    async fn carry(
+        &mut self,
+        visit: &Visit,
+        found: &Found,
+        id: u64,
+        head: Vec<u8>,
+    ) -> io::Result<bool> {
+        let mut prelude = Vec::new();
+        self.receiver.prelude(&mut prelude);
+        self.write(head, &prelude).await?;
+        let limit = visit.state.service.stream_bytes(&visit.state.station.node);
+        let mut sent = 0;
+        while sent < limit {
+            let next = match found {
+                Found::Holder(holder) => {
+                    tokio::select! {
+                        next = visit.next(holder, id, true) => next,
+                        () = gone(&self.socket) => return Err(io::ErrorKind::NotConnected.into()),
+                    }
+                }
+                Found::Dead => Err(interrupted()),
+            };
+            let is_last = next.is_err();
+            let (Ok(frame) | Err(frame)) = next;
+            let mut body = Vec::new();
+            self.receiver.frame(&mut body, &frame);
+            sent += body.len();
+            self.write(Vec::new(), &body).await?;
+            if is_last {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    async fn write(&mut self, mut out: Vec<u8>, body: &[u8]) -> io::Result<()> {
+        if self.chunked && !body.is_empty() {
+            out.extend_from_slice(format!("{:x}\r\n", body.len()).as_bytes());
+            out.extend_from_slice(body);
+            out.extend_from_slice(b"\r\n");
+        } else {
+            out.extend_from_slice(body);
+        }
+        match tokio::time::timeout(WRITE_TIME, self.socket.write_all(&out)).await {
+            Ok(written) => written,
+            Err(_) => Err(io::ErrorKind::TimedOut.into()),
+        }
+    }
+}
+
+/// Waits until the client has closed; what it sends meanwhile is of no interest.
+async fn gone(socket: &TcpStream) {
+    let mut scratch = [0; 64];
+    loop {
+        if socket.readable().await.is_err() {
+            return;
+        }
+        match socket.try_read(&mut scratch) {
+            Ok(0) => return,
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return,
+        }
+    }
+}
+
+fn receiver(transport: Transport, uri: &Uri) -> Result<Receiver, CallbackError> {
+    let callback = || {
+        let query = Query::<Vec<(String, String)>>::try_from_uri(uri);
+        let pairs = query.map(|Query(pairs)| pairs).unwrap_or_default();
+        let value =
+            |name: &str| pairs.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str());
+        Callback::from_query(value("c"), value("callback"))
+    };
+    Ok(match transport {
+        Transport::XhrStreaming => Receiver::XhrStreaming,
+        Transport::EventSource => Receiver::EventSource,
+        Transport::HtmlFile => Receiver::HtmlFile(callback()?),
+        Transport::Jsonp => Receiver::Jsonp(callback()?),
+        _ => Receiver::Xhr,
+    })
+}
+
+fn response_head(transport: Transport, chunked: bool, cors: &Cors) -> Vec<u8> {
+    let mut head = String::from("HTTP/1.1 200 OK\r\n");
+    let mut line = |name: &str, value: &str| {
+        for text in [name, ": ", value, "\r\n"] {
+            head.push_str(text);
+        }
+    };
+    for (name, value) in transport.headers() {
+        line(name, value);
+    }
+    for (name, value) in cors.headers() {
+        line(name, &value);
+    }
+    // It keeps nginx from holding frames back.
+    line("x-accel-buffering", "no");
+    if chunked {
+        line("transfer-encoding", "chunked");
+    } else {
+        line("connection", "close");
+    }
+    head.push_str("\r\n");
+    head.into_bytes()
+}
+
+fn interrupted() -> Bytes {
+    let mut out = Vec::new();
+    frame::close(&mut out, &Close::INTERRUPTED);
+    out.into()
+}
+
+/// The most bytes of messages in one frame: another node's answer has room for no more.
+const MAX_BYTES: u32 = 128 * 1024;
+/// How long a client may take to read a frame.
+const WRITE_TIME: Duration = Duration::from_secs(10);

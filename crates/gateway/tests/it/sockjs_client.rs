@@ -1,0 +1,112 @@
+//! The real `sockjs-client` behind a load balancer without stickiness: under Node and in a browser.
+
+use std::path::PathBuf;
+
+use fanlight_testkit::RedisServer;
+use serde_json::json;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::balancer::Balancer;
+use crate::returning::nodes;
+use crate::stompjs::{StompJs, js_folder};
+use crate::support::{Gateway, PATIENCE, RawClient, token};
+
+const TOPIC: &str = "/topic/open.a";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn stompjs_over_sockjs_client_works_by_every_transport_without_stickiness() {
+    let redis = RedisServer::start().unwrap();
+    let nodes: [Gateway; 3] = nodes(&redis, "").await;
+    let balancer = Balancer::bind().await.serve(&nodes);
+    let ann = token("ann", &[]).await;
+    let url = format!("http://{balancer}/sockjs");
+    for transport in ["websocket", "xhr-streaming", "xhr-polling"] {
+        let mut publisher = RawClient::native(&nodes[1], "pub").await;
+        let mut client = StompJs::connect(&url, &ann, json!({ "transport": transport })).await;
+        let opened = client.event("transport").await;
+        assert_eq!(opened["transport"], transport);
+        client.subscribe(TOPIC).await;
+        for n in 0..20 {
+            client.publish(TOPIC, &format!("{{\"n\":{n}}}"), &format!("r{n}")).await;
+        }
+        for n in 0..20 {
+            client.receipt(&format!("r{n}")).await;
+            assert_eq!(client.event("message").await["body"], format!("{{\"n\":{n}}}"));
+        }
+        for n in 0..20 {
+            let send = json!({ "type": "send", "to": TOPIC, "data": n, "id": n });
+            publisher.send(&send.to_string()).await;
+            publisher.expect("\"ok\"").await;
+        }
+        for n in 0..20 {
+            assert_eq!(client.event("message").await["body"], n.to_string(), "{transport}");
+        }
+        // More than one streaming response carries.
+        let large = "x".repeat(50_000);
+        for n in 0..5 {
+            let body = format!("\"{n}{large}\"");
+            client.publish(TOPIC, &body, &format!("l{n}")).await;
+            client.receipt(&format!("l{n}")).await;
+            assert_eq!(client.event("message").await["body"], body, "{transport}");
+        }
+        client.publish("/topic/secret", "1", "refused").await;
+        let error = client.event("stomp-error").await;
+        assert_eq!(error["headers"]["receipt-id"], "refused", "{error}");
+        let close = client.event("websocket-close").await;
+        assert_eq!(
+            (&close["code"], &close["reason"]),
+            (&json!(4503), &json!("forbidden")),
+            "{transport}"
+        );
+        assert!(!client.has_passed("receipt"), "{transport}");
+    }
+    for node in nodes {
+        assert_eq!(node.metric("fanlight_panics_total").await, 0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_says_goodbye_and_returns_by_itself_when_its_node_drains() {
+    let redis = RedisServer::start().unwrap();
+    let mut nodes: Vec<Gateway> = nodes::<2>(&redis, "").await.into();
+    let ann = token("ann", &[]).await;
+    let other = nodes.pop().unwrap();
+    let balancer = Balancer::bind().await.serve(std::slice::from_ref(&other));
+    for transport in ["websocket", "xhr-streaming", "xhr-polling"] {
+        let url = format!("http://{balancer}/sockjs");
+        let mut client = StompJs::connect(&url, &ann, json!({ "transport": transport })).await;
+        client.command(&json!({ "op": "disconnect", "receipt": "bye" })).await;
+        client.event("disconnected").await;
+        let close = client.event("websocket-close").await;
+        assert_eq!(close["code"], 1000, "{transport}: {close}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn browsers_use_every_transport_from_their_own_and_from_another_origin() {
+    let redis = RedisServer::start().unwrap();
+    let (balancer, page) = (Balancer::bind().await, Balancer::bind().await);
+    let more = format!(
+        "[origin]\nallow = [\"http://{}\", \"http://{}\"]\n[sockjs]\nclient_url = \"http://{1}/page/sockjs.js\"",
+        balancer.address, page.address,
+    );
+    let nodes: [Gateway; 3] = nodes(&redis, &more).await;
+    let (balancer, page) = (balancer.serve(&nodes), page.serve(&nodes));
+    let artifacts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../artifacts");
+    let driver = Command::new("node")
+        .arg(js_folder().join("transports.mjs"))
+        .args(["--gateway", &format!("http://{balancer}"), "--page", &format!("http://{page}")])
+        .args(["--token", &token("ann", &[]).await, "--screenshot"])
+        .arg(artifacts.join("transports.png"))
+        .kill_on_drop(true)
+        .output();
+    let output = timeout(PATIENCE * 4, driver).await.expect("the browser hangs").unwrap();
+    let (said, errors) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}{errors}");
+    println!("{said}");
+    for node in nodes {
+        assert_eq!(node.metric("fanlight_panics_total").await, 0);
+    }
+}

@@ -1,0 +1,104 @@
+//! What becomes of sessions by requests when nodes die or drain.
+
+use fanlight_testkit::RedisServer;
+
+use crate::http::Stream;
+use crate::returning::{event, named, nodes};
+use crate::sockjs_session::{How, Session};
+use crate::support::{RawClient, eventually, token};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_whose_node_is_dead_is_interrupted_and_never_a_second_one() {
+    let redis = RedisServer::start().unwrap();
+    let more = "[cluster]\nlease = \"3s\"\nlease_renew = \"1s\"\n[sockjs]\nheartbeat = \"2s\"";
+    let [a, b, c] = nodes(&redis, more).await;
+    let ann = token("ann", &[]).await;
+    let interrupted = "c[1002,\"Connection interrupted\"]\n";
+    let mut sessions = Vec::new();
+    for _ in 0..3 {
+        sessions.push(Session::stomp(&[&a], &ann, How::Polling).await);
+    }
+    // One that waits at another node, for which the dead one never answers.
+    let mut waiting = sessions.pop().unwrap();
+    waiting.move_to(&[&b]);
+    let mut twin = waiting.twin(Some(&ann));
+    twin.move_to(&[&c]);
+    let killed = async {
+        // Who is in its way is refused as soon as it waits; who was before it is answered.
+        while !twin.post("xhr", "").await.body.starts_with("c[2010,") {}
+        a.signal("KILL").await;
+    };
+    let last = async {
+        loop {
+            let frame = waiting.post("xhr", "").await.body;
+            if !frame.starts_with('h') && !frame.starts_with("c[2010,") {
+                break frame;
+            }
+        }
+    };
+    let (frame, ()) = tokio::join!(last, killed);
+    assert_eq!(frame, interrupted);
+    for session in &mut sessions {
+        session.move_to(&[&b, &c]);
+        // At once, while its lease still stands.
+        assert_eq!(session.post("xhr", "").await.body, interrupted);
+        assert_eq!(session.post("xhr_send", "[\"x\"]").await.status, 404);
+    }
+    eventually("its lease is over", async || b.metric("fanlight_cluster_nodes").await == 2).await;
+    for session in &mut sessions {
+        for _ in 0..4 {
+            let response = session.post("xhr", "").await;
+            assert_eq!(response.body, interrupted, "no other session in its place");
+            assert_eq!(session.post("xhr_send", "[\"x\"]").await.status, 404);
+        }
+        let mut twin = session.twin(Some(&ann));
+        let stream = twin.post("xhr_streaming", "").await;
+        assert!(stream.body.ends_with(interrupted), "{stream:?}");
+    }
+    // A new name is a new session.
+    Session::stomp(&[&b, &c], &ann, How::Streaming).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_ends_sockjs_sessions_with_advice_and_they_return_elsewhere() {
+    let redis = RedisServer::start().unwrap();
+    let [a, b] = nodes(&redis, "").await;
+    let ann = token("ann", &[]).await;
+    let mut publisher = RawClient::native(&b, "pub").await;
+    let mut sessions = Vec::new();
+    for how in [How::Polling, How::Streaming] {
+        let mut session = Session::stomp(&[&a], &ann, how).await;
+        session.subscribe("/topic/open.a").await;
+        sessions.push((session, how));
+    }
+    a.signal("TERM").await;
+    for (mut session, how) in sessions {
+        // Its requests come to the node that stays.
+        session.move_to(&[&b]);
+        let error = session.expect("ERROR\n").await;
+        assert!(error.contains("\ncode:draining\n") && error.contains("\nretry-after"), "{error}");
+        assert_eq!(session.close_frame().await, "c[1012,\"draining\"]");
+        let mut session = Session::stomp(&[&b], &ann, how).await;
+        session.subscribe("/topic/open.b").await;
+        publisher.send(r#"{"type":"send","to":"/topic/open.b","data":"on","id":1}"#).await;
+        publisher.expect("\"ok\"").await;
+        session.expect("\"on\"").await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_drain_tells_event_sources_when_to_come_back() {
+    let redis = RedisServer::start().unwrap();
+    let [a, _b] = nodes(&redis, "").await;
+    let target =
+        format!("/events?destination=/topic/open.a&access_token={}", token("ann", &[]).await);
+    let mut stream = Stream::open(a.public, "GET", &target, crate::http::BARE).await;
+    named(&mut stream, "connected").await;
+    named(&mut stream, "subscribed").await;
+    a.signal("TERM").await;
+    let retry = event(&mut stream).await.unwrap();
+    assert_eq!(retry.retry.as_deref(), Some("500"));
+    let advice = named(&mut stream, "reconnect").await;
+    assert!(advice.data.contains("\"reason\":\"draining\""), "{advice:?}");
+    assert_eq!(stream.rest().await, "");
+}

@@ -1,0 +1,81 @@
+//! The metrics of the peers, `fanlight_peer_*`.
+
+use fanlight_engine::peers::{Claim, PeerError};
+use metrics::{counter, describe_counter, describe_gauge, gauge};
+
+use crate::meters::amount;
+
+pub(super) fn claimed(result: &Result<Claim, PeerError>) {
+    let result = match result {
+        Ok(Claim::Ours) => "ours",
+        Ok(Claim::TakenOver) => "taken_over",
+        Ok(Claim::Theirs(_)) => "theirs",
+        Err(_) => "unavailable",
+    };
+    counter!("fanlight_peer_claims_total", "result" => result).increment(1);
+}
+
+pub(super) fn claims(count: usize) {
+    gauge!("fanlight_peer_claims").set(amount(count));
+}
+
+pub(super) fn lost(count: usize) {
+    if count > 0 {
+        counter!("fanlight_peer_claims_lost_total").increment(count as u64);
+    }
+}
+
+/// What an ask of this node came to; `None`: it was given up.
+pub(super) fn asked(result: Option<Result<(), PeerError>>) {
+    let result = match result {
+        Some(Ok(())) => "answered",
+        Some(Err(PeerError::Unavailable)) => "unavailable",
+        Some(Err(PeerError::Gone)) => "gone",
+        Some(Err(PeerError::Timeout)) => "timeout",
+        Some(Err(PeerError::TooLarge)) => "too_large",
+        Some(Err(PeerError::Overloaded)) => "overloaded",
+        None => "cancelled",
+    };
+    counter!("fanlight_peer_asks_total", "result" => result).increment(1);
+}
+
+pub(super) fn pending(count: usize) {
+    gauge!("fanlight_peer_asks_pending").set(amount(count));
+}
+
+pub(super) fn answering(count: usize) {
+    gauge!("fanlight_peer_requests_pending").set(amount(count));
+}
+
+pub(super) fn dropped(reason: &'static str) {
+    counter!("fanlight_peer_messages_dropped_total", "reason" => reason).increment(1);
+}
+
+pub(super) fn describe() {
+    describe_gauge!("fanlight_peer_claims", "Session names that this node has claimed.");
+    describe_counter!(
+        "fanlight_peer_claims_total",
+        "Claims of session names, by what became of them."
+    );
+    describe_counter!(
+        "fanlight_peer_claims_lost_total",
+        "Claims that another session has got, so that this node's had to end."
+    );
+    describe_counter!(
+        "fanlight_peer_asks_total",
+        "Requests for sessions that this node has asked other nodes, or itself, by their result."
+    );
+    describe_gauge!(
+        "fanlight_peer_asks_pending",
+        "Requests of this node that wait for another node's answer."
+    );
+    describe_gauge!(
+        "fanlight_peer_requests_pending",
+        "Requests of other nodes that this node is answering."
+    );
+    describe_counter!(
+        "fanlight_peer_messages_dropped_total",
+        "Messages between nodes that were dropped: unreadable, repeated, without room, too late, \
+         or an answer that could not be delivered."
+    );
+}
