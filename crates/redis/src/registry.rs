@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::RedisBroker;
 use crate::command;
-use crate::lease::{Lease, held_partition_of, refuse_errors};
+use crate::lease::{Lease, boot_of, held_partition_of, refuse_errors};
 use crate::names::Names;
 use crate::resp3::Value;
 use crate::shards::Shards;
@@ -45,7 +45,7 @@ use crate::shards::Shards;
 pub use control::{ControlInbox, control};
 use lanes::{Batch, Lanes, Taken};
 pub(crate) use operation::EVENTS;
-use operation::{Held, Operation, Outcome, Record, USER, What, boot_of};
+use operation::{Held, Operation, Outcome, Record, USER, What};
 
 /// What a registry is told at its start.
 #[derive(Debug, Clone)]

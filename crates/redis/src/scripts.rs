@@ -65,6 +65,7 @@ scripts! {
     LEASE = "lease.lua";
     LEASE_END = "lease_end.lua";
     PRESENCE_SET = "presence_set.lua";
+    PRESENCE_SHUT_OUT = "presence_shut_out.lua";
     PRESENCE_TELL = "presence_tell.lua";
     REAP_CLAIM = "reap_claim.lua";
     REAP_FORGET = "reap_forget.lua";

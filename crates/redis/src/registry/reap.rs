@@ -8,11 +8,11 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, try_join_all};
 
 use super::operation::{
-    CALLS, DESTINATION, DESTINATIONS_OF, EVENTS, Operation, Outcome, SESSIONS_OF, What, boot_of,
-    id_text, sessions_key,
+    CALLS, DESTINATION, DESTINATIONS_OF, EVENTS, Operation, Outcome, SESSIONS_OF, What, id_text,
+    sessions_key,
 };
 use super::{Inner, RedisRegistry, unix_ms};
-use crate::lease::{held_partitions, refuse_errors};
+use crate::lease::{boot_of, generation_of, held_partitions, refuse_errors};
 use crate::names::{Kind, Partition};
 use crate::reaper::Reap;
 use crate::resp3::Value;
@@ -122,8 +122,7 @@ impl Inner {
             self.names.key(partition, SESSIONS_OF, owner),
             self.names.key(partition, DESTINATIONS_OF, owner),
         ];
-        let generation = owner.rsplit(':').next().unwrap_or_default();
-        let arguments = [generation, &BATCH.to_string()];
+        let arguments = [generation_of(owner), &BATCH.to_string()];
         let answer =
             self.run_reap(&scripts::REGISTRY_SHUT_OUT, partition, &keys, &arguments).await?;
         let Value::Array(parts) = &answer else { return Err(PublishError::Unknown) };
