@@ -10,7 +10,7 @@ use fanlight_engine::presence::{CHANGE_MAX_BYTES, Place};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep_until};
@@ -24,6 +24,7 @@ use crate::lease::{Hold, generation_of, refuse_errors};
 use crate::meters::amount;
 use crate::names::Partition;
 use crate::pipeline::Answer;
+use crate::reaper::reap_each;
 use crate::resp3::Value;
 use crate::scripts;
 
@@ -211,16 +212,16 @@ impl Node {
     /// Removes all that a dead owner has entered. One owner's part is bounded by what a node's
     /// sessions may hold, and each step of it by [`REAP_ENTRIES`].
     pub(super) async fn reap(self: Arc<Self>, owner: String) -> Result<bool, PublishError> {
-        stream::iter(Partition::all().map(Ok))
-            .try_for_each_concurrent(REAP_PARTITIONS, |partition| {
-                self.reap_partition(&owner, partition)
-            })
-            .await?;
-        Ok(true)
+        let reap = |partition| self.reap_partition(&owner, partition);
+        reap_each(Partition::all(), REAP_PARTITIONS, reap).await
     }
 
-    /// Removes all that a dead owner has entered in one partition.
-    async fn reap_partition(&self, owner: &str, partition: Partition) -> Result<(), PublishError> {
+    /// Removes all that a dead owner has entered in one partition; nothing is left then.
+    async fn reap_partition(
+        &self,
+        owner: &str,
+        partition: Partition,
+    ) -> Result<bool, PublishError> {
         let calls = names::calls_key(&self.names, partition, owner);
         let shut_out =
             scripts::PRESENCE_SHUT_OUT.call(&[&calls], &[generation_of(owner).as_bytes()]);
@@ -247,7 +248,7 @@ impl Node {
                 self.reap_entries(owner, partition, setting).await?;
             }
             if next == 0 {
-                return Ok(());
+                return Ok(true);
             }
             cursor = next;
         }
