@@ -219,7 +219,7 @@ async fn a_consumer_is_its_nodes_lease_and_gives_back_also_what_it_held_under_th
     bob.publish_numbers(&queue, 2).await;
     fanlight_testkit::eventually("ann has a lease", || lease.is_held()).await;
     let former = lease.owner();
-    let fetched = queues.fetch(&queue, 2).await.unwrap();
+    let fetched = queues.fetch(&queue, 2).await.unwrap().messages;
     let stream = redis.keys().into_iter().find(|key| key.ends_with("}:q:/queue/a")).unwrap();
     let consumers = redis.server.command(&format!("XINFO CONSUMERS {stream} fl")).unwrap();
     assert!(consumers.contains(&*former), "{consumers} has no {former}");
