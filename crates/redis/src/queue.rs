@@ -239,6 +239,7 @@ impl Queues for RedisQueues {
             wake(&queue.destination),
             queue.destination.as_str().as_bytes().to_vec(),
             queue.options.max_deliveries.to_string().into_bytes(),
+            names.of(&queue.channel).concat(),
         ];
         for Release { delivery: DeliveryId { entry, count }, was_delivered } in releases {
             words.push(entry.to_string().into_bytes());
@@ -246,12 +247,9 @@ impl Queues for RedisQueues {
             words.push(if *was_delivered { b"1".to_vec() } else { Vec::new() });
         }
         let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-        let channel = names.of(&queue.channel).concat();
         let holdings = self.holdings(keys.partition);
-        let command = QUEUE_RELEASE.call(
-            &[&keys.stream, &keys.released, &keys.hungry, &channel, &holdings, &keys.dead],
-            &words,
-        );
+        let command = QUEUE_RELEASE
+            .call(&[&keys.stream, &keys.released, &keys.hungry, &holdings, &keys.dead], &words);
         self.told(keys.partition, command)
     }
 

@@ -72,21 +72,15 @@ impl Dead {
             .filter_map(|queue| queue.as_text().and_then(|text| text.parse().ok()))
             .collect();
         let heir = self.heir.as_deref().unwrap_or_default();
-        let heirs = names.key(partition, HOLDINGS, heir);
+        let heirs = self.heir.as_ref().map(|heir| names.key(partition, HOLDINGS, heir));
         let reaping = queues.iter().map(|destination| {
             let channel = Channel::of_destination(destination.to_shared());
             let keys = Keys::of(names, &channel);
             let channel = names.of(&channel).concat();
+            let own = [&holdings, &keys.stream, &keys.released, &keys.hungry, &keys.dead];
+            let all: Vec<&[u8]> = own.into_iter().chain(&heirs).map(Vec::as_slice).collect();
             let command = QUEUE_REAP.call(
-                &[
-                    &holdings,
-                    &keys.stream,
-                    &keys.released,
-                    &keys.hungry,
-                    &channel,
-                    &keys.dead,
-                    &heirs,
-                ],
+                &all,
                 &[
                     self.owner.as_bytes(),
                     heir.as_bytes(),
@@ -94,6 +88,7 @@ impl Dead {
                     MESSAGES_AT_ONCE,
                     command::publish_word(self.broker.shards.sharded_pubsub()),
                     &wake(destination),
+                    &channel,
                 ],
             );
             self.broker.shards.call(partition, |_| command)
