@@ -494,6 +494,16 @@ pub(crate) fn held_partition_of(text: &str) -> Partition {
     Partition(partition - partition % HELD_STEP as u8)
 }
 
+/// The process that an owner is a generation of.
+pub(crate) fn boot_of(owner: &str) -> &str {
+    owner.split(':').next().unwrap_or_default()
+}
+
+/// Which generation of its process an owner is, as text.
+pub(crate) fn generation_of(owner: &str) -> &str {
+    owner.rsplit(':').next().unwrap_or_default()
+}
+
 /// Whether a partition's master is another than before, so that entries may be missing: not if the
 /// slot has only moved, which is so when both masters are known and the former is still one.
 fn may_lack_entries(before: &Masters, now: &Masters) -> bool {
