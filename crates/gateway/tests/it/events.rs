@@ -42,7 +42,9 @@ async fn a_stream_is_typed_uncached_and_its_lines_stay_lines_whatever_is_publish
     // A JSON body with line ends between its tokens goes as it is, which is several lines of data.
     let body = "{\r\n \"x\":\r1,\n\n\"y\": \"z\"}";
     publisher
-        .send(&format!("SEND\ndestination:/topic/open.a\ncontent-type:application/json\n\n{body}\0"))
+        .send(&format!(
+            "SEND\ndestination:/topic/open.a\ncontent-type:application/json\n\n{body}\0"
+        ))
         .await;
     let first = named(&mut stream, "message").await;
     assert_eq!(first.id, None, "without a history there is nothing to return to");
@@ -106,14 +108,14 @@ async fn an_idle_stream_gets_comments_as_heartbeats() {
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_read_its_events_is_closed_and_nobody_else() {
     let unlimited = "connections_per_ip = 0\nmessages_per_second = 0\ncommands_per_second = 0";
-    let gateway =
-        Gateway::with_config(&CONFIG.replace("connections_per_ip = 0", unlimited)).await;
+    let gateway = Gateway::with_config(&CONFIG.replace("connections_per_ip = 0", unlimited)).await;
     let mut slow = open(&gateway, TARGET, &[]).await;
     let mut quick = open(&gateway, TARGET, &[]).await;
     named(&mut slow, "subscribed").await;
     named(&mut quick, "subscribed").await;
     let mut publisher = RawClient::native(&gateway, "pub").await;
-    let send = json!({ "type": "send", "to": "/topic/open.a", "data": "x".repeat(60_000), "id": 1 });
+    let send =
+        json!({ "type": "send", "to": "/topic/open.a", "data": "x".repeat(60_000), "id": 1 });
     let mut sent = 0;
     while gateway.metric("fanlight_closes_total").await == 0 {
         assert!(sent < 1000, "60 MB went to who reads nothing");

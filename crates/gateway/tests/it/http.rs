@@ -1,7 +1,6 @@
 //! HTTP as a test wants it: a request as it is said, a response piece by piece.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -157,7 +156,9 @@ impl Stream {
                 return None;
             }
             let read = timeout(PATIENCE, self.read()).await;
-            read.unwrap_or_else(|_| panic!("nothing came: {}", String::from_utf8_lossy(&self.text)));
+            read.unwrap_or_else(|_| {
+                panic!("nothing came: {}", String::from_utf8_lossy(&self.text))
+            });
         }
     }
 
@@ -167,11 +168,6 @@ impl Stream {
             timeout(PATIENCE, self.read()).await.expect("the response does not end");
         }
         String::from_utf8(std::mem::take(&mut self.text)).unwrap()
-    }
-
-    /// Whether nothing comes for so long.
-    pub async fn is_silent_for(&mut self, time: Duration) -> bool {
-        self.text.is_empty() && timeout(time, self.read()).await.is_err()
     }
 
     async fn read(&mut self) {

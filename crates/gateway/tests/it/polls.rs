@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
-use crate::http::{BARE, With, ask, get, headers, post};
+use crate::http::{BARE, Stream, With, ask, get, headers, post};
 use crate::returning::{bearer, nodes, publish};
 use crate::support::{CONFIG, Gateway, RawClient, eventually, token};
 
@@ -168,7 +168,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
             ("?destination=/topic/open.*", (403, "forbidden")),
             ("?destination=/topic/open.a&cursor=x", (400, "bad_cursor")),
             ("?destination=/topic/open.a&cursor=1:1,2:2", (400, "bad_cursor")),
-            ("?destination=/topic/open.a&destination=/topic/open.b&cursor=1:1", (400, "bad_cursor")),
+            (
+                "?destination=/topic/open.a&destination=/topic/open.b&cursor=1:1",
+                (400, "bad_cursor"),
+            ),
         ] {
             let response = get(gateway.public, &format!("{path}{query}"), &lines).await;
             assert_eq!(response.problem(), (problem.0, problem.1.into()), "{path}{query}");
@@ -179,7 +182,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         assert_eq!(response.problem(), (400, "limit_exceeded".into()));
         assert_eq!(get(gateway.public, &target, &[]).await.problem(), (401, "unauthorized".into()));
         let bad = [("Authorization", "Bearer nonsense")];
-        assert_eq!(get(gateway.public, &target, &bad).await.problem(), (401, "unauthorized".into()));
+        assert_eq!(
+            get(gateway.public, &target, &bad).await.problem(),
+            (401, "unauthorized".into())
+        );
         for body in ["", "[]", "{\"destination\":\"/topic/open.a\"}", "{\"destinations\":[1]}"] {
             let response = post(gateway.public, path, &lines, body).await;
             assert_eq!(response.problem(), (400, "bad_body".into()), "{body}");
@@ -191,8 +197,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         let response = get(gateway.public, &target, &foreign).await;
         assert_eq!(response.problem(), (403, "foreign_origin".into()));
         assert_eq!(response.header("access-control-allow-origin"), None);
-        let other = ask(gateway.public, "PUT", &target, headers(&lines)).await;
-        assert_eq!(other.status, 405);
+        for method in ["PUT", "HEAD"] {
+            let other = Stream::open(gateway.public, method, &target, headers(&lines)).await;
+            assert_eq!(other.status, 405, "{method}");
+        }
     }
     let response = get(gateway.public, &format!("{TARGET}&wait=soon"), &lines).await;
     assert_eq!(response.problem(), (400, "bad_wait".into()));
@@ -241,7 +249,8 @@ async fn a_drain_answers_those_who_poll_with_advice_and_a_cursor_for_another_nod
     let waiting = poll(&a, &ann, &cursor, "40s");
     let drained = async {
         // Who is in its way is refused as soon as it waits.
-        let (target, lines) = (format!("{TARGET}&cursor={cursor}&wait=0"), [("Authorization", &*ann)]);
+        let (target, lines) =
+            (format!("{TARGET}&cursor={cursor}&wait=0"), [("Authorization", &*ann)]);
         let is_waiting = async || get(a.public, &target, &lines).await.status == 409;
         eventually("it waits", is_waiting).await;
         a.signal("TERM").await;
@@ -263,7 +272,8 @@ async fn who_has_no_session_publishes_under_the_same_rules_as_who_has_one() {
     reader.send(r#"{"type":"subscribe","to":"/topic/open.a","id":1}"#).await;
     reader.expect("\"ok\"").await;
     let lines = [("Authorization", &*ann)];
-    let publish = async |body: Value| post(gateway.public, "/publish", &lines, &body.to_string()).await;
+    let publish =
+        async |body: Value| post(gateway.public, "/publish", &lines, &body.to_string()).await;
     let ok = publish(json!({ "to": "/topic/open.a", "data": { "x": 1 } })).await;
     assert_eq!(ok.status, 200, "{ok:?}");
     assert!(ok.json()["message_id"].is_string());

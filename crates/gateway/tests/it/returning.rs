@@ -1,6 +1,5 @@
 //! Who misses messages and returns on another node gets exactly those, whatever transport it uses.
 
-
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
@@ -111,7 +110,9 @@ async fn an_event_source_returns_on_another_node_by_its_last_event_id_for_two_de
         let data: Value = serde_json::from_str(&event.data).unwrap();
         match &*event.name {
             "subscribed" => told.push(data),
-            "message" => heard[usize::from(data["to"] == "/topic/open.b")].push(data["data"].clone()),
+            "message" => {
+                heard[usize::from(data["to"] == "/topic/open.b")].push(data["data"].clone())
+            }
             _ => panic!("{event:?}"),
         }
     }
@@ -136,7 +137,8 @@ async fn who_polls_returns_on_another_node_by_its_cursor() {
     let told: Vec<_> = page["messages"].as_array().unwrap().iter().map(|m| &m["type"]).collect();
     assert_eq!(told, ["ok", "ok"], "{page}");
     publish(&mut publisher, "/topic/open.a", 0..2).await;
-    let target_from = |page: &Value| format!("{target}&cursor={}", page["cursor"].as_str().unwrap());
+    let target_from =
+        |page: &Value| format!("{target}&cursor={}", page["cursor"].as_str().unwrap());
     let (mut page, mut heard) = (page, 0);
     while heard < 2 {
         page = get(a.public, &target_from(&page), &lines).await.json();
@@ -237,7 +239,8 @@ async fn a_session_that_comes_by_requests_goes_on_at_any_node_without_returning(
         assert_eq!(session.close_frame().await, "c[1000,\"Normal closure\"]");
     }
     let gone = async || {
-        let (a, b) = (a.metric("fanlight_connections").await, b.metric("fanlight_connections").await);
+        let (a, b) =
+            (a.metric("fanlight_connections").await, b.metric("fanlight_connections").await);
         a + b == 1
     };
     eventually("only the publisher is there", gone).await;

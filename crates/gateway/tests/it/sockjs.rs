@@ -54,7 +54,9 @@ async fn the_base_url_greets_info_tells_what_there_is_and_the_rest_is_not_found(
     assert_eq!((&info["websocket"], &info["cookie_needed"]), (&true.into(), &false.into()));
     let again = get(gateway.public, "/sockjs/info", &[]).await.json();
     assert_ne!(info["entropy"], again["entropy"]);
-    for path in ["/a", "/a.html", "//", "/a/a", "/a/a/", "/a/", "/000/a.b/xhr", "/0/a/xhr/x", "/0//xhr"] {
+    for path in
+        ["/a", "/a.html", "//", "/a/a", "/a/a/", "/a/", "/000/a.b/xhr", "/0/a/xhr/x", "/0//xhr"]
+    {
         let response = get(gateway.public, &format!("/sockjs{path}"), &[]).await;
         assert_eq!((response.status, &*response.body), (404, ""), "{path}");
     }
@@ -92,7 +94,9 @@ async fn a_preflight_says_what_each_resource_allows() {
             assert_eq!(response.header(name), Some(value), "{resource} {name}");
         }
     }
-    for (method, resource) in [("GET", "xhr"), ("PUT", "xhr_send"), ("POST", "jsonp"), ("POST", "htmlfile")] {
+    for (method, resource) in
+        [("GET", "xhr"), ("PUT", "xhr_send"), ("POST", "jsonp"), ("POST", "htmlfile")]
+    {
         let response = ask(gateway.public, method, &format!("{path}/{resource}"), BARE).await;
         assert_eq!(response.status, 405, "{method} {resource}");
         assert!(response.header("allow").is_some());
@@ -122,14 +126,18 @@ async fn a_polling_session_opens_receives_repeats_its_end_and_leaves_nothing() {
     assert_eq!(sent.header("content-type"), Some("text/plain; charset=UTF-8"));
     assert_eq!(sent.header("cache-control"), Some(NO_CACHE));
     let frame = xhr(&gateway, &path).await.body;
-    assert!(frame.starts_with("a[\"{\\\"type\\\":\\\"connected\\\"") && frame.ends_with("\"]\n"), "{frame}");
+    assert!(
+        frame.starts_with("a[\"{\\\"type\\\":\\\"connected\\\"") && frame.ends_with("\"]\n"),
+        "{frame}"
+    );
     // Two in one body come in one frame, or two: in order, each once.
     let two = r#"["{\"type\":\"ping\",\"id\":1}","{\"type\":\"ping\",\"id\":2}"]"#;
     send(&gateway, &format!("{path}/xhr_send"), "", two).await;
     let mut pongs = Vec::new();
     while pongs.len() < 2 {
         let frame = xhr(&gateway, &path).await.body;
-        pongs.extend(serde_json::from_str::<Vec<String>>(frame.strip_prefix('a').unwrap()).unwrap());
+        pongs
+            .extend(serde_json::from_str::<Vec<String>>(frame.strip_prefix('a').unwrap()).unwrap());
     }
     assert!(pongs[0].contains("\"id\":1") && pongs[1].contains("\"id\":2"), "{pongs:?}");
     // A session's end is told to everybody who asks, until it is forgotten.
@@ -224,7 +232,8 @@ async fn what_streams_has_its_prelude_its_frames_and_a_limit() {
         ("GET", "htmlfile?c=cb", "<!doctype html>".into(), "<script>\np(\"a[\\\""),
     ] {
         let path = fresh(resource.split('?').next().unwrap());
-        let mut stream = Stream::open(gateway.public, method, &format!("{path}/{resource}"), BARE).await;
+        let mut stream =
+            Stream::open(gateway.public, method, &format!("{path}/{resource}"), BARE).await;
         assert_eq!(stream.status, 200);
         assert_eq!(stream.header("cache-control"), Some(NO_CACHE));
         assert_eq!(stream.header("x-accel-buffering"), Some("no"));
@@ -245,7 +254,8 @@ async fn what_streams_has_its_prelude_its_frames_and_a_limit() {
         assert!(stream.until(end).await.unwrap().contains("ok"));
         let mut frames = 0;
         loop {
-            say(&gateway, &path, &json!({ "type": "send", "to": topic, "data": "x".repeat(1000) })).await;
+            say(&gateway, &path, &json!({ "type": "send", "to": topic, "data": "x".repeat(1000) }))
+                .await;
             frames += 1;
             let frame = stream.until(end).await.unwrap();
             assert!(frame.starts_with(frame_begins) && frame.contains("xxx"), "{frame}");
@@ -255,7 +265,8 @@ async fn what_streams_has_its_prelude_its_frames_and_a_limit() {
             }
         }
         // The session goes on with another response.
-        let mut stream = Stream::open(gateway.public, method, &format!("{path}/{resource}"), BARE).await;
+        let mut stream =
+            Stream::open(gateway.public, method, &format!("{path}/{resource}"), BARE).await;
         say(&gateway, &path, &json!({ "type": "send", "to": topic, "data": "and on" })).await;
         assert!(stream.until("and on").await.is_some());
     }
@@ -295,8 +306,10 @@ async fn an_idle_receiver_gets_heartbeats_and_keeps_its_session() {
         // Each is up to a sweep early, never late enough for a proxy to cut it.
         assert!(began.elapsed() > Duration::from_millis(300));
     }
-    eventually("who is gone is forgotten", async || gateway.metric("fanlight_connections").await == 0)
-        .await;
+    eventually("who is gone is forgotten", async || {
+        gateway.metric("fanlight_connections").await == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -312,7 +325,8 @@ async fn a_session_without_a_receiver_waits_for_the_disconnect_delay_and_is_forg
     publisher.expect("\"ok\"").await;
     session.expect("\n\n1\0").await;
     session.hang_up();
-    eventually("its session is gone", async || gateway.metric("fanlight_connections").await == 1).await;
+    eventually("its session is gone", async || gateway.metric("fanlight_connections").await == 1)
+        .await;
     eventually("with its subscription", async || {
         gateway.metric("fanlight_subscriptions").await == 0
     })
@@ -336,9 +350,13 @@ async fn nobody_else_receives_from_a_session_or_sends_to_it() {
         for resource in ["xhr", "xhr_streaming"] {
             let response = twin.post(resource, "").await;
             assert!(!response.body.contains("for ann"), "{response:?}");
-            assert!(response.body.ends_with("c[1002,\"Connection interrupted\"]\n"), "{response:?}");
+            assert!(
+                response.body.ends_with("c[1002,\"Connection interrupted\"]\n"),
+                "{response:?}"
+            );
         }
-        let response = twin.post("xhr_send", "[\"SEND\\ndestination:/topic/open.a\\n\\nforged\\u0000\"]");
+        let response =
+            twin.post("xhr_send", "[\"SEND\\ndestination:/topic/open.a\\n\\nforged\\u0000\"]");
         assert_eq!(response.await.status, 404);
     }
     let mut bad = session.twin(Some("nonsense"));
@@ -409,7 +427,8 @@ async fn an_error_comes_before_the_end_whoever_waits_for_it() {
         assert_eq!(session.close_frame().await, "c[4503,\"forbidden\"]");
     }
     let bearer = bearer("ann").await;
-    let mut socket = RawClient::connect(&gateway, "/sockjs/0/a/websocket", &[("Authorization", &bearer)]).await;
+    let mut socket =
+        RawClient::connect(&gateway, "/sockjs/0/a/websocket", &[("Authorization", &bearer)]).await;
     socket.expect("o").await;
     socket.send("[\"CONNECT\\naccept-version:1.2\\n\\n\\u0000\"]").await;
     socket.expect("a[\"CONNECTED").await;
