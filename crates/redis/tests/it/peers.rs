@@ -221,7 +221,7 @@ async fn who_asks_a_node_that_was_killed_is_told_so_and_its_names_are_had_again_
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
     for text in ["a", "b"] {
-        ann.claims_at_last(text).await.1;
+        ann.claims_at_last(text).await;
     }
     let holder = bob.finds_anyone("a").await;
     let owner = ann.lease.owner();
@@ -247,7 +247,7 @@ async fn who_asks_a_node_that_was_killed_is_told_so_and_its_names_are_had_again_
 async fn a_dead_node_that_was_forgotten_keeps_no_names() {
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
-    ann.claims_at_last("a").await.1;
+    ann.claims_at_last("a").await;
     let owner = ann.lease.owner();
     let key = server.command("KEYS fl:*:peer:*").unwrap();
     let key = key.lines().find(|line| line.ends_with("test//a")).unwrap().to_owned();
@@ -368,14 +368,14 @@ async fn a_release_while_redis_is_away_is_made_up_for() {
         }
         tokio::time::sleep(POLL).await;
     }
-    bob.claims_at_last("a").await.1;
+    bob.claims_at_last("a").await;
 }
 
 #[tokio::test]
 async fn an_answer_that_the_asker_could_not_hear_is_sent_again() {
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
-    ann.claims_at_last("a").await.1;
+    ann.claims_at_last("a").await;
     let holder = bob.finds_anyone("a").await;
     let asking = bob.contract.peers.ask(&holder, "hold".into(), LEASE * 20);
     eventually("it is asked", || ann.contract.answers.held() == 1).await;
