@@ -116,14 +116,14 @@ async fn who_does_not_read_its_events_is_closed_and_nobody_else() {
     let mut publisher = RawClient::native(&gateway, "pub").await;
     let send =
         json!({ "type": "send", "to": "/topic/open.a", "data": "x".repeat(60_000), "id": 1 });
-    let mut sent = 0;
+    let mut count = 0;
     while gateway.metric("fanlight_closes_total").await == 0 {
-        assert!(sent < 1000, "60 MB went to who reads nothing");
+        assert!(count < 1000, "60 MB went to who reads nothing");
         for _ in 0..20 {
             publisher.send(&send.to_string()).await;
             publisher.expect("\"ok\"").await;
             named(&mut quick, "message").await;
-            sent += 1;
+            count += 1;
         }
     }
     let (_, metrics) = gateway.admin_get("/metrics").await;

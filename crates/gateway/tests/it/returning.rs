@@ -111,7 +111,7 @@ async fn an_event_source_returns_on_another_node_by_its_last_event_id_for_two_de
         match &*event.name {
             "subscribed" => told.push(data),
             "message" => {
-                heard[usize::from(data["to"] == "/topic/open.b")].push(data["data"].clone())
+                heard[usize::from(data["to"] == "/topic/open.b")].push(data["data"].clone());
             }
             _ => panic!("{event:?}"),
         }
