@@ -27,7 +27,7 @@ use crate::worker::{MailboxKind, MailboxOptions, Opening};
 
 /// The endpoint's routes.
 pub fn routes(station: Station) -> Router {
-    let methods = get(poll).post(poll).options(cors::preflight);
+    let methods = get(poll).head(cors::no_head).post(poll).options(cors::preflight);
     Router::new().route("/poll", methods).with_state(station)
 }
 

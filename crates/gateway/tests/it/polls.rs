@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
-use crate::http::{BARE, With, ask, get, headers, post};
+use crate::http::{BARE, Stream, With, ask, get, headers, post};
 use crate::returning::{bearer, nodes, publish};
 use crate::support::{CONFIG, Gateway, RawClient, eventually, token};
 
@@ -197,8 +197,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         let response = get(gateway.public, &target, &foreign).await;
         assert_eq!(response.problem(), (403, "foreign_origin".into()));
         assert_eq!(response.header("access-control-allow-origin"), None);
-        let other = ask(gateway.public, "PUT", &target, headers(&lines)).await;
-        assert_eq!(other.status, 405);
+        for method in ["PUT", "HEAD"] {
+            let other = Stream::open(gateway.public, method, &target, headers(&lines)).await;
+            assert_eq!(other.status, 405, "{method}");
+        }
     }
     let response = get(gateway.public, &format!("{TARGET}&wait=soon"), &lines).await;
     assert_eq!(response.problem(), (400, "bad_wait".into()));
