@@ -423,8 +423,8 @@ fn shown_credentials(credentials: Credentials) -> (String, String) {
     }
 }
 
-/// Who a token stands for: `ann`, `ann+admin` with a role (`service`: an account), `ann@60` that expires in 60 s; some
-/// stand for what is wrong with them.
+/// Who a token stands for: `ann`, `ann+admin` with a role, `app+service` for an account, `ann@60`
+/// that expires in 60 s; some stand for what is wrong with them.
 pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
     match token {
         "expired" => return Err(AuthError::Expired),
