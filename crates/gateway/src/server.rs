@@ -190,17 +190,24 @@ impl WorkerThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let tracker = TaskTracker::new();
-            let station = Station { node: Arc::clone(&self.node), worker: self.handle };
+            let ending = self.shutdown.child_token();
+            let node = Arc::clone(&self.node);
+            let station = Station { node, worker: self.handle, ending: ending.clone() };
             let server = HttpServer {
                 router: public_routes(station),
                 tracker: tracker.clone(),
-                shutdown: self.shutdown,
+                shutdown: ending.clone(),
                 head_time: self.node.config.limits.request_head_time.0,
                 admission: Arc::clone(&self.node.http_admission),
             };
             tracker.spawn(log_end("a public listener", server.run(self.listener)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
-            worker.run().await.map_err(Into::into)
+            worker.run().await?;
+            // What waits here for sessions of other workers or nodes is still to be answered.
+            ending.cancel();
+            tracker.close();
+            tracker.wait().await;
+            Ok(())
         })
     }
 }
