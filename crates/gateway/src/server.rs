@@ -222,6 +222,7 @@ impl WorkerThread {
     fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
+<<<<<<< HEAD
             let (tracker, bridges) = (TaskTracker::new(), TaskTracker::new());
             let Listeners { public, stomp, stomp_tls } = self.listeners;
             if let Some(listener) = stomp {
@@ -231,19 +232,32 @@ impl WorkerThread {
                 tracker.spawn(log_end("a listener for STOMP over TCP", end));
             }
             let station = Station { node: Arc::clone(&self.node), worker: self.handle };
+=======
+            let tracker = TaskTracker::new();
+            let ending = self.shutdown.child_token();
+            let node = Arc::clone(&self.node);
+            let station = Station { node, worker: self.handle, ending: ending.clone() };
+>>>>>>> clienttests
             let server = HttpServer {
                 router: public_routes(&station),
                 tracker: tracker.clone(),
-                shutdown: self.shutdown,
+                shutdown: ending.clone(),
                 head_time: self.node.config.limits.request_head_time.0,
                 admission: Arc::clone(&self.node.http_admission),
             };
             tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
             worker.run().await?;
+<<<<<<< HEAD
             // What the last connections were told may still be on its way to them.
             bridges.close();
             let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
+=======
+            // What waits here for sessions of other workers or nodes is still to be answered.
+            ending.cancel();
+            tracker.close();
+            tracker.wait().await;
+>>>>>>> clienttests
             Ok(())
         })
     }

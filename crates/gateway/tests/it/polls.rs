@@ -256,12 +256,24 @@ async fn a_drain_answers_those_who_poll_with_advice_and_a_cursor_for_another_nod
         a.signal("TERM").await;
     };
     let (page, ()) = tokio::join!(waiting, drained);
-    let advice = page["messages"].as_array().unwrap().last().unwrap();
-    assert_eq!((&advice["type"], &advice["reason"]), (&json!("reconnect"), &json!("draining")));
-    assert!(!cursor_of(&page).contains('~'), "{page}");
+    // The advice is the mailbox's; where the request waited on another of the node's workers, it
+    // may be sent away before, with what it came with.
+    match page["messages"].as_array().unwrap().last() {
+        Some(advice) => {
+            assert_eq!(advice["type"], "reconnect", "{page}");
+            assert_eq!(advice["reason"], "draining", "{page}");
+            assert!(!cursor_of(&page).contains('~'), "{page}");
+        }
+        None => assert_eq!(cursor_of(&page), cursor),
+    }
     publish(&mut publisher, "/topic/open.a", 0..3).await;
-    let page = poll(&b, &ann, cursor_of(&page), "5s").await;
-    assert_eq!(numbers(&page), [0, 1, 2], "{page}");
+    let (mut cursor, mut heard) = (cursor_of(&page).to_owned(), Vec::new());
+    while heard.len() < 3 {
+        let page = poll(&b, &ann, &cursor, "5s").await;
+        heard.extend(numbers(&page));
+        cursor = cursor_of(&page).to_owned();
+    }
+    assert_eq!(heard, [0, 1, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,3 +157,67 @@ async fn what_waits_for_who_polls_comes_whole_from_another_node_without_a_histor
         cursor = page["cursor"].as_str().unwrap().to_owned();
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_hands_on_those_who_wait_there_for_sessions_of_another() {
+    let redis = RedisServer::start().unwrap();
+    let [mut a, b] = nodes(&redis, "").await;
+    let ann = token("ann", &[]).await;
+    let mut publisher = RawClient::native(&b, "pub").await;
+    let mut sessions = Vec::new();
+    for how in [How::Polling, How::Streaming] {
+        let mut session = Session::stomp(&[&b], &ann, how).await;
+        session.subscribe("/topic/open.a").await;
+        session.hang_up();
+        session.move_to(&[&a]);
+        sessions.push(session);
+    }
+    let lines = [("Authorization", &*bearer("ann").await)];
+    let target = "/poll?destination=/topic/open.a";
+    let page = get(b.public, &format!("{target}&wait=0"), &lines).await.json();
+    let cursor = page["cursor"].as_str().unwrap();
+    let target = format!("{target}&wait=40s&cursor={cursor}");
+    let public = a.public;
+    let mut waiting = sessions.iter().map(|session| session.twin(Some(&ann))).collect::<Vec<_>>();
+    let gone = async {
+        for session in &mut waiting {
+            session.move_to(&[&b]);
+            while !session.post("xhr", "").await.body.starts_with("c[2010,") {}
+        }
+        let refused =
+            async || get(b.public, &format!("{target}&wait=0"), &lines).await.status == 409;
+        eventually("the poll waits too", refused).await;
+        a.signal("TERM").await;
+        assert!(a.ended().await);
+    };
+    let mut sessions = sessions.into_iter();
+    let (mut polling, mut streaming) = (sessions.next().unwrap(), sessions.next().unwrap());
+    let held = async {
+        loop {
+            let body = polling.post("xhr", "").await.body;
+            if !body.starts_with("c[2010,") {
+                break body;
+            }
+        }
+    };
+    let streamed = async {
+        loop {
+            let body = streaming.post("xhr_streaming", "").await.body;
+            if !body.contains("c[2010,") {
+                break body;
+            }
+        }
+    };
+    let (held, streamed, page, ()) =
+        tokio::join!(held, streamed, get(public, &target, &lines), gone);
+    assert_eq!(held, "h\n");
+    assert!(streamed.ends_with("h\nh\n"), "{streamed}");
+    assert_eq!(page.json(), json!({ "messages": [], "cursor": cursor }));
+    publisher.send(r#"{"type":"send","to":"/topic/open.a","data":"on","id":1}"#).await;
+    publisher.expect("\"ok\"").await;
+    for session in [&mut polling, &mut streaming] {
+        session.move_to(&[&b]);
+        session.expect("\"on\"").await;
+    }
+    assert!(get(b.public, &target, &lines).await.body.contains("\"on\""));
+}
