@@ -222,22 +222,17 @@ impl WorkerThread {
     fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-<<<<<<< HEAD
             let (tracker, bridges) = (TaskTracker::new(), TaskTracker::new());
+            let ending = self.shutdown.child_token();
             let Listeners { public, stomp, stomp_tls } = self.listeners;
             if let Some(listener) = stomp {
                 let (node, worker) = (Arc::clone(&self.node), self.handle.clone());
                 let server = StompServer::new(node, worker, stomp_tls, bridges.clone());
-                let end = server.run(listener, self.shutdown.clone());
+                let end = server.run(listener, ending.clone());
                 tracker.spawn(log_end("a listener for STOMP over TCP", end));
             }
-            let station = Station { node: Arc::clone(&self.node), worker: self.handle };
-=======
-            let tracker = TaskTracker::new();
-            let ending = self.shutdown.child_token();
             let node = Arc::clone(&self.node);
             let station = Station { node, worker: self.handle, ending: ending.clone() };
->>>>>>> clienttests
             let server = HttpServer {
                 router: public_routes(&station),
                 tracker: tracker.clone(),
@@ -248,16 +243,13 @@ impl WorkerThread {
             tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
             worker.run().await?;
-<<<<<<< HEAD
             // What the last connections were told may still be on its way to them.
             bridges.close();
             let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
-=======
             // What waits here for sessions of other workers or nodes is still to be answered.
             ending.cancel();
             tracker.close();
             tracker.wait().await;
->>>>>>> clienttests
             Ok(())
         })
     }

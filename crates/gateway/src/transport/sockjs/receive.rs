@@ -112,12 +112,8 @@ impl Stream {
         let mut prelude = Vec::new();
         self.receiver.prelude(&mut prelude);
         self.write(head, &prelude).await?;
-<<<<<<< HEAD
-        let limit = visit.state.service.stream_bytes(&visit.state.station.node);
-=======
         let station = &visit.state.station;
-        let limit = station.node.config.sockjs.stream_bytes.as_bytes();
->>>>>>> clienttests
+        let limit = visit.state.service.stream_bytes(&station.node);
         let mut sent = 0;
         while sent < limit && !station.ending.is_cancelled() {
             let next = match found {
