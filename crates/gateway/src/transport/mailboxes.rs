@@ -39,15 +39,15 @@ impl Station {
     ) -> Option<Result<MailReply, PeerError>> {
         let (receiver, wait) = (receive.receiver, Duration::from_millis(receive.wait_ms.into()));
         let request = MailRequest { caller: caller.clone(), what: Wish::Receive(receive) };
-        let mut received = pin!(self.ask(holder, request, wait));
+        let mut answer = pin!(self.ask(holder, request, wait));
         tokio::select! {
-            received = &mut received => return Some(received),
+            answer = &mut answer => return Some(answer),
             () = self.ending.cancelled() => {}
         }
         // It may have answered already, and then the answer is on its way: it must not be lost.
         let leave = MailRequest { caller, what: Wish::Leave { receiver } };
         let _ = self.ask(holder, leave, Duration::ZERO).await;
-        received.await.ok().filter(|reply| *reply != MailReply::NotHere).map(Ok)
+        answer.await.ok().filter(|reply| *reply != MailReply::NotHere).map(Ok)
     }
 
     /// Asks the mailbox of `holder`, which may take `wait` for its answer.
