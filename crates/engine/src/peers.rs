@@ -104,5 +104,6 @@ pub enum PeerError {
     Overloaded,
 }
 
-/// The most that a request, or an answer, may have.
-pub const MESSAGE_MAX_BYTES: usize = 256 << 10;
+/// The most that a request, or an answer, may have: a full outbox of who polls, or one message of
+/// control characters alone, each of which a frame of SockJS has as six.
+pub const MESSAGE_MAX_BYTES: usize = 1 << 20;

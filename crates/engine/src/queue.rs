@@ -136,6 +136,15 @@ impl Fetched {
     }
 }
 
+/// What a fetch came to.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// What was taken.
+    pub messages: Vec<Fetched>,
+    /// Whether there may be more, so that it is to be fetched on rather than waited.
+    pub has_more: bool,
+}
+
 /// A delivery that is given back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Release {
@@ -153,13 +162,10 @@ pub struct Release {
 /// cluster at a time, and to more than one only after a failure: at least once.
 pub trait Queues: Send + Sync + 'static {
     /// Takes up to `count` messages, at most [`FETCH_MAX`]: first what was released, then what
-    /// crashed or stuck nodes hold, then new ones, each in the order of publication. When there
-    /// are fewer, the queue's channel is woken once there are more.
-    fn fetch(
-        &self,
-        queue: &Queue,
-        count: u32,
-    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>>;
+    /// crashed or stuck nodes hold, then new ones, each in the order of publication. Once these
+    /// are [`FETCH_BYTES_MAX`] together, it takes no more and [`Batch::has_more`] says so. Where
+    /// that is not said, the queue's channel is woken once there are more.
+    fn fetch(&self, queue: &Queue, count: u32) -> BoxFuture<'static, Result<Batch, QueueError>>;
 
     /// Removes messages for good, also those that somebody else has by now. Resolves once the
     /// broker has it.
@@ -178,7 +184,7 @@ pub trait Queues: Send + Sync + 'static {
     fn dead(&self) -> BoxFuture<'static, Result<Vec<Dead>, QueueError>>;
 
     /// Takes those of at most [`DEAD_MAX`] messages that are dead letters and that nobody has, as
-    /// a fetch does.
+    /// a fetch does; not all of them if they are large.
     fn take_dead(
         &self,
         queue: &Queue,
@@ -246,6 +252,8 @@ pub fn dead_letter(fetched: &Fetched, dead_letter: Destination) -> Publication {
 
 /// The most messages of one fetch.
 pub const FETCH_MAX: u32 = 64;
+/// Once the messages of a fetch have so many bytes, it takes no more: others wait behind its answer.
+pub const FETCH_BYTES_MAX: usize = 1024 * 1024;
 /// The most messages that one acknowledgement or release to the broker names.
 pub const SETTLE_MAX: usize = 256;
 /// The most dead letters that are named or taken at once.

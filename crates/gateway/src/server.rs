@@ -223,18 +223,20 @@ impl WorkerThread {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
             let (tracker, bridges) = (TaskTracker::new(), TaskTracker::new());
+            let ending = self.shutdown.child_token();
             let Listeners { public, stomp, stomp_tls } = self.listeners;
             if let Some(listener) = stomp {
                 let (node, worker) = (Arc::clone(&self.node), self.handle.clone());
                 let server = StompServer::new(node, worker, stomp_tls, bridges.clone());
-                let end = server.run(listener, self.shutdown.clone());
+                let end = server.run(listener, ending.clone());
                 tracker.spawn(log_end("a listener for STOMP over TCP", end));
             }
-            let station = Station { node: Arc::clone(&self.node), worker: self.handle };
+            let node = Arc::clone(&self.node);
+            let station = Station { node, worker: self.handle, ending: ending.clone() };
             let server = HttpServer {
                 router: public_routes(&station),
                 tracker: tracker.clone(),
-                shutdown: self.shutdown,
+                shutdown: ending.clone(),
                 head_time: self.node.config.limits.request_head_time.0,
                 admission: Arc::clone(&self.node.http_admission),
             };
@@ -244,6 +246,10 @@ impl WorkerThread {
             // What the last connections were told may still be on its way to them.
             bridges.close();
             let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
+            // What waits here for sessions of other workers or nodes is still to be answered.
+            ending.cancel();
+            tracker.close();
+            tracker.wait().await;
             Ok(())
         })
     }

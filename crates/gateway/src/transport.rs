@@ -12,6 +12,8 @@ pub mod ws;
 
 use std::sync::Arc;
 
+use tokio_util::sync::CancellationToken;
+
 use crate::node::Node;
 use crate::worker::WorkerHandle;
 
@@ -22,4 +24,7 @@ pub struct Station {
     pub node: Arc<Node>,
     /// The worker on whose thread they run: it takes the connections.
     pub worker: WorkerHandle,
+    /// The worker has ended, and its thread follows: requests that wait for other workers or nodes
+    /// are to end.
+    pub ending: CancellationToken,
 }

@@ -1,16 +1,31 @@
 -- Sets how many sessions of some members one node has, and notes who comes and goes by it.
 -- Counts are absolute, so that a call may be repeated: joining, leaving, entering again after a
 -- loss and reaping are all this one step.
--- KEYS: what the owner has entered, the owner's tombstone, what the caller has entered; then for
---   each place: its members (to their sessions), its changes (member to whether it was there).
--- ARGV: the most changes kept per place, '1' from a reaper; then for each place the beginning of
---   its entries' names; then for each item: the number of its place, the member, its sessions.
+-- KEYS: what the owner has entered, calls of the caller's process, what the caller has entered;
+--   then for each place: its members (to their sessions), its changes (member to whether it was
+--   there).
+-- ARGV: the most changes kept per place, the caller's generation, number of the call, or 0 from a
+--   reaper; then for each place the beginning of its entries' names; then for each item: the number
+--   of its place, the member, its sessions.
 --   An item without a member takes over what its place has not told yet.
--- Answers the numbers of the places that have changes to be told; 0 when the owner was reaped.
-local most, is_reaper = tonumber(ARGV[1]), ARGV[2] == '1'
-if not is_reaper and redis.call('EXISTS', KEYS[2]) == 1 then
+-- Answers the numbers of the places that have changes to be told; 0: it is too late.
+local most, generation, number = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+
+-- A call that its node has given up may still be on its way, on a connection that is broken on the
+-- node's side only. It must not undo what was called since, nor enter anything for the dead. A
+-- reaper's sets to nothing what nobody enters any more, so those need no order.
+local before = redis.call('HMGET', KEYS[2], 'last', 'dead')
+if tonumber(before[2] or 0) >= generation then
   return 0
 end
+if number > 0 then
+  if tonumber(before[1] or 0) >= number then
+    return 0
+  end
+  redis.call('HSET', KEYS[2], 'last', number)
+  redis.call('PEXPIRE', KEYS[2], 3600000)
+end
+
 local places = (#KEYS - 3) / 2
 local changed, answer = {}, {}
 
@@ -33,13 +48,13 @@ local function tell(place)
     changed[place] = true
     answer[#answer + 1] = place
     -- Whoever reaps the caller finds by it that there was something left to tell.
-    redis.call('HSET', KEYS[3], ARGV[2 + place], '')
+    redis.call('HSET', KEYS[3], ARGV[3 + place], '')
   end
 end
 
-for at = 3 + places, #ARGV, 3 do
+for at = 4 + places, #ARGV, 3 do
   local place, member = tonumber(ARGV[at]), ARGV[at + 1]
-  local entry = ARGV[2 + place] .. member
+  local entry = ARGV[3 + place] .. member
   if member == '' then
     redis.call('HDEL', KEYS[1], entry)
     tell(place)

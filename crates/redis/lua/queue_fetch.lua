@@ -1,36 +1,77 @@
 -- Takes messages from a queue: released ones first, then those that somebody has held for too
--- long, then new ones. When there are fewer than wanted, the next message wakes the nodes.
+-- long, then new ones. When there are fewer than wanted, the next message wakes the nodes; not when
+-- the rest is left because these are so large.
 --
 -- KEYS: stream, released, state, hungry, what the node holds, dead
 -- ARGV: consumer, how many, ms after which what is held is claimed, ms between two looks for
 --       that, ms until an unused queue expires, ms for which to remember who waits, destination,
---       deliveries after which a message is dead
--- Answers {{id, how often delivered, envelope}, ...}; an entry that is not ours has envelope ''
+--       deliveries after which a message is dead, bytes after which no more are taken
+-- Answers {1 if there may be more, {{id, how often delivered, envelope}, ...}}; an entry that is
+-- not ours has envelope ''
 local stream, released, state, hungry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local consumer, wanted, claim_after = ARGV[1], tonumber(ARGV[2]), ARGV[3]
-local taken = {}
+local bytes_max, taken, bytes = tonumber(ARGV[9]), {}, 0
 
-local function take(entries, is_new)
-  for _, entry in ipairs(entries) do
-    if entry and entry[2] then
-      local count = 1
-      if not is_new then
-        count = redis.call('XPENDING', stream, 'fl', entry[1], entry[1], 1)[1][4]
-      end
-      taken[#taken + 1] = {entry[1], count, entry[2][1] == 'e' and entry[2][2] or ''}
-    end
+local function has_room()
+  return #taken < wanted and bytes < bytes_max
+end
+
+local function count_of(id)
+  return redis.call('XPENDING', stream, 'fl', id, id, 1)[1][4]
+end
+
+local function take(entry, count)
+  local envelope = entry[2][1] == 'e' and entry[2][2] or ''
+  taken[#taken + 1] = {entry[1], count, envelope}
+  bytes = bytes + #envelope
+end
+
+local function claim(id)
+  local entry = redis.call('XCLAIM', stream, 'fl', consumer, 0, id)[1]
+  if entry and entry[2] then
+    take(entry, count_of(id))
+  end
+end
+
+-- There is no room for what was found: it is nobody's, '-' is no node.
+local function put_back(id, count)
+  redis.call('XCLAIM', stream, 'fl', '-', 0, id, 'RETRYCOUNT', count, 'JUSTID')
+  local ms, seq = string.match(id, '^(%d+)-(%d+)$')
+  redis.call('ZADD', released, ms * 1000 + math.min(seq, 999), id)
+  redis.call('PEXPIRE', released, ARGV[5])
+  if count >= tonumber(ARGV[8]) then
+    local time = redis.call('TIME')
+    redis.call('ZADD', KEYS[6], time[1] * 1000 + math.floor(time[2] / 1000), id .. ' ' .. ARGV[7])
   end
 end
 
 local function take_released()
-  local ids = {}
-  for at, word in ipairs(redis.call('ZPOPMIN', released, wanted)) do
-    if at % 2 == 1 then
-      ids[#ids + 1] = word
+  while has_room() do
+    local id = redis.call('ZPOPMIN', released)[1]
+    if not id then
+      break
     end
+    claim(id)
   end
-  if #ids > 0 then
-    take(redis.call('XCLAIM', stream, 'fl', consumer, 0, unpack(ids)))
+end
+
+-- A few at a time, as one knows only then how large they are.
+local function take_new()
+  while has_room() do
+    local most = math.min(wanted - #taken, 8)
+    local read = redis.call('XREADGROUP', 'GROUP', 'fl', consumer, 'COUNT', most,
+      'STREAMS', stream, '>')
+    local entries = read and read[1][2] or {}
+    for _, entry in ipairs(entries) do
+      if has_room() then
+        take(entry, 1)
+      else
+        put_back(entry[1], 0)
+      end
+    end
+    if #entries < most then
+      break
+    end
   end
 end
 
@@ -57,15 +98,17 @@ local function take_idle()
   for _ = 1, 8 do
     -- Each looks at ten times COUNT at most.
     local claimed = redis.call('XAUTOCLAIM', stream, 'fl', consumer, claim_after, from,
-      'COUNT', wanted - #taken)
+      'COUNT', wanted - #taken, 'JUSTID')
     from = claimed[1]
-    for _, entry in ipairs(claimed[2]) do
-      if entry then
-        redis.call('ZREM', released, entry[1])
+    for _, id in ipairs(claimed[2]) do
+      redis.call('ZREM', released, id)
+      if has_room() then
+        claim(id)
+      else
+        put_back(id, count_of(id))
       end
     end
-    take(claimed[2])
-    if from == '0-0' or #taken >= wanted then
+    if from == '0-0' or not has_room() then
       break
     end
   end
@@ -80,18 +123,12 @@ end
 
 if redis.call('PEXPIRE', stream, ARGV[5]) == 1 then
   take_released()
-  if #taken < wanted then
+  if has_room() then
     take_idle()
   end
-  if #taken < wanted then
-    local read = redis.call('XREADGROUP', 'GROUP', 'fl', consumer, 'COUNT', wanted - #taken,
-      'STREAMS', stream, '>')
-    if read then
-      take(read[1][2], true)
-    end
-  end
+  take_new()
 end
-if #taken < wanted then
+if has_room() then
   redis.call('SET', hungry, '', 'PX', ARGV[6])
 end
 if #taken > 0 then
@@ -105,4 +142,4 @@ if #taken > 0 then
     end
   end
 end
-return taken
+return {has_room() and 0 or 1, taken}

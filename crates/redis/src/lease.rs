@@ -91,6 +91,8 @@ struct State {
     sessions: u64,
     nodes: Vec<LeasedNode>,
     dead: HashSet<Arc<str>>,
+    /// Who was dead or about to be by the last listing.
+    doomed: Vec<Arc<str>>,
     fence_asked: bool,
     released: bool,
     fenced: u64,
@@ -152,6 +154,7 @@ impl Lease {
                 sessions: 0,
                 nodes: Vec::new(),
                 dead: HashSet::new(),
+                doomed: Vec::new(),
                 fence_asked: false,
                 released: false,
                 fenced: 0,
@@ -382,9 +385,13 @@ impl Lease {
             let all = listing.dead.iter().chain(&listing.leases);
             all.into_iter().any(|(other, _)| other == owner)
         };
-        let missing =
-            state.nodes.iter().map(|node| &node.owner).filter(|owner| !is_known(owner)).cloned();
+        let nodes = state.nodes.iter().map(|node| &node.owner);
+        // Who is reaped is forgotten in time; but where a lease is begun, Redis may have lost them.
+        let doomed = state.doomed.iter().filter(|_| begins);
+        let missing = nodes.chain(doomed).filter(|owner| !is_known(owner)).cloned();
         let missing: Vec<_> = missing.take(MISSING_MAX).collect();
+        state.doomed = listing.dead.iter().map(|(owner, _)| Arc::clone(owner)).collect();
+        state.doomed.extend(missing.iter().cloned());
         state.nodes = listing.nodes();
         let sessions: u64 = state.nodes.iter().map(|node| node.sessions).sum();
         metrics::gauge!("fanlight_cluster_sessions").set(sessions as f64);
@@ -485,6 +492,16 @@ pub(crate) fn held_partitions() -> impl Iterator<Item = Partition> {
 pub(crate) fn held_partition_of(text: &str) -> Partition {
     let Partition(partition) = Partition::of(text);
     Partition(partition - partition % HELD_STEP as u8)
+}
+
+/// The process that an owner is a generation of.
+pub(crate) fn boot_of(owner: &str) -> &str {
+    owner.split(':').next().unwrap_or_default()
+}
+
+/// Which generation of its process an owner is, as text.
+pub(crate) fn generation_of(owner: &str) -> &str {
+    owner.rsplit(':').next().unwrap_or_default()
 }
 
 /// Whether a partition's master is another than before, so that entries may be missing: not if the

@@ -36,10 +36,10 @@ use uuid::Uuid;
 
 use crate::broker::RedisBroker;
 use crate::command;
-use crate::lease::{DEAD, LEASES, Lease, held_partition_of, refuse_errors};
+use crate::lease::{DEAD, LEASES, Lease, boot_of, held_partition_of, refuse_errors};
 use crate::names::{Kind, Names, Partition};
 use crate::pipeline::Answer;
-use crate::registry::{boot_of, unix_ms};
+use crate::registry::unix_ms;
 use crate::resp3::Value;
 use crate::scripts;
 use crate::shards::Shards;

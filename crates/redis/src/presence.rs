@@ -7,7 +7,8 @@
 //! Everything of a place lies in its channel's partition: a hash of members (to their sessions over
 //! all nodes), and a hash of changes that are not told yet. What each owner has contributed is in
 //! one hash per partition, which is at once the index by which a dead owner is reaped. Counts are
-//! absolute and set by compare, so every step may be repeated and a dead owner's part can be taken
+//! absolute and set by compare, and calls that set them are numbered, so every step may be repeated,
+//! none that comes late undoes a later one, and a dead owner's part can be taken
 //! out of a member's sum without touching what other nodes have entered for the same user. Since a
 //! change is noted against what was told last, whoever tells it, it is true when it is told, and
 //! coming and going within the interval cancels out over all nodes.
@@ -18,6 +19,7 @@ mod tasks;
 
 use std::collections::{HashSet, VecDeque};
 use std::fmt;
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -62,6 +64,8 @@ struct Node {
     lease: Arc<Lease>,
     options: PresenceOptions,
     shared: Mutex<Shared>,
+    /// Numbers the calls, so that one that arrives after a later one can be told.
+    calls: AtomicU64,
     /// There is something to send.
     changed: Notify,
     /// Something was answered.
@@ -116,6 +120,7 @@ impl RedisPresence {
                 under_way: 0,
                 hurried: false,
             }),
+            calls: AtomicU64::new(0),
             changed: Notify::new(),
             progress: Notify::new(),
             meters: Meters::new(),
@@ -302,7 +307,7 @@ fn scanned(answer: &Value) -> Option<(u64, &[Value])> {
 }
 
 fn is_done(answer: &Result<Value, PublishError>) -> bool {
-    // 0: this owner was reaped, and the next one will enter everything.
+    // 0: this owner was reaped, and the next one will enter everything; or it came too late.
     matches!(answer, Ok(Value::Array(_)))
 }
 

@@ -27,8 +27,8 @@ use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::policy::PublishPermit;
 use fanlight_engine::publication::{Publication, PublicationId};
 use fanlight_engine::queue::{
-    self, Dead, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueError, QueueOptions, Queues,
-    Release,
+    self, Batch, Dead, DeliveryId, EntryId, FETCH_BYTES_MAX, FETCH_MAX, Fetched, Queue, QueueError,
+    QueueOptions, Queues, Release,
 };
 use fanlight_proto::Destination;
 use futures_util::future::BoxFuture;
@@ -140,20 +140,18 @@ impl RedisQueues {
         partition: Partition,
         destination: &Destination,
         command: Vec<u8>,
-    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+    ) -> BoxFuture<'static, Result<Batch, QueueError>> {
         let answer = self.broker.shards.call(partition, |_| command);
         let shards = Arc::clone(&self.broker.shards);
         let destinations = Arc::clone(&self.broker.destinations);
         let destination = destination.clone();
         Box::pin(async move {
-            let Value::Array(entries) = answer.await? else {
-                return Err(QueueError::Unavailable);
-            };
+            let (has_more, entries) = batch(answer.await?).ok_or(QueueError::Unavailable)?;
             let mut destinations = destinations.lock().unwrap_or_else(PoisonError::into_inner);
-            let mut fetched = Vec::with_capacity(entries.len());
+            let mut messages = Vec::with_capacity(entries.len());
             for entry in entries {
                 let (delivery, envelope) = delivery(entry).ok_or(QueueError::Unavailable)?;
-                fetched.push(match envelope::decode(envelope, &mut destinations) {
+                messages.push(match envelope::decode(envelope, &mut destinations) {
                     Ok(publication) => Fetched { delivery, publication: Arc::new(publication) },
                     Err(error) => {
                         shards.of(partition).context.meters.rejected.add(1);
@@ -162,7 +160,7 @@ impl RedisQueues {
                     }
                 });
             }
-            Ok(fetched)
+            Ok(Batch { messages, has_more })
         })
     }
 
@@ -183,11 +181,7 @@ impl RedisQueues {
 }
 
 impl Queues for RedisQueues {
-    fn fetch(
-        &self,
-        queue: &Queue,
-        count: u32,
-    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+    fn fetch(&self, queue: &Queue, count: u32) -> BoxFuture<'static, Result<Batch, QueueError>> {
         let keys = Keys::of(&self.broker.names, &queue.channel);
         let options = &queue.options;
         let number = |number: u64| number.to_string().into_bytes();
@@ -203,6 +197,7 @@ impl Queues for RedisQueues {
                 &number(HUNGRY_MS),
                 queue.destination.as_str().as_bytes(),
                 &number(options.max_deliveries.into()),
+                &number(FETCH_BYTES_MAX as u64),
             ],
         );
         self.fetched(keys.partition, &queue.destination, command)
@@ -244,6 +239,7 @@ impl Queues for RedisQueues {
             wake(&queue.destination),
             queue.destination.as_str().as_bytes().to_vec(),
             queue.options.max_deliveries.to_string().into_bytes(),
+            names.of(&queue.channel).concat(),
         ];
         for Release { delivery: DeliveryId { entry, count }, was_delivered } in releases {
             words.push(entry.to_string().into_bytes());
@@ -251,12 +247,9 @@ impl Queues for RedisQueues {
             words.push(if *was_delivered { b"1".to_vec() } else { Vec::new() });
         }
         let words: Vec<&[u8]> = words.iter().map(Vec::as_slice).collect();
-        let channel = names.of(&queue.channel).concat();
         let holdings = self.holdings(keys.partition);
-        let command = QUEUE_RELEASE.call(
-            &[&keys.stream, &keys.released, &keys.hungry, &channel, &holdings, &keys.dead],
-            &words,
-        );
+        let command = QUEUE_RELEASE
+            .call(&[&keys.stream, &keys.released, &keys.hungry, &holdings, &keys.dead], &words);
         self.told(keys.partition, command)
     }
 
@@ -293,6 +286,15 @@ fn published(answer: &Value, id: PublicationId) -> Result<Published, PublishErro
         },
         _ => Err(PublishError::Unavailable),
     }
+}
+
+/// The answer to a fetch: whether there may be more, and the entries.
+fn batch(answer: Value) -> Option<(bool, Vec<Value>)> {
+    let Value::Array(parts) = answer else { return None };
+    let [Value::Integer(more), Value::Array(entries)] = <[Value; 2]>::try_from(parts).ok()? else {
+        return None;
+    };
+    Some((more == 1, entries))
 }
 
 /// One entry of the answer to a fetch.

@@ -3,20 +3,22 @@
 use std::sync::Arc;
 
 use fanlight_engine::broker::PublishError;
-use futures_util::future::BoxFuture;
+use futures_util::future::{BoxFuture, join_all};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::lease::{CLAIMS, DEAD, LEASES, Lease, NODES};
+use crate::names::Partition;
 use crate::resp3::Value;
 use crate::scripts;
 
 /// Something that nodes hold under their lease, and that must go when they die.
 pub trait Reap: Send + Sync + 'static {
     /// Removes a bounded part of what `dead_owner` holds, by compare-and-delete, as others may do
-    /// the same at the same time; whether nothing is left of it.
+    /// the same at the same time; whether nothing is left of it. What can't be reached keeps
+    /// nothing else from being removed, and is an error afterwards.
     fn reap(&self, dead_owner: &str) -> BoxFuture<'static, Result<bool, PublishError>>;
 }
 
@@ -48,22 +50,36 @@ impl Reaper {
             sleep(self.lease.renew_every()).await;
             if self.lease.is_calm() {
                 // What failed is tried again at the next turn.
-                let _ = self.turn().await;
+                if let Err(error) = self.turn().await {
+                    warn!("not all that dead nodes hold could be removed: {error}");
+                }
             }
         }
     }
 
+    /// Reaps whom it can claim, each as far as it can; the first error is told at the end.
     async fn turn(&self) -> Result<(), PublishError> {
+        let mut outcome = Ok(());
         for (owner, died) in self.claim().await? {
+            let mut reaped = Ok(());
             for held in &self.held {
-                while !held.reap(&owner).await? {
-                    if !self.lease.is_calm() {
-                        return Ok(());
-                    }
+                reaped = reaped.and(self.reap(&**held, &owner).await);
+                if !self.lease.is_calm() {
+                    return outcome.and(reaped);
                 }
             }
-            if let Some(died) = died {
-                self.forget(&owner, &died).await?;
+            if let (Ok(()), Some(died)) = (reaped, died) {
+                reaped = self.forget(&owner, &died).await;
+            }
+            outcome = outcome.and(reaped);
+        }
+        outcome
+    }
+
+    async fn reap(&self, held: &dyn Reap, owner: &str) -> Result<(), PublishError> {
+        while !held.reap(owner).await? {
+            if !self.lease.is_calm() {
+                break;
             }
         }
         Ok(())
@@ -96,6 +112,26 @@ impl Reaper {
         }
         Ok(())
     }
+}
+
+/// Reaps in each of `partitions`, `at_once` of them at a time; whether nothing is left in any. The
+/// first error is told once all were tried: a shard that is away keeps only what is its own.
+pub(crate) async fn reap_each<F>(
+    partitions: impl Iterator<Item = Partition>,
+    at_once: usize,
+    reap: impl Fn(Partition) -> F,
+) -> Result<bool, PublishError>
+where
+    F: Future<Output = Result<bool, PublishError>>,
+{
+    let partitions: Vec<_> = partitions.collect();
+    let mut outcome = Ok(true);
+    for some in partitions.chunks(at_once) {
+        for one in join_all(some.iter().map(|partition| reap(*partition))).await {
+            outcome = outcome.and_then(|all: bool| Ok(all & one?));
+        }
+    }
+    outcome
 }
 
 /// Owners that one node reaps in one turn.

@@ -37,7 +37,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::RedisBroker;
 use crate::command;
-use crate::lease::{Lease, held_partition_of, refuse_errors};
+use crate::lease::{Lease, boot_of, held_partition_of, refuse_errors};
 use crate::names::Names;
 use crate::resp3::Value;
 use crate::shards::Shards;
@@ -46,7 +46,6 @@ pub(crate) use control::destination as node_destination;
 pub use control::{ControlInbox, control};
 use lanes::{Batch, Lanes, Taken};
 pub(crate) use operation::EVENTS;
-pub(crate) use operation::boot_of;
 use operation::{Held, Operation, Outcome, Record, USER, What};
 
 /// What a registry is told at its start.

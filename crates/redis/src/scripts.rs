@@ -69,6 +69,7 @@ scripts! {
     PEER_RELEASE = "peer_release.lua";
     PEER_RENEW = "peer_renew.lua";
     PRESENCE_SET = "presence_set.lua";
+    PRESENCE_SHUT_OUT = "presence_shut_out.lua";
     PRESENCE_TELL = "presence_tell.lua";
     REAP_CLAIM = "reap_claim.lua";
     REAP_FORGET = "reap_forget.lua";

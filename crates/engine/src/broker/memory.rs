@@ -20,7 +20,7 @@ use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::policy::PublishPermit;
 use crate::publication::Publication;
 use crate::queue::{
-    self, Dead, EntryId, Fetched, MemoryQueues, Queue, QueueError, Queues, Release,
+    self, Batch, Dead, EntryId, Fetched, MemoryQueues, Queue, QueueError, Queues, Release,
 };
 
 use log::Logs;
@@ -199,11 +199,7 @@ impl Broker for MemoryBroker {
 }
 
 impl Queues for MemoryBroker {
-    fn fetch(
-        &self,
-        queue: &Queue,
-        count: u32,
-    ) -> BoxFuture<'static, Result<Vec<Fetched>, QueueError>> {
+    fn fetch(&self, queue: &Queue, count: u32) -> BoxFuture<'static, Result<Batch, QueueError>> {
         let now_ms = (self.clock)();
         let fetched = self.shard(&queue.channel).queues.fetch(queue, count, now_ms);
         Box::pin(ready(Ok(fetched)))

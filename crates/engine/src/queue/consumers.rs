@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use super::{DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueError, Release, SETTLE_MAX};
+use super::{
+    Batch, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueError, Release, SETTLE_MAX,
+};
 use crate::broker::Channel;
 use crate::hub::{SessionKey, Wire};
 use crate::publication::{Publication, PublicationId};
@@ -380,25 +382,24 @@ impl Consumers {
         &mut self,
         fetch: &Fetch,
         asked_ms: u64,
-        fetched: Result<Vec<Fetched>, QueueError>,
-        dead: usize,
+        fetched: Result<Batch, QueueError>,
         keeps_up: impl Fn(SessionKey) -> bool,
     ) -> Vec<Dispatch> {
         let channel = &fetch.queue.channel;
         let Some(state) = self.queues.get_mut(channel) else { return Vec::new() };
         let woken = state.fetch == FetchState::UnderWay { woken: true };
         state.fetch = FetchState::Idle;
-        let Ok(fetched) = fetched else {
+        let Ok(Batch { messages, has_more }) = fetched else {
             // The next look tries again.
             state.more = woken;
             self.make_ready(channel);
             self.drop_if_unused(channel);
             return Vec::new();
         };
-        state.more = woken || fetched.len() + dead >= fetch.count as usize;
+        state.more = woken || has_more;
         let deadline_ms = asked_ms + fetch.queue.options.ack_timeout_ms;
-        let mut dispatches = Vec::with_capacity(fetched.len());
-        for Fetched { delivery, publication } in fetched {
+        let mut dispatches = Vec::with_capacity(messages.len());
+        for Fetched { delivery, publication } in messages {
             let Some(key) = state.next_in_turn(&self.all, &keeps_up) else {
                 state.releases.push(Release { delivery, was_delivered: false });
                 state.more = true;

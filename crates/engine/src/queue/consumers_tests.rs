@@ -36,6 +36,13 @@ fn fetched(numbers: impl IntoIterator<Item = u64>) -> Vec<Fetched> {
     numbers.into_iter().map(fetched).collect()
 }
 
+/// As a broker answers that has no more than these.
+fn batch(fetch: &Fetch, numbers: impl IntoIterator<Item = u64>) -> Batch {
+    let messages = fetched(numbers);
+    let has_more = messages.len() >= fetch.count as usize;
+    Batch { messages, has_more }
+}
+
 /// Answers a fetch; who got which message.
 fn answer(
     consumers: &mut Consumers,
@@ -51,7 +58,7 @@ fn answer_while(
     numbers: impl IntoIterator<Item = u64>,
     keeps_up: impl Fn(SessionKey) -> bool,
 ) -> Vec<(u32, u64)> {
-    let dispatches = consumers.on_fetched(fetch, 0, Ok(fetched(numbers)), 0, keeps_up);
+    let dispatches = consumers.on_fetched(fetch, 0, Ok(batch(fetch, numbers)), keeps_up);
     dispatches.iter().map(|one| (one.session.0, one.delivery.entry.seq)).collect()
 }
 
@@ -102,12 +109,22 @@ fn one_fetch_is_under_way_for_a_queue_and_a_short_one_ends_them_until_woken() {
 }
 
 #[test]
+fn a_fetch_that_was_cut_short_is_gone_on_with_at_once() {
+    let mut consumers = Consumers::new();
+    consumer(&mut consumers, 1, AckMode::Client);
+    let fetch = next(&mut consumers).unwrap();
+    let cut = Batch { messages: fetched([0]), has_more: true };
+    assert_eq!(consumers.on_fetched(&fetch, 0, Ok(cut), |_| true).len(), 1);
+    assert_eq!(next(&mut consumers).unwrap().count, fetch.count - 1);
+}
+
+#[test]
 fn a_fetch_that_fails_is_tried_again_at_the_next_look() {
     let mut consumers = Consumers::new();
     consumer(&mut consumers, 1, AckMode::Client);
     consumers.sweep(0);
     let fetch = next(&mut consumers).unwrap();
-    assert!(consumers.on_fetched(&fetch, 0, Err(QueueError::Unavailable), 0, |_| true).is_empty());
+    assert!(consumers.on_fetched(&fetch, 0, Err(QueueError::Unavailable), |_| true).is_empty());
     assert!(next(&mut consumers).is_none());
     consumers.sweep(fetch.queue.options.look_every_ms());
     assert!(next(&mut consumers).is_some());
@@ -191,7 +208,7 @@ fn the_timeout_counts_from_when_the_broker_was_asked() {
     let mut consumers = Consumers::new();
     let key = consumer(&mut consumers, 1, AckMode::ClientIndividual);
     let fetch = next(&mut consumers).unwrap();
-    consumers.on_fetched(&fetch, 500, Ok(fetched([0, 1])), 0, |_| true);
+    consumers.on_fetched(&fetch, 500, Ok(batch(&fetch, [0, 1])), |_| true);
     consumers.sweep(1499);
     assert!(consumers.next_settlement().is_none());
     consumers.ack(key, message(0));
@@ -208,11 +225,11 @@ fn each_message_has_its_own_timeout_and_what_is_done_has_none() {
     let key = consumer(&mut consumers, 1, AckMode::ClientIndividual);
     let other = consumer(&mut consumers, 2, AckMode::ClientIndividual);
     let fetch = next(&mut consumers).unwrap();
-    consumers.on_fetched(&fetch, 0, Ok(fetched(0..8)), 0, |_| true);
+    consumers.on_fetched(&fetch, 0, Ok(batch(&fetch, 0..8)), |_| true);
     consumers.ack(key, message(0));
     consumers.ack(key, message(2));
     let fetch = next(&mut consumers).unwrap();
-    consumers.on_fetched(&fetch, 600, Ok(fetched([8, 9])), 0, |_| true);
+    consumers.on_fetched(&fetch, 600, Ok(batch(&fetch, [8, 9])), |_| true);
     let late = |consumers: &mut Consumers, now_ms| -> Vec<u64> {
         consumers.sweep(now_ms);
         let settlements = std::iter::from_fn(|| consumers.next_settlement());
@@ -303,8 +320,8 @@ proptest! {
                 }
                 7 => {
                     if let Some((fetch, numbers)) = under_way.take() {
-                        let (keeps_up, fetched) = (|key| Some(key) != slow, fetched(numbers));
-                        let sent = consumers.on_fetched(&fetch, now_ms, Ok(fetched), 0, keeps_up);
+                        let (keeps_up, fetched) = (|key| Some(key) != slow, batch(&fetch, numbers));
+                        let sent = consumers.on_fetched(&fetch, now_ms, Ok(fetched), keeps_up);
                         prop_assert!(sent.iter().all(|one| one.needs_ack || keeps_up(one.session)));
                     }
                 }
@@ -350,7 +367,7 @@ proptest! {
             consumers.remove(key);
         }
         if let Some((fetch, numbers)) = under_way {
-            consumers.on_fetched(&fetch, now_ms, Ok(fetched(numbers)), 0, |_| true);
+            consumers.on_fetched(&fetch, now_ms, Ok(batch(&fetch, numbers)), |_| true);
         }
         while consumers.next_settlement().is_some() {}
         prop_assert!(consumers.is_empty() && consumers.queues.is_empty());

@@ -3,7 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::{DEAD_MAX, DeliveryId, EntryId, FETCH_MAX, Fetched, Queue, QueueOptions, Release};
+use super::{
+    Batch, DEAD_MAX, DeliveryId, EntryId, FETCH_BYTES_MAX, FETCH_MAX, Fetched, Queue, QueueOptions,
+    Release,
+};
 use crate::broker::{Channel, PublishError};
 use crate::publication::Publication;
 
@@ -72,29 +75,29 @@ impl MemoryQueues {
         Ok(self.hungry.remove(channel))
     }
 
-    pub(crate) fn fetch(&mut self, queue: &Queue, count: u32, now_ms: u64) -> Vec<Fetched> {
+    pub(crate) fn fetch(&mut self, queue: &Queue, count: u32, now_ms: u64) -> Batch {
         self.expire(now_ms);
         let count = count.min(FETCH_MAX) as usize;
-        let fetched = match self.queues.get_mut(&queue.channel) {
+        let batch = match self.queues.get_mut(&queue.channel) {
             Some(messages) => {
                 messages.expires_at_ms = now_ms + queue.options.expires_after_ms;
                 messages.take(count, &queue.options, now_ms)
             }
-            None => Vec::new(),
+            None => Batch { messages: Vec::new(), has_more: false },
         };
-        for one in fetched.iter().filter(|one| one.is_dead(&queue.options)) {
+        for one in batch.messages.iter().filter(|one| one.is_dead(&queue.options)) {
             // Should whoever moves it fail.
             let due_ms = now_ms + queue.options.claim_after_ms();
             self.dead.insert((queue.channel.clone(), one.delivery.entry), due_ms);
         }
-        if fetched.len() < count {
+        if !batch.has_more {
             if self.hungry.len() >= HUNGRY_MAX {
                 // Those who are forgotten look by themselves before long.
                 self.hungry.clear();
             }
             self.hungry.insert(queue.channel.clone());
         }
-        fetched
+        batch
     }
 
     pub(crate) fn ack(&mut self, queue: &Queue, entries: &[EntryId]) {
@@ -237,7 +240,7 @@ impl Messages {
         Letter::Taken(Fetched { delivery: DeliveryId { entry, count }, publication })
     }
 
-    fn take(&mut self, count: usize, options: &QueueOptions, now_ms: u64) -> Vec<Fetched> {
+    fn take(&mut self, count: usize, options: &QueueOptions, now_ms: u64) -> Batch {
         let is_idle = |held: &Held| now_ms >= held.since_ms + options.claim_after_ms();
         let idle = self.held.iter().filter(|(_, held)| is_idle(held)).map(|(entry, _)| *entry);
         for entry in idle.take(count).collect::<Vec<_>>() {
@@ -245,21 +248,23 @@ impl Messages {
                 self.released.insert(entry, (held.count, held.publication));
             }
         }
-        let mut fetched = Vec::new();
-        while fetched.len() < count {
+        let mut messages = Vec::new();
+        let mut bytes = 0;
+        while messages.len() < count && bytes < FETCH_BYTES_MAX {
             let (entry, count, publication) =
                 if let Some((entry, (count, publication))) = self.released.pop_first() {
                     (entry, count + 1, publication)
                 } else if let Some((entry, publication)) = self.waiting.pop_front() {
                     (entry, 1, publication)
                 } else {
-                    break;
+                    return Batch { messages, has_more: false };
                 };
+            bytes += publication.body.len();
             let held = Held { count, since_ms: now_ms, publication: Arc::clone(&publication) };
             self.held.insert(entry, held);
-            fetched.push(Fetched { delivery: DeliveryId { entry, count }, publication });
+            messages.push(Fetched { delivery: DeliveryId { entry, count }, publication });
         }
-        fetched
+        Batch { messages, has_more: true }
     }
 }
 
@@ -307,7 +312,7 @@ mod tests {
         for now_ms in 0..10 {
             append(&mut queues, &queue, now_ms);
             let fetched = queues.fetch(&queue, 1, now_ms);
-            queues.ack(&queue, &[fetched[0].delivery.entry]);
+            queues.ack(&queue, &[fetched.messages[0].delivery.entry]);
             assert!(queues.queues.is_empty() && queues.due.is_empty());
         }
     }

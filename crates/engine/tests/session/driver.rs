@@ -15,7 +15,9 @@ use fanlight_engine::policy::{
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
-use fanlight_engine::queue::{Consumers, DeliveryId, EntryId, Fetched, QueueError, Settlement};
+use fanlight_engine::queue::{
+    Batch, Consumers, DeliveryId, EntryId, Fetched, QueueError, Settlement,
+};
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
     Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session,
@@ -201,9 +203,10 @@ impl Driver {
         let fetch = self.consumers.next_fetch(|_| true).expect("nothing is to be fetched");
         assert_eq!(fetch.queue.destination.as_str(), queue);
         assert!(messages.len() <= fetch.count as usize, "only {} were asked for", fetch.count);
-        let fetched = messages.iter().map(|message| fetched(message, queue)).collect();
-        let dispatches =
-            self.consumers.on_fetched(&fetch, self.now.mono_ms, Ok(fetched), 0, |_| true);
+        let has_more = messages.len() == fetch.count as usize;
+        let messages = messages.iter().map(|message| fetched(message, queue)).collect();
+        let batch = Ok(Batch { messages, has_more });
+        let dispatches = self.consumers.on_fetched(&fetch, self.now.mono_ms, batch, |_| true);
         for dispatch in dispatches {
             let mut payload = Vec::new();
             dispatch.write(&mut payload);
@@ -420,8 +423,8 @@ fn shown_credentials(credentials: Credentials) -> (String, String) {
     }
 }
 
-/// Who a token stands for: `ann`, `ann+admin` with a role (`service`: an account), `ann@60` that expires in 60 s; some
-/// stand for what is wrong with them.
+/// Who a token stands for: `ann`, `ann+admin` with a role, `app+service` for an account, `ann@60`
+/// that expires in 60 s; some stand for what is wrong with them.
 pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
     match token {
         "expired" => return Err(AuthError::Expired),

@@ -38,6 +38,11 @@ pub fn with(allowed: Option<Allowed>, mut response: Response) -> Response {
     response
 }
 
+/// Answers HEAD where GET is more than reading: it would open a session, or take messages.
+pub async fn no_head() -> Response {
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, POST, OPTIONS")]).into_response()
+}
+
 /// Answers a preflight request.
 pub async fn preflight(State(state): State<Station>, headers: HeaderMap) -> Response {
     let Some(allowed) = allowed(&headers, &state.node.config.origin) else {

@@ -28,7 +28,7 @@ use crate::worker::{Adopted, Carrier, Inbox, Opening};
 
 /// The endpoint's routes.
 pub fn routes(station: Station) -> Router {
-    let methods = get(stream).post(stream).options(cors::preflight);
+    let methods = get(stream).head(cors::no_head).post(stream).options(cors::preflight);
     Router::new().route("/events", methods).with_state(station)
 }
 

@@ -1,6 +1,7 @@
 //! The way to mailboxes: opening one at this worker, and asking one wherever it is.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::time::Duration;
 
 use fanlight_engine::peers::{Holder, PeerError};
@@ -9,7 +10,7 @@ use http::HeaderMap;
 use tokio::sync::oneshot;
 
 use super::{Station, door};
-use crate::mail::{MailReply, MailRequest};
+use crate::mail::{MailReply, MailRequest, Receive, Wish};
 use crate::problem::Problem;
 use crate::worker::{Inbox, MailboxOptions, Opened, Opening};
 
@@ -27,6 +28,26 @@ impl Station {
         let opened = Opened { mailbox, opening, admitted, reply };
         self.worker.send(Inbox::Open(Box::new(opened))).await;
         handle.await.map_err(|_| Box::new(door::unavailable("draining", "this node has ended")))
+    }
+
+    /// Receives from the mailbox of `holder`. `None`: this thread ends, and nothing was received.
+    pub(super) async fn receive(
+        &self,
+        holder: &Holder,
+        caller: Option<Box<str>>,
+        receive: Receive,
+    ) -> Option<Result<MailReply, PeerError>> {
+        let (receiver, wait) = (receive.receiver, Duration::from_millis(receive.wait_ms.into()));
+        let request = MailRequest { caller: caller.clone(), what: Wish::Receive(receive) };
+        let mut answer = pin!(self.ask(holder, request, wait));
+        tokio::select! {
+            answer = &mut answer => return Some(answer),
+            () = self.ending.cancelled() => {}
+        }
+        // It may have answered already, and then the answer is on its way: it must not be lost.
+        let leave = MailRequest { caller, what: Wish::Leave { receiver } };
+        let _ = self.ask(holder, leave, Duration::ZERO).await;
+        answer.await.ok().filter(|reply| *reply != MailReply::NotHere).map(Ok)
     }
 
     /// Asks the mailbox of `holder`, which may take `wait` for its answer.

@@ -21,13 +21,13 @@ use super::events::Wanted;
 use super::mailboxes::peers_failed;
 use super::{Station, cors, door};
 use crate::accept::Peer;
-use crate::mail::{MailReply, MailRequest, Receive, Wish};
+use crate::mail::{MailReply, Receive};
 use crate::problem::Problem;
 use crate::worker::{MailboxKind, MailboxOptions, Opening};
 
 /// The endpoint's routes.
 pub fn routes(station: Station) -> Router {
-    let methods = get(poll).post(poll).options(cors::preflight);
+    let methods = get(poll).head(cors::no_head).post(poll).options(cors::preflight);
     Router::new().route("/poll", methods).with_state(station)
 }
 
@@ -126,10 +126,12 @@ impl<'s> Poll<'s> {
             stays: false,
             max_bytes: u32::MAX,
             wait_ms: u32::try_from(self.wait.as_millis()).unwrap_or(u32::MAX),
-            from,
+            from: from.clone(),
         };
-        let request = MailRequest { caller: self.user(), what: Wish::Receive(receive) };
-        match self.station.ask(holder, request, self.wait).await {
+        let Some(received) = self.station.receive(holder, self.user(), receive).await else {
+            return same_again(holder, from.as_deref()).map(Some);
+        };
+        match received {
             Ok(MailReply::Frame(page) | MailReply::Last(page)) if page.starts_with(b"{") => {
                 Ok(Some(page))
             }
@@ -145,6 +147,17 @@ impl<'s> Poll<'s> {
     fn user(&self) -> Option<Box<str>> {
         self.caller.as_ref().map(|caller| (*caller.user).into())
     }
+}
+
+/// For a client that is to come again, to another node.
+fn same_again(holder: &Holder, from: Option<&str>) -> Result<Bytes, Box<Problem>> {
+    let Some(from) = from else {
+        let detail = "this node is draining; ask again, another";
+        return Err(door::unavailable("draining", detail).into());
+    };
+    let id = holder.name.as_str().rsplit('/').next().unwrap_or_default();
+    let page = serde_json::json!({ "messages": [], "cursor": format!("{from}~{id}") });
+    Ok(page.to_string().into())
 }
 
 fn mailbox_name(id: &str) -> Option<ClaimName> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use fanlight_engine::broker::{Channel, WorkerId};
 use fanlight_engine::hub::SessionKey;
-use fanlight_engine::queue::{Consumers, Dispatch, Fetch, Fetched, QueueError, Settlement};
+use fanlight_engine::queue::{Batch, Consumers, Dispatch, Fetch, QueueError, Settlement};
 use fanlight_engine::session::Done;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
@@ -31,7 +31,7 @@ pub(super) enum QueueDone {
     Fetched {
         fetch: Fetch,
         asked_ms: u64,
-        result: Result<Vec<Fetched>, QueueError>,
+        result: Result<Batch, QueueError>,
     },
     /// Nothing follows from it.
     Settled,
@@ -100,15 +100,15 @@ impl Worker {
     pub(super) fn on_queue_done(&mut self, done: QueueDone) {
         let QueueDone::Fetched { fetch, asked_ms, result } = done else { return };
         let mut dead = Vec::new();
-        let alive = result.map(|fetched| {
-            let (letters, alive) =
-                fetched.into_iter().partition(|one| one.is_dead(&fetch.queue.options));
+        let alive = result.map(|Batch { messages, has_more }| {
+            let (letters, messages) =
+                messages.into_iter().partition(|one| one.is_dead(&fetch.queue.options));
             dead = letters;
-            alive
+            Batch { messages, has_more }
         });
         let keeps_up = keeping_up(&self.slots);
         let consumers = &mut self.queues.consumers;
-        let dispatches = consumers.on_fetched(&fetch, asked_ms, alive, dead.len(), keeps_up);
+        let dispatches = consumers.on_fetched(&fetch, asked_ms, alive, keeps_up);
         for dispatch in dispatches {
             self.guarded(dispatch.session, |worker| worker.dispatch(&dispatch));
         }

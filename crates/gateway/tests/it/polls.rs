@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
-use crate::http::{BARE, With, ask, get, headers, post};
+use crate::http::{BARE, Stream, With, ask, get, headers, post};
 use crate::returning::{bearer, nodes, publish};
 use crate::support::{CONFIG, Gateway, RawClient, eventually, token};
 
@@ -197,8 +197,10 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         let response = get(gateway.public, &target, &foreign).await;
         assert_eq!(response.problem(), (403, "foreign_origin".into()));
         assert_eq!(response.header("access-control-allow-origin"), None);
-        let other = ask(gateway.public, "PUT", &target, headers(&lines)).await;
-        assert_eq!(other.status, 405);
+        for method in ["PUT", "HEAD"] {
+            let other = Stream::open(gateway.public, method, &target, headers(&lines)).await;
+            assert_eq!(other.status, 405, "{method}");
+        }
     }
     let response = get(gateway.public, &format!("{TARGET}&wait=soon"), &lines).await;
     assert_eq!(response.problem(), (400, "bad_wait".into()));
@@ -254,12 +256,24 @@ async fn a_drain_answers_those_who_poll_with_advice_and_a_cursor_for_another_nod
         a.signal("TERM").await;
     };
     let (page, ()) = tokio::join!(waiting, drained);
-    let advice = page["messages"].as_array().unwrap().last().unwrap();
-    assert_eq!((&advice["type"], &advice["reason"]), (&json!("reconnect"), &json!("draining")));
-    assert!(!cursor_of(&page).contains('~'), "{page}");
+    // The advice is the mailbox's; where the request waited on another of the node's workers, it
+    // may be sent away before, with what it came with.
+    match page["messages"].as_array().unwrap().last() {
+        Some(advice) => {
+            assert_eq!(advice["type"], "reconnect", "{page}");
+            assert_eq!(advice["reason"], "draining", "{page}");
+            assert!(!cursor_of(&page).contains('~'), "{page}");
+        }
+        None => assert_eq!(cursor_of(&page), cursor),
+    }
     publish(&mut publisher, "/topic/open.a", 0..3).await;
-    let page = poll(&b, &ann, cursor_of(&page), "5s").await;
-    assert_eq!(numbers(&page), [0, 1, 2], "{page}");
+    let (mut cursor, mut heard) = (cursor_of(&page).to_owned(), Vec::new());
+    while heard.len() < 3 {
+        let page = poll(&b, &ann, &cursor, "5s").await;
+        heard.extend(numbers(&page));
+        cursor = cursor_of(&page).to_owned();
+    }
+    assert_eq!(heard, [0, 1, 2]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -116,7 +116,10 @@ async fn a_client_that_outruns_the_broker_is_slowed_down_and_not_buffered() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_behind_a_stalled_redis_is_done_in_order_when_it_goes_on() {
     let redis = RedisServer::start().unwrap();
-    let gateway = Gateway::with_config(&with_redis(&unlimited(), &redis)).await;
+    // Longer than the pause takes on a loaded machine.
+    let config = with_redis(&unlimited(), &redis)
+        .replace("[redis]\n", "[redis]\nresponse_timeout = \"30s\"\n");
+    let gateway = Gateway::with_config(&config).await;
     eventually("ready", async || gateway.admin_get("/readyz").await.0 == 200).await;
     let mut native = RawClient::native(&gateway, "ann").await;
     let mut stomp = RawClient::stomp(&gateway, "bob").await;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use fanlight_testkit::RedisServer;
+use fanlight_testkit::{FaultProxy, RedisServer};
 use serde_json::json;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -10,7 +10,7 @@ use tokio::time::timeout;
 use crate::balancer::Balancer;
 use crate::returning::nodes;
 use crate::stompjs::{StompJs, js_folder};
-use crate::support::{Gateway, PATIENCE, RawClient, token};
+use crate::support::{Gateway, PATIENCE, RawClient, eventually, token};
 
 const TOPIC: &str = "/topic/open.a";
 
@@ -67,20 +67,36 @@ async fn stompjs_over_sockjs_client_works_by_every_transport_without_stickiness(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_client_says_goodbye_and_returns_by_itself_when_its_node_drains() {
+async fn a_client_returns_by_itself_when_its_node_drains_and_says_goodbye() {
     let redis = RedisServer::start().unwrap();
-    let mut nodes: Vec<Gateway> = nodes::<2>(&redis, "").await.into();
+    let [a, b] = nodes(&redis, "").await;
+    let proxy = FaultProxy::start(a.public).await.unwrap();
+    let url = format!("http://{}/sockjs", proxy.address());
     let ann = token("ann", &[]).await;
-    let other = nodes.pop().unwrap();
-    let balancer = Balancer::bind().await.serve(std::slice::from_ref(&other));
+    let mut clients = Vec::new();
     for transport in ["websocket", "xhr-streaming", "xhr-polling"] {
-        let url = format!("http://{balancer}/sockjs");
-        let mut client = StompJs::connect(&url, &ann, json!({ "transport": transport })).await;
+        let more = json!({ "transport": transport, "reconnect_ms": 300 });
+        clients.push(StompJs::connect(&url, &ann, more).await);
+    }
+    a.signal("TERM").await;
+    for client in &mut clients {
+        let error = client.event("stomp-error").await;
+        assert_eq!(error["headers"]["code"], "draining", "{error}");
+        let close = client.event("websocket-close").await;
+        assert_eq!((&close["code"], &close["reason"]), (&json!(1012), &json!("draining")));
+    }
+    proxy.retarget(b.public);
+    for client in &mut clients {
+        client.event("connected").await;
+        client.subscribe(TOPIC).await;
         client.command(&json!({ "op": "disconnect", "receipt": "bye" })).await;
         client.event("disconnected").await;
-        let close = client.event("websocket-close").await;
-        assert_eq!(close["code"], 1000, "{transport}: {close}");
     }
+    eventually("nothing is left of them", async || {
+        b.metric("fanlight_connections_opened_total").await >= 3
+            && b.metric("fanlight_connections").await == 0
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,12 @@
 //! What becomes of sessions by requests when nodes die or drain.
 
 use fanlight_testkit::RedisServer;
+use serde_json::json;
 
-use crate::http::Stream;
-use crate::returning::{event, named, nodes};
+use crate::http::{Stream, get};
+use crate::returning::{bearer, event, named, nodes};
 use crate::sockjs_session::{How, Session};
-use crate::support::{RawClient, eventually, token};
+use crate::support::{CONFIG, Gateway, RawClient, eventually, token, with_redis};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_node_is_dead_is_interrupted_and_never_a_second_one() {
@@ -101,4 +102,122 @@ async fn a_drain_tells_event_sources_when_to_come_back() {
     let advice = named(&mut stream, "reconnect").await;
     assert!(advice.data.contains("\"reason\":\"draining\""), "{advice:?}");
     assert_eq!(stream.rest().await, "");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_grows_on_its_way_between_nodes_arrives_all_the_same() {
+    let redis = RedisServer::start().unwrap();
+    let [a, b] = nodes(&redis, "").await;
+    let ann = token("ann", &[]).await;
+    let mut publisher = RawClient::stomp(&a, "pub").await;
+    for how in [How::Polling, How::Streaming] {
+        let mut session = Session::stomp(&[&a], &ann, how).await;
+        session.subscribe("/topic/open.a").await;
+        session.move_to(&[&b]);
+        session.hang_up();
+        // Each of these is six characters in a frame.
+        for body in ["\u{1}".repeat(60_000), "\"\\".repeat(30_000), "\u{1F600}".repeat(15_000)] {
+            let length = body.len();
+            let head = format!("SEND\ndestination:/topic/open.a\ncontent-length:{length}\n");
+            publisher.send(&format!("{head}receipt:r\n\n{body}\0")).await;
+            publisher.expect("RECEIPT").await;
+            let message = session.message().await;
+            assert!(message.ends_with(&format!("\n\n{body}\0")), "{}", message.len());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_who_polls_comes_whole_from_another_node_without_a_history_too() {
+    let redis = RedisServer::start().unwrap();
+    let config = with_redis(CONFIG, &redis);
+    let (a, b) = (Gateway::with_config(&config).await, Gateway::with_config(&config).await);
+    for node in [&a, &b] {
+        eventually("it is ready", async || node.admin_get("/readyz").await.0 == 200).await;
+    }
+    let bearer = bearer("ann").await;
+    let lines = [("Authorization", &*bearer)];
+    let target = "/poll?destination=/topic/open.a&wait=0";
+    let page = get(a.public, target, &lines).await.json();
+    let mut publisher = RawClient::native(&a, "pub").await;
+    for n in 0..9 {
+        let data = format!("{n}{}", "x".repeat(50_000));
+        let send = json!({ "type": "send", "to": "/topic/open.a", "data": data, "id": n });
+        publisher.send(&send.to_string()).await;
+        publisher.expect("\"ok\"").await;
+    }
+    let (mut cursor, mut heard) = (page["cursor"].as_str().unwrap().to_owned(), 0);
+    while heard < 9 {
+        let page = get(b.public, &format!("{target}&cursor={cursor}"), &lines).await.json();
+        for message in page["messages"].as_array().unwrap() {
+            let data = message["data"].as_str().unwrap_or_else(|| panic!("{message}"));
+            assert!(data.starts_with(&heard.to_string()));
+            heard += 1;
+        }
+        cursor = page["cursor"].as_str().unwrap().to_owned();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_goes_hands_on_those_who_wait_there_for_sessions_of_another() {
+    let redis = RedisServer::start().unwrap();
+    let [mut a, b] = nodes(&redis, "").await;
+    let ann = token("ann", &[]).await;
+    let mut publisher = RawClient::native(&b, "pub").await;
+    let mut sessions = Vec::new();
+    for how in [How::Polling, How::Streaming] {
+        let mut session = Session::stomp(&[&b], &ann, how).await;
+        session.subscribe("/topic/open.a").await;
+        session.hang_up();
+        session.move_to(&[&a]);
+        sessions.push(session);
+    }
+    let lines = [("Authorization", &*bearer("ann").await)];
+    let target = "/poll?destination=/topic/open.a";
+    let page = get(b.public, &format!("{target}&wait=0"), &lines).await.json();
+    let cursor = page["cursor"].as_str().unwrap();
+    let target = format!("{target}&wait=40s&cursor={cursor}");
+    let public = a.public;
+    let mut waiting = sessions.iter().map(|session| session.twin(Some(&ann))).collect::<Vec<_>>();
+    let gone = async {
+        for session in &mut waiting {
+            session.move_to(&[&b]);
+            while !session.post("xhr", "").await.body.starts_with("c[2010,") {}
+        }
+        let refused =
+            async || get(b.public, &format!("{target}&wait=0"), &lines).await.status == 409;
+        eventually("the poll waits too", refused).await;
+        a.signal("TERM").await;
+        assert!(a.ended().await);
+    };
+    let mut sessions = sessions.into_iter();
+    let (mut polling, mut streaming) = (sessions.next().unwrap(), sessions.next().unwrap());
+    let held = async {
+        loop {
+            let body = polling.post("xhr", "").await.body;
+            if !body.starts_with("c[2010,") {
+                break body;
+            }
+        }
+    };
+    let streamed = async {
+        loop {
+            let body = streaming.post("xhr_streaming", "").await.body;
+            if !body.contains("c[2010,") {
+                break body;
+            }
+        }
+    };
+    let (held, streamed, page, ()) =
+        tokio::join!(held, streamed, get(public, &target, &lines), gone);
+    assert_eq!(held, "h\n");
+    assert!(streamed.ends_with("h\nh\n"), "{streamed}");
+    assert_eq!(page.json(), json!({ "messages": [], "cursor": cursor }));
+    publisher.send(r#"{"type":"send","to":"/topic/open.a","data":"on","id":1}"#).await;
+    publisher.expect("\"ok\"").await;
+    for session in [&mut polling, &mut streaming] {
+        session.move_to(&[&b]);
+        session.expect("\"on\"").await;
+    }
+    assert!(get(b.public, &target, &lines).await.body.contains("\"on\""));
 }

@@ -20,7 +20,7 @@ use super::asks::Seen;
 use super::inbox::{Incoming, PeerInbox};
 use super::wire::{Ask, Message};
 use super::{Inner, meters};
-use crate::registry::boot_of;
+use crate::lease::boot_of;
 
 /// The requests of other nodes that are being answered.
 #[derive(Default)]

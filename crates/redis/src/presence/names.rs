@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fanlight_engine::broker::Channel;
 use fanlight_engine::presence::{Member, Place, Present};
 
+use crate::lease::boot_of;
 use crate::names::{Kind, Names, Partition};
 
 /// The partition of everything that concerns a place: its channel's.
@@ -27,9 +28,9 @@ pub(super) fn entries_key(names: &Names, partition: Partition, owner: &str) -> V
     names.key(partition, ENTRIES, owner)
 }
 
-/// Set once an owner is being reaped, so that what it still sends is refused.
-pub(super) fn tombstone_key(names: &Names, partition: Partition, owner: &str) -> Vec<u8> {
-    names.key(partition, TOMBSTONE, owner)
+/// What keeps calls of an owner's process out that arrive too late.
+pub(super) fn calls_key(names: &Names, partition: Partition, owner: &str) -> Vec<u8> {
+    names.key(partition, CALLS, boot_of(owner))
 }
 
 /// What the names of a place's entries begin with; the member follows. A channel that is the
@@ -75,7 +76,7 @@ pub(super) fn read_member(member: &str, sessions: &str) -> Option<Present> {
 const MEMBERS: Kind = Kind("presence");
 const CHANGES: Kind = Kind("presence-changes");
 const ENTRIES: Kind = Kind("presence-of");
-const TOMBSTONE: Kind = Kind("presence-dead");
+const CALLS: Kind = Kind("presence-calls");
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,7 @@
 //! What sends a node's entries, tells changes, and reaps: the I/O of [`Node`].
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use fanlight_engine::presence::{CHANGE_MAX_BYTES, Place};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use futures_util::stream::{self, FuturesUnordered, StreamExt, TryStreamExt};
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use tokio::select;
 use tokio::sync::watch;
 use tokio::time::{interval, sleep_until};
@@ -19,10 +20,11 @@ use super::book::Batch;
 use super::{Node, is_done, names, scanned, words};
 use crate::command;
 use crate::envelope;
-use crate::lease::{Hold, refuse_errors};
+use crate::lease::{Hold, generation_of, refuse_errors};
 use crate::meters::amount;
 use crate::names::Partition;
 use crate::pipeline::Answer;
+use crate::reaper::reap_each;
 use crate::resp3::Value;
 use crate::scripts;
 
@@ -152,26 +154,29 @@ impl Node {
         for (key, sessions) in &batch.items {
             setting.add(&key.place, names::member_text(&key.member), *sessions);
         }
-        let command = self.set_command(batch.partition, owner, owner, &setting);
+        // One batch of a partition is under way at a time, so the numbers rise in it.
+        let number = self.calls.fetch_add(1, Ordering::Relaxed) + 1;
+        let command = self.set_command(batch.partition, owner, (owner, number), &setting);
         let answer = self.shards.call(batch.partition, |_| command);
         async move { Done::Set(batch, setting.places, answer.await) }.boxed()
     }
 
-    /// Sets what `owner` has entered, on behalf of `caller`: another one than `owner` reaps it.
+    /// Sets what `owner` has entered, on behalf of `caller`: another one than `owner` reaps it, and
+    /// its call has the number 0.
     fn set_command(
         &self,
         partition: Partition,
         owner: &str,
-        caller: &str,
+        (caller, number): (&str, u64),
         setting: &Setting,
     ) -> Vec<u8> {
         let mut keys = vec![
             names::entries_key(&self.names, partition, owner),
-            names::tombstone_key(&self.names, partition, owner),
+            names::calls_key(&self.names, partition, caller),
             names::entries_key(&self.names, partition, caller),
         ];
-        let reaps = caller != owner;
-        let mut arguments = vec![self.options.changes_max.to_string(), u8::from(reaps).to_string()];
+        let changes_max = self.options.changes_max.to_string();
+        let mut arguments = vec![changes_max, generation_of(caller).to_owned(), number.to_string()];
         for place in &setting.places {
             keys.push(names::members_key(&self.names, place));
             keys.push(names::changes_key(&self.names, place));
@@ -207,28 +212,29 @@ impl Node {
     /// Removes all that a dead owner has entered. One owner's part is bounded by what a node's
     /// sessions may hold, and each step of it by [`REAP_ENTRIES`].
     pub(super) async fn reap(self: Arc<Self>, owner: String) -> Result<bool, PublishError> {
-        stream::iter(Partition::all().map(Ok))
-            .try_for_each_concurrent(REAP_PARTITIONS, |partition| {
-                self.reap_partition(&owner, partition)
-            })
-            .await?;
-        Ok(true)
+        let reap = |partition| self.reap_partition(&owner, partition);
+        reap_each(Partition::all(), REAP_PARTITIONS, reap).await
     }
 
-    /// Removes all that a dead owner has entered in one partition.
-    async fn reap_partition(&self, owner: &str, partition: Partition) -> Result<(), PublishError> {
-        let tombstone = names::tombstone_key(&self.names, partition, owner);
-        let bury = words(&[b"SET", &tombstone, b"", b"EX", TOMBSTONE_S]);
-        let buried = self.shards.call(partition, |_| bury);
+    /// Removes all that a dead owner has entered in one partition; nothing is left then.
+    async fn reap_partition(
+        &self,
+        owner: &str,
+        partition: Partition,
+    ) -> Result<bool, PublishError> {
+        let calls = names::calls_key(&self.names, partition, owner);
+        let shut_out =
+            scripts::PRESENCE_SHUT_OUT.call(&[&calls], &[generation_of(owner).as_bytes()]);
+        let shut_out = self.shards.call(partition, |_| shut_out);
         let entries = names::entries_key(&self.names, partition, owner);
         let mut cursor = 0;
-        let mut buried = Some(buried);
+        let mut shut_out = Some(shut_out);
         loop {
             let from = cursor.to_string();
             let scan = words(&[b"HSCAN", &entries, from.as_bytes(), b"COUNT", REAP_ENTRIES]);
             let page = self.shards.call(partition, |_| scan);
-            if let Some(buried) = buried.take() {
-                refuse_errors(buried.await?)?;
+            if let Some(shut_out) = shut_out.take() {
+                refuse_errors(shut_out.await?)?;
             }
             let page = refuse_errors(page.await?)?;
             let (next, fields) = scanned(&page).ok_or(PublishError::Unavailable)?;
@@ -242,7 +248,7 @@ impl Node {
                 self.reap_entries(owner, partition, setting).await?;
             }
             if next == 0 {
-                return Ok(());
+                return Ok(true);
             }
             cursor = next;
         }
@@ -255,7 +261,7 @@ impl Node {
         setting: Setting,
     ) -> Result<(), PublishError> {
         let caller = Arc::clone(&self.shared().owner);
-        let command = self.set_command(partition, owner, &caller, &setting);
+        let command = self.set_command(partition, owner, (&caller, 0), &setting);
         let answer = self.shards.call(partition, |_| command).await;
         if !is_done(&answer) {
             return Err(answer.err().unwrap_or(PublishError::Unavailable));
@@ -326,5 +332,3 @@ const TICK: Duration = Duration::from_millis(100);
 const REAP_ENTRIES: &[u8] = b"128";
 /// Partitions that are reaped at once.
 const REAP_PARTITIONS: usize = 8;
-/// How long a reaped owner is refused: longer than any node sleeps and wakes up, an hour.
-const TOMBSTONE_S: &[u8] = b"3600";

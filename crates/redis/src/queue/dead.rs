@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use fanlight_engine::queue::{DEAD_MAX, Dead, EntryId, Fetched, Queue, QueueError};
-use futures_util::future::{BoxFuture, join_all};
+use fanlight_engine::queue::{
+    DEAD_MAX, Dead, EntryId, FETCH_BYTES_MAX, Fetched, Queue, QueueError,
+};
+use futures_util::future::{BoxFuture, FutureExt, join_all};
 
 use super::{DEAD, Keys, RedisQueues};
 use crate::broker::RedisBroker;
@@ -57,7 +59,7 @@ pub(super) fn take(
     let keys = Keys::of(&queues.broker.names, &queue.channel);
     let owner = queues.lease.owner();
     let options = &queue.options;
-    let numbers = [u64::from(options.max_deliveries), options.claim_after_ms()];
+    let numbers = [options.max_deliveries.into(), options.claim_after_ms(), FETCH_BYTES_MAX as u64];
     let mut words = vec![owner.to_string(), queue.destination.as_str().to_owned()];
     words.extend(numbers.iter().map(u64::to_string));
     words.extend(entries.iter().take(DEAD_MAX).map(EntryId::to_string));
@@ -65,7 +67,8 @@ pub(super) fn take(
     let holdings = queues.holdings(keys.partition);
     let command =
         QUEUE_TAKE_DEAD.call(&[&keys.stream, &keys.released, &holdings, &keys.dead], &words);
-    queues.fetched(keys.partition, &queue.destination, command)
+    let taken = queues.fetched(keys.partition, &queue.destination, command);
+    taken.map(|taken| Ok(taken?.messages)).boxed()
 }
 
 /// Whether it is this node's turn: one look is enough for all of them.

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use fanlight_engine::broker::{Channel, PublishError};
 use fanlight_proto::Destination;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, join_all, try_join_all};
+use futures_util::future::{BoxFuture, join_all};
 
 use super::{HOLDINGS, Keys, RedisQueues, wake};
 use crate::broker::RedisBroker;
 use crate::command;
 use crate::lease::{Lease, refuse_errors};
 use crate::names::Partition;
-use crate::reaper::Reap;
+use crate::reaper::{Reap, reap_each};
 use crate::resp3::Value;
 use crate::scripts::QUEUE_REAP;
 
@@ -24,13 +24,8 @@ impl Reap for RedisQueues {
             broker: Arc::clone(&self.broker),
         };
         async move {
-            let partitions: Vec<_> = Partition::all().collect();
-            let mut is_done = true;
-            for some in partitions.chunks(PARTITIONS_AT_ONCE) {
-                let reaping = some.iter().map(|partition| dead.reap_partition(*partition));
-                is_done &= try_join_all(reaping).await?.into_iter().all(|done| done);
-            }
-            Ok(is_done)
+            let reap = |partition| dead.reap_partition(partition);
+            reap_each(Partition::all(), PARTITIONS_AT_ONCE, reap).await
         }
         .boxed()
     }
@@ -77,21 +72,15 @@ impl Dead {
             .filter_map(|queue| queue.as_text().and_then(|text| text.parse().ok()))
             .collect();
         let heir = self.heir.as_deref().unwrap_or_default();
-        let heirs = names.key(partition, HOLDINGS, heir);
+        let heirs = self.heir.as_ref().map(|heir| names.key(partition, HOLDINGS, heir));
         let reaping = queues.iter().map(|destination| {
             let channel = Channel::of_destination(destination.to_shared());
             let keys = Keys::of(names, &channel);
             let channel = names.of(&channel).concat();
+            let own = [&holdings, &keys.stream, &keys.released, &keys.hungry, &keys.dead];
+            let all: Vec<&[u8]> = own.into_iter().chain(&heirs).map(Vec::as_slice).collect();
             let command = QUEUE_REAP.call(
-                &[
-                    &holdings,
-                    &keys.stream,
-                    &keys.released,
-                    &keys.hungry,
-                    &channel,
-                    &keys.dead,
-                    &heirs,
-                ],
+                &all,
                 &[
                     self.owner.as_bytes(),
                     heir.as_bytes(),
@@ -99,6 +88,7 @@ impl Dead {
                     MESSAGES_AT_ONCE,
                     command::publish_word(self.broker.shards.sharded_pubsub()),
                     &wake(destination),
+                    &channel,
                 ],
             );
             self.broker.shards.call(partition, |_| command)

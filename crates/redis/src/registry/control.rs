@@ -17,9 +17,9 @@ use tokio::time::sleep;
 use uuid::Uuid;
 
 use super::operation::Held;
-use super::{Inner, boot_of, unix_ms};
+use super::{Inner, unix_ms};
 use crate::command;
-use crate::lease::refuse_errors;
+use crate::lease::{boot_of, refuse_errors};
 use crate::names::Partition;
 use crate::peers::{self, PeerInbox, PeerSink};
 use crate::resp3::Value;

@@ -8,7 +8,7 @@ use fanlight_engine::registry::{Entered, Entry, WhenFull};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
-use crate::lease::held_partition_of;
+use crate::lease::{boot_of, held_partition_of};
 use crate::names::{Kind, Names, Partition};
 use crate::registry::RegistryOptions;
 use crate::resp3::Value;
@@ -231,11 +231,6 @@ impl Held {
 pub(super) fn sessions_key(names: &Names, partition: Partition, user: &str) -> Vec<u8> {
     let kind = if user.is_empty() { ANONYMOUS } else { USER };
     names.key(partition, kind, user)
-}
-
-/// The process that an owner is a generation of.
-pub(crate) fn boot_of(owner: &str) -> &str {
-    owner.split(':').next().unwrap_or_default()
 }
 
 /// A session's id as it stands in keys and events.

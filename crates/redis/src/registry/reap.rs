@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use fanlight_engine::broker::PublishError;
 use futures_util::FutureExt;
-use futures_util::future::{BoxFuture, try_join_all};
+use futures_util::future::BoxFuture;
 
 use super::operation::{
-    CALLS, DESTINATION, DESTINATIONS_OF, EVENTS, Operation, Outcome, SESSIONS_OF, What, boot_of,
-    id_text, sessions_key,
+    CALLS, DESTINATION, DESTINATIONS_OF, EVENTS, Operation, Outcome, SESSIONS_OF, What, id_text,
+    sessions_key,
 };
 use super::{Inner, RedisRegistry, unix_ms};
-use crate::lease::{held_partitions, refuse_errors};
+use crate::lease::{boot_of, generation_of, held_partitions, refuse_errors};
 use crate::names::{Kind, Partition};
-use crate::reaper::Reap;
+use crate::reaper::{Reap, reap_each};
 use crate::resp3::Value;
 use crate::scripts;
 
@@ -22,19 +22,28 @@ impl Reap for RedisRegistry {
     fn reap(&self, dead_owner: &str) -> BoxFuture<'static, Result<bool, PublishError>> {
         let (inner, owner) = (Arc::clone(&self.inner), dead_owner.to_owned());
         async move {
-            let partitions: Vec<_> = held_partitions().collect();
-            let mut is_done = true;
-            for some in partitions.chunks(PARTITIONS_AT_ONCE) {
-                let reaping = some.iter().map(|partition| inner.reap_one(*partition, &owner));
-                is_done &= try_join_all(reaping).await?.into_iter().all(|done| done);
-            }
-            Ok(is_done)
+            let reap = |partition| inner.reap_partition(partition, &owner);
+            reap_each(held_partitions(), PARTITIONS_AT_ONCE, reap).await
         }
         .boxed()
     }
 }
 
 impl Inner {
+    /// Removes much of what `owner` holds in one partition; whether there was nothing any more.
+    async fn reap_partition(
+        &self,
+        partition: Partition,
+        owner: &str,
+    ) -> Result<bool, PublishError> {
+        for _ in 0..STEPS_MAX {
+            if self.reap_one(partition, owner).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Removes one batch in one partition; whether there was nothing any more.
     async fn reap_one(&self, partition: Partition, owner: &str) -> Result<bool, PublishError> {
         let (members, destinations) = self.shut_out(partition, owner).await?;
@@ -122,8 +131,7 @@ impl Inner {
             self.names.key(partition, SESSIONS_OF, owner),
             self.names.key(partition, DESTINATIONS_OF, owner),
         ];
-        let generation = owner.rsplit(':').next().unwrap_or_default();
-        let arguments = [generation, &BATCH.to_string()];
+        let arguments = [generation_of(owner), &BATCH.to_string()];
         let answer =
             self.run_reap(&scripts::REGISTRY_SHUT_OUT, partition, &keys, &arguments).await?;
         let Value::Array(parts) = &answer else { return Err(PublishError::Unknown) };
@@ -165,5 +173,7 @@ impl Inner {
 
 /// So many take Redis about a millisecond.
 const BATCH: usize = 128;
+/// Batches of one partition before the reaper looks whether all is calm still.
+const STEPS_MAX: usize = 32;
 /// Batches that are under way at the same time.
 const PARTITIONS_AT_ONCE: usize = 8;

@@ -1,14 +1,17 @@
-//! Calls of the registry that their node has given up and that Redis gets all the same, later.
+//! Calls of the registry and of presence that their node has given up and that Redis gets all the
+//! same, later.
 
 use std::time::{Duration, Instant};
 
 use fanlight_engine::registry::{Entered, Entry, Registry};
 use fanlight_proto::CloseReason;
 use fanlight_redis::RedisConfig;
+use fanlight_testkit::contract::presence::{QUICK, place};
 use fanlight_testkit::{FaultProxy, RedisServer, eventually};
 
 use crate::events::Log;
 use crate::lease::leased;
+use crate::presence::Leased;
 use crate::registry::{Node, reenters};
 
 /// A Redis, and the proxy through which one node reaches it.
@@ -116,4 +119,22 @@ async fn what_a_dead_node_said_last_is_not_heard_once_it_was_reaped() {
     deliver(&server, &proxy, 1).await;
     let keys = server.command("KEYS fl:*").unwrap();
     assert!(!keys.contains("}:u:u") && !keys.contains("}:x:"), "nobody would remove it: {keys}");
+}
+
+#[tokio::test]
+async fn a_join_that_arrives_after_its_member_left_makes_no_ghost() {
+    let (server, proxy, url) = behind_proxy().await;
+    let ann = Leased::ready(long_leased(&url), QUICK).await;
+    let bob = Leased::ready(long_leased(&server.url()), QUICK).await;
+    let room = place("/topic/room");
+    proxy.stall();
+    ann.node.enter(&room, "zoe");
+    bob.node.sees(&room, &[("zoe", 1)]).await;
+    ann.node.exit(&room, "zoe");
+    bob.node.counts(&room, 0).await;
+    deliver(&server, &proxy, 2).await;
+    assert_eq!(bob.node.count(&room).await, Some(0), "it is a ghost");
+    let keys = server.command("KEYS fl:*").unwrap();
+    assert!(!keys.contains("}:presence:"), "{keys}");
+    assert_eq!(ann.lease.fenced(), 0, "that was of the same generation");
 }

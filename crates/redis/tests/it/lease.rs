@@ -193,6 +193,25 @@ async fn a_redis_that_lost_its_data_fences_every_node() {
 }
 
 #[tokio::test]
+async fn a_dead_node_is_not_forgotten_by_a_redis_that_loses_its_data_twice() {
+    let mut server = RedisServer::start().unwrap();
+    let bob = Leased::start("bob", leased(&server.url()));
+    let gone = {
+        let ann = Leased::start("ann", leased(&server.url()));
+        eventually("bob sees ann", || bob.sees(&ann)).await;
+        ann.lease.owner()
+    };
+    // Each time before it can be found dead.
+    for lost in 1..=2 {
+        server.kill();
+        server.launch().unwrap();
+        let is_fenced = || bob.lease.fenced() >= lost && bob.lease.is_held();
+        eventually("bob has the lease of another generation", is_fenced).await;
+    }
+    eventually("what it held is reaped", || bob.reaped.times(&gone) > 0).await;
+}
+
+#[tokio::test]
 async fn an_outage_longer_than_the_lease_reaps_and_fences_nobody() {
     let server = RedisServer::start().unwrap();
     let ann = Leased::start("ann", leased(&server.url()));

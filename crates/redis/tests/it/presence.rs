@@ -114,12 +114,12 @@ mod shards {
 
 /// A node over Redis with presence, on a runtime of its own: it can be paused, and dies without a
 /// word when it is dropped.
-struct Leased {
+pub(crate) struct Leased {
     runtime: Option<tokio::runtime::Runtime>,
     redis: RedisNode,
-    lease: Arc<Lease>,
+    pub(crate) lease: Arc<Lease>,
     presence: RedisPresence,
-    node: PresenceNode,
+    pub(crate) node: PresenceNode,
 }
 
 impl Leased {
@@ -144,7 +144,7 @@ impl Leased {
         Self { runtime: Some(runtime), redis, lease, presence, node }
     }
 
-    async fn ready(config: RedisConfig, interval: Duration) -> Self {
+    pub(crate) async fn ready(config: RedisConfig, interval: Duration) -> Self {
         let node = Self::start(config, interval);
         node.redis.healthy().await;
         eventually("the lease is held", || node.lease.is_held()).await;

@@ -207,6 +207,32 @@ async fn a_queue_that_nobody_uses_expires() {
     assert!(ann.fetch(&queue, 5).await.is_empty());
 }
 
+/// Of a queue whose keys are all there still: what a script needs is then on one side.
+#[tokio::test]
+async fn what_is_given_back_while_its_slot_moves_does_not_wait_for_the_move() {
+    let redis = Redis::cluster();
+    let [ann, bob] = redis.nodes().await;
+    let queue = queue("/queue/a", 5, 1000);
+    ann.publish_numbers(&queue, 2).await;
+    let fetched = bob.fetch(&queue, 2).await;
+    bob.nack(&queue, &fetched[..1]).await;
+    let cluster = &redis.server;
+    let find = |node: usize| {
+        let keys = cluster.node(node).call(&["KEYS", "fl:*:q:/queue/a"]).unwrap().array().unwrap();
+        keys.into_iter().next().map(|key| (node, key.text().unwrap()))
+    };
+    let (from, stream) = (0..3).find_map(find).expect("somebody has the stream");
+    let [hungry, dead] = [":qh:/queue/a", ":qd:"].map(|to| stream.replace(":q:/queue/a", to));
+    cluster.node(from).call(&["SET", &hungry, ""]).unwrap();
+    cluster.node(from).call(&["ZADD", &dead, "99999999999999", "1-1 /queue/b"]).unwrap();
+    let slot = cluster.slot_of(&stream).unwrap();
+    cluster.begin_migration(slot, (from + 1) % 3).unwrap();
+    bob.nack(&queue, &fetched[1..]).await;
+    cluster.finish_migration(slot, (from + 1) % 3).unwrap();
+    let again = ann.fetch(&queue, 5).await;
+    assert_eq!(again.iter().map(|one| one.delivery.count).collect::<Vec<_>>(), [2, 2]);
+}
+
 #[tokio::test]
 async fn a_consumer_is_its_nodes_lease_and_gives_back_also_what_it_held_under_the_former() {
     let redis = Redis::start(&[]);
@@ -219,7 +245,7 @@ async fn a_consumer_is_its_nodes_lease_and_gives_back_also_what_it_held_under_th
     bob.publish_numbers(&queue, 2).await;
     fanlight_testkit::eventually("ann has a lease", || lease.is_held()).await;
     let former = lease.owner();
-    let fetched = queues.fetch(&queue, 2).await.unwrap();
+    let fetched = queues.fetch(&queue, 2).await.unwrap().messages;
     let stream = redis.keys().into_iter().find(|key| key.ends_with("}:q:/queue/a")).unwrap();
     let consumers = redis.server.command(&format!("XINFO CONSUMERS {stream} fl")).unwrap();
     assert!(consumers.contains(&*former), "{consumers} has no {former}");

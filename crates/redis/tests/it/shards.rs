@@ -75,3 +75,30 @@ async fn a_shard_that_lost_its_data_is_noticed_also_while_another_does_not_answe
         ann.contract.has(user, &[entry]).await;
     }
 }
+
+#[tokio::test]
+async fn a_shard_that_refuses_writes_keeps_only_its_own_from_being_reaped() {
+    let shards = RedisShards::start(2).unwrap();
+    let ann = Node::start(leased(&shards.url()));
+    let bob = Node::start(leased(&shards.url()));
+    bob.sees(&[&ann, &bob]).await;
+    let users: Vec<_> = (0..40).map(|n| format!("u{n}")).collect();
+    for user in &users {
+        ann.contract.entered(user).await;
+    }
+    let (home, other) = home_and_other(&shards);
+    let sessions = |shard| {
+        let keys = shards.shard(shard).command("KEYS fl:*").unwrap();
+        keys.matches("}:u:u").count()
+    };
+    let others = sessions(other);
+    assert!(sessions(home) > 0 && others > 0);
+    shards.shard(other).command("CONFIG SET maxmemory 1").unwrap();
+    drop(ann);
+    eventually("what the one has is removed", || sessions(home) == 0).await;
+    assert_eq!(sessions(other), others);
+    shards.shard(other).command("CONFIG SET maxmemory 0").unwrap();
+    eventually("what the other has is removed", || sessions(other) == 0).await;
+    let leases = |kind: &str| shards.shard(home).command(&format!("KEYS fl:*:{kind}:")).unwrap();
+    eventually("it is forgotten", || !leases("dead").contains("dead")).await;
+}

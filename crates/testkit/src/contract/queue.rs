@@ -11,7 +11,9 @@ use fanlight_engine::broker::{Broker, Joined, PublishError, Published, Reach, Wo
 use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::policy::{Namespace, NamespaceOptions, Namespaces, PublishPermit};
 use fanlight_engine::publication::{ContentType, Publication};
-use fanlight_engine::queue::{DeliveryId, EntryId, Fetched, Queue, QueueOptions, Queues, Release};
+use fanlight_engine::queue::{
+    Batch, DeliveryId, EntryId, FETCH_BYTES_MAX, Fetched, Queue, QueueOptions, Queues, Release,
+};
 
 use crate::{Inbox, channel, eventually, publication};
 
@@ -78,6 +80,10 @@ impl QueueNode {
 
     /// Takes up to `count` messages.
     pub async fn fetch(&self, queue: &Queue, count: u32) -> Vec<Fetched> {
+        self.batch(queue, count).await.messages
+    }
+
+    async fn batch(&self, queue: &Queue, count: u32) -> Batch {
         self.queues.fetch(queue, count).await.expect("the broker answers")
     }
 
@@ -393,6 +399,39 @@ pub async fn who_waits_is_woken(harness: &impl QueueHarness) {
     assert!(bob.inbox.bodies("/queue/a").iter().all(empty), "a wake is no message");
 }
 
+/// So that what is published meanwhile does not wait behind it; and no wake is to be waited for.
+pub async fn a_fetch_of_large_messages_stops_and_says_that_there_is_more(
+    harness: &impl QueueHarness,
+) {
+    const LARGE: usize = 400 * 1024;
+    let [ann, bob] = harness.nodes().await;
+    let queue = queue("/queue/a", 5, 1000);
+    for number in 0..20_u8 {
+        ann.publish(&queue, vec![number; LARGE]).await.expect("it is accepted");
+    }
+    // Some come for the first time, and some again.
+    let refused = bob.fetch(&queue, 2).await;
+    bob.nack(&queue, &refused).await;
+    bob.subscribe(&queue).await;
+    let mut got = Vec::new();
+    loop {
+        let Batch { messages, has_more } = bob.batch(&queue, 64).await;
+        assert!(messages.len() * LARGE < FETCH_BYTES_MAX + LARGE, "{}", messages.len());
+        got.extend(messages.iter().map(|one| (one.publication.body[0], one.delivery.count)));
+        bob.ack(&queue, &messages).await;
+        if !has_more {
+            break;
+        }
+        assert!(!messages.is_empty());
+    }
+    let expected: Vec<_> = (0..20).map(|number| (number, if number < 2 { 2 } else { 1 })).collect();
+    assert_eq!(got, expected);
+    assert_eq!(bob.inbox.count(), 0, "nobody has waited yet");
+    ann.publish(&queue, vec![0; 2 * FETCH_BYTES_MAX]).await.expect("it is accepted");
+    eventually("woken by a message", || bob.inbox.count() == 1).await;
+    assert_eq!(bob.fetch(&queue, 64).await.len(), 1, "one is always taken");
+}
+
 /// For good, whoever acknowledges it.
 pub async fn what_is_acknowledged_is_gone(harness: &impl QueueHarness) {
     let [ann, bob] = harness.nodes().await;
@@ -461,6 +500,7 @@ macro_rules! queue_contract {
             a_dead_letter_that_was_not_moved_is_found_again
             a_dead_letter_that_was_fetched_and_not_moved_is_found
             a_full_queue_refuses
+            a_fetch_of_large_messages_stops_and_says_that_there_is_more
             who_waits_is_woken
             what_is_acknowledged_is_gone
             queues_are_apart

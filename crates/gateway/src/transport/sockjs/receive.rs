@@ -55,11 +55,13 @@ impl Visit {
             wait_ms: self.state.station.node.config.sockjs.heartbeat.as_ms() as u32,
             from: None,
         };
-        match self.ask(holder, Wish::Receive(receive)).await {
-            Ok(MailReply::Frame(frame)) => Ok(frame),
-            Ok(MailReply::Last(frame)) => Err(frame),
+        match self.state.station.receive(holder, self.user(), receive).await {
+            Some(Ok(MailReply::Frame(frame))) => Ok(frame),
+            Some(Ok(MailReply::Last(frame))) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
-            Ok(MailReply::Sent | MailReply::NotHere) | Err(_) => Err(interrupted()),
+            Some(Ok(MailReply::Sent | MailReply::NotHere) | Err(_)) => Err(interrupted()),
+            // The client comes again, to another node.
+            None => Ok(Bytes::from_static(frame::HEARTBEAT)),
         }
     }
 
@@ -110,9 +112,10 @@ impl Stream {
         let mut prelude = Vec::new();
         self.receiver.prelude(&mut prelude);
         self.write(head, &prelude).await?;
-        let limit = visit.state.service.stream_bytes(&visit.state.station.node);
+        let station = &visit.state.station;
+        let limit = visit.state.service.stream_bytes(&station.node);
         let mut sent = 0;
-        while sent < limit {
+        while sent < limit && !station.ending.is_cancelled() {
             let next = match found {
                 Found::Holder(holder) => {
                     tokio::select! {
