@@ -285,6 +285,9 @@ async fn who_was_paused_past_its_lease_does_not_serve_what_another_has_claimed()
     }
     let claim = ann.contract.peers.claim(name("new"), handle()).await;
     assert_eq!(claim, Err(PeerError::Unavailable));
+    // The claim may go before the lease is given up, without which it would just be renewed.
+    let is_given_up = || bob.lease.nodes().iter().all(|node| node.owner != before.owner);
+    eventually("its lease is given up", is_given_up).await;
     // What comes from one who still believes in it.
     let asking = bob.contract.peers.ask(&before, "late".into(), LEASE * 2);
     drop(paused);
