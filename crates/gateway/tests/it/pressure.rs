@@ -118,11 +118,12 @@ async fn what_waits_behind_a_stalled_redis_is_done_in_order_when_it_goes_on() {
     let redis = RedisServer::start().unwrap();
     // Longer than the pause takes on a loaded machine.
     let config = with_redis(&unlimited(), &redis)
-        .replace("[redis]\n", "[redis]\nresponse_timeout = \"30s\"\n");
+        .replace("[redis]\n", "[redis]\nresponse_timeout = \"10s\"\n");
     let gateway = Gateway::with_config(&config).await;
     eventually("ready", async || gateway.admin_get("/readyz").await.0 == 200).await;
     let mut native = RawClient::native(&gateway, "ann").await;
     let mut stomp = RawClient::stomp(&gateway, "bob").await;
+    let mut other = RawClient::native(&gateway, "eve").await;
     redis.pause().unwrap();
     let sends = (0..50)
         .map(|n| format!(r#"{{"type":"send","to":"/topic/open.a","data":{n},"id":{n}}}"#))
@@ -135,7 +136,6 @@ async fn what_waits_behind_a_stalled_redis_is_done_in_order_when_it_goes_on() {
     stomp.send_raw(&pipelined([sends.concat()])).await;
     stomp.send("DISCONNECT\nreceipt:end\n\n\0").await;
     // Another session of the same node is not held up.
-    let mut other = RawClient::native(&gateway, "eve").await;
     other.send(r#"{"type":"ping","id":1}"#).await;
     other.expect("pong").await;
     redis.resume().unwrap();
