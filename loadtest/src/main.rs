@@ -1,19 +1,34 @@
-//! Measures a gateway: memory of idle connections, CPU of a delivery beside the bare `send` loop.
+//! Loads a gateway, or a peer beside it, and says what came of it: scenarios, figures, reports.
 
+mod adapters;
 mod bare;
-mod fanout;
-mod gateway;
-mod idle;
-mod listen;
+mod client;
+mod clock;
+mod control;
+mod fleet;
+mod floor;
+mod machine;
+mod metric;
+mod null;
 mod process;
-mod swarm;
+mod report;
+mod round;
+mod run;
+mod scenario;
+mod sequence;
+mod stamp;
+mod targets;
+mod wire;
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-/// Measures a Fanlight gateway that it starts itself, on loopback.
+/// Loads servers by scenarios, on an open model: publications are sent when the schedule wants them,
+/// and latency counts from that moment, whatever the server does.
 ///
-/// Figures are of the gateway's process only: user-space memory (anonymous RSS) and CPU time as
-/// the kernel accounts it, so that the load of this program does not count.
+/// CPU and memory are those of the server's processes as the kernel accounts them. Every subscriber
+/// checks that it gets everything, once and in order.
 #[derive(Parser)]
 #[command(version)]
 struct Cli {
@@ -23,19 +38,33 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// User-space memory per idle connection: authenticated, one subscription, heartbeats on.
-    Idle(idle::Options),
-    /// CPU per delivery at several numbers of subscribers, interleaved with the bare `send` loop.
-    Fanout(fanout::Options),
-    /// The bare `send` loop itself; started by `fanout`.
+    /// Runs scenarios against one or several servers, in turns, and writes a report.
+    Run(run::Options),
+    /// CPU of a delivery beside the bare `send` system call, in turns.
+    Floor(floor::Options),
+    /// The null server, for calibration: what the tester itself can do.
+    Null(null::Options),
+    /// The bare `send` loop; started by `floor`.
     #[command(hide = true)]
     Bare(bare::Options),
+    /// A client process; started by `run`.
+    #[command(hide = true)]
+    Client,
 }
 
-fn main() -> anyhow::Result<()> {
-    match Cli::parse().command {
-        Command::Idle(options) => idle::run(&options),
-        Command::Fanout(options) => fanout::run(&options),
+fn main() -> ExitCode {
+    let done = match Cli::parse().command {
+        Command::Run(options) => run::run(&options),
+        Command::Floor(options) => floor::run(&options),
+        Command::Null(options) => null::run(&options),
         Command::Bare(options) => bare::run(&options),
+        Command::Client => client::run(),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
     }
 }

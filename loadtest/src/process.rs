@@ -16,6 +16,11 @@ impl Process {
         Self { id }
     }
 
+    /// Its id.
+    pub fn id(self) -> u32 {
+        self.id
+    }
+
     /// Anonymous resident memory in bytes: what the program itself holds, without mapped files.
     pub fn anonymous_rss_bytes(self) -> Result<u64> {
         let path = format!("/proc/{}/status", self.id);
@@ -26,6 +31,12 @@ impl Process {
             .and_then(|value| value.trim().strip_suffix("kB"))
             .context("no RssAnon in the process' status")?;
         Ok(kib.trim().parse::<u64>()? * 1024)
+    }
+
+    /// How many file descriptors it has open.
+    pub fn file_descriptors(self) -> Result<usize> {
+        let path = format!("/proc/{}/fd", self.id);
+        Ok(fs::read_dir(&path).with_context(|| format!("reading {path}"))?.count())
     }
 
     /// CPU time of all its threads so far, in nanoseconds.

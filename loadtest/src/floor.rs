@@ -1,5 +1,7 @@
 //! CPU of a delivery, interleaved with the bare `send` loop on as many connections.
 
+mod receivers;
+
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,9 +9,11 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result};
 
-use crate::gateway::Gateway;
+use crate::adapters::{Place, Protocol};
 use crate::process::Process;
-use crate::swarm::{Protocol, Publisher, Swarm};
+use crate::scenario::Nodes;
+use crate::targets::{Server, Start, Target};
+use receivers::{Publisher, Receivers};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -23,7 +27,7 @@ pub struct Options {
     /// The size of a body, in bytes.
     #[arg(long, default_value_t = 128)]
     body_bytes: usize,
-    /// The protocols to measure.
+    /// The protocols to measure: `native`, `stomp`.
     #[arg(long, value_enum, value_delimiter = ',', default_values = ["native", "stomp"])]
     protocols: Vec<Protocol>,
     /// `send` calls of each round; each delivers a burst.
@@ -40,7 +44,9 @@ pub struct Options {
     gateway: Option<PathBuf>,
 }
 
-const DESTINATION: &str = "/topic/fanout";
+/// Each round is closed: a burst is published once every subscriber has read the one before, so that
+/// both sides do exactly as much.
+const SECRET: &str = "a secret of the load tester, thirty-two bytes or more";
 
 /// Prints a table with a row for each combination.
 pub fn run(options: &Options) -> Result<()> {
@@ -63,26 +69,37 @@ pub fn run(options: &Options) -> Result<()> {
 struct Pair {
     protocol: Protocol,
     subscribers: usize,
-    gateway: Gateway,
-    gateway_swarm: Swarm,
+    gateway: Server,
+    receivers: Receivers,
     publisher: Publisher,
     bare: BareSender,
-    bare_swarm: Swarm,
+    bare_receivers: Receivers,
 }
 
 impl Pair {
     fn start(options: &Options, protocol: Protocol, subscribers: usize) -> Result<Self> {
-        let gateway = Gateway::start(options.gateway.clone(), options.workers)?;
-        let token = gateway.token("subscriber")?;
-        let mut gateway_swarm = Swarm::new()?;
-        let (bare, address) = BareSender::start(subscribers)?;
-        let mut bare_swarm = Swarm::new()?;
+        let nodes = Nodes { workers: options.workers, ..Nodes::default() };
+        let target: Target = "fanlight".parse()?;
+        let gateway = target.start(&Start {
+            nodes,
+            presence: false,
+            secret: SECRET,
+            gateway: options.gateway.as_deref(),
+            server_pid: None,
+            null_fault: None,
+        })?;
+        let address = gateway.addresses()[0];
+        let adapter = protocol.adapter();
+        let destination = adapter.names(Place::Room(0));
+        let mut receivers = Receivers::new(adapter)?;
+        let (bare, bare_address) = BareSender::start(subscribers)?;
+        let mut bare_receivers = Receivers::new(adapter)?;
         for _ in 0..subscribers {
-            gateway_swarm.add_client(gateway.address, &token, protocol, Some(DESTINATION))?;
-            bare_swarm.add_raw(address)?;
+            receivers.add_client(address, SECRET, &destination.subscribe)?;
+            bare_receivers.add_raw(bare_address)?;
         }
-        let publisher = Publisher::connect(gateway.address, &token, protocol)?;
-        Ok(Self { protocol, subscribers, gateway, gateway_swarm, publisher, bare, bare_swarm })
+        let publisher = Publisher::connect(address, SECRET, adapter, destination.publish)?;
+        Ok(Self { protocol, subscribers, gateway, receivers, publisher, bare, bare_receivers })
     }
 
     fn measure(&mut self, options: &Options, burst: usize) -> Result<()> {
@@ -113,24 +130,26 @@ impl Pair {
 
     /// CPU of the gateway per delivery, in microseconds.
     fn gateway_round(&mut self, options: &Options, burst: usize, times: usize) -> Result<f64> {
-        let body = "x".repeat(options.body_bytes);
-        let process = self.gateway.process();
-        let before = process.cpu_ns()?;
+        let before = self.gateway_cpu_ns()?;
         for _ in 0..times {
-            self.publisher.publish(DESTINATION, &body, burst)?;
-            self.gateway_swarm.receive((self.subscribers * burst) as u64)?;
+            self.publisher.publish(options.body_bytes, burst)?;
+            self.receivers.receive((self.subscribers * burst) as u64)?;
         }
-        Ok(per_delivery(process.cpu_ns()? - before, self.subscribers * burst * times))
+        Ok(per_delivery(self.gateway_cpu_ns()? - before, self.subscribers * burst * times))
+    }
+
+    fn gateway_cpu_ns(&self) -> Result<u64> {
+        self.gateway.cpu_ns()?.context("the gateway's process is known")
     }
 
     /// CPU of the bare sender per delivery, in microseconds.
     fn bare_round(&mut self, burst: usize, times: usize) -> Result<f64> {
         // As many bytes as the gateway sends for such a body.
-        let frame_bytes = self.gateway_swarm.last_message_bytes();
+        let frame_bytes = self.receivers.last_message_bytes();
         let before = self.bare.process.cpu_ns()?;
         for _ in 0..times {
             writeln!(self.bare.input, "{burst} {frame_bytes}")?;
-            self.bare_swarm.receive((self.subscribers * burst) as u64)?;
+            self.bare_receivers.receive((self.subscribers * burst) as u64)?;
         }
         Ok(per_delivery(self.bare.process.cpu_ns()? - before, self.subscribers * burst * times))
     }
