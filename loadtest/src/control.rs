@@ -92,6 +92,8 @@ pub struct Load {
     pub body_bytes: usize,
     /// Subscribers that leave and come again each second, of all processes together.
     pub churn: f64,
+    /// How long they stay away.
+    pub away_ns: u64,
     /// How long to wait for what is outstanding.
     pub settle_ns: u64,
 }
@@ -122,7 +124,7 @@ pub struct Interval {
     pub recovering: usize,
     /// How often what happened.
     pub counts: Counts,
-    /// How long what took, in microseconds, as base64 of HdrHistogram's V2 deflate format.
+    /// How long what took, in microseconds, as base64 of `HdrHistogram`'s V2 deflate format.
     pub phases: BTreeMap<Phase, String>,
 }
 

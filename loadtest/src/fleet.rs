@@ -162,7 +162,7 @@ impl Fleet {
         self.log.clear();
     }
 
-    /// Writes what every process told in each second, as an HdrHistogram interval log whose unit is
+    /// Writes what every process told in each second, as an `HdrHistogram` interval log whose unit is
     /// the microsecond, with the phase as tag.
     pub fn write_log(&self, path: &Path) -> Result<()> {
         let mut file = BufWriter::new(File::create(path)?);

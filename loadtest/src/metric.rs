@@ -56,6 +56,8 @@ pub enum Metric {
     Refused,
     /// Slow connections that the server closed.
     SlowClosed,
+    /// Requests that were answered by errors.
+    Errors,
     /// Deliveries that never came.
     Lost,
     /// The p99 by which publications left later than they should.
@@ -93,6 +95,7 @@ impl Metric {
             Self::CpuS => "server CPU, s",
             Self::Refused => "refused attempts",
             Self::SlowClosed => "slow ones closed",
+            Self::Errors => "requests refused",
             Self::Lost => "lost",
             Self::ScheduleLagP99Ms => "tester's lag p99, ms",
             Self::ClientCpu => "tester's CPU, cores",

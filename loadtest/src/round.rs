@@ -180,6 +180,7 @@ impl Run<'_> {
             rate: scenario.publish_rate(variant),
             body_bytes: variant.bytes,
             churn,
+            away_ns: plan.away.as_nanos() as u64,
             settle_ns: scenario.limits.settle.as_nanos() as u64,
         };
         if is_new && !plan.warm_up.is_zero() {
@@ -245,6 +246,7 @@ impl Run<'_> {
         }
         self.set(Metric::PresenceNotices, tally.counts.presence as f64);
         self.set(Metric::SlowClosed, tally.counts.slow_closed as f64);
+        self.set(Metric::Errors, tally.counts.faults as f64);
         self.set(Metric::Lost, tally.counts.lost as f64);
         self.set(Metric::Refused, tally.counts.refused as f64);
         self.set(Metric::ClientCpu, tally.client_cpu);

@@ -151,6 +151,9 @@ pub struct LoadPlan {
     /// Subscribers that leave and come again, each second.
     #[serde(default)]
     pub churn: f64,
+    /// How long those stay away.
+    #[serde(default, deserialize_with = "duration")]
+    pub away: Duration,
 }
 
 /// What happens to everybody at once, while there is load.

@@ -27,11 +27,18 @@ enum Task {
     },
     /// Checks the rules of the tree that compilers do not: arrows, budgets, dead files.
     Tidy,
-    /// Runs the benchmarks, what the cluster costs Redis, then the idle-memory and fan-out harness.
+    /// Runs the benchmarks, what the cluster costs Redis, then deliveries and idle connections over
+    /// real sockets.
     Bench {
         /// Only what the cluster costs Redis.
         #[arg(long, conflicts_with = "filter")]
         redis: bool,
+        /// Only Fanlight beside its peers: builds what is missing, and takes an hour or two.
+        #[arg(long, conflicts_with_all = ["filter", "redis"])]
+        peers: bool,
+        /// With `--peers`: small sizes, to see that everything works.
+        #[arg(long, requires = "peers")]
+        quick: bool,
         /// Only benchmarks whose name contains this; the rest is then left out.
         filter: Option<String>,
     },
@@ -64,6 +71,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { arguments } => test::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Bench { redis: true, .. } => bench::run_redis_costs(),
+        Task::Bench { peers: true, quick, .. } => bench::run_peers(quick),
         Task::Bench { filter, .. } => bench::run(filter.as_deref()),
         Task::Fuzz { seconds, filter } => fuzz::run(seconds, &filter),
         Task::Chaos(options) => chaos::run(&options),

@@ -56,6 +56,7 @@ enum Task {
 #[derive(Default)]
 struct Churn {
     due_ns: u64,
+    away_ns: u64,
     interval_ns: u64,
     cursor: usize,
 }
@@ -157,6 +158,7 @@ impl Swarm {
                     0
                 };
                 self.churn.due_ns = load.start_ns;
+                self.churn.away_ns = load.away_ns;
                 self.stall();
                 self.task = Some(Task::Load(load));
             }
@@ -283,7 +285,7 @@ impl Swarm {
             if is_live && self.is_subscriber(index) {
                 self.hang_up(index);
                 self.connections[index].client.state = State::Due;
-                self.dials.push(Reverse((due_ns, index)));
+                self.dials.push(Reverse((due_ns + self.churn.away_ns, index)));
             }
         }
     }

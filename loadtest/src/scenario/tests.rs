@@ -1,3 +1,5 @@
+//! What a scenario file may say, and what is refused.
+
 use super::*;
 
 const LEAST: &str = r#"
