@@ -88,6 +88,8 @@ pub struct Load {
     pub length_ns: u64,
     /// Publications per second, of all processes together.
     pub rate: f64,
+    /// How many publications are due at once; the rate is what they come to.
+    pub burst: u64,
     /// The length of a body.
     pub body_bytes: usize,
     /// Subscribers that leave and come again each second, of all processes together.

@@ -47,6 +47,9 @@ enum Command {
     /// The bare `send` loop; started by `floor`.
     #[command(hide = true)]
     Bare(bare::Options),
+    /// Becomes a server that is to be loaded, and ends with who started it.
+    #[command(hide = true)]
+    Become(targets::Become),
     /// A client process; started by `run`.
     #[command(hide = true)]
     Client,
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Command::Floor(options) => floor::run(&options),
         Command::Null(options) => null::run(&options),
         Command::Bare(options) => bare::run(&options),
+        Command::Become(program) => targets::exec(&program),
         Command::Client => client::run(),
     };
     match done {

@@ -178,6 +178,7 @@ impl Run<'_> {
             start_ns: now_ns() + SECOND_NS / 5,
             length_ns: length.as_nanos() as u64,
             rate: scenario.publish_rate(variant),
+            burst: plan.burst as u64,
             body_bytes: variant.bytes,
             churn,
             away_ns: plan.away.as_nanos() as u64,

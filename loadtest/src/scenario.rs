@@ -136,6 +136,9 @@ pub struct LoadPlan {
     pub rate: Option<f64>,
     /// Deliveries per second instead; publications are as many as that takes.
     pub deliveries: Option<f64>,
+    /// How many publications are due at once, at the same rate.
+    #[serde(default = "one")]
+    pub burst: usize,
     /// The length of a body.
     #[serde(default = "body_bytes", deserialize_with = "size")]
     pub bytes: usize,

@@ -1,5 +1,6 @@
 //! The servers under test: what they are called, how they are built and started, what they can.
 
+mod become_server;
 mod centrifugo;
 mod fanlight;
 mod node;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::adapters::Protocol;
 use crate::scenario::{Nodes, RedisKind, Scenario, StormKind};
+pub use become_server::{Become, exec};
 pub use fanlight::drain;
 pub use node::Node;
 pub use redis::Redis;

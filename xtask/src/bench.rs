@@ -64,8 +64,17 @@ const OURS: &str = "fanlight,fanlight:stomp,fanlight:sockjs,fanlight:events";
 const PEERS: &str = "fanlight,fanlight:stomp,centrifugo,spring,socketio";
 
 /// What all servers can do, the least invasive first.
-const PEER_SCENARIOS: [&str; 8] =
-    ["idle", "connect", "fanout", "rooms", "user-sends", "cross-node", "storm-cut", "storm-kill"];
+const PEER_SCENARIOS: [&str; 9] = [
+    "idle",
+    "connect",
+    "fanout",
+    "fanout-bursts",
+    "rooms",
+    "user-sends",
+    "cross-node",
+    "storm-cut",
+    "storm-kill",
+];
 
 /// What each of these costs, against `redis-server` processes of their own.
 pub(crate) fn run_redis_costs() -> anyhow::Result<()> {

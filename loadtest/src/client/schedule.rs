@@ -52,10 +52,11 @@ impl Schedule {
             return None;
         }
         let destination = (n % self.destinations) as usize;
+        let first = n - n % self.load.burst.max(1);
         Some(Due {
             destination,
             sequence: self.before[destination] + n / self.destinations,
-            at_ns: self.load.start_ns + whole(n as f64 * SECOND_NS as f64 / self.load.rate),
+            at_ns: self.load.start_ns + whole(first as f64 * SECOND_NS as f64 / self.load.rate),
         })
     }
 
@@ -68,7 +69,9 @@ impl Schedule {
     /// The first publication of a destination that is due at or after a moment.
     pub fn first_due_from(&self, destination: usize, at_ns: u64) -> u64 {
         let elapsed_ns = at_ns.saturating_sub(self.load.start_ns) as f64;
-        let n = whole((elapsed_ns * self.load.rate / SECOND_NS as f64).ceil());
+        let burst = self.load.burst.max(1);
+        let bursts = elapsed_ns * self.load.rate / SECOND_NS as f64 / burst as f64;
+        let n = whole(bursts.ceil()) * burst;
         let rounds = n.saturating_sub(destination as u64).div_ceil(self.destinations);
         (self.before[destination] + rounds).min(self.published(destination))
     }
@@ -104,6 +107,14 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_due_at_once() {
+        let mut schedule = Schedule::new(1);
+        schedule.begin(Load { burst: 5, ..load(10.0, 1) });
+        let due: Vec<u64> = (0..).map_while(|n| schedule.due(n)).map(|due| due.at_ns).collect();
+        assert_eq!(due, [[1000; 5], [500_001_000; 5]].concat());
+    }
+
+    #[test]
     fn a_second_load_counts_on() {
         let mut schedule = Schedule::new(3);
         schedule.begin(load(10.0, 1));
@@ -115,15 +126,17 @@ mod tests {
 
     #[test]
     fn what_is_due_from_a_moment_on_is_what_the_schedule_says() {
-        let mut schedule = Schedule::new(3);
-        schedule.begin(load(1000.0, 1));
-        for at_ns in [0, 1000, 1001, 500_000_000, 999_000_999, 2_000_000_000] {
-            for destination in 0..3 {
-                let due = (0..)
-                    .map_while(|n| schedule.due(n))
-                    .find(|due| due.destination == destination && due.at_ns >= at_ns);
-                let expected = due.map_or(schedule.published(destination), |due| due.sequence);
-                assert_eq!(schedule.first_due_from(destination, at_ns), expected, "{at_ns}");
+        for burst in [1, 10] {
+            let mut schedule = Schedule::new(3);
+            schedule.begin(Load { burst, ..load(1000.0, 1) });
+            for at_ns in [0, 1000, 1001, 500_000_000, 999_000_999, 2_000_000_000] {
+                for destination in 0..3 {
+                    let due = (0..)
+                        .map_while(|n| schedule.due(n))
+                        .find(|due| due.destination == destination && due.at_ns >= at_ns);
+                    let expected = due.map_or(schedule.published(destination), |due| due.sequence);
+                    assert_eq!(schedule.first_due_from(destination, at_ns), expected, "{at_ns}");
+                }
             }
         }
     }

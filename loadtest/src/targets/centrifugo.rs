@@ -22,7 +22,7 @@ pub fn start(start: &Start<'_>, redis: Option<&Redis>) -> Result<Node> {
             .env("CENTRIFUGO_ENGINE_TYPE", "redis")
             .env("CENTRIFUGO_ENGINE_REDIS_ADDRESS", redis.url());
     }
-    Node::start(command, address, tempfile::tempdir()?)
+    Node::start(&command, address, tempfile::tempdir()?)
 }
 
 /// The binary; the first time, Go fetches and builds it.

@@ -44,7 +44,7 @@ pub fn start(start: &Start<'_>, redis: Option<&Redis>) -> Result<Node> {
     fs::write(&config, text)?;
     let mut command = Command::new(binary(start)?);
     command.arg("serve").arg("--config").arg(config);
-    let mut node = Node::start(command, public, folder)?;
+    let mut node = Node::start(&command, public, folder)?;
     node.admin = Some(admin);
     node.eventually(|| Ok(is_ready(&node)))?;
     Ok(node)

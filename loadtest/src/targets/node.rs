@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use tempfile::TempDir;
 
+use super::become_server::bound;
 use crate::process::Process;
 
 /// A process under test. It ends with this value, if the tester started it.
@@ -41,7 +42,8 @@ impl Node {
 
     /// Starts a process that will listen on `address`, and waits until it does. What it says goes to
     /// a file in `folder`.
-    pub fn start(mut command: Command, address: SocketAddr, folder: TempDir) -> Result<Self> {
+    pub fn start(command: &Command, address: SocketAddr, folder: TempDir) -> Result<Self> {
+        let mut command = bound(command)?;
         let log = File::create(folder.path().join(LOG))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;

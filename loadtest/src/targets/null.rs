@@ -15,5 +15,5 @@ pub fn start(start: &Start<'_>) -> Result<Node> {
     if let Some(fault) = start.null_fault {
         command.args(["--fault", fault]);
     }
-    Node::start(command, address, tempfile::tempdir()?)
+    Node::start(&command, address, tempfile::tempdir()?)
 }

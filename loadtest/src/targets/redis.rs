@@ -59,7 +59,7 @@ fn server(arguments: &[&str]) -> Result<Node> {
     command.args(["--bind", "127.0.0.1", "--port", &address.port().to_string()]);
     command.args(["--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0"]);
     command.args(arguments);
-    Node::start(command, address, folder)
+    Node::start(&command, address, folder)
 }
 
 fn sentinel(master_port: &str) -> Result<Node> {
@@ -76,7 +76,7 @@ fn sentinel(master_port: &str) -> Result<Node> {
     )?;
     let mut command = program(&folder)?;
     command.arg(config).arg("--sentinel");
-    Node::start(command, address, folder)
+    Node::start(&command, address, folder)
 }
 
 fn has_replica(master: SocketAddr) -> bool {

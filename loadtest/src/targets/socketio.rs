@@ -19,7 +19,7 @@ pub fn start(start: &Start<'_>, redis: Option<&Redis>) -> Result<Node> {
     if let Some(redis) = redis {
         command.env("REDIS_URL", redis.url());
     }
-    Node::start(command, address, tempfile::tempdir()?)
+    Node::start(&command, address, tempfile::tempdir()?)
 }
 
 /// Installs it, the first time.

@@ -18,7 +18,7 @@ pub fn start(start: &Start<'_>) -> Result<Node> {
         .arg(jar()?)
         .arg(format!("--server.port={}", address.port()))
         .arg(format!("--peer.secret={}", start.secret));
-    Node::start(command, address, tempfile::tempdir()?)
+    Node::start(&command, address, tempfile::tempdir()?)
 }
 
 /// The jar; the first time, Maven fetches Spring and builds it.

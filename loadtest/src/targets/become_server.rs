@@ -1,0 +1,36 @@
+//! A process that ends with the tester, however that ends: a server that outlives it would disturb
+//! whatever is measured next.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use anyhow::{Context, Result};
+use rustix::process::{Signal, set_parent_process_death_signal};
+
+/// What to become.
+#[derive(Debug, clap::Args)]
+pub struct Become {
+    /// A program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true)]
+    program: Vec<OsString>,
+}
+
+/// The command that becomes `command` in the same process, bound to this one.
+pub fn bound(command: &Command) -> Result<Command> {
+    let mut bound = Command::new(std::env::current_exe()?);
+    bound.arg("become").arg(command.get_program()).args(command.get_args());
+    bound.envs(command.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    if let Some(folder) = command.get_current_dir() {
+        bound.current_dir(folder);
+    }
+    Ok(bound)
+}
+
+/// Replaces this process by the program. The signal stays set.
+pub fn exec(to_be: &Become) -> Result<()> {
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let (program, arguments) = to_be.program.split_first().context("no program")?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("starting {}", program.display()))
+}
