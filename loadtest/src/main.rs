@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bare;
+mod capacity;
 mod client;
 mod clock;
 mod control;
@@ -16,6 +17,7 @@ mod round;
 mod run;
 mod scenario;
 mod sequence;
+mod simulate;
 mod stamp;
 mod targets;
 mod wire;
@@ -44,6 +46,13 @@ enum Command {
     Floor(floor::Options),
     /// The null server, for calibration: what the tester itself can do.
     Null(null::Options),
+    /// Nodes, Redis shards and cost of a described load.
+    Capacity(capacity::Options),
+    /// Registry, leases and fan-out of a cluster too large to run.
+    Simulate(simulate::Options),
+    /// Clients of `capacity --check`, which starts them.
+    #[command(hide = true)]
+    Crowd(capacity::check::crowd::Options),
     /// The bare `send` loop; started by `floor`.
     #[command(hide = true)]
     Bare(bare::Options),
@@ -60,6 +69,9 @@ fn main() -> ExitCode {
         Command::Run(options) => run::run(&options),
         Command::Floor(options) => floor::run(&options),
         Command::Null(options) => null::run(&options),
+        Command::Capacity(options) => capacity::run(&options),
+        Command::Simulate(options) => simulate::run(&options),
+        Command::Crowd(options) => capacity::check::crowd::run(&options),
         Command::Bare(options) => bare::run(&options),
         Command::Become(program) => targets::exec(&program),
         Command::Client => client::run(),
