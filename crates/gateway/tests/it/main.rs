@@ -11,6 +11,7 @@ mod events;
 mod handshake;
 mod http;
 mod lifecycle;
+mod load_tools;
 mod messages;
 mod page;
 mod polls;

@@ -6,7 +6,7 @@ use std::io::{self, BufRead, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fanlight_proto::ws::deflate::Inflater;
@@ -42,14 +42,17 @@ pub fn run(options: &Options) -> Result<()> {
     let tokens = fs::read_to_string(&options.tokens)?;
     let tokens: Vec<&str> = tokens.lines().collect();
     let mut crowd = Crowd::new()?;
+    let mut answered = Instant::now();
     for number in options.first..options.first + options.count {
         let token = tokens[number % tokens.len()];
         let mut socket = connect(options.address, options.source)?;
         upgrade(&mut socket, token)?;
         subscribe(&mut socket, &room(number % options.rooms))?;
         crowd.add(socket)?;
-        if number % 500 == 0 {
-            crowd.receive(Duration::ZERO)?;
+        // Those who are there already have pings to answer.
+        if answered.elapsed() >= ANSWER_EVERY {
+            while crowd.receive(Duration::ZERO)? {}
+            answered = Instant::now();
         }
     }
     println!("connected");
@@ -122,13 +125,14 @@ impl Crowd {
         Ok(())
     }
 
-    fn receive(&mut self, wait: Duration) -> Result<()> {
+    /// Takes what has come; whether there was any.
+    fn receive(&mut self, wait: Duration) -> Result<bool> {
         self.poll.poll(&mut self.events, Some(wait))?;
         for event in &self.events {
             let client = &mut self.clients[event.token().0];
             self.messages += client.read(&mut self.buffer, &mut self.inflater)?;
         }
-        Ok(())
+        Ok(!self.events.is_empty())
     }
 }
 
@@ -206,5 +210,6 @@ fn text(text: &str) -> Vec<u8> {
     out
 }
 
+const ANSWER_EVERY: Duration = Duration::from_millis(200);
 /// Masks protect proxies from browsers (RFC 6455 §10.3); this is neither.
 const MASK: [u8; 4] = [1, 2, 3, 4];
