@@ -157,7 +157,9 @@ impl<'o> Run<'o> {
         let renewal_us = redis.lease_us + nodes * redis.lease_node_us + redis.reap_claim_us;
         let pings_us = f64::from(crate::simulate::rules::HELD_PARTITIONS) * redis.ping_us;
         let every = crate::simulate::rules::LEASE_RENEW.as_secs_f64();
-        let predicted = redis.canary_us + (renewal_us + pings_us) / every;
+        let looks_us = f64::from(crate::simulate::rules::PARTITIONS) * redis.dead_look_us / nodes;
+        let probes_us = redis.canary_us + redis.info_us + redis.turn_us;
+        let predicted = probes_us + looks_us + (renewal_us + pings_us) / every;
         let measured = (self.idle.redis_us - self.base.redis_us) / nodes;
         row("Redis idle, µs per node and second", predicted, measured);
         Ok(())

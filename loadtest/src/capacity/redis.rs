@@ -70,16 +70,23 @@ impl Stores<'_> {
         redis.registry_call_us + redis.registry_operation_us + event_us
     }
 
-    /// What the canaries of all nodes cost every shard per second.
-    fn canaries_us(&self) -> f64 {
-        self.nodes() * self.fleet.constants.redis.canary_us
+    /// What the probes of all nodes cost every shard per second.
+    fn probes_us(&self) -> f64 {
+        let redis = &self.fleet.constants.redis;
+        self.nodes() * (redis.canary_us + redis.info_us)
+    }
+
+    /// What looking for dead letters costs all shards together, for all nodes once a second.
+    fn dead_looks_us(&self) -> f64 {
+        f64::from(rules::PARTITIONS) * self.fleet.constants.redis.dead_look_us
     }
 
     /// What the leases cost the one shard that has them, per second.
     fn leases_us(&self) -> f64 {
         let redis = &self.fleet.constants.redis;
         let renewal_us = redis.lease_us + redis.lease_node_us * self.nodes();
-        self.nodes() * (renewal_us + redis.reap_claim_us) / rules::LEASE_RENEW.as_secs_f64()
+        let every = rules::LEASE_RENEW.as_secs_f64();
+        self.nodes() * ((renewal_us + redis.reap_claim_us) / every + redis.turn_us)
     }
 
     /// The fullest shard: the partitions don't divide evenly, and it is the one with the leases.
@@ -87,9 +94,9 @@ impl Stores<'_> {
         let held_pings = self.nodes() * f64::from(rules::HELD_PARTITIONS)
             / rules::LEASE_RENEW.as_secs_f64()
             * self.fleet.constants.redis.ping_us;
-        self.publications_us() * fullest_share(rules::PARTITIONS, shards)
+        (self.publications_us() + self.dead_looks_us()) * fullest_share(rules::PARTITIONS, shards)
             + (registry_us + held_pings) * fullest_share(rules::HELD_PARTITIONS, shards)
-            + self.canaries_us()
+            + self.probes_us()
             + self.leases_us()
             + self.fleet.constants.redis.base_us
     }
@@ -120,7 +127,7 @@ impl Stores<'_> {
     }
 
     fn leases_used(&self) -> f64 {
-        let us = self.leases_us() + self.canaries_us();
+        let us = self.leases_us() + self.probes_us();
         us / (self.available_us() * self.fleet.load.redis.cpu_share)
     }
 

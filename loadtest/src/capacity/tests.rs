@@ -38,6 +38,9 @@ reap_claim_us = 0
 lease_us = 0
 lease_node_us = 0
 canary_us = 0
+info_us = 0
+turn_us = 0
+dead_look_us = 0
 ping_us = 0
 envelope_bytes = 100
 session_bytes = 300
@@ -219,7 +222,7 @@ fn redis_keeps_sessions_channels_and_histories() {
 
 #[test]
 fn each_renewal_lists_all_nodes() {
-    let over = "[redis]\nlease_node_us = 2\nlease_us = 50\nlease_node_bytes = 200\nreap_claim_us = 0\ncanary_us = 0";
+    let over = "[redis]\nlease_node_us = 2\nlease_us = 50\nlease_node_bytes = 200\nreap_claim_us = 0\ncanary_us = 0\ninfo_us = 0\nturn_us = 0";
     let constants = Constants::read(Some(over)).unwrap();
     let load = load();
     let at = |nodes| Stores { fleet: Fleet { load: &load, constants: &constants, nodes } };

@@ -12,6 +12,8 @@ pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 pub const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How often each connection to a shard probes itself.
 pub const CANARY_INTERVAL: Duration = Duration::from_secs(1);
+/// For how long one look for dead letters is enough for all nodes.
+pub const DEAD_LETTER_TURN: Duration = Duration::from_millis(900);
 /// Partitions of channels and keys.
 pub const PARTITIONS: u32 = 256;
 /// Those of them in which nodes hold sessions.
@@ -64,6 +66,7 @@ mod tests {
             (presence, "const REAP_PARTITIONS: usize = 8;"),
             (queue, "reap_each(Partition::all(), PARTITIONS_AT_ONCE, reap)"),
             (queue, "const PARTITIONS_AT_ONCE: usize = 32;"),
+            (include_str!("../../../crates/redis/src/queue/dead.rs"), "const TURN_MS: u64 = 900;"),
             (client, "first: Duration::from_millis(500), longest: Duration::from_secs(20)"),
             (client, "connect_timeout: Duration::from_secs(10),"),
             (include_str!("../../../crates/redis/src/names.rs"), "const COUNT: usize = 256;"),

@@ -10,6 +10,10 @@ pub type Time = u64;
 pub enum Kind {
     /// A node's probe of a connection.
     Canary,
+    /// Whether a master is the same as before, asked each second.
+    Info,
+    /// Whose turn it is to look for dead letters, and the looks.
+    DeadLetters,
     /// Whether a master of held partitions is the same as before.
     Ping,
     /// A renewal.
@@ -24,8 +28,10 @@ pub enum Kind {
 
 impl Kind {
     /// All of them, with how tables call them.
-    pub const ALL: [(Self, &'static str); 6] = [
+    pub const ALL: [(Self, &'static str); 8] = [
         (Self::Canary, "canaries"),
+        (Self::Info, "replication ids"),
+        (Self::DeadLetters, "dead letters"),
         (Self::Ping, "pings of masters"),
         (Self::Lease, "renewals"),
         (Self::Claim, "claims of the dead"),

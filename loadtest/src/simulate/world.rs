@@ -8,7 +8,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::clients::Returns;
-use super::leases::LeaseTable;
+use super::leases::{LEASES, LeaseTable};
 use super::reaping::Turn;
 use super::rules;
 use super::shard::{Kind, SECOND, Shard, Time};
@@ -99,6 +99,8 @@ pub struct World {
     pub leases: LeaseTable,
     pub returns: Returns,
     pub gone_at: Time,
+    /// When the next node looks for dead letters.
+    dead_letters_at: Time,
     agenda: BinaryHeap<Reverse<(Time, u64, Event)>>,
     scheduled: u64,
 }
@@ -127,6 +129,7 @@ impl World {
             leases: LeaseTable::new(setting.nodes),
             returns: Returns::default(),
             gone_at: 0,
+            dead_letters_at: 0,
             agenda: BinaryHeap::new(),
             scheduled: 0,
             setting,
@@ -197,9 +200,18 @@ impl World {
         if !self.node(node).alive {
             return;
         }
-        let (at, us) = (self.now + LATENCY, self.setting.constants.redis.canary_us);
+        let (at, redis) = (self.now + LATENCY, &self.setting.constants.redis);
+        let (turn_us, look_us) = (redis.turn_us, redis.dead_look_us);
         for shard in &mut self.shards {
-            shard.serve(at, Kind::Canary, us);
+            shard.serve(at, Kind::Canary, redis.canary_us);
+            shard.serve(at, Kind::Info, redis.info_us);
+        }
+        self.call(LEASES, Kind::DeadLetters, turn_us);
+        if self.now >= self.dead_letters_at {
+            self.dead_letters_at = self.now + nanos(rules::DEAD_LETTER_TURN);
+            for partition in 0..rules::PARTITIONS {
+                self.call(partition, Kind::DeadLetters, look_us);
+            }
         }
         self.after(rules::CANARY_INTERVAL, Event::Canary { node });
     }
