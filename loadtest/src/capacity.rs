@@ -39,7 +39,7 @@ pub struct Options {
     #[arg(long, conflicts_with_all = ["description", "json"])]
     check: bool,
     #[command(flatten)]
-    checked: check::Options,
+    checked: check::CheckOptions,
 }
 
 /// Prints the plan, or the model beside a run.

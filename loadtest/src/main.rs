@@ -84,3 +84,13 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_has_no_contradiction() {
+        super::Cli::command().debug_assert();
+    }
+}

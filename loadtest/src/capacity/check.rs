@@ -19,7 +19,7 @@ use servers::{Gateway, Redis};
 
 /// What is run.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub struct CheckOptions {
     /// Gateway processes.
     #[arg(long, default_value_t = 5, requires = "check")]
     gateways: usize,
@@ -38,7 +38,7 @@ pub struct Options {
 }
 
 /// Prints a table: predicted, measured.
-pub fn run(options: &Options, constants: &Constants) -> Result<()> {
+pub fn run(options: &CheckOptions, constants: &Constants) -> Result<()> {
     let mut run = Run::start(options)?;
     println!("| what | predicted | measured | measured / predicted |\n|---|---|---|---|");
     run.connect(constants)?;
@@ -59,7 +59,7 @@ const AT_ONCE: Pace = Pace { name: "100 at once", at_once: 100, every: Duration:
 
 /// What runs.
 struct Run<'o> {
-    options: &'o Options,
+    options: &'o CheckOptions,
     // Ended in this order.
     crowds: Vec<Crowd>,
     gateways: Vec<Gateway>,
@@ -86,7 +86,7 @@ struct Crowd {
 }
 
 impl<'o> Run<'o> {
-    fn start(options: &'o Options) -> Result<Self> {
+    fn start(options: &'o CheckOptions) -> Result<Self> {
         let binary = servers::gateway_binary(options.gateway.as_deref())?;
         let redis = Redis::start()?;
         let redis_us = each_second(|| us(redis.process()))?;
