@@ -37,7 +37,7 @@ pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Calle
     })?;
     let Some((token, _)) = token else { return Ok(None) };
     let principal = node.authenticator.authenticate(&token, node.clock.now());
-    Ok(Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?)))
+    Ok(Some(principal.map_err(|error| unauthorized(&error.to_string()))?))
 }
 
 /// A request's body, no larger than a message may be.
