@@ -29,7 +29,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::select;
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{interval_at, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
@@ -230,7 +230,8 @@ impl Inner {
             request,
         });
         let sent = self.tell(boot, &message);
-        let cancelling = Cancelling { inner: Arc::clone(self), boot, waiting, is_over: false };
+        let (inner, owner) = (Arc::clone(self), holder.owner.clone());
+        let cancelling = Cancelling { inner, owner, boot, waiting, is_over: false };
         Ok(cancelling.answered(sent).boxed())
     }
 
@@ -426,6 +427,7 @@ impl Drop for Attempt {
 /// An ask under way. Dropped before it is over, it tells the other node so.
 struct Cancelling {
     inner: Arc<Inner>,
+    owner: Arc<str>,
     boot: Uuid,
     waiting: Waiting,
     is_over: bool,
@@ -437,6 +439,9 @@ impl Cancelling {
         mut sent: BoxFuture<'static, Result<i64, PublishError>>,
     ) -> Result<Bytes, PeerError> {
         let mut is_sending = true;
+        // One that dies does not say so, and a poll may wait for a long time.
+        let every = self.inner.lease.renew_every();
+        let mut looks = interval_at((Instant::now() + every).into(), every);
         loop {
             select! {
                 biased;
@@ -455,6 +460,10 @@ impl Cancelling {
                         self.is_over = true;
                         return Err(PeerError::Unavailable);
                     }
+                },
+                _ = looks.tick() => if self.inner.is_dead(&self.owner).await {
+                    self.is_over = true;
+                    return Err(PeerError::Gone);
                 },
             }
         }

@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
-mod balancer;
 mod cluster;
 mod crowd;
 mod endings;
@@ -12,6 +11,7 @@ mod handshake;
 mod http;
 mod lifecycle;
 mod messages;
+mod nginx;
 mod page;
 mod polls;
 mod presence;

@@ -191,6 +191,13 @@ impl Gateway {
     }
 }
 
+/// Where its clients connect.
+impl From<&Gateway> for SocketAddr {
+    fn from(gateway: &Gateway) -> Self {
+        gateway.public
+    }
+}
+
 fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     line.split_once(mark)?.1.split('/').next()?.parse().ok()
 }
@@ -267,19 +274,20 @@ pub enum Got {
 
 impl RawClient {
     /// Upgrades with these extra request headers; panics with the response when refused.
-    pub async fn connect(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Self {
-        let client = Self::try_connect(gateway, path, headers).await;
+    pub async fn connect(to: impl Into<SocketAddr>, path: &str, headers: &[(&str, &str)]) -> Self {
+        let client = Self::try_connect(to, path, headers).await;
         client.unwrap_or_else(|response| panic!("the handshake was refused: {response}"))
     }
 
     /// Upgrades; `Err` is the whole response when it is not a 101.
     pub async fn try_connect(
-        gateway: &Gateway,
+        to: impl Into<SocketAddr>,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, String> {
+        let address = to.into();
         let mut all = vec![
-            ("Host", gateway.public.to_string()),
+            ("Host", address.to_string()),
             ("Connection", "Upgrade".into()),
             ("Upgrade", "websocket".into()),
             ("Sec-WebSocket-Version", "13".into()),
@@ -290,7 +298,7 @@ impl RawClient {
         let lines: Vec<_> =
             all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
         let lines = lines.concat();
-        let mut socket = TcpStream::connect(gateway.public).await.unwrap();
+        let mut socket = TcpStream::connect(address).await.unwrap();
         let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
@@ -319,20 +327,20 @@ impl RawClient {
     }
 
     /// Connects and speaks the native protocol as `user`.
-    pub async fn native(gateway: &Gateway, user: &str) -> Self {
+    pub async fn native(to: impl Into<SocketAddr>, user: &str) -> Self {
         let bearer = format!("Bearer {}", token(user, &[]).await);
         let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
-        let mut client = Self::connect(gateway, "/ws", &headers).await;
+        let mut client = Self::connect(to, "/ws", &headers).await;
         client.send(r#"{"type":"connect"}"#).await;
         client.expect("\"connected\"").await;
         client
     }
 
     /// Connects and speaks STOMP 1.2 as `user`.
-    pub async fn stomp(gateway: &Gateway, user: &str) -> Self {
+    pub async fn stomp(to: impl Into<SocketAddr>, user: &str) -> Self {
         let bearer = format!("Bearer {}", token(user, &[]).await);
         let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "v12.stomp")];
-        let mut client = Self::connect(gateway, "/ws", &headers).await;
+        let mut client = Self::connect(to, "/ws", &headers).await;
         client.send("CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await;
         client.expect("CONNECTED").await;
         client

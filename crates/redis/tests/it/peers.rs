@@ -244,6 +244,18 @@ async fn who_asks_a_node_that_was_killed_is_told_so_and_its_names_are_had_again_
 }
 
 #[tokio::test]
+async fn who_waits_for_a_node_that_dies_is_told_once_its_lease_has_ended() {
+    let server = RedisServer::start().unwrap();
+    let [ann, bob] = pair(&server.url()).await;
+    ann.claims_at_last("a").await;
+    let holder = bob.finds_anyone("a").await;
+    let waiting = bob.contract.peers.ask(&holder, "hold".into(), LEASE * 100);
+    eventually("it is asked", || ann.contract.answers.held() == 1).await;
+    drop(ann);
+    assert_eq!(waiting.await, Err(PeerError::Gone));
+}
+
+#[tokio::test]
 async fn a_dead_node_that_was_forgotten_keeps_no_names() {
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
