@@ -159,9 +159,7 @@ impl Requests {
             Ok(problem.into_response())
         })
     }
-}
 
-impl Requests {
     /// Until it is answered a request counts like a connection, which it would be over HTTP/1. The
     /// connection's own place is for one of them.
     fn place(&self) -> Result<Option<Admitted>, AdmissionError> {
