@@ -85,12 +85,11 @@ impl Takeover {
             Way::Socket(wanted) => {
                 // HTTP/1.0 knows no chunks: there the end of the connection is that of the body.
                 let chunked = version >= Version::HTTP_11;
-                let (name, value) = if chunked {
-                    (header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))
-                } else {
-                    (header::CONNECTION, HeaderValue::from_static("close"))
-                };
-                headers.insert(name, value);
+                if chunked {
+                    headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+                }
+                // It ends with the body anyway: a client is not to send its next request on it.
+                headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 wanted.take(head(StatusCode::OK, &headers), chunked, then).await
             }
             Way::Stream(streams) => streams.stream(headers, then),
