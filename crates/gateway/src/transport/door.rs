@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use fanlight_engine::auth::Principal;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, Uri, Version, header};
 
 use crate::admission::{AdmissionError, Admitted};
 use crate::client_address::client_address;
@@ -14,6 +14,12 @@ use crate::jwt::{self, TokenSource};
 use crate::node::Node;
 use crate::origin;
 use crate::problem::Problem;
+
+/// Counts how a request for a session ended.
+pub fn count_handshake(version: Version, result: &'static str) {
+    let http = if version == Version::HTTP_2 { "2" } else { "1" };
+    metrics::counter!("fanlight_handshakes_total", "result" => result, "http" => http).increment(1);
+}
 
 /// Who a request is from: by its token, or nobody.
 pub type Caller = Option<Arc<Principal>>;
