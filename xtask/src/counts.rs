@@ -153,7 +153,7 @@ fn leaves(tree: &str) -> Vec<String> {
 fn count(executables: &Executables, path: &str, guess: f64) -> anyhow::Result<f64> {
     let target = path.split("::").next().unwrap_or_default();
     let executable = executables.get(target).with_context(|| format!("no benchmark {target}"))?;
-    let more = (INSTRUCTIONS / guess.max(1.0)).clamp(200.0, 50_000.0) as u64;
+    let more = (INSTRUCTIONS / guess.max(1.0)).clamp(10.0, 50_000.0) as u64;
     let few = collected(executable, path, FEW)?;
     let many = collected(executable, path, FEW + more)?;
     Ok(many.saturating_sub(few) as f64 / more as f64)
@@ -183,7 +183,7 @@ const FEW: u64 = 100;
 /// How many to spend on the iterations of one benchmark: the rest is then lost in them.
 const INSTRUCTIONS: f64 = 30_000_000.0;
 /// Of what was never counted: few iterations tell how many there should be.
-const GUESS: f64 = 150_000.0;
+const GUESS: f64 = 1_000_000.0;
 /// Seeds of hash maps differ from run to run.
 const TOLERANCE: f64 = 0.05;
 /// In instructions, of the shortest.

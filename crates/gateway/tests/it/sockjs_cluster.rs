@@ -178,15 +178,9 @@ async fn a_node_that_goes_hands_on_those_who_wait_there_for_sessions_of_another(
     let cursor = page["cursor"].as_str().unwrap();
     let target = format!("{target}&wait=40s&cursor={cursor}");
     let public = a.public;
-    let mut waiting = sessions.iter().map(|session| session.twin(Some(&ann))).collect::<Vec<_>>();
     let gone = async {
-        for session in &mut waiting {
-            session.move_to(&[&b]);
-            while !session.post("xhr", "").await.body.starts_with("c[2010,") {}
-        }
-        let refused =
-            async || get(b.public, &format!("{target}&wait=0"), &lines).await.status == 409;
-        eventually("the poll waits too", refused).await;
+        eventually("all three wait", async || a.metric("fanlight_peer_asks_pending").await == 3)
+            .await;
         a.signal("TERM").await;
         assert!(a.ended().await);
     };
