@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::http::{Response, Stream, With, ask};
-use crate::support::Gateway;
+use crate::support::{Gateway, PATIENCE};
 
 /// How a [`Session`] receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -140,6 +141,7 @@ impl Session {
 
     /// The next message.
     pub async fn message(&mut self) -> String {
+        let begun = Instant::now();
         loop {
             if let Some(message) = self.messages.pop_front() {
                 return message;
@@ -149,7 +151,10 @@ impl Session {
                 Some(array) => {
                     self.messages.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
                 }
-                None => assert_eq!(frame, "h", "a message was expected"),
+                None => {
+                    assert_eq!(frame, "h", "a message was expected");
+                    assert!(begun.elapsed() < 2 * PATIENCE, "no message comes");
+                }
             }
         }
     }
