@@ -154,9 +154,10 @@ fn count(executables: &Executables, path: &str, guess: f64) -> anyhow::Result<f6
     let target = path.split("::").next().unwrap_or_default();
     let executable = executables.get(target).with_context(|| format!("no benchmark {target}"))?;
     let more = (INSTRUCTIONS / guess.max(1.0)).clamp(10.0, 50_000.0) as u64;
-    let few = collected(executable, path, FEW)?;
-    let many = collected(executable, path, FEW + more)?;
-    Ok(many.saturating_sub(few) as f64 / more as f64)
+    let few = (more / 10).max(1);
+    let before = collected(executable, path, few)?;
+    let after = collected(executable, path, few + more)?;
+    Ok(after.saturating_sub(before) as f64 / more as f64)
 }
 
 fn collected(executable: &PathBuf, path: &str, iterations: u64) -> anyhow::Result<u64> {
@@ -179,7 +180,6 @@ const BENCHES: [(&str, &str); 3] =
     [("fanlight-proto", "codec"), ("fanlight-engine", "engine"), ("fanlight-redis", "receive")];
 /// Preparing so many takes valgrind too long, and tells no more.
 const LEFT_OUT: [&str; 1] = ["::100000"];
-const FEW: u64 = 100;
 /// How many to spend on the iterations of one benchmark: the rest is then lost in them.
 const INSTRUCTIONS: f64 = 30_000_000.0;
 /// Of what was never counted: few iterations tell how many there should be.
