@@ -153,6 +153,7 @@ fn leaves(tree: &str) -> Vec<String> {
 fn count(executables: &Executables, path: &str, guess: f64) -> anyhow::Result<f64> {
     let target = path.split("::").next().unwrap_or_default();
     let executable = executables.get(target).with_context(|| format!("no benchmark {target}"))?;
+    #[expect(clippy::cast_sign_loss, reason = "it is at least ten")]
     let more = (INSTRUCTIONS / guess.max(1.0)).clamp(10.0, 50_000.0) as u64;
     let few = (more / 10).max(1);
     let before = collected(executable, path, few)?;
