@@ -221,27 +221,23 @@ async fn visit(
 impl Visit {
     /// The session, opened here if there is none.
     async fn find_or_open(&self, headers: &HeaderMap) -> Result<Found, Box<Problem>> {
-        let Self { state, name, .. } = self;
-        for _ in 0..CLAIM_ATTEMPTS {
-            match state.station.node.peers.holder(name.clone()).await {
-                Ok(Some(holder)) => return Ok(Found::Holder(holder)),
-                Ok(None) => {}
-                Err(PeerError::Gone) => return Ok(Found::Dead),
-                Err(error) => return Err(peers_failed(error).into()),
-            }
-            let handle = self.open(headers).await?;
-            match state.station.node.peers.claim(name.clone(), handle).await {
-                // What is not claimed ends by itself, as nobody comes.
-                Ok(Claim::Theirs(holder)) => return Ok(Found::Holder(holder)),
-                Ok(Claim::Ours) => {}
-                Ok(Claim::TakenOver) => {
-                    state.station.node.peers.release(name.clone(), handle);
-                    return Ok(Found::Dead);
-                }
-                Err(error) => return Err(peers_failed(error).into()),
-            }
+        let peers = &self.state.station.node.peers;
+        match peers.holder(self.name.clone()).await {
+            Ok(Some(holder)) => return Ok(Found::Holder(holder)),
+            Ok(None) => {}
+            Err(PeerError::Gone) => return Ok(Found::Dead),
+            Err(error) => return Err(peers_failed(error).into()),
         }
-        Err(peers_failed(PeerError::Gone).into())
+        let handle = self.open(headers).await?;
+        match peers.claim(self.name.clone(), handle).await {
+            // What is not claimed ends by itself, as nobody comes.
+            Ok(Claim::Ours(holder) | Claim::Theirs(holder)) => Ok(Found::Holder(holder)),
+            Ok(Claim::TakenOver(_)) => {
+                peers.release(self.name.clone(), handle);
+                Ok(Found::Dead)
+            }
+            Err(error) => Err(peers_failed(error).into()),
+        }
     }
 
     async fn open(&self, headers: &HeaderMap) -> Result<Handle, Box<Problem>> {
@@ -267,6 +263,3 @@ impl Visit {
         self.caller.as_ref().map(|caller| (*caller.user).into())
     }
 }
-
-/// Each fails only if another request wins and its session ends at once.
-const CLAIM_ATTEMPTS: usize = 3;
