@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
 use fanlight_engine::registry::Handle;
@@ -120,17 +120,22 @@ async fn serve(
         Some(Route::Greeting) => reply::text(StatusCode::OK, GREETING),
         Some(Route::Info) => info(&state, &request),
         Some(Route::Iframe) => reply::iframe(&state.iframe, request.headers()),
+        Some(Route::RawWebSocket | Route::Session { transport: Transport::WebSocket, .. })
+            if !state.service.has_websocket() =>
+        {
+            reply::not_found()
+        }
         Some(Route::RawWebSocket) => {
             let endpoint = match state.service {
                 Service::Sessions => Endpoint::Session,
-                _ => Endpoint::Echo,
+                service => Endpoint::Raw(service),
             };
             ws::upgrade(state.station, peer, takeover, request, endpoint).await
         }
         // Whatever id it has: it comes by one connection.
         Some(Route::Session { transport: Transport::WebSocket, .. }) => {
-            if !state.service.has_websocket() {
-                return reply::not_found();
+            if let Some(refused) = refuse_plain(&request) {
+                return refused;
             }
             let endpoint = Endpoint::SockJs(state.service);
             ws::upgrade(state.station, peer, takeover, request, endpoint).await
@@ -162,6 +167,18 @@ impl Service {
             Self::Amplify => Opening::Echo(Echo::Amplified),
             _ => Opening::Echo(Echo::Same),
         }
+    }
+}
+
+/// What the protocol answers to requests that don't begin a WebSocket. CONNECT does (RFC 8441).
+fn refuse_plain(request: &Request) -> Option<Response> {
+    match *request.method() {
+        Method::GET if !ws::is_upgrade(request.headers()) => {
+            let detail = "this is for WebSockets; connect with a WebSocket client";
+            Some(door::bad_request("not_websocket", detail).into_response())
+        }
+        Method::GET | Method::CONNECT => None,
+        _ => Some(reply::not_allowed(Transport::WebSocket.methods())),
     }
 }
 
@@ -245,7 +262,7 @@ impl Visit {
         let mailbox = MailboxOptions {
             kind: MailboxKind::SockJs,
             name: self.name.clone(),
-            caller: self.user(),
+            caller: door::user_of(&self.caller),
             linger_ms: station.node.config.sockjs.disconnect_delay.as_ms(),
             ended: (self.state.service == Service::Close).then_some(Close::GO_AWAY),
         };
@@ -254,12 +271,8 @@ impl Visit {
     }
 
     async fn ask(&self, holder: &Holder, what: Wish) -> Result<MailReply, PeerError> {
-        let request = MailRequest { caller: self.user(), what };
+        let request = MailRequest { caller: door::user_of(&self.caller), what };
         let wait = self.state.station.node.config.sockjs.heartbeat.0;
         self.state.station.ask(holder, request, wait).await
-    }
-
-    fn user(&self) -> Option<Box<str>> {
-        self.caller.as_ref().map(|caller| (*caller.user).into())
     }
 }

@@ -102,9 +102,9 @@ impl Session {
         stream
     }
 
-    /// Drops the response that carries frames.
-    pub fn hang_up(&mut self) {
-        self.stream = None;
+    /// From now on it receives so.
+    pub fn receive_by(&mut self, how: How) {
+        self.how = how;
     }
 
     /// The next frame.
