@@ -199,13 +199,14 @@ impl Lease {
         !self.state().dead.contains(owner)
     }
 
-    /// Whether the process that `owner` is of is dead: one that was fenced goes on as another owner.
-    pub(crate) fn has_died(&self, owner: &str) -> bool {
+    /// Whether the process that `owner` is of has a lease, under whatever owner.
+    pub(crate) fn goes_on(&self, owner: &str) -> bool {
         let state = self.state();
-        let is_later = |node: &LeasedNode| {
-            boot_of(&node.owner) == boot_of(owner) && !state.dead.contains(&node.owner)
-        };
-        state.dead.contains(owner) && !state.nodes.iter().any(is_later)
+        let boot = boot_of(owner);
+        state
+            .nodes
+            .iter()
+            .any(|one| boot_of(&one.owner) == boot && !state.dead.contains(&one.owner))
     }
 
     /// Tells of each renewal: who is dead may have become known.

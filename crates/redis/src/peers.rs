@@ -233,9 +233,6 @@ impl Inner {
         }
         let boot = Uuid::parse_str(boot_of(&holder.owner)).map_err(|_| PeerError::Gone)?;
         let listed = self.lease.listed();
-        if self.lease.has_died(&holder.owner) {
-            return Err(PeerError::Gone);
-        }
         let waiting = self.asks.begin().ok_or(PeerError::Overloaded)?;
         let message = Message::Ask(Ask {
             asker: self.boot,
@@ -477,8 +474,9 @@ impl Cancelling {
                     }
                 },
                 Ok(()) = listed.changed() => {
-                    // What it had left to say would be here by now.
-                    if self.inner.lease.has_died(&self.owner) {
+                    // One that dies does not say so, and a poll may wait for a long time.
+                    let goes_on = self.inner.lease.goes_on(&self.owner);
+                    if !goes_on && self.inner.is_dead(&self.owner).await {
                         self.is_over = true;
                         return Err(PeerError::Gone);
                     }

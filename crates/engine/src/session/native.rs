@@ -138,7 +138,7 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         id: Option<RequestId>,
-        result: Result<Principal, AuthError>,
+        result: Result<Arc<Principal>, AuthError>,
     ) {
         let former = self.principal().cloned();
         let principal = match (result, former.as_deref()) {
@@ -148,7 +148,7 @@ impl Session {
         };
         let may_do_the_same = former.is_some_and(|former| former.has_rights_of(&principal));
         let Some(live) = self.live_mut() else { return };
-        live.principal = Some(Arc::new(principal));
+        live.principal = Some(principal);
         if !may_do_the_same {
             self.end_what_is_no_longer_allowed(cx);
         }

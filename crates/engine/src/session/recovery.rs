@@ -104,10 +104,8 @@ impl Session {
             Ok(())
         };
         let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
-        let permitted = permitted.and_then(|permit| {
-            self.permit_start(cx, &permit, start)?;
-            Ok(permit)
-        });
+        let permitted =
+            permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
         let permit = match permitted {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, answer)),

@@ -86,7 +86,10 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             ));
         }
     }
-    match tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls) {
+    if let Err(problem) = tls::acceptor("listen.tls", &config.listen.tls, tls::HTTP) {
+        problems.push(problem);
+    }
+    match tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls, &[]) {
         Err(problem) => problems.push(problem),
         Ok(Some(_)) if config.listen.stomp.is_none() => problems.push(Problem::new(
             "listen.stomp_tls",
@@ -197,6 +200,7 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.send_time", limits.send_time.as_ms()),
         ("limits.connect_time", limits.connect_time.as_ms()),
         ("limits.request_head_time", limits.request_head_time.as_ms()),
+        ("limits.http2_streams", limits.http2_streams.into()),
         ("limits.subscriptions", limits.subscriptions.into()),
         ("limits.headers", limits.headers.into()),
         ("limits.header", limits.header.0),

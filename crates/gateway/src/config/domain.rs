@@ -288,6 +288,13 @@ pub(super) fn random_secret() -> Secret {
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
 
+/// What one byte may become in JSON: `\u0001`.
+const ESCAPED_BYTES: usize = 6;
+/// What a message has besides its body, in JSON or STOMP.
+const BESIDES_BYTES: usize = 64 << 10;
+/// What a page has besides its messages: a cursor.
+const ENVELOPE_BYTES: usize = 512 << 10;
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -336,10 +343,3 @@ mod tests {
         assert_eq!(drain.within(Duration::from_secs(255)), drain.unhurried());
     }
 }
-
-/// What one byte may become in JSON: `\u0001`.
-const ESCAPED_BYTES: usize = 6;
-/// What a message has besides its body, in JSON or STOMP.
-const BESIDES_BYTES: usize = 64 << 10;
-/// What a page has besides its messages: a cursor.
-const ENVELOPE_BYTES: usize = 512 << 10;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use fanlight_engine::auth::Principal;
 use fanlight_engine::session::Refusal;
 use fanlight_proto::CloseReason;
-use http::{HeaderMap, StatusCode, Uri, header};
+use http::{HeaderMap, StatusCode, Uri, Version, header};
 
 use crate::admission::{AdmissionError, Admitted};
 use crate::client_address::client_address;
@@ -16,6 +16,12 @@ use crate::jwt::{self, TokenSource};
 use crate::node::Node;
 use crate::origin;
 use crate::problem::Problem;
+
+/// Counts how a request for a session ended.
+pub fn count_handshake(version: Version, result: &'static str) {
+    let http = if version == Version::HTTP_2 { "2" } else { "1" };
+    metrics::counter!("fanlight_handshakes_total", "result" => result, "http" => http).increment(1);
+}
 
 /// Who a request is from: by its token, or nobody.
 pub type Caller = Option<Arc<Principal>>;
@@ -44,7 +50,7 @@ pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Calle
     })?;
     let Some((token, _)) = token else { return Ok(None) };
     let principal = node.authenticator.authenticate(&token, node.clock.now());
-    Ok(Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?)))
+    Ok(Some(principal.map_err(|error| unauthorized(&error.to_string()))?))
 }
 
 /// A request's body, no larger than a message may be.

@@ -12,7 +12,7 @@ use axum::routing::get;
 use bytes::Bytes;
 use fanlight_engine::session::{Form, Handshake, Listening};
 use fanlight_proto::sse;
-use http::{HeaderMap, Method, Version};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::Deserialize;
 
 use super::door::{self, Caller, bad_request};
@@ -64,19 +64,19 @@ async fn stream(
     };
     let opened = opened.await;
     let outcome = opened.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
-    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
+    door::count_handshake(parts.version, outcome);
     let (admitted, caller, listening) = match opened {
         Ok(opened) => opened,
         Err(problem) => return cors::with(allowed, problem.into_response()),
     };
-    // HTTP/1.0 knows no chunks: there the end of the connection is that of the body.
-    let chunked = parts.version >= Version::HTTP_11;
-    let answer = response_head(allowed.as_ref(), chunked);
+    let headers = response_headers(allowed.as_ref());
+    let version = parts.version;
     drop(parts);
-    let never = takeover.take(move |Taken { socket, .. }| async move {
+    let carried = takeover.stream(version, headers, move |taken| async move {
+        let Taken { socket, answer, chunked, .. } = taken;
         let adopted = Adopted {
             socket,
-            answer,
+            answer: answer.into(),
             leftover: Bytes::new(),
             opening: Opening::Listener(Handshake { principal: caller }, listening),
             carrier: Carrier::Events { chunked },
@@ -84,7 +84,7 @@ async fn stream(
         };
         state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
     });
-    match never.await {}
+    carried.await
 }
 
 impl Wanted {
@@ -182,17 +182,12 @@ impl Wanted {
 }
 
 /// `X-Accel-Buffering` keeps nginx from holding events back.
-fn response_head(allowed: Option<&cors::Allowed>, chunked: bool) -> Bytes {
-    let (content_type, cache_control) = (sse::CONTENT_TYPE, sse::CACHE_CONTROL);
-    let mut lines = vec![
-        format!("Content-Type: {content_type}"),
-        format!("Cache-Control: {cache_control}"),
-        "X-Accel-Buffering: no".to_owned(),
-        if chunked { "Transfer-Encoding: chunked" } else { "Connection: close" }.to_owned(),
+fn response_headers(allowed: Option<&cors::Allowed>) -> HeaderMap {
+    let own = [
+        (header::CONTENT_TYPE, sse::CONTENT_TYPE),
+        (header::CACHE_CONTROL, sse::CACHE_CONTROL),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    let shared = allowed.map(cors::Allowed::headers).into_iter().flatten();
-    lines.extend(
-        shared.filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?))),
-    );
-    format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", lines.join("\r\n")).into()
+    let own = own.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    own.into_iter().chain(allowed.map(cors::Allowed::headers).into_iter().flatten()).collect()
 }

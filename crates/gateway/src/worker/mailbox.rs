@@ -69,11 +69,16 @@ pub(super) struct Mailbox {
     /// Where the listener was told that it stands.
     told: Option<Cursor>,
     /// How the session has ended: what everybody is told who receives once all else is received.
-    ended: Option<Close>,
-    /// Whether it ended by the loss of its receiver: what waits comes too late.
+    ended: Option<Ended>,
+}
+
+/// The end of a mailbox's session.
+struct Ended {
+    close: Close,
+    /// Whether it was the loss of its receiver: what waits comes too late.
     is_interrupted: bool,
-    /// Whether somebody was told its end.
-    has_told_end: bool,
+    /// Whether somebody has heard of it.
+    is_told: bool,
 }
 
 /// The connection that receives.
@@ -98,7 +103,7 @@ impl Mailbox {
     /// One that nobody has received from yet.
     pub(super) fn new(options: MailboxOptions, now_ms: u64) -> Self {
         Self {
-            ended: options.ended,
+            ended: options.ended.map(Ended::with),
             options,
             is_open: false,
             is_claimed: true,
@@ -107,8 +112,6 @@ impl Mailbox {
             sending: Vec::new(),
             has_missed: false,
             told: None,
-            is_interrupted: false,
-            has_told_end: false,
         }
     }
 
@@ -148,7 +151,7 @@ impl Mailbox {
             self.is_open = true;
             return Some(MailReply::Frame(Bytes::from_static(frame::OPEN)));
         }
-        if self.is_interrupted {
+        if self.is_interrupted() {
             *outbox = None;
         }
         if let Some(chunks) = take(outbox, max_bytes) {
@@ -156,8 +159,8 @@ impl Mailbox {
             array(&mut out, &chunks);
             return Some(MailReply::Frame(out.into()));
         }
-        if let Some(close) = &self.ended {
-            return Some(MailReply::Last(close_frame(close)));
+        if let Some(ended) = &self.ended {
+            return Some(MailReply::Last(close_frame(&ended.close)));
         }
         is_over.then(|| MailReply::Frame(Bytes::from_static(frame::HEARTBEAT)))
     }
@@ -208,8 +211,8 @@ impl Mailbox {
         if waiting.reply.send(reply).is_err() {
             // Who has gone in this very moment has lost a frame.
             self.lose_receiver(now_ms);
-        } else if is_last {
-            self.has_told_end = true;
+        } else if let Some(ended) = self.ended.as_mut().filter(|_| is_last) {
+            ended.is_told = true;
         }
     }
 
@@ -219,8 +222,7 @@ impl Mailbox {
         self.receiver = None;
         self.idle_since_ms = now_ms;
         if self.options.kind == MailboxKind::SockJs && self.ended.is_none() {
-            self.is_interrupted = true;
-            self.ended = Some(Close::INTERRUPTED);
+            self.ended = Some(Ended { is_interrupted: true, ..Ended::with(Close::INTERRUPTED) });
         }
     }
 
@@ -288,12 +290,16 @@ impl Mailbox {
 
     /// From now on there is nothing but what it ended with.
     pub(super) fn end(&mut self, close: Close) {
-        self.ended.get_or_insert(close);
+        self.ended.get_or_insert(Ended::with(close));
     }
 
     /// Whether somebody was told its end, so that a drain waits for nobody else.
     pub(super) fn has_told_end(&self) -> bool {
-        self.has_told_end
+        self.ended.as_ref().is_some_and(|ended| ended.is_told)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.is_interrupted)
     }
 
     /// Whether somebody receives, so that it is not silent.
@@ -316,6 +322,13 @@ impl Mailbox {
     /// Whether a client that says so stands where it was told last.
     fn stands_at(&self, from: Option<&str>) -> bool {
         from.is_none_or(|from| self.told.as_ref().is_some_and(|told| told.to_string() == from))
+    }
+}
+
+impl Ended {
+    /// As others end it.
+    fn with(close: Close) -> Self {
+        Self { close, is_interrupted: false, is_told: false }
     }
 }
 
@@ -400,7 +413,7 @@ impl Worker {
     fn end_if_interrupted(&mut self, key: SessionKey, now: Now) -> bool {
         let slot = self.slots.get(key.0 as usize).filter(|slot| slot.is_open());
         let is_interrupted = slot.is_some_and(
-            |slot| matches!(&slot.link, Link::Mailbox(mailbox) if mailbox.is_interrupted),
+            |slot| matches!(&slot.link, Link::Mailbox(mailbox) if mailbox.is_interrupted()),
         );
         if is_interrupted {
             self.close(key, CloseReason::ConnectionLost, now);

@@ -3,15 +3,16 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
-mod balancer;
 mod cluster;
 mod crowd;
 mod endings;
 mod events;
 mod handshake;
 mod http;
+mod http2;
 mod lifecycle;
 mod messages;
+mod nginx;
 mod page;
 mod polls;
 mod presence;
@@ -29,4 +30,5 @@ mod spring;
 mod stomp_tcp;
 mod stompjs;
 mod support;
+mod tls;
 mod websocket;

@@ -314,7 +314,7 @@ async fn an_idle_receiver_gets_heartbeats_and_keeps_its_session() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_without_a_receiver_waits_for_the_disconnect_delay_and_is_forgotten() {
-    let gateway = Gateway::start("[sockjs]\ndisconnect_delay = \"2s\"").await;
+    let gateway = Gateway::start("[sockjs]\ndisconnect_delay = \"5s\"").await;
     let ann = token("ann", &[]).await;
     let mut publisher = RawClient::native(&gateway, "pub").await;
     let mut session = Session::stomp(&[&gateway], &ann, How::Polling).await;

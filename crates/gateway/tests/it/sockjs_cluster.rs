@@ -163,13 +163,13 @@ async fn the_largest_message_comes_by_requests_to_another_node_whatever_its_byte
         publisher.send(&format!("{head}\n{body}\0")).await;
         publisher.expect("RECEIPT").await;
     }
-    let mut heard = 0;
-    while heard < 3 {
+    let mut got = 0;
+    while got < 3 {
         let polled = format!("{target}&wait=20s&cursor={cursor}");
         let page = get(b.public, &polled, &lines).await.json();
         let messages = page["messages"].as_array().unwrap();
         assert!(messages.iter().all(|message| message["type"] == "message"), "{page}");
-        heard += messages.len();
+        got += messages.len();
         cursor = page["cursor"].as_str().unwrap().to_owned();
     }
 }
@@ -294,7 +294,8 @@ async fn a_node_that_goes_hands_on_those_who_wait_there_for_sessions_of_another(
     let target = format!("{target}&wait=40s&cursor={cursor}");
     let public = a.public;
     let gone = async {
-        eventually("all wait", async || a.metric("fanlight_peer_asks_pending").await == 3).await;
+        eventually("all three wait", async || a.metric("fanlight_peer_asks_pending").await == 3)
+            .await;
         a.signal("TERM").await;
         assert!(a.ended().await);
     };

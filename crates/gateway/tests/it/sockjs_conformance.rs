@@ -1,6 +1,7 @@
 //! What the public suite of the SockJS protocol (0.3.4) demands, asked of the services that
 //! `--conformance` mounts for it.
 
+use std::fmt::Write;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanlight_proto::ws::Opcode;
@@ -547,6 +548,15 @@ async fn a_receiver_that_was_cut_ends_its_session_and_a_second_one_does_not() {
     }
 }
 
+/// Units of UTF-16 as JSON escapes them.
+fn escaped(units: impl IntoIterator<Item = u32>) -> String {
+    let mut text = String::new();
+    for unit in units {
+        write!(text, "\\u{unit:04x}").unwrap();
+    }
+    text
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_character_comes_back_and_those_that_browsers_mangle_come_escaped() {
     let gateway = gateway().await;
@@ -555,10 +565,10 @@ async fn every_character_comes_back_and_those_that_browsers_mangle_come_escaped(
     let mangled = [0x200c..=0x200f, 0x2028..=0x202f, 0x2060..=0x206f, 0xfff0..=0xffff];
     let mangled: Vec<u32> = mangled.into_iter().flatten().collect();
     let raw: String = mangled.iter().filter_map(|code| char::from_u32(*code)).collect();
-    let escaped: String = mangled.iter().map(|code| format!("\\u{code:04x}")).collect();
+    let mangled = escaped(mangled);
     send(&gateway, &path, &format!("[\"{raw}\"]")).await;
-    assert_eq!(xhr(&gateway, &path).await, format!("a[\"{escaped}\"]\n"));
-    let controls: String = (0..0x20_u32).map(|code| format!("\\u{code:04x}")).collect();
+    assert_eq!(xhr(&gateway, &path).await, format!("a[\"{mangled}\"]\n"));
+    let controls = escaped(0..0x20);
     send(&gateway, &path, &format!("[\"{controls}\"]")).await;
     let frame = xhr(&gateway, &path).await;
     assert!(!frame.trim_end().contains(char::is_control), "{frame:?}");
@@ -569,13 +579,8 @@ async fn every_character_comes_back_and_those_that_browsers_mangle_come_escaped(
     let all: Vec<char> = ('\0'..=char::MAX).collect();
     for some in all.chunks(8192) {
         let text: String = some.iter().collect();
-        let mut units = [0; 2];
-        let escaped: String = some
-            .iter()
-            .flat_map(|one| one.encode_utf16(&mut units).to_vec())
-            .map(|unit| format!("\\u{unit:04x}"))
-            .collect();
-        for body in [format!("[\"{escaped}\"]"), json!([text]).to_string()] {
+        let units = escaped(text.encode_utf16().map(u32::from));
+        for body in [format!("[\"{units}\"]"), json!([text]).to_string()] {
             send(&gateway, &path, &body).await;
             let frame = xhr(&gateway, &path).await;
             let heard: Vec<String> = serde_json::from_str(&frame[1..]).unwrap();

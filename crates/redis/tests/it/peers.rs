@@ -239,26 +239,23 @@ async fn who_waits_for_an_answer_hears_of_the_other_nodes_death_when_it_is_known
     let server = RedisServer::start().unwrap();
     let [ann, bob] = pair(&server.url()).await;
     ann.claims_at_last("a").await;
-    let asking = async |request: &'static str| {
-        let (holder, held) = (bob.finds_anyone("a").await, ann.contract.answers.held());
-        let asking = tokio::spawn(bob.contract.peers.ask(&holder, request.into(), LEASE * 300));
-        eventually("it waits", || ann.contract.answers.held() > held).await;
-        asking
-    };
+    let ask = |holder: &Holder| bob.contract.peers.ask(holder, "hold on".into(), LEASE * 300);
     // One that goes on as another owner is not dead.
-    let (owner, living) = (ann.lease.owner(), asking("hold on").await);
+    let (owner, living) = (ann.lease.owner(), ask(&bob.finds_anyone("a").await));
+    eventually("it waits", || ann.contract.answers.held() == 1).await;
     ann.lease.fence();
     eventually("it is another", || ann.lease.owner() != owner).await;
     let is_known = || bob.lease.nodes().iter().any(|node| node.owner == ann.lease.owner());
     eventually("it is known", is_known).await;
     eventually("the former is dead", || !bob.lease.is_live(&owner)).await;
     ann.contract.answers.let_go(1);
-    assert_eq!(living.await.unwrap(), Ok(Bytes::from_static(b"hold on")));
+    assert_eq!(living.await, Ok(Bytes::from_static(b"hold on")));
 
     bob.finds_at_last_under(&ann.lease.owner(), "a").await;
-    let (owner, dying) = (ann.lease.owner(), asking("hold me").await);
+    let (owner, dying) = (ann.lease.owner(), ask(&bob.finds_anyone("a").await));
+    eventually("it waits again", || ann.contract.answers.held() == 1).await;
     let paused = ann.own.pause();
-    assert_eq!(dying.await.unwrap(), Err(PeerError::Gone));
+    assert_eq!(dying.await, Err(PeerError::Gone));
     assert!(!bob.lease.is_live(&owner));
     drop(paused);
 }

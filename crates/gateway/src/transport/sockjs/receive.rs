@@ -11,7 +11,7 @@ use fanlight_engine::peers::Holder;
 use fanlight_proto::sockjs::{
     Callback, CallbackError, Close, Receiver, Transport, frame, headers as names,
 };
-use http::{StatusCode, Uri, Version};
+use http::{HeaderValue, StatusCode, Uri, Version};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -35,8 +35,7 @@ impl Visit {
             Err(problem) => return cors.on_problem(*problem),
         };
         if self.transport.is_streaming() {
-            let chunked = request.version() >= Version::HTTP_11;
-            return self.stream(found, receiver, chunked, cors).await;
+            return self.stream(found, receiver, request.version(), &cors).await;
         }
         let (Ok(frame) | Err(frame)) = match &found {
             Found::Holder(holder) => self.next(holder, rand::random(), false).await,
@@ -78,16 +77,26 @@ impl Visit {
     }
 
     /// Takes the socket: what streams needs no more of hyper.
-    async fn stream(self, found: Found, receiver: Receiver, chunked: bool, cors: Cors) -> Response {
-        let head = response_head(self.transport, chunked, &cors);
+    async fn stream(
+        self,
+        found: Found,
+        receiver: Receiver,
+        version: Version,
+        cors: &Cors,
+    ) -> Response {
+        let head = cors.on(reply::of(self.transport, StatusCode::OK, ""));
+        let mut headers = head.into_parts().0.headers;
+        // It keeps nginx from holding frames back.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         let takeover = self.takeover.clone();
-        let never = takeover.take(move |Taken { socket, .. }| async move {
+        let carried = takeover.stream(version, headers, move |taken| async move {
+            let Taken { socket, answer, chunked, .. } = taken;
             let Ok(socket) = TcpStream::from_std(socket) else { return };
             let stream = Stream { socket, receiver, chunked };
             // An error is the peer's end: whoever waits is told by the request that is dropped.
-            let _ = stream.run(&self, found, head).await;
+            let _ = stream.run(&self, found, answer).await;
         });
-        match never.await {}
+        carried.await
     }
 }
 
@@ -197,30 +206,6 @@ fn receiver(transport: Transport, uri: &Uri) -> Result<Receiver, CallbackError> 
         Transport::Jsonp => Receiver::Jsonp(callback()?),
         _ => Receiver::Xhr,
     })
-}
-
-fn response_head(transport: Transport, chunked: bool, cors: &Cors) -> Vec<u8> {
-    let mut head = String::from("HTTP/1.1 200 OK\r\n");
-    let mut line = |name: &str, value: &str| {
-        for text in [name, ": ", value, "\r\n"] {
-            head.push_str(text);
-        }
-    };
-    for (name, value) in transport.headers() {
-        line(name, value);
-    }
-    for (name, value) in cors.headers() {
-        line(name, &value);
-    }
-    // It keeps nginx from holding frames back.
-    line("x-accel-buffering", "no");
-    if chunked {
-        line("transfer-encoding", "chunked");
-    } else {
-        line("connection", "close");
-    }
-    head.push_str("\r\n");
-    head.into_bytes()
 }
 
 fn interrupted() -> Bytes {
