@@ -11,7 +11,6 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use fanlight_engine::broker::WorkerId;
-use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
 use socket2::Socket;
@@ -132,10 +131,8 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         registry: Arc::clone(&cluster.registry),
         peers: Arc::clone(&cluster.peers),
         clock,
-        outbox_limits: OutboxLimits {
-            bytes: config.limits.outbox.as_bytes(),
-            frames: config.limits.outbox_frames,
-        },
+        outbox_limits: config.outbox_limits(),
+        mailbox_limits: config.mailbox_limits(),
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),

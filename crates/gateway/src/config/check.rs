@@ -238,7 +238,12 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ));
     }
     if limits.message.0 > MESSAGE_MAX_BYTES {
-        problems.push(Problem::new("limits.message", "more than 64MiB", "send less at once"));
+        problems.push(Problem::new(
+            "limits.message",
+            "more than 1MiB: a byte of it may be six in a frame of SockJS, and what goes from \
+             node to node has 8MiB at most",
+            "send less at once, or where to fetch it",
+        ));
     }
     if limits.messages_per_second > 0 && limits.message_burst == 0 {
         problems.push(Problem::new(
@@ -311,8 +316,9 @@ const HEARTBEAT_MIN_MS: u64 = 2000;
 const HISTORY_SIZE_MAX: u32 = 100_000;
 const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
-/// Above this the arithmetic of frames and buffers would need another look.
-const MESSAGE_MAX_BYTES: u64 = 64 << 20;
+/// Six times as much, with its headers, fits one message between nodes
+/// ([`fanlight_engine::peers::MESSAGE_MAX_BYTES`]).
+const MESSAGE_MAX_BYTES: u64 = 1 << 20;
 
 /// Paths that other endpoints have.
 const TAKEN: [&str; 7] = ["/", "/livez", "/readyz", "/startupz", "/events", "/poll", "/publish"];

@@ -9,11 +9,12 @@ use super::values::{Size, Span, words};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
-    /// The largest message from a client, uncompressed.
+    /// The largest message from a client, uncompressed: "1MiB" at most.
     pub message: Size,
     /// The largest message before the session is authenticated.
     pub pre_auth_frame: Size,
-    /// Bytes that may wait for one slow client before it is closed.
+    /// Bytes that may wait for one slow client before it is closed; for one that comes by requests
+    /// (SockJS, polls) at least one message's as they go, and at most "7.5MiB".
     pub outbox: Size,
     /// Messages that may wait for one slow client before it is closed.
     pub outbox_frames: u32,

@@ -238,6 +238,23 @@ kind = 'memory'",
 }
 
 #[test]
+fn a_message_that_would_not_fit_between_nodes_in_sockjs_is_refused() {
+    check(
+        "[broker]
+kind = 'memory'
+[[namespaces]]
+name = 'a'
+match = '/topic/**'
+anonymous = true
+[limits]
+message = '2MiB'
+outbox = '4MiB'",
+        &[],
+        &expect![[r""]],
+    );
+}
+
+#[test]
 fn a_history_has_bounds_and_defaults() {
     let namespace = |history: &str| {
         format!(

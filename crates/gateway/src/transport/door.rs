@@ -6,6 +6,8 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use fanlight_engine::auth::Principal;
+use fanlight_engine::session::Refusal;
+use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 
 use crate::admission::{AdmissionError, Admitted};
@@ -23,6 +25,11 @@ pub fn count_handshake(version: Version, result: &'static str) {
 
 /// Who a request is from: by its token, or nobody.
 pub type Caller = Option<Arc<Principal>>;
+
+/// The name of `caller`, who alone comes to what it has opened.
+pub fn user_of(caller: &Caller) -> Option<Box<str>> {
+    caller.as_ref().map(|caller| (*caller.user).into())
+}
 
 /// A place in the limits for a connection, unless the node drains.
 pub fn admit(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Result<Admitted, Box<Problem>> {
@@ -57,6 +64,23 @@ pub async fn body(node: &Node, body: Body) -> Result<Bytes, Box<Problem>> {
 /// A request that can't be served as it is.
 pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+/// What the engine refuses as a status, with the code that other protocols have for it too.
+pub fn refused(refusal: Refusal) -> Problem {
+    let status = match refusal.code {
+        "unavailable" | "overloaded" | "queue_full" => StatusCode::SERVICE_UNAVAILABLE,
+        // It may have been published: not to be repeated without a key.
+        "unknown" => StatusCode::GATEWAY_TIMEOUT,
+        _ => match refusal.reason {
+            CloseReason::Forbidden => StatusCode::FORBIDDEN,
+            CloseReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            CloseReason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            CloseReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        },
+    };
+    Problem::new(status, refusal.code, refusal.message)
 }
 
 /// A request without a good token.

@@ -10,13 +10,10 @@ use axum::extract::{Extension, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use fanlight_engine::policy::{Denied, Subject};
-use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::{Form, Handshake, Listening};
-use fanlight_proto::{Destination, DestinationPattern, sse};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use fanlight_proto::sse;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::door::{self, Caller, bad_request};
 use super::{Station, cors};
@@ -176,44 +173,12 @@ impl Wanted {
         if caller.is_none() && !node.rules.policy.allows_anonymous() {
             return Err(door::unauthorized("a token is needed").into());
         }
-        // Its private destinations are its own whatever its id will be.
-        let session = SessionId(Uuid::nil());
-        let subject = Subject { principal: caller.as_deref(), session };
-        for destination in &destinations {
-            may_subscribe(node, &subject, destination, presence)?;
-        }
         destinations.shrink_to_fit();
-        Listening::new(destinations, cursor.as_deref(), presence, form)
-            .map_err(|error| bad_request("bad_cursor", error.to_string()).into())
+        let listening = Listening::new(destinations, cursor.as_deref(), presence, form)
+            .map_err(|error| bad_request("bad_cursor", error.to_string()))?;
+        listening.check(&node.rules, caller.as_deref()).map_err(door::refused)?;
+        Ok(listening)
     }
-}
-
-fn may_subscribe(
-    node: &Node,
-    subject: &Subject<'_>,
-    to: &str,
-    presence: bool,
-) -> Result<(), Box<Problem>> {
-    let policy = &node.rules.policy;
-    let bad =
-        |error: &dyn std::fmt::Display| bad_request("bad_destination", format!("{to}: {error}"));
-    let denied = |error: &dyn std::fmt::Display| {
-        Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("{to}: {error}"))
-    };
-    if to.contains(['*', '?', '{', '}']) {
-        let pattern: DestinationPattern = to.parse().map_err(|error| bad(&error))?;
-        policy.subscribe_pattern(subject, &pattern).map_err(|error| denied(&error))?;
-        if presence {
-            return Err(denied(&Denied::PatternPresence).into());
-        }
-        return Ok(());
-    }
-    let destination: Destination = to.parse().map_err(|error| bad(&error))?;
-    policy.subscribe(subject, &destination).map_err(|error| denied(&error))?;
-    if presence {
-        policy.presence(subject, &destination).map_err(|error| denied(&error))?;
-    }
-    Ok(())
 }
 
 /// `X-Accel-Buffering` keeps nginx from holding events back.

@@ -63,6 +63,8 @@ pub(super) enum Endpoint {
     Session,
     /// A SockJS service, whose messages come in frames.
     SockJs(Service),
+    /// A SockJS service for conformance suites, without frames.
+    Raw(Service),
     Echo,
 }
 
@@ -82,8 +84,10 @@ impl Agreed {
             Endpoint::Session | Endpoint::SockJs(Service::Sessions) => {
                 Opening::Session(Handshake { principal: self.principal }, protocol)
             }
-            Endpoint::SockJs(Service::Amplify) => Opening::Echo(Echo::Amplified),
-            Endpoint::Echo | Endpoint::SockJs(_) => Opening::Echo(Echo::Same),
+            Endpoint::SockJs(Service::Amplify) | Endpoint::Raw(Service::Amplify) => {
+                Opening::Echo(Echo::Amplified)
+            }
+            Endpoint::Echo | Endpoint::SockJs(_) | Endpoint::Raw(_) => Opening::Echo(Echo::Same),
         }
     }
 }
@@ -110,10 +114,14 @@ pub(super) async fn upgrade(
             Endpoint::SockJs(service) => {
                 ws::frame(&mut answer, Opcode::Text, sockjs::frame::OPEN);
                 if service == Service::Close {
+                    let mut frame = Vec::new();
+                    sockjs::frame::close(&mut frame, &Close::GO_AWAY);
+                    ws::frame(&mut answer, Opcode::Text, &frame);
                     return say_goodbye(socket, answer).await;
                 }
                 Carrier::SockJs
             }
+            Endpoint::Raw(Service::Close) => return say_goodbye(socket, answer).await,
             _ => Carrier::WebSocket { compression: agreed.compression.is_some() },
         };
         let adopted = Adopted {
@@ -138,9 +146,6 @@ impl Endpoint {
 
 /// What the protocol's `close` service does.
 async fn say_goodbye(socket: std::net::TcpStream, mut answer: Vec<u8>) {
-    let mut frame = Vec::new();
-    sockjs::frame::close(&mut frame, &Close::GO_AWAY);
-    ws::frame(&mut answer, Opcode::Text, &frame);
     ws::close_frame(&mut answer, Close::GO_AWAY.code, Close::GO_AWAY.reason);
     let Ok(mut socket) = tokio::net::TcpStream::from_std(socket) else { return };
     let talk = async {
@@ -175,7 +180,7 @@ fn agree(
     let is_wanted = match endpoint {
         Endpoint::Session => node.config.websocket.compression,
         Endpoint::SockJs(_) => false,
-        Endpoint::Echo => true,
+        Endpoint::Raw(_) | Endpoint::Echo => true,
     };
     let compression = is_wanted
         .then(|| deflate::negotiate(&offered_compression))
@@ -211,13 +216,7 @@ fn is_version_13(headers: &HeaderMap) -> bool {
 
 /// RFC 6455 §4.2.1; the key to answer with.
 fn check_upgrade(method: &Method, headers: &HeaderMap) -> Result<String, Box<Problem>> {
-    let has = |name, token: &str| {
-        values(headers, &name).iter().any(|value| value.trim().eq_ignore_ascii_case(token))
-    };
-    if method != Method::GET
-        || !has(header::CONNECTION, "upgrade")
-        || !has(header::UPGRADE, "websocket")
-    {
+    if method != Method::GET || !is_upgrade(headers) {
         return Err(Box::new(
             Problem::new(
                 StatusCode::UPGRADE_REQUIRED,
@@ -251,6 +250,14 @@ fn check_upgrade(method: &Method, headers: &HeaderMap) -> Result<String, Box<Pro
             )
         })?;
     Ok(handshake::accept_key(key))
+}
+
+/// Whether a request asks to go on as a WebSocket.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let has = |name, token: &str| {
+        values(headers, &name).iter().any(|value| value.eq_ignore_ascii_case(token))
+    };
+    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
 /// The first offered subprotocol that is spoken here; none when none was offered, and then the

@@ -200,6 +200,30 @@ impl Stream {
     }
 }
 
+/// A connection for one request after the other.
+pub struct KeepAlive(TcpStream);
+
+impl KeepAlive {
+    pub async fn open(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Asks with this head, and no body; the answer's head, in lower case but its first line, and
+    /// its body, whose length must be told.
+    pub async fn ask(&mut self, head: &str) -> (String, String) {
+        self.0.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(timeout(PATIENCE, self.0.read_u8()).await.unwrap().unwrap());
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        let length = header(&answer, "content-length").expect("a length").parse().unwrap();
+        let mut body = vec![0; length];
+        timeout(PATIENCE, self.0.read_exact(&mut body)).await.unwrap().unwrap();
+        (answer, String::from_utf8(body).unwrap())
+    }
+}
+
 fn header<'h>(head: &'h str, name: &str) -> Option<&'h str> {
     let lines = head.lines().skip(1).filter_map(|line| line.split_once(':'));
     let mut named = lines.filter(|(own, _)| own.eq_ignore_ascii_case(name));

@@ -24,6 +24,7 @@ mod returning;
 mod sockjs;
 mod sockjs_client;
 mod sockjs_cluster;
+mod sockjs_conformance;
 mod sockjs_session;
 mod spring;
 mod stomp_tcp;

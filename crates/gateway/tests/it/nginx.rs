@@ -306,13 +306,7 @@ async fn hear(
 ) {
     while heard.len() < many {
         let response = poll(to, bearer, cursor, "25s").await;
-        // nginx repeats a GET whose node died. Where that node had asked the mailbox of another,
-        // the mailbox takes the first still for waiting, until its next message.
-        if response.status == 409 {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        } else {
-            *cursor = take_page(&response, heard);
-        }
+        *cursor = take_page(&response, heard);
     }
 }
 

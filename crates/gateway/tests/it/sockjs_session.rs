@@ -103,9 +103,9 @@ impl Session {
         stream
     }
 
-    /// Drops the response that carries frames.
-    pub fn hang_up(&mut self) {
-        self.stream = None;
+    /// From now on it receives so.
+    pub fn receive_by(&mut self, how: How) {
+        self.how = how;
     }
 
     /// The next frame.
@@ -147,14 +147,11 @@ impl Session {
                 return message;
             }
             let frame = self.frame().await;
-            match frame.strip_prefix('a') {
-                Some(array) => {
-                    self.messages.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
-                }
-                None => {
-                    assert_eq!(frame, "h", "a message was expected");
-                    assert!(begun.elapsed() < 2 * PATIENCE, "no message comes");
-                }
+            if let Some(array) = frame.strip_prefix('a') {
+                self.messages.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
+            } else {
+                assert_eq!(frame, "h", "a message was expected");
+                assert!(begun.elapsed() < 2 * PATIENCE, "no message comes");
             }
         }
     }

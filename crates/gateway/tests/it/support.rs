@@ -450,6 +450,20 @@ impl RawClient {
         }
     }
 
+    /// What comes next, which must be a close frame: its code and reason.
+    pub async fn close_frame(&mut self) -> (u16, String) {
+        let mut frame = self.pending.split_off(0);
+        while frame.len() < 2 || frame.len() < 2 + usize::from(frame[1]) {
+            let bytes = timeout(PATIENCE, self.socket.read_buf(&mut frame)).await;
+            assert_ne!(bytes.expect("nothing came in time").unwrap(), 0, "it ended: {frame:x?}");
+        }
+        assert_eq!(frame[0], 0x88, "{frame:x?}");
+        let payload = &frame[2..2 + usize::from(frame[1])];
+        let (code, reason) = payload.split_at(2);
+        let reason = String::from_utf8(reason.to_vec()).unwrap();
+        (u16::from_be_bytes([code[0], code[1]]), reason)
+    }
+
     /// Skips messages until the connection is closed; the close code.
     pub async fn close_code(&mut self) -> u16 {
         loop {

@@ -19,6 +19,7 @@ use super::reply::{self, Cors};
 use super::{Found, Visit};
 use crate::mail::{MailReply, Receive, Wish};
 use crate::takeover::Taken;
+use crate::transport::door;
 
 impl Visit {
     pub(super) async fn receive(self, request: Request, cors: Cors) -> Response {
@@ -47,6 +48,16 @@ impl Visit {
 
     /// The next frame; `Err` when it is the last.
     async fn next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
+        let next = self.try_next(holder, receiver, stays).await;
+        if next.as_ref().is_err_and(|last| *last == closing(&Close::ANOTHER_CONNECTION)) {
+            // That it was cut, and its client is here again, may just not be known yet.
+            tokio::time::sleep(NOTICE_TIME).await;
+            return self.try_next(holder, receiver, stays).await;
+        }
+        next
+    }
+
+    async fn try_next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
         let receive = Receive {
             receiver,
             stays,
@@ -54,7 +65,8 @@ impl Visit {
             wait_ms: self.state.station.node.config.sockjs.heartbeat.as_ms() as u32,
             from: None,
         };
-        match self.state.station.receive(holder, self.user(), receive).await {
+        let caller = door::user_of(&self.caller);
+        match self.state.station.receive(holder, caller, receive).await {
             Some(Ok(MailReply::Frame(frame))) => Ok(frame),
             Some(Ok(MailReply::Last(frame))) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
@@ -101,7 +113,8 @@ impl Stream {
         let carried = self.carry(visit, &found, id, head).await;
         if let (Found::Holder(holder), Ok(false) | Err(_)) = (&found, &carried) {
             // Before the client sees the end, because it comes back at once.
-            let _ = visit.ask(holder, Wish::Leave { receiver: id }).await;
+            let leave = Wish::Leave { receiver: id, is_lost: carried.is_err() };
+            let _ = visit.ask(holder, leave).await;
         }
         carried?;
         if self.chunked {
@@ -196,12 +209,18 @@ fn receiver(transport: Transport, uri: &Uri) -> Result<Receiver, CallbackError> 
 }
 
 fn interrupted() -> Bytes {
+    closing(&Close::INTERRUPTED)
+}
+
+fn closing(close: &Close) -> Bytes {
     let mut out = Vec::new();
-    frame::close(&mut out, &Close::INTERRUPTED);
+    frame::close(&mut out, close);
     out.into()
 }
 
 /// The most bytes of messages in one frame: another node's answer has room for no more.
 const MAX_BYTES: u32 = 128 * 1024;
+/// How long it may take until a connection that was cut is known to be.
+const NOTICE_TIME: Duration = Duration::from_millis(200);
 /// How long a client may take to read a frame.
 const WRITE_TIME: Duration = Duration::from_secs(10);
