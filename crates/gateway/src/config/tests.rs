@@ -250,7 +250,9 @@ anonymous = true
 message = '2MiB'
 outbox = '4MiB'",
         &[],
-        &expect![[r""]],
+        &expect![[r#"
+            limits.message = "2MiB" (f.toml:8): more than 1MiB: a byte of it may be six in a frame of SockJS, and what goes from node to node has 8MiB at most
+              remedy: send less at once, or where to fetch it"#]],
     );
 }
 
