@@ -15,7 +15,7 @@ use fanlight_engine::session::Rules;
 use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Barrier, Notify, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -175,6 +175,7 @@ fn start_workers(
     while listeners.len() < inboxes.len() {
         listeners.push(listeners[0].share()?);
     }
+    let all_served = Arc::new(Barrier::new(inboxes.len()));
     let parts = inboxes.into_iter().zip(listeners).enumerate();
     parts
         .map(|(at, ((handle, receiver), listeners))| {
@@ -186,6 +187,7 @@ fn start_workers(
                 receiver,
                 listeners,
                 shutdown: shutdown.clone(),
+                all_served: Arc::clone(&all_served),
             };
             thread.start()
         })
@@ -201,6 +203,8 @@ struct WorkerThread {
     receiver: InboxReceiver,
     listeners: Listeners,
     shutdown: CancellationToken,
+    /// Where each waits until the sessions of all have ended.
+    all_served: Arc<Barrier>,
 }
 
 impl WorkerThread {
@@ -257,7 +261,9 @@ impl WorkerThread {
             // What the last connections were told may still be on its way to them.
             bridges.close();
             let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
-            // What waits here for sessions of other workers or nodes is still to be answered.
+            // Requests come here also for sessions of other workers, which are still to be told.
+            self.all_served.wait().await;
+            // What waits here for sessions of other nodes is still to be answered.
             ending.cancel();
             tracker.close();
             tracker.wait().await;
