@@ -1,9 +1,11 @@
-// The page's own STOMP codec, without a browser: what its frames look like, and reading them back.
+// The page's own codecs, without a browser: what its frames look like, reading them back, and what is
+// said of them.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
 
-import { FrameReader, Native, Stomp, isHeartbeat, stompFrame } from "../../crates/gateway/web/protocols.js";
+import { insideOf, isHeartbeat, summaryOf } from "../../crates/gateway/web/frames.js";
+import { FrameReader, Native, Stomp, stompFrame } from "../../crates/gateway/web/protocols.js";
 
 const MESSAGE = "MESSAGE\ndestination:/topic/a\nx:1\nx:2\ncontent-length:7\n\ngr\u00fc\u00df\0\0";
 
@@ -39,9 +41,34 @@ test("frames may be split anywhere or share a message, with heartbeats between",
   }
 });
 
-test("heartbeats are known in both protocols", () => {
-  for (const beat of ["\n", "\r\n", '{"type":"ping"}', '{"type":"pong"}']) assert(isHeartbeat(beat), beat);
-  for (const other of ["SEND\n\n\0", '{"type":"ping","id":1}']) assert(!isHeartbeat(other), other);
+test("heartbeats are known in both protocols and by every transport", () => {
+  const beats = ["\n", "\r\n", '{"type":"ping"}', '{"type":"pong"}', "h", ":", 'a["\\n"]', '["\\n"]', 'POST /sockjs/0/a/xhr_send\n\n["\\n"]'];
+  for (const beat of beats) assert(isHeartbeat(beat), beat);
+  const others = ["SEND\n\n\0", '{"type":"ping","id":1}', 'a["\\n","SEND\\n\\n"]', "o", "id: 1:2\ndata: {}", "200 {}"];
+  for (const other of others) assert(!isHeartbeat(other), other);
+});
+
+test("a line says what goes over the wire, whichever way it goes", () => {
+  for (const [text, kind, preview] of [
+    ['{"type":"send","to":"/topic/a","data":{"x":1}}', "send", '{"x":1}'],
+    ["MESSAGE\ndestination:/topic/a\n\nhi\0", "MESSAGE", "hi"],
+    ['a["MESSAGE\\na:b\\n\\nhi\\u0000"]', "a", "MESSAGE hi"],
+    ['POST /sockjs/000/abc/xhr_send\n\n["{\\"type\\":\\"connect\\"}"]', "POST", "xhr_send · connect "],
+    ["POST /sockjs/000/abc/xhr_streaming", "POST", "xhr_streaming"],
+    ["o", "o", ""],
+    ['c[1002,"Connection interrupted"]', "c", '[1002,"Connection interrupted"]'],
+    ['event: subscribed\ndata: {"type":"ok","id":0}', "subscribed", "id:0"],
+    ['id: 5f:3\ndata: {"type":"message","data":7}', "message", "7"],
+    ["GET /poll?destination=/topic/a&wait=0", "GET", "/poll?destination=/topic/a&wait=0"],
+    ['200 {"messages":[]}', "200", '{"messages":[]}'],
+  ]) {
+    assert.deepEqual(summaryOf(text), { kind, preview }, text);
+  }
+});
+
+test("only an array of texts has messages inside", () => {
+  assert.deepEqual(insideOf('a["x","y"]'), ["x", "y"]);
+  for (const text of ['[{"type":"ok"}]', "a[1]", "[]", "abc"]) assert.equal(insideOf(text), undefined, text);
 });
 
 /** A protocol with its wire and callbacks recorded. */
@@ -59,9 +86,25 @@ test("a native client joins when its subscribe is answered, by id", () => {
   protocol.received('[{"type":"ok","id":1},{"type":"message","to":"/topic/a","id":"m","data":{"text":"x"},"at":5}]');
   assert.deepEqual(log, [
     ["write", '{"type":"subscribe","to":"/topic/a","id":1}'],
-    ["joined", "/topic/a"],
-    ["message", { topic: "/topic/a", body: { text: "x" }, at: 5 }],
+    ["joined", { topic: "/topic/a", position: undefined, recovered: undefined, reason: undefined }],
+    ["message", { topic: "/topic/a", body: { text: "x" }, at: 5, position: undefined }],
   ]);
+});
+
+test("both protocols give a position back, and learn where they are", () => {
+  const native = recorded(Native);
+  native.protocol.join("/topic/a", "5f1c:41");
+  native.protocol.received('{"type":"ok","id":1,"epoch":"5f1c","offset":43,"recovered":true,"count":2}');
+  const stomp = recorded(Stomp);
+  stomp.protocol.join("/topic/a", "5f1c:41");
+  stomp.protocol.received("RECEIPT\nreceipt-id:r1\nepoch:5f1c\noffset:43\nrecovered:true\n\n\0");
+  const joined = ["joined", { topic: "/topic/a", position: "5f1c:43", recovered: true, reason: undefined }];
+  assert.deepEqual(native.log, [
+    ["write", '{"type":"subscribe","to":"/topic/a","since":{"epoch":"5f1c","offset":41},"id":1}'],
+    joined,
+  ]);
+  assert.match(stomp.log[0][1], /^SUBSCRIBE\n.*\nlast-event-id:5f1c\\c41\n/s);
+  assert.deepEqual(stomp.log[1], joined);
 });
 
 test("a refusal is told with its code", () => {

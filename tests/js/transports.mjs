@@ -1,5 +1,5 @@
 // EventSource, polls, and sockjs-client by each transport that a browser has, from a page of the
-// gateway's own origin and from one of another.
+// gateway's own origin and from one of another. This driver serves the pages, at --page.
 //
 //   node transports.mjs --gateway http://127.0.0.1:8080 --page http://127.0.0.1:8081 --token T [--screenshot FILE.png]
 //
@@ -7,7 +7,9 @@
 // CHROMIUM names another browser binary than /usr/bin/chromium.
 
 import assert from "node:assert/strict";
-import { mkdir } from "node:fs/promises";
+import { once } from "node:events";
+import { mkdir, readFile } from "node:fs/promises";
+import { createServer } from "node:http";
 import { dirname } from "node:path";
 import { parseArgs } from "node:util";
 
@@ -26,6 +28,11 @@ const MESSAGES = 10;
 const OWN = ["websocket", "xhr-streaming", "eventsource", "htmlfile", "xhr-polling", "jsonp-polling"];
 const OTHER = ["xhr-streaming", "xhr-polling", "iframe-eventsource", "iframe-htmlfile", "iframe-xhr-polling", "jsonp-polling"];
 const NUMBERS = Array.from({ length: MESSAGES }, (_, n) => n);
+const FILES = {
+  "transports.html": ["transports.html", "text/html; charset=utf-8"],
+  "sockjs.js": ["node_modules/sockjs-client/dist/sockjs.min.js", "text/javascript"],
+  "stomp.js": ["node_modules/@stomp/stompjs/bundles/stomp.umd.min.js", "text/javascript"],
+};
 const problems = [];
 let topics = 0;
 
@@ -39,7 +46,7 @@ async function run(tab, name, more) {
 
 async function sockJs(tab, transport) {
   const result = await run(tab, "bySockJs", { transport });
-  assert.equal(result.transport, transport);
+  assert.equal(result.transport, transport, JSON.stringify(result));
   assert.deepEqual(result.bodies, NUMBERS.map((n) => `${n} <b>\u00fc&"%41\u2028`));
   assert.deepEqual(result.receipts, NUMBERS);
   assert.equal(result.error, "forbidden");
@@ -62,11 +69,31 @@ async function polling(tab) {
 async function open(browser, origin) {
   const tab = await (await browser.newContext({ viewport: { width: 900, height: 700 } })).newPage();
   tab.on("pageerror", (error) => problems.push(`${origin}: ${error}`));
-  await tab.goto(`${origin}/page/transports.html`);
+  if (origin === options.page) {
+    await tab.goto(`${origin}/page/transports.html`);
+  } else {
+    // The gateway has no such page: the document of another of its answers becomes it.
+    await tab.goto(`${origin}/livez`);
+    const page = await readFile(new URL("transports.html", import.meta.url), "utf8");
+    await tab.setContent(page.replaceAll('"/page/', `"${options.page}/page/`));
+  }
   return tab;
 }
 
+/** Serves the files at the other origin, until the driver ends. */
+async function servePages() {
+  const server = createServer(async ({ url }, response) => {
+    const [path, type] = FILES[url.split(/[/?]/)[2]] ?? [];
+    if (path) response.setHeader("content-type", type).end(await readFile(new URL(path, import.meta.url)));
+    else response.writeHead(404).end();
+  });
+  server.unref();
+  const { hostname, port } = new URL(options.page);
+  await once(server.listen(Number(port), hostname), "listening");
+}
+
 async function main() {
+  await servePages();
   const browser = await chromium.launch({
     executablePath: process.env.CHROMIUM ?? "/usr/bin/chromium",
     args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync", "--disable-component-update"],

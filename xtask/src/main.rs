@@ -3,6 +3,7 @@
 mod bench;
 mod chaos;
 mod ci;
+mod counts;
 mod fuzz;
 mod process;
 mod requirements;
@@ -39,6 +40,12 @@ enum Task {
         /// With `--peers`: small sizes, to see that everything works.
         #[arg(long, requires = "peers")]
         quick: bool,
+        /// Only count the hot paths' instructions, and fail where there are more than recorded.
+        #[arg(long, conflicts_with_all = ["filter", "redis"])]
+        check: bool,
+        /// Only count the hot paths' instructions, and record them.
+        #[arg(long, conflicts_with_all = ["filter", "redis", "check"])]
+        record: bool,
         /// Only benchmarks whose name contains this; the rest is then left out.
         filter: Option<String>,
     },
@@ -72,6 +79,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Tidy => tidy::run(),
         Task::Bench { redis: true, .. } => bench::run_redis_costs(),
         Task::Bench { peers: true, quick, .. } => bench::run_peers(quick),
+        Task::Bench { check: true, .. } => counts::check(),
+        Task::Bench { record: true, .. } => counts::record(),
         Task::Bench { filter, .. } => bench::run(filter.as_deref()),
         Task::Fuzz { seconds, filter } => fuzz::run(seconds, &filter),
         Task::Chaos(options) => chaos::run(&options),

@@ -16,9 +16,10 @@ struct Requirement {
     variable: Option<&'static str>,
 }
 
-const REQUIREMENTS: [Requirement; 5] = [
+const REQUIREMENTS: [Requirement; 6] = [
     Requirement::new("make", "make"),
     Requirement::new("redis-server", "redis-server"),
+    Requirement::new("nginx", "nginx"),
     Requirement::new("node", "nodejs"),
     Requirement::new("npm", "npm"),
     Requirement { variable: Some("CHROMIUM"), ..Requirement::new("chromium", "chromium") },
@@ -35,7 +36,11 @@ impl Requirement {
     fn is_met(&self) -> bool {
         match self.variable.and_then(env::var_os) {
             Some(binary) => Path::new(&binary).is_file(),
-            None => find_program(self.program).is_some(),
+            // Where Debian puts servers is not on everybody's path.
+            None => {
+                find_program(self.program).is_some()
+                    || Path::new("/usr/sbin").join(self.program).is_file()
+            }
         }
     }
 }

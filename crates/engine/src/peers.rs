@@ -39,7 +39,8 @@ pub trait Peers: Send + Sync + 'static {
     /// Asks the node of `holder`, whose [`Answerer`] answers. What one node asks another arrives
     /// in the order of the calls, once or not at all.
     ///
-    /// Dropping the future gives up: the other node is told so. The own node's sessions are asked
+    /// Dropping the future gives up: the other node is told so. If that node dies,
+    /// [`PeerError::Gone`] comes as soon as it is known here. The own node's sessions are asked
     /// in the same way, as this says whether they still have their claims.
     fn ask(
         &self,
@@ -47,6 +48,10 @@ pub trait Peers: Send + Sync + 'static {
         request: Bytes,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Bytes, PeerError>>;
+
+    /// Waits, for a bounded time, until the other nodes have their answers; for a node whose
+    /// sessions have ended, and that is about to end itself.
+    fn settle(&self) -> BoxFuture<'static, ()>;
 }
 
 /// What answers the other nodes' requests on this one.
@@ -66,9 +71,9 @@ pub trait Answerer: Send + Sync + 'static {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Claim {
     /// It is this session's, and was nobody's before, or this session's already.
-    Ours,
+    Ours(Holder),
     /// It is this session's, and was that of a node that is dead.
-    TakenOver,
+    TakenOver(Holder),
     /// Another session has it; it may be one of this node.
     Theirs(Holder),
 }
@@ -104,6 +109,7 @@ pub enum PeerError {
     Overloaded,
 }
 
-/// The most that a request, or an answer, may have: a full outbox of who polls, or one message of
-/// control characters alone, each of which a frame of SockJS has as six.
-pub const MESSAGE_MAX_BYTES: usize = 1 << 20;
+/// The most that a request, or an answer, may have: what waits for who polls, or one message of
+/// control characters alone, each of which a frame of SockJS has as six. More would soon fill what
+/// Redis holds for a node that reads slowly.
+pub const MESSAGE_MAX_BYTES: usize = 8 << 20;

@@ -158,7 +158,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub enum Done {
     /// To [`Effect::Authenticate`].
-    Authenticated(Result<Principal, AuthError>),
+    Authenticated(Result<Arc<Principal>, AuthError>),
     /// To [`Effect::Enter`].
     Entered(Entered),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].

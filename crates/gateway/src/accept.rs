@@ -1,26 +1,20 @@
-//! The accept loop: sockets in, HTTP/1.1 served with every bound set, upgrades let go.
+//! The accept loop: sockets in, TLS and the version of HTTP found out, every bound set.
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
-use bytes::Bytes;
-use futures_util::future::poll_fn;
-use hyper::server::conn::http1::{self, Parts};
-use hyper_util::rt::{TokioIo, TokioTimer};
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower::ServiceExt;
 
 use crate::admission::{Admission, Admitted};
-use crate::takeover::{Taken, Takeover, Then};
+use crate::{bridge, http2, tls};
 
 /// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -83,8 +77,18 @@ pub struct HttpServer {
     pub shutdown: CancellationToken,
     /// How long a request's head may take, also on a connection that is kept alive.
     pub head_time: Duration,
-    /// How many connections there may be until they are upgraded.
+    /// How many connections there may be until they are upgraded, and requests over HTTP/2.
     pub admission: Arc<Admission>,
+    /// Agrees on TLS, if there is any.
+    pub tls: Option<TlsAcceptor>,
+    /// Owns the tasks that join connections within TLS to their sessions.
+    pub bridges: TaskTracker,
+    /// How long a client may take nothing of what is written to it.
+    pub patience: Duration,
+    /// How many streams an HTTP/2 connection may have at a time.
+    pub max_streams: u32,
+    /// The sessions are leaving: clients are to make their new ones over other connections.
+    pub leaving: CancellationToken,
 }
 
 impl HttpServer {
@@ -108,59 +112,43 @@ impl HttpServer {
 
     async fn serve(self, stream: TcpStream, peer: Peer, _admitted: Admitted) {
         let _ = stream.set_nodelay(true);
-        let Self { router, shutdown, head_time, .. } = self;
-        let takeover = Takeover::default();
-        let for_requests = takeover.clone();
-        let service = hyper::service::service_fn(move |request: http::Request<_>| {
-            let mut request = request.map(Body::new);
-            request.extensions_mut().insert(peer);
-            request.extensions_mut().insert(for_requests.clone());
-            router.clone().oneshot(request)
-        });
-        let mut connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(head_time)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
-        let ended = tokio::select! {
-            taken = served(&mut connection, &takeover) => Some(taken),
-            () = shutdown.cancelled() => None,
-            // Whoever asks without reading the answers would stay for ever.
-            () = tokio::time::sleep(CONNECTION_TIME) => None,
-        };
-        let taken = if let Some(taken) = ended {
-            taken
+        if let Some(tls) = self.tls.clone() {
+            return Box::pin(self.serve_tls(tls, stream, peer)).await;
+        }
+        let begun = timeout(self.head_time, http2::is_begun_on(&stream));
+        let Some(Ok(Ok(is_http2))) = self.shutdown.run_until_cancelled(begun).await else { return };
+        if is_http2 {
+            // Boxed, because the task of every connection would be as large.
+            Box::pin(self.serve_http2(stream, peer)).await;
         } else {
-            Pin::new(&mut connection).graceful_shutdown();
-            let rest = served(&mut connection, &takeover);
-            tokio::time::timeout(head_time, rest).await.ok().flatten()
-        };
-        let Some(then) = taken else { return };
-        let Parts { io, read_buf, .. } = connection.into_parts();
-        // A copy, because a slice would pin hyper's whole read buffer.
-        let leftover = Bytes::copy_from_slice(&read_buf);
-        drop(read_buf);
-        match io.into_inner().into_std() {
-            Ok(socket) => then(Taken { socket, leftover }).await,
-            Err(error) => tracing::warn!(%error, "a socket could not be taken; it is dropped"),
+            self.serve_http1(stream, peer, TcpStream::into_std).await;
         }
     }
-}
 
-/// Polls a connection until it ends, or until a request of it takes the socket.
-async fn served<C: Future + Unpin>(connection: &mut C, takeover: &Takeover) -> Option<Then> {
-    poll_fn(|context| match Pin::new(&mut *connection).poll(context) {
-        // An error here is the peer's: a reset, a timeout, not HTTP. There is nobody to tell.
-        Poll::Ready(_) => Poll::Ready(None),
-        Poll::Pending => takeover.taken().map_or(Poll::Pending, |then| Poll::Ready(Some(then))),
-    })
-    .await
+    async fn serve_tls(self, tls: TlsAcceptor, stream: TcpStream, peer: Peer) {
+        let accepted = timeout(self.head_time, tls.accept(stream));
+        let stream = match self.shutdown.run_until_cancelled(accepted).await {
+            Some(Ok(Ok(stream))) => stream,
+            // Whoever does not speak TLS would not understand why.
+            Some(Ok(Err(_))) => return tls::count_failure("tls_failed"),
+            Some(Err(_)) => return tls::count_failure("tls_timeout"),
+            None => return,
+        };
+        if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+            return self.serve_http2(stream, peer).await;
+        }
+        let (bridges, patience) = (self.bridges.clone(), self.patience);
+        self.serve_http1(stream, peer, move |stream| {
+            let (socket, bridge) = bridge::pair()?;
+            bridges.spawn(bridge.carry(stream, patience));
+            Ok(socket)
+        })
+        .await;
+    }
 }
 
 const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection may be used for requests, before another one must be made.
-const CONNECTION_TIME: Duration = Duration::from_secs(300);
-const MAX_HEADERS: usize = 64;
-const MAX_HEAD_BYTES: usize = 16 * 1024;
+pub(crate) const CONNECTION_TIME: Duration = Duration::from_secs(300);
+pub(crate) const MAX_HEAD_BYTES: usize = 16 * 1024;

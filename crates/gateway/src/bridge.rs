@@ -1,13 +1,20 @@
 //! Joins a stream that is no plain socket to a worker, which polls sockets only: a socket pair
 //! stands between, and one thin task carries bytes both ways.
 
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
 use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use bytes::Bytes;
+use futures_util::Stream;
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
@@ -20,6 +27,10 @@ pub fn pair() -> io::Result<(TcpStream, Bridge)> {
     let (worker, task) = StdUnixStream::pair()?;
     worker.set_nonblocking(true)?;
     task.set_nonblocking(true)?;
+    // What waits for a slow peer is to wait in its outbox, where it is bounded and seen.
+    for socket in [SockRef::from(&worker), SockRef::from(&task)] {
+        socket.set_send_buffer_size(SOCKET_BYTES)?;
+    }
     // All that a worker does with a socket, any stream socket can.
     let worker = TcpStream::from(OwnedFd::from(worker));
     Ok((worker, Bridge(UnixStream::from_std(task)?)))
@@ -43,6 +54,14 @@ impl Bridge {
             () = &mut inward => outward.await,
         }
     }
+
+    /// What the worker writes, until it ends. Dropped, it ends the worker.
+    pub fn into_stream(self) -> impl Stream<Item = io::Result<Bytes>> {
+        let Self(mut socket) = self;
+        futures_util::stream::poll_fn(move |context| {
+            poll_some(&mut socket, context).map(Result::transpose)
+        })
+    }
 }
 
 /// Copies until the end of `from`, which is then that of `to` too, or until `to` takes nothing for
@@ -52,10 +71,9 @@ async fn carry_one_way(
     mut to: impl AsyncWrite + Unpin,
     patience: Option<Duration>,
 ) {
-    let mut buffer = vec![0; BUFFER_BYTES];
-    while let Ok(bytes @ 1..) = from.read(&mut buffer).await {
+    while let Ok(Some(bytes)) = poll_fn(|context| poll_some(&mut from, context)).await {
         let written = async {
-            to.write_all(&buffer[..bytes]).await?;
+            to.write_all(&bytes).await?;
             to.flush().await
         };
         if !is_done(written, patience).await {
@@ -65,6 +83,18 @@ async fn carry_one_way(
     is_done(to.shutdown(), patience).await;
 }
 
+/// What `from` has; `None` at its end. Until it has something, there is no buffer for it.
+fn poll_some(
+    from: &mut (impl AsyncRead + Unpin),
+    context: &mut Context<'_>,
+) -> Poll<io::Result<Option<Bytes>>> {
+    let mut buffer = [const { MaybeUninit::uninit() }; BUFFER_BYTES];
+    let mut buffer = ReadBuf::uninit(&mut buffer);
+    ready!(Pin::new(from).poll_read(context, &mut buffer))?;
+    let bytes = buffer.filled();
+    Poll::Ready(Ok((!bytes.is_empty()).then(|| Bytes::copy_from_slice(bytes))))
+}
+
 async fn is_done(step: impl Future<Output = io::Result<()>>, patience: Option<Duration>) -> bool {
     match patience {
         Some(patience) => matches!(timeout(patience, step).await, Ok(Ok(()))),
@@ -72,7 +102,9 @@ async fn is_done(step: impl Future<Output = io::Result<()>>, patience: Option<Du
     }
 }
 
-const BUFFER_BYTES: usize = 4 * 1024;
+const BUFFER_BYTES: usize = 16 * 1024;
+/// How much the kernel keeps of what was written and not read.
+const SOCKET_BYTES: usize = 32 * 1024;
 /// How long a peer has to end after the worker has.
 const LINGER: Duration = Duration::from_secs(2);
 
@@ -80,7 +112,7 @@ const LINGER: Duration = Duration::from_secs(2);
 mod tests {
     use std::io::{Read, Write};
 
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt, duplex};
 
     use super::*;
 

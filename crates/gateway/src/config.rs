@@ -4,6 +4,8 @@ mod accounts;
 mod check;
 mod domain;
 mod layers;
+mod limits;
+mod listen;
 mod load;
 mod problem;
 mod queues;
@@ -15,14 +17,16 @@ mod values;
 pub use accounts::Account;
 pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
+pub use limits::{Limits, OnSessionLimit};
+pub use listen::{Listen, ServerTls};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use queues::{DeadLetter, Mode, Queue};
 pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
-    History, Limits, Listen, Log, LogFormat, Namespace, Native, OnForbidden, OnSessionLimit,
-    Origin, Pattern, Policy, Presence, Rule, ServerTls, Stomp, WebSocket,
+    History, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence,
+    Rule, Stomp, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

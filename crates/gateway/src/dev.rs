@@ -20,15 +20,10 @@ use crate::problem::Problem;
 
 /// The page and `/dev/token`.
 pub fn routes(node: &Arc<Node>) -> Router {
-    Router::new()
-        .route("/", asset("text/html; charset=utf-8", include_str!("../web/index.html")))
-        .route("/app.js", asset("text/javascript", include_str!("../web/app.js")))
-        .route("/connection.js", asset("text/javascript", include_str!("../web/connection.js")))
-        .route("/protocols.js", asset("text/javascript", include_str!("../web/protocols.js")))
-        .route("/style.css", asset("text/css", include_str!("../web/style.css")))
-        .route("/icon.svg", asset("image/svg+xml", include_str!("../web/icon.svg")))
-        .route("/dev/token", get(token))
-        .with_state(Arc::clone(node))
+    let page = ASSETS.iter().fold(Router::new(), |page, &(path, content_type, text)| {
+        page.route(path, asset(content_type, text))
+    });
+    page.route("/dev/token", get(token)).with_state(Arc::clone(node))
 }
 
 #[derive(Deserialize)]
@@ -83,6 +78,29 @@ fn mint(node: &Node, user: &str) -> anyhow::Result<String> {
     Ok(jwt::mint(&signing, &claims)?)
 }
 
+/// The page's files: path, type, content.
+const ASSETS: &[(&str, &str, &str)] = &[
+    ("/", "text/html; charset=utf-8", include_str!("../web/index.html")),
+    ("/style.css", "text/css", include_str!("../web/style.css")),
+    ("/icon.svg", "image/svg+xml", include_str!("../web/icon.svg")),
+    ("/app.js", JAVASCRIPT, include_str!("../web/app.js")),
+    ("/connection.js", JAVASCRIPT, include_str!("../web/connection.js")),
+    ("/dom.js", JAVASCRIPT, include_str!("../web/dom.js")),
+    ("/frames.js", JAVASCRIPT, include_str!("../web/frames.js")),
+    ("/inspector.js", JAVASCRIPT, include_str!("../web/inspector.js")),
+    ("/protocols.js", JAVASCRIPT, include_str!("../web/protocols.js")),
+    ("/raw.js", JAVASCRIPT, include_str!("../web/raw.js")),
+    ("/room.js", JAVASCRIPT, include_str!("../web/room.js")),
+    ("/transports.js", JAVASCRIPT, include_str!("../web/transports.js")),
+    ("/transports/conversation.js", JAVASCRIPT, include_str!("../web/transports/conversation.js")),
+    ("/transports/events.js", JAVASCRIPT, include_str!("../web/transports/events.js")),
+    ("/transports/http.js", JAVASCRIPT, include_str!("../web/transports/http.js")),
+    ("/transports/poll.js", JAVASCRIPT, include_str!("../web/transports/poll.js")),
+    ("/transports/sockjs.js", JAVASCRIPT, include_str!("../web/transports/sockjs.js")),
+    ("/transports/websocket.js", JAVASCRIPT, include_str!("../web/transports/websocket.js")),
+];
+
+const JAVASCRIPT: &str = "text/javascript";
 const TOKEN_TIME_S: u64 = 3600;
 
 /// Everything comes from this origin, and no script or style stands in the page itself.

@@ -52,6 +52,7 @@ async fn carry_out(node: &Node, workers: &mut Vec<Draining>, plan: DrainPlan) ->
     if node.admission.connections() > 0 {
         tokio::time::sleep(plan.grace).await;
     }
+    node.leaving.cancel();
     for worker in &*workers {
         let DrainPlan { window, deadline, .. } = plan;
         worker.handle.send(Inbox::Drain { window, deadline }).await;

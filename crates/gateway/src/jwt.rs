@@ -3,6 +3,9 @@
 mod extract;
 mod keys;
 mod mint;
+mod verified;
+
+use std::sync::Arc;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -15,6 +18,7 @@ use serde_json::Value;
 use crate::accounts::Accounts;
 use crate::config::{Algorithm, Auth, AuthKey, Problem};
 use keys::VerifyingKey;
+use verified::{Fingerprint, Verified};
 
 pub use extract::{TokenSource, token_from};
 pub use mint::{MintError, SigningKey, mint};
@@ -25,6 +29,7 @@ pub struct Authenticator {
     keys: Vec<VerifyingKey>,
     accounts: Accounts,
     rules: TokenRules,
+    verified: Verified,
 }
 
 /// Why a token's signature is not accepted, for `token inspect` and the log.
@@ -69,17 +74,17 @@ impl Authenticator {
     /// Reads the configured keys and accounts; `rules` say what claims must be.
     pub fn new(auth: &Auth, rules: TokenRules) -> Result<Self, Vec<Problem>> {
         let (keys, accounts) = (keys::read_all(&auth.keys)?, Accounts::new(&auth.accounts)?);
-        Ok(Self { keys, accounts, rules })
+        Ok(Self { keys, accounts, rules, verified: Verified::new() })
     }
 
     /// Who a client is that has proved itself so.
-    pub fn check(&self, credentials: &Credentials, now: Now) -> Result<Principal, AuthError> {
+    pub fn check(&self, credentials: &Credentials, now: Now) -> Result<Arc<Principal>, AuthError> {
         let (login, passcode, bearer) = match credentials {
             Credentials::Token(token) => return self.authenticate(token.as_str(), now),
             Credentials::Login { login, passcode, bearer } => (login, passcode, bearer),
         };
         if let Some(service) = self.accounts.check(login, passcode.as_str()) {
-            return service;
+            return service.map(Arc::new);
         }
         let token = bearer.as_ref().unwrap_or(passcode);
         self.authenticate(token.as_str(), now).map_err(|error| match error {
@@ -94,8 +99,19 @@ impl Authenticator {
     }
 
     /// Who `token` says its bearer is, once everything about it is known to be good.
-    pub fn authenticate(&self, token: &str, now: Now) -> Result<Principal, AuthError> {
-        self.rules.principal(&self.verify(token)?, now)
+    pub fn authenticate(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
+        let fingerprint = Fingerprint::of(token);
+        if let Some(principal) = self.verified.principal(fingerprint, now) {
+            metrics::counter!("fanlight_tokens_total", "result" => "remembered").increment(1);
+            return Ok(principal);
+        }
+        let claims = self.verify(token).map_err(AuthError::from);
+        let principal = claims.and_then(|claims| self.rules.principal(&claims, now));
+        let result = if principal.is_ok() { "verified" } else { "refused" };
+        metrics::counter!("fanlight_tokens_total", "result" => result).increment(1);
+        let principal = Arc::new(principal?);
+        self.verified.remember(fingerprint, &principal);
+        Ok(principal)
     }
 
     /// The claims of `token`, once its signature is known to be good. Their times, issuer and

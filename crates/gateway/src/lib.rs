@@ -15,6 +15,8 @@ pub mod dead_letters;
 pub mod dev;
 pub mod drain;
 pub mod health;
+pub mod http1;
+pub mod http2;
 pub mod jwt;
 pub mod mail;
 pub mod node;

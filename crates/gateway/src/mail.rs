@@ -29,6 +29,9 @@ pub enum Wish {
     Leave {
         /// As it has named itself.
         receiver: u64,
+        /// Whether its client was lost, and perhaps a frame with it.
+        #[serde(default)]
+        is_lost: bool,
     },
     /// Hand these messages to the session.
     Send {

@@ -8,6 +8,7 @@ use fanlight_engine::peers::Peers;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::Rules;
 use fanlight_redis::Lease;
+use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::clock::Clock;
@@ -44,6 +45,8 @@ pub struct Node {
     pub dev: bool,
     /// Whether the conformance echo is served.
     pub conformance: bool,
+    /// Its sessions are leaving: the drain's grace is over.
+    pub leaving: CancellationToken,
     draining: AtomicBool,
 }
 
@@ -84,6 +87,7 @@ impl Node {
             clock: shared.clock,
             dev: false,
             conformance: false,
+            leaving: CancellationToken::new(),
             draining: AtomicBool::new(false),
         }
     }

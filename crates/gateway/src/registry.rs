@@ -116,7 +116,7 @@ impl Cluster {
     /// that nobody waits for its end.
     pub async fn leave(&self) {
         if let Some((registry, lease)) = &self.redis {
-            tokio::join!(registry.flush(), self.presence.settle());
+            tokio::join!(registry.flush(), self.presence.settle(), self.peers.settle());
             lease.release().await;
         }
     }

@@ -11,12 +11,11 @@ use std::time::Duration;
 use anyhow::Context;
 use axum::Router;
 use fanlight_engine::broker::WorkerId;
-use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::{Barrier, Notify, oneshot};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -52,8 +51,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
     let stomp = config.listen.stomp.map(|address| reserve("listen.stomp", address)).transpose()?;
     let (stomp_listener, stomp) = stomp.unzip();
-    let stomp_tls =
-        tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls).map_err(ConfigError::from)?;
+    let tls =
+        tls::acceptor("listen.tls", &config.listen.tls, tls::HTTP).map_err(ConfigError::from)?;
+    let stomp_tls = tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls, &[])
+        .map_err(ConfigError::from)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
@@ -70,7 +71,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let moving = dead_letters::run(Arc::clone(&shared));
     let until = shutdown.clone();
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
-    let listeners = Listeners { public: public_listener, stomp: stomp_listener, stomp_tls };
+    let listeners = Listeners { public: public_listener, tls, stomp: stomp_listener, stomp_tls };
     let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());
@@ -81,6 +82,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         head_time: node.config.limits.request_head_time.0,
         // Apart from the public's, who must not be able to shut operators out.
         admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
+        tls: None,
+        bridges: tracker.clone(),
+        patience: node.config.limits.send_time.0,
+        max_streams: node.config.limits.http2_streams,
+        leaving: shutdown.clone(),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     tracker.spawn(keep_up(metrics, Arc::clone(&node), Arc::clone(&shared), shutdown.clone()));
@@ -125,10 +131,8 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         registry: Arc::clone(&cluster.registry),
         peers: Arc::clone(&cluster.peers),
         clock,
-        outbox_limits: OutboxLimits {
-            bytes: config.limits.outbox.as_bytes(),
-            frames: config.limits.outbox_frames,
-        },
+        outbox_limits: config.outbox_limits(),
+        mailbox_limits: config.mailbox_limits(),
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
@@ -138,6 +142,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
 /// Where one worker's connections come from.
 struct Listeners {
     public: Socket,
+    tls: Option<TlsAcceptor>,
     stomp: Option<Socket>,
     stomp_tls: Option<TlsAcceptor>,
 }
@@ -151,6 +156,7 @@ impl Listeners {
         };
         Ok(Self {
             public: share(&self.public)?,
+            tls: self.tls.clone(),
             stomp: self.stomp.as_ref().map(share).transpose()?,
             stomp_tls: self.stomp_tls.clone(),
         })
@@ -169,6 +175,7 @@ fn start_workers(
     while listeners.len() < inboxes.len() {
         listeners.push(listeners[0].share()?);
     }
+    let all_served = Arc::new(Barrier::new(inboxes.len()));
     let parts = inboxes.into_iter().zip(listeners).enumerate();
     parts
         .map(|(at, ((handle, receiver), listeners))| {
@@ -180,6 +187,7 @@ fn start_workers(
                 receiver,
                 listeners,
                 shutdown: shutdown.clone(),
+                all_served: Arc::clone(&all_served),
             };
             thread.start()
         })
@@ -195,6 +203,8 @@ struct WorkerThread {
     receiver: InboxReceiver,
     listeners: Listeners,
     shutdown: CancellationToken,
+    /// Where each waits until the sessions of all have ended.
+    all_served: Arc<Barrier>,
 }
 
 impl WorkerThread {
@@ -224,7 +234,7 @@ impl WorkerThread {
         runtime.block_on(async move {
             let (tracker, bridges) = (TaskTracker::new(), TaskTracker::new());
             let ending = self.shutdown.child_token();
-            let Listeners { public, stomp, stomp_tls } = self.listeners;
+            let Listeners { public, tls, stomp, stomp_tls } = self.listeners;
             if let Some(listener) = stomp {
                 let (node, worker) = (Arc::clone(&self.node), self.handle.clone());
                 let server = StompServer::new(node, worker, stomp_tls, bridges.clone());
@@ -239,6 +249,11 @@ impl WorkerThread {
                 shutdown: ending.clone(),
                 head_time: self.node.config.limits.request_head_time.0,
                 admission: Arc::clone(&self.node.http_admission),
+                tls,
+                bridges: bridges.clone(),
+                patience: self.node.config.limits.send_time.0,
+                max_streams: self.node.config.limits.http2_streams,
+                leaving: self.node.leaving.clone(),
             };
             tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
@@ -246,7 +261,9 @@ impl WorkerThread {
             // What the last connections were told may still be on its way to them.
             bridges.close();
             let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
-            // What waits here for sessions of other workers or nodes is still to be answered.
+            // Requests come here also for sessions of other workers, which are still to be told.
+            self.all_served.wait().await;
+            // What waits here for sessions of other nodes is still to be answered.
             ending.cancel();
             tracker.close();
             tracker.wait().await;
@@ -309,22 +326,26 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 fn announce(node: &Node, public: SocketAddr, stomp: Option<SocketAddr>, admin: SocketAddr) {
     let (public, admin) = (reachable(public), reachable(admin));
     let path = &node.config.websocket.path;
+    let scheme = |tls: &ServerTls, plain, within_tls| {
+        if *tls == ServerTls::default() { plain } else { within_tls }
+    };
+    let listen = &node.config.listen;
     let mut lines = vec![
         "Fanlight is running.".into(),
-        format!("  clients   ws://{public}{path}"),
+        format!("  clients   {}://{public}{path}", scheme(&listen.tls, "ws", "wss")),
         format!("  health    http://{admin}/readyz"),
         format!("  metrics   http://{admin}/metrics"),
     ];
     if let Some(stomp) = stomp.map(reachable) {
-        let has_tls = node.config.listen.stomp_tls != ServerTls::default();
-        let scheme = if has_tls { "stomp+ssl" } else { "stomp" };
+        let scheme = scheme(&listen.stomp_tls, "stomp", "stomp+ssl");
         lines.insert(2, format!("  STOMP     {scheme}://{stomp}"));
     }
     if node.dev {
-        lines[0] = format!("Fanlight is running. Open http://{public}/ in a browser.");
+        let page = format!("{}://{public}", scheme(&listen.tls, "http", "https"));
+        lines[0] = format!("Fanlight is running. Open {page}/ in a browser.");
         let keys = node.config.auth.keys.iter().filter(|key| !key.secret.is_empty());
         lines.extend(keys.map(|key| format!("  secret    {}", key.secret.reveal())));
-        lines.push(format!("  token     curl 'http://{public}/dev/token?user=ann'"));
+        lines.push(format!("  token     curl '{page}/dev/token?user=ann'"));
         lines.push("Development mode: this machine only, open rules. Not for production.".into());
     }
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));

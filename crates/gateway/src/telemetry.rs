@@ -66,7 +66,11 @@ fn describe() {
     describe_gauge!("fanlight_draining", count, "1 while this node drains.");
     describe_gauge!("fanlight_ready", count, "1 while this node wants new connections.");
     describe_counter!("fanlight_connections_opened_total", count, "Connections upgraded.");
-    describe_counter!("fanlight_handshakes_total", count, "Handshakes, by result.");
+    describe_counter!(
+        "fanlight_handshakes_total",
+        count,
+        "Handshakes, by result and version of HTTP."
+    );
     describe_counter!("fanlight_accept_errors_total", count, "Connections that accept() refused.");
     describe_counter!(
         "fanlight_http_connections_refused_total",

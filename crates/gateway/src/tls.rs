@@ -12,8 +12,18 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Problem, ServerTls};
 
-/// What agrees on TLS for a listener whose files are the option `key`; `None` where it has none.
-pub fn acceptor(key: &str, tls: &ServerTls) -> Result<Option<TlsAcceptor>, Problem> {
+/// The protocols within TLS for clients (RFC 7301), the preferred one first.
+pub const HTTP: &[&[u8]] = &[HTTP2, b"http/1.1"];
+/// HTTP/2 among them.
+pub const HTTP2: &[u8] = b"h2";
+
+/// What agrees on TLS, and on one of `protocols` if there are any, for a listener whose files are
+/// the option `key`; `None` where it has none.
+pub fn acceptor(
+    key: &str,
+    tls: &ServerTls,
+    protocols: &[&[u8]],
+) -> Result<Option<TlsAcceptor>, Problem> {
     let ServerTls { certificate_file, private_key_file } = tls;
     let option = |name: &str| format!("{key}.{name}");
     match (certificate_file.as_os_str().is_empty(), private_key_file.as_os_str().is_empty()) {
@@ -39,14 +49,20 @@ pub fn acceptor(key: &str, tls: &ServerTls) -> Result<Option<TlsAcceptor>, Probl
     let private_key = PrivateKeyDer::from_pem_file(private_key_file)
         .map_err(|error| unusable("private_key_file", private_key_file, error))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
+    let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private_key))
         .map_err(|error| {
             let remedy = "check that the certificate and the private key are a pair";
             Problem::new(option("certificate_file"), error.to_string(), remedy)
         })?;
+    config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Some(TlsAcceptor::from(Arc::new(config))))
+}
+
+/// Counts a connection on which TLS was not agreed on.
+pub fn count_failure(result: &'static str) {
+    metrics::counter!("fanlight_handshakes_total", "result" => result).increment(1);
 }
 
 fn unreadable(file: &Path, error: &io::Error) -> (String, &'static str) {

@@ -81,6 +81,8 @@ pub struct WorkerShared {
     pub clock: Clock,
     /// The bounds of each outbox.
     pub outbox_limits: OutboxLimits,
+    /// The same where what waits goes as one answer, perhaps to another node.
+    pub mailbox_limits: OutboxLimits,
     /// How long an outbox may wait without progress, in milliseconds.
     pub send_time_ms: u64,
     /// Messages below this are not compressed, in bytes.
@@ -551,7 +553,7 @@ impl Worker {
             return false;
         }
         let close_ms = match &slot.link {
-            Link::Mailbox(mailbox) => mailbox.linger_ms(),
+            Link::Mailbox(mailbox) => mailbox.linger_ms(self.sweep.is_draining()),
             _ => CLOSE_TIME.as_millis() as u64,
         };
         let deadline_ms = now.mono_ms + close_ms;
@@ -595,10 +597,7 @@ impl Worker {
                     continue;
                 }
                 self.stage.take(slot, &mut self.buffers.chunks);
-                let limits = match slot.phase {
-                    Phase::Open => self.shared.outbox_limits,
-                    Phase::Closing { .. } => NO_LIMITS,
-                };
+                let limits = slot.limits(&self.shared);
                 let chunks = &self.buffers.chunks;
                 match slot.write_all(chunks, &mut self.buffers.write, limits, now.mono_ms) {
                     Written::Taken if slot.is_open() => {}
@@ -670,5 +669,3 @@ const INBOX_BATCH: usize = 512;
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// How long a peer has to answer a close frame.
 const CLOSE_TIME: Duration = Duration::from_secs(2);
-/// A closing connection takes its last words whatever waits already.
-const NO_LIMITS: OutboxLimits = OutboxLimits { bytes: usize::MAX, frames: u32::MAX };

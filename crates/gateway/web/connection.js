@@ -1,20 +1,21 @@
-// A connection that comes back: token, WebSocket, protocol, and a jittered backoff between tries.
+// A connection that comes back by any transport: token, link, a jittered backoff between tries, and
+// the position from which it goes on.
 
-import { Native, Stomp } from "./protocols.js";
-
-export const PROTOCOLS = { native: Native, stomp: Stomp };
+import { TRANSPORTS } from "./transports.js";
 
 /**
  * Keeps one user in one topic until `leave`.
  *
- * `on` has state({ state, text }), session(id), message(message), joined(topic), accepted(receipt),
- * refused(error) and frame(direction, text).
+ * `on` has state({ state, text }), session(id), message(message), joined({ recovered, missed, reason }),
+ * accepted(id), refused(error) and frame(direction, text).
  */
 export class Connection {
-  constructor({ protocol, user, topic, on }) {
-    this.Protocol = PROTOCOLS[protocol];
+  constructor({ transport, protocol, user, topic, position, on }) {
+    this.transport = TRANSPORTS[transport];
+    this.protocol = protocol;
     this.user = user;
     this.topic = topic;
+    this.position = position;
     this.on = on;
     this.failures = 0;
     this.open();
@@ -22,19 +23,23 @@ export class Connection {
 
   /** Sends a chat message; gives the id that `accepted` will tell. */
   send(body) {
-    return this.protocol.send(this.topic, body);
+    return this.link.send(this.topic, body);
   }
 
-  /** Sends any text as one WebSocket message. */
+  /** Sends any text as the transport sends one message. */
   write(text) {
-    if (this.socket?.readyState !== WebSocket.OPEN) return;
-    this.socket.send(text);
-    this.on.frame("out", text);
+    this.link?.write(text);
   }
 
   reconnectNow() {
     this.failures = 0;
     this.open();
+  }
+
+  /** Loses the connection, and stays away long enough to miss something. */
+  cut() {
+    this.drop();
+    this.retryLater("Cut off", CUT_MS);
   }
 
   leave() {
@@ -50,60 +55,49 @@ export class Connection {
     const attempt = (this.attempt = {});
     try {
       const token = await fetchToken(this.user);
-      if (this.attempt === attempt) this.openSocket(token);
+      if (this.attempt !== attempt) return;
+      const { protocol, topic, position } = this;
+      this.link = this.transport.open({ protocol, token, topic, position, on: this.callbacks(attempt) });
     } catch (error) {
       if (this.attempt === attempt) this.retryLater(error.message);
     }
   }
 
-  openSocket(token) {
-    const scheme = location.protocol === "https:" ? "wss" : "ws";
-    const socket = new WebSocket(`${scheme}://${location.host}/ws`, this.Protocol.subprotocol);
-    socket.binaryType = "arraybuffer";
-    this.socket = socket;
-    this.advisedMs = undefined;
-    this.protocol = new this.Protocol({ write: (text) => this.write(text), on: this.callbacks() });
-    // Each handler first asks whether the socket is still ours: a dropped one must stay silent.
-    const ours = (handle) => (event) => this.socket === socket && handle(event);
-    socket.onopen = ours(() => this.protocol.open(token));
-    socket.onmessage = ours(({ data }) => {
-      const text = typeof data === "string" ? data : new TextDecoder().decode(data);
-      this.on.frame("in", text);
-      this.protocol.received(text);
-    });
-    socket.onclose = ours(({ code, reason }) => this.closed(code, reason));
-  }
-
-  callbacks() {
-    const { message, joined, accepted } = this.on;
+  /** What a link tells. Each first asks whether the link is still ours: a dropped one must stay silent. */
+  callbacks(attempt) {
+    const ours = (handle) => (...told) => this.attempt === attempt && handle(...told);
+    const { frame, accepted, refused } = this.on;
+    let advisedMs;
+    let missed = 0;
+    let isLive = false;
     return {
-      message,
-      accepted,
-      joined,
-      connected: ({ session, user }) => {
+      frame: ours(frame),
+      accepted: ours(accepted),
+      refused: ours(refused),
+      connected: ours(({ session, user }) => {
         this.failures = 0;
         this.on.session(session);
         this.on.state({ state: "online", text: `Connected as ${user ?? this.user}` });
-        this.protocol.join(this.topic);
-      },
-      refused: (error) => this.on.refused(error),
-      reconnect: ({ afterMs }) => (this.advisedMs = afterMs),
-      lost: (why) => {
+      }),
+      message: ours((message) => {
+        if (message.topic !== this.topic) return;
+        this.position = message.position ?? this.position;
+        if (!isLive) missed += 1;
+        this.on.message({ ...message, recovered: !isLive });
+      }),
+      joined: ours(({ topic, position, recovered, reason }) => {
+        if (topic !== this.topic) return;
+        isLive = true;
+        this.position = position ?? this.position;
+        this.on.joined({ recovered, missed, reason });
+      }),
+      reconnect: ours(({ afterMs }) => (advisedMs = afterMs)),
+      closed: ours(({ why, isFinal }) => {
         this.drop();
-        this.retryLater(why);
-      },
+        if (isFinal) this.on.state({ state: "stopped", text: why });
+        else this.retryLater(why, advisedMs);
+      }),
     };
-  }
-
-  closed(code, reason) {
-    const why = `Closed: ${reason || "connection lost"} (${code})`;
-    const advisedMs = this.advisedMs;
-    this.drop();
-    if (isFinal(code)) {
-      this.on.state({ state: "stopped", text: why });
-    } else {
-      this.retryLater(why, advisedMs);
-    }
   }
 
   /** Waits a random part of a time that doubles up to 15 seconds, so that clients do not return at once. */
@@ -114,21 +108,14 @@ export class Connection {
     this.retry = setTimeout(() => this.open(), waitMs);
   }
 
-  /** Lets go of the socket without hearing from it again. */
+  /** Lets go of the link without hearing from it again. */
   drop() {
-    const socket = this.socket;
+    const link = this.link;
     this.attempt = undefined;
-    this.socket = undefined;
-    this.protocol?.close();
+    this.link = undefined;
     this.on.session(undefined);
-    socket?.close(1000);
+    link?.close();
   }
-}
-
-/** Codes after which the same client would only fail again. A fresh token comes with each try, so
- *  an expired or refused one (4501, 4502) is worth another. */
-function isFinal(code) {
-  return [1002, 1003, 1007, 1009].includes(code) || (code >= 4503 && code <= 4599);
 }
 
 async function fetchToken(user) {
@@ -142,3 +129,4 @@ async function fetchToken(user) {
 
 const FIRST_WAIT_MS = 500;
 const MAX_WAIT_MS = 15_000;
+const CUT_MS = 5_000;

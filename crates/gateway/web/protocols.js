@@ -1,8 +1,9 @@
-// What is said over a socket: the native protocol and STOMP 1.2, behind one face.
+// What is said over a connection both ways: the native protocol and STOMP 1.2, behind one face.
 //
-// A protocol is made with { write, on }. `write(text)` sends one WebSocket message; `on` has the
-// callbacks connected({ session, user }), message({ topic, body, at }), joined(topic),
-// accepted(receipt), refused({ code, message, fatal }), reconnect({ afterMs }) and lost(why).
+// A protocol is made with { write, on }. `write(text)` sends one message of text; `on` has the
+// callbacks connected({ session, user }), message({ topic, body, at, position }),
+// joined({ topic, position, recovered, reason }), accepted(receipt), refused({ code, message, fatal }),
+// reconnect({ afterMs }) and lost(why). A position is "epoch:offset".
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
@@ -10,7 +11,6 @@ const decoder = new TextDecoder();
 /** The native protocol, `fanlight.v1.json`. */
 export class Native {
   static subprotocol = "fanlight.v1.json";
-  static label = "Native JSON";
 
   constructor({ write, on }) {
     this.write = (message) => write(JSON.stringify(message));
@@ -24,12 +24,14 @@ export class Native {
     this.write({ type: "connect", token });
   }
 
-  join(topic) {
-    this.request({ type: "subscribe", to: topic }, () => this.on.joined(topic));
+  join(topic, position) {
+    const [epoch, offset] = position?.split(":") ?? [];
+    const since = position && { epoch, offset: Number(offset) };
+    this.request({ type: "subscribe", to: topic, since }, (ok) => this.on.joined({ topic, ...toldOf(ok) }));
   }
 
   send(topic, body) {
-    return this.request({ type: "send", to: topic, data: body }, (id) => this.on.accepted(id));
+    return this.request({ type: "send", to: topic, data: body }, ({ id }) => this.on.accepted(id));
   }
 
   received(text) {
@@ -44,7 +46,7 @@ export class Native {
     this.beat.stop();
   }
 
-  /** Sends with an id of its own; `done` runs when the server answers `ok`. */
+  /** Sends with an id of its own; `done` gets the server's `ok`. */
   request(message, done) {
     const id = this.nextId++;
     this.requests.set(id, done);
@@ -59,11 +61,11 @@ export class Native {
         this.on.connected({ session: message.session, user: message.user });
         break;
       case "ok":
-        this.requests.get(message.id)?.(message.id);
+        this.requests.get(message.id)?.(message);
         this.requests.delete(message.id);
         break;
       case "message":
-        this.on.message({ topic: message.to, body: message.data, at: message.at });
+        this.on.message(messageOf(message));
         break;
       case "error":
         this.requests.delete(message.id);
@@ -76,10 +78,24 @@ export class Native {
   }
 }
 
+/** What a native `message` says, by whichever transport it came. */
+export function messageOf(message) {
+  return { topic: message.to, body: message.data, at: message.at, position: positionOf(message) };
+}
+
+/** What a native `ok` says of a subscription. */
+export function toldOf({ recovered, reason, ...rest }) {
+  return { position: positionOf(rest), recovered, reason };
+}
+
+/** As text; without a history there is none. */
+function positionOf({ epoch, offset }) {
+  return epoch === undefined ? undefined : `${epoch}:${offset}`;
+}
+
 /** STOMP 1.2 (https://stomp.github.io/stomp-specification-1.2.html), as much as a chat needs. */
 export class Stomp {
   static subprotocol = "v12.stomp";
-  static label = "STOMP 1.2";
 
   constructor({ write, on }) {
     this.write = write;
@@ -99,9 +115,12 @@ export class Stomp {
     }));
   }
 
-  join(topic) {
-    const receipt = this.expect(() => this.on.joined(topic));
-    this.write(stompFrame("SUBSCRIBE", { id: "room", destination: topic, receipt }));
+  join(topic, position) {
+    const receipt = this.expect((id, { recovered, ...headers }) =>
+      this.on.joined({ topic, ...toldOf({ ...headers, recovered: recovered && recovered === "true" }) }),
+    );
+    const since = position ? { "last-event-id": position } : {};
+    this.write(stompFrame("SUBSCRIBE", { id: "room", destination: topic, receipt, ...since }));
   }
 
   send(topic, body) {
@@ -137,11 +156,11 @@ export class Stomp {
         break;
       }
       case "RECEIPT":
-        this.receipts.get(headers["receipt-id"])?.(headers["receipt-id"]);
+        this.receipts.get(headers["receipt-id"])?.(headers["receipt-id"], headers);
         this.receipts.delete(headers["receipt-id"]);
         break;
       case "MESSAGE":
-        this.on.message({ topic: headers.destination, body: parseJson(body), at: undefined });
+        this.on.message({ topic: headers.destination, body: parseJson(body), at: undefined, position: positionOf(headers) });
         break;
       case "ERROR":
         this.receipts.delete(headers["receipt-id"]);
@@ -157,11 +176,6 @@ export function stompFrame(command, headers, body = "") {
   const lines = Object.entries(headers).map(([name, value]) => `${escape(name)}:${escape(value)}`);
   if (body) lines.push(`content-length:${encoder.encode(body).length}`);
   return [command, ...lines, "", `${body}\0`].join("\n");
-}
-
-/** Whether a WebSocket message is a heartbeat of either protocol. */
-export function isHeartbeat(text) {
-  return /^[\r\n]*$/.test(text) || /^\{"type":"(ping|pong)"\}$/.test(text);
 }
 
 /** Collects bytes until a frame is whole: frames may be split over messages, or share one. */
@@ -266,6 +280,8 @@ function parseJson(text) {
     return undefined;
   }
 }
+
+export const PROTOCOLS = { native: Native, stomp: Stomp };
 
 const STOMP_BEAT_MS = 10_000;
 const LF = 10;

@@ -60,6 +60,23 @@ impl DestinationPattern {
         self.literal
     }
 
+    /// What every match begins with, and what it ends with behind that. Of a pattern without
+    /// wildcards, all and nothing.
+    pub fn literal_ends(&self) -> (&str, &str) {
+        let text = &*self.text;
+        let Some(first) = text.find(['*', '?', '{']) else { return (text, "") };
+        let behind_last = text.rfind(['*', '?', '}']).map_or(text.len(), |last| last + 1);
+        let (mut prefix, mut suffix) = (&text[..first], &text[behind_last..]);
+        // `**` may stand for no segment, and then takes a separator with it.
+        if text[first..].split('/').next() == Some("**") {
+            prefix = prefix.strip_suffix('/').unwrap_or(prefix);
+        }
+        if text[..behind_last].rsplit('/').next() == Some("**") {
+            suffix = suffix.strip_prefix('/').unwrap_or(suffix);
+        }
+        (prefix, suffix)
+    }
+
     /// Whether `destination` matches.
     pub fn matches(&self, destination: &str) -> bool {
         self.captures(destination).is_some()
@@ -283,6 +300,21 @@ mod tests {
     }
 
     #[test]
+    fn literal_ends_leave_out_what_a_double_star_may_take_with_it() {
+        for (text, ends) in [
+            ("/topic/a", ("/topic/a", "")),
+            ("/topic/a.*", ("/topic/a.", "")),
+            ("/topic/*.b", ("/topic/", ".b")),
+            ("/topic/{room}/x?y", ("/topic/", "y")),
+            ("/topic/**", ("/topic", "")),
+            ("/topic/**/z", ("/topic", "z")),
+            ("/topic/a**/z", ("/topic/a", "/z")),
+        ] {
+            assert_eq!(pattern(text).literal_ends(), ends, "{text}");
+        }
+    }
+
+    #[test]
     fn malformed_and_hostile_patterns_are_refused() {
         for text in ["/topic/{", "/topic/{}", "/topic/a}", "/topic/{a{b}}", "/other/*"] {
             assert!(text.parse::<DestinationPattern>().is_err(), "{text}");
@@ -331,6 +363,19 @@ mod tests {
             let Ok(parsed) = text.parse::<DestinationPattern>() else { return Ok(()) };
             let segments = |text| str::split(text, '/').collect::<Vec<_>>();
             prop_assert_eq!(parsed.matches(&on), naive(&segments(&text), &segments(&on)));
+        }
+
+        #[test]
+        fn what_matches_has_the_literal_ends_one_behind_the_other(
+            text in "/topic(/(\\*\\*|[ab?*é]{1,4}|a\\{v\\}b)){1,4}", on in "/topic(/[abé]{1,4}){0,6}",
+        ) {
+            let Ok(parsed) = text.parse::<DestinationPattern>() else { return Ok(()) };
+            let (prefix, suffix) = parsed.literal_ends();
+            prop_assert!(text.starts_with(prefix) && text.ends_with(suffix));
+            if parsed.matches(&on) {
+                let rest = on.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+                prop_assert!(rest.is_some(), "{} by {}: {} {}", on, text, prefix, suffix);
+            }
         }
 
         #[test]

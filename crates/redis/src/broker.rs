@@ -13,6 +13,7 @@ use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::agreement;
 use crate::command;
 use crate::config::RedisConfig;
 use crate::envelope::Destinations;
@@ -59,13 +60,11 @@ impl RedisBroker {
             tracker,
             shutdown,
         };
-        Arc::new(Self {
-            shards: Arc::new(Shards::start(&environment)),
-            names,
-            config,
-            sinks,
-            destinations: Arc::default(),
-        })
+        let shards = Arc::new(Shards::start(&environment));
+        let watching = agreement::watch(Arc::clone(&shards), names.clone(), Arc::clone(&config));
+        let Environment { tracker, shutdown, .. } = environment;
+        tracker.spawn(async move { shutdown.run_until_cancelled(watching).await });
+        Arc::new(Self { shards, names, config, sinks, destinations: Arc::default() })
     }
 
     /// For what else lives in the same Redis.

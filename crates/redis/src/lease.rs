@@ -72,6 +72,7 @@ pub struct Lease {
     boot: String,
     info: NodeInfo,
     hold: watch::Sender<Hold>,
+    listed: watch::Sender<()>,
     fence: Notify,
     state: Mutex<State>,
 }
@@ -143,6 +144,7 @@ impl Lease {
             boot,
             info,
             hold: watch::Sender::new(Hold { owner, round: 0 }),
+            listed: watch::Sender::new(()),
             fence: Notify::new(),
             state: Mutex::new(State {
                 previous: None,
@@ -195,6 +197,21 @@ impl Lease {
     /// everything again.
     pub fn is_live(&self, owner: &str) -> bool {
         !self.state().dead.contains(owner)
+    }
+
+    /// Whether the process that `owner` is of has a lease, under whatever owner.
+    pub(crate) fn goes_on(&self, owner: &str) -> bool {
+        let state = self.state();
+        let boot = boot_of(owner);
+        state
+            .nodes
+            .iter()
+            .any(|one| boot_of(&one.owner) == boot && !state.dead.contains(&one.owner))
+    }
+
+    /// Tells of each renewal: who is dead may have become known.
+    pub(crate) fn listed(&self) -> watch::Receiver<()> {
+        self.listed.subscribe()
     }
 
     /// All nodes that had a lease at the last renewal, and those that had just let it expire.
@@ -407,6 +424,7 @@ impl Lease {
         state.dead = dead;
         let owner: Arc<str> = format!("{}:{}", self.boot, state.generation).into();
         drop(state);
+        self.listed.send_replace(());
         self.hold.send_if_modified(|hold| {
             // The first is taken as it was announced.
             if !begins || hold.owner == owner {

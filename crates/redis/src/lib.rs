@@ -22,6 +22,7 @@
 //! | [`RedisPeers`] | who has a session that its client named, and asking that node |
 //! | [`RedisPresence`] | who is where, entered under the node's lease |
 
+mod agreement;
 mod broker;
 mod canary;
 mod cluster;

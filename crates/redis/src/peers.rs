@@ -28,7 +28,7 @@ use fanlight_engine::registry::Handle;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::select;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -67,6 +67,8 @@ struct Inner {
     renew: Notify,
     releases: keep::Releases,
     asks: Arc<Asks>,
+    /// How many requests of other nodes are being answered.
+    answering: watch::Sender<usize>,
     tracker: TaskTracker,
     shutdown: CancellationToken,
 }
@@ -95,6 +97,7 @@ impl RedisPeers {
             renew: Notify::new(),
             releases: keep::Releases::default(),
             asks: Asks::new(ASKS_MAX),
+            answering: watch::Sender::new(0),
             tracker: tracker.clone(),
             shutdown: shutdown.clone(),
         });
@@ -113,11 +116,11 @@ impl Peers for RedisPeers {
     ) -> BoxFuture<'static, Result<Claim, PeerError>> {
         let inner = &self.inner;
         if let Some((holder, Standing::Sure)) = inner.claims().holder(&name, &inner.terms()) {
-            let is_its = holder == handle;
+            let claimed = inner.own_holder(name, holder);
             let claim =
-                if is_its { Claim::Ours } else { Claim::Theirs(inner.own_holder(name, holder)) };
-            meters::claimed(&Ok(claim.clone()));
-            return ready(Ok(claim)).boxed();
+                Ok(if holder == handle { Claim::Ours(claimed) } else { Claim::Theirs(claimed) });
+            meters::claimed(&claim);
+            return ready(claim).boxed();
         }
         if !inner.lease.is_held() {
             // Others may take this node for dead, and what it claims for nobody's.
@@ -186,6 +189,15 @@ impl Peers for RedisPeers {
         }
         .boxed()
     }
+
+    fn settle(&self) -> BoxFuture<'static, ()> {
+        let mut answering = self.inner.answering.subscribe();
+        async move {
+            let settled = answering.wait_for(|under_way| *under_way == 0);
+            let _ = timeout(SETTLE_TIME, settled).await;
+        }
+        .boxed()
+    }
 }
 
 /// Counts an ask by its result when it is dropped, answered or not.
@@ -220,6 +232,7 @@ impl Inner {
             return Ok(answering.map(serve::outcome).boxed());
         }
         let boot = Uuid::parse_str(boot_of(&holder.owner)).map_err(|_| PeerError::Gone)?;
+        let listed = self.lease.listed();
         let waiting = self.asks.begin().ok_or(PeerError::Overloaded)?;
         let message = Message::Ask(Ask {
             asker: self.boot,
@@ -230,8 +243,9 @@ impl Inner {
             request,
         });
         let sent = self.tell(boot, &message);
-        let cancelling = Cancelling { inner: Arc::clone(self), boot, waiting, is_over: false };
-        Ok(cancelling.answered(sent).boxed())
+        let (inner, owner) = (Arc::clone(self), Arc::clone(&holder.owner));
+        let cancelling = Cancelling { inner, boot, owner, waiting, is_over: false };
+        Ok(cancelling.answered(sent, listed).boxed())
     }
 
     /// Sends a message to a node; how many heard it.
@@ -363,7 +377,7 @@ impl Attempt {
         mut self,
         mut answer: BoxFuture<'static, Answer>,
     ) -> Result<Claim, PeerError> {
-        let mut claim = Claim::Ours;
+        let mut claim: fn(Holder) -> Claim = Claim::Ours;
         for _ in 0..ATTEMPTS {
             let held = match answer.await {
                 Ok(Value::Bulk(held)) => held,
@@ -375,7 +389,8 @@ impl Attempt {
             };
             if held.is_empty() {
                 self.settle();
-                return Ok(claim);
+                let (name, owner) = (self.name.clone(), Arc::clone(&self.owner));
+                return Ok(claim(Holder { name, owner, handle: self.handle }));
             }
             self.may_stand = false;
             let value = Value::Bulk(held.clone());
@@ -427,6 +442,7 @@ impl Drop for Attempt {
 struct Cancelling {
     inner: Arc<Inner>,
     boot: Uuid,
+    owner: Arc<str>,
     waiting: Waiting,
     is_over: bool,
 }
@@ -435,6 +451,7 @@ impl Cancelling {
     async fn answered(
         mut self,
         mut sent: BoxFuture<'static, Result<i64, PublishError>>,
+        mut listed: watch::Receiver<()>,
     ) -> Result<Bytes, PeerError> {
         let mut is_sending = true;
         loop {
@@ -456,6 +473,14 @@ impl Cancelling {
                         return Err(PeerError::Unavailable);
                     }
                 },
+                Ok(()) = listed.changed() => {
+                    // One that dies does not say so, and a poll may wait for a long time.
+                    let goes_on = self.inner.lease.goes_on(&self.owner);
+                    if !goes_on && self.inner.is_dead(&self.owner).await {
+                        self.is_over = true;
+                        return Err(PeerError::Gone);
+                    }
+                }
             }
         }
     }
@@ -491,5 +516,7 @@ const PEER: Kind = Kind("peer");
 const TTL_LEASES: u32 = 4;
 /// How often a claim is tried anew, when who held it changes meanwhile.
 const ATTEMPTS: usize = 4;
+/// What is still to be answered at the end is known already.
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Asks that wait for their answers.
 const ASKS_MAX: usize = 64 << 10;

@@ -62,6 +62,7 @@ macro_rules! scripts {
 scripts! {
     PUBLISH = "meta.lua" "publish.lua";
     HISTORY = "meta.lua" "history.lua";
+    AGREEMENT = "agreement.lua";
     LEASE = "lease.lua";
     LEASE_END = "lease_end.lua";
     PEER_CLAIM = "peer_claim.lua";

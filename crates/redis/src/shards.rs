@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use fanlight_engine::broker::{BrokerHealth, Channel, Joined, PublishError, WorkerId};
 use futures_util::future::BoxFuture;
+use tokio::sync::oneshot;
 use uuid::Uuid;
 
 use crate::cluster::{self, Cluster};
@@ -124,13 +125,14 @@ impl Shards {
                 cluster.routes.send(partition, kept, master, command)
             }
         };
-        Box::pin(async move {
-            match queued {
-                // The writer answers everything it was given, unless its runtime is torn down.
-                Ok(answer) => answer.await.unwrap_or(Err(PublishError::Unknown)),
-                Err(error) => Err(error),
-            }
-        })
+        answered(queued)
+    }
+
+    /// Runs a command on each of the shards that there are now.
+    pub(crate) fn call_each(&self, command: &[u8]) -> Vec<BoxFuture<'static, Answer>> {
+        let shards = self.table.shards().into_iter();
+        let queue = |shard: Arc<Shard>| shard.commands.send_with(false, |_| command.to_vec());
+        shards.map(queue).map(answered).collect()
     }
 
     /// Makes a worker receive what is published on `channel`, wherever that is or moves to.
@@ -241,6 +243,14 @@ impl Table {
     fn rows(&self) -> RwLockReadGuard<'_, Rows> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// The answer to what was queued, if it was.
+fn answered(queued: Result<oneshot::Receiver<Answer>, PublishError>) -> BoxFuture<'static, Answer> {
+    Box::pin(async move {
+        // The writer answers everything it was given, unless its runtime is torn down.
+        queued?.await.unwrap_or(Err(PublishError::Unknown))
+    })
 }
 
 fn index_of(channel: &Channel) -> usize {

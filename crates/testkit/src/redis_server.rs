@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 
+use crate::port::PortLease;
 use crate::redis_command::{RedisConnection, Reply};
-use crate::redis_port::PortLease;
 use crate::redis_tls::TlsFiles;
 use crate::redis_wait::wait_for;
 

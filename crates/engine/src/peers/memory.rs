@@ -54,18 +54,9 @@ impl Peers for MemoryPeers {
         let (claims, owner) = (Arc::clone(&self.claims), Arc::clone(&self.owner));
         // Not before it is polled: who drops it has claimed nothing.
         lazy(move |_| {
-            let mut claims = lock(&claims);
-            Ok(match claims.entry(name) {
-                Entry::Vacant(vacant) => {
-                    vacant.insert(handle);
-                    Claim::Ours
-                }
-                Entry::Occupied(held) if *held.get() == handle => Claim::Ours,
-                Entry::Occupied(held) => {
-                    let (name, handle) = (held.key().clone(), *held.get());
-                    Claim::Theirs(Holder { name, owner, handle })
-                }
-            })
+            let held = *lock(&claims).entry(name.clone()).or_insert(handle);
+            let holder = Holder { name, owner, handle: held };
+            Ok(if held == handle { Claim::Ours(holder) } else { Claim::Theirs(holder) })
         })
         .boxed()
     }
@@ -108,6 +99,10 @@ impl Peers for MemoryPeers {
             }
         }
         .boxed()
+    }
+
+    fn settle(&self) -> BoxFuture<'static, ()> {
+        ready(()).boxed()
     }
 }
 

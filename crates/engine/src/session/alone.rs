@@ -62,6 +62,15 @@ impl Alone {
     }
 }
 
+impl Refusal {
+    /// One that says which destination it is about, as far as that is of a sensible length.
+    pub(super) fn of(fault: Fault, to: &str) -> Self {
+        let shown: String = to.chars().take(SHOWN_MAX).collect();
+        let refusal = Self::from(fault);
+        Self { message: format!("{shown}: {}", refusal.message), ..refusal }
+    }
+}
+
 impl From<Fault> for Refusal {
     fn from(fault: Fault) -> Self {
         Self {
@@ -78,3 +87,6 @@ impl From<PublishError> for Refusal {
         Fault::from(error).into()
     }
 }
+
+/// How much of a destination a message shows.
+const SHOWN_MAX: usize = 200;

@@ -60,10 +60,10 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         connecting: Connecting,
-        result: Result<Principal, AuthError>,
+        result: Result<Arc<Principal>, AuthError>,
     ) {
         match result {
-            Ok(principal) => self.accept(cx, Some(Arc::new(principal)), connecting),
+            Ok(principal) => self.accept(cx, Some(principal), connecting),
             Err(error) => self.fail(cx, &Fault::from(error).fatal()),
         }
     }

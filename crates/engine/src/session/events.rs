@@ -8,15 +8,20 @@ use fanlight_proto::cursor::{Cursor, CursorError};
 use fanlight_proto::native::ServerMessage;
 use fanlight_proto::sse::{self, Field};
 use fanlight_proto::{CloseReason, Position};
+use uuid::Uuid;
 
+use super::alone::Refusal;
 use super::connect::Connecting;
 use super::heartbeat::Beats;
-use super::live::{Answer, Note};
+use super::live::{Answer, Note, may_subscribe};
 use super::native::{self, is_named_user};
+use super::presence::may_see_presence;
 use super::queue::Consuming;
 use super::recovery::Wanted;
-use super::{Codec, Cx, Effect, Fault, Handshake, Session, State};
+use super::{Codec, Cx, Effect, Fault, Handshake, Rules, Session, State};
+use crate::auth::Principal;
 use crate::hub::{SessionKey, Wire};
+use crate::policy::Subject;
 use crate::publication::SessionId;
 use crate::queue::AckMode;
 use crate::time::Now;
@@ -63,6 +68,21 @@ impl Listening {
             None => Cursor::new(vec![None; wanted.len()])?,
         };
         Ok(Self { wanted: wanted.into(), cursor, presence, form })
+    }
+
+    /// Refuses what a client who is `principal` may not listen to, before there is a session: so
+    /// that the refusal can be an answer's status.
+    pub fn check(&self, rules: &Rules, principal: Option<&Principal>) -> Result<(), Refusal> {
+        // Its private destinations are its own whatever its id will be.
+        let subject = Subject { principal, session: SessionId(Uuid::nil()) };
+        for to in &self.wanted {
+            let mut checked = may_subscribe(rules, &subject, to).map(drop);
+            if self.presence && checked.is_ok() {
+                checked = may_see_presence(rules, &subject, to).map(drop);
+            }
+            checked.map_err(|fault| Refusal::of(fault, to))?;
+        }
+        Ok(())
     }
 
     /// The destinations or patterns.

@@ -239,21 +239,7 @@ impl Session {
         if subscriptions.len() >= limit {
             return Err(Fault::too_many_subscriptions(limit));
         }
-        self.may_subscribe(cx, to)
-    }
-
-    /// The right to subscribe to the destination or pattern `to`.
-    pub(super) fn may_subscribe(&self, cx: &Cx<'_>, to: &str) -> Result<SubscribePermit, Fault> {
-        if !is_pattern(to) {
-            let destination = parse_destination(cx.rules, to)?;
-            return Ok(cx.rules.policy.subscribe(&self.subject(), &destination)?);
-        }
-        check_length(cx.rules, to)?;
-        let pattern: DestinationPattern = to.parse()?;
-        if to.starts_with("/app/") {
-            return Err(Fault::no_handler());
-        }
-        Ok(cx.rules.policy.subscribe_pattern(&self.subject(), &pattern)?)
+        may_subscribe(cx.rules, &self.subject(), to)
     }
 
     /// Ends a subscription.
@@ -284,6 +270,24 @@ impl Session {
             Answer::Joined(index) => self.events_fail(cx, fault, Some(*index)),
         }
     }
+}
+
+/// The right of `subject` to subscribe to the destination or pattern `to`.
+pub(super) fn may_subscribe(
+    rules: &Rules,
+    subject: &Subject<'_>,
+    to: &str,
+) -> Result<SubscribePermit, Fault> {
+    if !is_pattern(to) {
+        let destination = parse_destination(rules, to)?;
+        return Ok(rules.policy.subscribe(subject, &destination)?);
+    }
+    check_length(rules, to)?;
+    let pattern: DestinationPattern = to.parse()?;
+    if to.starts_with("/app/") {
+        return Err(Fault::no_handler());
+    }
+    Ok(rules.policy.subscribe_pattern(subject, &pattern)?)
 }
 
 /// The publication that `draft` asks for, if the policy permits it to `sender`.

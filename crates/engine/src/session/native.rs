@@ -14,8 +14,8 @@ use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
-use super::live::{Answer, Draft, Note, Work};
-use super::presence::Page;
+use super::live::{Answer, Draft, Note, Work, may_subscribe};
+use super::presence::{Page, may_see_presence};
 use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
@@ -138,7 +138,7 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         id: Option<RequestId>,
-        result: Result<Principal, AuthError>,
+        result: Result<Arc<Principal>, AuthError>,
     ) {
         let former = self.principal().cloned();
         let principal = match (result, former.as_deref()) {
@@ -148,7 +148,7 @@ impl Session {
         };
         let may_do_the_same = former.is_some_and(|former| former.has_rights_of(&principal));
         let Some(live) = self.live_mut() else { return };
-        live.principal = Some(Arc::new(principal));
+        live.principal = Some(principal);
         if !may_do_the_same {
             self.end_what_is_no_longer_allowed(cx);
         }
@@ -159,8 +159,9 @@ impl Session {
         let Some(live) = self.live() else { return };
         let all = live.subscriptions.iter().map(|own| (own.id.clone(), own.presence));
         for (to, presence) in all.collect::<Vec<_>>() {
-            let is_allowed = self.may_subscribe(cx, &to).is_ok()
-                && (!presence || self.may_see_presence(cx, &to).is_ok());
+            let subject = self.subject();
+            let is_allowed = may_subscribe(cx.rules, &subject, &to).is_ok()
+                && (!presence || may_see_presence(cx.rules, &subject, &to).is_ok());
             if !is_allowed && self.unsubscribe(cx, &to).is_ok() {
                 self.native_fail(cx, &Fault::subscription_revoked(&to), None);
             }

@@ -6,8 +6,8 @@ use fanlight_proto::native::{PresenceMember, RequestId, ServerMessage};
 
 use super::live::{Work, is_pattern, parse_destination};
 use super::subscriptions::{Feed, Subscriptions};
-use super::{Cx, Effect, Fault, Session, native};
-use crate::policy::{Denied, PresencePermit};
+use super::{Cx, Effect, Fault, Rules, Session, native};
+use crate::policy::{Denied, PresencePermit, Subject};
 use crate::presence::{Member, MembersPage, Place, PresenceError, Present};
 
 /// A client's question who is at a destination.
@@ -47,15 +47,6 @@ impl Session {
         subscription.place = Some(place);
     }
 
-    /// The right to see who is at the destination `to`.
-    pub(super) fn may_see_presence(&self, cx: &Cx<'_>, to: &str) -> Result<PresencePermit, Fault> {
-        if is_pattern(to) {
-            return Err(Denied::PatternPresence.into());
-        }
-        let destination = parse_destination(cx.rules, to)?;
-        Ok(cx.rules.policy.presence(&self.subject(), &destination)?)
-    }
-
     /// Asks who is at `to`.
     pub(super) fn ask_members(
         &mut self,
@@ -64,7 +55,7 @@ impl Session {
         to: &str,
         page: Page<'_>,
     ) -> Result<(), Fault> {
-        let permit = self.may_see_presence(cx, to)?;
+        let permit = may_see_presence(cx.rules, &self.subject(), to)?;
         if page.cursor.is_some_and(|cursor| cursor.len() > CURSOR_MAX_BYTES) {
             return Err(PresenceError::BadCursor.into());
         }
@@ -87,6 +78,19 @@ impl Session {
         let MembersPage { count, cursor, .. } = page;
         native::write(cx, &ServerMessage::Members { id, to: to.into(), users, count, cursor });
     }
+}
+
+/// The right of `subject` to see who is at the destination `to`.
+pub(super) fn may_see_presence(
+    rules: &Rules,
+    subject: &Subject<'_>,
+    to: &str,
+) -> Result<PresencePermit, Fault> {
+    if is_pattern(to) {
+        return Err(Denied::PatternPresence.into());
+    }
+    let destination = parse_destination(rules, to)?;
+    Ok(rules.policy.presence(subject, &destination)?)
 }
 
 /// Ends what a subscription that is gone made of its session, unless one of `others` keeps it.

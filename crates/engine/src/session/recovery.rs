@@ -5,6 +5,7 @@ use fanlight_proto::{Destination, Position};
 
 use super::live::{Answer, Note, Work, parse_destination};
 use super::native::is_named_user;
+use super::presence::may_see_presence;
 use super::queue::Consuming;
 use super::subscriptions::{Feed, Subscription};
 use super::{Cx, Effect, Fault, Session};
@@ -97,12 +98,14 @@ impl Session {
         Wanted { wire, start, presence, consuming }: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
-        let seen = if presence { self.may_see_presence(cx, to).map(drop) } else { Ok(()) };
+        let seen = if presence {
+            may_see_presence(cx.rules, &self.subject(), to).map(drop)
+        } else {
+            Ok(())
+        };
         let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
-        let permitted = permitted.and_then(|permit| {
-            self.permit_start(cx, &permit, start)?;
-            Ok(permit)
-        });
+        let permitted =
+            permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
         let permit = match permitted {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, answer)),

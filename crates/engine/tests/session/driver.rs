@@ -195,7 +195,7 @@ impl Driver {
         let Some(Pending::Authenticated(token)) = &self.pending else {
             panic!("{:?}", self.pending)
         };
-        self.done(Done::Authenticated(principal(token, self.now)));
+        self.done(Done::Authenticated(principal(token, self.now).map(Arc::new)));
     }
 
     /// Answers the fetch that is due with these messages: `7`, or `7x2` for the second delivery.

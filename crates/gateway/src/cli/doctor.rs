@@ -43,7 +43,8 @@ pub(super) fn run(command: &Doctor) -> anyhow::Result<()> {
     }
     let problems = findings.iter().filter(|finding| finding.verdict == Verdict::Problem).count();
     if problems > 0 {
-        bail!("Fanlight can't work with this Redis: {problems} problems");
+        let what = if problems == 1 { "problem" } else { "problems" };
+        bail!("Fanlight can't work with this Redis: {problems} {what}");
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use anyhow::{Context as _, anyhow, bail};
 use clap::builder::RangedI64ValueParser;
 use fanlight_client::{
-    AckMode, Begin, Client, ConnectOptions, Delivery, Event, LinkError, MAX_HISTORY, Message,
-    Missed, Position, RequestError, SendOptions, Sent,
+    AckMode, Begin, Client, ConnectOptions, Consumer, Delivery, Event, LinkError, MAX_HISTORY,
+    Message, Position, RecvError, RequestError, SendOptions, Sent, Subscription,
 };
 use futures_util::stream::{self, BoxStream, StreamExt as _};
 use serde::Serialize;
@@ -121,8 +121,9 @@ pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
         let mut events = client.events();
         let mut items = Vec::new();
         for destination in &command.destinations {
-            let begun = begin(&client, destination, command).await;
-            items.push(begun.with_context(|| format!("can't subscribe to {destination}"))?);
+            let begun = Source::begin(&client, destination, command).await;
+            let source = begun.with_context(|| format!("can't subscribe to {destination}"))?;
+            items.push(source.items(destination));
         }
         // On standard error, for people and for scripts that must know when to publish.
         eprintln!("note: subscribed to {}", command.destinations.join(" "));
@@ -147,42 +148,80 @@ pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
 enum Item {
     Message(Arc<Message>),
     Delivery(Delivery),
-    Missed(Missed),
-    Ended(String),
+    /// Messages to it can't be had, or no more will come.
+    Fault(Box<str>, RecvError),
 }
 
-/// Subscribes as the command says. The subscription's end is an item of its own.
-async fn begin(
-    client: &Client,
-    destination: &str,
-    command: &Subscribe,
-) -> Result<BoxStream<'static, Item>, RequestError> {
-    let end = stream::iter([Item::Ended(destination.to_owned())]);
-    if command.ack {
-        let consumer = client.consume(destination, AckMode::ClientIndividual, Some(1)).await?;
-        note_degraded(consumer.is_degraded(), destination);
-        let items = consumer.map(|item| item.map_or_else(Item::Missed, Item::Delivery));
-        return Ok(items.chain(end).boxed());
-    }
-    let begin = match (command.since, command.history) {
-        (Some(since), _) => Begin::After(since),
-        (None, Some(newest)) => Begin::Newest(newest),
-        (None, None) => Begin::Now,
-    };
-    let subscription = client.subscribe_from(destination, begin).await?;
-    note_degraded(subscription.is_degraded(), destination);
-    if subscription.is_recovered() == Some(false) {
-        let wanted = match command.since {
-            Some(since) => format!("what came after {since}"),
-            None => "the newest messages".to_owned(),
+/// One subscription, in either way of receiving.
+enum Source {
+    Messages(Subscription),
+    Deliveries(Consumer),
+}
+
+impl Source {
+    /// Subscribes as the command says.
+    async fn begin(
+        client: &Client,
+        destination: &str,
+        command: &Subscribe,
+    ) -> Result<Self, RequestError> {
+        if command.ack {
+            let consumer = client.consume(destination, AckMode::ClientIndividual, Some(1)).await?;
+            note_degraded(consumer.is_degraded(), destination);
+            return Ok(Self::Deliveries(consumer));
+        }
+        let begin = match (command.since, command.history) {
+            (Some(since), _) => Begin::After(since),
+            (None, Some(newest)) => Begin::Newest(newest),
+            (None, None) => Begin::Now,
         };
-        let reason = subscription.lost_reason().unwrap_or("unknown");
-        let behind = subscription.begun_at();
-        let behind = behind.map_or(String::new(), |at| format!("; going on behind {at}"));
-        eprintln!("note: not recovered: {wanted} in {destination} can't be had ({reason}){behind}");
+        let subscription = client.subscribe_from(destination, begin).await?;
+        note_degraded(subscription.is_degraded(), destination);
+        note_beginning(&subscription, command);
+        Ok(Self::Messages(subscription))
     }
-    let items = subscription.map(|item| item.map_or_else(Item::Missed, Item::Message));
-    Ok(items.chain(end).boxed())
+
+    async fn next(&mut self) -> Result<Item, RecvError> {
+        match self {
+            Self::Messages(subscription) => subscription.recv().await.map(Item::Message),
+            Self::Deliveries(consumer) => consumer.recv().await.map(Item::Delivery),
+        }
+    }
+
+    /// All that comes. Its end is an item of its own.
+    fn items(self, to: &str) -> BoxStream<'static, Item> {
+        let to: Box<str> = to.into();
+        let items = stream::unfold(Some(self), move |source| {
+            let to = to.clone();
+            async move {
+                let mut source = source?;
+                Some(match source.next().await {
+                    Ok(item) => (item, Some(source)),
+                    Err(end @ RecvError::Ended(_)) => (Item::Fault(to, end), None),
+                    Err(loss) => (Item::Fault(to, loss), Some(source)),
+                })
+            }
+        });
+        items.boxed()
+    }
+}
+
+/// Tells where a subscription did not begin as it was wanted.
+fn note_beginning(subscription: &Subscription, command: &Subscribe) {
+    let to = subscription.to();
+    let wanted = match (command.since, command.history) {
+        (Some(since), _) => format!("what came after {since}"),
+        (None, Some(_)) => "the newest messages".to_owned(),
+        (None, None) => return,
+    };
+    let at = subscription.begun_at();
+    if subscription.is_recovered() == Some(false) {
+        let reason = subscription.lost_reason().unwrap_or("unknown");
+        let behind = at.map_or(String::new(), |at| format!("; going on behind {at}"));
+        eprintln!("note: not recovered: {wanted} in {to} can't be had ({reason}){behind}");
+    } else if at.is_none() && !subscription.is_degraded() {
+        eprintln!("note: no history is kept of {to}: only what comes from now on is printed");
+    }
 }
 
 fn note_degraded(is_degraded: bool, destination: &str) {
@@ -206,17 +245,35 @@ async fn take(client: &Client, item: Item, as_json: bool) -> anyhow::Result<bool
             }
             Ok(done.is_ok())
         }
-        Item::Missed(Missed::Lost(reason)) => {
-            eprintln!("note: messages were lost and can't be had any more ({reason})");
+        Item::Fault(to, end @ RecvError::Ended(_)) => Err(end).context(to),
+        Item::Fault(to, loss) => {
+            if as_json {
+                print_line(&Loss::of(&to, &loss))?;
+            }
+            eprintln!("note: {to}: {loss}");
             Ok(false)
         }
-        Item::Missed(Missed::Dropped(missed)) => {
-            eprintln!(
-                "note: {missed} messages were missed, they came faster than they are printed"
-            );
-            Ok(false)
-        }
-        Item::Ended(destination) => bail!("the subscription to {destination} has ended"),
+    }
+}
+
+/// What a script must know of a loss.
+#[derive(Serialize)]
+struct Loss<'l> {
+    to: &'l str,
+    /// Why they can't be had any more, a stable code; of messages that came too fast, how many.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<&'l str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missed: Option<u64>,
+}
+
+impl<'l> Loss<'l> {
+    fn of(to: &'l str, error: &'l RecvError) -> Self {
+        let (lost, missed) = match error {
+            RecvError::Lost(reason) | RecvError::Ended(reason) => (Some(&**reason), None),
+            RecvError::Missed(missed) => (None, Some(*missed)),
+        };
+        Self { to, lost, missed }
     }
 }
 
@@ -230,12 +287,19 @@ struct Line<'m> {
 }
 
 fn print(message: &Message, as_json: bool) -> anyhow::Result<()> {
-    let line = if as_json {
+    if as_json {
         let position = message.position().map(|position| position.to_string());
-        serde_json::to_string(&Line { message, position })?
+        print_line(&Line { message, position })
     } else {
-        plain(message)?
-    };
+        write_line(&plain(message)?)
+    }
+}
+
+fn print_line(line: &impl Serialize) -> anyhow::Result<()> {
+    write_line(&serde_json::to_string(line)?)
+}
+
+fn write_line(line: &str) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     writeln!(out, "{line}").and_then(|()| out.flush()).context("can't write")
 }

@@ -86,7 +86,10 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             ));
         }
     }
-    match tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls) {
+    if let Err(problem) = tls::acceptor("listen.tls", &config.listen.tls, tls::HTTP) {
+        problems.push(problem);
+    }
+    match tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls, &[]) {
         Err(problem) => problems.push(problem),
         Ok(Some(_)) if config.listen.stomp.is_none() => problems.push(Problem::new(
             "listen.stomp_tls",
@@ -197,6 +200,7 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.send_time", limits.send_time.as_ms()),
         ("limits.connect_time", limits.connect_time.as_ms()),
         ("limits.request_head_time", limits.request_head_time.as_ms()),
+        ("limits.http2_streams", limits.http2_streams.into()),
         ("limits.subscriptions", limits.subscriptions.into()),
         ("limits.headers", limits.headers.into()),
         ("limits.header", limits.header.0),
@@ -234,7 +238,12 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ));
     }
     if limits.message.0 > MESSAGE_MAX_BYTES {
-        problems.push(Problem::new("limits.message", "more than 64MiB", "send less at once"));
+        problems.push(Problem::new(
+            "limits.message",
+            "more than 1MiB: a byte of it may be six in a frame of SockJS, and what goes from \
+             node to node has 8MiB at most",
+            "send less at once, or where to fetch it",
+        ));
     }
     if limits.messages_per_second > 0 && limits.message_burst == 0 {
         problems.push(Problem::new(
@@ -307,8 +316,9 @@ const HEARTBEAT_MIN_MS: u64 = 2000;
 const HISTORY_SIZE_MAX: u32 = 100_000;
 const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 
-/// Above this the arithmetic of frames and buffers would need another look.
-const MESSAGE_MAX_BYTES: u64 = 64 << 20;
+/// Six times as much, with its headers, fits one message between nodes
+/// ([`fanlight_engine::peers::MESSAGE_MAX_BYTES`]).
+const MESSAGE_MAX_BYTES: u64 = 1 << 20;
 
 /// Paths that other endpoints have.
 const TAKEN: [&str; 7] = ["/", "/livez", "/readyz", "/startupz", "/events", "/poll", "/publish"];

@@ -7,6 +7,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
+use fanlight_engine::outbox::OutboxLimits;
+use fanlight_engine::peers::MESSAGE_MAX_BYTES;
 use fanlight_engine::policy::{self, Policy, PolicyError, PolicyRule, RuleEffect, Who};
 use fanlight_engine::queue::QueueOptions;
 use fanlight_engine::registry::{SessionLimit, WhenFull};
@@ -70,6 +72,20 @@ impl Config {
             transaction_bytes: limits.transaction.as_bytes(),
             ..Limits::default()
         }
+    }
+
+    /// What may wait for one slow connection.
+    pub fn outbox_limits(&self) -> OutboxLimits {
+        OutboxLimits { bytes: self.limits.outbox.as_bytes(), frames: self.limits.outbox_frames }
+    }
+
+    /// What may wait for a client that comes by requests: any one message whatever its bytes become,
+    /// and no more than one answer between nodes carries.
+    pub fn mailbox_limits(&self) -> OutboxLimits {
+        let one_message = ESCAPED_BYTES * self.limits.message.as_bytes() + BESIDES_BYTES;
+        let most = (MESSAGE_MAX_BYTES - ENVELOPE_BYTES).max(one_message);
+        let outbox = self.outbox_limits();
+        OutboxLimits { bytes: outbox.bytes.clamp(one_message, most), ..outbox }
     }
 
     /// How often heartbeats go.
@@ -271,6 +287,13 @@ pub(super) fn random_secret() -> Secret {
     rand::rng().fill_bytes(&mut bytes);
     Secret::new(URL_SAFE_NO_PAD.encode(bytes))
 }
+
+/// What one byte may become in JSON: `\u0001`.
+const ESCAPED_BYTES: usize = 6;
+/// What a message has besides its body, in JSON or STOMP.
+const BESIDES_BYTES: usize = 64 << 10;
+/// What a page has besides its messages: a cursor.
+const ENVELOPE_BYTES: usize = 512 << 10;
 
 #[cfg(test)]
 mod tests {

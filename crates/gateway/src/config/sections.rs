@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
@@ -11,9 +10,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::Account;
+use super::limits::Limits;
+use super::listen::Listen;
 use super::queues::{Mode, Queue};
 use super::redis::Redis;
-use super::values::{Network, OriginRule, Secret, Size, Span, as_text, words};
+use super::values::{OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -60,38 +61,6 @@ pub struct Config {
     pub drain: Drain,
     /// The log, on standard error.
     pub log: Log,
-}
-
-/// Where the gateway listens.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub struct Listen {
-    /// Address and port for clients.
-    #[schemars(with = "String")]
-    pub public: SocketAddr,
-    /// Address and port for metrics, health and drain. Not for the public: it asks for no token.
-    #[schemars(with = "String")]
-    pub admin: SocketAddr,
-    /// The load balancers and proxies in front, by range. A connection from one of them counts for
-    /// the address that its `X-Forwarded-For` names, the last one that is not itself a proxy.
-    pub trusted_proxies: Vec<Network>,
-    /// Address and port for STOMP over TCP, as Spring's broker relay speaks it; the usual port is
-    /// 61613. Absent: none.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    #[schemars(with = "Option<String>")]
-    pub stomp: Option<SocketAddr>,
-    /// TLS for STOMP over TCP.
-    pub stomp_tls: ServerTls,
-}
-
-/// TLS of a listener. The files are PEM, and read at the start.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub struct ServerTls {
-    /// The certificate, with those between it and its authority. Empty: no TLS.
-    pub certificate_file: PathBuf,
-    /// The private key of the certificate.
-    pub private_key_file: PathBuf,
 }
 
 /// Who clients are: tokens and the keys that sign them.
@@ -247,72 +216,6 @@ pub struct Native {
     /// How often either side sends something; twice that without hearing anything ends the
     /// session. Keep it well below the idle timeout of the load balancer.
     pub heartbeat: Span,
-}
-
-/// Bounds on everything a client can make the gateway hold.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
-#[serde(default)]
-pub struct Limits {
-    /// The largest message from a client, uncompressed.
-    pub message: Size,
-    /// The largest message before the session is authenticated.
-    pub pre_auth_frame: Size,
-    /// Bytes that may wait for one slow client before it is closed.
-    pub outbox: Size,
-    /// Messages that may wait for one slow client before it is closed.
-    pub outbox_frames: u32,
-    /// How long a client may take nothing of what waits for it.
-    pub send_time: Span,
-    /// How long a client may take from the connection to a successful CONNECT.
-    pub connect_time: Span,
-    /// How long a client may take to send the head of an HTTP request.
-    pub request_head_time: Span,
-    /// Subscriptions of one session.
-    pub subscriptions: u32,
-    /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
-    /// limited.
-    pub sessions_per_user: u32,
-    /// What gives way to a session too many: `"kick_oldest"` ends the user's oldest one,
-    /// `"reject"` refuses the new one.
-    pub on_session_limit: OnSessionLimit,
-    /// Connections of this node. 0: no limit but the open files.
-    pub connections: u32,
-    /// Connections of one IP address (for IPv6, of one /64) to this node. 0: no limit. Behind a
-    /// load balancer, set `listen.trusted_proxies` too, or all clients count as one.
-    pub connections_per_ip: u32,
-    /// Connections of this node that speak HTTP: that have not become a WebSocket, or never will.
-    /// `connections_per_ip` bounds these too, apart from the others. 0: no limit but the open
-    /// files.
-    pub http_connections: u32,
-    /// Messages per second that one session may send, in the long run. 0: no limit.
-    pub messages_per_second: u32,
-    /// Messages that one session may send at once.
-    pub message_burst: u32,
-    /// Everything else that one session may ask for per second, in the long run. 0: no limit.
-    pub commands_per_second: u32,
-    /// Everything else that one session may ask for at once: connecting again, a client
-    /// subscribes to all it had.
-    pub command_burst: u32,
-    /// Headers of one STOMP frame.
-    pub headers: u32,
-    /// The longest header line of a STOMP frame.
-    pub header: Size,
-    /// STOMP transactions that a session may have open.
-    pub transactions: u32,
-    /// Frames in one STOMP transaction.
-    pub transaction_frames: u32,
-    /// Bytes in one STOMP transaction.
-    pub transaction: Size,
-}
-
-words! {
-    /// What gives way to a session too many.
-    OnSessionLimit {
-        /// The user's oldest session.
-        KickOldest = "kick_oldest",
-        /// The new session.
-        Reject = "reject",
-    }
 }
 
 /// What the destinations of a pattern are like.
@@ -547,18 +450,6 @@ impl Default for History {
     }
 }
 
-impl Default for Listen {
-    fn default() -> Self {
-        Self {
-            public: SocketAddr::from(([0, 0, 0, 0], 8080)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
-            trusted_proxies: Vec::new(),
-            stomp: None,
-            stomp_tls: ServerTls::default(),
-        }
-    }
-}
-
 impl Default for Auth {
     fn default() -> Self {
         Self {
@@ -610,35 +501,6 @@ impl Default for Stomp {
 impl Default for Native {
     fn default() -> Self {
         Self { heartbeat: Span::seconds(25) }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            message: Size::kib(64),
-            pre_auth_frame: Size::kib(8),
-            outbox: Size::kib(512),
-            outbox_frames: 4096,
-            send_time: Span::seconds(10),
-            connect_time: Span::seconds(10),
-            request_head_time: Span::seconds(10),
-            subscriptions: 128,
-            sessions_per_user: 20,
-            on_session_limit: OnSessionLimit::KickOldest,
-            connections: 0,
-            connections_per_ip: 100,
-            http_connections: 16_384,
-            messages_per_second: 50,
-            message_burst: 100,
-            commands_per_second: 100,
-            command_burst: 400,
-            headers: 64,
-            header: Size::kib(8),
-            transactions: 8,
-            transaction_frames: 64,
-            transaction: Size::kib(256),
-        }
     }
 }
 

@@ -238,6 +238,25 @@ kind = 'memory'",
 }
 
 #[test]
+fn a_message_that_would_not_fit_between_nodes_in_sockjs_is_refused() {
+    check(
+        "[broker]
+kind = 'memory'
+[[namespaces]]
+name = 'a'
+match = '/topic/**'
+anonymous = true
+[limits]
+message = '2MiB'
+outbox = '4MiB'",
+        &[],
+        &expect![[r#"
+            limits.message = "2MiB" (f.toml:8): more than 1MiB: a byte of it may be six in a frame of SockJS, and what goes from node to node has 8MiB at most
+              remedy: send less at once, or where to fetch it"#]],
+    );
+}
+
+#[test]
 fn a_history_has_bounds_and_defaults() {
     let namespace = |history: &str| {
         format!(
@@ -335,7 +354,7 @@ fn a_passcode_that_can_be_guessed_is_warned_of_wherever_it_stands() {
 }
 
 #[test]
-fn a_stomp_listener_that_could_not_be_served_is_refused() {
+fn a_listener_that_could_not_be_served_is_refused() {
     let rest = "[broker]\nkind = 'memory'\n[[namespaces]]\nname = 'a'\nmatch = '/topic/**'\nanonymous = true\n";
     check(
         &format!("[listen]\npublic = '127.0.0.1:8080'\nstomp = '127.0.0.1:8080'\n{rest}"),
@@ -354,10 +373,12 @@ fn a_stomp_listener_that_could_not_be_served_is_refused() {
             "p256.public.pem holds none",
         ),
     ] {
-        let file = format!("{rest}[listen]\nstomp = '127.0.0.1:0'\n[listen.stomp_tls]\n{tls}");
-        let (_folder, layers) = layers(&file, &[]);
-        let error = Config::load(&layers).and_then(Loaded::checked).unwrap_err().to_string();
-        assert!(error.contains("listen.stomp_tls") && error.contains(fault), "{error}");
+        for option in ["listen.tls", "listen.stomp_tls"] {
+            let file = format!("{rest}[listen]\nstomp = '127.0.0.1:0'\n[{option}]\n{tls}");
+            let (_folder, layers) = layers(&file, &[]);
+            let error = Config::load(&layers).and_then(Loaded::checked).unwrap_err().to_string();
+            assert!(error.contains(option) && error.contains(fault), "{error}");
+        }
     }
 }
 

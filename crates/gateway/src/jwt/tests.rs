@@ -192,6 +192,21 @@ fn a_token_with_a_good_signature_still_needs_good_claims() {
 }
 
 #[test]
+fn a_token_is_verified_once_and_still_expires() {
+    let keys = authenticator(&[hmac("", SECRET)]);
+    let key = SigningKey::from_secret(Algorithm::Hs256, &Secret::new(SECRET)).unwrap();
+    let token = mint(&key, &claims()).unwrap();
+    let at = |unix_s: u64| Now { mono_ms: 0, unix_ms: unix_s * 1000 };
+    let first = keys.authenticate(&token, at(1_000)).unwrap();
+    assert!(Arc::ptr_eq(&first, &keys.authenticate(&token, at(2_029)).unwrap()));
+    assert_eq!(keys.authenticate(&token, at(2_030)), Err(AuthError::Expired));
+    let forged = format!("{}x", &token[..token.len() - 1]);
+    assert_eq!(keys.authenticate(&forged, at(1_000)), Err(AuthError::BadSignature));
+    let again = keys.authenticate(&token, at(1_000)).unwrap();
+    assert!(!Arc::ptr_eq(&first, &again));
+}
+
+#[test]
 fn a_key_that_could_not_be_safe_is_refused_at_the_start() {
     let two = AuthKey { public_key_pem: pem("rsa.public"), ..hmac("", SECRET) };
     let both = key(Algorithm::Rs256, "", SECRET, "");

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use axum::body::{Body, to_bytes};
 use bytes::Bytes;
 use fanlight_engine::auth::Principal;
-use http::{HeaderMap, StatusCode, Uri, header};
+use fanlight_engine::session::Refusal;
+use fanlight_proto::CloseReason;
+use http::{HeaderMap, StatusCode, Uri, Version, header};
 
 use crate::admission::{AdmissionError, Admitted};
 use crate::client_address::client_address;
@@ -15,8 +17,19 @@ use crate::node::Node;
 use crate::origin;
 use crate::problem::Problem;
 
+/// Counts how a request for a session ended.
+pub fn count_handshake(version: Version, result: &'static str) {
+    let http = if version == Version::HTTP_2 { "2" } else { "1" };
+    metrics::counter!("fanlight_handshakes_total", "result" => result, "http" => http).increment(1);
+}
+
 /// Who a request is from: by its token, or nobody.
 pub type Caller = Option<Arc<Principal>>;
+
+/// The name of `caller`, who alone comes to what it has opened.
+pub fn user_of(caller: &Caller) -> Option<Box<str>> {
+    caller.as_ref().map(|caller| (*caller.user).into())
+}
 
 /// A place in the limits for a connection, unless the node drains.
 pub fn admit(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Result<Admitted, Box<Problem>> {
@@ -37,7 +50,7 @@ pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Calle
     })?;
     let Some((token, _)) = token else { return Ok(None) };
     let principal = node.authenticator.authenticate(&token, node.clock.now());
-    Ok(Some(Arc::new(principal.map_err(|error| unauthorized(&error.to_string()))?)))
+    Ok(Some(principal.map_err(|error| unauthorized(&error.to_string()))?))
 }
 
 /// A request's body, no larger than a message may be.
@@ -51,6 +64,23 @@ pub async fn body(node: &Node, body: Body) -> Result<Bytes, Box<Problem>> {
 /// A request that can't be served as it is.
 pub fn bad_request(code: &'static str, detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, code, detail)
+}
+
+/// What the engine refuses as a status, with the code that other protocols have for it too.
+pub fn refused(refusal: Refusal) -> Problem {
+    let status = match refusal.code {
+        "unavailable" | "overloaded" | "queue_full" => StatusCode::SERVICE_UNAVAILABLE,
+        // It may have been published: not to be repeated without a key.
+        "unknown" => StatusCode::GATEWAY_TIMEOUT,
+        _ => match refusal.reason {
+            CloseReason::Forbidden => StatusCode::FORBIDDEN,
+            CloseReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
+            CloseReason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
+            CloseReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::BAD_REQUEST,
+        },
+    };
+    Problem::new(status, refusal.code, refusal.message)
 }
 
 /// A request without a good token.

@@ -10,13 +10,10 @@ use axum::extract::{Extension, Query, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use fanlight_engine::policy::{Denied, Subject};
-use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::{Form, Handshake, Listening};
-use fanlight_proto::{Destination, DestinationPattern, sse};
-use http::{HeaderMap, Method, StatusCode, Version};
+use fanlight_proto::sse;
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::Deserialize;
-use uuid::Uuid;
 
 use super::door::{self, Caller, bad_request};
 use super::{Station, cors};
@@ -67,19 +64,19 @@ async fn stream(
     };
     let opened = opened.await;
     let outcome = opened.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
-    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
+    door::count_handshake(parts.version, outcome);
     let (admitted, caller, listening) = match opened {
         Ok(opened) => opened,
         Err(problem) => return cors::with(allowed, problem.into_response()),
     };
-    // HTTP/1.0 knows no chunks: there the end of the connection is that of the body.
-    let chunked = parts.version >= Version::HTTP_11;
-    let answer = response_head(allowed.as_ref(), chunked);
+    let headers = response_headers(allowed.as_ref());
+    let version = parts.version;
     drop(parts);
-    let never = takeover.take(move |Taken { socket, .. }| async move {
+    let carried = takeover.stream(version, headers, move |taken| async move {
+        let Taken { socket, answer, chunked, .. } = taken;
         let adopted = Adopted {
             socket,
-            answer,
+            answer: answer.into(),
             leftover: Bytes::new(),
             opening: Opening::Listener(Handshake { principal: caller }, listening),
             carrier: Carrier::Events { chunked },
@@ -87,7 +84,7 @@ async fn stream(
         };
         state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
     });
-    match never.await {}
+    carried.await
 }
 
 impl Wanted {
@@ -176,58 +173,21 @@ impl Wanted {
         if caller.is_none() && !node.rules.policy.allows_anonymous() {
             return Err(door::unauthorized("a token is needed").into());
         }
-        // Its private destinations are its own whatever its id will be.
-        let session = SessionId(Uuid::nil());
-        let subject = Subject { principal: caller.as_deref(), session };
-        for destination in &destinations {
-            may_subscribe(node, &subject, destination, presence)?;
-        }
         destinations.shrink_to_fit();
-        Listening::new(destinations, cursor.as_deref(), presence, form)
-            .map_err(|error| bad_request("bad_cursor", error.to_string()).into())
+        let listening = Listening::new(destinations, cursor.as_deref(), presence, form)
+            .map_err(|error| bad_request("bad_cursor", error.to_string()))?;
+        listening.check(&node.rules, caller.as_deref()).map_err(door::refused)?;
+        Ok(listening)
     }
-}
-
-fn may_subscribe(
-    node: &Node,
-    subject: &Subject<'_>,
-    to: &str,
-    presence: bool,
-) -> Result<(), Box<Problem>> {
-    let policy = &node.rules.policy;
-    let bad =
-        |error: &dyn std::fmt::Display| bad_request("bad_destination", format!("{to}: {error}"));
-    let denied = |error: &dyn std::fmt::Display| {
-        Problem::new(StatusCode::FORBIDDEN, "forbidden", format!("{to}: {error}"))
-    };
-    if to.contains(['*', '?', '{', '}']) {
-        let pattern: DestinationPattern = to.parse().map_err(|error| bad(&error))?;
-        policy.subscribe_pattern(subject, &pattern).map_err(|error| denied(&error))?;
-        if presence {
-            return Err(denied(&Denied::PatternPresence).into());
-        }
-        return Ok(());
-    }
-    let destination: Destination = to.parse().map_err(|error| bad(&error))?;
-    policy.subscribe(subject, &destination).map_err(|error| denied(&error))?;
-    if presence {
-        policy.presence(subject, &destination).map_err(|error| denied(&error))?;
-    }
-    Ok(())
 }
 
 /// `X-Accel-Buffering` keeps nginx from holding events back.
-fn response_head(allowed: Option<&cors::Allowed>, chunked: bool) -> Bytes {
-    let (content_type, cache_control) = (sse::CONTENT_TYPE, sse::CACHE_CONTROL);
-    let mut lines = vec![
-        format!("Content-Type: {content_type}"),
-        format!("Cache-Control: {cache_control}"),
-        "X-Accel-Buffering: no".to_owned(),
-        if chunked { "Transfer-Encoding: chunked" } else { "Connection: close" }.to_owned(),
+fn response_headers(allowed: Option<&cors::Allowed>) -> HeaderMap {
+    let own = [
+        (header::CONTENT_TYPE, sse::CONTENT_TYPE),
+        (header::CACHE_CONTROL, sse::CACHE_CONTROL),
+        (HeaderName::from_static("x-accel-buffering"), "no"),
     ];
-    let shared = allowed.map(cors::Allowed::headers).into_iter().flatten();
-    lines.extend(
-        shared.filter_map(|(name, value)| Some(format!("{name}: {}", value.to_str().ok()?))),
-    );
-    format!("HTTP/1.1 200 OK\r\n{}\r\n\r\n", lines.join("\r\n")).into()
+    let own = own.map(|(name, value)| (name, HeaderValue::from_static(value)));
+    own.into_iter().chain(allowed.map(cors::Allowed::headers).into_iter().flatten()).collect()
 }

@@ -45,7 +45,7 @@ impl Station {
             () = self.ending.cancelled() => {}
         }
         // It may have answered already, and then the answer is on its way: it must not be lost.
-        let leave = MailRequest { caller, what: Wish::Leave { receiver } };
+        let leave = MailRequest { caller, what: Wish::Leave { receiver, is_lost: false } };
         let _ = self.ask(holder, leave, Duration::ZERO).await;
         answer.await.ok().filter(|reply| *reply != MailReply::NotHere).map(Ok)
     }

@@ -5,7 +5,7 @@
 //! the positions.
 
 use std::net::SocketAddr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
@@ -59,7 +59,7 @@ struct Poll<'s> {
     headers: HeaderMap,
     caller: Caller,
     wanted: Wanted,
-    wait: Duration,
+    until: Instant,
 }
 
 impl<'s> Poll<'s> {
@@ -75,7 +75,8 @@ impl<'s> Poll<'s> {
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
         let longest = node.config.poll.max_wait.0;
         let wait = wanted.wait()?.unwrap_or(DEFAULT_WAIT).min(longest);
-        Ok(Self { station, peer, headers: parts.headers, caller, wanted, wait })
+        let until = Instant::now() + wait;
+        Ok(Self { station, peer, headers: parts.headers, caller, wanted, until })
     }
 
     /// The page of messages.
@@ -96,21 +97,14 @@ impl<'s> Poll<'s> {
         let mailbox = MailboxOptions {
             kind: MailboxKind::Poll,
             name: name.clone(),
-            caller: self.user(),
+            caller: door::user_of(&self.caller),
             linger_ms: self.station.node.config.poll.linger.as_ms(),
             ended: None,
         };
         let opening = Opening::Listener(Handshake { principal: self.caller.clone() }, listening);
         let handle = self.station.open(self.peer, &self.headers, mailbox, opening).await?;
-        match peers.claim(name.clone(), handle).await {
-            Ok(Claim::Ours) => {}
-            Ok(Claim::TakenOver | Claim::Theirs(_)) => {
-                return Err(peers_failed(PeerError::Gone).into());
-            }
-            Err(error) => return Err(peers_failed(error).into()),
-        }
-        let holder = peers.holder(name).await.map_err(peers_failed)?;
-        let holder = holder.ok_or_else(|| peers_failed(PeerError::Gone))?;
+        let (Claim::Ours(holder) | Claim::TakenOver(holder) | Claim::Theirs(holder)) =
+            peers.claim(name, handle).await.map_err(peers_failed)?;
         let page = self.ask(&holder, None).await?;
         page.ok_or_else(|| peers_failed(PeerError::Gone).into())
     }
@@ -121,14 +115,18 @@ impl<'s> Poll<'s> {
         holder: &Holder,
         from: Option<Box<str>>,
     ) -> Result<Option<Bytes>, Box<Problem>> {
+        // Whatever time another mailbox has taken to be found gone.
+        let left = self.until.saturating_duration_since(Instant::now());
         let receive = Receive {
             receiver: rand::random(),
             stays: false,
             max_bytes: u32::MAX,
-            wait_ms: u32::try_from(self.wait.as_millis()).unwrap_or(u32::MAX),
+            wait_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             from: from.clone(),
         };
-        let Some(received) = self.station.receive(holder, self.user(), receive).await else {
+        let Some(received) =
+            self.station.receive(holder, door::user_of(&self.caller), receive).await
+        else {
             return same_again(holder, from.as_deref()).map(Some);
         };
         match received {
@@ -136,16 +134,12 @@ impl<'s> Poll<'s> {
                 Ok(Some(page))
             }
             Ok(MailReply::Last(_)) => {
-                let detail = "another poll with this cursor is still waiting";
+                let detail = "another poll with this cursor has come since, and waits in its place";
                 Err(Problem::new(StatusCode::CONFLICT, "already_polling", detail).into())
             }
             Ok(_) | Err(PeerError::Gone | PeerError::TooLarge) => Ok(None),
             Err(error) => Err(peers_failed(error).into()),
         }
-    }
-
-    fn user(&self) -> Option<Box<str>> {
-        self.caller.as_ref().map(|caller| (*caller.user).into())
     }
 }
 

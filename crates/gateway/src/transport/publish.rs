@@ -9,8 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use fanlight_engine::broker::{Published, Reach};
 use fanlight_engine::ids::Ids;
-use fanlight_engine::session::{Alone, Refusal};
-use fanlight_proto::CloseReason;
+use fanlight_engine::session::Alone;
 use http::{StatusCode, header};
 use serde_json::{Value, json};
 
@@ -69,12 +68,12 @@ async fn published(
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
     let mut ids = Ids::new(rand::random());
     let Alone { permit, publication, key } =
-        Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(refused)?;
+        Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)?;
     let outcome = match key {
         Some(key) => node.broker.publish_once(permit, publication, key).await,
         None => node.broker.publish(permit, publication).await,
     };
-    Ok(told(outcome.map_err(|error| refused(error.into()))?))
+    Ok(told(outcome.map_err(|error| door::refused(error.into()))?))
 }
 
 /// What the native protocol's `ok` says.
@@ -90,21 +89,4 @@ fn told(published: Published) -> Value {
         Reach::Duplicate => told["duplicate"] = true.into(),
     }
     told
-}
-
-/// The refusal as a status, with the code that other protocols have for it too.
-fn refused(refusal: Refusal) -> Problem {
-    let status = match refusal.code {
-        "unavailable" | "overloaded" | "queue_full" => StatusCode::SERVICE_UNAVAILABLE,
-        // It may have been published: not to be repeated without a key.
-        "unknown" => StatusCode::GATEWAY_TIMEOUT,
-        _ => match refusal.reason {
-            CloseReason::Forbidden => StatusCode::FORBIDDEN,
-            CloseReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
-            CloseReason::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            CloseReason::Internal => StatusCode::INTERNAL_SERVER_ERROR,
-            _ => StatusCode::BAD_REQUEST,
-        },
-    };
-    Problem::new(status, refusal.code, refusal.message)
 }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::any;
 use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
 use fanlight_engine::registry::Handle;
@@ -120,17 +120,22 @@ async fn serve(
         Some(Route::Greeting) => reply::text(StatusCode::OK, GREETING),
         Some(Route::Info) => info(&state, &request),
         Some(Route::Iframe) => reply::iframe(&state.iframe, request.headers()),
+        Some(Route::RawWebSocket | Route::Session { transport: Transport::WebSocket, .. })
+            if !state.service.has_websocket() =>
+        {
+            reply::not_found()
+        }
         Some(Route::RawWebSocket) => {
             let endpoint = match state.service {
                 Service::Sessions => Endpoint::Session,
-                _ => Endpoint::Echo,
+                service => Endpoint::Raw(service),
             };
             ws::upgrade(state.station, peer, takeover, request, endpoint).await
         }
         // Whatever id it has: it comes by one connection.
         Some(Route::Session { transport: Transport::WebSocket, .. }) => {
-            if !state.service.has_websocket() {
-                return reply::not_found();
+            if let Some(refused) = refuse_plain(&request) {
+                return refused;
             }
             let endpoint = Endpoint::SockJs(state.service);
             ws::upgrade(state.station, peer, takeover, request, endpoint).await
@@ -162,6 +167,18 @@ impl Service {
             Self::Amplify => Opening::Echo(Echo::Amplified),
             _ => Opening::Echo(Echo::Same),
         }
+    }
+}
+
+/// What the protocol answers to requests that don't begin a WebSocket. CONNECT does (RFC 8441).
+fn refuse_plain(request: &Request) -> Option<Response> {
+    match *request.method() {
+        Method::GET if !ws::is_upgrade(request.headers()) => {
+            let detail = "this is for WebSockets; connect with a WebSocket client";
+            Some(door::bad_request("not_websocket", detail).into_response())
+        }
+        Method::GET | Method::CONNECT => None,
+        _ => Some(reply::not_allowed(Transport::WebSocket.methods())),
     }
 }
 
@@ -221,27 +238,23 @@ async fn visit(
 impl Visit {
     /// The session, opened here if there is none.
     async fn find_or_open(&self, headers: &HeaderMap) -> Result<Found, Box<Problem>> {
-        let Self { state, name, .. } = self;
-        for _ in 0..CLAIM_ATTEMPTS {
-            match state.station.node.peers.holder(name.clone()).await {
-                Ok(Some(holder)) => return Ok(Found::Holder(holder)),
-                Ok(None) => {}
-                Err(PeerError::Gone) => return Ok(Found::Dead),
-                Err(error) => return Err(peers_failed(error).into()),
-            }
-            let handle = self.open(headers).await?;
-            match state.station.node.peers.claim(name.clone(), handle).await {
-                // What is not claimed ends by itself, as nobody comes.
-                Ok(Claim::Theirs(holder)) => return Ok(Found::Holder(holder)),
-                Ok(Claim::Ours) => {}
-                Ok(Claim::TakenOver) => {
-                    state.station.node.peers.release(name.clone(), handle);
-                    return Ok(Found::Dead);
-                }
-                Err(error) => return Err(peers_failed(error).into()),
-            }
+        let peers = &self.state.station.node.peers;
+        match peers.holder(self.name.clone()).await {
+            Ok(Some(holder)) => return Ok(Found::Holder(holder)),
+            Ok(None) => {}
+            Err(PeerError::Gone) => return Ok(Found::Dead),
+            Err(error) => return Err(peers_failed(error).into()),
         }
-        Err(peers_failed(PeerError::Gone).into())
+        let handle = self.open(headers).await?;
+        match peers.claim(self.name.clone(), handle).await {
+            // What is not claimed ends by itself, as nobody comes.
+            Ok(Claim::Ours(holder) | Claim::Theirs(holder)) => Ok(Found::Holder(holder)),
+            Ok(Claim::TakenOver(_)) => {
+                peers.release(self.name.clone(), handle);
+                Ok(Found::Dead)
+            }
+            Err(error) => Err(peers_failed(error).into()),
+        }
     }
 
     async fn open(&self, headers: &HeaderMap) -> Result<Handle, Box<Problem>> {
@@ -249,7 +262,7 @@ impl Visit {
         let mailbox = MailboxOptions {
             kind: MailboxKind::SockJs,
             name: self.name.clone(),
-            caller: self.user(),
+            caller: door::user_of(&self.caller),
             linger_ms: station.node.config.sockjs.disconnect_delay.as_ms(),
             ended: (self.state.service == Service::Close).then_some(Close::GO_AWAY),
         };
@@ -258,15 +271,8 @@ impl Visit {
     }
 
     async fn ask(&self, holder: &Holder, what: Wish) -> Result<MailReply, PeerError> {
-        let request = MailRequest { caller: self.user(), what };
+        let request = MailRequest { caller: door::user_of(&self.caller), what };
         let wait = self.state.station.node.config.sockjs.heartbeat.0;
         self.state.station.ask(holder, request, wait).await
     }
-
-    fn user(&self) -> Option<Box<str>> {
-        self.caller.as_ref().map(|caller| (*caller.user).into())
-    }
 }
-
-/// Each fails only if another request wins and its session ends at once.
-const CLAIM_ATTEMPTS: usize = 3;

@@ -1,4 +1,5 @@
-//! The WebSocket endpoint: checks a handshake, answers 101, hands the raw socket to the worker.
+//! The WebSocket endpoint: checks a handshake, of HTTP/1.1 (RFC 6455) or HTTP/2 (RFC 8441), and
+//! hands its socket to the worker.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -13,9 +14,9 @@ use fanlight_engine::auth::Principal;
 use fanlight_engine::session::{Handshake, Protocol};
 use fanlight_proto::native;
 use fanlight_proto::sockjs::{self, Close};
-use fanlight_proto::stomp::Version;
+use fanlight_proto::stomp::Version as StompVersion;
 use fanlight_proto::ws::{self, Opcode, deflate, handshake};
-use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Station;
@@ -62,12 +63,15 @@ pub(super) enum Endpoint {
     Session,
     /// A SockJS service, whose messages come in frames.
     SockJs(Service),
+    /// A SockJS service for conformance suites, without frames.
+    Raw(Service),
     Echo,
 }
 
 /// What was agreed on in a handshake.
 struct Agreed {
-    accept_key: String,
+    /// Proves that the handshake was understood; HTTP/2 has other ways.
+    accept_key: Option<String>,
     protocol: Option<(Protocol, &'static str)>,
     compression: Option<String>,
     principal: Option<Arc<Principal>>,
@@ -80,8 +84,10 @@ impl Agreed {
             Endpoint::Session | Endpoint::SockJs(Service::Sessions) => {
                 Opening::Session(Handshake { principal: self.principal }, protocol)
             }
-            Endpoint::SockJs(Service::Amplify) => Opening::Echo(Echo::Amplified),
-            Endpoint::Echo | Endpoint::SockJs(_) => Opening::Echo(Echo::Same),
+            Endpoint::SockJs(Service::Amplify) | Endpoint::Raw(Service::Amplify) => {
+                Opening::Echo(Echo::Amplified)
+            }
+            Endpoint::Echo | Endpoint::SockJs(_) | Endpoint::Raw(_) => Opening::Echo(Echo::Same),
         }
     }
 }
@@ -96,22 +102,26 @@ pub(super) async fn upgrade(
 ) -> Response {
     let agreed = agree(&state.node, peer, &request, endpoint);
     let outcome = agreed.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
-    metrics::counter!("fanlight_handshakes_total", "result" => outcome).increment(1);
+    door::count_handshake(request.version(), outcome);
     let (agreed, admitted) = match agreed {
         Ok(agreed) => agreed,
         Err(problem) => return problem.into_response(),
     };
-    drop(request);
-    let never = takeover.take(move |Taken { socket, leftover }| async move {
-        let mut answer = switching_protocols(&agreed);
+    let headers = response_headers(&agreed);
+    let carried = takeover.upgrade(request, headers, move |taken| async move {
+        let Taken { socket, mut answer, leftover, .. } = taken;
         let carrier = match endpoint {
             Endpoint::SockJs(service) => {
                 ws::frame(&mut answer, Opcode::Text, sockjs::frame::OPEN);
                 if service == Service::Close {
+                    let mut frame = Vec::new();
+                    sockjs::frame::close(&mut frame, &Close::GO_AWAY);
+                    ws::frame(&mut answer, Opcode::Text, &frame);
                     return say_goodbye(socket, answer).await;
                 }
                 Carrier::SockJs
             }
+            Endpoint::Raw(Service::Close) => return say_goodbye(socket, answer).await,
             _ => Carrier::WebSocket { compression: agreed.compression.is_some() },
         };
         let adopted = Adopted {
@@ -124,7 +134,7 @@ pub(super) async fn upgrade(
         };
         state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
     });
-    match never.await {}
+    carried.await
 }
 
 impl Endpoint {
@@ -136,9 +146,6 @@ impl Endpoint {
 
 /// What the protocol's `close` service does.
 async fn say_goodbye(socket: std::net::TcpStream, mut answer: Vec<u8>) {
-    let mut frame = Vec::new();
-    sockjs::frame::close(&mut frame, &Close::GO_AWAY);
-    ws::frame(&mut answer, Opcode::Text, &frame);
     ws::close_frame(&mut answer, Close::GO_AWAY.code, Close::GO_AWAY.reason);
     let Ok(mut socket) = tokio::net::TcpStream::from_std(socket) else { return };
     let talk = async {
@@ -158,7 +165,12 @@ fn agree(
     endpoint: Endpoint,
 ) -> Result<(Agreed, Admitted), Box<Problem>> {
     let headers = request.headers();
-    let accept_key = check_handshake(request.method(), headers)?;
+    let accept_key = if request.version() == Version::HTTP_2 {
+        check_connect(request.method(), headers)?;
+        None
+    } else {
+        Some(check_upgrade(request.method(), headers)?)
+    };
     if !request.body().is_end_stream() {
         // Its bytes would be read as frames.
         return Err(bad_request("body", "a WebSocket handshake has no body").into());
@@ -168,7 +180,7 @@ fn agree(
     let is_wanted = match endpoint {
         Endpoint::Session => node.config.websocket.compression,
         Endpoint::SockJs(_) => false,
-        Endpoint::Echo => true,
+        Endpoint::Raw(_) | Endpoint::Echo => true,
     };
     let compression = is_wanted
         .then(|| deflate::negotiate(&offered_compression))
@@ -183,15 +195,28 @@ fn agree(
     Ok((Agreed { accept_key, protocol, compression, principal }, admitted))
 }
 
+/// RFC 8441 §5. That it is a CONNECT for a WebSocket is known already, if it is one.
+fn check_connect(method: &Method, headers: &HeaderMap) -> Result<(), Box<Problem>> {
+    if method != Method::CONNECT {
+        let detail = "this is a WebSocket endpoint; over HTTP/2 connect by an extended CONNECT \
+                      (RFC 8441), or use HTTP/1.1";
+        return Err(bad_request("not_websocket", detail).into());
+    }
+    if !is_version_13(headers) {
+        let problem = bad_request("websocket_version", ONLY_VERSION_13)
+            .with_header(header::SEC_WEBSOCKET_VERSION, "13");
+        return Err(problem.into());
+    }
+    Ok(())
+}
+
+fn is_version_13(headers: &HeaderMap) -> bool {
+    headers.get(header::SEC_WEBSOCKET_VERSION).is_some_and(|version| version == "13")
+}
+
 /// RFC 6455 §4.2.1; the key to answer with.
-fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<Problem>> {
-    let has = |name, token: &str| {
-        values(headers, &name).iter().any(|value| value.trim().eq_ignore_ascii_case(token))
-    };
-    if method != Method::GET
-        || !has(header::CONNECTION, "upgrade")
-        || !has(header::UPGRADE, "websocket")
-    {
+fn check_upgrade(method: &Method, headers: &HeaderMap) -> Result<String, Box<Problem>> {
+    if method != Method::GET || !is_upgrade(headers) {
         return Err(Box::new(
             Problem::new(
                 StatusCode::UPGRADE_REQUIRED,
@@ -206,16 +231,12 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
         let detail = "a request has one Host header (RFC 9112 §3.2)";
         return Err(bad_request("host", detail).into());
     }
-    if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+    if !is_version_13(headers) {
         return Err(Box::new(
-            Problem::new(
-                StatusCode::UPGRADE_REQUIRED,
-                "websocket_version",
-                "only version 13 of the WebSocket protocol is spoken here (RFC 6455)",
-            )
-            .with_header(header::UPGRADE, "websocket")
-            .with_header(header::CONNECTION, "upgrade")
-            .with_header(header::SEC_WEBSOCKET_VERSION, "13"),
+            Problem::new(StatusCode::UPGRADE_REQUIRED, "websocket_version", ONLY_VERSION_13)
+                .with_header(header::UPGRADE, "websocket")
+                .with_header(header::CONNECTION, "upgrade")
+                .with_header(header::SEC_WEBSOCKET_VERSION, "13"),
         ));
     }
     let key = headers
@@ -229,6 +250,14 @@ fn check_handshake(method: &Method, headers: &HeaderMap) -> Result<String, Box<P
             )
         })?;
     Ok(handshake::accept_key(key))
+}
+
+/// Whether a request asks to go on as a WebSocket.
+pub(super) fn is_upgrade(headers: &HeaderMap) -> bool {
+    let has = |name, token: &str| {
+        values(headers, &name).iter().any(|value| value.eq_ignore_ascii_case(token))
+    };
+    has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
 /// The first offered subprotocol that is spoken here; none when none was offered, and then the
@@ -247,26 +276,17 @@ fn choose_protocol(headers: &HeaderMap) -> Result<Option<(Protocol, &'static str
     Ok(chosen)
 }
 
-/// The response that ends the handshake (RFC 6455 §4.2.2).
-fn switching_protocols(agreed: &Agreed) -> Vec<u8> {
-    let mut head = String::with_capacity(192);
-    head.push_str(
-        "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n",
-    );
-    let mut line = |name: &str, value: &str| {
-        for text in [name, ": ", value, "\r\n"] {
-            head.push_str(text);
-        }
-    };
-    line("Sec-WebSocket-Accept", &agreed.accept_key);
-    if let Some((_, name)) = agreed.protocol {
-        line("Sec-WebSocket-Protocol", name);
-    }
-    if let Some(extension) = &agreed.compression {
-        line("Sec-WebSocket-Extensions", extension);
-    }
-    head.push_str("\r\n");
-    head.into_bytes()
+/// What was agreed on (RFC 6455 §4.2.2).
+fn response_headers(agreed: &Agreed) -> HeaderMap {
+    let protocol = agreed.protocol.map(|(_, name)| name);
+    [
+        (header::SEC_WEBSOCKET_ACCEPT, agreed.accept_key.as_deref()),
+        (header::SEC_WEBSOCKET_PROTOCOL, protocol),
+        (header::SEC_WEBSOCKET_EXTENSIONS, agreed.compression.as_deref()),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, HeaderValue::from_str(value?).ok()?)))
+    .collect()
 }
 
 /// The values of a comma-separated header, over all its lines.
@@ -281,11 +301,12 @@ fn values<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Vec<&'h str> {
         .collect()
 }
 
+const ONLY_VERSION_13: &str = "only version 13 of the WebSocket protocol is spoken here (RFC 6455)";
 /// How long a peer has to end after a goodbye.
 const GOODBYE_TIME: Duration = Duration::from_secs(2);
 const SUBPROTOCOLS: [(&str, Protocol); 4] = [
-    ("v12.stomp", Protocol::Stomp(Version::V12)),
-    ("v11.stomp", Protocol::Stomp(Version::V11)),
-    ("v10.stomp", Protocol::Stomp(Version::V10)),
+    ("v12.stomp", Protocol::Stomp(StompVersion::V12)),
+    ("v11.stomp", Protocol::Stomp(StompVersion::V11)),
+    ("v10.stomp", Protocol::Stomp(StompVersion::V10)),
     (native::SUBPROTOCOL, Protocol::Native),
 ];

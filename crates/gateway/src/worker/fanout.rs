@@ -93,7 +93,7 @@ impl Worker {
                     self.stage.push(member.session, slot, chunk.clone());
                     continue;
                 }
-                let outcome = slot.write(chunk, self.shared.outbox_limits, now.mono_ms);
+                let outcome = slot.write(chunk, slot.limits(&self.shared), now.mono_ms);
                 if outcome != Written::Taken {
                     unwritten.push((member.session, slot.serial, outcome));
                 }

@@ -268,18 +268,16 @@ impl Worker {
         }
     }
 
-    /// Drops a connection whose closing handshake is complete and written.
+    /// Drops a connection whose closing handshake is complete and written, and in a drain a mailbox
+    /// that has told its end: it would be there only to tell it again.
     pub(super) fn end_if_closed(&mut self, key: SessionKey) {
+        let is_draining = self.sweep.is_draining();
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        match slot.phase {
-            Phase::Closing { peer_closed, .. } if slot.is_flushed() => {
-                if peer_closed {
-                    self.remove(key);
-                } else {
-                    slot.finish();
-                }
-            }
-            Phase::Open | Phase::Closing { .. } => {}
+        let Phase::Closing { peer_closed, .. } = slot.phase else { return };
+        if (is_draining && slot.has_told_end()) || (peer_closed && slot.is_flushed()) {
+            self.remove(key);
+        } else if slot.is_flushed() {
+            slot.finish();
         }
     }
 }

@@ -14,8 +14,8 @@ use fanlight_proto::cursor::Cursor;
 use fanlight_proto::sockjs::{Close, frame};
 use tokio::sync::oneshot;
 
-use super::Worker;
 use super::slot::{Link, Slot};
+use super::{CLOSE_TIME, Worker};
 use crate::mail::{Mail, MailReply, MailRequest, Receive, Wish};
 
 /// Who comes to a mailbox.
@@ -69,7 +69,16 @@ pub(super) struct Mailbox {
     /// Where the listener was told that it stands.
     told: Option<Cursor>,
     /// How the session has ended: what everybody is told who receives once all else is received.
-    ended: Option<Close>,
+    ended: Option<Ended>,
+}
+
+/// The end of a mailbox's session.
+struct Ended {
+    close: Close,
+    /// Whether it was the loss of its receiver: what waits comes too late.
+    is_interrupted: bool,
+    /// Whether somebody has heard of it.
+    is_told: bool,
 }
 
 /// The connection that receives.
@@ -94,7 +103,7 @@ impl Mailbox {
     /// One that nobody has received from yet.
     pub(super) fn new(options: MailboxOptions, now_ms: u64) -> Self {
         Self {
-            ended: options.ended,
+            ended: options.ended.map(Ended::with),
             options,
             is_open: false,
             is_claimed: true,
@@ -142,13 +151,16 @@ impl Mailbox {
             self.is_open = true;
             return Some(MailReply::Frame(Bytes::from_static(frame::OPEN)));
         }
+        if self.is_interrupted() {
+            *outbox = None;
+        }
         if let Some(chunks) = take(outbox, max_bytes) {
             let mut out = vec![b'a'];
             array(&mut out, &chunks);
             return Some(MailReply::Frame(out.into()));
         }
-        if let Some(close) = &self.ended {
-            return Some(MailReply::Last(close_frame(close)));
+        if let Some(ended) = &self.ended {
+            return Some(MailReply::Last(close_frame(&ended.close)));
         }
         is_over.then(|| MailReply::Frame(Bytes::from_static(frame::HEARTBEAT)))
     }
@@ -189,15 +201,29 @@ impl Mailbox {
     /// Answers the receiver that waits.
     fn answer(&mut self, reply: MailReply, now_ms: u64) {
         let Some(receiver) = &mut self.receiver else { return };
-        if let Some(waiting) = receiver.waiting.take() {
-            // Who has gone in this very moment has lost a frame, as by a cut connection.
-            let _ = waiting.reply.send(reply);
-        }
+        let Some(waiting) = receiver.waiting.take() else { return };
+        let is_last = matches!(reply, MailReply::Last(_));
         receiver.seen_ms = now_ms;
-        if !receiver.stays {
+        if is_last || !receiver.stays {
             self.receiver = None;
         }
         self.idle_since_ms = now_ms;
+        if waiting.reply.send(reply).is_err() {
+            // Who has gone in this very moment has lost a frame.
+            self.lose_receiver(now_ms);
+        } else if let Some(ended) = self.ended.as_mut().filter(|_| is_last) {
+            ended.is_told = true;
+        }
+    }
+
+    /// A receiver's connection has ended without our doing. Who polls comes again, and says where
+    /// it stands; of SockJS, frames may be lost on their way, so that its session is over.
+    fn lose_receiver(&mut self, now_ms: u64) {
+        self.receiver = None;
+        self.idle_since_ms = now_ms;
+        if self.options.kind == MailboxKind::SockJs && self.ended.is_none() {
+            self.ended = Some(Ended { is_interrupted: true, ..Ended::with(Close::INTERRUPTED) });
+        }
     }
 
     /// Forgets a receiver that has gone without a word.
@@ -207,17 +233,37 @@ impl Mailbox {
             None => now_ms.saturating_sub(receiver.seen_ms) > BETWEEN_MS,
         });
         if is_gone {
+            self.lose_receiver(now_ms);
+        }
+    }
+
+    /// Forgets a receiver that says that it goes, and whether its client's connection was lost.
+    fn leave(&mut self, receiver: u64, is_lost: bool, now_ms: u64) {
+        if self.receiver.as_ref().is_none_or(|own| own.id != receiver) {
+            return;
+        }
+        if is_lost {
+            self.lose_receiver(now_ms);
+        } else {
             self.receiver = None;
             self.idle_since_ms = now_ms;
         }
     }
 
-    /// Forgets a receiver that says that it goes.
-    fn leave(&mut self, receiver: u64, now_ms: u64) {
-        if self.receiver.as_ref().is_some_and(|own| own.id == receiver) {
-            self.receiver = None;
-            self.idle_since_ms = now_ms;
+    /// Makes room for `receiver`, or tells that there is another: of those who poll, the newest is
+    /// the client, and the one before is perhaps not known to be gone.
+    fn make_room(&mut self, receiver: u64) -> Result<(), MailReply> {
+        let is_other = |other: &mut Receiver| other.id != receiver;
+        let Some(other) = self.receiver.take_if(is_other) else { return Ok(()) };
+        let refused = MailReply::Last(close_frame(&Close::ANOTHER_CONNECTION));
+        if self.options.kind == MailboxKind::SockJs {
+            self.receiver = Some(other);
+            return Err(refused);
         }
+        if let Some(waiting) = other.waiting {
+            let _ = waiting.reply.send(refused);
+        }
+        Ok(())
     }
 
     /// Whether nobody has received for so long that nobody will.
@@ -244,7 +290,16 @@ impl Mailbox {
 
     /// From now on there is nothing but what it ended with.
     pub(super) fn end(&mut self, close: Close) {
-        self.ended = Some(close);
+        self.ended.get_or_insert(Ended::with(close));
+    }
+
+    /// Whether somebody was told its end, so that a drain waits for nobody else.
+    pub(super) fn has_told_end(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.is_told)
+    }
+
+    fn is_interrupted(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.is_interrupted)
     }
 
     /// Whether somebody receives, so that it is not silent.
@@ -252,9 +307,11 @@ impl Mailbox {
         self.receiver.is_some()
     }
 
-    /// How long it stays after its end, for those who have not heard of it.
-    pub(super) fn linger_ms(&self) -> u64 {
-        self.options.linger_ms.min(ENDED_MS)
+    /// How long it stays after its end, for those who have not heard of it: in a drain, no longer
+    /// than a peer has to answer a close frame.
+    pub(super) fn linger_ms(&self, is_draining: bool) -> u64 {
+        let longest_ms = if is_draining { CLOSE_TIME.as_millis() as u64 } else { ENDED_MS };
+        self.options.linger_ms.min(longest_ms)
     }
 
     /// The claim to give up at the end.
@@ -265,6 +322,13 @@ impl Mailbox {
     /// Whether a client that says so stands where it was told last.
     fn stands_at(&self, from: Option<&str>) -> bool {
         from.is_none_or(|from| self.told.as_ref().is_some_and(|told| told.to_string() == from))
+    }
+}
+
+impl Ended {
+    /// As others end it.
+    fn with(close: Close) -> Self {
+        Self { close, is_interrupted: false, is_told: false }
     }
 }
 
@@ -279,6 +343,7 @@ impl Worker {
             let _ = reply.send(MailReply::NotHere);
             return;
         };
+        mailbox.forget_gone(now.mono_ms);
         match what {
             Wish::Receive(receive) => {
                 if !mailbox.stands_at(receive.from.as_deref()) {
@@ -289,23 +354,24 @@ impl Worker {
                 }
                 self.guarded(key, |worker| worker.on_receive(key, &receive, reply, now));
             }
-            Wish::Leave { receiver } => {
-                mailbox.leave(receiver, now.mono_ms);
+            Wish::Leave { receiver, is_lost } => {
+                mailbox.leave(receiver, is_lost, now.mono_ms);
                 let _ = reply.send(MailReply::Sent);
             }
             Wish::Send { messages } => {
                 if mailbox.ended.is_some() || !mailbox.is_open {
                     let _ = reply.send(MailReply::NotHere);
-                    return;
+                } else {
+                    mailbox.sending.push(reply);
+                    if let Some(slot) = self.slots.get_mut(key.0 as usize) {
+                        slot.last_received_ms = now.mono_ms;
+                        slot.inbound.get_or_insert_default().extend(messages);
+                    }
+                    self.guarded(key, |worker| worker.feed_inbound(key, now));
                 }
-                mailbox.sending.push(reply);
-                if let Some(slot) = self.slots.get_mut(key.0 as usize) {
-                    slot.last_received_ms = now.mono_ms;
-                    slot.inbound.get_or_insert_default().extend(messages);
-                }
-                self.guarded(key, |worker| worker.feed_inbound(key, now));
             }
         }
+        self.guarded(key, |worker| _ = worker.end_if_interrupted(key, now));
     }
 
     /// Somebody waits for a mailbox's next frame.
@@ -318,9 +384,8 @@ impl Worker {
     ) {
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         let Link::Mailbox(mailbox) = &mut slot.link else { return };
-        mailbox.forget_gone(now.mono_ms);
-        if mailbox.receiver.as_ref().is_some_and(|other| other.id != receive.receiver) {
-            let _ = reply.send(MailReply::Last(close_frame(&Close::ANOTHER_CONNECTION)));
+        if let Err(refused) = mailbox.make_room(receive.receiver) {
+            let _ = reply.send(refused);
             return;
         }
         let waiting = Waiting {
@@ -341,6 +406,19 @@ impl Worker {
             self.queues.consumers.unhold();
             self.give_on(key);
         }
+        self.end_if_closed(key);
+    }
+
+    /// Ends the session of a mailbox that has lost its receiver; whether it has just ended.
+    fn end_if_interrupted(&mut self, key: SessionKey, now: Now) -> bool {
+        let slot = self.slots.get(key.0 as usize).filter(|slot| slot.is_open());
+        let is_interrupted = slot.is_some_and(
+            |slot| matches!(&slot.link, Link::Mailbox(mailbox) if mailbox.is_interrupted()),
+        );
+        if is_interrupted {
+            self.close(key, CloseReason::ConnectionLost, now);
+        }
+        is_interrupted
     }
 
     /// Hands the messages that wait to the session, as far as it takes them.
@@ -378,7 +456,7 @@ impl Worker {
         self.guarded(key, |worker| worker.close(key, CloseReason::ConnectionLost, now));
     }
 
-    /// Looks after a mailbox's time; whether it is to end, as nobody comes any more.
+    /// Looks after a mailbox's time; whether it has ended, as nobody comes any more.
     pub(super) fn sweep_mailbox(&mut self, key: SessionKey, now: Now) -> bool {
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
         let early_ms = match &slot.link {
@@ -386,10 +464,17 @@ impl Worker {
             _ => 0,
         };
         slot.hand_over(now.mono_ms + early_ms);
-        match &mut slot.link {
+        let is_abandoned = match &mut slot.link {
             Link::Mailbox(mailbox) => mailbox.is_abandoned(now.mono_ms),
-            _ => false,
+            _ => return false,
+        };
+        if self.end_if_interrupted(key, now) {
+            return true;
         }
+        if is_abandoned {
+            self.cut(key, CloseReason::ConnectionLost, now);
+        }
+        is_abandoned
     }
 
     fn mailbox(&mut self, handle: Handle) -> Option<&mut Mailbox> {
@@ -434,9 +519,10 @@ fn close_frame(close: &Close) -> Bytes {
     out.into()
 }
 
-/// How long a receiver that stays may take from one frame to its next request.
-const BETWEEN_MS: u64 = 5_000;
-/// A session that has ended must not hold up a drain.
+/// How long a receiver that stays may take from one frame to its next request: longer than a
+/// client may take to read a frame.
+const BETWEEN_MS: u64 = 15_000;
+/// For so long an end is told again to whoever asks.
 const ENDED_MS: u64 = 5_000;
 /// How much longer than it wants a poll waits until all that it wants is joined.
 const JOIN_MS: u64 = 4_000;

@@ -13,6 +13,7 @@ use fanlight_proto::ws::{self, Decoder, Opcode};
 use fanlight_proto::{CloseReason, sockjs};
 use mio::net::TcpStream;
 
+use super::WorkerShared;
 use super::inbox::{Carrier, Echo};
 use super::mailbox::Mailbox;
 use crate::admission::Admitted;
@@ -305,6 +306,21 @@ impl Slot {
     /// Whether somebody receives from the mailbox that this is.
     pub(super) fn is_attended(&self) -> bool {
         matches!(&self.link, Link::Mailbox(mailbox) if mailbox.is_attended())
+    }
+
+    /// Whether it is a mailbox that has told somebody its end.
+    pub(super) fn has_told_end(&self) -> bool {
+        matches!(&self.link, Link::Mailbox(mailbox) if mailbox.has_told_end())
+    }
+
+    /// What its outbox may hold.
+    pub(super) fn limits(&self, shared: &WorkerShared) -> OutboxLimits {
+        match (self.phase, &self.link) {
+            // A last word is taken whatever waits already.
+            (Phase::Closing { .. }, _) => OutboxLimits { bytes: usize::MAX, frames: u32::MAX },
+            (Phase::Open, Link::Mailbox(_)) => shared.mailbox_limits,
+            (Phase::Open, _) => shared.outbox_limits,
+        }
     }
 
     /// Whether the connection still takes part.

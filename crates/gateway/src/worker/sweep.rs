@@ -11,7 +11,7 @@ use rand::seq::SliceRandom;
 use slab::Slab;
 
 use super::slot::{Phase, Role, Slot, Unread};
-use super::{Ticket, Worker};
+use super::{CLOSE_TIME, Ticket, Worker};
 
 /// How often a slice is swept; [`SLICES`] of them make a round.
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
@@ -38,6 +38,11 @@ struct Drain {
 }
 
 impl Sweep {
+    /// Whether connections are being closed for a drain.
+    pub(super) fn is_draining(&self) -> bool {
+        self.drain.is_some()
+    }
+
     /// Whether the drain has ended.
     pub(super) fn is_drained(&self, slots: &Slab<Slot>) -> bool {
         self.drain.is_some() && slots.is_empty()
@@ -85,7 +90,6 @@ impl Worker {
             return;
         }
         if self.sweep_mailbox(key, now) {
-            self.cut(key, CloseReason::ConnectionLost, now);
             return;
         }
         let Some(slot) = self.slots.get(key.0 as usize) else { return };
@@ -120,7 +124,21 @@ impl Worker {
         let now = self.shared.clock.now();
         let started_ms = now.mono_ms;
         self.sweep.drain = Some(Drain { window, deadline, started_ms, remaining, total });
+        self.hasten_ends(now);
         self.pace_drain(now);
+    }
+
+    /// What had ended before a drain does not hold it up.
+    fn hasten_ends(&mut self, now: Now) {
+        let last_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
+        for (_, slot) in &mut self.slots {
+            if let Phase::Closing { deadline_ms, .. } = &mut slot.phase {
+                *deadline_ms = last_ms.min(*deadline_ms);
+            }
+        }
+        for ticket in self.tickets(Slot::has_told_end) {
+            self.end_if_closed(ticket.key);
+        }
     }
 
     fn pace_drain(&mut self, now: Now) {

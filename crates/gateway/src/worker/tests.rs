@@ -140,6 +140,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
         clock: Clock::start(),
         outbox_limits,
+        mailbox_limits: outbox_limits,
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
         sessions: AtomicU64::new(0),

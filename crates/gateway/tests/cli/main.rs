@@ -183,12 +183,20 @@ fn what_pub_and_sub_are_refused_is_told_and_fails() {
 
 /// A node with a history of two messages, and with queues, and a token for it.
 fn kept() -> (Node, String) {
+    kept_on("127.0.0.1:0")
+}
+
+fn kept_on(address: &str) -> (Node, String) {
     let config = format!(
         r#"
 workers = 1
-listen = {{ public = "127.0.0.1:0", admin = "127.0.0.1:0" }}
+listen = {{ public = "{address}", admin = "127.0.0.1:0" }}
 broker.kind = "memory"
 auth.keys = [{{ algorithm = "HS256", secret = "{SECRET}" }}]
+drain = {{ grace = "0s", window = "1s" }}
+[[namespaces]]
+name = "passing"
+match = "/topic/passing/*"
 [[namespaces]]
 name = "news"
 match = "/topic/**"
@@ -255,6 +263,30 @@ fn sub_goes_on_behind_a_position_or_says_why_it_can_not() {
 }
 
 #[test]
+fn a_script_is_told_of_messages_that_can_not_be_had() {
+    let (node, token) = kept();
+    let publish = |node: &Node, n: &str| {
+        run(&["pub", &node.url(), "/topic/a", n, "--token", &token]).succeeded();
+    };
+    publish(&node, "1");
+    let args = ["/topic/a", "--json", "--token", &token, "--history", "1", "--count", "2"];
+    let mut subscriber = node.subscribe(&args);
+    // Its memory, and so its history, ends with it.
+    let (node, _) = kept_on(&node.stop());
+    while subscriber.is_running() {
+        publish(&node, "2");
+        std::thread::sleep(std::time::Duration::from_millis(100));
+    }
+    let printed = lines(&subscriber.ended().succeeded());
+    assert_eq!(printed[0]["data"], 1);
+    assert_eq!(
+        (&printed[1]["to"], &printed[1]["lost"]),
+        (&"/topic/a".into(), &"epoch_changed".into())
+    );
+    assert_eq!(printed[2]["data"], 2);
+}
+
+#[test]
 fn sub_acknowledges_what_it_has_printed_and_no_more() {
     let (node, token) = kept();
     let (url, to) = (node.url(), "/queue/a");
@@ -294,6 +326,11 @@ fn what_sub_can_not_begin_with_is_told() {
     assert!(pattern.notes.contains("can't be had (no_history)"), "{}", pattern.notes);
     run(&["pub", &url, "/topic/a", "1", "--token", &token]).succeeded();
     assert_eq!(pattern.ended().succeeded(), "/topic/a 1\n");
+    let passing =
+        node.subscribe(&["/topic/passing/a", "--history", "1", "--token", &token, "--count", "1"]);
+    assert!(passing.notes.contains("no history is kept of /topic/passing/a"), "{}", passing.notes);
+    run(&["pub", &url, "/topic/passing/a", "1", "--token", &token]).succeeded();
+    assert_eq!(passing.ended().succeeded(), "/topic/passing/a 1\n");
 }
 
 #[test]

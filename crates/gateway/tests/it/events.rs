@@ -28,6 +28,7 @@ async fn a_stream_is_typed_uncached_and_its_lines_stay_lines_whatever_is_publish
         ("cache-control", "no-store, no-transform"),
         ("x-accel-buffering", "no"),
         ("transfer-encoding", "chunked"),
+        ("connection", "close"),
         ("access-control-allow-origin", &*own),
         ("access-control-allow-credentials", "true"),
     ] {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
@@ -54,12 +54,7 @@ impl Response {
 
 /// Asks on a connection of its own, and reads the whole response.
 pub async fn ask(address: SocketAddr, method: &str, target: &str, with: With<'_>) -> Response {
-    let mut stream = Stream::open(address, method, target, with).await;
-    let body = stream.rest().await;
-    let length = stream.header("content-length").map(|length| length.parse::<usize>().unwrap());
-    assert!(length.is_none_or(|length| length == body.len()), "cut short: {} {body}", stream.head);
-    let Stream { status, head, .. } = stream;
-    Response { status, head, body }
+    Stream::open(address, method, target, with).await.whole().await
 }
 
 /// GETs.
@@ -83,7 +78,7 @@ pub async fn post(
 pub struct Stream {
     pub status: u16,
     head: String,
-    socket: TcpStream,
+    socket: Box<dyn AsyncRead + Send + Unpin>,
     is_chunked: bool,
     /// Read and not decoded.
     raw: Vec<u8>,
@@ -124,20 +119,26 @@ impl Stream {
             assert_ne!(bytes.unwrap_or(0), 0, "no answer to {request}: {raw:?}");
         };
         let rest = raw.split_off(end);
-        let head = String::from_utf8(raw).unwrap();
+        Self::over(Box::new(socket), String::from_utf8(raw).unwrap(), rest)
+    }
+
+    /// Goes on after this head, behind which `raw` was read.
+    pub fn over(socket: Box<dyn AsyncRead + Send + Unpin>, head: String, raw: Vec<u8>) -> Self {
         let status = head.split(' ').nth(1).unwrap().parse().unwrap();
         let is_chunked = header(&head, "transfer-encoding") == Some("chunked");
-        let mut stream = Self {
-            status,
-            head,
-            socket,
-            is_chunked,
-            raw: rest,
-            text: Vec::new(),
-            has_ended: false,
-        };
+        let mut stream =
+            Self { status, head, socket, is_chunked, raw, text: Vec::new(), has_ended: false };
         stream.decode();
         stream
+    }
+
+    /// The response, once all of it is there.
+    pub async fn whole(mut self) -> Response {
+        let body = self.rest().await;
+        let length = self.header("content-length").map(|length| length.parse::<usize>().unwrap());
+        assert!(length.is_none_or(|length| length == body.len()), "cut: {} {body}", self.head);
+        let Self { status, head, .. } = self;
+        Response { status, head, body }
     }
 
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -196,6 +197,30 @@ impl Stream {
             self.raw.drain(..begin + length + 2);
             self.has_ended |= length == 0;
         }
+    }
+}
+
+/// A connection for one request after the other.
+pub struct KeepAlive(TcpStream);
+
+impl KeepAlive {
+    pub async fn open(address: SocketAddr) -> Self {
+        Self(TcpStream::connect(address).await.unwrap())
+    }
+
+    /// Asks with this head, and no body; the answer's head, in lower case but its first line, and
+    /// its body, whose length must be told.
+    pub async fn ask(&mut self, head: &str) -> (String, String) {
+        self.0.write_all(format!("{head}\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        while !answer.ends_with(b"\r\n\r\n") {
+            answer.push(timeout(PATIENCE, self.0.read_u8()).await.unwrap().unwrap());
+        }
+        let answer = String::from_utf8(answer).unwrap();
+        let length = header(&answer, "content-length").expect("a length").parse().unwrap();
+        let mut body = vec![0; length];
+        timeout(PATIENCE, self.0.read_exact(&mut body)).await.unwrap().unwrap();
+        (answer, String::from_utf8(body).unwrap())
     }
 }
 

@@ -3,16 +3,17 @@
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking where something is missing")]
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
-mod balancer;
 mod cluster;
 mod crowd;
 mod endings;
 mod events;
 mod handshake;
 mod http;
+mod http2;
 mod lifecycle;
 mod load_tools;
 mod messages;
+mod nginx;
 mod page;
 mod polls;
 mod presence;
@@ -24,9 +25,11 @@ mod returning;
 mod sockjs;
 mod sockjs_client;
 mod sockjs_cluster;
+mod sockjs_conformance;
 mod sockjs_session;
 mod spring;
 mod stomp_tcp;
 mod stompjs;
 mod support;
+mod tls;
 mod websocket;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fanlight_redis::{Event, Events, RedisBroker, RedisConfig};
-use fanlight_testkit::RedisServer;
+use fanlight_testkit::{RedisServer, RedisShards};
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -349,4 +349,20 @@ async fn without_redis_clients_connect_and_enter_when_it_is_back() {
     let ask = r#"{"users":["ann"]}"#;
     eventually("b answers", async || b.admin_ask("/users/status", ask).await.0 == 200).await;
     eventually("both are entered", async || sessions(&b, &["ann", "bob"]).await == [1, 1]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nodes_that_list_other_redis_servers_tell_so_while_both_live() {
+    let shards = RedisShards::start(2).unwrap();
+    let one = config(shards.shard(0), "");
+    let both = one.replace(&shards.shard(0).url(), &shards.url());
+    let (a, b) = (Gateway::with_config(&both).await, Gateway::with_config(&one).await);
+    for gateway in [&a, &b] {
+        eventually("it tells so", async || {
+            gateway.metric("fanlight_redis_shards_disputed").await == 1
+        })
+        .await;
+    }
+    drop(b);
+    eventually("all agree", async || a.metric("fanlight_redis_shards_disputed").await == 0).await;
 }

@@ -9,15 +9,24 @@ use crate::support::{CONFIG, Gateway, RawClient, eventually, token, with_redis};
 
 /// Nodes of one cluster, with a history of a minute everywhere and no rates.
 pub async fn nodes<const N: usize>(redis: &RedisServer, more: &str) -> [Gateway; N] {
+    nodes_with(&config(redis, more)).await
+}
+
+/// What [`nodes`] run with.
+pub fn config(redis: &RedisServer, more: &str) -> String {
     let unlimited = "connections_per_ip = 0\nmessages_per_second = 0\ncommands_per_second = 0";
     let history = "match = \"/topic/**\"\nhistory = { size = 1000, ttl = \"1m\" }\n";
     let config = with_redis(CONFIG, redis)
         .replace("connections_per_ip = 0", unlimited)
         .replace("match = \"/topic/**\"\n", history);
-    let config = format!("{config}\n{more}");
+    format!("{config}\n{more}")
+}
+
+/// Nodes with this configuration, ready.
+pub async fn nodes_with<const N: usize>(config: &str) -> [Gateway; N] {
     let mut nodes = Vec::new();
     for _ in 0..N {
-        let node = Gateway::with_config(&config).await;
+        let node = Gateway::with_config(config).await;
         eventually("the node is ready", async || node.admin_get("/readyz").await.0 == 200).await;
         nodes.push(node);
     }

@@ -1,13 +1,13 @@
-//! The real `sockjs-client` behind a load balancer without stickiness: under Node and in a browser.
+//! The real `sockjs-client` behind nginx without stickiness: under Node and in a browser.
 
 use std::path::PathBuf;
 
-use fanlight_testkit::{FaultProxy, RedisServer};
+use fanlight_testkit::{FaultProxy, PortLease, RedisServer};
 use serde_json::json;
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::balancer::Balancer;
+use crate::nginx::Nginx;
 use crate::returning::nodes;
 use crate::stompjs::{StompJs, js_folder};
 use crate::support::{Gateway, PATIENCE, RawClient, eventually, token};
@@ -18,9 +18,9 @@ const TOPIC: &str = "/topic/open.a";
 async fn stompjs_over_sockjs_client_works_by_every_transport_without_stickiness() {
     let redis = RedisServer::start().unwrap();
     let nodes: [Gateway; 3] = nodes(&redis, "").await;
-    let balancer = Balancer::bind().await.serve(&nodes);
+    let nginx = Nginx::before(&nodes).await;
     let ann = token("ann", &[]).await;
-    let url = format!("http://{balancer}/sockjs");
+    let url = format!("http://{}/sockjs", nginx.address);
     for transport in ["websocket", "xhr-streaming", "xhr-polling"] {
         let mut publisher = RawClient::native(&nodes[1], "pub").await;
         let mut client = StompJs::connect(&url, &ann, json!({ "transport": transport })).await;
@@ -61,6 +61,7 @@ async fn stompjs_over_sockjs_client_works_by_every_transport_without_stickiness(
         );
         assert!(!client.has_passed("receipt"), "{transport}");
     }
+    nginx.has_dropped_nothing();
     for node in nodes {
         assert_eq!(node.metric("fanlight_panics_total").await, 0);
     }
@@ -102,17 +103,19 @@ async fn a_client_returns_by_itself_when_its_node_drains_and_says_goodbye() {
 #[tokio::test(flavor = "multi_thread")]
 async fn browsers_use_every_transport_from_their_own_and_from_another_origin() {
     let redis = RedisServer::start().unwrap();
-    let (balancer, page) = (Balancer::bind().await, Balancer::bind().await);
+    // Both origins are known to the nodes before they are there; the driver itself serves pages.
+    let (lease, other) = (PortLease::take().unwrap(), PortLease::take().unwrap());
+    let own = format!("http://127.0.0.1:{}", lease.port());
+    let other = format!("http://127.0.0.1:{}", other.port());
     let more = format!(
-        "[origin]\nallow = [\"http://{}\", \"http://{}\"]\n[sockjs]\nclient_url = \"http://{1}/page/sockjs.js\"",
-        balancer.address, page.address,
+        "[origin]\nallow = [\"{own}\", \"{other}\"]\n[sockjs]\nclient_url = \"{other}/page/sockjs.js\""
     );
     let nodes: [Gateway; 3] = nodes(&redis, &more).await;
-    let (balancer, page) = (balancer.serve(&nodes), page.serve(&nodes));
+    let nginx = Nginx::at(lease, &nodes).await;
     let artifacts = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../artifacts");
     let driver = Command::new("node")
         .arg(js_folder().join("transports.mjs"))
-        .args(["--gateway", &format!("http://{balancer}"), "--page", &format!("http://{page}")])
+        .args(["--gateway", &own, "--page", &other])
         .args(["--token", &token("ann", &[]).await, "--screenshot"])
         .arg(artifacts.join("transports.png"))
         .kill_on_drop(true)
@@ -122,6 +125,7 @@ async fn browsers_use_every_transport_from_their_own_and_from_another_origin() {
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "{said}{errors}");
     println!("{said}");
+    nginx.has_dropped_nothing();
     for node in nodes {
         assert_eq!(node.metric("fanlight_panics_total").await, 0);
     }

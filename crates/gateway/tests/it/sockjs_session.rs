@@ -2,9 +2,10 @@
 
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
 
 use crate::http::{Response, Stream, With, ask};
-use crate::support::Gateway;
+use crate::support::{Gateway, PATIENCE};
 
 /// How a [`Session`] receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -102,9 +103,9 @@ impl Session {
         stream
     }
 
-    /// Drops the response that carries frames.
-    pub fn hang_up(&mut self) {
-        self.stream = None;
+    /// From now on it receives so.
+    pub fn receive_by(&mut self, how: How) {
+        self.how = how;
     }
 
     /// The next frame.
@@ -140,16 +141,17 @@ impl Session {
 
     /// The next message.
     pub async fn message(&mut self) -> String {
+        let begun = Instant::now();
         loop {
             if let Some(message) = self.messages.pop_front() {
                 return message;
             }
             let frame = self.frame().await;
-            match frame.strip_prefix('a') {
-                Some(array) => {
-                    self.messages.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
-                }
-                None => assert_eq!(frame, "h", "a message was expected"),
+            if let Some(array) = frame.strip_prefix('a') {
+                self.messages.extend(serde_json::from_str::<Vec<String>>(array).unwrap());
+            } else {
+                assert_eq!(frame, "h", "a message was expected");
+                assert!(begun.elapsed() < 2 * PATIENCE, "no message comes");
             }
         }
     }

@@ -1,12 +1,9 @@
 //! STOMP over TCP, plain and with TLS: framing, endings, limits, accounts.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use fanlight_proto::stomp::{Command, Decoder, Frame, Incoming, Limits, Version};
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
@@ -14,6 +11,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
 use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, eventually, token};
+use crate::tls::Certificate;
 
 const ACCOUNTS: &str = r#"
 [[auth.accounts]]
@@ -346,27 +344,11 @@ async fn a_refused_login_is_not_told_what_was_wrong() {
 }
 
 /// A gateway with TLS, and what a client trusts.
-async fn gateway_with_tls(limits: &str) -> (Gateway, TlsConnector, TempDir) {
-    let folder = tempfile::tempdir().unwrap();
-    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
-    let [certificate, key] = ["certificate.pem", "key.pem"].map(|name| folder.path().join(name));
-    std::fs::write(&certificate, made.cert.pem()).unwrap();
-    std::fs::write(&key, made.signing_key.serialize_pem()).unwrap();
-    let more = format!(
-        "[listen.stomp_tls]\ncertificate_file = '{}'\nprivate_key_file = '{}'\n",
-        certificate.display(),
-        key.display()
-    );
+async fn gateway_with_tls(limits: &str) -> (Gateway, TlsConnector) {
+    let certificate = Certificate::new();
+    let more = certificate.options("listen.stomp_tls");
     let gateway = Gateway::with_config(&(config(limits) + &more)).await;
-    let mut roots = RootCertStore::empty();
-    roots.add(made.cert.der().clone()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let client = ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_root_certificates(roots)
-        .with_no_client_auth();
-    (gateway, TlsConnector::from(Arc::new(client)), folder)
+    (gateway, certificate.connector(&[]))
 }
 
 async fn open_tls(gateway: &Gateway, tls: &TlsConnector) -> Client<TlsStream<TcpStream>> {
@@ -377,7 +359,7 @@ async fn open_tls(gateway: &Gateway, tls: &TlsConnector) -> Client<TlsStream<Tcp
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_conversation_within_tls_is_the_same() {
-    let (gateway, tls, _folder) = gateway_with_tls("").await;
+    let (gateway, tls) = gateway_with_tls("").await;
     let connect = connect_frame("ann").await;
     for at in [0, 1, 7, 100, 333] {
         let client = open_tls(&gateway, &tls).await;
@@ -393,7 +375,7 @@ async fn a_conversation_within_tls_is_the_same() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn large_messages_go_both_ways_within_tls() {
-    let (gateway, tls, _folder) = gateway_with_tls("").await;
+    let (gateway, tls) = gateway_with_tls("").await;
     let mut client = open_tls(&gateway, &tls).await;
     client.send(relay_frame("a passcode for tests")).await;
     client.expect(Command::Connected).await;
@@ -410,7 +392,7 @@ async fn large_messages_go_both_ways_within_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_does_not_agree_on_tls_in_time_or_at_all_is_dropped() {
-    let (gateway, tls, _folder) = gateway_with_tls("connect_time = \"1s\"").await;
+    let (gateway, tls) = gateway_with_tls("connect_time = \"1s\"").await;
     let mut silent = Client::open(&gateway).await;
     let mut plain = Client::open(&gateway).await;
     plain.send(connect_frame("ann").await).await;
@@ -425,7 +407,7 @@ async fn who_does_not_agree_on_tls_in_time_or_at_all_is_dropped() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_reaches_clients_within_tls_before_the_node_ends() {
-    let (mut gateway, tls, _folder) = gateway_with_tls("").await;
+    let (mut gateway, tls) = gateway_with_tls("").await;
     let mut client = open_tls(&gateway, &tls).await;
     client.send(connect_frame("ann").await).await;
     client.expect(Command::Connected).await;

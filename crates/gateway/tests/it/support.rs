@@ -7,7 +7,7 @@ use std::time::Duration;
 use fanlight_proto::ws::deflate::{self, Deflater, Inflater};
 use fanlight_proto::ws::{self, Decoder, Message, Opcode, Role};
 use fanlight_testkit::RedisServer;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 use tokio::time::timeout;
@@ -102,8 +102,8 @@ impl Gateway {
         let admin = loop {
             let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
             let line = line.expect("the gateway ended before it said where it listens");
-            if let Some(address) = address_after(&line, "ws://") {
-                public = Some(address);
+            if let Some((_, url)) = line.split_once("  clients ") {
+                public = address_after(url, "://");
             }
             if let Some((_, url)) = line.split_once("STOMP ") {
                 stomp = address_after(url, "://");
@@ -191,6 +191,13 @@ impl Gateway {
     }
 }
 
+/// Where its clients connect.
+impl From<&Gateway> for SocketAddr {
+    fn from(gateway: &Gateway) -> Self {
+        gateway.public
+    }
+}
+
 fn address_after(line: &str, mark: &str) -> Option<SocketAddr> {
     line.split_once(mark)?.1.split('/').next()?.parse().ok()
 }
@@ -243,9 +250,14 @@ pub async fn token_that_expires_in(user: &str, time: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
+/// What a WebSocket may go over.
+pub trait Socket: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<S: AsyncRead + AsyncWrite + Send + Unpin> Socket for S {}
+
 /// A WebSocket connection under full control of the test.
 pub struct RawClient {
-    socket: TcpStream,
+    socket: Box<dyn Socket>,
     decoder: Decoder,
     inflater: Inflater,
     /// What was read and not decoded yet.
@@ -267,19 +279,20 @@ pub enum Got {
 
 impl RawClient {
     /// Upgrades with these extra request headers; panics with the response when refused.
-    pub async fn connect(gateway: &Gateway, path: &str, headers: &[(&str, &str)]) -> Self {
-        let client = Self::try_connect(gateway, path, headers).await;
+    pub async fn connect(to: impl Into<SocketAddr>, path: &str, headers: &[(&str, &str)]) -> Self {
+        let client = Self::try_connect(to, path, headers).await;
         client.unwrap_or_else(|response| panic!("the handshake was refused: {response}"))
     }
 
     /// Upgrades; `Err` is the whole response when it is not a 101.
     pub async fn try_connect(
-        gateway: &Gateway,
+        to: impl Into<SocketAddr>,
         path: &str,
         headers: &[(&str, &str)],
     ) -> Result<Self, String> {
+        let address = to.into();
         let mut all = vec![
-            ("Host", gateway.public.to_string()),
+            ("Host", address.to_string()),
             ("Connection", "Upgrade".into()),
             ("Upgrade", "websocket".into()),
             ("Sec-WebSocket-Version", "13".into()),
@@ -289,8 +302,16 @@ impl RawClient {
         all.extend(headers.iter().map(|&(name, value)| (name, value.to_owned())));
         let lines: Vec<_> =
             all.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        let lines = lines.concat();
-        let mut socket = TcpStream::connect(gateway.public).await.unwrap();
+        let socket = TcpStream::connect(address).await.unwrap();
+        Self::upgrade(Box::new(socket), path, &lines.concat()).await
+    }
+
+    /// Upgrades a connection with these lines; `Err` is the whole response when it is not a 101.
+    pub async fn upgrade(
+        mut socket: Box<dyn Socket>,
+        path: &str,
+        lines: &str,
+    ) -> Result<Self, String> {
         let request = format!("GET {path} HTTP/1.1\r\n{lines}\r\n");
         socket.write_all(request.as_bytes()).await.unwrap();
         let mut head = Vec::new();
@@ -308,31 +329,36 @@ impl RawClient {
             socket.read_exact(&mut body).await.unwrap();
             return Err(format!("{response_head}{}", String::from_utf8_lossy(&body)));
         }
+        Ok(Self::over(socket, response_head))
+    }
+
+    /// Goes on after the handshake, which was answered by this.
+    pub fn over(socket: Box<dyn Socket>, response_head: String) -> Self {
         let compression = response_head.to_lowercase().contains("permessage-deflate");
-        Ok(Self {
+        Self {
             socket,
             decoder: Decoder::new(Role::Client, compression),
             inflater: Inflater::new(),
             pending: Vec::new(),
             response_head,
-        })
+        }
     }
 
     /// Connects and speaks the native protocol as `user`.
-    pub async fn native(gateway: &Gateway, user: &str) -> Self {
+    pub async fn native(to: impl Into<SocketAddr>, user: &str) -> Self {
         let bearer = format!("Bearer {}", token(user, &[]).await);
         let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
-        let mut client = Self::connect(gateway, "/ws", &headers).await;
+        let mut client = Self::connect(to, "/ws", &headers).await;
         client.send(r#"{"type":"connect"}"#).await;
         client.expect("\"connected\"").await;
         client
     }
 
     /// Connects and speaks STOMP 1.2 as `user`.
-    pub async fn stomp(gateway: &Gateway, user: &str) -> Self {
+    pub async fn stomp(to: impl Into<SocketAddr>, user: &str) -> Self {
         let bearer = format!("Bearer {}", token(user, &[]).await);
         let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "v12.stomp")];
-        let mut client = Self::connect(gateway, "/ws", &headers).await;
+        let mut client = Self::connect(to, "/ws", &headers).await;
         client.send("CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await;
         client.expect("CONNECTED").await;
         client
@@ -422,6 +448,20 @@ impl RawClient {
             let found = left.iter().position(|part| text.contains(part));
             left.remove(found.unwrap_or_else(|| panic!("{text:?} is none of {left:?}")));
         }
+    }
+
+    /// What comes next, which must be a close frame: its code and reason.
+    pub async fn close_frame(&mut self) -> (u16, String) {
+        let mut frame = self.pending.split_off(0);
+        while frame.len() < 2 || frame.len() < 2 + usize::from(frame[1]) {
+            let bytes = timeout(PATIENCE, self.socket.read_buf(&mut frame)).await;
+            assert_ne!(bytes.expect("nothing came in time").unwrap(), 0, "it ended: {frame:x?}");
+        }
+        assert_eq!(frame[0], 0x88, "{frame:x?}");
+        let payload = &frame[2..2 + usize::from(frame[1])];
+        let (code, reason) = payload.split_at(2);
+        let reason = String::from_utf8(reason.to_vec()).unwrap();
+        (u16::from_be_bytes([code[0], code[1]]), reason)
     }
 
     /// Skips messages until the connection is closed; the close code.

@@ -7,8 +7,8 @@ use crate::meters::amount;
 
 pub(super) fn claimed(result: &Result<Claim, PeerError>) {
     let result = match result {
-        Ok(Claim::Ours) => "ours",
-        Ok(Claim::TakenOver) => "taken_over",
+        Ok(Claim::Ours(_)) => "ours",
+        Ok(Claim::TakenOver(_)) => "taken_over",
         Ok(Claim::Theirs(_)) => "theirs",
         Err(_) => "unavailable",
     };

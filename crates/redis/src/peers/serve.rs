@@ -47,6 +47,7 @@ impl Inner {
                 }
             }
             meters::answering(answering.under_way.len());
+            self.answering.send_replace(answering.under_way.len());
         }
     }
 

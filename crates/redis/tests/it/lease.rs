@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use fanlight_engine::broker::PublishError;
-use fanlight_redis::{Lease, NodeInfo, Reap, Reaper, RedisConfig};
+use fanlight_redis::{Lease, Reap, RedisConfig};
 use fanlight_testkit::{RedisCluster, RedisServer, eventually};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio_util::sync::CancellationToken;
 
-use crate::nodes::{RedisNode, config};
+use crate::nodes::{LeasedNode, config};
 
 /// Times short enough for tests, and long enough for a busy machine.
 pub(crate) const LEASE: Duration = Duration::from_secs(1);
@@ -37,61 +36,28 @@ impl Reap for Recorder {
     }
 }
 
-/// A node with a lease and a reaper, on a runtime of its own that can be paused.
+/// A node with a lease and a reaper.
 struct Leased {
-    runtime: Option<tokio::runtime::Runtime>,
-    node: RedisNode,
+    own: LeasedNode,
     lease: Arc<Lease>,
     reaped: Arc<Recorder>,
 }
 
 impl Leased {
     fn start(name: &str, config: RedisConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
         let reaped = Arc::new(Recorder::default());
-        let guard = runtime.enter();
-        let node = RedisNode::start(config, 1);
-        let info = NodeInfo {
-            name: name.to_owned(),
-            address: "127.0.0.1:1".to_owned(),
-            started_unix_ms: 1,
-        };
-        let shutdown = CancellationToken::clone(&node.shutdown);
-        let lease = Lease::start(&node.redis, info, &node.tracker, shutdown.clone());
-        let hooks = vec![Arc::clone(&reaped) as Arc<dyn Reap>];
-        Reaper::start(&lease, hooks, &node.tracker, shutdown);
-        drop(guard);
-        Self { runtime: Some(runtime), node, lease, reaped }
+        let held = vec![Arc::clone(&reaped) as Arc<dyn Reap>];
+        let (own, ()) = LeasedNode::start(name, config, 1, Vec::new(), |own| own.reaps(held));
+        Self { lease: Arc::clone(&own.lease), own, reaped }
     }
 
     async fn held(&self) {
         eventually("the lease is held", || self.lease.is_held()).await;
     }
 
-    /// Stops everything of this node until the answer is dropped, as SIGSTOP does.
-    fn pause(&self) -> std::sync::mpsc::SyncSender<()> {
-        let (resume, paused) = std::sync::mpsc::sync_channel::<()>(0);
-        let runtime = self.runtime.as_ref().unwrap();
-        runtime.spawn(async move { paused.recv().ok() });
-        resume
-    }
-
     fn sees(&self, other: &Self) -> bool {
         let owner = other.lease.owner();
         self.lease.nodes().iter().any(|node| node.owner == owner && node.left.is_some())
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        self.node.shutdown.cancel();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -119,7 +85,7 @@ async fn a_paused_node_is_reaped_and_goes_on_under_its_next_generation_when_it_w
     eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
     let first = ann.lease.owner();
     let mut changed = ann.lease.changed();
-    let paused = ann.pause();
+    let paused = ann.own.pause();
     eventually("it is reaped", || bob.reaped.times(&first) > 0).await;
     eventually("it is dead", || !bob.lease.is_live(&first)).await;
     assert!(!ann.lease.is_held(), "a node that overslept must not trust its lease");

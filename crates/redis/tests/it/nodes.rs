@@ -1,12 +1,13 @@
-//! Nodes over a real Redis, with times short enough for tests.
+//! Nodes over a real Redis, with times short enough for tests; some with a lease.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanlight_engine::broker::{Broker, BrokerHealth, PublishError, Published, Reach};
-use fanlight_redis::{RedisBroker, RedisConfig};
+use fanlight_engine::broker::{Broker, BrokerHealth, DeliverySink, PublishError, Published, Reach};
+use fanlight_redis::{Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisConfig};
 use fanlight_testkit::contract::Node;
 use fanlight_testkit::{Inbox, eventually};
+use tokio::runtime::Runtime;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -40,9 +41,15 @@ pub(crate) fn config(url: &str) -> RedisConfig {
 
 impl RedisNode {
     pub(crate) fn start(config: RedisConfig, workers: u16) -> Self {
+        Self::with_sinks(config, workers, Vec::new())
+    }
+
+    /// Starts one with these sinks behind its workers.
+    fn with_sinks(config: RedisConfig, workers: u16, others: Vec<Arc<dyn DeliverySink>>) -> Self {
         let inboxes: Vec<_> = (0..workers).map(|_| Inbox::new()).collect();
         let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
-        let sinks = Node::sinks(&inboxes);
+        let mut sinks = Node::sinks(&inboxes);
+        sinks.extend(others);
         let redis = RedisBroker::start(config, sinks, tracker.clone(), shutdown.clone());
         let broker = Arc::clone(&redis) as Arc<dyn Broker>;
         let node = Node { broker, inboxes, first_worker: 0 };
@@ -88,5 +95,61 @@ impl RedisNode {
 impl Drop for RedisNode {
     fn drop(&mut self) {
         self.shutdown.cancel();
+    }
+}
+
+/// A node with a lease, on a runtime of its own: it can be paused, and when it is dropped it just
+/// ends, as by `kill -9`.
+pub(crate) struct LeasedNode {
+    runtime: Option<Runtime>,
+    pub(crate) redis: RedisNode,
+    pub(crate) lease: Arc<Lease>,
+}
+
+impl LeasedNode {
+    /// Starts one, and on its runtime what `more` starts beside its lease.
+    pub(crate) fn start<T>(
+        name: &str,
+        config: RedisConfig,
+        workers: u16,
+        others: Vec<Arc<dyn DeliverySink>>,
+        more: impl FnOnce(&Self) -> T,
+    ) -> (Self, T) {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
+        let guard = runtime.enter();
+        let redis = RedisNode::with_sinks(config, workers, others);
+        let (name, address) = (name.to_owned(), "127.0.0.1:1".to_owned());
+        let info = NodeInfo { name, address, started_unix_ms: 1 };
+        let lease = Lease::start(&redis.redis, info, &redis.tracker, redis.shutdown.clone());
+        let mut node = Self { runtime: None, redis, lease };
+        let started = more(&node);
+        drop(guard);
+        node.runtime = Some(runtime);
+        (node, started)
+    }
+
+    /// Lets it reap what the dead held.
+    pub(crate) fn reaps(&self, held: Vec<Arc<dyn Reap>>) {
+        Reaper::start(&self.lease, held, &self.redis.tracker, self.redis.shutdown.clone());
+    }
+
+    /// Stops everything of this node until the answer is dropped, as SIGSTOP does.
+    pub(crate) fn pause(&self) -> std::sync::mpsc::SyncSender<()> {
+        let (resume, paused) = std::sync::mpsc::sync_channel::<()>(0);
+        self.runtime.as_ref().unwrap().spawn(async move { paused.recv().ok() });
+        resume
+    }
+}
+
+impl Drop for LeasedNode {
+    fn drop(&mut self) {
+        // Before the shutdown, so that nothing is said to anybody.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
     }
 }

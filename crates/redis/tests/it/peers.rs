@@ -5,19 +5,16 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use fanlight_engine::broker::{Broker, BrokerHealth, DeliverySink, WorkerId};
+use fanlight_engine::broker::{Broker, BrokerHealth, WorkerId};
 use fanlight_engine::peers::{Answerer, Claim, Holder, MemoryPeers, PeerError, Peers};
 use fanlight_engine::registry::Handle;
-use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisConfig, RedisPeers, RedisRegistry,
-};
+use fanlight_redis::{Lease, Reap, RedisBroker, RedisConfig, RedisPeers, RedisRegistry};
 use fanlight_testkit::contract::peers::{PeerNode, PeersHarness, handle, name};
 use fanlight_testkit::{Answers, Orders, RedisCluster, RedisSentinel, RedisServer, eventually};
 use futures_util::FutureExt;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::lease::{LEASE, leased};
+use crate::nodes::{LeasedNode, RedisNode};
 use crate::registry::options;
 
 struct Memory;
@@ -88,48 +85,31 @@ mod redis_cluster {
     fanlight_testkit::peers_contract!(super::Redis::cluster());
 }
 
-/// A node with peers, on a runtime of its own, so that it can be paused.
+/// A node with peers.
 pub(crate) struct Node {
-    runtime: Option<tokio::runtime::Runtime>,
+    own: LeasedNode,
     pub(crate) contract: PeerNode,
     pub(crate) broker: Arc<RedisBroker>,
     pub(crate) lease: Arc<Lease>,
-    shutdown: CancellationToken,
 }
 
 impl Node {
     pub(crate) fn start(config: RedisConfig) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let guard = runtime.enter();
-        let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let (sink, mut inbox) = fanlight_redis::control();
-        let sinks: Vec<Arc<dyn DeliverySink>> = vec![sink];
-        let broker = RedisBroker::start(config, sinks, tracker.clone(), shutdown.clone());
-        let info = NodeInfo { name: "n".to_owned(), address: "a".to_owned(), started_unix_ms: 1 };
-        let lease = Lease::start(&broker, info, &tracker, shutdown.clone());
         let peer_inbox = inbox.peers().unwrap();
-        let control = (inbox, WorkerId(0));
-        let (options, orders) = (options(), Orders::new());
-        let registry =
-            RedisRegistry::start(&broker, &lease, options, orders, control, &tracker, &shutdown);
-        Reaper::start(&lease, vec![registry as Arc<dyn Reap>], &tracker, shutdown.clone());
         let answers = Answers::new();
         let answerer = Arc::clone(&answers) as Arc<dyn Answerer>;
-        let peers = RedisPeers::start(&broker, &lease, answerer, peer_inbox, &tracker, &shutdown);
-        drop(guard);
-        let contract = PeerNode { peers, answers };
-        Self { runtime: Some(runtime), contract, broker, lease, shutdown }
-    }
-
-    /// Stops everything of this node until the answer is dropped, as SIGSTOP does.
-    fn pause(&self) -> std::sync::mpsc::SyncSender<()> {
-        let (resume, paused) = std::sync::mpsc::sync_channel::<()>(0);
-        self.runtime.as_ref().unwrap().spawn(async move { paused.recv().ok() });
-        resume
+        let (own, peers) = LeasedNode::start("n", config, 0, vec![sink], |own| {
+            let RedisNode { redis, tracker, shutdown, .. } = &own.redis;
+            let (options, orders, control) = (options(), Orders::new(), (inbox, WorkerId(0)));
+            let registry = RedisRegistry::start(
+                redis, &own.lease, options, orders, control, tracker, shutdown,
+            );
+            own.reaps(vec![registry as Arc<dyn Reap>]);
+            RedisPeers::start(redis, &own.lease, answerer, peer_inbox, tracker, shutdown)
+        });
+        let (broker, lease) = (Arc::clone(&own.redis.redis), Arc::clone(&own.lease));
+        Self { own, contract: PeerNode { peers, answers }, broker, lease }
     }
 
     /// Claims it once this node can, and there is nobody living who has it.
@@ -153,6 +133,17 @@ impl Node {
             }
         }
         panic!("{text} was never found");
+    }
+
+    /// Waits until who has the name is found as this owner.
+    async fn finds_at_last_under(&self, owner: &str, text: &str) {
+        for _ in 0..ATTEMPTS {
+            match self.contract.peers.holder(name(text)).await {
+                Ok(Some(holder)) if &*holder.owner == owner => return,
+                _ => tokio::time::sleep(POLL).await,
+            }
+        }
+        panic!("{text} was never found under {owner}");
     }
 
     /// Waits until it knows that who had the name is dead.
@@ -239,8 +230,34 @@ async fn who_asks_a_node_that_was_killed_is_told_so_and_its_names_are_had_again_
     eventually("it is dead", || !bob.lease.is_live(&owner)).await;
     bob.sees_gone_at_last("a").await;
     let (claim, handle) = bob.claims_at_last("a").await;
-    assert_eq!(claim, Claim::TakenOver);
+    assert!(matches!(claim, Claim::TakenOver(_)), "{claim:?}");
     assert_eq!(bob.finds_anyone("a").await.handle, handle);
+}
+
+#[tokio::test]
+async fn who_waits_for_an_answer_hears_of_the_other_nodes_death_when_it_is_known() {
+    let server = RedisServer::start().unwrap();
+    let [ann, bob] = pair(&server.url()).await;
+    ann.claims_at_last("a").await;
+    let ask = |holder: &Holder| bob.contract.peers.ask(holder, "hold on".into(), LEASE * 300);
+    // One that goes on as another owner is not dead.
+    let (owner, living) = (ann.lease.owner(), ask(&bob.finds_anyone("a").await));
+    eventually("it waits", || ann.contract.answers.held() == 1).await;
+    ann.lease.fence();
+    eventually("it is another", || ann.lease.owner() != owner).await;
+    let is_known = || bob.lease.nodes().iter().any(|node| node.owner == ann.lease.owner());
+    eventually("it is known", is_known).await;
+    eventually("the former is dead", || !bob.lease.is_live(&owner)).await;
+    ann.contract.answers.let_go(1);
+    assert_eq!(living.await, Ok(Bytes::from_static(b"hold on")));
+
+    bob.finds_at_last_under(&ann.lease.owner(), "a").await;
+    let (owner, dying) = (ann.lease.owner(), ask(&bob.finds_anyone("a").await));
+    eventually("it waits again", || ann.contract.answers.held() == 1).await;
+    let paused = ann.own.pause();
+    assert_eq!(dying.await, Err(PeerError::Gone));
+    assert!(!bob.lease.is_live(&owner));
+    drop(paused);
 }
 
 #[tokio::test]
@@ -260,7 +277,7 @@ async fn a_dead_node_that_was_forgotten_keeps_no_names() {
     })
     .await;
     bob.sees_gone_at_last("a").await;
-    assert_eq!(bob.claims_at_last("a").await.0, Claim::TakenOver);
+    assert!(matches!(bob.claims_at_last("a").await.0, Claim::TakenOver(_)));
 }
 
 #[tokio::test]
@@ -269,9 +286,9 @@ async fn who_was_paused_past_its_lease_does_not_serve_what_another_has_claimed()
     let [ann, bob] = pair(&server.url()).await;
     let (lost, kept) = (ann.claims_at_last("lost").await.1, ann.claims_at_last("kept").await.1);
     let before = bob.finds_anyone("lost").await;
-    let paused = ann.pause();
+    let paused = ann.own.pause();
     let (claim, taken) = bob.claims_at_last("lost").await;
-    assert_eq!(claim, Claim::TakenOver);
+    assert!(matches!(claim, Claim::TakenOver(_)), "{claim:?}");
     // Its clock went on, so it knows that it can't be sure of anything.
     let asked = ann.contract.answers.asked().len();
     for text in ["lost", "kept"] {
@@ -350,7 +367,7 @@ async fn a_redis_that_comes_back_empty_gets_the_claims_again_and_asks_go_on() {
     server.launch().unwrap();
     bob.finds_at_last("a", handle).await;
     bob.asks_at_last("a", "again").await;
-    assert_eq!(bob.claims_at_last("b").await.0, Claim::Ours);
+    assert!(matches!(bob.claims_at_last("b").await.0, Claim::Ours(_)));
     assert!(ann.contract.answers.lost().is_empty());
 }
 
@@ -390,16 +407,6 @@ async fn an_answer_that_the_asker_could_not_hear_is_sent_again() {
         server.command(&format!("CLIENT KILL TYPE {kind}")).unwrap();
     }
     assert_eq!(asking.await, Ok("hold".into()));
-}
-
-impl Drop for Node {
-    /// It just ends, as by `kill -9`: nothing is said to anybody.
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }
 
 const ATTEMPTS: usize = 4000;

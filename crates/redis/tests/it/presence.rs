@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, MemoryBroker};
 use fanlight_engine::presence::{MemoryPresence, Presence};
-use fanlight_redis::{Lease, NodeInfo, PresenceOptions, Reap, Reaper, RedisConfig, RedisPresence};
+use fanlight_redis::{Lease, PresenceOptions, Reap, RedisConfig, RedisPresence};
 use fanlight_testkit::contract::Node;
 use fanlight_testkit::contract::presence::{
     CHANGES_MAX, PresenceHarness, PresenceNode, QUICK, place, user,
@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::lease::leased;
-use crate::nodes::RedisNode;
+use crate::nodes::{LeasedNode, RedisNode};
 
 /// One process whose workers are taken for nodes.
 #[derive(Default)]
@@ -112,11 +112,9 @@ mod shards {
     fanlight_testkit::presence_contract!(super::Redis::shards());
 }
 
-/// A node over Redis with presence, on a runtime of its own: it can be paused, and dies without a
-/// word when it is dropped.
+/// A node over Redis with presence.
 pub(crate) struct Leased {
-    runtime: Option<tokio::runtime::Runtime>,
-    redis: RedisNode,
+    own: LeasedNode,
     pub(crate) lease: Arc<Lease>,
     presence: RedisPresence,
     pub(crate) node: PresenceNode,
@@ -124,47 +122,24 @@ pub(crate) struct Leased {
 
 impl Leased {
     fn start(config: RedisConfig, interval: Duration) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let guard = runtime.enter();
-        let redis = RedisNode::start(config, 1);
-        let info = NodeInfo { name: String::new(), address: String::new(), started_unix_ms: 1 };
-        let (tracker, shutdown) = (&redis.tracker, redis.shutdown.clone());
-        let lease = Lease::start(&redis.redis, info, tracker, shutdown.clone());
         let options = PresenceOptions { interval, changes_max: CHANGES_MAX };
-        let presence =
-            RedisPresence::start(&redis.redis, &lease, options, tracker, shutdown.clone());
-        let held = vec![Arc::new(presence.clone()) as _];
-        Reaper::start(&lease, held, tracker, shutdown);
-        drop(guard);
-        let node = PresenceNode { node: redis.node.clone(), presence: Arc::new(presence.clone()) };
-        Self { runtime: Some(runtime), redis, lease, presence, node }
+        let (own, presence) = LeasedNode::start("", config, 1, Vec::new(), |own| {
+            let RedisNode { redis, tracker, shutdown, .. } = &own.redis;
+            let presence =
+                RedisPresence::start(redis, &own.lease, options, tracker, shutdown.clone());
+            own.reaps(vec![Arc::new(presence.clone()) as _]);
+            presence
+        });
+        let shared = Arc::new(presence.clone());
+        let node = PresenceNode { node: own.redis.node.clone(), presence: shared };
+        Self { lease: Arc::clone(&own.lease), own, presence, node }
     }
 
     pub(crate) async fn ready(config: RedisConfig, interval: Duration) -> Self {
         let node = Self::start(config, interval);
-        node.redis.healthy().await;
+        node.own.redis.healthy().await;
         eventually("the lease is held", || node.lease.is_held()).await;
         node
-    }
-
-    /// Stops everything of this node until the answer is dropped, as SIGSTOP does.
-    fn pause(&self) -> std::sync::mpsc::SyncSender<()> {
-        let (resume, paused) = std::sync::mpsc::sync_channel::<()>(0);
-        self.runtime.as_ref().unwrap().spawn(async move { paused.recv().ok() });
-        resume
-    }
-}
-
-impl Drop for Leased {
-    fn drop(&mut self) {
-        // Without a shutdown: nothing is said.
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
     }
 }
 
@@ -230,7 +205,7 @@ async fn a_node_that_was_reaped_while_it_slept_enters_its_members_again() {
     ann.node.enter(&room, "gone");
     bob.node.counts(&room, 2).await;
     let first = ann.lease.owner();
-    let paused = ann.pause();
+    let paused = ann.own.pause();
     bob.node.counts(&room, 0).await;
     // What it is told while it sleeps, it does under its old owner when it wakes, or not at all.
     ann.node.exit(&room, "gone");

@@ -4,23 +4,22 @@ use std::any::Any;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
 
-use fanlight_engine::broker::{DeliverySink, WorkerId};
+use fanlight_engine::broker::WorkerId;
 use fanlight_engine::registry::{
     Entered, Entry, MemoryRegistry, NodeStatus, Registry, RegistryUnavailable, SessionLimit,
     WhenFull,
 };
 use fanlight_proto::CloseReason;
 use fanlight_redis::{
-    Event, Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisConfig, RedisRegistry, RegistryOptions,
+    Event, Lease, Reap, RedisBroker, RedisConfig, RedisRegistry, RegistryOptions,
 };
 use fanlight_testkit::contract::registry::{RegistryHarness, RegistryNode};
-use fanlight_testkit::{Inbox, Orders, RedisCluster, RedisServer, eventually};
+use fanlight_testkit::{Orders, RedisCluster, RedisServer, eventually};
 use futures_util::future::join_all;
-use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 
 use crate::events::Log;
 use crate::lease::{LEASE, leased};
+use crate::nodes::{LeasedNode, RedisNode};
 
 struct Memory;
 
@@ -89,14 +88,13 @@ mod redis_cluster {
     fanlight_testkit::registry_contract!(super::Redis::cluster());
 }
 
-/// A node with a registry, on a runtime of its own, so that it can be paused.
+/// A node with a registry.
 pub(crate) struct Node {
-    runtime: Option<tokio::runtime::Runtime>,
+    own: LeasedNode,
     pub(crate) contract: RegistryNode,
     pub(crate) registry: Arc<RedisRegistry>,
     pub(crate) broker: Arc<RedisBroker>,
     pub(crate) lease: Arc<Lease>,
-    shutdown: CancellationToken,
 }
 
 /// Without a limit, with events.
@@ -118,38 +116,24 @@ impl Node {
     }
 
     fn start_as(config: RedisConfig, options: RegistryOptions, reaps: bool) -> Self {
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(1)
-            .enable_all()
-            .build()
-            .unwrap();
-        let guard = runtime.enter();
-        let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
         let (sink, inbox) = fanlight_redis::control();
-        let sinks: Vec<Arc<dyn DeliverySink>> = vec![Inbox::new(), sink];
-        let broker = RedisBroker::start(config, sinks, tracker.clone(), shutdown.clone());
-        let info = NodeInfo { name: "n".to_owned(), address: "a".to_owned(), started_unix_ms: 1 };
-        let lease = Lease::start(&broker, info, &tracker, shutdown.clone());
         let orders = Orders::new();
         let sessions = Arc::clone(&orders);
-        let registry = RedisRegistry::start(
-            &broker,
-            &lease,
-            options,
-            sessions,
-            (inbox, WorkerId(1)),
-            &tracker,
-            &shutdown,
-        );
-        if reaps {
-            let held = vec![Arc::clone(&registry) as Arc<dyn Reap>];
-            Reaper::start(&lease, held, &tracker, shutdown.clone());
-        }
-        drop(guard);
-        let worker = WorkerId(0);
+        let (own, registry) = LeasedNode::start("n", config, 1, vec![sink], |own| {
+            let RedisNode { redis, tracker, shutdown, .. } = &own.redis;
+            let control = (inbox, WorkerId(1));
+            let registry = RedisRegistry::start(
+                redis, &own.lease, options, sessions, control, tracker, shutdown,
+            );
+            if reaps {
+                own.reaps(vec![Arc::clone(&registry) as Arc<dyn Reap>]);
+            }
+            registry
+        });
         let shared: Arc<dyn Registry> = Arc::clone(&registry) as _;
-        let contract = RegistryNode { registry: shared, orders, worker };
-        Self { runtime: Some(runtime), contract, registry, broker, lease, shutdown }
+        let contract = RegistryNode { registry: shared, orders, worker: WorkerId(0) };
+        let (broker, lease) = (Arc::clone(&own.redis.redis), Arc::clone(&own.lease));
+        Self { own, contract, registry, broker, lease }
     }
 
     pub(crate) async fn sees(&self, others: &[&Self]) {
@@ -159,13 +143,6 @@ impl Node {
             others.iter().all(|other| nodes.iter().any(|node| node.owner == other.lease.owner()))
         })
         .await;
-    }
-
-    /// Stops everything of this node until the answer is dropped, as SIGSTOP does.
-    pub(crate) fn pause(&self) -> std::sync::mpsc::SyncSender<()> {
-        let (resume, paused) = std::sync::mpsc::sync_channel::<()>(0);
-        self.runtime.as_ref().unwrap().spawn(async move { paused.recv().ok() });
-        resume
     }
 }
 
@@ -249,7 +226,7 @@ async fn a_paused_nodes_sessions_are_gone_after_its_lease_and_back_when_it_wakes
     let anns = enter_all(&ann, 0..100).await;
     let bobs = enter_all(&bob, 0..50).await;
     bob.contract.has("user 7", &[&anns[7], &bobs[7]]).await;
-    let paused = ann.pause();
+    let paused = ann.own.pause();
     log.until(|events| counted(events, "disconnected", Some("node_lost")).len() == 100).await;
     bob.contract.has("user 7", &[&bobs[7]]).await;
     bob.contract.has("user 70", &[]).await;
@@ -433,14 +410,4 @@ async fn who_is_dead_and_not_reaped_yet_keeps_nobody_out() {
     bob.contract.has("u", &[&entry]).await;
     let kept = server.command("KEYS fl:*:x:*").unwrap().matches("fl:{").count();
     assert_eq!(kept, 1, "what kept it out was removed");
-}
-
-impl Drop for Node {
-    /// It just ends, as by `kill -9`: nothing is said to anybody.
-    fn drop(&mut self) {
-        self.shutdown.cancel();
-        if let Some(runtime) = self.runtime.take() {
-            runtime.shutdown_background();
-        }
-    }
 }

@@ -47,8 +47,19 @@ impl PeerNode {
     /// A new session of this node that has claimed the name.
     pub async fn claimed(&self, text: &str) -> Handle {
         let handle = handle();
-        assert_eq!(self.peers.claim(name(text), handle).await, Ok(Claim::Ours), "{text}");
+        self.claims(name(text), handle).await;
         handle
+    }
+
+    /// Claims what nobody has.
+    async fn claims(&self, name: ClaimName, handle: Handle) {
+        match self.peers.claim(name.clone(), handle).await {
+            Ok(Claim::Ours(holder)) => {
+                assert_eq!(holder.handle, handle);
+                assert_eq!(self.peers.holder(name).await, Ok(Some(holder)));
+            }
+            other => panic!("{name:?}: {other:?}"),
+        }
     }
 
     /// Who has the name, if somebody has.
@@ -85,6 +96,10 @@ impl PeerNode {
     }
 }
 
+fn is_ours(claim: &Claim) -> bool {
+    matches!(claim, Claim::Ours(_))
+}
+
 /// The others are told whose it is, and so is the same node.
 pub async fn a_name_is_had_by_who_claims_it_first(harness: &impl PeersHarness) {
     let [ann, bob] = harness.nodes().await;
@@ -95,7 +110,8 @@ pub async fn a_name_is_had_by_who_claims_it_first(harness: &impl PeersHarness) {
         let holder = node.finds("a").await;
         assert_eq!((holder.handle, &holder.name), (first, &name("a")));
     }
-    assert_eq!(ann.peers.claim(name("a"), first).await, Ok(Claim::Ours), "it has it already");
+    // It has it already.
+    ann.claims(name("a"), first).await;
     assert!(ann.answers.lost().is_empty() && bob.answers.lost().is_empty());
 }
 
@@ -131,13 +147,11 @@ pub async fn of_many_claims_at_once_one_wins(harness: &impl PeersHarness) {
         });
         let claims = join_all(claiming).await;
         let winners: Vec<_> =
-            handles.iter().zip(&claims).filter(|(_, claim)| **claim == Claim::Ours).collect();
+            handles.iter().zip(&claims).filter(|(_, claim)| is_ours(claim)).collect();
         let [(winner, _)] = winners[..] else { panic!("{winners:?}") };
         for claim in &claims {
-            assert!(matches!(claim, Claim::Ours | Claim::Theirs(_)), "{claim:?}");
-            if let Claim::Theirs(holder) = claim {
-                assert_eq!(holder.handle, *winner);
-            }
+            let (Claim::Ours(holder) | Claim::Theirs(holder)) = claim else { panic!("{claim:?}") };
+            assert_eq!(holder.handle, *winner);
         }
         assert_eq!(nodes[0].finds(&text).await, nodes[1].finds(&text).await);
     }
@@ -189,7 +203,7 @@ pub async fn names_are_told_apart(harness: &impl PeersHarness) {
         bob.is_refused(text, handle).await;
     }
     let other_kind = ClaimName::new("other", &["", "a"]).expect("it is short enough");
-    assert_eq!(bob.peers.claim(other_kind, handle()).await, Ok(Claim::Ours));
+    bob.claims(other_kind, handle()).await;
     assert_eq!(ClaimName::new("test", &[&"ä".repeat(400)]), Err(NameTooLong));
 }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail, ensure};
 
 use super::cluster_view::{ClusterView, Role, SLOTS};
+use crate::port::PortLease;
 use crate::redis_command::Reply;
-use crate::redis_port::PortLease;
 use crate::redis_server::RedisServer;
 use crate::redis_wait::wait_for;
 

@@ -11,7 +11,7 @@ use fanlight_engine::peers::Holder;
 use fanlight_proto::sockjs::{
     Callback, CallbackError, Close, Receiver, Transport, frame, headers as names,
 };
-use http::{StatusCode, Uri, Version};
+use http::{HeaderValue, StatusCode, Uri, Version};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
@@ -19,6 +19,7 @@ use super::reply::{self, Cors};
 use super::{Found, Visit};
 use crate::mail::{MailReply, Receive, Wish};
 use crate::takeover::Taken;
+use crate::transport::door;
 
 impl Visit {
     pub(super) async fn receive(self, request: Request, cors: Cors) -> Response {
@@ -34,8 +35,7 @@ impl Visit {
             Err(problem) => return cors.on_problem(*problem),
         };
         if self.transport.is_streaming() {
-            let chunked = request.version() >= Version::HTTP_11;
-            return self.stream(found, receiver, chunked, cors).await;
+            return self.stream(found, receiver, request.version(), &cors).await;
         }
         let (Ok(frame) | Err(frame)) = match &found {
             Found::Holder(holder) => self.next(holder, rand::random(), false).await,
@@ -48,6 +48,16 @@ impl Visit {
 
     /// The next frame; `Err` when it is the last.
     async fn next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
+        let next = self.try_next(holder, receiver, stays).await;
+        if next.as_ref().is_err_and(|last| *last == closing(&Close::ANOTHER_CONNECTION)) {
+            // That it was cut, and its client is here again, may just not be known yet.
+            tokio::time::sleep(NOTICE_TIME).await;
+            return self.try_next(holder, receiver, stays).await;
+        }
+        next
+    }
+
+    async fn try_next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
         let receive = Receive {
             receiver,
             stays,
@@ -55,7 +65,8 @@ impl Visit {
             wait_ms: self.state.station.node.config.sockjs.heartbeat.as_ms() as u32,
             from: None,
         };
-        match self.state.station.receive(holder, self.user(), receive).await {
+        let caller = door::user_of(&self.caller);
+        match self.state.station.receive(holder, caller, receive).await {
             Some(Ok(MailReply::Frame(frame))) => Ok(frame),
             Some(Ok(MailReply::Last(frame))) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
@@ -66,16 +77,26 @@ impl Visit {
     }
 
     /// Takes the socket: what streams needs no more of hyper.
-    async fn stream(self, found: Found, receiver: Receiver, chunked: bool, cors: Cors) -> Response {
-        let head = response_head(self.transport, chunked, &cors);
+    async fn stream(
+        self,
+        found: Found,
+        receiver: Receiver,
+        version: Version,
+        cors: &Cors,
+    ) -> Response {
+        let head = cors.on(reply::of(self.transport, StatusCode::OK, ""));
+        let mut headers = head.into_parts().0.headers;
+        // It keeps nginx from holding frames back.
+        headers.insert("x-accel-buffering", HeaderValue::from_static("no"));
         let takeover = self.takeover.clone();
-        let never = takeover.take(move |Taken { socket, .. }| async move {
+        let carried = takeover.stream(version, headers, move |taken| async move {
+            let Taken { socket, answer, chunked, .. } = taken;
             let Ok(socket) = TcpStream::from_std(socket) else { return };
             let stream = Stream { socket, receiver, chunked };
             // An error is the peer's end: whoever waits is told by the request that is dropped.
-            let _ = stream.run(&self, found, head).await;
+            let _ = stream.run(&self, found, answer).await;
         });
-        match never.await {}
+        carried.await
     }
 }
 
@@ -92,7 +113,8 @@ impl Stream {
         let carried = self.carry(visit, &found, id, head).await;
         if let (Found::Holder(holder), Ok(false) | Err(_)) = (&found, &carried) {
             // Before the client sees the end, because it comes back at once.
-            let _ = visit.ask(holder, Wish::Leave { receiver: id }).await;
+            let leave = Wish::Leave { receiver: id, is_lost: carried.is_err() };
+            let _ = visit.ask(holder, leave).await;
         }
         carried?;
         if self.chunked {
@@ -186,37 +208,19 @@ fn receiver(transport: Transport, uri: &Uri) -> Result<Receiver, CallbackError> 
     })
 }
 
-fn response_head(transport: Transport, chunked: bool, cors: &Cors) -> Vec<u8> {
-    let mut head = String::from("HTTP/1.1 200 OK\r\n");
-    let mut line = |name: &str, value: &str| {
-        for text in [name, ": ", value, "\r\n"] {
-            head.push_str(text);
-        }
-    };
-    for (name, value) in transport.headers() {
-        line(name, value);
-    }
-    for (name, value) in cors.headers() {
-        line(name, &value);
-    }
-    // It keeps nginx from holding frames back.
-    line("x-accel-buffering", "no");
-    if chunked {
-        line("transfer-encoding", "chunked");
-    } else {
-        line("connection", "close");
-    }
-    head.push_str("\r\n");
-    head.into_bytes()
+fn interrupted() -> Bytes {
+    closing(&Close::INTERRUPTED)
 }
 
-fn interrupted() -> Bytes {
+fn closing(close: &Close) -> Bytes {
     let mut out = Vec::new();
-    frame::close(&mut out, &Close::INTERRUPTED);
+    frame::close(&mut out, close);
     out.into()
 }
 
 /// The most bytes of messages in one frame: another node's answer has room for no more.
 const MAX_BYTES: u32 = 128 * 1024;
+/// How long it may take until a connection that was cut is known to be.
+const NOTICE_TIME: Duration = Duration::from_millis(200);
 /// How long a client may take to read a frame.
 const WRITE_TIME: Duration = Duration::from_secs(10);

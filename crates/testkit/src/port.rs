@@ -7,10 +7,10 @@ use anyhow::bail;
 
 /// A TCP port that no other lease has, until this is dropped or its process ends.
 ///
-/// Held by the UDP socket of the same number, which Redis does not use: so the port stays taken
-/// while its server is down, and no file is left behind.
+/// Held by the UDP socket of the same number, which neither Redis nor nginx uses: so the port stays
+/// taken while its server is down, and no file is left behind.
 #[derive(Debug)]
-pub(crate) struct PortLease {
+pub struct PortLease {
     port: u16,
     _held: UdpSocket,
 }
@@ -18,7 +18,7 @@ pub(crate) struct PortLease {
 impl PortLease {
     /// Takes a port that nobody listens on, below those that the kernel gives to outgoing
     /// connections.
-    pub(crate) fn take() -> anyhow::Result<Self> {
+    pub fn take() -> anyhow::Result<Self> {
         static NEXT: AtomicU16 = AtomicU16::new(0);
         let start = (std::process::id() % 1000) as u16 * 10;
         for _ in 0..PORTS {
@@ -34,7 +34,8 @@ impl PortLease {
         bail!("no free port from {FIRST_PORT} on");
     }
 
-    pub(crate) fn port(&self) -> u16 {
+    /// Its number.
+    pub fn port(&self) -> u16 {
         self.port
     }
 }

@@ -1,0 +1,80 @@
+//! A connection that speaks HTTP/1, until a request takes its socket.
+
+use std::io;
+use std::net::TcpStream;
+use std::pin::Pin;
+use std::task::Poll;
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures_util::future::poll_fn;
+use hyper::server::conn::http1::{self, Parts};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tower::ServiceExt;
+
+use crate::accept::{CONNECTION_TIME, HttpServer, MAX_HEAD_BYTES, Peer};
+use crate::takeover::{Then, Wanted};
+
+impl HttpServer {
+    /// Serves until the end, or until a request takes the socket, which `into_socket` makes of
+    /// `stream`.
+    pub(crate) async fn serve_http1<S>(
+        self,
+        stream: S,
+        peer: Peer,
+        into_socket: impl FnOnce(S) -> io::Result<TcpStream>,
+    ) where
+        S: AsyncRead + AsyncWrite + Unpin + 'static,
+    {
+        let Self { router, shutdown, head_time, .. } = self;
+        let wanted = Wanted::default();
+        let takeover = wanted.takeover();
+        let service = hyper::service::service_fn(move |request: http::Request<_>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(peer);
+            request.extensions_mut().insert(takeover.clone());
+            router.clone().oneshot(request)
+        });
+        let mut connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(head_time)
+            .max_headers(MAX_HEADERS)
+            .max_buf_size(MAX_HEAD_BYTES)
+            .serve_connection(TokioIo::new(stream), service);
+        let ended = tokio::select! {
+            taken = served(&mut connection, &wanted) => Some(taken),
+            () = shutdown.cancelled() => None,
+            // Whoever asks without reading the answers would stay for ever.
+            () = tokio::time::sleep(CONNECTION_TIME) => None,
+        };
+        let taken = if let Some(taken) = ended {
+            taken
+        } else {
+            Pin::new(&mut connection).graceful_shutdown();
+            let rest = served(&mut connection, &wanted);
+            tokio::time::timeout(head_time, rest).await.ok().flatten()
+        };
+        let Some(then) = taken else { return };
+        let Parts { io, read_buf, .. } = connection.into_parts();
+        // A copy, because a slice would pin hyper's whole read buffer.
+        let leftover = Bytes::copy_from_slice(&read_buf);
+        drop(read_buf);
+        match into_socket(io.into_inner()) {
+            Ok(socket) => then(socket, leftover).await,
+            Err(error) => tracing::warn!(%error, "a socket could not be taken; it is dropped"),
+        }
+    }
+}
+
+/// Polls a connection until it ends, or until a request of it takes the socket.
+async fn served<C: Future + Unpin>(connection: &mut C, wanted: &Wanted) -> Option<Then> {
+    poll_fn(|context| match Pin::new(&mut *connection).poll(context) {
+        // An error here is the peer's: a reset, a timeout, not HTTP. There is nobody to tell.
+        Poll::Ready(_) => Poll::Ready(None),
+        Poll::Pending => wanted.taken().map_or(Poll::Pending, |then| Poll::Ready(Some(then))),
+    })
+    .await
+}
+
+const MAX_HEADERS: usize = 64;

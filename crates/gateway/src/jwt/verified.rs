@@ -1,0 +1,61 @@
+//! Tokens that were found good, so that each is verified once and not with every request of a
+//! poll, of SockJS and of a client that reconnects.
+
+use std::fmt;
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{self, SHA256};
+use fanlight_engine::auth::Principal;
+use fanlight_engine::time::Now;
+use quick_cache::sync::Cache;
+
+/// Who the bearers of these tokens are. Keeps digests, not tokens.
+pub(super) struct Verified(Cache<Digest, Arc<Principal>>);
+
+type Digest = [u8; 32];
+
+/// A token to be looked up or remembered.
+#[derive(Clone, Copy)]
+pub(super) struct Fingerprint(Digest);
+
+impl Fingerprint {
+    pub(super) fn of(token: &str) -> Self {
+        let mut bytes = Digest::default();
+        bytes.copy_from_slice(digest::digest(&SHA256, token.as_bytes()).as_ref());
+        Self(bytes)
+    }
+}
+
+impl Verified {
+    pub(super) fn new() -> Self {
+        metrics::describe_counter!(
+            "fanlight_tokens_total",
+            "Tokens of clients, by what they were."
+        );
+        Self(Cache::new(CAPACITY))
+    }
+
+    /// Whose token that is, unless it has expired since or is not known.
+    pub(super) fn principal(&self, token: Fingerprint, now: Now) -> Option<Arc<Principal>> {
+        let known = self.0.get(&token.0)?;
+        if known.is_expired(now) {
+            // Refused from now on; what is wrong with it is told as of any other.
+            self.0.remove(&token.0);
+            return None;
+        }
+        Some(known)
+    }
+
+    pub(super) fn remember(&self, token: Fingerprint, principal: &Arc<Principal>) {
+        self.0.insert(token.0, Arc::clone(principal));
+    }
+}
+
+impl fmt::Debug for Verified {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verified").field("tokens", &self.0.len()).finish()
+    }
+}
+
+/// Of some hundred bytes each, as long as they are used.
+const CAPACITY: usize = 16 * 1024;

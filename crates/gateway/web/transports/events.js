@@ -1,0 +1,81 @@
+// Server-sent events: GET /events brings messages, POST /publish sends them.
+//
+// An EventSource would do, and applications take one. It keeps lines, ids and comments to itself,
+// and comes back by itself; here all of that is to be seen.
+
+import { messageOf, toldOf } from "../protocols.js";
+import { Publisher, bearer, isFinalStatus, pieces, problemOf } from "./http.js";
+
+export class EventsLink {
+  constructor({ token, topic, position, on }) {
+    this.on = on;
+    this.topic = topic;
+    this.aborter = new AbortController();
+    this.publisher = new Publisher({ token, signal: this.aborter.signal, on });
+    this.receive(token, position).catch(({ message }) => on.closed({ why: message, isFinal: false }));
+  }
+
+  send(topic, body) {
+    return this.publisher.send(topic, body);
+  }
+
+  write(text) {
+    this.publisher.write(text);
+  }
+
+  close() {
+    this.aborter.abort();
+  }
+
+  async receive(token, position) {
+    const target = `/events?destination=${encodeURI(this.topic)}`;
+    const last = position ? { "Last-Event-ID": position } : {};
+    this.on.frame("out", [`GET ${target}`, ...Object.entries(last).map((pair) => pair.join(": "))].join("\n"));
+    const headers = { ...bearer(token), ...last };
+    const response = await fetch(target, { headers, signal: this.aborter.signal });
+    if (!response.ok) return this.refused(response.status, await response.text());
+    for await (const event of pieces(response, "\n\n")) {
+      this.on.frame("in", event);
+      this.received(event);
+    }
+    this.on.closed({ why: "The stream ended", isFinal: false });
+  }
+
+  refused(status, text) {
+    this.on.frame("in", `${status} ${text}`);
+    this.on.refused(problemOf(text, status));
+    this.on.closed({ why: `Refused (HTTP ${status})`, isFinal: isFinalStatus(status) });
+  }
+
+  received(event) {
+    const { name, data } = fieldsOf(event);
+    switch (name) {
+      case "connected":
+        this.on.connected(data);
+        break;
+      case "subscribed":
+        this.on.joined({ topic: this.topic, ...toldOf(data) });
+        break;
+      case "message":
+        this.on.message(messageOf(data));
+        break;
+      case "reconnect":
+        this.on.reconnect({ afterMs: data.after_ms });
+        break;
+      case "fault":
+        this.on.refused(data);
+        break;
+    }
+  }
+}
+
+/** An event's name and data; a comment has neither, and `retry:` is for an EventSource. */
+function fieldsOf(event) {
+  let name = "message";
+  const data = [];
+  for (const line of event.split("\n")) {
+    if (line.startsWith("event: ")) name = line.slice("event: ".length);
+    if (line.startsWith("data: ")) data.push(line.slice("data: ".length));
+  }
+  return data.length ? { name, data: JSON.parse(data.join("\n")) } : {};
+}
