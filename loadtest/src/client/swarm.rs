@@ -32,6 +32,9 @@ pub struct Swarm {
     connections: Vec<Connection>,
     /// Where each publisher of this process is in `connections`, by its number among all.
     publishers: Vec<Option<usize>>,
+    /// Whether dials have times of their own, from which connecting counts. As fast as `in_flight`
+    /// allows is no schedule.
+    is_paced: bool,
     /// Dials to come: when, and whose.
     dials: BinaryHeap<Reverse<(u64, usize)>>,
     shared: Shared,
@@ -93,6 +96,7 @@ impl Swarm {
             alarm_ns: 0,
             connections: Vec::new(),
             publishers: vec![None; job.publishers],
+            is_paced: true,
             dials: BinaryHeap::new(),
             shared,
             buffer: vec![0; READ_BYTES].into(),
@@ -147,11 +151,13 @@ impl Swarm {
             Command::Connect { from, to, start_ns, rate, give_up_ns } => {
                 self.add_publishers(start_ns)?;
                 self.add_subscribers(from, to, start_ns, rate)?;
+                self.is_paced = rate > 0.0;
                 self.task = Some(Task::Connect { give_up_ns });
             }
             Command::Load(load) => {
                 self.shared.schedule.begin(load);
                 self.next_publication = 0;
+                self.is_paced = true;
                 self.churn.interval_ns = if load.churn > 0.0 {
                     whole(SECOND_NS as f64 * self.job.processes as f64 / load.churn)
                 } else {
@@ -228,13 +234,14 @@ impl Swarm {
                 return;
             }
             self.dials.pop();
-            if let Err(error) = self.dial(index, at_ns) {
+            let intended_ns = if self.is_paced { at_ns } else { now_ns };
+            if let Err(error) = self.dial(index, intended_ns) {
                 self.lose(index, &format!("{error:#}"));
             }
         }
     }
 
-    fn dial(&mut self, index: usize, at_ns: u64) -> Result<()> {
+    fn dial(&mut self, index: usize, intended_ns: u64) -> Result<()> {
         let Self { connections, job, shared, poll, .. } = self;
         let connection = &mut connections[index];
         // Publishers stay clear of the first node, which is the one that storms are made on.
@@ -243,7 +250,7 @@ impl Swarm {
             Role::Subscriber { .. } => index + connection.client.attempts as usize,
         };
         let address = job.addresses[turn % job.addresses.len()];
-        let socket = connection.dial(address, job.source, at_ns, shared)?;
+        let socket = connection.dial(address, job.source, intended_ns, shared)?;
         poll.registry().register(socket, Token(index), Interest::READABLE | Interest::WRITABLE)?;
         Ok(())
     }
