@@ -24,7 +24,8 @@ pub struct Options {
     /// Rounds; the servers take turns in each.
     #[arg(long, default_value_t = 3)]
     rounds: usize,
-    /// A fiftieth of the connections and seconds of load: to see that everything works.
+    /// A fiftieth of the connections, seconds of load, and no limits to the tester's own part: to see
+    /// that everything works.
     #[arg(long)]
     quick: bool,
     /// Where report, plots and interval logs go.

@@ -328,9 +328,10 @@ impl Scenario {
         self.connections.rooms = fewer(self.connections.rooms);
         self.connections.slow = fewer(self.connections.slow).min(self.connections.count / 2);
         self.connections.settle = self.connections.settle.min(Duration::from_secs(1));
-        self.vary.connections = self.vary.connections.into_iter().map(fewer).collect();
+        self.vary.connections = ends(&self.vary.connections).into_iter().map(fewer).collect();
+        self.vary.bytes = ends(&self.vary.bytes);
         if let Some(load) = &mut self.load {
-            load.length = load.length.min(Duration::from_secs(4));
+            load.length = load.length.min(Duration::from_secs(3));
             load.warm_up = load.warm_up.min(Duration::from_secs(1));
             load.deliveries = load.deliveries.map(|rate| rate / 10.0);
             load.churn /= 10.0;
@@ -372,6 +373,14 @@ impl Scenario {
         let Some(load) = &self.load else { return 0.0 };
         let each = variant.connections as f64 / self.destinations(variant) as f64;
         load.rate.or(load.deliveries.map(|deliveries| deliveries / each)).unwrap_or_default()
+    }
+}
+
+/// The first and the last.
+fn ends(values: &[usize]) -> Vec<usize> {
+    match values {
+        [first, .., last] => vec![*first, *last],
+        values => values.to_vec(),
     }
 }
 

@@ -24,7 +24,7 @@ fn every_scenario_of_ours_can_be_read_also_in_its_quick_size() {
         let quick = scenario.clone().quick();
         quick.check().unwrap();
         assert!(quick.connections.count <= 400, "{}", quick.name);
-        assert_eq!(quick.variants().len(), scenario.variants().len());
+        assert!(quick.variants().len() <= 4, "{}", quick.name);
         count += 1;
     }
     assert!(count >= 10, "only {count} scenarios");
