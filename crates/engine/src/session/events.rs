@@ -160,7 +160,8 @@ impl Session {
         let Some((index, to, since)) = events.next() else { return };
         let presence = events.listening.presence;
         let wire = Wire::Events { index, named: is_named_user(&to) };
-        let start = since.map_or(Start::Now, Start::After);
+        // It can't ask again from the same place, once an id further on has come.
+        let start = since.map_or(Start::Now, Start::Resume);
         let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
         let wanted = Wanted { wire, start, presence, consuming };
         if let Err((fault, _)) = self.subscribe(cx, &to, &to, wanted, Answer::Joined(index)) {

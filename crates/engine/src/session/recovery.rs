@@ -206,10 +206,11 @@ impl Session {
             self.appear(cx, feed, place);
         }
         let note = Note {
-            degraded: is_degraded,
+            // Who has waited for the history has waited for the broker too.
+            degraded: is_degraded && (position.is_none() || !matches!(start, Start::Resume(_))),
             position,
             recovered: outcome
-                .filter(|_| matches!(start, Start::After(_)))
+                .filter(|_| matches!(start, Start::After(_) | Start::Resume(_)))
                 .map(|outcome| outcome.is_ok()),
             reason: outcome.and_then(Result::err),
             count: outcome.map(|_| count),

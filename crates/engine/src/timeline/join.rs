@@ -26,6 +26,9 @@ pub enum Start {
     Newest(u32),
     /// What came after this position.
     After(Position),
+    /// The same, and all of it: while the history can't be read, it waits for that, and is not live
+    /// before.
+    Resume(Position),
 }
 
 /// How a subscriber has become live.
@@ -58,6 +61,8 @@ pub(super) struct Joiner {
     state: State,
     /// Whether it wants more than what comes.
     wants_more: bool,
+    /// Whether it waits while the history can't be read.
+    is_patient: bool,
     /// Whether its last page ended at the top.
     is_at_top: bool,
     lost: Option<Lost>,
@@ -95,7 +100,7 @@ enum Step {
 
 impl Timelines {
     /// Begins to join; events say what comes of it. `is_degraded` says that the broker can't be
-    /// asked: it becomes live without.
+    /// asked: it becomes live without, unless it waits for the history.
     pub fn join(
         &mut self,
         channel: &Channel,
@@ -126,16 +131,17 @@ impl Timelines {
             progress: match start {
                 Start::Now => Progress::Anywhere,
                 Start::Newest(limit) => Progress::Newest(limit),
-                Start::After(position) => Progress::After(position),
+                Start::After(position) | Start::Resume(position) => Progress::After(position),
             },
             state: State::Waiting,
             wants_more: start != Start::Now,
+            is_patient: matches!(start, Start::Resume(_)),
             is_at_top: false,
             lost: None,
             count: 0,
         });
         if is_degraded {
-            self.lose_joiner(index, Lost::Unavailable);
+            self.on_unreadable(index);
         } else {
             self.advance(index);
         }
@@ -273,6 +279,19 @@ impl Timelines {
         self.advance(index);
     }
 
+    /// The history can't be read now. Who waits for it goes on with the timeline, which tries again.
+    fn on_unreadable(&mut self, index: usize) {
+        let joiner = &mut self.joiners[index];
+        if !joiner.is_patient {
+            return self.lose_joiner(index, Lost::Unavailable);
+        }
+        joiner.state = State::Waiting;
+        joiner.is_at_top = false;
+        let timeline = joiner.timeline;
+        self.all[timeline].busy.get_or_insert_default().waiting.push(index);
+        self.want(timeline, false);
+    }
+
     pub(super) fn on_joiner_page(
         &mut self,
         index: usize,
@@ -281,7 +300,7 @@ impl Timelines {
     ) {
         let page = match result {
             Ok(page) => page,
-            Err(HistoryError::Unavailable) => return self.lose_joiner(index, Lost::Unavailable),
+            Err(HistoryError::Unavailable) => return self.on_unreadable(index),
         };
         let timeline = self.joiners[index].timeline;
         if let Some(reason) = page.lost {
@@ -328,11 +347,13 @@ impl Timelines {
         }
     }
 
-    /// The history can't be read: who waits for the timeline to come further becomes live where it
-    /// stands, and is told.
+    /// The history can't be read: who waits for the timeline to come further, and no longer than
+    /// that, becomes live where it stands, and is told.
     pub(super) fn give_up_waiting(&mut self, timeline: usize) {
         let Some(busy) = &mut self.all[timeline].busy else { return };
-        for index in std::mem::take(&mut busy.waiting) {
+        let joiners = &self.joiners;
+        let hasty = busy.waiting.extract_if(.., |index| !joiners[*index].is_patient);
+        for index in hasty.collect::<Vec<_>>() {
             self.lose_joiner(index, Lost::Unavailable);
         }
     }

@@ -219,14 +219,15 @@ impl World {
                 let known = known.get(usize::from(how) % known.len().max(1)).copied();
                 let back = u64::from(how / 8 % 16);
                 let recent = Position { offset: top.offset.saturating_sub(back), ..top };
-                Start::After(known.filter(|_| how.is_multiple_of(2)).unwrap_or(recent))
+                let position = known.filter(|_| how.is_multiple_of(2)).unwrap_or(recent);
+                if how.is_multiple_of(3) { Start::Resume(position) } else { Start::After(position) }
             }
         };
         let is_degraded = how == 255;
         let joiner =
             self.timelines.join(&channel(), &destination(), HISTORY, start, is_degraded, self.now);
         let position = match start {
-            Start::After(position) => Some(position),
+            Start::After(position) | Start::Resume(position) => Some(position),
             _ => None,
         };
         let got = Vec::new();
@@ -369,7 +370,7 @@ impl Member {
         if recovered.outcome == Some(Ok(())) {
             let offsets: Vec<_> = self.got.iter().map(|got| got.position.unwrap().offset).collect();
             let first = match self.start {
-                Start::After(position) => position.offset + 1,
+                Start::After(position) | Start::Resume(position) => position.offset + 1,
                 _ => offsets.first().copied().unwrap_or_default(),
             };
             let expected: Vec<_> = (first..).take(offsets.len()).collect();
@@ -377,7 +378,7 @@ impl Member {
             assert_eq!(recovered.count as usize, offsets.len());
         }
         match (self.start, recovered.outcome) {
-            (Start::After(_), Some(Ok(()))) => {
+            (Start::After(_) | Start::Resume(_), Some(Ok(()))) => {
                 let (Some(own), Some(told)) = reached else { panic!("no position: {self:?}") };
                 assert_eq!(own.offset, told.offset, "{self:?}");
             }
@@ -388,6 +389,10 @@ impl Member {
             }
             (Start::Now, None) => assert_eq!(recovered.count, 0),
             (Start::After(_) | Start::Newest(_), Some(Err(_))) => self.got.clear(),
+            (Start::Resume(_), Some(Err(reason))) => {
+                assert_ne!(reason, Lost::Unavailable, "it waits for the history");
+                self.got.clear();
+            }
             (start, outcome) => panic!("{start:?} came to {outcome:?}"),
         }
         // Without a position, the first that comes is where it begins.
@@ -532,6 +537,51 @@ fn who_is_ahead_of_its_timeline_waits_no_longer_than_for_a_read_that_fails() {
     timelines.on_tick(Now { mono_ms: 1_000, unix_ms: 1_000 });
     let (_, query) = timelines.next_read().unwrap();
     assert_eq!(query.range, HistoryRange::After(at(5)));
+}
+
+#[test]
+fn who_resumes_waits_until_the_history_can_be_read_and_misses_nothing() {
+    let at = |offset| Position { epoch: 1, offset };
+    let mut now = Now { mono_ms: 0, unix_ms: 0 };
+    for is_degraded in [true, false] {
+        let mut timelines = Timelines::new();
+        timelines.join(&channel(), &destination(), HISTORY, Start::Resume(at(5)), is_degraded, now);
+        let mut fails = 0;
+        let mut read = |timelines: &mut Timelines, now: Now, is_up: bool| {
+            let Some((key, query)) = timelines.next_read() else { return };
+            let publications = match query.range {
+                HistoryRange::After(after) => {
+                    (after.offset + 1..=7).map(|n| publication(n.into(), at(n), 1)).collect()
+                }
+                HistoryRange::Newest => Vec::new(),
+            };
+            let page = HistoryPage { publications, top: at(7), lost: None };
+            fails += u32::from(!is_up);
+            timelines.on_read(
+                key,
+                if is_up { Ok(page) } else { Err(HistoryError::Unavailable) },
+                now,
+            );
+        };
+        for _ in 0..600 {
+            now.mono_ms += 100;
+            timelines.on_tick(now);
+            read(&mut timelines, now, false);
+            assert_eq!(timelines.next_event(), None);
+        }
+        timelines.suspect_all();
+        let mut events = Vec::new();
+        for _ in 0..4 {
+            read(&mut timelines, now, true);
+            events.extend(std::iter::from_fn(|| timelines.next_event()));
+        }
+        assert!((10..100).contains(&fails), "{fails} tries in a minute");
+        let Some(Event::Give { publications, .. }) = events.first() else { panic!("{events:?}") };
+        assert_eq!(publications.len(), 2);
+        let Some(Event::Live { recovered, .. }) = events.last() else { panic!("{events:?}") };
+        let told = Recovered { position: Some(at(7)), outcome: Some(Ok(())), count: 2 };
+        assert_eq!(*recovered, told);
+    }
 }
 
 /// A world with one live member, where what is published at first arrives.

@@ -666,6 +666,7 @@ fn recover_line(recover: &Recover) -> String {
         Start::Now => "from now".to_owned(),
         Start::Newest(newest) => format!("with the newest {newest}"),
         Start::After(position) => format!("after {position}"),
+        Start::Resume(position) => format!("from {position}, however late"),
     };
     let degraded = if recover.is_degraded { ", degraded" } else { "" };
     format!("S? recover {} {start}{degraded}", recover.destination)

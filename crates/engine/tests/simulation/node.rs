@@ -237,7 +237,10 @@ impl World {
         is_degraded: bool,
     ) {
         let now = self.now();
-        let start = since.map_or(Start::Now, Start::After);
+        // Some don't want to hear that the history can't be read.
+        let is_patient = seat.listener.is_multiple_of(3);
+        let from = if is_patient { Start::Resume } else { Start::After };
+        let start = since.map_or(Start::Now, from);
         let (channel, name) = (channel(destination), name(destination));
         let it = &mut self.nodes[node];
         let joiner = it.timelines.join(&channel, &name, HISTORY, start, is_degraded, now);

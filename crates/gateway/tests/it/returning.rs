@@ -86,6 +86,40 @@ pub async fn named(stream: &mut Stream, name: &str) -> Event {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_returns_by_events_while_the_history_cannot_be_read_gets_what_it_missed_once_it_can() {
+    let redis = RedisServer::start().unwrap();
+    let [a, b] = nodes(&redis, "").await;
+    let mut publisher = RawClient::native(&a, "pub").await;
+    let bearer = bearer("ann").await;
+    let target = "/events?destination=/topic/open.a";
+    let lines = [("Authorization", &*bearer)];
+    let mut stream = Stream::open(a.public, "GET", target, headers(&lines)).await;
+    named(&mut stream, "connected").await;
+    named(&mut stream, "subscribed").await;
+    publish(&mut publisher, "/topic/open.a", 0..1).await;
+    let id = named(&mut stream, "message").await.id.unwrap();
+    drop(stream);
+    publish(&mut publisher, "/topic/open.a", 1..4).await;
+
+    redis.pause().unwrap();
+    let lines = [("Authorization", &*bearer), ("Last-Event-ID", &*id)];
+    let mut stream = Stream::open(b.public, "GET", target, headers(&lines)).await;
+    named(&mut stream, "connected").await;
+    eventually("b is cut off", async || b.admin_get("/readyz").await.0 == 503).await;
+    redis.resume().unwrap();
+    for n in 1..4 {
+        let message = named(&mut stream, "message").await;
+        assert!(message.data.contains(&format!("\"data\":{n}")), "{message:?}");
+        assert!(message.id.is_some());
+    }
+    let told = named(&mut stream, "subscribed").await.data;
+    assert!(told.contains("\"recovered\":true") && told.contains("\"count\":3"), "{told}");
+    assert!(!told.contains("degraded"), "{told}");
+    publish(&mut publisher, "/topic/open.a", 4..5).await;
+    assert!(named(&mut stream, "message").await.data.contains("\"data\":4"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_event_source_returns_on_another_node_by_its_last_event_id_for_two_destinations() {
     let redis = RedisServer::start().unwrap();
     let [a, b] = nodes(&redis, "").await;
