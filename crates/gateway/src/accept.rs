@@ -73,7 +73,7 @@ pub struct HttpServer {
     pub router: Router,
     /// Owns the connections' tasks.
     pub tracker: TaskTracker,
-    /// Ends accepting, and idle connections.
+    /// Ends accepting, and soon after it idle connections.
     pub shutdown: CancellationToken,
     /// How long a request's head may take, also on a connection that is kept alive.
     pub head_time: Duration,
@@ -87,7 +87,8 @@ pub struct HttpServer {
     pub patience: Duration,
     /// How many streams an HTTP/2 connection may have at a time.
     pub max_streams: u32,
-    /// The sessions are leaving: clients are to make their new ones over other connections.
+    /// The sessions are leaving: clients are to make their new ones, and requests, over other
+    /// connections.
     pub leaving: CancellationToken,
 }
 
@@ -96,18 +97,35 @@ impl HttpServer {
     pub async fn run(self, listener: Socket) -> io::Result<()> {
         let listener = TcpListener::from_std(listener.into())?;
         while let Some((stream, peer)) = next(&listener, &self.shutdown).await {
-            match self.admission.admit(peer.ip()) {
-                Ok(admitted) => {
-                    let server = self.clone();
-                    self.tracker.spawn(server.serve(stream, Peer(peer), admitted));
-                }
-                // It is dropped: an answer would need what there is too little of.
-                Err(_) => {
-                    metrics::counter!("fanlight_http_connections_refused_total").increment(1);
-                }
-            }
+            self.begin(stream, peer);
+        }
+        // A client takes those for accepted that still wait for it.
+        let listener = listener.into_std()?;
+        while let Ok((stream, peer)) = listener.accept() {
+            stream.set_nonblocking(true)?;
+            self.begin(TcpStream::from_std(stream)?, peer);
         }
         Ok(())
+    }
+
+    fn begin(&self, stream: TcpStream, peer: SocketAddr) {
+        match self.admission.admit(peer.ip()) {
+            Ok(admitted) => {
+                let server = self.clone();
+                self.tracker.spawn(server.serve(stream, Peer(peer), admitted));
+            }
+            // It is dropped: an answer would need what there is too little of.
+            Err(_) => {
+                metrics::counter!("fanlight_http_connections_refused_total").increment(1);
+            }
+        }
+    }
+
+    /// The end of idle connections. A request may be on its way when the shutdown begins, and a
+    /// proxy does not send one a second time that is not known to be harmless.
+    pub(crate) async fn idle_end(&self) {
+        self.shutdown.cancelled().await;
+        tokio::time::sleep(LAST_REQUEST_TIME).await;
     }
 
     async fn serve(self, stream: TcpStream, peer: Peer, _admitted: Admitted) {
@@ -116,7 +134,11 @@ impl HttpServer {
             return Box::pin(self.serve_tls(tls, stream, peer)).await;
         }
         let begun = timeout(self.head_time, http2::is_begun_on(&stream));
-        let Some(Ok(Ok(is_http2))) = self.shutdown.run_until_cancelled(begun).await else { return };
+        let begun = tokio::select! {
+            begun = begun => begun,
+            () = self.idle_end() => return,
+        };
+        let Ok(Ok(is_http2)) = begun else { return };
         if is_http2 {
             // Boxed, because the task of every connection would be as large.
             Box::pin(self.serve_http2(stream, peer)).await;
@@ -126,13 +148,15 @@ impl HttpServer {
     }
 
     async fn serve_tls(self, tls: TlsAcceptor, stream: TcpStream, peer: Peer) {
-        let accepted = timeout(self.head_time, tls.accept(stream));
-        let stream = match self.shutdown.run_until_cancelled(accepted).await {
-            Some(Ok(Ok(stream))) => stream,
+        let accepted = tokio::select! {
+            accepted = timeout(self.head_time, tls.accept(stream)) => accepted,
+            () = self.idle_end() => return,
+        };
+        let stream = match accepted {
+            Ok(Ok(stream)) => stream,
             // Whoever does not speak TLS would not understand why.
-            Some(Ok(Err(_))) => return tls::count_failure("tls_failed"),
-            Some(Err(_)) => return tls::count_failure("tls_timeout"),
-            None => return,
+            Ok(Err(_)) => return tls::count_failure("tls_failed"),
+            Err(_) => return tls::count_failure("tls_timeout"),
         };
         if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
             return self.serve_http2(stream, peer).await;
@@ -149,6 +173,8 @@ impl HttpServer {
 
 const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long after the shutdown a connection may still bring a request.
+const LAST_REQUEST_TIME: Duration = Duration::from_millis(300);
 /// How long a connection may be used for requests, before another one must be made.
 pub(crate) const CONNECTION_TIME: Duration = Duration::from_secs(300);
 pub(crate) const MAX_HEAD_BYTES: usize = 16 * 1024;

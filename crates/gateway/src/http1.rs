@@ -1,5 +1,6 @@
 //! A connection that speaks HTTP/1, until a request takes its socket.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::TcpStream;
 use std::pin::Pin;
@@ -8,6 +9,7 @@ use std::task::Poll;
 use axum::body::Body;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
+use http::{HeaderValue, header};
 use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,14 +29,22 @@ impl HttpServer {
     ) where
         S: AsyncRead + AsyncWrite + Unpin + 'static,
     {
-        let Self { router, shutdown, head_time, .. } = self;
+        let (server, head_time) = (&self, self.head_time);
         let wanted = Wanted::default();
         let takeover = wanted.takeover();
         let service = hyper::service::service_fn(move |request: http::Request<_>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(takeover.clone());
-            router.clone().oneshot(request)
+            let (answer, leaving) = (server.router.clone().oneshot(request), &server.leaving);
+            async move {
+                let mut response = answer.await?;
+                if leaving.is_cancelled() {
+                    // The next request is to come to another node.
+                    response.headers_mut().insert(header::CONNECTION, CLOSE);
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
@@ -44,7 +54,7 @@ impl HttpServer {
             .serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
             taken = served(&mut connection, &wanted) => Some(taken),
-            () = shutdown.cancelled() => None,
+            () = self.idle_end() => None,
             // Whoever asks without reading the answers would stay for ever.
             () = tokio::time::sleep(CONNECTION_TIME) => None,
         };
@@ -78,3 +88,4 @@ async fn served<C: Future + Unpin>(connection: &mut C, wanted: &Wanted) -> Optio
 }
 
 const MAX_HEADERS: usize = 64;
+const CLOSE: HeaderValue = HeaderValue::from_static("close");

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use fanlight_engine::peers::{Holder, PeerError};
 use fanlight_engine::registry::Handle;
+use futures_util::future::BoxFuture;
 use http::HeaderMap;
 use tokio::sync::oneshot;
+use tokio::time::Instant;
 
 use super::{Station, door};
 use crate::mail::{MailReply, MailRequest, Receive, Wish};
@@ -57,8 +59,26 @@ impl Station {
         request: MailRequest,
         wait: Duration,
     ) -> Result<MailReply, PeerError> {
-        let answer = self.node.peers.ask(holder, request.encode(), wait + PATIENCE).await?;
+        let (peers, request) = (&self.node.peers, request.encode());
+        let ask = || peers.ask(holder, request.clone(), wait + PATIENCE);
+        let answer = through_outage(ask).await?;
         Ok(MailReply::decode(answer).unwrap_or(MailReply::NotHere))
+    }
+}
+
+/// Tries again while nothing was done because Redis can't be reached: so a failover costs the
+/// clients that come by requests a pause, as it does those that are connected.
+pub(super) async fn through_outage<T>(
+    mut attempt: impl FnMut() -> BoxFuture<'static, Result<T, PeerError>>,
+) -> Result<T, PeerError> {
+    let until = Instant::now() + OUTAGE_TIME;
+    loop {
+        match attempt().await {
+            Err(PeerError::Unavailable) if Instant::now() < until => {
+                tokio::time::sleep(OUTAGE_PAUSE).await;
+            }
+            result => return result,
+        }
     }
 }
 
@@ -69,3 +89,41 @@ pub(super) fn peers_failed(error: PeerError) -> Problem {
 
 /// How much longer than it was asked to wait a mailbox may take.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The longest outage that a request waits for.
+const OUTAGE_TIME: Duration = Duration::from_secs(4);
+const OUTAGE_PAUSE: Duration = Duration::from_millis(200);
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use futures_util::FutureExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_was_surely_not_done_is_tried_again_and_only_for_a_short_outage() {
+        for (error, is_tried_again) in [
+            (PeerError::Unavailable, true),
+            (PeerError::Gone, false),
+            (PeerError::Timeout, false),
+            (PeerError::Overloaded, false),
+        ] {
+            let (begun, tries) = (Instant::now(), Cell::new(0));
+            let fails = || {
+                tries.set(tries.get() + 1);
+                async move { Err::<(), _>(error) }.boxed()
+            };
+            assert_eq!(through_outage(fails).await, Err(error));
+            assert_eq!(tries.get() > 1, is_tried_again, "{error}");
+            assert!(begun.elapsed() <= OUTAGE_TIME + OUTAGE_PAUSE);
+        }
+        let mut left = 3;
+        let recovers = || {
+            left -= 1;
+            let result = if left == 0 { Ok(7) } else { Err(PeerError::Unavailable) };
+            async move { result }.boxed()
+        };
+        assert_eq!(through_outage(recovers).await, Ok(7));
+    }
+}

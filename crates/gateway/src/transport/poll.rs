@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::door::Caller;
 use super::events::Wanted;
-use super::mailboxes::peers_failed;
+use super::mailboxes::{peers_failed, through_outage};
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::mail::{MailReply, Receive};
@@ -104,7 +104,7 @@ impl<'s> Poll<'s> {
         let opening = Opening::Listener(Handshake { principal: self.caller.clone() }, listening);
         let handle = self.station.open(self.peer, &self.headers, mailbox, opening).await?;
         let (Claim::Ours(holder) | Claim::TakenOver(holder) | Claim::Theirs(holder)) =
-            peers.claim(name, handle).await.map_err(peers_failed)?;
+            through_outage(|| peers.claim(name.clone(), handle)).await.map_err(peers_failed)?;
         let page = self.ask(&holder, None).await?;
         page.ok_or_else(|| peers_failed(PeerError::Gone).into())
     }

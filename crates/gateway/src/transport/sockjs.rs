@@ -22,7 +22,7 @@ use http::{HeaderMap, Method, StatusCode};
 
 use super::Station;
 use super::door::{self, Caller};
-use super::mailboxes::peers_failed;
+use super::mailboxes::{peers_failed, through_outage};
 use super::ws::{self, Endpoint};
 use crate::accept::Peer;
 use crate::mail::{MailReply, MailRequest, Wish};
@@ -239,14 +239,14 @@ impl Visit {
     /// The session, opened here if there is none.
     async fn find_or_open(&self, headers: &HeaderMap) -> Result<Found, Box<Problem>> {
         let peers = &self.state.station.node.peers;
-        match peers.holder(self.name.clone()).await {
+        match self.holder().await {
             Ok(Some(holder)) => return Ok(Found::Holder(holder)),
             Ok(None) => {}
             Err(PeerError::Gone) => return Ok(Found::Dead),
             Err(error) => return Err(peers_failed(error).into()),
         }
         let handle = self.open(headers).await?;
-        match peers.claim(self.name.clone(), handle).await {
+        match through_outage(|| peers.claim(self.name.clone(), handle)).await {
             // What is not claimed ends by itself, as nobody comes.
             Ok(Claim::Ours(holder) | Claim::Theirs(holder)) => Ok(Found::Holder(holder)),
             Ok(Claim::TakenOver(_)) => {
@@ -255,6 +255,10 @@ impl Visit {
             }
             Err(error) => Err(peers_failed(error).into()),
         }
+    }
+
+    async fn holder(&self) -> Result<Option<Holder>, PeerError> {
+        through_outage(|| self.state.station.node.peers.holder(self.name.clone())).await
     }
 
     async fn open(&self, headers: &HeaderMap) -> Result<Handle, Box<Problem>> {

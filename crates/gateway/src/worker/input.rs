@@ -268,15 +268,19 @@ impl Worker {
         }
     }
 
-    /// Drops a connection whose closing handshake is complete and written, and in a drain a mailbox
-    /// that has told its end: it would be there only to tell it again.
+    /// Drops a connection whose closing handshake is complete and written, and in a drain soon a
+    /// mailbox that has told its end: it would be there only to tell it again.
     pub(super) fn end_if_closed(&mut self, key: SessionKey) {
         let is_draining = self.sweep.is_draining();
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        let Phase::Closing { peer_closed, .. } = slot.phase else { return };
-        if (is_draining && slot.has_told_end()) || (peer_closed && slot.is_flushed()) {
+        let rest_ms = slot.stays_after_its_end_ms().filter(|_| is_draining);
+        let is_flushed = slot.is_flushed();
+        let Phase::Closing { peer_closed, deadline_ms } = &mut slot.phase else { return };
+        if rest_ms == Some(0) || (*peer_closed && is_flushed) {
             self.remove(key);
-        } else if slot.is_flushed() {
+        } else if let Some(rest_ms) = rest_ms {
+            *deadline_ms = (self.shared.clock.now().mono_ms + rest_ms).min(*deadline_ms);
+        } else if is_flushed {
             slot.finish();
         }
     }

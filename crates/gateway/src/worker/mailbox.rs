@@ -298,6 +298,20 @@ impl Mailbox {
         self.ended.as_ref().is_some_and(|ended| ended.is_told)
     }
 
+    /// How long after its end was told a client may send without knowing it.
+    pub(super) fn crossing_ms(&self) -> u64 {
+        match self.options.kind {
+            MailboxKind::SockJs => CROSSING_MS,
+            MailboxKind::Poll => 0,
+        }
+    }
+
+    /// Whether what comes now crosses the close of a drain. It is lost, as with a WebSocket: a
+    /// refusal might be there before the close, and be taken for why it ended.
+    fn loses_what_is_sent(&self) -> bool {
+        self.ended.as_ref().is_some_and(|ended| ended.close == CloseReason::Draining.into())
+    }
+
     fn is_interrupted(&self) -> bool {
         self.ended.as_ref().is_some_and(|ended| ended.is_interrupted)
     }
@@ -359,7 +373,9 @@ impl Worker {
                 let _ = reply.send(MailReply::Sent);
             }
             Wish::Send { messages } => {
-                if mailbox.ended.is_some() || !mailbox.is_open {
+                if mailbox.loses_what_is_sent() {
+                    let _ = reply.send(MailReply::Sent);
+                } else if mailbox.ended.is_some() || !mailbox.is_open {
                     let _ = reply.send(MailReply::NotHere);
                 } else {
                     mailbox.sending.push(reply);
@@ -522,6 +538,8 @@ fn close_frame(close: &Close) -> Bytes {
 /// How long a receiver that stays may take from one frame to its next request: longer than a
 /// client may take to read a frame.
 const BETWEEN_MS: u64 = 15_000;
+/// For so long a client that was told the end of its session may not know it.
+const CROSSING_MS: u64 = 500;
 /// For so long an end is told again to whoever asks.
 const ENDED_MS: u64 = 5_000;
 /// How much longer than it wants a poll waits until all that it wants is joined.

@@ -313,6 +313,14 @@ impl Slot {
         matches!(&self.link, Link::Mailbox(mailbox) if mailbox.has_told_end())
     }
 
+    /// How long a mailbox that has told its end is still of use in a drain.
+    pub(super) fn stays_after_its_end_ms(&self) -> Option<u64> {
+        match &self.link {
+            Link::Mailbox(mailbox) if mailbox.has_told_end() => Some(mailbox.crossing_ms()),
+            _ => None,
+        }
+    }
+
     /// What its outbox may hold.
     pub(super) fn limits(&self, shared: &WorkerShared) -> OutboxLimits {
         match (self.phase, &self.link) {

@@ -8,8 +8,8 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::nginx::Nginx;
-use crate::returning::nodes;
-use crate::stompjs::{StompJs, js_folder};
+use crate::returning::{config, nodes, nodes_with};
+use crate::stompjs::{Driver, StompJs, js_folder};
 use crate::support::{Gateway, PATIENCE, RawClient, eventually, token};
 
 const TOPIC: &str = "/topic/open.a";
@@ -98,6 +98,29 @@ async fn a_client_returns_by_itself_when_its_node_drains_and_says_goodbye() {
             && b.metric("fanlight_connections").await == 0
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_behind_nginx_notices_of_a_drain_only_that_some_are_told_to_come_again() {
+    let redis = RedisServer::start().unwrap();
+    let config = config(&redis, "").replace("window = \"200ms\"", "window = \"2s\"");
+    let mut nodes: [Gateway; 3] = nodes_with(&config).await;
+    let nginx = Nginx::before(&nodes).await;
+    let url = format!("http://{}/sockjs", nginx.address);
+    let ann = token("ann", &[]).await;
+    let mut crowd = Driver::start("sockjs_crowd.mjs", &[&url, &ann, "48"]);
+    crowd.event("up").await;
+    let leaving = nodes[0].metric("fanlight_connections").await;
+    assert!(leaving > 0);
+    assert!(nodes[0].admin_post("/drain", &[]).await < 300);
+    assert!(nodes[0].ended().await);
+    crowd.end();
+    let over = crowd.event("over").await;
+    let clients = over["clients"].as_array().unwrap();
+    let closes = clients.iter().flat_map(|client| client["closes"].as_array().unwrap());
+    let closes: Vec<_> = closes.collect();
+    assert!(closes.iter().all(|close| close["code"] == 1012), "{over}");
+    assert_eq!(closes.len() as u64, leaving, "{over}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,29 +21,68 @@ pub fn js_folder() -> PathBuf {
     folder
 }
 
-/// One `@stomp/stompjs` client in a Node process.
-pub struct StompJs {
+/// A driver of `tests/js` in a Node process: commands go in and events come out, as lines of JSON.
+pub struct Driver {
     _child: Child,
-    input: ChildStdin,
+    /// Until there is to be no more.
+    input: Option<ChildStdin>,
     output: Lines<BufReader<ChildStdout>>,
     /// Events that a wait for another kind has passed over.
     passed: VecDeque<Value>,
 }
 
-impl StompJs {
-    /// A client for the gateway at `url`, connected with `token`.
-    pub async fn connect(url: &str, token: &str, more: Value) -> Self {
+impl Driver {
+    pub fn start(script: &str, arguments: &[&str]) -> Self {
         let mut child = Command::new("node")
-            .arg(js_folder().join("stomp_client.mjs"))
-            .arg(url)
+            .arg(js_folder().join(script))
+            .args(arguments)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
             .spawn()
             .expect("node is needed: run `cargo xtask test`");
-        let input = child.stdin.take().unwrap();
+        let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut client = Self { _child: child, input, output, passed: VecDeque::new() };
+        Self { _child: child, input, output, passed: VecDeque::new() }
+    }
+
+    /// Gives a command to it.
+    pub async fn command(&mut self, command: &Value) {
+        let input = self.input.as_mut().unwrap();
+        input.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Tells it that no command follows.
+    pub fn end(&mut self) {
+        self.input = None;
+    }
+
+    /// The next event of this kind; others are kept for later waits.
+    pub async fn event(&mut self, kind: &str) -> Value {
+        if let Some(at) = self.passed.iter().position(|event| event["event"] == kind) {
+            return self.passed.remove(at).unwrap();
+        }
+        loop {
+            let line = timeout(PATIENCE, self.output.next_line()).await;
+            let line = line
+                .unwrap_or_else(|_| panic!("no {kind} came in time; there were {:?}", self.passed));
+            let line = line.unwrap().unwrap_or_else(|| panic!("the client ended; no {kind} came"));
+            let event: Value = serde_json::from_str(&line).unwrap();
+            if event["event"] == kind {
+                return event;
+            }
+            self.passed.push_back(event);
+        }
+    }
+}
+
+/// One `@stomp/stompjs` client in a Node process.
+pub struct StompJs(Driver);
+
+impl StompJs {
+    /// A client for the gateway at `url`, connected with `token`.
+    pub async fn connect(url: &str, token: &str, more: Value) -> Self {
+        let mut client = Self(Driver::start("stomp_client.mjs", &[url]));
         let mut command = json!({
             "op": "connect",
             "headers": { "Authorization": format!("Bearer {token}") },
@@ -56,7 +95,7 @@ impl StompJs {
 
     /// Gives a command to the driver.
     pub async fn command(&mut self, command: &Value) {
-        self.input.write_all(format!("{command}\n").as_bytes()).await.unwrap();
+        self.0.command(command).await;
     }
 
     /// Subscribes, and waits for the receipt.
@@ -85,24 +124,11 @@ impl StompJs {
 
     /// The next event of this kind; others are kept for later waits.
     pub async fn event(&mut self, kind: &str) -> Value {
-        if let Some(at) = self.passed.iter().position(|event| event["event"] == kind) {
-            return self.passed.remove(at).unwrap();
-        }
-        loop {
-            let line = timeout(PATIENCE, self.output.next_line()).await;
-            let line = line
-                .unwrap_or_else(|_| panic!("no {kind} came in time; there were {:?}", self.passed));
-            let line = line.unwrap().unwrap_or_else(|| panic!("the client ended; no {kind} came"));
-            let event: Value = serde_json::from_str(&line).unwrap();
-            if event["event"] == kind {
-                return event;
-            }
-            self.passed.push_back(event);
-        }
+        self.0.event(kind).await
     }
 
     /// Whether an event of this kind has been passed over.
     pub fn has_passed(&self, kind: &str) -> bool {
-        self.passed.iter().any(|event| event["event"] == kind)
+        self.0.passed.iter().any(|event| event["event"] == kind)
     }
 }

@@ -39,7 +39,7 @@ impl Visit {
             return cors.on_problem(problem);
         }
         let messages = messages.into_iter().map(|message| message.into_owned().into()).collect();
-        let holder = match self.state.station.node.peers.holder(self.name.clone()).await {
+        let holder = match self.holder().await {
             Ok(Some(holder)) => holder,
             Ok(None) | Err(PeerError::Gone) => return cors.on(reply::not_found()),
             Err(error) => return cors.on_problem(peers_failed(error)),
