@@ -36,7 +36,7 @@ pub(crate) fn run_peers(quick: bool) -> anyhow::Result<()> {
     let mut peers = load_tester()?;
     peers.arg("run").args(PEER_SCENARIOS.map(|name| format!("loadtest/scenarios/{name}.toml")));
     peers.args(["--target", PEERS, "--skip-missing"]);
-    peers.args(["--rounds", if quick { "1" } else { "5" }]);
+    peers.args(["--rounds", if quick { "1" } else { "3" }]);
     if quick {
         peers.arg("--quick");
     }
@@ -78,7 +78,7 @@ const PEER_SCENARIOS: [&str; 9] = [
 
 /// What each of these costs, against `redis-server` processes of their own.
 pub(crate) fn run_redis_costs() -> anyhow::Result<()> {
-    for example in ["flood", "history", "registry", "presence"] {
+    for example in ["flood", "channels", "history", "registry", "presence"] {
         run_command(&mut cargo(&[
             "run",
             "--release",
