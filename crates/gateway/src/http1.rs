@@ -7,15 +7,18 @@ use std::pin::Pin;
 use std::task::Poll;
 
 use axum::body::Body;
+use axum::extract::Request;
+use axum::response::IntoResponse;
 use bytes::Bytes;
 use futures_util::future::poll_fn;
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tower::ServiceExt;
 
 use crate::accept::{CONNECTION_TIME, HttpServer, MAX_HEAD_BYTES, Peer};
+use crate::problem::Problem;
 use crate::takeover::{Then, Wanted};
 
 impl HttpServer {
@@ -36,9 +39,13 @@ impl HttpServer {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(peer);
             request.extensions_mut().insert(takeover.clone());
-            let (answer, leaving) = (server.router.clone().oneshot(request), &server.leaving);
+            let answer = checked(&request).map(|()| server.router.clone().oneshot(request));
+            let leaving = &server.leaving;
             async move {
-                let mut response = answer.await?;
+                let mut response = match answer {
+                    Ok(answer) => answer.await?,
+                    Err(problem) => problem.into_response(),
+                };
                 if leaving.is_cancelled() {
                     // The next request is to come to another node.
                     response.headers_mut().insert(header::CONNECTION, CLOSE);
@@ -49,8 +56,8 @@ impl HttpServer {
         let mut connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(head_time)
-            .max_headers(MAX_HEADERS)
-            .max_buf_size(MAX_HEAD_BYTES)
+            .max_headers(READ_HEADERS)
+            .max_buf_size(READ_HEAD_BYTES)
             .serve_connection(TokioIo::new(stream), service);
         let ended = tokio::select! {
             taken = served(&mut connection, &wanted) => Some(taken),
@@ -87,5 +94,33 @@ async fn served<C: Future + Unpin>(connection: &mut C, wanted: &Wanted) -> Optio
     .await
 }
 
+/// What hyper lets pass and is refused all the same.
+fn checked(request: &Request) -> Result<(), Problem> {
+    let headers = request.headers();
+    let own_bytes =
+        |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    let target_bytes = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
+    let bytes = target_bytes + headers.iter().map(own_bytes).sum::<usize>();
+    if bytes > MAX_HEAD_BYTES || headers.len() > MAX_HEADERS {
+        let detail = format!(
+            "a request's head may have {MAX_HEAD_BYTES} bytes and {MAX_HEADERS} headers; are there \
+             cookies that could be left out?"
+        );
+        let status = StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE;
+        return Err(Problem::new(status, "head_too_large", detail));
+    }
+    // RFC 9112 §3.2.
+    let hosts = headers.get_all(header::HOST).iter().count();
+    if hosts > 1 || hosts == 0 && request.version() == Version::HTTP_11 {
+        let detail = "a request of HTTP/1.1 has one `Host` (RFC 9112 §3.2)";
+        return Err(Problem::new(StatusCode::BAD_REQUEST, "host", detail));
+    }
+    Ok(())
+}
+
 const MAX_HEADERS: usize = 64;
 const CLOSE: HeaderValue = HeaderValue::from_static("close");
+/// More is read than is let in, because what hyper does not read it refuses without a word. More
+/// headers than these it would not keep on its stack.
+const READ_HEADERS: usize = 100;
+const READ_HEAD_BYTES: usize = 4 * MAX_HEAD_BYTES;

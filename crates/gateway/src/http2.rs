@@ -25,6 +25,7 @@ use tower::ServiceExt;
 
 use crate::accept::{CONNECTION_TIME, HttpServer, MAX_HEAD_BYTES, Peer};
 use crate::admission::{Admission, AdmissionError, Admitted};
+use crate::body::Lent;
 use crate::problem::Problem;
 use crate::takeover::Streams;
 
@@ -138,26 +139,34 @@ struct Requests {
 
 impl Requests {
     async fn answer(self, request: http::Request<Incoming>) -> Result<Response, Infallible> {
+        let (parts, body) = request.into_parts();
+        let body = Lent::new(body);
+        let request = Request::from_parts(parts, Body::new(body.clone()));
+        Ok(body.answered(self.respond(request).await))
+    }
+
+    async fn respond(self, request: Request) -> Response {
         let Ok(_place) = self.place() else {
             metrics::counter!("fanlight_http_connections_refused_total").increment(1);
             let detail = "too many requests at a time, of this address or of all";
             let problem =
                 Problem::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_requests", detail)
                     .with_header(header::RETRY_AFTER, "1");
-            return Ok(problem.into_response());
+            return problem.into_response();
         };
-        let mut request = match checked(request.map(Body::new)) {
+        let mut request = match checked(request) {
             Ok(request) => request,
-            Err(problem) => return Ok(problem.into_response()),
+            Err(problem) => return problem.into_response(),
         };
         request.extensions_mut().insert(self.peer);
         request.extensions_mut().insert(self.streams.takeover());
         let answered = timeout(CONNECTION_TIME, self.router.oneshot(request)).await;
-        answered.unwrap_or_else(|_| {
+        let Ok(Ok(response)) = answered else {
             let detail = "the request did not come to its end in time";
             let problem = Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail);
-            Ok(problem.into_response())
-        })
+            return problem.into_response();
+        };
+        response
     }
 
     /// Until it is answered a request counts like a connection, which it would be over HTTP/1. The

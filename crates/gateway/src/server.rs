@@ -32,7 +32,7 @@ use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::stomp_tcp::StompServer;
-use crate::transport::{Station, events, poll, publish, sockjs, ws};
+use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dead_letters, dev, health, tls};
 
@@ -283,6 +283,7 @@ fn public_routes(station: &Station) -> Router {
     if node.dev {
         router = router.merge(dev::routes(&node));
     }
+    router = router.method_not_allowed_fallback(cors::other_method);
     let clients_connect_to = node.config.websocket.path.clone();
     router.fallback(async move || {
         let detail = format!("there is nothing here; clients connect to {clients_connect_to}");

@@ -103,9 +103,10 @@ pub fn comment(out: &mut Vec<u8>, text: &str) {
     end(out);
 }
 
-/// Appends how long the client is to wait before it reconnects.
+/// Appends how long the client is to wait before it reconnects; the event whose [`body`] comes next
+/// ends it, or [`end`].
 pub fn retry(out: &mut Vec<u8>, after_ms: u64) {
-    write!(out, "retry: {after_ms}\n\n").expect("a Vec takes all that is written");
+    writeln!(out, "retry: {after_ms}").expect("a Vec takes all that is written");
 }
 
 /// Appends every line of a text, at least one, each behind what `between` has after its line end.
@@ -231,7 +232,7 @@ mod tests {
     fn what_is_no_event_is_not_taken_for_one() {
         assert_eq!(written(|out| comment(out, "")), ": \n\n");
         assert_eq!(written(|out| comment(out, "a\r\ndata: b")), ": a\n: data: b\n\n");
-        assert_eq!(written(|out| retry(out, 2500)), "retry: 2500\n\n");
+        assert_eq!(written(|out| retry(out, 2500)), "retry: 2500\n");
         let client = read(
             written(|out| {
                 comment(out, "a\ndata: b");

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Missing this many in a row makes the broker unhealthy.
-pub(crate) const MISSES_MAX: u32 = 3;
+const MISSES_MAX: u32 = 3;
 
 #[derive(Debug)]
 pub(crate) struct Canary {
@@ -106,6 +106,12 @@ impl Canary {
             silent || now >= at + self.interval * MISSES_MAX
         })
     }
+}
+
+/// Silence of canaries for longer means that it is not known any more whether anything is
+/// delivered. Half an interval is for the way there and back.
+pub(crate) fn silence_max(interval: Duration) -> Duration {
+    interval * MISSES_MAX + interval / 2
 }
 
 const SENT_MAX: usize = 8;

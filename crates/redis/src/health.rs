@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use fanlight_engine::broker::BrokerHealth;
 use tracing::{info, warn};
 
-use crate::canary::MISSES_MAX;
+use crate::canary;
 use crate::connection::ConnectionError;
 
 /// How one shard is, shared by its connections.
@@ -57,8 +57,7 @@ impl Health {
     pub(crate) fn new(place: String, subscribers: usize, canary_interval: Duration) -> Self {
         Self {
             place,
-            // Half an interval for the way there and back.
-            silence_max: canary_interval * MISSES_MAX + canary_interval / 2,
+            silence_max: canary::silence_max(canary_interval),
             state: Mutex::new(State {
                 connections: vec![Link::Connecting; subscribers + 1],
                 echoes: vec![None; subscribers],

@@ -23,7 +23,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::canary::{Canary, Verdict};
+use crate::canary::{self, Canary, Verdict};
 use crate::command;
 use crate::config::RedisConfig;
 use crate::connection::{Connection, ConnectionError};
@@ -47,6 +47,7 @@ pub(crate) struct Lane {
     /// There may be a command to send.
     changed: Notify,
     join_timeout: Duration,
+    silence_max: Duration,
 }
 
 impl Lane {
@@ -55,6 +56,7 @@ impl Lane {
             subscriptions: Mutex::new(Subscriptions::new(config.linger, is_cluster)),
             changed: Notify::new(),
             join_timeout: config.join_timeout,
+            silence_max: canary::silence_max(config.canary_interval),
         }
     }
 
@@ -63,8 +65,13 @@ impl Lane {
         worker: WorkerId,
         channel: &Channel,
     ) -> BoxFuture<'static, Joined> {
-        let join = self.subscriptions().subscribe(worker, channel);
+        let mut subscriptions = self.subscriptions();
+        let join = subscriptions.subscribe(worker, channel);
+        let is_silent = subscriptions.is_silent_for(self.silence_max, Instant::now());
+        drop(subscriptions);
         match join {
+            // It was confirmed before, by a Redis that says nothing now.
+            Join::Now(Joined::Live) if is_silent => Box::pin(ready(Joined::Degraded)),
             Join::Now(joined) => Box::pin(ready(joined)),
             Join::Wait(joined) => {
                 self.changed.notify_one();
@@ -111,6 +118,12 @@ impl Lane {
             Some((channel, workers)) => deliver(sinks, channel, workers, &mut vec![publication]),
             None => 0,
         }
+    }
+
+    fn on_connected(&self, now: Instant) {
+        let mut subscriptions = self.subscriptions();
+        subscriptions.on_connected();
+        subscriptions.on_proven(now);
     }
 
     fn subscriptions(&self) -> MutexGuard<'_, Subscriptions> {
@@ -214,7 +227,7 @@ impl Subscriber {
                 Ok(mut connection) => {
                     let since = Instant::now();
                     context.health.on_up(Role::Subscriber(self.index));
-                    self.lane.subscriptions().on_connected();
+                    self.lane.on_connected(since);
                     let error = self.use_up(&mut connection, since).await;
                     self.lane.subscriptions().on_disconnected();
                     self.count_channels();
@@ -427,6 +440,7 @@ impl Subscriber {
         if let Some(lag) = serving.canary.on_echo(number, now) {
             self.context.meters.canary.record(lag);
             self.context.health.on_echo(self.index, now);
+            self.lane.subscriptions().on_proven(now);
         }
     }
 

@@ -33,6 +33,8 @@ pub(crate) struct Subscriptions {
     /// Channels to be looked at for giving up, each once, with the time to do so.
     lingering: VecDeque<(Instant, Channel)>,
     link: Link,
+    /// When the connection last was known to deliver, or was made.
+    proven_at: Option<Instant>,
     confirmed: usize,
     linger: Duration,
     by_partition: bool,
@@ -123,6 +125,7 @@ impl Subscriptions {
             retry_at: None,
             lingering: VecDeque::new(),
             link: Link::Down,
+            proven_at: None,
             confirmed: 0,
             linger,
             by_partition,
@@ -475,6 +478,17 @@ impl Subscriptions {
                 let _ = waiter.send(Joined::Degraded);
             }
         }
+    }
+
+    /// The connection has just been made, or has delivered what we published to it.
+    pub(crate) fn on_proven(&mut self, now: Instant) {
+        self.proven_at = Some(now);
+    }
+
+    /// Whether it was last known to deliver longer ago than that: then what was confirmed before
+    /// says nothing about what comes.
+    pub(crate) fn is_silent_for(&self, time: Duration, now: Instant) -> bool {
+        self.proven_at.is_some_and(|at| now.saturating_duration_since(at) > time)
     }
 
     /// How many channels Redis has confirmed and nobody has given up.

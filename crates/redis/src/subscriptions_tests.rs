@@ -56,6 +56,18 @@ fn a_join_is_live_at_the_confirmation_and_not_before() {
 }
 
 #[test]
+fn a_connection_is_silent_once_it_was_last_proven_too_long_ago() {
+    let (mut subscriptions, now) = connected();
+    let (time, moment) = (Duration::from_secs(3), Duration::from_millis(1));
+    assert!(!subscriptions.is_silent_for(time, now), "it was never there");
+    subscriptions.on_proven(now);
+    assert!(!subscriptions.is_silent_for(time, now + time));
+    assert!(subscriptions.is_silent_for(time, now + time + moment));
+    subscriptions.on_proven(now + time);
+    assert!(!subscriptions.is_silent_for(time, now + time + moment));
+}
+
+#[test]
 fn the_last_worker_leaves_redis_after_the_linger() {
     let (mut subscriptions, now) = connected();
     for worker in [ANN, BOB] {

@@ -4,6 +4,8 @@
 //! of each that moves the client on is its whole [`Cursor`], so that the last one alone recovers
 //! all of its destinations, on any node.
 
+use std::collections::HashSet;
+
 use fanlight_proto::cursor::{Cursor, CursorError};
 use fanlight_proto::native::ServerMessage;
 use fanlight_proto::sse::{self, Field};
@@ -75,8 +77,12 @@ impl Listening {
     pub fn check(&self, rules: &Rules, principal: Option<&Principal>) -> Result<(), Refusal> {
         // Its private destinations are its own whatever its id will be.
         let subject = Subject { principal, session: SessionId(Uuid::nil()) };
+        let mut named = HashSet::new();
         for to in &self.wanted {
             let mut checked = may_subscribe(rules, &subject, to).map(drop);
+            if checked.is_ok() && !named.insert(to) {
+                checked = Err(Fault::repeated_destination());
+            }
             if self.presence && checked.is_ok() {
                 checked = may_see_presence(rules, &subject, to).map(drop);
             }
@@ -141,8 +147,11 @@ impl Session {
 
     pub(super) fn events_connected(&mut self, cx: &mut Cx<'_>) {
         if self.form() == Some(Form::Events) {
-            let message = native::connected(self, cx);
-            write(cx, Form::Events, None, Some(CONNECTED), &message);
+            // For the end that comes without advice, when the node dies with all its streams.
+            let mut payload = Vec::new();
+            sse::retry(&mut payload, retry_after_ms(self.id));
+            event(&mut payload, CONNECTED, &native::connected(self, cx));
+            cx.effects.push(Effect::Write { text: true, payload });
         }
         self.events_join(cx);
     }
@@ -197,14 +206,16 @@ impl Session {
     }
 
     pub(super) fn events_reconnect(&mut self, cx: &mut Cx<'_>, after_ms: u64, reason: CloseReason) {
-        if let Some(form) = self.form() {
-            if form == Form::Events {
+        let message = ServerMessage::Reconnect { after_ms, reason: reason.code().into() };
+        match self.form() {
+            Some(Form::Events) => {
                 let mut payload = Vec::new();
                 sse::retry(&mut payload, after_ms);
+                event(&mut payload, RECONNECT, &message);
                 cx.effects.push(Effect::Write { text: true, payload });
             }
-            let message = ServerMessage::Reconnect { after_ms, reason: reason.code().into() };
-            write(cx, form, None, Some(RECONNECT), &message);
+            Some(Form::Items) => write(cx, Form::Items, None, None, &message),
+            None => {}
         }
         self.end(cx, reason);
     }
@@ -240,10 +251,25 @@ fn write(
     cx.effects.push(Effect::Write { text: true, payload });
 }
 
+fn event(payload: &mut Vec<u8>, name: Field<'_>, message: &ServerMessage) {
+    let mut data = Vec::new();
+    message.write(&mut data);
+    sse::body(payload, Some(name), &data);
+}
+
+/// How long a client whose stream breaks waits: each another time, so that not all come at once.
+fn retry_after_ms(id: SessionId) -> u64 {
+    // The last bits of a session's id are random.
+    RETRY_MIN_MS + (id.0.as_u128() as u64) % RETRY_SPREAD_MS
+}
+
 /// Whether there is anything to come back to.
 pub(crate) fn has_position(cursor: &Cursor) -> bool {
     cursor.positions().iter().any(Option::is_some)
 }
+
+const RETRY_MIN_MS: u64 = 1000;
+const RETRY_SPREAD_MS: u64 = 4000;
 
 /// A heartbeat: a comment.
 pub(super) const HEARTBEAT: &[u8] = b":\n\n";

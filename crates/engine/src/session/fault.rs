@@ -242,6 +242,12 @@ impl Fault {
         Self::of(CloseReason::ProtocolError, message, remedy)
     }
 
+    pub(super) fn repeated_destination() -> Self {
+        let message = "it is asked for twice";
+        let remedy = "name each destination once";
+        Self::new("repeated_destination", message, remedy, CloseReason::ProtocolError)
+    }
+
     pub(super) fn already_subscribed() -> Self {
         let message = "there is a subscription of this name already";
         let remedy = "unsubscribe first; STOMP subscriptions are named by id, native ones by to";

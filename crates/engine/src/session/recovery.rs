@@ -192,13 +192,25 @@ impl Session {
         }
         let outcome = (beginning.start != Start::Now).then_some(Err(Lost::NoHistory));
         let recovered = Recovered { position: None, outcome, count: 0 };
-        self.on_recovered(cx, Recovering { beginning, is_degraded }, recovered);
+        self.tell_live(cx, beginning, is_degraded, recovered);
     }
 
     pub(super) fn on_recovered(
         &mut self,
         cx: &mut Cx<'_>,
-        Recovering { beginning, is_degraded }: Recovering,
+        recovering: Recovering,
+        recovered: Recovered,
+    ) {
+        // The history could not be asked, however the channel was joined.
+        let is_degraded = recovering.is_degraded || recovered.position.is_none();
+        self.tell_live(cx, recovering.beginning, is_degraded, recovered);
+    }
+
+    fn tell_live(
+        &mut self,
+        cx: &mut Cx<'_>,
+        beginning: Beginning,
+        is_degraded: bool,
         Recovered { position, outcome, count }: Recovered,
     ) {
         let Beginning { answer, start, feed, place } = beginning;

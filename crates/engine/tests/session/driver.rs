@@ -168,7 +168,9 @@ impl Driver {
 
     pub(crate) fn answer_recovered(&mut self, outcome: Option<Result<(), Lost>>, count: u32) {
         assert_eq!(self.pending, Some(Pending::Recovered));
-        let position = Some(Position { epoch: 0xe, offset: 7 });
+        // As if the node did not know it from before either.
+        let is_known = outcome != Some(Err(Lost::Unavailable));
+        let position = is_known.then_some(Position { epoch: 0xe, offset: 7 });
         self.done(Done::Recovered(Recovered { position, outcome, count }));
     }
 

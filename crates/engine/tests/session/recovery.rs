@@ -241,3 +241,27 @@ fn a_session_that_ends_while_it_recovers_leaves_nothing() {
         S! leave ns:kept
     "##]]);
 }
+
+#[test]
+fn who_joins_where_the_history_cannot_be_asked_is_told_that_the_join_is_degraded() {
+    check(expect![[r##"
+        # native ann
+        D> hold
+        C> {"type":"subscribe","to":"/topic/kept/a","since":{"epoch":"e","offset":3},"id":1}
+        S? join ns:kept
+        D> joined
+        S? recover /topic/kept/a after e:3
+        D> recovered unavailable
+        S< ok {"count":0,"degraded":true,"id":1,"reason":"unavailable","recovered":false}
+    "##]]);
+    check(expect![[r##"
+        # stomp 1.2 ann
+        D> hold
+        C> SUBSCRIBE id:1 destination:/topic/kept/a receipt:r
+        S? join ns:kept
+        D> joined
+        S? recover /topic/kept/a from now
+        D> recovered unavailable
+        S< RECEIPT degraded:true reason:unavailable receipt-id:r
+    "##]]);
+}

@@ -153,6 +153,7 @@ fn drive(driver: &mut Driver, line: &str) {
         }
         ("recovered", "") => driver.answer_recovered(None, 0),
         ("recovered", "too_old") => driver.answer_recovered(Some(Err(Lost::TooOld)), 0),
+        ("recovered", "unavailable") => driver.answer_recovered(Some(Err(Lost::Unavailable)), 0),
         ("recovered", count) => {
             driver.answer_recovered(Some(Ok(())), count.parse().unwrap());
         }

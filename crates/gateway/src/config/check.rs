@@ -200,6 +200,7 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.send_time", limits.send_time.as_ms()),
         ("limits.connect_time", limits.connect_time.as_ms()),
         ("limits.request_head_time", limits.request_head_time.as_ms()),
+        ("limits.request_body_time", limits.request_body_time.as_ms()),
         ("limits.http2_streams", limits.http2_streams.into()),
         ("limits.subscriptions", limits.subscriptions.into()),
         ("limits.headers", limits.headers.into()),

@@ -9,7 +9,8 @@ use super::values::{Size, Span, words};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Limits {
-    /// The largest message from a client, uncompressed: "1MiB" at most.
+    /// The largest message from a client, uncompressed: "1MiB" at most,
+    /// whatever transports are used, since SockJS is always there.
     pub message: Size,
     /// The largest message before the session is authenticated.
     pub pre_auth_frame: Size,
@@ -24,6 +25,8 @@ pub struct Limits {
     pub connect_time: Span,
     /// How long a client may take to send the head of an HTTP request.
     pub request_head_time: Span,
+    /// How long a client may take to send the body of an HTTP request.
+    pub request_body_time: Span,
     /// Subscriptions of one session.
     pub subscriptions: u32,
     /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
@@ -85,6 +88,7 @@ impl Default for Limits {
             send_time: Span::seconds(10),
             connect_time: Span::seconds(10),
             request_head_time: Span::seconds(10),
+            request_body_time: Span::seconds(30),
             subscriptions: 128,
             sessions_per_user: 20,
             on_session_limit: OnSessionLimit::KickOldest,

@@ -7,6 +7,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use super::Station;
 use crate::config::Origin;
+use crate::problem::Problem;
 
 /// A page's origin that may see the answer.
 #[derive(Debug, Clone)]
@@ -40,13 +41,20 @@ pub fn with(allowed: Option<Allowed>, mut response: Response) -> Response {
 
 /// Answers HEAD where GET is more than reading: it would open a session, or take messages.
 pub async fn no_head() -> Response {
-    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET, POST, OPTIONS")]).into_response()
+    other_method().await.with_header(header::ALLOW, "GET, POST, OPTIONS").into_response()
+}
+
+/// Answers what is not for a path; the router tells in `Allow` what is.
+pub async fn other_method() -> Problem {
+    let detail = "this path does not take that method; `Allow` names those that it takes";
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
 /// Answers a preflight request.
 pub async fn preflight(State(state): State<Station>, headers: HeaderMap) -> Response {
     let Some(allowed) = allowed(&headers, &state.node.config.origin) else {
-        return StatusCode::FORBIDDEN.into_response();
+        let detail = "`Origin` is missing, or names a page that origin.allow does not admit";
+        return Problem::new(StatusCode::FORBIDDEN, "foreign_origin", detail).into_response();
     };
     let response = (
         StatusCode::NO_CONTENT,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use axum::body::{Body, to_bytes};
+use axum::body::Body;
 use bytes::Bytes;
 use fanlight_engine::auth::Principal;
 use fanlight_engine::session::Refusal;
@@ -11,6 +11,7 @@ use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 
 use crate::admission::{AdmissionError, Admitted};
+use crate::body::{self, Unread};
 use crate::client_address::client_address;
 use crate::jwt::{self, TokenSource};
 use crate::node::Node;
@@ -55,10 +56,24 @@ pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Calle
 
 /// A request's body, no larger than a message may be.
 pub async fn body(node: &Node, body: Body) -> Result<Bytes, Box<Problem>> {
-    to_bytes(body, node.config.limits.message.as_bytes()).await.map_err(|_| {
-        let detail = "the body exceeds limits.message, or was cut";
-        Box::new(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail))
-    })
+    let limits = &node.config.limits;
+    let read = body::read(body, limits.message.as_bytes(), limits.request_body_time.0).await;
+    read.map_err(|unread| Box::new(unread_body(unread)))
+}
+
+/// A body that was not read to its end.
+pub fn unread_body(unread: Unread) -> Problem {
+    match unread {
+        Unread::TooLarge => {
+            let detail = "the body exceeds limits.message; send less at once";
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail)
+        }
+        Unread::Late => {
+            let detail = "the body did not come within limits.request_body_time";
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "request_timeout", detail)
+        }
+        Unread::Cut => bad_request("bad_body", "the body broke off; send it again"),
+    }
 }
 
 /// A request that can't be served as it is.

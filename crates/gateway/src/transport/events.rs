@@ -6,14 +6,16 @@
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Extension, Query, Request, State};
+use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use fanlight_engine::session::{Form, Handshake, Listening};
 use fanlight_proto::sse;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+use percent_encoding::percent_decode_str;
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::door::{self, Caller, bad_request};
 use super::{Station, cors};
@@ -41,8 +43,15 @@ pub(super) struct Wanted {
     /// Whether to tell who comes and goes.
     #[serde(default)]
     presence: bool,
-    /// How long a poll waits.
-    wait: Option<String>,
+    /// How long a poll waits: a text, or a number of seconds.
+    wait: Option<Value>,
+}
+
+/// What a poll's cursor says of the mailbox that waits for it.
+pub(super) struct Mailbox {
+    /// The positions that the client has, as text.
+    pub(super) from: Box<str>,
+    pub(super) id: Box<str>,
 }
 
 async fn stream(
@@ -116,15 +125,24 @@ impl Wanted {
     }
 
     fn add_query(&mut self, query: &str) -> Result<(), Box<Problem>> {
-        let uri = format!("/?{query}").parse().map_err(|_| bad_request("bad_query", "no query"))?;
-        let pairs = Query::<Vec<(String, String)>>::try_from_uri(&uri);
-        let Query(pairs) = pairs.map_err(|error| bad_request("bad_query", error.to_string()))?;
-        for (name, value) in pairs {
+        for pair in query.split('&') {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            // What can't be read is none of these.
+            let Some(name) = decoded(name) else { continue };
+            let value = || {
+                let detail = format!("{name} is not UTF-8, once its escapes are decoded");
+                decoded(value).ok_or_else(|| bad_request("bad_query", detail))
+            };
             match &*name {
-                "destination" => self.destinations.push(value.into()),
-                "cursor" | "last_event_id" if !value.is_empty() => self.cursor = Some(value),
-                "wait" => self.wait = Some(value),
-                "presence" => self.presence = value == "true",
+                "destination" => self.destinations.push(value()?.into()),
+                "cursor" | "last_event_id" => {
+                    let cursor = value()?;
+                    if !cursor.is_empty() {
+                        self.cursor = Some(cursor);
+                    }
+                }
+                "wait" => self.wait = Some(value()?.into()),
+                "presence" => self.presence = value()? == "true",
                 _ => {}
             }
         }
@@ -133,23 +151,28 @@ impl Wanted {
 
     /// How long to wait, as in `25s` or `25`.
     pub(super) fn wait(&self) -> Result<Option<Duration>, Box<Problem>> {
-        let Some(text) = &self.wait else { return Ok(None) };
-        let seconds = text.parse().map(Duration::from_secs);
-        match seconds.or_else(|_| humantime::parse_duration(text)) {
-            Ok(wait) => Ok(Some(wait)),
-            Err(_) => Err(bad_request("bad_wait", "wait is a time, as in 25s; 0 waits not").into()),
-        }
+        let seconds = |text: &str| text.parse().map(Duration::from_secs).ok();
+        let wait = match &self.wait {
+            None => return Ok(None),
+            Some(Value::String(text)) => {
+                seconds(text).or_else(|| humantime::parse_duration(text).ok())
+            }
+            Some(other) => other.as_u64().map(Duration::from_secs),
+        };
+        Ok(Some(wait.ok_or_else(bad_wait)?))
     }
 
-    /// Takes the mailbox off the cursor; both.
-    pub(super) fn split_cursor(&mut self) -> (Option<Box<str>>, Option<Box<str>>) {
-        let Some(text) = self.cursor.take() else { return (None, None) };
-        let (positions, mailbox) = match text.split_once('~') {
-            Some((positions, mailbox)) => (positions, Some(mailbox.into())),
-            None => (&*text, None),
-        };
+    /// Takes the mailbox off the cursor, if that names one.
+    pub(super) fn take_mailbox(&mut self) -> Result<Option<Mailbox>, Box<Problem>> {
+        let cursor = self.cursor.as_deref().unwrap_or_default();
+        let Some((positions, id)) = cursor.split_once('~') else { return Ok(None) };
+        if !is_mailbox(id) {
+            let detail = "what follows the ~ names no mailbox; give the cursor back as it came";
+            return Err(bad_request("bad_cursor", detail).into());
+        }
+        let mailbox = Mailbox { from: positions.into(), id: id.into() };
         self.cursor = Some(positions.to_owned());
-        (Some(positions.into()), mailbox)
+        Ok(Some(mailbox))
     }
 
     /// The same once it is known that it may be: so a refusal is a status, which a stream that
@@ -179,6 +202,23 @@ impl Wanted {
         listening.check(&node.rules, caller.as_deref()).map_err(door::refused)?;
         Ok(listening)
     }
+}
+
+/// A name or a value of a query.
+fn decoded(text: &str) -> Option<String> {
+    let text = text.replace('+', " ");
+    percent_decode_str(&text).decode_utf8().ok().map(Into::into)
+}
+
+/// Whether a mailbox may have this name: 128 bits, as the node writes them.
+fn is_mailbox(name: &str) -> bool {
+    name.len() == 32 && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
+
+fn bad_wait() -> Problem {
+    let detail =
+        "wait is a time, as in \"25s\", or a number of seconds; with 0 nothing is waited for";
+    bad_request("bad_wait", detail)
 }
 
 /// `X-Accel-Buffering` keeps nginx from holding events back.

@@ -17,7 +17,7 @@ use fanlight_engine::session::{Form, Handshake};
 use http::{HeaderMap, StatusCode, header};
 
 use super::door::Caller;
-use super::events::Wanted;
+use super::events::{Mailbox, Wanted};
 use super::mailboxes::{peers_failed, through_outage};
 use super::{Station, cors, door};
 use crate::accept::Peer;
@@ -81,12 +81,13 @@ impl<'s> Poll<'s> {
 
     /// The page of messages.
     async fn answer(mut self) -> Result<Bytes, Box<Problem>> {
-        let (cursor, mailbox) = self.wanted.split_cursor();
+        let mailbox = self.wanted.take_mailbox()?;
         let peers = &self.station.node.peers;
         // Whatever the mailbox was opened for, the client must still be allowed it.
         let wanted = std::mem::take(&mut self.wanted);
         let listening = wanted.permitted(&self.station.node, &self.caller, Form::Items)?;
-        if let (Some(from), Some(name)) = (cursor, mailbox.and_then(|id| mailbox_name(&id)))
+        if let Some(Mailbox { from, id }) = mailbox
+            && let Some(name) = mailbox_name(&id)
             && let Ok(Some(holder)) = peers.holder(name).await
             && let Some(page) = self.ask(&holder, Some(from)).await?
         {

@@ -163,6 +163,38 @@ async fn without_redis_only_this_nodes_subscribers_get_what_is_published_and_its
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn while_redis_is_away_who_joins_what_the_node_has_already_is_told_so_in_both_protocols() {
+    let mut redis = RedisServer::start().unwrap();
+    let gateway = node(&redis).await;
+    let _has_it = native_subscriber(&gateway, "ann").await;
+    let mut native = RawClient::native(&gateway, "bob").await;
+    let mut stomp = RawClient::stomp(&gateway, "bob").await;
+    for kills in [false, true] {
+        if kills {
+            redis.kill();
+        } else {
+            redis.pause().unwrap();
+        }
+        let away = async || gateway.admin_get("/readyz").await.0 == 503;
+        eventually("the node is not ready", away).await;
+        native.send(&format!(r#"{{"type":"subscribe","to":"{TOPIC}","id":1}}"#)).await;
+        let joined = native.expect("\"id\":1").await;
+        assert!(joined.contains("\"degraded\":true"), "{kills} {joined}");
+        stomp.send(&format!("SUBSCRIBE\nid:1\ndestination:{TOPIC}\nreceipt:s\n\n\0")).await;
+        let joined = stomp.expect("receipt-id:s").await;
+        assert!(joined.contains("degraded:true"), "{kills} {joined}");
+        if !kills {
+            redis.resume().unwrap();
+            ready(&gateway).await;
+            native.send(&format!(r#"{{"type":"unsubscribe","to":"{TOPIC}","id":2}}"#)).await;
+            native.expect("\"id\":2").await;
+            stomp.send("UNSUBSCRIBE\nid:1\nreceipt:u\n\n\0").await;
+            stomp.expect("receipt-id:u").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_node_starts_without_redis_says_so_and_becomes_ready_when_it_comes() {
     let mut redis = RedisServer::stopped().unwrap();
     let gateway = Gateway::with_config(&with_redis(CONFIG, &redis)).await;

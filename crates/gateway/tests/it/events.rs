@@ -93,6 +93,22 @@ async fn http_1_0_gets_events_until_its_connection_ends_and_post_names_many_dest
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stream_says_at_its_beginning_when_to_come_back_and_not_the_same_to_all() {
+    let gateway = Gateway::start("").await;
+    let ann = bearer("ann").await;
+    let lines = [("Authorization", &*ann)];
+    let mut told = std::collections::HashSet::new();
+    for _ in 0..10 {
+        let mut stream = Stream::open(gateway.public, "GET", TARGET, headers(&lines)).await;
+        let connected = named(&mut stream, "connected").await;
+        let retry_ms: u64 = connected.retry.unwrap().parse().unwrap();
+        assert!((1000..5000).contains(&retry_ms), "{retry_ms}");
+        told.insert(retry_ms);
+    }
+    assert!(told.len() > 1, "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_idle_stream_gets_comments_as_heartbeats() {
     let gateway = Gateway::start("[native]\nheartbeat = \"2s\"").await;
     let mut stream = open(&gateway, TARGET, &[]).await;

@@ -135,8 +135,20 @@ async fn what_is_no_handshake_is_refused_in_plain_words() {
         ("GET /nothing HTTP/1.1\r\nHost: a\r\n\r\n".into(), 404, "not_found"),
         (format!("POST /ws HTTP/1.1\r\nHost: a\r\n{upgrade}\r\n"), 426, "not_websocket"),
         ("HEAD /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(), 200, ""),
-        ("POST /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(), 405, ""),
-        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000)), 431, ""),
+        ("POST /livez HTTP/1.1\r\nHost: a\r\n\r\n".into(), 405, "method_not_allowed"),
+        ("GET /poll?destination=/topic/open.a HTTP/1.1\r\n\r\n".into(), 400, "\"host\""),
+        ("GET /livez HTTP/1.1\r\nHost: a\r\nHost: b\r\n\r\n".into(), 400, "\"host\""),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(20_000)),
+            431,
+            "head_too_large",
+        ),
+        (
+            format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(64)),
+            431,
+            "head_too_large",
+        ),
+        (format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(100_000)), 431, ""),
         ("nonsense\r\n\r\n".into(), 400, ""),
     ] {
         let request = request.replacen("HTTP/1.1\r\n", "HTTP/1.1\r\nConnection: close\r\n", 1);

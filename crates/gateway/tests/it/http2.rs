@@ -1,6 +1,8 @@
 //! HTTP/2 with prior knowledge: WebSocket (RFC 8441), events and SockJS as streams of one
 //! connection.
 
+use std::process::Stdio;
+
 use axum::body::Body;
 use fanlight_proto::ws::Opcode;
 use futures_util::TryStreamExt;
@@ -10,6 +12,7 @@ use hyper::client::conn::http2::{self, SendRequest};
 use hyper::ext::Protocol;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use serde_json::json;
+use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::io::StreamReader;
@@ -319,6 +322,58 @@ async fn a_faulty_handshake_is_refused_as_http_2_has_it() {
     // HTTP/1 keeps its own answer.
     let response = crate::http::get(gateway.public, "/ws", &[]).await;
     assert_eq!(response.problem(), (426, "not_websocket".to_owned()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_while_it_still_sends_hears_why() {
+    let gateway = Gateway::start("").await;
+    let ann = bearer("ann").await;
+    let mut connection = Http2::open(&gateway).await;
+    for bytes in [70_000, 500_000, 3_000_000] {
+        let body = "x".repeat(bytes);
+        for (target, token, refusal) in [
+            ("/publish", &*ann, (413, "too_large")),
+            ("/poll", &ann, (413, "too_large")),
+            ("/events", &ann, (413, "too_large")),
+            ("/publish", "Bearer nonsense", (401, "unauthorized")),
+            ("/nowhere", &ann, (404, "not_found")),
+        ] {
+            let lines = [("Authorization", token)];
+            let with = With { headers: &lines, body: &body };
+            let response = connection.ask("POST", target, with).await;
+            assert_eq!(response.problem(), (refusal.0, refusal.1.into()), "{target} {bytes}");
+            let url = format!("http://{}{target}", gateway.public);
+            let token = format!("Authorization: {token}");
+            for version in ["--http2-prior-knowledge", "--http1.1"] {
+                let said = curl(&[version, "-H", &token, &url], body.clone()).await;
+                let Some(said) = said else { continue };
+                let is_heard =
+                    said.contains(refusal.1) && said.ends_with(&format!(" {}", refusal.0));
+                assert!(is_heard, "{version} {target} {bytes}: {said}");
+            }
+        }
+    }
+    assert_eq!(connection.ask("GET", "/livez", BARE).await.status, 200);
+}
+
+/// What curl says of an answer, and its status; `None` where there is no curl.
+async fn curl(arguments: &[&str], body: String) -> Option<String> {
+    let mut command = tokio::process::Command::new("curl");
+    command.args(["-sS", "--max-time", "30", "-w", " %{http_code}", "--data-binary", "@-"]);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = match command.kill_on_drop(true).spawn() {
+        Ok(child) => child,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            eprintln!("skipped: there is no curl");
+            return None;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let mut stdin = child.stdin.take().unwrap();
+    tokio::spawn(async move { stdin.write_all(body.as_bytes()).await });
+    let output = timeout(PATIENCE, child.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    Some(String::from_utf8(output.stdout).unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]

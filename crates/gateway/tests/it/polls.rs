@@ -172,6 +172,13 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
             ("", (400, "missing_destination")),
             ("?destination=topic", (400, "bad_destination")),
             ("?destination=/topic/a..b%00", (400, "bad_destination")),
+            ("?destination=/topic/open.%ff", (400, "bad_query")),
+            (
+                "?destination=/topic/open.a&destination=/topic/open.b&destination=/topic/open.a",
+                (400, "repeated_destination"),
+            ),
+            ("?destination=/topic/open.a&cursor=1:1~", (400, "bad_cursor")),
+            ("?destination=/topic/open.a&cursor=1:1~nonsense", (400, "bad_cursor")),
             ("?destination=/topic/secret", (403, "forbidden")),
             ("?destination=/topic/open.*", (403, "forbidden")),
             ("?destination=/topic/open.a&cursor=x", (400, "bad_cursor")),
@@ -194,6 +201,12 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
             get(gateway.public, &target, &bad).await.problem(),
             (401, "unauthorized".into())
         );
+        let twice = r#"{"destinations":["/topic/open.a","/topic/open.a"]}"#;
+        let response = post(gateway.public, path, &lines, twice).await;
+        assert_eq!(response.problem(), (400, "repeated_destination".into()));
+        assert!(response.body.contains("/topic/open.a: "), "{response:?}");
+        let unreadable = get(gateway.public, &format!("{path}?destination=%ff"), &lines).await;
+        assert!(unreadable.body.contains("destination is not UTF-8"), "{unreadable:?}");
         for body in ["", "[]", "{\"destination\":\"/topic/open.a\"}", "{\"destinations\":[1]}"] {
             let response = post(gateway.public, path, &lines, body).await;
             assert_eq!(response.problem(), (400, "bad_body".into()), "{body}");
@@ -205,13 +218,25 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         let response = get(gateway.public, &target, &foreign).await;
         assert_eq!(response.problem(), (403, "foreign_origin".into()));
         assert_eq!(response.header("access-control-allow-origin"), None);
-        for method in ["PUT", "HEAD"] {
-            let other = Stream::open(gateway.public, method, &target, headers(&lines)).await;
-            assert_eq!(other.status, 405, "{method}");
-        }
+        let other = Stream::open(gateway.public, "HEAD", &target, headers(&lines)).await;
+        assert_eq!((other.status, other.header("allow")), (405, Some("GET, POST, OPTIONS")));
+        let other = ask(gateway.public, "PUT", &target, headers(&lines)).await;
+        assert_eq!(other.problem(), (405, "method_not_allowed".into()));
+        let mut allowed: Vec<_> = other.header("allow").unwrap().split(',').collect();
+        allowed.sort_unstable();
+        assert_eq!(allowed, ["GET", "HEAD", "OPTIONS", "POST"]);
+        let foreign =
+            [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "GET")];
+        let preflight = ask(gateway.public, "OPTIONS", path, headers(&foreign)).await;
+        assert_eq!(preflight.problem(), (403, "foreign_origin".into()));
     }
     let response = get(gateway.public, &format!("{TARGET}&wait=soon"), &lines).await;
     assert_eq!(response.problem(), (400, "bad_wait".into()));
+    for wait in [json!("soon"), json!(-1), json!(0.5), json!([]), json!(true)] {
+        let body = json!({ "destinations": ["/topic/open.a"], "wait": wait }).to_string();
+        let response = post(gateway.public, "/poll", &lines, &body).await;
+        assert_eq!(response.problem(), (400, "bad_wait".into()), "{wait}");
+    }
     let own = format!("http://{}", gateway.public);
     let page = [("Authorization", &*ann), ("Origin", &*own)];
     let response = get(gateway.public, &format!("{TARGET}&wait=0"), &page).await;
@@ -222,6 +247,26 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         gateway.metric("fanlight_connections").await <= 1
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_poll_by_post_says_how_long_it_waits_as_a_time_or_in_seconds() {
+    let gateway = Gateway::start("").await;
+    let ann = bearer("ann").await;
+    let lines = [("Authorization", &*ann)];
+    let mut cursor = cursor_of(&poll(&gateway, &ann, "", "0").await).to_owned();
+    for wait in [json!(0), json!("0"), json!("0s"), json!(1), json!("1"), json!("1s")] {
+        let destinations = ["/topic/open.a"];
+        let body = json!({ "destinations": destinations, "cursor": cursor, "wait": wait });
+        let asked = Instant::now();
+        let response = post(gateway.public, "/poll", &lines, &body.to_string()).await;
+        assert_eq!(response.status, 200, "{wait}: {response:?}");
+        // Not the 25 s of a poll that says nothing.
+        assert!(asked.elapsed() < Duration::from_secs(20), "{wait}");
+        let page = response.json();
+        assert_eq!(page["messages"], json!([]), "{page}");
+        cursor = cursor_of(&page).to_owned();
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -314,10 +359,32 @@ async fn who_has_no_session_publishes_under_the_same_rules_as_who_has_one() {
     let foreign = [("Authorization", &*ann), ("Origin", "https://evil.example")];
     let foreign = post(gateway.public, "/publish", &foreign, &body).await;
     assert_eq!(foreign.problem(), (403, "foreign_origin".into()));
-    assert_eq!(ask(gateway.public, "GET", "/publish", BARE).await.status, 405);
+    let other = ask(gateway.public, "GET", "/publish", BARE).await;
+    assert_eq!(other.problem(), (405, "method_not_allowed".into()));
+    assert_eq!(other.header("allow"), Some("POST,OPTIONS"));
+    let ping = publish(json!({ "type": "ping" })).await;
+    assert_eq!(ping.problem(), (400, "protocol_error".into()));
+    assert!(ping.body.contains("only \\\"send\\\" is"), "{ping:?}");
     // Nothing of what was refused has come.
     publish(json!({ "to": "/topic/open.a", "data": "last" })).await;
     reader.expect("\"data\":\"last\"").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_does_not_come_to_its_end_is_answered_in_time_whatever_it_is_for() {
+    let short = CONFIG.replace("[limits]", "[limits]\nrequest_body_time = \"300ms\"");
+    let gateway = Gateway::with_config(&short).await;
+    let ann = bearer("ann").await;
+    for target in ["/publish", "/poll", "/events", "/sockjs/000/body/xhr_send"] {
+        let request = format!(
+            "POST {target} HTTP/1.1\r\nHost: a\r\nAuthorization: {ann}\r\n\
+             Content-Length: 100\r\n\r\n{{\"to\":"
+        );
+        let response = Stream::raw(gateway.public, &request).await.whole().await;
+        assert_eq!(response.problem(), (408, "request_timeout".into()), "{target}");
+    }
+    eventually("no connection is left", async || gateway.metric("fanlight_connections").await == 0)
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -269,7 +269,10 @@ impl<'a> Fields<'a> {
         }
         let name = self.required(Field::Type)?;
         let kind = Kind::named(&name).filter(|kind| kinds.contains(kind));
-        kind.ok_or_else(|| Problem::UnknownType { found: beginning(&name) })
+        kind.ok_or_else(|| match kinds {
+            [only] => Problem::OtherType { expected: only.name(), found: beginning(&name) },
+            _ => Problem::UnknownType { found: beginning(&name) },
+        })
     }
 
     /// Refuses what messages of this type do not have, or have once only.

@@ -39,6 +39,14 @@ pub enum Problem {
         /// The type's beginning.
         found: Box<str>,
     },
+    /// A `type` that is not for this place, where there is only one; only its beginning is kept.
+    #[error("the type {found:?} is not for here; only {expected:?} is, and may be left out")]
+    OtherType {
+        /// The type that is for here.
+        expected: &'static str,
+        /// The type's beginning.
+        found: Box<str>,
+    },
     /// A field that messages of this type do not have; only its beginning is kept.
     #[error("unknown field {found:?} in {kind}; known are {}", known_fields(kind))]
     UnknownField {
@@ -103,6 +111,7 @@ impl NativeError {
             | Problem::NotAnObject
             | Problem::BadId
             | Problem::UnknownType { .. }
+            | Problem::OtherType { .. }
             | Problem::UnknownField { .. }
             | Problem::Repeated { .. }
             | Problem::MissingField { .. }

@@ -478,3 +478,15 @@ fn a_message_of_a_queue_says_whether_it_was_delivered_before_and_needs_an_ack() 
         assert_eq!(message.delivery_count, (delivery_count > 1).then_some(delivery_count));
     }
 }
+
+#[test]
+fn what_is_no_send_is_told_that_only_send_is_for_here() {
+    assert!(parse_send(r#"{"to":"/topic/a","data":1}"#).is_ok());
+    assert!(parse_send(r#"{"type":"send","to":"/topic/a","data":1}"#).is_ok());
+    for found in ["ping", "subscribe", "nonsense"] {
+        let error = parse_send(&format!(r#"{{"type":"{found}"}}"#)).unwrap_err();
+        let expected =
+            format!("the type \"{found}\" is not for here; only \"send\" is, and may be left out");
+        assert_eq!(error.to_string(), expected);
+    }
+}

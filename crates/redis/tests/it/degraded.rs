@@ -1,6 +1,9 @@
 //! Redis down: what is kept nowhere still reaches this node's own subscribers, and says so.
 
+use std::time::Duration;
+
 use fanlight_engine::broker::{Joined, PublishError, Reach};
+use fanlight_redis::RedisConfig;
 use fanlight_testkit::{FaultProxy, RedisServer, eventually};
 use futures_util::FutureExt;
 
@@ -27,6 +30,30 @@ async fn while_redis_is_down_this_nodes_subscribers_get_what_is_not_kept_in_orde
     ann.node.publish("/topic/a", "after it left").await.unwrap();
     assert_eq!(ann.node.inboxes[0].count(), sent.len());
     assert_eq!(ann.node.inboxes[1].count(), sent.len() + 1);
+}
+
+#[tokio::test]
+async fn while_redis_hangs_who_joins_what_the_node_has_already_is_told_so_too() {
+    let server = RedisServer::start().unwrap();
+    // So that it is silence that tells, and no lost connection.
+    let config = RedisConfig { keepalive: Duration::from_secs(60), ..config(&server.url()) };
+    let ann = RedisNode::ready(config, 2).await;
+    assert_eq!(ann.node.subscribe(0, "/topic/a").await, Joined::Live);
+    server.pause().unwrap();
+    ann.unhealthy("").await;
+    for worker in [0, 1] {
+        assert_eq!(ann.node.subscribe(worker, "/topic/a").await, Joined::Degraded);
+    }
+    server.resume().unwrap();
+    ann.healthy().await;
+    eventually("it is known to be live", || {
+        ann.node.subscribe(1, "/topic/a").now_or_never() == Some(Joined::Live)
+    })
+    .await;
+    ann.node.accepted("/topic/a", "x").await;
+    for inbox in &ann.node.inboxes {
+        eventually("it arrived", || inbox.count() == 1).await;
+    }
 }
 
 #[tokio::test]

@@ -1,6 +1,5 @@
 //! `xhr_send` and `jsonp_send`: what a client sends.
 
-use axum::body::to_bytes;
 use axum::extract::Request;
 use axum::response::{IntoResponse, Response};
 use fanlight_engine::peers::PeerError;
@@ -10,8 +9,10 @@ use http::{StatusCode, header};
 
 use super::Visit;
 use super::reply::{self, Cors};
+use crate::body::{self, Unread};
 use crate::mail::{MailReply, Wish};
 use crate::problem::Problem;
+use crate::transport::door;
 use crate::transport::mailboxes::peers_failed;
 
 impl Visit {
@@ -20,8 +21,13 @@ impl Visit {
         let bytes = self.state.station.node.config.limits.message.as_bytes();
         // Escapes and the array around the messages take their room too.
         let limits = Limits { bytes: 2 * bytes, messages: MAX_BATCH };
-        let Ok(body) = to_bytes(body, limits.bytes).await else {
-            return cors.on(refused(PayloadError::TooLarge { limit: limits.bytes }));
+        let time = self.state.station.node.config.limits.request_body_time.0;
+        let body = match body::read(body, limits.bytes, time).await {
+            Ok(body) => body,
+            Err(Unread::TooLarge) => {
+                return cors.on(refused(PayloadError::TooLarge { limit: limits.bytes }));
+            }
+            Err(unread) => return cors.on_problem(door::unread_body(unread)),
         };
         let content_type = parts.headers.get(header::CONTENT_TYPE);
         let content_type = content_type.and_then(|value| value.to_str().ok());
