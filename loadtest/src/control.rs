@@ -166,21 +166,36 @@ pub struct Counts {
 impl Counts {
     /// Adds those of another time or process.
     pub fn add(&mut self, other: &Self) {
-        let Self { connected, published, accepted, delivered, lost, duplicates, .. } = other;
+        let Self {
+            connected,
+            published,
+            accepted,
+            delivered,
+            lost,
+            duplicates,
+            reordered,
+            closed,
+            refused,
+            faults,
+            presence,
+            recovered,
+            not_recovered,
+            slow_closed,
+        } = other;
         self.connected += connected;
         self.published += published;
         self.accepted += accepted;
         self.delivered += delivered;
         self.lost += lost;
         self.duplicates += duplicates;
-        self.reordered += other.reordered;
-        self.closed += other.closed;
-        self.refused += other.refused;
-        self.faults += other.faults;
-        self.presence += other.presence;
-        self.recovered += other.recovered;
-        self.not_recovered += other.not_recovered;
-        self.slow_closed += other.slow_closed;
+        self.reordered += reordered;
+        self.closed += closed;
+        self.refused += refused;
+        self.faults += faults;
+        self.presence += presence;
+        self.recovered += recovered;
+        self.not_recovered += not_recovered;
+        self.slow_closed += slow_closed;
     }
 }
 

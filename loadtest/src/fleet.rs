@@ -1,10 +1,9 @@
 //! The client processes of one target: started, told what to do, and their figures merged.
 
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::io::{BufRead, BufWriter, IsTerminal, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
-use std::process::{Child, ChildStdin, Command as Process, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -14,20 +13,16 @@ use hdrhistogram::serialization::interval_log::{IntervalLogWriterBuilder, Tag};
 
 use crate::clock::{SECOND_NS, now_ns};
 use crate::control::{Command, Counts, Histograms, Interval, Job, Told, decode};
+use crate::subprocess::Subprocess;
 
 /// Client processes, which end with this value.
 pub struct Fleet {
-    clients: Vec<ClientProcess>,
+    clients: Vec<Subprocess>,
     told: Receiver<(usize, Told)>,
     /// What the progress line begins with.
     label: String,
     /// The intervals so far, for the log.
     log: Vec<Logged>,
-}
-
-struct ClientProcess {
-    child: Child,
-    input: ChildStdin,
 }
 
 /// One histogram of one interval of one process.
@@ -67,7 +62,7 @@ impl Fleet {
             if processes > 1 {
                 job.source = Some(IpAddr::V4(Ipv4Addr::new(127, 0, 1, process as u8 + 1)));
             }
-            ClientProcess::start(&job, process, sender.clone())
+            start_client(&job, process, sender.clone())
         };
         let clients = (0..processes).map(client).collect::<Result<Vec<_>>>()?;
         Ok(Self { clients, told, label: label.to_owned(), log: Vec::new() })
@@ -183,36 +178,20 @@ impl Fleet {
     }
 }
 
-impl ClientProcess {
-    fn start(job: &Job, process: usize, told: SyncSender<(usize, Told)>) -> Result<Self> {
-        let mut child = Process::new(std::env::current_exe()?)
-            .arg("client")
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("starting a client process")?;
-        let mut input = child.stdin.take().context("a client process without input")?;
-        let output = child.stdout.take().context("a client process without output")?;
-        writeln!(input, "{}", serde_json::to_string(job)?)?;
-        std::thread::spawn(move || {
-            for line in BufReader::new(output).lines().map_while(Result::ok) {
-                let line = serde_json::from_str(&line)
-                    .unwrap_or_else(|error| Told::Failed(format!("{error}: {line}")));
-                if told.send((process, line)).is_err() {
-                    return;
-                }
+fn start_client(job: &Job, process: usize, told: SyncSender<(usize, Told)>) -> Result<Subprocess> {
+    let (mut client, output) = Subprocess::start(["client"])?;
+    writeln!(client.input, "{}", serde_json::to_string(job)?)?;
+    std::thread::spawn(move || {
+        for line in output.lines().map_while(Result::ok) {
+            let line = serde_json::from_str(&line)
+                .unwrap_or_else(|error| Told::Failed(format!("{error}: {line}")));
+            if told.send((process, line)).is_err() {
+                return;
             }
-            let _ = told.send((process, Told::Failed("it has ended".into())));
-        });
-        Ok(Self { child, input })
-    }
-}
-
-impl Drop for ClientProcess {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+        }
+        let _ = told.send((process, Told::Failed("it has ended".into())));
+    });
+    Ok(client)
 }
 
 /// A line that says how it goes: renewed in place on a terminal, every few seconds elsewhere.

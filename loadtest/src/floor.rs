@@ -1,19 +1,17 @@
 //! CPU of a delivery, interleaved with the bare `send` loop on as many connections.
 
-mod receivers;
-
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, Write};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, Command, Stdio};
 
 use anyhow::{Context, Result};
 
 use crate::adapters::{Place, Protocol};
-use crate::process::Process;
+use crate::client::mint;
+use crate::receivers::{Dial, Publisher, Receivers};
 use crate::scenario::Nodes;
-use crate::targets::{Server, Start, Target};
-use receivers::{Publisher, Receivers};
+use crate::subprocess::Subprocess;
+use crate::targets::{SECRET, Server, Start, Target};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
@@ -44,11 +42,10 @@ pub struct Options {
     gateway: Option<PathBuf>,
 }
 
+/// Prints a table with a row for each combination.
+///
 /// Each round is closed: a burst is published once every subscriber has read the one before, so that
 /// both sides do exactly as much.
-const SECRET: &str = "a secret of the load tester, thirty-two bytes or more";
-
-/// Prints a table with a row for each combination.
 pub fn run(options: &Options) -> Result<()> {
     println!(
         "| protocol | subscribers | burst | µs per delivery | bare `send` | ratio (min-max) |"
@@ -72,7 +69,7 @@ struct Pair {
     gateway: Server,
     receivers: Receivers,
     publisher: Publisher,
-    bare: BareSender,
+    bare: Subprocess,
     bare_receivers: Receivers,
 }
 
@@ -82,23 +79,22 @@ impl Pair {
         let target: Target = "fanlight".parse()?;
         let gateway = target.start(&Start {
             nodes,
-            presence: false,
             secret: SECRET,
             gateway: options.gateway.as_deref(),
-            server_pid: None,
-            null_fault: None,
+            ..Start::default()
         })?;
-        let address = gateway.addresses()[0];
         let adapter = protocol.adapter();
+        let token = mint(SECRET, "floor")?;
+        let dial = Dial { address: gateway.addresses()[0], source: None, token: &token, adapter };
         let destination = adapter.names(Place::Room(0));
         let mut receivers = Receivers::new(adapter)?;
-        let (bare, bare_address) = BareSender::start(subscribers)?;
+        let (bare, bare_address) = start_bare(subscribers)?;
         let mut bare_receivers = Receivers::new(adapter)?;
         for _ in 0..subscribers {
-            receivers.add_client(address, SECRET, &destination.subscribe)?;
+            receivers.add_client(&dial, &destination.subscribe)?;
             bare_receivers.add_raw(bare_address)?;
         }
-        let publisher = Publisher::connect(address, SECRET, adapter, destination.publish)?;
+        let publisher = Publisher::connect(&dial, destination.publish)?;
         Ok(Self { protocol, subscribers, gateway, receivers, publisher, bare, bare_receivers })
     }
 
@@ -146,44 +142,22 @@ impl Pair {
     fn bare_round(&mut self, burst: usize, times: usize) -> Result<f64> {
         // As many bytes as the gateway sends for such a body.
         let frame_bytes = self.receivers.last_message_bytes();
-        let before = self.bare.process.cpu_ns()?;
+        let before = self.bare.process().cpu_ns()?;
         for _ in 0..times {
             writeln!(self.bare.input, "{burst} {frame_bytes}")?;
             self.bare_receivers.receive((self.subscribers * burst) as u64)?;
         }
-        Ok(per_delivery(self.bare.process.cpu_ns()? - before, self.subscribers * burst * times))
+        Ok(per_delivery(self.bare.process().cpu_ns()? - before, self.subscribers * burst * times))
     }
 }
 
-/// The bare `send` loop in a process of its own.
-struct BareSender {
-    child: Child,
-    input: ChildStdin,
-    process: Process,
-}
-
-impl BareSender {
-    fn start(connections: usize) -> Result<(Self, SocketAddr)> {
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["bare", "--connections", &connections.to_string()])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let input = child.stdin.take().context("the bare sender has no input")?;
-        let output = child.stdout.take().context("the bare sender has no output")?;
-        let mut port = String::new();
-        BufReader::new(output).read_line(&mut port)?;
-        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port.trim().parse()?));
-        let process = Process::new(child.id());
-        Ok((Self { child, input, process }, address))
-    }
-}
-
-impl Drop for BareSender {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The bare `send` loop, and where it listens.
+fn start_bare(connections: usize) -> Result<(Subprocess, SocketAddr)> {
+    let (bare, mut output) =
+        Subprocess::start(["bare", "--connections", &connections.to_string()])?;
+    let mut port = String::new();
+    output.read_line(&mut port)?;
+    Ok((bare, SocketAddr::from((Ipv4Addr::LOCALHOST, port.trim().parse()?))))
 }
 
 fn per_delivery(cpu_ns: u64, deliveries: usize) -> f64 {

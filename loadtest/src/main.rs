@@ -12,6 +12,7 @@ mod machine;
 mod metric;
 mod null;
 mod process;
+mod receivers;
 mod report;
 mod round;
 mod run;
@@ -19,6 +20,7 @@ mod scenario;
 mod sequence;
 mod simulate;
 mod stamp;
+mod subprocess;
 mod targets;
 mod wire;
 

@@ -12,7 +12,7 @@ use crate::control::{Command, Job, Load, Phase};
 use crate::fleet::{Fleet, Tally};
 use crate::metric::Metric;
 use crate::scenario::{Anew, Scenario, Storm, StormKind, Variant};
-use crate::targets::{Server, Start, Target, drain};
+use crate::targets::{Server, Start, Target, fanlight};
 
 /// What came of one round.
 #[derive(Debug, Clone, Default, Serialize)]
@@ -342,7 +342,7 @@ fn make(storm: Storm, server: &Server, fleet: &mut Fleet) -> Result<()> {
             // Clients must know before, or they would take it for a fault.
             fleet.tell(&Command::Storm { at_ns, cut: false })?;
             sleep_until(at_ns);
-            if storm.kind == StormKind::Kill { node.kill() } else { drain(node) }
+            if storm.kind == StormKind::Kill { node.kill() } else { fanlight::drain(node) }
         }
         StormKind::RedisFailover => {
             server.redis.as_ref().context("there is no Redis")?.kill_master()

@@ -9,7 +9,7 @@ use crate::machine::Machine;
 use crate::report::{Report, Row};
 use crate::round::{Outcome, Setup, Subject};
 use crate::scenario::{Scenario, Variant};
-use crate::targets::{Start, Target};
+use crate::targets::{SECRET, Start, Target};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -160,6 +160,3 @@ fn run_variant(
     }
     rows
 }
-
-/// Of servers that are started for the purpose and end with it.
-const SECRET: &str = "a secret of the load tester, thirty-two bytes or more";

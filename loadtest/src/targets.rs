@@ -2,7 +2,7 @@
 
 mod become_server;
 mod centrifugo;
-mod fanlight;
+pub mod fanlight;
 mod node;
 mod null;
 mod redis;
@@ -19,7 +19,6 @@ use anyhow::{Context, Result, bail};
 use crate::adapters::Protocol;
 use crate::scenario::{Nodes, RedisKind, Scenario, StormKind};
 pub use become_server::{Become, exec};
-pub use fanlight::drain;
 pub use node::Node;
 pub use redis::Redis;
 
@@ -44,6 +43,7 @@ enum Kind {
 }
 
 /// What is to be started.
+#[derive(Clone, Copy, Default)]
 pub struct Start<'a> {
     /// How many, with which Redis, and so on.
     pub nodes: Nodes,
@@ -240,6 +240,9 @@ fn parse<T: clap::ValueEnum>(what: &str, text: &str) -> Result<T> {
 fn name<T: clap::ValueEnum>(value: &T) -> String {
     value.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
 }
+
+/// Of servers that are started for the purpose and end with it.
+pub const SECRET: &str = "a secret of the load tester, thirty-two bytes or more";
 
 /// Where the peers' sources and configurations are.
 fn peers() -> PathBuf {

@@ -63,18 +63,17 @@ pub(crate) fn check() -> anyhow::Result<()> {
 
 /// Counts all that are recorded anew, and the benchmarks that are not yet.
 pub(crate) fn record() -> anyhow::Result<()> {
-    let mut recorded = Recorded::read()?;
+    let before = Recorded::read()?.instructions;
     let executables = build()?;
     let mut instructions = BTreeMap::new();
     for path in listed(&executables)? {
-        let guess = recorded.instructions.get(&path).copied();
+        let guess = before.get(&path).copied();
         let guess = guess.map_or_else(|| count(&executables, &path, GUESS), Ok)?;
         let now = count(&executables, &path, guess)?;
         println!("{now:>12.1} {path}");
         instructions.insert(path, (now * 10.0).round() / 10.0);
     }
-    recorded = Recorded { rustc: rustc()?, instructions };
-    let text = toml::to_string(&recorded)?;
+    let text = toml::to_string(&Recorded { rustc: rustc()?, instructions })?;
     fs::write(Recorded::path(), format!("{HEADER}{text}")).context("could not write the counts")
 }
 

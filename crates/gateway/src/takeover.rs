@@ -66,7 +66,7 @@ impl Takeover {
                 let answer = head(StatusCode::SWITCHING_PROTOCOLS, &headers);
                 wanted.take(answer, false, then).await
             }
-            Way::Stream(streams) => streams.upgrade(request, headers, then),
+            Way::Stream(streams) => streams.upgrade(request, headers, then).into_response(),
         }
     }
 
@@ -92,7 +92,7 @@ impl Takeover {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
                 wanted.take(head(StatusCode::OK, &headers), chunked, then).await
             }
-            Way::Stream(streams) => streams.stream(headers, then),
+            Way::Stream(streams) => streams.stream(headers, then).into_response(),
         }
     }
 }
@@ -179,14 +179,11 @@ impl Streams {
         request: Request,
         headers: HeaderMap,
         then: impl FnOnce(Taken) -> F + Send + 'static,
-    ) -> Response
+    ) -> Result<Response, Problem>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (taken, bridge) = match pair() {
-            Ok(pair) => pair,
-            Err(problem) => return problem.into_response(),
-        };
+        let (taken, bridge) = pair()?;
         let upgraded = hyper::upgrade::on(request);
         let Self { tasks, patience, .. } = self;
         tasks.clone().spawn(async move {
@@ -196,21 +193,22 @@ impl Streams {
             drop(tasks);
             bridge.carry(TokioIo::new(stream), patience).await;
         });
-        with_headers(headers, Body::empty())
+        Ok(with_headers(headers, Body::empty()))
     }
 
-    fn stream<F>(self, headers: HeaderMap, then: impl FnOnce(Taken) -> F) -> Response
+    fn stream<F>(
+        self,
+        headers: HeaderMap,
+        then: impl FnOnce(Taken) -> F,
+    ) -> Result<Response, Problem>
     where
         F: Future<Output = ()> + Send + 'static,
     {
-        let (taken, bridge) = match pair() {
-            Ok(pair) => pair,
-            Err(problem) => return problem.into_response(),
-        };
+        let (taken, bridge) = pair()?;
         self.tasks.spawn(then(taken));
         let has_moved = self.has_moved;
         let body = bridge.into_stream().inspect(move |_| has_moved.store(true, Ordering::Relaxed));
-        with_headers(headers, Body::from_stream(body))
+        Ok(with_headers(headers, Body::from_stream(body)))
     }
 }
 
@@ -257,6 +255,7 @@ mod tests {
         let response = streams.clone().stream(HeaderMap::new(), |taken| async move {
             let _ = told.send(taken.socket);
         });
+        let response = response.unwrap();
         let mut socket = tell.await.unwrap();
         let mut body = response.into_body().into_data_stream();
         std::io::Write::write_all(&mut socket, b"x").unwrap();

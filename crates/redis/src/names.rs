@@ -1,8 +1,9 @@
 //! What channels and keys are called in Redis, and in which of 256 partitions each belongs.
 //!
-//! Every name is `{prefix}:{tag}:{kind}:{text}`, the tag in braces. The tag is that of the partition: Redis Cluster
-//! hashes only what stands in braces, so all names of a partition share a slot, and one script can
-//! use several. Names are length-prefixed on the wire and the text comes last, so any text is safe.
+//! Every name is `{prefix}:{tag}:{kind}:{text}`, the tag in braces. The tag is that of the partition:
+//! Redis Cluster hashes only what stands in braces, so all names of a partition share a slot, and
+//! one script can use several. Names are length-prefixed on the wire and the text comes last, so any
+//! text is safe.
 
 use std::sync::{Arc, LazyLock};
 

@@ -1,21 +1,25 @@
 //! The model beside a run: what it predicts for some gateways over one Redis, and what they take.
 
 pub mod crowd;
-mod servers;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::ChildStdout;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
 use super::constants::Constants;
-use crate::process::Process;
-use servers::{Gateway, Redis};
+use crate::adapters::{Place, Protocol, user_name};
+use crate::client::mint;
+use crate::receivers::Dial;
+use crate::scenario::Nodes;
+use crate::subprocess::Subprocess;
+use crate::targets::{Node, Redis, SECRET, Start, fanlight};
+use crate::wire::Wire;
 
 /// What is run.
 #[derive(Debug, clap::Args)]
@@ -62,9 +66,8 @@ struct Run<'o> {
     options: &'o CheckOptions,
     // Ended in this order.
     crowds: Vec<Crowd>,
-    gateways: Vec<Gateway>,
+    gateways: Vec<Node>,
     redis: Redis,
-    tokens: tempfile::NamedTempFile,
     /// Each second, of Redis before there were gateways, and of these before there were clients.
     base: Used,
     /// Each second, with all clients connected.
@@ -80,30 +83,38 @@ struct Used {
 
 /// A process with clients.
 struct Crowd {
-    child: Child,
-    input: ChildStdin,
+    process: Subprocess,
     output: BufReader<ChildStdout>,
+}
+
+/// A session that publishes.
+struct Publisher {
+    socket: TcpStream,
+    wire: Wire,
 }
 
 impl<'o> Run<'o> {
     fn start(options: &'o CheckOptions) -> Result<Self> {
-        let binary = servers::gateway_binary(options.gateway.as_deref())?;
         let redis = Redis::start()?;
-        let redis_us = each_second(|| us(redis.process()))?;
-        let gateways = (0..options.gateways).map(|_| Gateway::start(&binary, &redis));
+        let redis_us = each_second(|| us(redis.master()))?;
+        let start = Start {
+            nodes: Nodes { workers: 1, ..Nodes::default() },
+            secret: SECRET,
+            gateway: options.gateway.as_deref(),
+            ..Start::default()
+        };
+        let gateways = (0..options.gateways).map(|_| fanlight::start(&start, Some(&redis)));
         let gateways = gateways.collect::<Result<Vec<_>>>()?;
-        let tokens = tempfile::NamedTempFile::new()?;
-        servers::write_tokens(&binary, USERS, tokens.as_file())?;
         sleep(SETTLE);
-        let gateways_us = each_second(|| gateways.iter().map(|of| us(of.process())).sum())?;
+        let gateways_us = each_second(|| gateways.iter().map(us).sum())?;
         let base = Used { gateways_us, redis_us };
         let (crowds, idle) = (Vec::new(), Used::default());
-        Ok(Self { options, crowds, gateways, redis, tokens, base, idle })
+        Ok(Self { options, crowds, gateways, redis, base, idle })
     }
 
     fn connect(&mut self, constants: &Constants) -> Result<()> {
         let memory_before = self.memory()?;
-        let (redis_before, kernel_before) = (self.redis.used_bytes()?, kernel_bytes()?);
+        let (redis_before, kernel_before) = (self.redis_bytes()?, kernel_bytes()?);
         let before = self.used()?;
         for at in 0..self.gateways.len() {
             self.crowds.push(self.start_crowd(at)?);
@@ -134,7 +145,7 @@ impl<'o> Run<'o> {
         let rooms = self.rooms() as f64;
         let channel = redis.channel_bytes + (nodes - 1.0) * redis.channel_node_bytes;
         let predicted = connections * redis.session_bytes + rooms * channel;
-        row("Redis, MB added", predicted / 1e6, (self.redis.used_bytes()? - redis_before) / 1e6);
+        row("Redis, MB added", predicted / 1e6, (self.redis_bytes()? - redis_before) / 1e6);
         Ok(())
     }
 
@@ -177,9 +188,8 @@ impl<'o> Run<'o> {
             }
             sleep(due.saturating_sub(begun.elapsed()));
             for _ in 0..pace.at_once {
-                let room = crowd::room(publications % self.rooms());
                 let at = publications % publishers.len();
-                publishers[at].write_all(&crowd::publication(&room, &"x".repeat(BODY_BYTES)))?;
+                publishers[at].publish(&room(publications % self.rooms()))?;
                 publications += 1;
             }
         }
@@ -215,26 +225,21 @@ impl<'o> Run<'o> {
     fn start_crowd(&self, at: usize) -> Result<Crowd> {
         let count = self.options.connections / self.gateways.len();
         let source = Ipv4Addr::new(127, 0, 0, 2 + at as u8);
-        let mut child = Command::new(std::env::current_exe()?)
-            .args(["crowd", "--address", &self.gateways[at].address.to_string()])
-            .args(["--source", &source.to_string(), "--count", &count.to_string()])
-            .args(["--first", &(at * count).to_string(), "--rooms", &self.rooms().to_string()])
-            .arg("--tokens")
-            .arg(self.tokens.path())
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()?;
-        let input = child.stdin.take().context("a crowd has no input")?;
-        let output = child.stdout.take().context("a crowd has no output")?;
-        Ok(Crowd { child, input, output: BufReader::new(output) })
+        let (process, output) = Subprocess::start([
+            "crowd",
+            &format!("--address={}", self.gateways[at].address),
+            &format!("--source={source}"),
+            &format!("--first={}", at * count),
+            &format!("--count={count}"),
+            &format!("--rooms={}", self.rooms()),
+        ])?;
+        Ok(Crowd { process, output })
     }
 
-    fn publishers(&self) -> Result<Vec<TcpStream>> {
-        let tokens = fs::read_to_string(self.tokens.path())?;
-        let token = tokens.lines().next().context("there is no token")?;
-        // A session has one publication under way, so those at once are of as many sessions.
+    /// A session has one publication under way, so those at once are of as many sessions.
+    fn publishers(&self) -> Result<Vec<Publisher>> {
         let gateways = self.gateways.iter().cycle().take(PUBLISHERS);
-        gateways.map(|gateway| crowd::publisher(gateway.address, token)).collect()
+        gateways.map(Publisher::connect).collect()
     }
 
     /// How many messages the clients got so far.
@@ -268,15 +273,18 @@ impl<'o> Run<'o> {
     }
 
     fn memory(&self) -> Result<f64> {
-        let bytes = |gateway: &Gateway| gateway.process().anonymous_rss_bytes();
+        let bytes = |gateway: &Node| gateway.process().context(UNKNOWN)?.anonymous_rss_bytes();
         Ok(self.gateways.iter().map(bytes).sum::<Result<u64>>()? as f64)
     }
 
+    fn redis_bytes(&self) -> Result<f64> {
+        Ok(self.redis.used_bytes()? as f64)
+    }
+
     fn used(&self) -> Result<Used> {
-        let gateways = self.gateways.iter().map(|gateway| us(gateway.process()));
         Ok(Used {
-            gateways_us: gateways.sum::<Result<f64>>()?,
-            redis_us: us(self.redis.process())?,
+            gateways_us: self.gateways.iter().map(us).sum::<Result<f64>>()?,
+            redis_us: us(self.redis.master())?,
         })
     }
 }
@@ -301,19 +309,40 @@ impl Crowd {
     }
 
     fn heard(&mut self) -> Result<u64> {
-        self.input.write_all(b"\n")?;
+        self.process.input.write_all(b"\n")?;
         Ok(self.answer()?.trim().parse()?)
     }
 }
 
-impl Drop for Crowd {
-    fn drop(&mut self) {
-        servers::end(&mut self.child);
+impl Publisher {
+    fn connect(gateway: &Node) -> Result<Self> {
+        let (address, source, token) = (gateway.address, None, &token(0)?);
+        let adapter = Protocol::Native.adapter();
+        let (socket, wire) = Dial { address, source, token, adapter }.connect(None)?;
+        Ok(Self { socket, wire })
+    }
+
+    /// Publishes without an id, so that there is no answer to wait for.
+    fn publish(&mut self, to: &str) -> Result<()> {
+        let body = "x".repeat(BODY_BYTES);
+        let mut out = Vec::new();
+        let text = format!(r#"{{"type":"send","to":"{to}","data":"{body}"}}"#);
+        self.wire.write(&mut out, &text);
+        Ok(self.socket.write_all(&out)?)
     }
 }
 
-fn us(process: Process) -> Result<f64> {
-    Ok(process.cpu_ns()? as f64 / 1000.0)
+/// The destination of a room.
+fn room(number: usize) -> String {
+    Protocol::Native.adapter().names(Place::Room(number)).subscribe
+}
+
+fn token(user: usize) -> Result<String> {
+    mint(SECRET, &user_name(user))
+}
+
+fn us(node: &Node) -> Result<f64> {
+    Ok(node.cpu_ns()?.context(UNKNOWN)? as f64 / 1000.0)
 }
 
 /// How much `used` grows in a second.
@@ -334,8 +363,7 @@ fn kernel_bytes() -> Result<f64> {
     Ok(kib.context("no Slab in /proc/meminfo")?.trim().parse::<f64>()? * 1024.0)
 }
 
-/// Several sessions each.
-const USERS: usize = 500;
+const UNKNOWN: &str = "a process that was started here is known";
 const PUBLISHERS: usize = 100;
 const BODY_BYTES: usize = 128;
 const SETTLE: Duration = Duration::from_secs(8);

@@ -64,7 +64,7 @@ pub fn version(start: &Start<'_>) -> Result<String> {
 }
 
 /// The binary that was built beside this program, unless another is named.
-pub fn binary(start: &Start<'_>) -> Result<PathBuf> {
+fn binary(start: &Start<'_>) -> Result<PathBuf> {
     let binary = match start.gateway {
         Some(binary) => binary.to_owned(),
         None => std::env::current_exe()?.with_file_name("fanlight"),

@@ -1,7 +1,7 @@
 //! Redis for servers of several nodes: one process, or a master, a replica and a sentinel.
 
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::Command;
 
@@ -47,6 +47,18 @@ impl Redis {
         }
     }
 
+    /// The master, which is all there is of a single server.
+    pub fn master(&self) -> &Node {
+        &self.master
+    }
+
+    /// The bytes that the master says its data and connections take.
+    pub fn used_bytes(&self) -> Result<u64> {
+        let text = info(self.master.address, "memory")?;
+        let bytes = text.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        Ok(bytes.context("INFO does not tell used_memory")?.trim().parse()?)
+    }
+
     /// Kills the master.
     pub fn kill_master(&self) -> Result<()> {
         self.master.kill()
@@ -80,14 +92,15 @@ fn sentinel(master_port: &str) -> Result<Node> {
 }
 
 fn has_replica(master: SocketAddr) -> bool {
-    let ask = || {
-        let mut socket = TcpStream::connect(master)?;
-        socket.write_all(b"INFO replication\r\nQUIT\r\n")?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer)?;
-        std::io::Result::Ok(answer)
-    };
-    ask().is_ok_and(|answer| answer.contains("state=online"))
+    info(master, "replication").is_ok_and(|answer| answer.contains("state=online"))
+}
+
+fn info(server: SocketAddr, section: &str) -> io::Result<String> {
+    let mut socket = TcpStream::connect(server)?;
+    socket.write_all(format!("INFO {section}\r\nQUIT\r\n").as_bytes())?;
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 fn program(folder: &TempDir) -> Result<Command> {

@@ -20,7 +20,7 @@ use super::native::{self, is_named_user};
 use super::presence::may_see_presence;
 use super::queue::Consuming;
 use super::recovery::Wanted;
-use super::{Codec, Cx, Effect, Fault, Handshake, Rules, Session, State};
+use super::{Codec, Cx, Effect, Fault, Handshake, Rules, Session};
 use crate::auth::Principal;
 use crate::hub::{SessionKey, Wire};
 use crate::policy::Subject;
@@ -106,14 +106,8 @@ impl Session {
         handshake: Handshake,
         now: Now,
     ) -> Self {
-        Self {
-            key,
-            id,
-            codec: Codec::Events(Box::new(Events { listening, joined: 0 })),
-            state: State::AwaitConnect { since_ms: now.mono_ms, principal: handshake.principal },
-            work: None,
-            backlog: None,
-        }
+        let codec = Codec::Events(Box::new(Events { listening, joined: 0 }));
+        Self { codec, ..Self::new(key, id, None, handshake, now) }
     }
 
     /// Connects a listener as whom its handshake said it is, then subscribes it to all it wants.

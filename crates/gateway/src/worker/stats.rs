@@ -98,6 +98,9 @@ impl Stats {
 
     /// Hands what was counted to the metrics.
     pub(super) fn report(&mut self) {
+        // First, so that whoever is counted as opened was among these.
+        self.connections.set(self.sessions as f64);
+        self.subscription_gauge.set(self.subscriptions as f64);
         let counters = &self.counters;
         let closes = self.closes.iter_mut().zip(&counters.closes);
         let recoveries = self.recoveries.iter_mut().zip(&counters.recoveries);
@@ -119,8 +122,6 @@ impl Stats {
                 counter.increment(std::mem::take(count));
             }
         }
-        self.connections.set(self.sessions as f64);
-        self.subscription_gauge.set(self.subscriptions as f64);
     }
 }
 

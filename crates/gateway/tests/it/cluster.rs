@@ -222,9 +222,7 @@ async fn patterns_and_user_destinations_work_across_nodes() {
     ann.expect("RECEIPT").await;
     let bearer = format!("Bearer {}", token("root", &["admin"]).await);
     let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
-    let mut root = RawClient::connect(&b, "/ws", &headers).await;
-    root.send(r#"{"type":"connect"}"#).await;
-    root.expect("\"connected\"").await;
+    let mut root = RawClient::connect(&b, "/ws", &headers).await.begun_native().await;
     root.send(r#"{"type":"send","to":"/topic/open.77","data":1,"id":1}"#).await;
     let message = ann.expect("MESSAGE").await;
     assert!(message.contains("subscription:p") && message.contains("/topic/open.77"), "{message}");
@@ -259,9 +257,7 @@ async fn a_send_to_one_session_reaches_it_on_its_node_and_no_other_session_of_th
         stomp.expect("RECEIPT").await;
         sessions.push((stomp, session));
     }
-    let mut root = connect(&nodes[0], "root", &["admin"]).await;
-    root.send(r#"{"type":"connect"}"#).await;
-    root.expect("\"connected\"").await;
+    let mut root = connect(&nodes[0], "root", &["admin"]).await.begun_native().await;
     let to = "/user/ann/queue/alerts";
     for (n, (_, session)) in sessions.iter().enumerate() {
         let send = json!({"type": "send", "to": to, "session": session, "data": format!("only {n}"), "id": n});

@@ -6,11 +6,6 @@ use fanlight_proto::ws::{self, Opcode};
 
 use crate::support::{CONFIG, Gateway, Got, RawClient, eventually, token_that_expires_in};
 
-async fn no_connections(gateway: &Gateway) {
-    eventually("no connection is left", async || gateway.metric("fanlight_connections").await == 0)
-        .await;
-}
-
 fn frame(opcode: Opcode, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     ws::frame_masked(&mut out, opcode, payload, [7, 1, 9, 4]);
@@ -28,7 +23,7 @@ async fn a_fin_that_comes_together_with_data_is_seen_and_what_is_owed_is_sent_fi
     gateway.signal("CONT").await;
     client.expect(r#""id":7"#).await;
     assert_eq!(client.next().await, Got::End);
-    no_connections(&gateway).await;
+    gateway.connections(0, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -43,7 +38,7 @@ async fn a_disconnect_and_a_close_in_one_segment_end_the_connection_at_once() {
     assert_eq!(client.close_code().await, 1000);
     assert_eq!(client.next().await, Got::End);
     assert!(sent.elapsed() < Duration::from_millis(1500), "only the deadline ended it");
-    no_connections(&gateway).await;
+    gateway.connections(0, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -57,7 +52,7 @@ async fn what_comes_behind_our_close_is_not_answered_and_does_not_keep_the_conne
     assert_eq!(client.close_code().await, 1000);
     // It never answers the close.
     assert_eq!(client.next().await, Got::End);
-    no_connections(&gateway).await;
+    gateway.connections(0, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -108,19 +108,13 @@ impl Http2 {
     pub async fn native(&mut self, user: &str) -> RawClient {
         let bearer = bearer(user).await;
         let lines = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
-        let mut client = self.websocket("/ws", &lines).await.unwrap();
-        client.send(r#"{"type":"connect"}"#).await;
-        client.expect("\"connected\"").await;
-        client
+        self.websocket("/ws", &lines).await.unwrap().begun_native().await
     }
 
     async fn stomp(&mut self, user: &str) -> RawClient {
         let bearer = bearer(user).await;
         let lines = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "v12.stomp")];
-        let mut client = self.websocket("/ws", &lines).await.unwrap();
-        client.send("CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await;
-        client.expect("CONNECTED").await;
-        client
+        self.websocket("/ws", &lines).await.unwrap().begun_stomp().await
     }
 }
 
@@ -139,11 +133,6 @@ fn as_text(status: u16, headers: &HeaderMap) -> String {
 fn read_on(status: u16, headers: &HeaderMap, body: Incoming) -> Stream {
     let body = Body::new(body).into_data_stream().map_err(std::io::Error::other);
     Stream::over(Box::new(StreamReader::new(body)), as_text(status, headers), Vec::new())
-}
-
-async fn connections(gateway: &Gateway, count: u64) {
-    let what = format!("there are {count} connections");
-    eventually(&what, async || gateway.metric("fanlight_connections").await == count).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -227,7 +216,7 @@ async fn either_side_may_close_and_the_stream_ends_with_it() {
     faulty.send_frame(Opcode::Binary, b"\xff\xff").await;
     assert_eq!(faulty.close_code().await, 1007);
     assert_eq!(faulty.next().await, Got::End);
-    connections(&gateway, 0).await;
+    gateway.connections(0, 2).await;
     // The connection goes on.
     connection.native("ann").await;
 }
@@ -243,15 +232,15 @@ async fn a_stream_that_is_reset_ends_its_session_and_no_other() {
     let lines = [("Authorization", &*bearer)];
     let mut stream = connection.stream("GET", events, headers(&lines)).await;
     named(&mut stream, "connected").await;
-    connections(&gateway, 3).await;
+    gateway.connections(3, 3).await;
     drop((goes, stream));
-    connections(&gateway, 1).await;
+    gateway.connections(1, 3).await;
     stays.send(r#"{"type":"ping"}"#).await;
     stays.expect("pong").await;
     // With the connection all its streams end.
     let closing = connection.clone();
     drop((stays, connection, closing));
-    connections(&gateway, 0).await;
+    gateway.connections(0, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -278,7 +267,7 @@ async fn a_stream_that_is_not_read_is_closed_and_holds_up_no_other() {
     // Little more than the outbox has waited for it.
     assert!(count < 50, "{count}");
     assert_eq!(slow.close_code().await, 4413);
-    connections(&gateway, 1).await;
+    gateway.connections(1, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -157,9 +157,7 @@ async fn a_native_message_names_the_destination_that_was_asked_for() {
     ann.expect("\"ok\"").await;
     let bearer = format!("Bearer {}", token("root", &["admin"]).await);
     let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
-    let mut root = RawClient::connect(&gateway, "/ws", &headers).await;
-    root.send(r#"{"type":"connect"}"#).await;
-    root.expect("\"connected\"").await;
+    let mut root = RawClient::connect(&gateway, "/ws", &headers).await.begun_native().await;
     root.send(r#"{"type":"subscribe","to":"/user/ann/queue/alerts","id":1}"#).await;
     root.expect("\"ok\"").await;
     root.send(r#"{"type":"send","to":"/user/ann/queue/alerts","data":1}"#).await;

@@ -155,9 +155,10 @@ async fn both_workers_serve_and_their_sessions_reach_each_other() {
     let mut clients = Vec::new();
     // The kernel chooses by the clients' ports: all on one worker is one chance in 2^31.
     for _ in 0..32 {
-        let mut client = RawClient::connect(&gateway, "/ws", &[("Authorization", &bearer)]).await;
-        client.send(r#"{"type":"connect"}"#).await;
-        client.expect("\"connected\"").await;
+        let mut client = RawClient::connect(&gateway, "/ws", &[("Authorization", &bearer)])
+            .await
+            .begun_native()
+            .await;
         client.send(r#"{"type":"subscribe","to":"/topic/open.a","id":1}"#).await;
         client.expect("\"ok\"").await;
         clients.push(client);

@@ -210,11 +210,17 @@ async fn stompjs_consumers_on_two_nodes_share_a_queue_with_individual_acks() {
         sender.publish(QUEUE, &format!("{number}"), &format!("r{number}")).await;
         sender.receipt(&format!("r{number}")).await;
     }
-    // Each holds its prefetch; the second message of each is refused, the others are acknowledged.
-    let mut bodies = HashSet::new();
+    // Each holds its prefetch, before either makes room for what is the other's.
+    let mut held = Vec::new();
     for client in &mut consumers {
-        for at in 0..4 {
-            let message = client.event("message").await;
+        for _ in 0..4 {
+            held.push(client.event("message").await);
+        }
+    }
+    // The second message of each is refused, the others are acknowledged.
+    let mut bodies = HashSet::new();
+    for (client, held) in consumers.iter_mut().zip(held.chunks(4)) {
+        for (at, message) in held.iter().enumerate() {
             let op = if at == 1 { "nack" } else { "ack" };
             if op == "ack" {
                 assert!(bodies.insert(message["body"].as_str().unwrap().to_owned()));

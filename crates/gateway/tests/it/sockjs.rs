@@ -149,11 +149,7 @@ async fn a_polling_session_opens_receives_repeats_its_end_and_leaves_nothing() {
     }
     let late = send(&gateway, &format!("{path}/xhr_send"), "", "[\"x\"]").await;
     assert_eq!(late.status, 404);
-    eventually("both are gone", async || {
-        let opened = gateway.metric("fanlight_connections_opened_total").await;
-        opened == 2 && gateway.metric("fanlight_connections").await == 0
-    })
-    .await;
+    gateway.connections(0, 2).await;
     assert_eq!(xhr(&gateway, &path).await.body, "o\n");
 }
 
@@ -306,10 +302,7 @@ async fn an_idle_receiver_gets_heartbeats_and_keeps_its_session() {
         // Each is up to a sweep early, never late enough for a proxy to cut it.
         assert!(began.elapsed() > Duration::from_millis(300));
     }
-    eventually("who is gone is forgotten", async || {
-        gateway.metric("fanlight_connections").await == 0
-    })
-    .await;
+    gateway.connections(0, 2).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -323,8 +316,8 @@ async fn a_session_without_a_receiver_waits_for_the_disconnect_delay_and_is_forg
     publisher.send(r#"{"type":"send","to":"/topic/open.a","data":1,"id":1}"#).await;
     publisher.expect("\"ok\"").await;
     session.expect("\n\n1\0").await;
-    eventually("its session is gone", async || gateway.metric("fanlight_connections").await == 1)
-        .await;
+    // Its session is gone.
+    gateway.connections(1, 2).await;
     eventually("with its subscription", async || {
         gateway.metric("fanlight_subscriptions").await == 0
     })

@@ -181,6 +181,17 @@ impl Gateway {
         get(self.public, path).await
     }
 
+    /// Waits until `left` connections are left of `opened` that there have been. Workers tell of
+    /// both now and then: without those opened, what is left may be of before.
+    pub async fn connections(&self, left: u64, opened: u64) {
+        let what = format!("{left} of {opened} connections are left");
+        eventually(&what, async || {
+            self.metric("fanlight_connections_opened_total").await == opened
+                && self.metric("fanlight_connections").await == left
+        })
+        .await;
+    }
+
     /// The sum of a metric over its labels.
     pub async fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.admin_get("/metrics").await;
@@ -231,20 +242,20 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut condition: imp
 
 /// A token for `user` with `roles`, made by the product's own command.
 pub async fn token(user: &str, roles: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
-    command.args(["token", "mint", "--secret", SECRET, "--user", user, "--expires", "1h"]);
-    for role in roles {
-        command.args(["--role", role]);
-    }
-    let output = command.output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    mint(user, "1h", roles).await
 }
 
 /// A token for `user` that is good for so long.
 pub async fn token_that_expires_in(user: &str, time: &str) -> String {
+    mint(user, time, &[]).await
+}
+
+async fn mint(user: &str, time: &str, roles: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
     command.args(["token", "mint", "--secret", SECRET, "--user", user, "--expires", time]);
+    for role in roles {
+        command.args(["--role", role]);
+    }
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -348,20 +359,28 @@ impl RawClient {
     pub async fn native(to: impl Into<SocketAddr>, user: &str) -> Self {
         let bearer = format!("Bearer {}", token(user, &[]).await);
         let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "fanlight.v1.json")];
-        let mut client = Self::connect(to, "/ws", &headers).await;
-        client.send(r#"{"type":"connect"}"#).await;
-        client.expect("\"connected\"").await;
-        client
+        Self::connect(to, "/ws", &headers).await.begun_native().await
     }
 
     /// Connects and speaks STOMP 1.2 as `user`.
     pub async fn stomp(to: impl Into<SocketAddr>, user: &str) -> Self {
         let bearer = format!("Bearer {}", token(user, &[]).await);
         let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "v12.stomp")];
-        let mut client = Self::connect(to, "/ws", &headers).await;
-        client.send("CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await;
-        client.expect("CONNECTED").await;
-        client
+        Self::connect(to, "/ws", &headers).await.begun_stomp().await
+    }
+
+    /// With its session of the native protocol begun.
+    pub async fn begun_native(mut self) -> Self {
+        self.send(r#"{"type":"connect"}"#).await;
+        self.expect("\"connected\"").await;
+        self
+    }
+
+    /// With its session of STOMP 1.2 begun, without heartbeats.
+    pub async fn begun_stomp(mut self) -> Self {
+        self.send("CONNECT\naccept-version:1.2\nheart-beat:0,0\n\n\0").await;
+        self.expect("CONNECTED").await;
+        self
     }
 
     pub async fn send(&mut self, text: &str) {

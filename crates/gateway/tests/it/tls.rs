@@ -81,11 +81,6 @@ async fn agreed(
     (stream, protocol.map(|name| String::from_utf8(name).unwrap()))
 }
 
-async fn connections_are_gone(gateway: &Gateway) {
-    eventually("no connection is left", async || gateway.metric("fanlight_connections").await == 0)
-        .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn the_protocol_is_agreed_on_within_tls_and_http_2_is_preferred() {
     let (gateway, certificate) = secured().await;
@@ -110,9 +105,8 @@ async fn a_websocket_of_http_1_within_tls_is_like_any_other() {
         bearer("ann").await
     );
     let (stream, _) = agreed(&gateway, &certificate, &[]).await;
-    let mut client = RawClient::upgrade(Box::new(stream), "/ws", &lines).await.unwrap();
-    client.send(r#"{"type":"connect"}"#).await;
-    client.expect("\"connected\"").await;
+    let mut client =
+        RawClient::upgrade(Box::new(stream), "/ws", &lines).await.unwrap().begun_native().await;
     client.send(r#"{"type":"subscribe","to":"/topic/open.a","id":1}"#).await;
     client.expect("\"ok\"").await;
     // Several records of TLS each.
@@ -123,7 +117,7 @@ async fn a_websocket_of_http_1_within_tls_is_like_any_other() {
         client.expect_each(&["\"ok\"", &data]).await;
     }
     drop(client);
-    connections_are_gone(&gateway).await;
+    gateway.connections(0, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +137,7 @@ async fn events_go_on_over_http_1_within_tls() {
     assert_eq!((events.status, events.header("transfer-encoding")), (200, Some("chunked")));
     named(&mut events, "connected").await;
     drop(events);
-    connections_are_gone(&gateway).await;
+    gateway.connections(0, 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -188,14 +182,14 @@ async fn a_browser_has_its_page_events_and_websockets_on_one_http_2_connection()
 async fn ws_and_node_reach_the_gateway_by_tls_as_they_do_without() {
     let (gateway, _certificate) = secured().await;
     driven("secure_clients.mjs", &gateway, "https").await;
-    connections_are_gone(&gateway).await;
+    gateway.connections(0, 3).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_implementation_of_http_2_has_websockets_with_prior_knowledge() {
     let gateway = Gateway::start("").await;
     driven("secure_clients.mjs", &gateway, "http").await;
-    connections_are_gone(&gateway).await;
+    gateway.connections(0, 2).await;
     let publish = json!({ "to": "/topic/open.a", "data": 1 }).to_string();
     let lines = [("Authorization", &*bearer("ann").await)];
     assert_eq!(post(gateway.public, "/publish", &lines, &publish).await.status, 200);

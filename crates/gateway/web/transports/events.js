@@ -4,47 +4,25 @@
 // and comes back by itself; here all of that is to be seen.
 
 import { messageOf, toldOf } from "../protocols.js";
-import { Publisher, bearer, isFinalStatus, pieces, problemOf } from "./http.js";
+import { RequestLink, bearer, pieces } from "./http.js";
 
-export class EventsLink {
-  constructor({ token, topic, position, on }) {
-    this.on = on;
-    this.topic = topic;
-    this.aborter = new AbortController();
-    this.publisher = new Publisher({ token, signal: this.aborter.signal, on });
-    this.receive(token, position).catch(({ message }) => on.closed({ why: message, isFinal: false }));
-  }
-
-  send(topic, body) {
-    return this.publisher.send(topic, body);
-  }
-
-  write(text) {
-    this.publisher.write(text);
-  }
-
-  close() {
-    this.aborter.abort();
-  }
-
-  async receive(token, position) {
+export class EventsLink extends RequestLink {
+  async receive() {
     const target = `/events?destination=${encodeURI(this.topic)}`;
-    const last = position ? { "Last-Event-ID": position } : {};
+    const last = this.position ? { "Last-Event-ID": this.position } : {};
     this.on.frame("out", [`GET ${target}`, ...Object.entries(last).map((pair) => pair.join(": "))].join("\n"));
-    const headers = { ...bearer(token), ...last };
+    const headers = { ...bearer(this.token), ...last };
     const response = await fetch(target, { headers, signal: this.aborter.signal });
-    if (!response.ok) return this.refused(response.status, await response.text());
+    if (!response.ok) {
+      const text = await response.text();
+      this.on.frame("in", `${response.status} ${text}`);
+      return this.refused(response.status, text);
+    }
     for await (const event of pieces(response, "\n\n")) {
       this.on.frame("in", event);
       this.received(event);
     }
     this.on.closed({ why: "The stream ended", isFinal: false });
-  }
-
-  refused(status, text) {
-    this.on.frame("in", `${status} ${text}`);
-    this.on.refused(problemOf(text, status));
-    this.on.closed({ why: `Refused (HTTP ${status})`, isFinal: isFinalStatus(status) });
   }
 
   received(event) {

@@ -14,7 +14,7 @@ export async function* pieces(response, mark) {
 }
 
 /** Publishes by POST /publish, one request after the other, so that they stay in order. */
-export class Publisher {
+class Publisher {
   constructor({ token, signal, on }) {
     this.token = token;
     this.signal = signal;
@@ -46,12 +46,42 @@ export class Publisher {
   }
 }
 
+/** A link that hears by requests of its own, in `receive`, and publishes by others. */
+export class RequestLink {
+  constructor({ token, topic, position, on }) {
+    this.on = on;
+    this.token = token;
+    this.topic = topic;
+    this.position = position;
+    this.aborter = new AbortController();
+    this.publisher = new Publisher({ token, signal: this.aborter.signal, on });
+    this.receive().catch(({ message }) => on.closed({ why: message, isFinal: false }));
+  }
+
+  send(topic, body) {
+    return this.publisher.send(topic, body);
+  }
+
+  write(text) {
+    this.publisher.write(text);
+  }
+
+  close() {
+    this.aborter.abort();
+  }
+
+  refused(status, text) {
+    this.on.refused(problemOf(text, status));
+    this.on.closed({ why: `Refused (HTTP ${status})`, isFinal: isFinalStatus(status) });
+  }
+}
+
 export function bearer(token) {
   return { Authorization: `Bearer ${token}` };
 }
 
 /** Code and message of a refusal (RFC 9457). */
-export function problemOf(text, status) {
+function problemOf(text, status) {
   try {
     const { code, detail } = JSON.parse(text);
     return { code, message: detail };
@@ -61,6 +91,6 @@ export function problemOf(text, status) {
 }
 
 /** Whether the same request would only be refused again. */
-export function isFinalStatus(status) {
+function isFinalStatus(status) {
   return status >= 400 && status < 500 && ![401, 408, 409, 429].includes(status);
 }

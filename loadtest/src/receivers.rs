@@ -1,18 +1,31 @@
 //! Connections that count the messages they get, in one poll; and one that publishes, and waits.
 
 use std::io::{ErrorKind, Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::{Decoder, Message, Role};
 use mio::{Events, Interest, Poll, Token};
+use socket2::{Domain, Socket, Type};
 
 use crate::adapters::{Adapter, Incoming, Session};
-use crate::client::mint;
 use crate::stamp::Stamp;
 use crate::wire::{Piece, Wire};
+
+/// Where a client connects, and as whom.
+#[derive(Clone, Copy)]
+pub struct Dial<'a> {
+    /// Where to.
+    pub address: SocketAddr,
+    /// Where from, when not from anywhere.
+    pub source: Option<IpAddr>,
+    /// Its user's token.
+    pub token: &'a str,
+    /// What it speaks.
+    pub adapter: &'static dyn Adapter,
+}
 
 /// Connections that count the messages they get.
 pub struct Receivers {
@@ -52,18 +65,17 @@ impl Receivers {
 
     /// Adds a connection that needs no handshake, to the bare sender.
     pub fn add_raw(&mut self, address: SocketAddr) -> Result<()> {
-        self.add(TcpStream::connect(address)?, None)
+        self.add(connect(address, None)?, None)
     }
 
     /// Adds a client that is subscribed.
-    pub fn add_client(&mut self, address: SocketAddr, secret: &str, to: &str) -> Result<()> {
-        let (socket, wire) = connect(address, secret, self.adapter, Some(to))?;
+    pub fn add_client(&mut self, dial: &Dial<'_>, to: &str) -> Result<()> {
+        let (socket, wire) = dial.connect(Some(to))?;
         self.beat()?;
         self.add(socket, Some(wire))
     }
 
     fn add(&mut self, socket: TcpStream, wire: Option<Wire>) -> Result<()> {
-        socket.set_nodelay(true)?;
         socket.set_nonblocking(true)?;
         let mut socket = mio::net::TcpStream::from_std(socket);
         let token = Token(self.clients.len());
@@ -75,25 +87,37 @@ impl Receivers {
 
     /// Receives until `messages` have come since the last call, whoever got them.
     pub fn receive(&mut self, messages: u64) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(30);
+        let deadline = Instant::now() + ANSWER_TIME;
         while self.received < messages {
-            self.beat()?;
-            self.poll.poll(&mut self.events, Some(Duration::from_millis(200)))?;
+            self.read(Duration::from_millis(200))?;
             ensure!(
-                Instant::now() < deadline,
-                "only {} of {messages} messages came within 30 s",
-                self.received
+                self.received >= messages || Instant::now() < deadline,
+                "only {} of {messages} messages came within {} s",
+                self.received,
+                ANSWER_TIME.as_secs()
             );
-            for event in &self.events {
-                let client = &mut self.clients[event.token().0];
-                let (messages, bytes) = client.read(&mut self.buffer, &mut self.inflater)?;
-                self.received += messages;
-                self.last_message_bytes = bytes.unwrap_or(self.last_message_bytes);
-            }
         }
         ensure!(self.received == messages, "{} messages came, not {messages}", self.received);
         self.received = 0;
         Ok(())
+    }
+
+    /// Takes what has come, or comes within `wait`; whether there was anything.
+    pub fn read(&mut self, wait: Duration) -> Result<bool> {
+        self.beat()?;
+        self.poll.poll(&mut self.events, Some(wait))?;
+        for event in &self.events {
+            let client = &mut self.clients[event.token().0];
+            let (messages, bytes) = client.read(&mut self.buffer, &mut self.inflater)?;
+            self.received += messages;
+            self.last_message_bytes = bytes.unwrap_or(self.last_message_bytes);
+        }
+        Ok(!self.events.is_empty())
+    }
+
+    /// How many messages have come and were not waited for.
+    pub fn received(&self) -> u64 {
+        self.received
     }
 
     /// The size of the last message, without its frame header.
@@ -164,16 +188,10 @@ pub struct Publisher {
 }
 
 impl Publisher {
-    /// Connects.
-    pub fn connect(
-        address: SocketAddr,
-        secret: &str,
-        adapter: &'static dyn Adapter,
-        destination: String,
-    ) -> Result<Self> {
-        let (socket, wire) = connect(address, secret, adapter, None)?;
-        socket.set_nodelay(true)?;
-        Ok(Self { socket, wire, adapter, destination, published: 0 })
+    /// Connects, to publish to `destination`.
+    pub fn connect(dial: &Dial<'_>, destination: String) -> Result<Self> {
+        let (socket, wire) = dial.connect(None)?;
+        Ok(Self { socket, wire, adapter: dial.adapter, destination, published: 0 })
     }
 
     /// Publishes `burst` messages by one write, and waits until they are accepted.
@@ -195,44 +213,52 @@ impl Publisher {
     }
 }
 
-/// Connects, and subscribes if there is something to subscribe to.
-fn connect(
-    address: SocketAddr,
-    secret: &str,
-    adapter: &'static dyn Adapter,
-    destination: Option<&str>,
-) -> Result<(TcpStream, Wire)> {
-    let mut socket = TcpStream::connect(address)?;
-    socket.set_read_timeout(Some(Duration::from_secs(10)))?;
-    let session = Session {
-        host: &address.to_string(),
-        token: &mint(secret, "floor")?,
-        destination: destination.unwrap_or_default(),
-        number: 0,
-        since: None,
-        presence: false,
-    };
-    let mut wire = Wire::new(adapter.framing());
-    socket.write_all(adapter.request(&session).as_bytes())?;
-    while matches!(wire, Wire::Head(..)) {
-        let mut byte = [0];
-        socket.read_exact(&mut byte).context("the gateway did not answer the handshake")?;
-        wire.read(&mut byte, &mut Inflater::new(), &mut |_| Ok(()))?;
-    }
-    let mut ask = |text: Option<String>, answer: Incoming| {
-        let Some(text) = text else { bail!("the protocol is not one that the floor is for") };
+impl Dial<'_> {
+    /// Connects, and subscribes if there is something to subscribe to.
+    pub fn connect(&self, destination: Option<&str>) -> Result<(TcpStream, Wire)> {
+        let adapter = self.adapter;
+        let session = Session {
+            host: &self.address.to_string(),
+            token: self.token,
+            destination: destination.unwrap_or_default(),
+            number: 0,
+            since: None,
+            presence: false,
+        };
+        let mut socket = connect(self.address, self.source)?;
+        socket.set_read_timeout(Some(ANSWER_TIME))?;
+        let mut wire = Wire::new(adapter.framing());
+        socket.write_all(adapter.request(&session).as_bytes())?;
+        while matches!(wire, Wire::Head(..)) {
+            read_some(&mut socket, &mut wire, &mut |_| Ok(()))?;
+        }
+        let (asked, answer) = match destination {
+            None => (vec![adapter.connect(&session)], Incoming::Connected),
+            Some(_) => (
+                vec![adapter.connect(&session), adapter.subscribe(&session)],
+                Incoming::Subscribed { position: None, recovered: None },
+            ),
+        };
         let mut out = Vec::new();
-        wire.write(&mut out, &text);
+        for text in asked {
+            let text = text.context("this protocol has no requests for it")?;
+            wire.write(&mut out, &text);
+        }
         socket.write_all(&out)?;
-        wait_for(&mut socket, &mut wire, adapter, 1, &answer)
-    };
-    ask(adapter.connect(&session), Incoming::Connected)?;
-    if destination.is_some() {
-        let subscribed = Incoming::Subscribed { position: None, recovered: None };
-        ask(adapter.subscribe(&session), subscribed)?;
+        wait_for(&mut socket, &mut wire, adapter, 1, &answer)?;
+        socket.set_read_timeout(None)?;
+        Ok((socket, wire))
     }
-    socket.set_read_timeout(None)?;
-    Ok((socket, wire))
+}
+
+fn connect(address: SocketAddr, source: Option<IpAddr>) -> Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.set_tcp_nodelay(true)?;
+    if let Some(source) = source {
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+    }
+    socket.connect(&address.into()).with_context(|| format!("dialling {address}"))?;
+    Ok(socket.into())
 }
 
 /// Reads until the answer has come this many times.
@@ -243,12 +269,9 @@ fn wait_for(
     times: usize,
     answer: &Incoming,
 ) -> Result<()> {
-    let mut buffer = [0; 4096];
     let mut answers = 0;
     while answers < times {
-        let bytes = socket.read(&mut buffer).context("no answer from the gateway")?;
-        ensure!(bytes > 0, "the gateway closed the connection instead of answering");
-        wire.read(&mut buffer[..bytes], &mut Inflater::new(), &mut |piece| {
+        read_some(socket, wire, &mut |piece| {
             if let Piece::Text(text) = piece {
                 adapter.read(text, &mut |incoming| answers += usize::from(incoming == *answer));
             }
@@ -258,5 +281,19 @@ fn wait_for(
     Ok(())
 }
 
+/// Waits for some bytes, and tells what they mean.
+fn read_some(
+    socket: &mut TcpStream,
+    wire: &mut Wire,
+    tell: &mut dyn FnMut(Piece<'_>) -> Result<()>,
+) -> Result<()> {
+    let mut buffer = [0; 4096];
+    let bytes = socket.read(&mut buffer).context("no answer from the gateway")?;
+    ensure!(bytes > 0, "the gateway closed the connection instead of answering");
+    wire.read(&mut buffer[..bytes], &mut Inflater::new(), tell)
+}
+
 /// Within the 20 s that CONNECT promises.
 const BEAT_INTERVAL: Duration = Duration::from_secs(15);
+/// Longer than any answer takes on a loaded machine.
+const ANSWER_TIME: Duration = Duration::from_secs(30);
