@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use fanlight_testkit::{FaultProxy, PortLease, RedisServer};
+use futures_util::future::join_all;
 use serde_json::json;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -110,7 +111,13 @@ async fn a_crowd_behind_nginx_notices_of_a_drain_only_that_some_are_told_to_come
     let ann = token("ann", &[]).await;
     let mut crowd = Driver::start("sockjs_crowd.mjs", &[&url, &ann, "48"]);
     crowd.event("up").await;
-    let leaving = nodes[0].metric("fanlight_connections").await;
+    let mut leaving = 0;
+    eventually("all are counted", async || {
+        leaving = nodes[0].metric("fanlight_connections").await;
+        let others = [&nodes[1], &nodes[2]].map(|node| node.metric("fanlight_connections"));
+        leaving + join_all(others).await.iter().sum::<u64>() == 48
+    })
+    .await;
     assert!(leaving > 0);
     assert!(nodes[0].admin_post("/drain", &[]).await < 300);
     assert!(nodes[0].ended().await);
