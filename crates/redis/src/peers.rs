@@ -261,6 +261,7 @@ impl Inner {
             at_unix_ms: unix_ms(),
             position: None,
             only_for: None,
+            is_json: false,
         };
         let sharded = self.shards.sharded_pubsub();
         let partition = Partition::of(channel.as_str());
