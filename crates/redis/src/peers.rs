@@ -290,8 +290,7 @@ impl Inner {
         if !self.lease.is_live(owner) {
             return true;
         }
-        let is_listed = self.lease.nodes().iter().any(|node| &*node.owner == owner);
-        if is_listed || !self.lease.is_calm() {
+        if self.lease.has(owner) || !self.lease.is_calm() {
             return false;
         }
         // It came since the last renewal, or is forgotten.
