@@ -139,29 +139,20 @@ fn is_over(world: &World, lost: u64) -> bool {
     returns.back_ms.len() as u64 >= returns.away && world.leases.counts.forgotten >= lost
 }
 
-/// What grows with the square of the nodes, and where that ends.
+/// What all nodes take of one shard, and where that ends.
 fn limits(world: &World) -> String {
     let redis = &world.setting.constants.redis;
     let nodes = world.setting.nodes as f64;
     let every = rules::LEASE_RENEW.as_secs_f64();
-    let bytes = |nodes: f64| nodes * nodes * redis.lease_node_bytes / every;
-    let share = |nodes: f64| nodes * (redis.lease_us + nodes * redis.lease_node_us) / every / 1e6;
-    // What `share` is solved for.
-    let most = |share: f64| {
-        let half = redis.lease_us / redis.lease_node_us / 2.0;
-        (half * half + share * 1e6 * every / redis.lease_node_us).sqrt() - half
-    };
+    let listed = nodes.min(rules::LISTED_EACH as f64);
+    let renewal_us = redis.lease_us + listed * redis.lease_node_us;
     format!(
         "## Limits\n\n\
-         Every renewal lists all nodes: {nodes:.0} nodes take {:.0} MB/s and {:.0} % of the one \
-         shard's main thread; twice as many {:.0} MB/s and {:.0} %. Half of it is taken by {:.0} \
-         nodes, all of it by {:.0}.\n",
-        bytes(nodes) / 1e6,
-        share(nodes) * 100.0,
-        bytes(2.0 * nodes) / 1e6,
-        share(2.0 * nodes) * 100.0,
-        most(0.5),
-        most(1.0),
+         A renewal lists {listed:.0} nodes on average: {nodes:.0} nodes take {:.1} MB/s and {:.1} % of \
+         the one shard's main thread. Half of it is taken by {:.0} nodes.\n",
+        nodes * listed * redis.lease_node_bytes / every / 1e6,
+        nodes * renewal_us / every / 1e4,
+        0.5e6 * every / renewal_us,
     )
 }
 

@@ -110,6 +110,8 @@ struct Case {
     stomp: bool,
     framing: Framing,
     body_bytes: usize,
+    /// Whether a client has sent it as JSON, so that nobody looks at it again.
+    is_json: bool,
 }
 
 impl Case {
@@ -122,7 +124,8 @@ impl std::fmt::Display for Case {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let protocol = if self.stomp { "STOMP" } else { "native" };
         let deflate = if self.framing == Framing::WebSocketDeflate { ", deflate" } else { "" };
-        write!(f, "{protocol}, {} B{deflate}", self.body_bytes)
+        let known = if self.is_json { ", known" } else { "" };
+        write!(f, "{protocol}, {} B{deflate}{known}", self.body_bytes)
     }
 }
 
@@ -139,8 +142,7 @@ fn fan_out_in(
     channel: &Channel,
     destination: &Destination,
 ) {
-    let publications: Vec<_> =
-        (0..burst).map(|n| publication(destination, case.body_bytes, n)).collect();
+    let publications: Vec<_> = (0..burst).map(|n| publication(destination, case, n)).collect();
     let mut encoder = Encoder::new(DEFLATE_MIN_BYTES);
     bencher.counter(ItemsCount::new(hub.len() * burst)).bench_local(|| {
         let mut run = encoder.run(black_box(&publications));
@@ -153,7 +155,8 @@ fn fan_out_in(
 }
 
 /// JSON that is neither random nor all the same.
-fn publication(destination: &Destination, body_bytes: usize, number: usize) -> Arc<Publication> {
+fn publication(destination: &Destination, case: Case, number: usize) -> Arc<Publication> {
+    let Case { body_bytes, is_json, .. } = case;
     let mut body = String::from("[0");
     for n in number.. {
         if body.len() + 24 > body_bytes {
@@ -173,6 +176,7 @@ fn publication(destination: &Destination, body_bytes: usize, number: usize) -> A
         at_unix_ms: 1_800_000_000_000,
         position: None,
         only_for: None,
+        is_json,
     })
 }
 
@@ -221,11 +225,15 @@ const MEMBERS: usize = 1_000;
 const DEFLATE_MIN_BYTES: usize = 256;
 const STOMP: Wire<'static> = Wire::Stomp { version: Version::V12, id: "sub-0", ack: false };
 const VALID: &str = "it is valid";
-const CASES: [Case; 6] = [
-    Case { stomp: true, framing: Framing::WebSocket, body_bytes: 128 },
-    Case { stomp: false, framing: Framing::WebSocket, body_bytes: 128 },
-    Case { stomp: true, framing: Framing::WebSocket, body_bytes: 4096 },
-    Case { stomp: false, framing: Framing::WebSocket, body_bytes: 4096 },
-    Case { stomp: true, framing: Framing::WebSocketDeflate, body_bytes: 4096 },
-    Case { stomp: false, framing: Framing::WebSocketDeflate, body_bytes: 4096 },
+const CASES: [Case; 7] = [
+    STOMP_128,
+    NATIVE_128,
+    Case { body_bytes: 4096, ..STOMP_128 },
+    Case { body_bytes: 4096, ..NATIVE_128 },
+    Case { body_bytes: 4096, is_json: true, ..NATIVE_128 },
+    Case { framing: Framing::WebSocketDeflate, body_bytes: 4096, ..STOMP_128 },
+    Case { framing: Framing::WebSocketDeflate, body_bytes: 4096, ..NATIVE_128 },
 ];
+const STOMP_128: Case =
+    Case { stomp: true, framing: Framing::WebSocket, body_bytes: 128, is_json: false };
+const NATIVE_128: Case = Case { stomp: false, ..STOMP_128 };

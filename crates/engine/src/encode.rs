@@ -459,6 +459,7 @@ fn in_base64(publication: &Publication) -> Publication {
     Publication {
         body: STANDARD.encode(&publication.body).into(),
         headers: headers.into(),
+        is_json: false,
         ..publication.clone()
     }
 }
@@ -499,6 +500,7 @@ pub(crate) fn write_native(out: &mut Vec<u8>, publication: &Publication, named: 
             id: &publication.id.to_string(),
             body: &publication.body,
             content_type: publication.content_type.as_str(),
+            is_json: publication.is_json,
             from: publication.publisher.as_deref(),
             at_unix_ms: publication.at_unix_ms,
             position: publication.position,

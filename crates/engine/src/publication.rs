@@ -37,6 +37,9 @@ pub struct Publication {
     pub position: Option<Position>,
     /// Of the user's sessions that have subscribed, the only one to get it.
     pub only_for: Option<SessionId>,
+    /// Whether the node that accepted it found the body to be JSON, so that no other has to look.
+    /// Where it did not look, what the type says is checked before the body goes on as JSON.
+    pub is_json: bool,
 }
 
 /// What a body is. The common types are kept without an allocation.

@@ -1,5 +1,5 @@
 -- Gives up for dead who let their lease expire, and claims dead owners for one reaper.
--- KEYS: leases, dead owners, claims (owner to "deadline reaper").
+-- KEYS: leases, dead owners, claims (owner to "deadline reaper"), changes.
 -- ARGV: reaper, milliseconds of a claim, the most owners.
 -- Answers pairs: owner, and its time of death if it may be forgotten once it holds nothing, else 0.
 local clock = redis.call('TIME')
@@ -9,6 +9,7 @@ local expired = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', '(' .. now, 'LIMIT'
 for _, owner in ipairs(expired) do
   redis.call('ZREM', KEYS[1], owner)
   redis.call('ZADD', KEYS[2], now, owner)
+  note_change(KEYS[4], now, owner)
 end
 local claimed = {}
 local dead = redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', now, 'WITHSCORES')

@@ -5,7 +5,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bit 3 session, bits 4-5 content type, bit 7 a change of presence |
+//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bit 3 session, bits 4-5 content type, bit 6 the body is known to be JSON, bit 7 a change of presence |
 //! | 16 | publication id |
 //! | 8 | time of acceptance, milliseconds since the Unix epoch |
 //! | 16 | epoch and offset, if bit 0 |
@@ -58,12 +58,6 @@ pub enum EnvelopeError {
         /// Its first byte.
         version: u8,
     },
-    /// A flag that version 1 does not have.
-    #[error("envelope flags {flags:#04x} hold bits that version {VERSION} does not have")]
-    UnknownFlags {
-        /// Its second byte.
-        flags: u8,
-    },
     /// A length of more than 32 bits.
     #[error("the length of the envelope's {field} exceeds 32 bits")]
     BadLength {
@@ -88,6 +82,7 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
     flags |= u8::from(publication.publisher.is_some()) * PUBLISHER;
     flags |= u8::from(!publication.headers.is_empty()) * HEADERS;
     flags |= u8::from(publication.only_for.is_some()) * SESSION;
+    flags |= u8::from(publication.is_json) * IS_JSON;
     flags |= u8::from(publication.is_presence()) * PRESENCE;
     out.extend_from_slice(&[VERSION, flags]);
     out.extend_from_slice(publication.id.0.as_bytes());
@@ -140,7 +135,9 @@ pub fn encoded_bytes(publication: &Publication) -> usize {
     bytes
 }
 
-/// Reads one envelope. Anyone who can write to Redis can send anything, so nothing is trusted.
+/// Reads one envelope. Anyone who can write to Redis can send anything, so nothing here is trusted
+/// to be well formed. That the body is JSON is believed: only nodes write envelopes, and who forges
+/// one can write in anybody's name anyhow.
 pub fn decode(
     mut envelope: Bytes,
     destinations: &mut Destinations,
@@ -154,9 +151,6 @@ pub fn decode(
     let [version, flags] = *fields.fixed::<2>("version")?;
     if version != VERSION {
         return Err(EnvelopeError::UnknownVersion { version });
-    }
-    if flags & !KNOWN_FLAGS != 0 {
-        return Err(EnvelopeError::UnknownFlags { flags });
     }
     let id = PublicationId(Uuid::from_bytes(*fields.fixed("id")?));
     let at_unix_ms = fields.u64("time")?;
@@ -202,6 +196,7 @@ pub fn decode(
         at_unix_ms,
         position,
         only_for,
+        is_json: flags & IS_JSON != 0,
     })
 }
 
@@ -353,9 +348,8 @@ const PUBLISHER: u8 = 1 << 1;
 const HEADERS: u8 = 1 << 2;
 const SESSION: u8 = 1 << 3;
 const CONTENT_TYPE_SHIFT: u8 = 4;
+const IS_JSON: u8 = 1 << 6;
 const PRESENCE: u8 = 1 << 7;
-const KNOWN_FLAGS: u8 =
-    POSITION | PUBLISHER | HEADERS | SESSION | 3 << CONTENT_TYPE_SHIFT | PRESENCE;
 const FIXED_BYTES: usize = 2 + 16 + 8;
 const DESTINATION_SLOTS: usize = 1024;
 
@@ -375,6 +369,7 @@ mod tests {
             at_unix_ms: 1_700_000_000_000,
             position: None,
             only_for: None,
+            is_json: false,
         }
     }
 
@@ -432,7 +427,6 @@ mod tests {
         };
         assert_eq!(decoded(b""), Err(E::Truncated { field: "version" }));
         assert_eq!(with(0, 3), Err(E::UnknownVersion { version: 3 }));
-        assert_eq!(with(1, 0xff), Err(E::UnknownFlags { flags: 0xff }));
         assert_eq!(with(26, 0x7f), Err(E::Truncated { field: "destination" }));
         assert_eq!(with(27, b'!'), Err(E::BadDestination));
         assert_eq!(with(27, 0xff), Err(E::NotUtf8 { field: "destination" }));
@@ -486,10 +480,10 @@ mod tests {
         let body = proptest::collection::vec(any::<u8>(), 0..5000);
         (
             (any::<u128>(), any::<u64>(), destination, content_type, any::<Option<u128>>()),
-            (position, proptest::option::of(text()), headers, body),
+            (any::<bool>(), position, proptest::option::of(text()), headers, body),
         )
             .prop_map(|((id, at_unix_ms, destination, content_type, session), rest)| {
-                let (position, publisher, headers, body) = rest;
+                let (is_json, position, publisher, headers, body) = rest;
                 Publication {
                     id: PublicationId(Uuid::from_u128(id)),
                     destination: destination.parse().unwrap(),
@@ -503,6 +497,7 @@ mod tests {
                     at_unix_ms,
                     position: position.map(|(epoch, offset)| Position { epoch, offset }),
                     only_for: session.map(|id| SessionId(Uuid::from_u128(id))),
+                    is_json,
                 }
             })
     }

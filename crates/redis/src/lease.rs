@@ -5,6 +5,8 @@
 //! before, is *fenced*: it goes on under the next generation, and everything it holds is entered
 //! again under that owner. What is not, was not so any more, and goes with the former owner.
 
+mod members;
+
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,6 +30,7 @@ use crate::pipeline::Answer;
 use crate::resp3::Value;
 use crate::scripts::{self, Script};
 use crate::shards::Shards;
+use members::{Members, Told};
 
 /// What other nodes are told of a node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,9 +50,9 @@ pub struct LeasedNode {
     pub owner: Arc<str>,
     /// What it told of itself.
     pub info: NodeInfo,
-    /// How many sessions it had at its last renewal.
+    /// How many sessions it had when all nodes were last listed: see [`Lease::nodes`].
     pub sessions: u64,
-    /// How long its lease still ran at our last renewal; `None` when it had expired.
+    /// How long its lease still ran then; `None` when it had expired by our last renewal.
     pub left: Option<Duration>,
 }
 
@@ -90,10 +93,8 @@ struct State {
     troubled_at: Instant,
     replication: Masters,
     sessions: u64,
-    nodes: Vec<LeasedNode>,
+    members: Members,
     dead: HashSet<Arc<str>>,
-    /// Who was dead or about to be by the last listing.
-    doomed: Vec<Arc<str>>,
     fence_asked: bool,
     released: bool,
     fenced: u64,
@@ -104,17 +105,8 @@ type Masters = HashMap<Partition, Arc<str>>;
 
 /// What a renewal came to.
 enum Renewed {
-    Held(Listing),
+    Held(Told),
     Fenced,
-}
-
-/// All nodes.
-#[derive(Default)]
-struct Listing {
-    now_ms: u64,
-    leases: Vec<(Arc<str>, u64)>,
-    dead: Vec<(Arc<str>, u64)>,
-    descriptions: HashMap<Arc<str>, String>,
 }
 
 impl Lease {
@@ -154,9 +146,8 @@ impl Lease {
                 troubled_at: Instant::now(),
                 replication: HashMap::new(),
                 sessions: 0,
-                nodes: Vec::new(),
+                members: Members::new(),
                 dead: HashSet::new(),
-                doomed: Vec::new(),
                 fence_asked: false,
                 released: false,
                 fenced: 0,
@@ -202,11 +193,13 @@ impl Lease {
     /// Whether the process that `owner` is of has a lease, under whatever owner.
     pub(crate) fn goes_on(&self, owner: &str) -> bool {
         let state = self.state();
-        let boot = boot_of(owner);
-        state
-            .nodes
-            .iter()
-            .any(|one| boot_of(&one.owner) == boot && !state.dead.contains(&one.owner))
+        let mut generations = state.members.generations(boot_of(owner));
+        generations.any(|one| !state.dead.contains(one))
+    }
+
+    /// Whether `owner` had a lease at the last renewal, or had just let it expire.
+    pub(crate) fn has(&self, owner: &str) -> bool {
+        self.state().members.nodes().contains_key(owner)
     }
 
     /// Tells of each renewal: who is dead may have become known.
@@ -214,9 +207,11 @@ impl Lease {
         self.listed.subscribe()
     }
 
-    /// All nodes that had a lease at the last renewal, and those that had just let it expire.
+    /// All nodes that had a lease at the last renewal, and those that had just let it expire. What
+    /// each told of itself then is of the last time that all were listed: with up to 64 nodes that
+    /// is each renewal, and with more every second one, every third, and so on.
     pub fn nodes(&self) -> Vec<LeasedNode> {
-        self.state().nodes.clone()
+        self.state().members.nodes().values().cloned().collect()
     }
 
     /// How many sessions this node has, for the other nodes to know.
@@ -307,14 +302,14 @@ impl Lease {
             self.advance();
         }
         let begun_at = Instant::now();
-        let listing = loop {
+        let told = loop {
             match self.renew().await? {
-                Renewed::Held(listing) => break listing,
+                Renewed::Held(told) => break told,
                 Renewed::Fenced if self.state().released => return Ok(()),
                 Renewed::Fenced => self.advance(),
             }
         };
-        let missing = self.on_renewed(listing, begun_at);
+        let missing = self.on_renewed(told, begun_at);
         if !missing.is_empty() {
             // They had a lease, and Redis knows nothing of them: they may hold something still.
             self.give_up(&missing, self.lasts).await?;
@@ -347,12 +342,14 @@ impl Lease {
     }
 
     async fn renew(&self) -> Result<Renewed, PublishError> {
-        let (how, owner, previous, description) = {
+        let (how, owner, previous, description, known) = {
             let state = self.state();
             let how: &[u8] = if state.taken { b"renew" } else { b"take" };
+            let known = if state.taken { state.members.known() } else { "" };
             let owner = format!("{}:{}", self.boot, state.generation);
             let previous = state.previous.as_deref().unwrap_or_default().to_owned();
-            (how, owner, previous, describe_node(&self.info, state.sessions))
+            let description = members::describe_node(&self.info, state.sessions);
+            (how, owner, previous, description, known.to_owned())
         };
         let lasts_ms = self.lasts.as_millis().to_string();
         let arguments = [
@@ -361,10 +358,13 @@ impl Lease {
             description.as_bytes(),
             how,
             previous.as_bytes(),
+            known.as_bytes(),
         ];
-        match self.call(&scripts::LEASE, &[LEASES, DEAD, NODES], &arguments).await? {
+        match self.call(&scripts::LEASE, &[LEASES, DEAD, NODES, CHANGES], &arguments).await? {
             Value::Array(fields) if fields.is_empty() => Ok(Renewed::Fenced),
-            Value::Array(fields) => Ok(Renewed::Held(Listing::read(&fields))),
+            Value::Array(fields) => {
+                Told::read(&fields).map(Renewed::Held).ok_or(PublishError::Unknown)
+            }
             _ => Err(PublishError::Unknown),
         }
     }
@@ -388,7 +388,7 @@ impl Lease {
     }
 
     /// Takes over what the renewal told; returns who had a lease and is not known any more.
-    fn on_renewed(&self, listing: Listing, begun_at: Instant) -> Vec<Arc<str>> {
+    fn on_renewed(&self, told: Told, begun_at: Instant) -> Vec<Arc<str>> {
         let mut state = self.state();
         let begins = !state.taken;
         if state.renewed_at.is_some_and(|at| at.elapsed() >= self.lasts) {
@@ -398,28 +398,14 @@ impl Lease {
         state.taken = true;
         state.previous = None;
         state.renewed_at = Some(begun_at);
-        let is_known = |owner: &Arc<str>| {
-            let all = listing.dead.iter().chain(&listing.leases);
-            all.into_iter().any(|(other, _)| other == owner)
-        };
-        let nodes = state.nodes.iter().map(|node| &node.owner);
         // Who is reaped is forgotten in time; but where a lease is begun, Redis may have lost them.
-        let doomed = state.doomed.iter().filter(|_| begins);
-        let missing = nodes.chain(doomed).filter(|owner| !is_known(owner)).cloned();
-        let missing: Vec<_> = missing.take(MISSING_MAX).collect();
-        state.doomed = listing.dead.iter().map(|(owner, _)| Arc::clone(owner)).collect();
-        state.doomed.extend(missing.iter().cloned());
-        state.nodes = listing.nodes();
-        let sessions: u64 = state.nodes.iter().map(|node| node.sessions).sum();
-        metrics::gauge!("fanlight_cluster_sessions").set(sessions as f64);
-        metrics::gauge!("fanlight_cluster_nodes").set(amount(state.nodes.len()));
-        let now_ms = listing.now_ms;
-        let dead = listing.dead.into_iter().filter(|(_, died_ms)| *died_ms <= now_ms);
-        let mut dead: HashSet<_> = dead.map(|(owner, _)| owner).collect();
+        let missing = state.members.take_over(told, begins);
+        metrics::gauge!("fanlight_cluster_sessions").set(state.members.sessions() as f64);
+        metrics::gauge!("fanlight_cluster_nodes").set(amount(state.members.nodes().len()));
+        let mut dead: HashSet<_> = state.members.dead().map(Arc::clone).collect();
         // After an outage the living need time to renew.
         if state.troubled_at.elapsed() >= self.lasts {
-            let expired = state.nodes.iter().filter(|node| node.left.is_none());
-            dead.extend(expired.map(|node| Arc::clone(&node.owner)));
+            dead.extend(state.members.expired().map(Arc::clone));
         }
         state.dead = dead;
         let owner: Arc<str> = format!("{}:{}", self.boot, state.generation).into();
@@ -441,7 +427,7 @@ impl Lease {
         let after_ms = after.as_millis().to_string();
         let mut arguments = vec![after_ms.as_bytes()];
         arguments.extend(owners.iter().map(|owner| owner.as_bytes()));
-        self.call(&scripts::LEASE_END, &[LEASES, DEAD], &arguments).await.map(drop)
+        self.call(&scripts::LEASE_END, &[LEASES, DEAD, CHANGES], &arguments).await.map(drop)
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -452,52 +438,6 @@ impl Lease {
 impl fmt::Debug for Lease {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Lease").field("hold", &*self.hold.borrow()).finish_non_exhaustive()
-    }
-}
-
-impl Listing {
-    /// From the script's answer. What it can't read it leaves out.
-    fn read(fields: &[Value]) -> Self {
-        let [Value::Integer(now_ms), leases, dead, descriptions] = fields else {
-            return Self::default();
-        };
-        let texts = |value: &Value| match value {
-            Value::Array(values) => {
-                values.iter().filter_map(|value| value.as_text().map(Arc::from)).collect()
-            }
-            _ => Vec::<Arc<str>>::new(),
-        };
-        let pairs = |value: &Value| {
-            let texts = texts(value);
-            let pair = |pair: &[Arc<str>]| (Arc::clone(&pair[0]), Arc::clone(&pair[1]));
-            texts.chunks_exact(2).map(pair).collect::<Vec<_>>()
-        };
-        let scored = |value: &Value| {
-            let pairs = pairs(value).into_iter();
-            pairs.filter_map(|(owner, score)| Some((owner, score.parse().ok()?))).collect()
-        };
-        let described = |(owner, text): (Arc<str>, Arc<str>)| (owner, text.to_string());
-        Self {
-            now_ms: now_ms.unsigned_abs(),
-            leases: scored(leases),
-            dead: scored(dead),
-            descriptions: pairs(descriptions).into_iter().map(described).collect(),
-        }
-    }
-
-    fn nodes(&self) -> Vec<LeasedNode> {
-        let node = |(owner, deadline_ms): &(Arc<str>, u64)| {
-            let description = self.descriptions.get(owner).map_or("", String::as_str);
-            let (info, sessions) = read_node(description);
-            let left_ms = deadline_ms.checked_sub(self.now_ms).filter(|left_ms| *left_ms > 0);
-            LeasedNode {
-                owner: Arc::clone(owner),
-                info,
-                sessions,
-                left: left_ms.map(Duration::from_millis),
-            }
-        };
-        self.leases.iter().map(node).collect()
     }
 }
 
@@ -542,21 +482,6 @@ pub(crate) fn refuse_errors(answer: Value) -> Result<Value, PublishError> {
     }
 }
 
-/// `started sessions address name`; the name comes last, so that it may be any text.
-fn describe_node(info: &NodeInfo, sessions: u64) -> String {
-    let NodeInfo { name, address, started_unix_ms } = info;
-    format!("{started_unix_ms} {sessions} {address} {name}")
-}
-
-fn read_node(text: &str) -> (NodeInfo, u64) {
-    let mut fields = text.splitn(4, ' ');
-    let mut next = || fields.next().unwrap_or_default();
-    let started_unix_ms = next().parse().unwrap_or(0);
-    let sessions = next().parse().unwrap_or(0);
-    let info = NodeInfo { address: next().to_owned(), name: next().to_owned(), started_unix_ms };
-    (info, sessions)
-}
-
 fn describe() {
     metrics::describe_gauge!(
         "fanlight_cluster_sessions",
@@ -578,11 +503,10 @@ pub(crate) const LEASES: Kind = Kind("leases");
 pub(crate) const DEAD: Kind = Kind("dead");
 pub(crate) const CLAIMS: Kind = Kind("claims");
 pub(crate) const NODES: Kind = Kind("nodes");
+pub(crate) const CHANGES: Kind = Kind("node-changes");
 /// Of the 256.
 pub(crate) const HELD_PARTITIONS: usize = 32;
 const HELD_STEP: usize = Partition::COUNT / HELD_PARTITIONS;
-/// Owners given up in one turn; the others in the next ones.
-const MISSING_MAX: usize = 64;
 /// How soon a renewal that failed is tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 const TAKE_AFTER: Duration = Duration::from_millis(100);
@@ -591,17 +515,6 @@ const PING: &[u8] = b"*1\r\n$4\r\nPING\r\n";
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_description_is_read_as_it_was_written() {
-        let info = NodeInfo {
-            name: "node 1 of 3".to_owned(),
-            address: "10.0.0.1:8080".to_owned(),
-            started_unix_ms: 1_700_000_000_000,
-        };
-        assert_eq!(read_node(&describe_node(&info, 7)), (info, 7));
-        assert_eq!(read_node("").1, 0);
-    }
 
     #[test]
     fn a_master_that_came_anew_may_lack_entries_and_one_that_slots_moved_to_does_not() {

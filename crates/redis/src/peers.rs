@@ -261,6 +261,7 @@ impl Inner {
             at_unix_ms: unix_ms(),
             position: None,
             only_for: None,
+            is_json: false,
         };
         let sharded = self.shards.sharded_pubsub();
         let partition = Partition::of(channel.as_str());
@@ -289,8 +290,7 @@ impl Inner {
         if !self.lease.is_live(owner) {
             return true;
         }
-        let is_listed = self.lease.nodes().iter().any(|node| &*node.owner == owner);
-        if is_listed || !self.lease.is_calm() {
+        if self.lease.has(owner) || !self.lease.is_calm() {
             return false;
         }
         // It came since the last renewal, or is forgotten.

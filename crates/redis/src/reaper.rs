@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use crate::lease::{CLAIMS, DEAD, LEASES, Lease, NODES};
+use crate::lease::{CHANGES, CLAIMS, DEAD, LEASES, Lease, NODES};
 use crate::names::Partition;
 use crate::resp3::Value;
 use crate::scripts;
@@ -90,7 +90,7 @@ impl Reaper {
         let (reaper, lasts_ms) = (self.lease.owner(), self.lease.lasts().as_millis().to_string());
         let most = OWNERS_MAX.to_string();
         let arguments = [reaper.as_bytes(), lasts_ms.as_bytes(), most.as_bytes()];
-        let keys = [LEASES, DEAD, CLAIMS];
+        let keys = [LEASES, DEAD, CLAIMS, CHANGES];
         let answer = self.lease.call(&scripts::REAP_CLAIM, &keys, &arguments).await?;
         let Value::Array(values) = answer else { return Err(PublishError::Unknown) };
         let pair = |pair: &[Value]| match pair {
@@ -104,7 +104,7 @@ impl Reaper {
 
     async fn forget(&self, owner: &str, died: &str) -> Result<(), PublishError> {
         let arguments = [owner.as_bytes(), died.as_bytes()];
-        let keys = [DEAD, CLAIMS, NODES];
+        let keys = [DEAD, CLAIMS, NODES, CHANGES];
         let answer = self.lease.call(&scripts::REAP_FORGET, &keys, &arguments).await?;
         if answer == Value::Integer(1) {
             info!(owner, "nothing is left of a node that is gone");

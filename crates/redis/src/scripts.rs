@@ -63,8 +63,8 @@ scripts! {
     PUBLISH = "meta.lua" "publish.lua";
     HISTORY = "meta.lua" "history.lua";
     AGREEMENT = "agreement.lua";
-    LEASE = "lease.lua";
-    LEASE_END = "lease_end.lua";
+    LEASE = "node_changes.lua" "lease.lua";
+    LEASE_END = "node_changes.lua" "lease_end.lua";
     PEER_CLAIM = "peer_claim.lua";
     PEER_KNOWN = "peer_known.lua";
     PEER_RELEASE = "peer_release.lua";
@@ -72,8 +72,8 @@ scripts! {
     PRESENCE_SET = "presence_set.lua";
     PRESENCE_SHUT_OUT = "presence_shut_out.lua";
     PRESENCE_TELL = "presence_tell.lua";
-    REAP_CLAIM = "reap_claim.lua";
-    REAP_FORGET = "reap_forget.lua";
+    REAP_CLAIM = "node_changes.lua" "reap_claim.lua";
+    REAP_FORGET = "node_changes.lua" "reap_forget.lua";
     REGISTRY = "registry.lua";
     REGISTRY_REAP = "registry_reap.lua";
     REGISTRY_SHUT_OUT = "registry_shut_out.lua";

@@ -45,7 +45,8 @@ constants! {
     Redis {
         publish_us publish_node_us publish_alone_us publish_node_alone_us history_us idempotent_us
         registry_call_us registry_operation_us event_us reap_session_us reap_call_us reap_claim_us
-        reap_claim_dead_us presence_us lease_us lease_node_us lease_node_bytes canary_us info_us
+        reap_claim_dead_us presence_us lease_us lease_node_us lease_change_us lease_node_bytes
+        canary_us info_us
         turn_us dead_look_us ping_us
         session_bytes claim_bytes member_bytes channel_bytes channel_node_bytes kept_bytes
         base_bytes base_us envelope_bytes

@@ -84,9 +84,14 @@ impl Stores<'_> {
     /// What the leases cost the one shard that has them, per second.
     fn leases_us(&self) -> f64 {
         let redis = &self.fleet.constants.redis;
-        let renewal_us = redis.lease_us + redis.lease_node_us * self.nodes();
+        let renewal_us = redis.lease_us + redis.lease_node_us * self.listed_each();
         let every = rules::LEASE_RENEW.as_secs_f64();
         self.nodes() * ((renewal_us + redis.reap_claim_us) / every + redis.turn_us)
+    }
+
+    /// How many nodes a renewal lists on average, at most.
+    fn listed_each(&self) -> f64 {
+        self.nodes().min(rules::LISTED_EACH as f64)
     }
 
     /// The fullest shard: the partitions don't divide evenly, and it is the one with the leases.
@@ -176,7 +181,7 @@ impl Stores<'_> {
 
     /// Bytes per second of leases, from the shard that has them.
     pub fn lease_bytes_out(&self) -> f64 {
-        let listed = self.nodes() * self.fleet.constants.redis.lease_node_bytes;
+        let listed = self.listed_each() * self.fleet.constants.redis.lease_node_bytes;
         self.nodes() * listed / rules::LEASE_RENEW.as_secs_f64()
     }
 

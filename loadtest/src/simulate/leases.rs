@@ -2,7 +2,7 @@
 
 use super::rules;
 use super::shard::{Kind, Time};
-use super::world::{Event, LATENCY, What, World, nanos};
+use super::world::{Event, LATENCY, Node, What, World, nanos};
 
 /// What stands in Redis of all nodes, all of it in one partition.
 #[derive(Debug)]
@@ -11,6 +11,8 @@ pub struct LeaseTable {
     pub deadlines: Vec<Option<Time>>,
     /// In the order of their deaths.
     pub dead: Vec<Dead>,
+    /// How often a lease was taken, ended or forgotten.
+    pub changes: usize,
     pub counts: Counts,
 }
 
@@ -47,16 +49,22 @@ pub struct Counts {
 
 impl LeaseTable {
     pub fn new(nodes: usize) -> Self {
-        Self { deadlines: vec![None; nodes], dead: Vec::new(), counts: Counts::default() }
+        let (deadlines, dead) = (vec![None; nodes], Vec::new());
+        Self { deadlines, dead, changes: 0, counts: Counts::default() }
     }
 
     pub fn begin_phase(&mut self) {
         self.counts = Counts::default();
     }
 
-    /// Leases and dead owners: what a renewal lists.
-    pub fn listed(&self) -> usize {
+    /// Leases and dead owners: what a renewal lists that lists all.
+    fn listed(&self) -> usize {
         self.deadlines.iter().flatten().count() + self.dead.len()
+    }
+
+    /// How many have let their lease expire, and nobody has found them dead yet.
+    fn expired(&self, at: Time) -> usize {
+        self.deadlines.iter().flatten().filter(|deadline| **deadline <= at).count()
     }
 }
 
@@ -66,7 +74,7 @@ impl World {
             return;
         }
         let redis = &self.setting.constants.redis;
-        let us = redis.lease_us + redis.lease_node_us * self.leases.listed() as f64;
+        let us = redis.lease_us + self.telling_us(node);
         let ping_us = redis.ping_us;
         for lane in 0..rules::HELD_PARTITIONS {
             let partition = super::world::partition_of(lane);
@@ -86,9 +94,27 @@ impl World {
             self.node_mut(node).troubled_at = failed_at;
             self.schedule(failed_at + nanos(rules::RETRY_AFTER), Event::Renew { node });
         } else {
-            self.node_mut(node).renewed_at = Some(now);
+            let changes = self.leases.changes;
+            let renewed = self.node_mut(node);
+            renewed.renewed_at = Some(now);
+            renewed.renewals += 1;
+            renewed.known_changes = changes;
             self.schedule(answered + nanos(rules::LEASE_RENEW), Event::Renew { node });
         }
+    }
+
+    /// What it takes its next renewal to tell of the other nodes.
+    fn telling_us(&self, node: u32) -> f64 {
+        let redis = &self.setting.constants.redis;
+        let listed = self.leases.listed();
+        let Node { renewals, known_changes, .. } = *self.node(node);
+        let changes = self.leases.changes - known_changes;
+        let takes = self.leases.deadlines[node as usize].is_none();
+        let every = listed / rules::LISTED_EACH + 1;
+        if takes || renewals.is_multiple_of(every) || 2 * changes > listed {
+            return redis.lease_node_us * listed as f64;
+        }
+        redis.lease_change_us * (changes + self.leases.expired(self.now)) as f64
     }
 
     /// What the script does: a lease that is gone is taken anew, with everything that is held.
@@ -97,8 +123,11 @@ impl World {
         if let Some(deadline) = self.leases.deadlines[node as usize] {
             let left = deadline.saturating_sub(at);
             counts.least_left = Some(counts.least_left.map_or(left, |least| least.min(left)));
-        } else if self.node(node).renewed_at.is_some() {
-            self.enter_all_again(node);
+        } else {
+            self.leases.changes += 1;
+            if self.node(node).renewed_at.is_some() {
+                self.enter_all_again(node);
+            }
         }
         self.leases.deadlines[node as usize] = Some(at + nanos(rules::LEASE));
     }
@@ -123,6 +152,7 @@ impl World {
         expired.sort_unstable();
         for (_, node) in expired.into_iter().take(rules::OWNERS_MAX) {
             self.leases.deadlines[node] = None;
+            self.leases.changes += 1;
             let left = self.nodes[node].lanes.iter().map(|lane| lane.sessions).collect();
             let dead = Dead { node: node as u32, died_at: at, claim: None, left };
             self.leases.dead.push(dead);

@@ -76,6 +76,7 @@ impl World {
         let us = self.setting.constants.redis.reap_call_us;
         let done = self.call(LEASES, Kind::Claim, us);
         self.leases.dead.retain(|dead| dead.node != owner);
+        self.leases.changes += 1;
         self.leases.counts.forgotten += 1;
         self.leases.counts.last_forgotten_at = done;
     }

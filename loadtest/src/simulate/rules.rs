@@ -6,6 +6,9 @@ use std::time::Duration;
 pub const LEASE: Duration = Duration::from_secs(15);
 /// How long a node waits after one renewal for the next, and after one turn of reaping.
 pub const LEASE_RENEW: Duration = Duration::from_secs(5);
+/// How many nodes each renewal lists on average, where there are more: it is every so many that
+/// lists all, the others tell what has changed.
+pub const LISTED_EACH: usize = 64;
 /// How soon a renewal that failed is tried again.
 pub const RETRY_AFTER: Duration = Duration::from_secs(1);
 /// How long an answer of Redis is waited for, and a session for its entry.
@@ -40,12 +43,14 @@ mod tests {
     fn the_rules_are_those_of_the_product() {
         let config = include_str!("../../../crates/redis/src/config.rs");
         let lease = include_str!("../../../crates/redis/src/lease.rs");
+        let members = include_str!("../../../crates/redis/src/lease/members.rs");
         let lanes = include_str!("../../../crates/redis/src/registry/lanes.rs");
         let registry = include_str!("../../../crates/redis/src/registry.rs");
         let reap = include_str!("../../../crates/redis/src/registry/reap.rs");
         let reaper = include_str!("../../../crates/redis/src/reaper.rs");
         let presence = include_str!("../../../crates/redis/src/presence/tasks.rs");
         let queue = include_str!("../../../crates/redis/src/queue/reap.rs");
+        let renewal = include_str!("../../../crates/redis/lua/lease.lua");
         let client = include_str!("../../../crates/client/src/options.rs");
         for (source, says) in [
             (config, "lease: Duration::from_secs(15),"),
@@ -55,6 +60,9 @@ mod tests {
             (lease, "const RETRY_AFTER: Duration = Duration::from_secs(1);"),
             (lease, "const HELD_PARTITIONS: usize = 32;"),
             (lease, "const PARTITION: Partition = Partition(0);"),
+            (members, "const LISTED_EACH: usize = 64;"),
+            (members, "let every = self.nodes.len() / LISTED_EACH + 1;"),
+            (renewal, "#owners > redis.call('ZCARD', KEYS[1]) / 2"),
             (lanes, "const BATCH_MAX: usize = 128;"),
             (registry, "pub const QUEUE: usize = 64 * 1024;"),
             (reap, "const BATCH: usize = 128;"),

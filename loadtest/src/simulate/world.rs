@@ -58,6 +58,10 @@ pub struct Node {
     /// When its last successful renewal was begun.
     pub renewed_at: Option<Time>,
     pub troubled_at: Time,
+    /// Counts its renewals, from anywhere on.
+    pub renewals: usize,
+    /// How many changes of leases it knows of.
+    pub known_changes: usize,
     /// When it has accepted all who wait.
     pub accepting_until: Time,
     pub lanes: Vec<Lane>,
@@ -117,6 +121,8 @@ impl World {
             alive: true,
             renewed_at: None,
             troubled_at: 0,
+            renewals: 0,
+            known_changes: 0,
             accepting_until: 0,
             lanes: (0..lanes).map(lane).collect(),
             turn: None,
@@ -140,6 +146,7 @@ impl World {
 
     fn begin(&mut self) {
         for node in 0..self.nodes.len() as u32 {
+            self.nodes[node as usize].renewals = self.rng.random_range(0..1 << 16);
             let renews = self.rng.random_range(0..nanos(rules::LEASE_RENEW));
             self.schedule(renews, Event::Renew { node });
             let claims = renews + nanos(rules::LEASE_RENEW);

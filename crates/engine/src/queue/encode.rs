@@ -36,6 +36,7 @@ impl Dispatch {
             id: &publication.id.to_string(),
             body: &publication.body,
             content_type: publication.content_type.as_str(),
+            is_json: publication.is_json,
             from: publication.publisher.as_deref(),
             at_unix_ms: publication.at_unix_ms,
             position: None,

@@ -108,6 +108,8 @@ pub(super) struct Draft<'d> {
     pub(super) to: &'d str,
     pub(super) body: bytes::Bytes,
     pub(super) content_type: ContentType,
+    /// Whether the body was read as JSON.
+    pub(super) is_json: bool,
     pub(super) headers: Box<[(Box<str>, Box<str>)]>,
     /// The client's name for this publication.
     pub(super) key: Option<&'d str>,
@@ -316,6 +318,7 @@ pub(super) fn outgoing(
         at_unix_ms: now.unix_ms,
         position: None,
         only_for,
+        is_json: draft.is_json,
     };
     Ok(Outgoing { permit, publication, key })
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::{
-    self, ClientMessage, Confirmed, NativeError, RequestId, ServerMessage, SessionLimits,
+    self, ClientMessage, Confirmed, NativeError, RequestId, ServerMessage, SessionLimits, is_json,
 };
 use fanlight_proto::{CloseReason, Destination};
 
@@ -211,6 +211,8 @@ pub(super) fn draft_of<'m>(
         to,
         body: body.clone(),
         content_type: content_type.as_deref().unwrap_or("application/json").into(),
+        // Then it is a piece of the request, which is JSON itself.
+        is_json: is_json(content_type.as_deref()),
         headers: headers.collect(),
         key: key.as_deref(),
         session: session.as_deref(),

@@ -158,6 +158,7 @@ impl Session {
             to: required(frame, "destination")?,
             body: frame.body.clone(),
             content_type: frame.header("content-type").unwrap_or_default().into(),
+            is_json: false,
             headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
             key: frame.header("idempotency-key"),
             session: frame.header("session"),

@@ -61,7 +61,7 @@ fn a_publish_under_way_is_answered_before_the_close() {
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/a","data":1,"id":1}
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         D> drain
         D> published unavailable
         S< error {"code":"unavailable","id":1,"message":"the broker can't be reached; nothing was published, try again later","retry_after_ms":1000}
@@ -76,7 +76,7 @@ fn a_publish_that_takes_too_long_does_not_hold_up_the_drain() {
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/a","data":1,"id":1}
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         D> drain
         T> 5s
         @5s S< reconnect {"after_ms":1500,"reason":"draining"}
@@ -90,7 +90,7 @@ fn a_drain_that_is_hurried_waits_less_for_an_answer() {
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/a","data":1,"id":1}
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         D> drain
         D> drain within 1s
         D> drain
@@ -102,7 +102,7 @@ fn a_drain_that_is_hurried_waits_less_for_an_answer() {
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/a","data":1,"id":1}
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         D> drain
         D> drain over
         S< reconnect {"after_ms":1500,"reason":"draining"}
@@ -112,7 +112,7 @@ fn a_drain_that_is_hurried_waits_less_for_an_answer() {
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/a","data":1,"id":1}
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         D> drain over
         S< reconnect {"after_ms":1500,"reason":"draining"}
         S| close draining

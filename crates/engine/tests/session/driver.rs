@@ -187,6 +187,7 @@ impl Driver {
                 at_unix_ms: 1,
                 position: Some(Position { offset, ..top }),
                 only_for: None,
+                is_json: false,
             })
         });
         let publications = publications.collect();
@@ -551,6 +552,7 @@ fn fetched(message: &str, queue: &str) -> Fetched {
         at_unix_ms: START.unix_ms,
         position: None,
         only_for: None,
+        is_json: false,
     };
     let entry = EntryId { ms: 0, seq: number.into() };
     let delivery = DeliveryId { entry, count: count.parse().unwrap() };
@@ -604,7 +606,8 @@ fn publication_line(publication: &Publication) -> String {
         line.push_str(&format!(" only for {session}"));
     }
     if let Some(content_type) = publication.content_type.as_str() {
-        line.push_str(&format!(" as {content_type}"));
+        let known = if publication.is_json { "known " } else { "" };
+        line.push_str(&format!(" as {known}{content_type}"));
     }
     for (name, value) in &publication.headers {
         line.push_str(&format!(" {name}:{value}"));

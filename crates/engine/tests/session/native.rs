@@ -73,7 +73,7 @@ fn each_request_with_an_id_is_answered_and_one_without_gets_errors_only() {
         S? join /topic/single/a
         S< ok {"id":1}
         C> {"type":"send","to":"/topic/single/a","data":{"n":1},"id":"two"}
-        S? publish /topic/single/a from ann as application/json | {"n":1}
+        S? publish /topic/single/a from ann as known application/json | {"n":1}
         S< ok {"id":"two","message_id":"<id>"}
         C> {"type":"unsubscribe","to":"/topic/single/a","id":3}
         S! leave /topic/single/a
@@ -83,7 +83,7 @@ fn each_request_with_an_id_is_answered_and_one_without_gets_errors_only() {
         C> {"type":"subscribe","to":"/topic/single/a"}
         S? join /topic/single/a
         C> {"type":"send","to":"/topic/single/a","data":null}
-        S? publish /topic/single/a from ann as application/json | null
+        S? publish /topic/single/a from ann as known application/json | null
         C> {"type":"unsubscribe","to":"/topic/single/a"}
         S! leave /topic/single/a
         C> {"type":"unsubscribe","to":"/topic/single/a"}
@@ -130,7 +130,7 @@ fn a_body_that_is_not_json_comes_as_base64() {
         C> {"type":"send","to":"/topic/a","data":"hi!","content_type":"text/plain","id":2}
         S< error {"code":"protocol_error","id":2,"message":"`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON"}
         C> {"type":"send","to":"/topic/a","data": [1, 2],"headers":{"x":"1"}}
-        S? publish /topic/a from ann as application/json x:1 | [1, 2]
+        S? publish /topic/a from ann as known application/json x:1 | [1, 2]
     "##]]);
 }
 
@@ -162,12 +162,12 @@ fn messages_of_an_array_are_handled_in_order_one_at_a_time() {
         # native ann
         D> hold
         C> [{"type":"send","to":"/topic/a","data":1,"id":1},{"type":"what","id":2},{"type":"send","to":"/topic/a","data":3,"content_type":"application/json","headers":{"a":"b"},"id":3},{"type":"ping","id":4}]
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         C> {"type":"ping","id":5}
         D> published
         S< ok {"id":1,"message_id":"<id>"}
         S< error {"code":"protocol_error","id":2,"message":"unknown type \"what\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"}
-        S? publish /topic/a from ann as application/json a:b | 3
+        S? publish /topic/a from ann as known application/json a:b | 3
         D> published unavailable
         S< error {"code":"unavailable","id":3,"message":"the broker can't be reached; nothing was published, try again later","retry_after_ms":1000}
         S< pong {"id":4}
@@ -181,11 +181,11 @@ fn a_publish_that_fails_is_an_error_and_the_session_goes_on() {
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/a","data":1,"id":1}
-        S? publish /topic/a from ann as application/json | 1
+        S? publish /topic/a from ann as known application/json | 1
         D> published unknown
         S< error {"code":"unknown","id":1,"message":"the broker did not answer in time; the message may or may not have been published"}
         C> {"type":"send","to":"/topic/a","data":2}
-        S? publish /topic/a from ann as application/json | 2
+        S? publish /topic/a from ann as known application/json | 2
         D> published overloaded
         S< error {"code":"overloaded","message":"the broker's queue is full; nothing was published, slow down and try again","retry_after_ms":1000}
     "##]]);

@@ -469,7 +469,7 @@ fn a_full_queue_refuses_what_is_sent() {
             # native ann
             D> hold
             C> {"type":"send","to":"/queue/a","data":1,"id":1}
-            S? publish /queue/a from ann as application/json | 1
+            S? publish /queue/a from ann as known application/json | 1
             D> published queue_full
             S< error {"code":"queue_full","id":1,"message":"the queue is full; nothing was published, try again once some of it is consumed","retry_after_ms":1000}
         "##]],

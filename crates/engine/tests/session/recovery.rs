@@ -150,11 +150,11 @@ fn what_is_published_with_a_key_is_published_once_for_its_publisher_and_destinat
         # native ann
         D> hold
         C> {"type":"send","to":"/topic/kept/a","data":1,"key":"k","id":1}
-        S? publish once u3:ann13:/topic/kept/ak /topic/kept/a from ann as application/json | 1
+        S? publish once u3:ann13:/topic/kept/ak /topic/kept/a from ann as known application/json | 1
         D> published at e:5
         S< ok {"epoch":"e","id":1,"message_id":"<id>","offset":5}
         C> {"type":"send","to":"/topic/kept/a","data":1,"key":"k","id":2}
-        S? publish once u3:ann13:/topic/kept/ak /topic/kept/a from ann as application/json | 1
+        S? publish once u3:ann13:/topic/kept/ak /topic/kept/a from ann as known application/json | 1
         D> published duplicate
         S< ok {"duplicate":true,"id":2,"message_id":"<id>"}
         C> {"type":"send","to":"/topic/kept/a","data":1,"key":"","id":3}

@@ -166,14 +166,14 @@ fn too_many_sends_at_once_are_refused_with_the_time_to_wait_except_from_a_servic
         expect![[r##"
             # native ann
             C> {"type":"send","to":"/topic/a","data":1}
-            S? publish /topic/a from ann as application/json | 1
+            S? publish /topic/a from ann as known application/json | 1
             C> {"type":"send","to":"/topic/a","data":2}
-            S? publish /topic/a from ann as application/json | 2
+            S? publish /topic/a from ann as known application/json | 2
             C> {"type":"send","to":"/topic/a","data":3,"id":3}
             S< error {"code":"rate_limited","id":3,"message":"too many messages; send fewer per second","retry_after_ms":20}
             T> 1s
             C> {"type":"send","to":"/topic/a","data":4,"id":4}
-            S? publish /topic/a from ann as application/json | 4
+            S? publish /topic/a from ann as known application/json | 4
             S< ok {"id":4,"message_id":"<id>"}
         "##]],
     );
@@ -194,7 +194,7 @@ fn other_frames_have_a_rate_of_their_own() {
             C> {"type":"nonsense","id":3}
             S< error {"code":"rate_limited","id":3,"message":"too many messages; send fewer per second","retry_after_ms":10}
             C> {"type":"send","to":"/topic/a","data":1,"id":4}
-            S? publish /topic/a from ann as application/json | 1
+            S? publish /topic/a from ann as known application/json | 1
             S< ok {"id":4,"message_id":"<id>"}
         "##]],
     );

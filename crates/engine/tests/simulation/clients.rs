@@ -264,5 +264,6 @@ fn publication(content: Content, at_unix_ms: u64) -> Publication {
         at_unix_ms,
         position: None,
         only_for: None,
+        is_json: false,
     }
 }

@@ -207,6 +207,35 @@ fn a_token_is_verified_once_and_still_expires() {
 }
 
 #[test]
+fn only_what_was_found_good_is_remembered() {
+    let keys = authenticator(&[hmac("", SECRET)]);
+    let key = SigningKey::from_secret(Algorithm::Hs256, &Secret::new(SECRET)).unwrap();
+    let mut early = claims();
+    early.insert("nbf".into(), json!(1_000));
+    let token = mint(&key, &early).unwrap();
+    let at = |unix_s: u64| Now { mono_ms: 0, unix_ms: unix_s * 1000 };
+    for _ in 0..2 {
+        assert_eq!(keys.authenticate(&token, at(969)), Err(AuthError::NotYetValid));
+    }
+    assert!(keys.authenticate(&token, at(970)).is_ok());
+    // One that has expired is not remembered either, whatever the clock says next.
+    assert_eq!(keys.authenticate(&token, at(2_030)), Err(AuthError::Expired));
+    assert_eq!(keys.authenticate(&token, at(969)), Err(AuthError::NotYetValid));
+}
+
+#[test]
+fn a_token_is_forgotten_with_the_key_that_signed_it() {
+    let other = SECRET.replace('0', "9");
+    let before = authenticator(&[hmac("old", SECRET), hmac("new", &other)]);
+    let token = signed(Algorithm::Hs256, SECRET, "old");
+    let now = Now { mono_ms: 0, unix_ms: 1_000_000 };
+    assert!(before.authenticate(&token, now).is_ok());
+    assert!(before.authenticate(&token, now).is_ok());
+    let after = authenticator(&[hmac("new", &other)]);
+    assert_eq!(after.authenticate(&token, now), Err(AuthError::UnknownKey));
+}
+
+#[test]
 fn a_key_that_could_not_be_safe_is_refused_at_the_start() {
     let two = AuthKey { public_key_pem: pem("rsa.public"), ..hmac("", SECRET) };
     let both = key(Algorithm::Rs256, "", SECRET, "");

@@ -23,6 +23,14 @@ fn write_message_128_byte_base64(bencher: Bencher<'_, '_>) {
     write(bencher, Some("text/plain"));
 }
 
+/// As of a publication that its first node has looked at.
+#[divan::bench]
+fn write_message_128_byte_json_known(bencher: Bencher<'_, '_>) {
+    let body = json_of_128_bytes();
+    let fields = MessageFields { is_json: true, ..fields(body.as_bytes(), None) };
+    write_fields(bencher, &fields);
+}
+
 #[divan::bench]
 fn read_message_128_byte_json(bencher: Bencher<'_, '_>) {
     let body = json_of_128_bytes();
@@ -35,10 +43,14 @@ fn read_message_128_byte_json(bencher: Bencher<'_, '_>) {
 
 fn write(bencher: Bencher<'_, '_>, content_type: Option<&str>) {
     let body = json_of_128_bytes();
+    write_fields(bencher, &fields(body.as_bytes(), content_type));
+}
+
+fn write_fields(bencher: Bencher<'_, '_>, fields: &MessageFields<'_>) {
     let mut out = Vec::new();
     bencher.counter(ItemsCount::new(1_u32)).bench_local(|| {
         out.clear();
-        write_message(&mut out, black_box(&fields(body.as_bytes(), content_type)));
+        write_message(&mut out, black_box(fields));
         out.len()
     });
 }
@@ -49,6 +61,7 @@ fn fields<'a>(body: &'a [u8], content_type: Option<&'a str>) -> MessageFields<'a
         id: "0198c5d2a4b07c3e9f1023456789abcd",
         body,
         content_type,
+        is_json: false,
         from: Some("ann"),
         at_unix_ms: 1_790_000_000_000,
         position: None,

@@ -8,6 +8,7 @@ use serde_json::value::RawValue;
 
 use super::Problem;
 use super::client::Text;
+use super::write::MessageFields;
 
 /// Whether a body of this content type travels as JSON: when the type is absent,
 /// `application/json`, or ends in `+json`.
@@ -34,15 +35,13 @@ pub(super) fn decode(data: &RawValue, content_type: Option<&str>) -> Result<Byte
 
 /// Appends `body` as a JSON value and tells the content type that a reader needs beside it.
 ///
-/// Publishers of other protocols may call JSON what is not, so the body is checked; one that is not
-/// JSON travels as base64, as `application/octet-stream` if it claimed or could be taken for JSON.
-pub(super) fn encode<'t>(
-    out: &mut Vec<u8>,
-    body: &[u8],
-    content_type: Option<&'t str>,
-) -> Option<&'t str> {
+/// Publishers of other protocols may call JSON what is not, so the body is checked unless it was
+/// already; one that is not JSON travels as base64, as `application/octet-stream` if it claimed or
+/// could be taken for JSON.
+pub(super) fn encode<'t>(out: &mut Vec<u8>, fields: &MessageFields<'t>) -> Option<&'t str> {
+    let MessageFields { body, content_type, .. } = *fields;
     let claims_json = is_json(content_type);
-    if claims_json && is_valid_json(body) {
+    if claims_json && (fields.is_json || is_valid_json(body)) {
         out.extend_from_slice(body);
         return content_type.filter(|text| !text.is_empty() && *text != "application/json");
     }

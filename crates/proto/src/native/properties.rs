@@ -26,6 +26,7 @@ proptest! {
             from: Some(&texts[2]),
             body: &body,
             content_type: content_type.as_deref(),
+            is_json: false,
             at_unix_ms,
             position,
             headers: &headers,

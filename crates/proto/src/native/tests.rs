@@ -35,6 +35,7 @@ pub(super) fn fields(body: &[u8]) -> MessageFields<'_> {
         id: "m1",
         body,
         content_type: None,
+        is_json: false,
         from: None,
         at_unix_ms: 1,
         position: None,
@@ -439,6 +440,16 @@ fn a_body_travels_as_json_only_if_it_is_json() {
 }
 
 #[test]
+fn a_body_that_is_known_to_be_json_goes_on_as_it_is_where_its_type_is_json() {
+    for (content_type, data) in [(None, "[1]"), (Some("text/plain"), "\"WzFd\"")] {
+        let known = MessageFields { is_json: true, content_type, ..fields(b"[1]") };
+        let looked_at = MessageFields { is_json: false, ..known };
+        assert_eq!(written(&known), written(&looked_at));
+        assert_eq!(read(&written(&known)).data.get(), data);
+    }
+}
+
+#[test]
 fn what_acks_and_prefetch_hold_is_checked_and_bounded() {
     let many = |count| format!(r#"{{"type":"ack","ids":[{}]}}"#, vec![r#""a""#; count].join(","));
     assert!(one(&many(MAX_ACK_IDS)).is_ok());
@@ -465,6 +476,7 @@ fn a_message_of_a_queue_says_whether_it_was_delivered_before_and_needs_an_ack() 
             id: "1",
             body: b"{}",
             content_type: None,
+            is_json: false,
             from: None,
             at_unix_ms: 1,
             position: None,

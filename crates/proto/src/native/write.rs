@@ -15,6 +15,8 @@ pub struct MessageFields<'a> {
     pub body: &'a [u8],
     /// What the publisher says the body is.
     pub content_type: Option<&'a str>,
+    /// Whether the body is known to be JSON, as its type says: then nothing looks at it again.
+    pub is_json: bool,
     /// The user that published it.
     pub from: Option<&'a str>,
     /// When it was accepted, in milliseconds since the Unix epoch.
@@ -54,7 +56,7 @@ pub fn write_message(out: &mut Vec<u8>, fields: &MessageFields<'_>) {
     out.extend_from_slice(br#","id":"#);
     json(out, fields.id);
     out.extend_from_slice(br#","data":"#);
-    if let Some(content_type) = body::encode(out, fields.body, fields.content_type) {
+    if let Some(content_type) = body::encode(out, fields) {
         out.extend_from_slice(br#","content_type":"#);
         json(out, content_type);
     }

@@ -65,6 +65,7 @@ fn fuzz_native_writer() {
                 id: text,
                 body,
                 content_type: content_type.as_deref(),
+                is_json: false,
                 from: Some(text),
                 at_unix_ms: 1,
                 position: None,

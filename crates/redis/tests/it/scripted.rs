@@ -101,8 +101,8 @@ async fn prepare(stream: &mut TcpStream) {
     }
 }
 
-/// A part of other scripts, and what only the doctor runs.
-const NOT_LOADED: [&str; 2] = ["meta.lua", "doctor.lua"];
+/// Parts of other scripts, and what only the doctor runs.
+const NOT_LOADED: [&str; 3] = ["meta.lua", "node_changes.lua", "doctor.lua"];
 
 fn confirmed(channel: &str) -> String {
     format!(">3\r\n$9\r\nsubscribe\r\n${}\r\n{channel}\r\n:1\r\n", channel.len())
