@@ -214,21 +214,6 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         let large = "x".repeat(100_000);
         let response = post(gateway.public, path, &lines, &large).await;
         assert_eq!(response.problem(), (413, "too_large".into()));
-        let foreign = [("Authorization", &*ann), ("Origin", "https://evil.example")];
-        let response = get(gateway.public, &target, &foreign).await;
-        assert_eq!(response.problem(), (403, "foreign_origin".into()));
-        assert_eq!(response.header("access-control-allow-origin"), None);
-        let other = Stream::open(gateway.public, "HEAD", &target, headers(&lines)).await;
-        assert_eq!((other.status, other.header("allow")), (405, Some("GET, POST, OPTIONS")));
-        let other = ask(gateway.public, "PUT", &target, headers(&lines)).await;
-        assert_eq!(other.problem(), (405, "method_not_allowed".into()));
-        let mut allowed: Vec<_> = other.header("allow").unwrap().split(',').collect();
-        allowed.sort_unstable();
-        assert_eq!(allowed, ["GET", "HEAD", "OPTIONS", "POST"]);
-        let foreign =
-            [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "GET")];
-        let preflight = ask(gateway.public, "OPTIONS", path, headers(&foreign)).await;
-        assert_eq!(preflight.problem(), (403, "foreign_origin".into()));
     }
     let response = get(gateway.public, &format!("{TARGET}&wait=soon"), &lines).await;
     assert_eq!(response.problem(), (400, "bad_wait".into()));
@@ -247,6 +232,31 @@ async fn a_poll_that_says_nothing_sensible_is_refused_with_a_typed_problem() {
         gateway.metric("fanlight_connections").await <= 1
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_foreign_page_or_method_is_refused_with_a_typed_problem() {
+    let gateway = Gateway::start("").await;
+    let ann = bearer("ann").await;
+    let lines = [("Authorization", &*ann)];
+    for path in ["/poll", "/events"] {
+        let target = format!("{path}?destination=/topic/open.a");
+        let foreign = [("Authorization", &*ann), ("Origin", "https://evil.example")];
+        let response = get(gateway.public, &target, &foreign).await;
+        assert_eq!(response.problem(), (403, "foreign_origin".into()));
+        assert_eq!(response.header("access-control-allow-origin"), None);
+        let other = Stream::open(gateway.public, "HEAD", &target, headers(&lines)).await;
+        assert_eq!((other.status, other.header("allow")), (405, Some("GET, POST, OPTIONS")));
+        let other = ask(gateway.public, "PUT", &target, headers(&lines)).await;
+        assert_eq!(other.problem(), (405, "method_not_allowed".into()));
+        let mut allowed: Vec<_> = other.header("allow").unwrap().split(',').collect();
+        allowed.sort_unstable();
+        assert_eq!(allowed, ["GET", "HEAD", "OPTIONS", "POST"]);
+        let foreign =
+            [("Origin", "https://evil.example"), ("Access-Control-Request-Method", "GET")];
+        let preflight = ask(gateway.public, "OPTIONS", path, headers(&foreign)).await;
+        assert_eq!(preflight.problem(), (403, "foreign_origin".into()));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
