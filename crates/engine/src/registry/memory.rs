@@ -10,8 +10,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Entered, Entry, NodeStatus, Order, Registry, RegistryUnavailable, SessionLimit, SessionStatus,
-    Sessions, SubscriptionChange, Target, Told, UserStatus, WhenFull,
+    Entered, Entry, Handle, NodeStatus, Order, Registry, RegistryUnavailable, SessionLimit,
+    SessionStatus, Sessions, SubscriptionChange, Target, Told, UserStatus, WhenFull, since_unix_ms,
 };
 use crate::publication::SessionId;
 
@@ -20,10 +20,16 @@ pub struct MemoryRegistry {
     node: NodeStatus,
     limit: SessionLimit,
     sessions: Arc<dyn Sessions>,
-    /// Session ids are ordered by time, so the first of a user is the oldest.
-    users: Mutex<HashMap<Arc<str>, BTreeMap<SessionId, Entry>>>,
+    users: Mutex<HashMap<Arc<str>, Held>>,
     /// Of all sessions, those without a user included.
     count: AtomicU64,
+}
+
+/// The sessions of a user. Most have one, which needs no memory of its own.
+enum Held {
+    One(SessionId, Handle),
+    /// Session ids are ordered by time, so the first is the oldest.
+    Many(BTreeMap<SessionId, Handle>),
 }
 
 impl MemoryRegistry {
@@ -33,33 +39,39 @@ impl MemoryRegistry {
     }
 
     /// Enters; who has to give way, or `None` where the newcomer has to.
-    fn admit(&self, user: &Arc<str>, entry: &Entry) -> Option<Vec<Entry>> {
+    fn admit(&self, user: &Arc<str>, entry: &Entry) -> Option<Vec<(SessionId, Handle)>> {
         let mut users = self.users();
-        let sessions = users.entry(Arc::clone(user)).or_default();
         let mut replaced = Vec::new();
         let most = self.limit.sessions_per_user as usize;
-        let is_bound = entry.is_limited && most > 0;
-        while is_bound && sessions.len() >= most && !sessions.contains_key(&entry.session) {
-            if self.limit.when_full == WhenFull::Reject {
+        if let Some(held) = users.get(user)
+            && entry.is_limited
+            && most > 0
+            && held.all().all(|(session, _)| session != entry.session)
+        {
+            let too_many = (held.all().count() + 1).saturating_sub(most);
+            if too_many > 0 && self.limit.when_full == WhenFull::Reject {
                 return None;
             }
-            replaced.extend(sessions.pop_first().map(|(_, entry)| entry));
+            replaced.extend(held.all().take(too_many));
         }
-        sessions.insert(entry.session, entry.clone());
+        for (session, _) in &replaced {
+            remove(&mut users, user, *session);
+        }
+        insert(&mut users, user, entry);
         Some(replaced)
     }
 
     fn orders(&self, target: &Target, message: &Arc<str>) -> Vec<Order> {
         let reason = CloseReason::Disconnected;
-        let order = |entry: &Entry| Order {
-            session: entry.session,
-            handle: Some(entry.handle),
+        let order = |(session, handle): (SessionId, Handle)| Order {
+            session,
+            handle: Some(handle),
             reason,
             message: Arc::clone(message),
         };
         match target {
             Target::User(user) => {
-                self.users().get(user).into_iter().flat_map(BTreeMap::values).map(order).collect()
+                self.users().get(user).into_iter().flat_map(Held::all).map(order).collect()
             }
             Target::Session(session) => {
                 vec![Order {
@@ -72,8 +84,50 @@ impl MemoryRegistry {
         }
     }
 
-    fn users(&self) -> MutexGuard<'_, HashMap<Arc<str>, BTreeMap<SessionId, Entry>>> {
+    fn users(&self) -> MutexGuard<'_, HashMap<Arc<str>, Held>> {
         self.users.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Held {
+    /// The oldest first.
+    fn all(&self) -> impl Iterator<Item = (SessionId, Handle)> {
+        let (one, many) = match self {
+            Self::One(session, handle) => (Some((*session, *handle)), None),
+            Self::Many(many) => (None, Some(many)),
+        };
+        let many = many.into_iter().flatten().map(|(session, handle)| (*session, *handle));
+        one.into_iter().chain(many)
+    }
+}
+
+fn insert(users: &mut HashMap<Arc<str>, Held>, user: &Arc<str>, entry: &Entry) {
+    match users.get_mut(user) {
+        None => {
+            users.insert(Arc::clone(user), Held::One(entry.session, entry.handle));
+        }
+        Some(Held::Many(many)) => {
+            many.insert(entry.session, entry.handle);
+        }
+        Some(held) => {
+            let mut many: BTreeMap<_, _> = held.all().collect();
+            many.insert(entry.session, entry.handle);
+            *held = Held::Many(many);
+        }
+    }
+}
+
+fn remove(users: &mut HashMap<Arc<str>, Held>, user: &Arc<str>, session: SessionId) {
+    let is_empty = match users.get_mut(user) {
+        None => return,
+        Some(Held::One(own, _)) => *own == session,
+        Some(Held::Many(many)) => {
+            many.remove(&session);
+            many.is_empty()
+        }
+    };
+    if is_empty {
+        users.remove(user);
     }
 }
 
@@ -87,8 +141,8 @@ impl Registry for MemoryRegistry {
         };
         let sessions = Arc::clone(&self.sessions);
         async move {
-            for entry in replaced {
-                sessions.disconnect(Order::replaced(&entry)).await;
+            for (session, handle) in replaced {
+                sessions.disconnect(Order::replaced(session, handle)).await;
             }
             Entered::Now
         }
@@ -96,13 +150,8 @@ impl Registry for MemoryRegistry {
     }
 
     fn leave(&self, entry: Entry, _reason: CloseReason) {
-        let Some(user) = &entry.user else { return };
-        let mut users = self.users();
-        if let Some(sessions) = users.get_mut(user) {
-            sessions.remove(&entry.session);
-            if sessions.is_empty() {
-                users.remove(user);
-            }
+        if let Some(user) = &entry.user {
+            remove(&mut self.users(), user, entry.session);
         }
     }
 
@@ -112,7 +161,7 @@ impl Registry for MemoryRegistry {
 
     fn reenter(&self, entry: Entry) -> bool {
         if let Some(user) = &entry.user {
-            self.users().entry(Arc::clone(user)).or_default().insert(entry.session, entry);
+            insert(&mut self.users(), user, &entry);
         }
         true
     }
@@ -125,11 +174,11 @@ impl Registry for MemoryRegistry {
     ) -> BoxFuture<'static, Result<Vec<UserStatus>, RegistryUnavailable>> {
         let users = self.users();
         let status = |user: Arc<str>| {
-            let sessions = users.get(&user).into_iter().flat_map(BTreeMap::values);
-            let sessions = sessions.map(|entry| SessionStatus {
-                session: entry.session,
+            let sessions = users.get(&user).into_iter().flat_map(Held::all);
+            let sessions = sessions.map(|(session, _)| SessionStatus {
+                session,
                 node: Arc::clone(&self.node.id),
-                since_unix_ms: entry.since_unix_ms(),
+                since_unix_ms: since_unix_ms(session.0),
             });
             UserStatus { sessions: sessions.collect(), user }
         };
@@ -164,11 +213,11 @@ impl Registry for MemoryRegistry {
 }
 
 impl Order {
-    /// That a newer session took the place of `entry`.
-    pub fn replaced(entry: &Entry) -> Self {
+    /// That a newer session took the place of this one.
+    pub fn replaced(session: SessionId, handle: Handle) -> Self {
         Self {
-            session: entry.session,
-            handle: Some(entry.handle),
+            session,
+            handle: Some(handle),
             reason: CloseReason::Replaced,
             message: "a newer session of the same user took this one's place".into(),
         }

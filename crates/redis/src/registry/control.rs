@@ -175,7 +175,7 @@ impl Inner {
 pub(super) fn replaced(held: &Held) -> Option<(String, Order)> {
     let handle = held.handle.parse().ok()?;
     let entry = Entry { user: None, session: held.session, handle, is_limited: true };
-    Some((held.boot().to_owned(), Order::replaced(&entry)))
+    Some((held.boot().to_owned(), Order::replaced(entry.session, entry.handle)))
 }
 
 /// That a session was let in, and there was no room for it.
