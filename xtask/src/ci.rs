@@ -5,18 +5,19 @@ use std::time::{Duration, Instant};
 use anyhow::bail;
 
 use crate::process::{cargo, run as run_command, succeeds};
-use crate::{requirements, test, tidy};
+use crate::{counts, requirements, test, tidy};
 
 /// One check: its name and what runs it.
 type Step = (&'static str, fn() -> anyhow::Result<()>);
 
-const STEPS: [Step; 6] = [
+const STEPS: [Step; 7] = [
     ("tools", tools),
     ("format", format),
     ("clippy", clippy),
     ("docs", docs),
     ("tidy", tidy::run),
     ("test", || test::run(&[])),
+    ("counts", counts::check),
 ];
 
 /// Runs all steps, also after one failed, so that one run shows everything that is wrong.
