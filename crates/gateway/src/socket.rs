@@ -123,7 +123,7 @@ impl Socket<mio::net::TcpStream> {
     /// Whether it may be dropped without a reset that overtakes our last words: a peer of TLS
     /// answers their end, and what comes to a socket that is closed resets it.
     pub fn may_be_dropped(&self) -> bool {
-        self.tls.as_ref().is_none_or(|tls| tls.peer_ended())
+        self.tls.as_ref().is_none_or(|tls| tls.has_heard_all())
     }
 
     /// Says that nothing more is written.

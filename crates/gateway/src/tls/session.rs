@@ -32,6 +32,8 @@ pub struct Session {
     is_dry: bool,
     /// The peer's close_notify has come.
     peer_ended: bool,
+    /// The stream has ended, with or without it.
+    stream_ended: bool,
     /// Ours is written, or at least queued.
     ended: bool,
     /// The peer broke the protocol: nothing goes either way.
@@ -48,6 +50,7 @@ impl Session {
             unsent: Rest::default(),
             is_dry: false,
             peer_ended: false,
+            stream_ended: false,
             ended: false,
             failed: false,
         })
@@ -101,9 +104,9 @@ impl Session {
         self.is_dry && self.plain.is_empty()
     }
 
-    /// Whether the peer has said that it sends nothing more.
-    pub fn peer_ended(&self) -> bool {
-        self.peer_ended
+    /// Whether nothing more comes from the peer.
+    pub fn has_heard_all(&self) -> bool {
+        self.peer_ended || self.stream_ended || self.failed
     }
 
     /// Writes the beginning of `data` as one record; how much that is. What the stream does not
@@ -187,6 +190,7 @@ impl Session {
                 }
             };
             if bytes == 0 {
+                self.stream_ended = true;
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.is_dry = bytes < scratch.len();

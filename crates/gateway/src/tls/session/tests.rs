@@ -224,7 +224,7 @@ fn both_sides_tell_their_end_and_who_is_told_may_still_speak() {
         both.client_speaks();
         both.pipe.inward.extend(b"nobody hears this");
         assert_eq!(both.read().unwrap(), b"last words");
-        assert!(both.session.peer_ended() && !both.session.peek(&mut both.pipe).unwrap());
+        assert!(both.session.has_heard_all() && !both.session.peek(&mut both.pipe).unwrap());
         both.write(b"goodbye");
         both.session.close(&mut both.pipe).unwrap();
         both.session.close(&mut both.pipe).unwrap();
@@ -255,6 +255,7 @@ fn a_stream_that_ends_without_a_word_is_an_unexpected_end() {
         both.pipe.inward.truncate(said);
         both.pipe.has_ended = true;
         assert_eq!(both.read().unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        assert!(both.session.has_heard_all());
     }
 }
 
