@@ -3,7 +3,8 @@
 //!
 //! `rustls::ServerConnection` keeps 4 KiB for input as long as it lives; here one buffer of the
 //! thread serves all, and a connection keeps only what is partial: the beginning of a record, what
-//! was decrypted and not read, what the stream did not take. Each is less than two records.
+//! was decrypted and not read, what the stream did not take. Each is less than two records, but in
+//! the handshake, of which rustls takes messages of up to 64 KiB.
 
 use std::cell::RefCell;
 use std::io::{self, IoSlice, Read, Write};
@@ -30,14 +31,21 @@ pub struct Session {
     unsent: Rest,
     /// The stream had no more when it was last read.
     is_dry: bool,
-    /// The peer's close_notify has come.
-    peer_ended: bool,
-    /// The stream has ended, with or without it.
-    stream_ended: bool,
-    /// Ours is written, or at least queued.
+    inward: Inward,
+    /// Our `close_notify` is written, or at least queued.
     ended: bool,
-    /// The peer broke the protocol: nothing goes either way.
-    failed: bool,
+}
+
+/// What is still to come from the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Inward {
+    Open,
+    /// Its `close_notify` has come.
+    Ended,
+    /// The stream has ended without one.
+    Cut,
+    /// It broke the protocol: nothing goes either way.
+    Broken,
 }
 
 impl Session {
@@ -49,10 +57,8 @@ impl Session {
             plain: Rest::default(),
             unsent: Rest::default(),
             is_dry: false,
-            peer_ended: false,
-            stream_ended: false,
+            inward: Inward::Open,
             ended: false,
-            failed: false,
         })
     }
 
@@ -70,7 +76,7 @@ impl Session {
         self.connection.alpn_protocol()
     }
 
-    /// Reads into `out`; nothing at the peer's proper end, its close_notify. A stream that ends
+    /// Reads into `out`; nothing at the peer's proper end, its `close_notify`. A stream that ends
     /// without one is an unexpected end: somebody may have cut it.
     pub fn read(
         &mut self,
@@ -78,7 +84,7 @@ impl Session {
         out: &mut ReadBuf<'_>,
     ) -> io::Result<()> {
         let filled = out.filled().len();
-        while self.plain.is_empty() && !self.peer_ended {
+        while self.plain.is_empty() && self.inward != Inward::Ended {
             self.fill(stream, out)?;
             if out.filled().len() > filled {
                 return Ok(());
@@ -106,7 +112,7 @@ impl Session {
 
     /// Whether nothing more comes from the peer.
     pub fn has_heard_all(&self) -> bool {
-        self.peer_ended || self.stream_ended || self.failed
+        self.inward != Inward::Open
     }
 
     /// Writes the beginning of `data` as one record; how much that is. What the stream does not
@@ -166,9 +172,9 @@ impl Session {
         !self.unsent.is_empty()
     }
 
-    /// Says that nothing more is written: sends close_notify.
+    /// Says that nothing more is written: sends `close_notify`.
     pub fn close(&mut self, stream: &mut impl Write) -> io::Result<()> {
-        if !self.ended && !self.failed && !self.connection.is_handshaking() {
+        if !self.ended && self.inward != Inward::Broken && !self.connection.is_handshaking() {
             self.ended = true;
             let mut record = [0; MAX_ALERT_BYTES];
             let bytes = self.encrypt(|traffic| traffic.queue_close_notify(&mut record))?;
@@ -179,7 +185,7 @@ impl Session {
 
     /// Reads from the stream once and decrypts what is whole, into `out` as far as there is room.
     fn fill(&mut self, stream: &mut (impl Read + Write), out: &mut ReadBuf<'_>) -> io::Result<()> {
-        if self.failed {
+        if self.inward == Inward::Broken {
             return Err(broken(Error::General("TLS has failed on this connection".to_owned())));
         }
         let outcome = SCRATCH.with_borrow_mut(|scratch| {
@@ -190,7 +196,7 @@ impl Session {
                 }
             };
             if bytes == 0 {
-                self.stream_ended = true;
+                self.inward = Inward::Cut;
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.is_dry = bytes < scratch.len();
@@ -218,7 +224,7 @@ impl Session {
         &mut self,
         write: impl FnOnce(&mut Traffic<'_>) -> Result<usize, EncryptError>,
     ) -> io::Result<usize> {
-        if self.failed {
+        if self.inward == Inward::Broken {
             return Err(io::ErrorKind::BrokenPipe.into());
         }
         let mut written = None;
@@ -290,7 +296,7 @@ impl Session {
                 }
                 // What is encoded is ours to send.
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                Ok(ConnectionState::PeerClosed) => self.peer_ended = true,
+                Ok(ConnectionState::PeerClosed) => self.inward = Inward::Ended,
                 Ok(ConnectionState::WriteTraffic(mut traffic)) => {
                     write(&mut traffic);
                     return (self.taken(input, done + discard), Ok(()));
@@ -306,15 +312,15 @@ impl Session {
         }
     }
 
-    /// How much of `input` is done with: what comes behind a close_notify is ignored
+    /// How much of `input` is done with: what comes behind a `close_notify` is ignored
     /// (RFC 8446 §6.1).
     fn taken(&self, input: &[u8], done: usize) -> usize {
-        if self.peer_ended { input.len() } else { done }
+        if self.inward == Inward::Ended { input.len() } else { done }
     }
 
     /// Keeps the alert that tells the peer what it did.
     fn fail(&mut self) {
-        self.failed = true;
+        self.inward = Inward::Broken;
         while self.connection.wants_write() {
             let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
             let Ok(ConnectionState::EncodeTlsData(mut data)) = state else { return };

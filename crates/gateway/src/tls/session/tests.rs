@@ -119,7 +119,7 @@ impl Both {
         while !rest.is_empty() {
             self.client.read_tls(&mut rest).unwrap();
             self.client.process_new_packets()?;
-            let mut plain = [0; 20_000];
+            let mut plain = vec![0; 20_000];
             while let Ok(bytes @ 1..) = Read::read(&mut self.client.reader(), &mut plain) {
                 self.heard.extend_from_slice(&plain[..bytes]);
             }
@@ -363,7 +363,7 @@ async fn much_goes_both_ways_through_a_narrow_stream() {
             to.write_all(&all).await.unwrap();
             to.shutdown().await.unwrap();
         };
-        let (_, read) = tokio::join!(speak, from.read_to_end(&mut heard));
+        let ((), read) = tokio::join!(speak, from.read_to_end(&mut heard));
         read.unwrap();
         heard
     };
@@ -375,7 +375,7 @@ async fn much_goes_both_ways_through_a_narrow_stream() {
             to.write_all(&all).await.unwrap();
             to.shutdown().await.unwrap();
         };
-        let (_, read) = tokio::join!(speak, from.read_to_end(&mut heard));
+        let ((), read) = tokio::join!(speak, from.read_to_end(&mut heard));
         read.unwrap();
         heard
     };
