@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Admitted};
-use crate::{bridge, http2, tls};
+use crate::{http2, socket, tls};
 
 /// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
@@ -79,10 +79,8 @@ pub struct HttpServer {
     pub head_time: Duration,
     /// How many connections there may be until they are upgraded, and requests over HTTP/2.
     pub admission: Arc<Admission>,
-    /// Agrees on TLS, if there is any.
-    pub tls: Option<TlsAcceptor>,
-    /// Owns the tasks that join connections within TLS to their sessions.
-    pub bridges: TaskTracker,
+    /// How TLS is agreed on, if there is any.
+    pub tls: Option<Arc<ServerConfig>>,
     /// How long a client may take nothing of what is written to it.
     pub patience: Duration,
     /// How many streams an HTTP/2 connection may have at a time.
@@ -143,13 +141,14 @@ impl HttpServer {
             // Boxed, because the task of every connection would be as large.
             Box::pin(self.serve_http2(stream, peer)).await;
         } else {
-            self.serve_http1(stream, peer, TcpStream::into_std).await;
+            self.serve_http1(socket::Socket::plain(stream), peer).await;
         }
     }
 
-    async fn serve_tls(self, tls: TlsAcceptor, stream: TcpStream, peer: Peer) {
+    async fn serve_tls(self, config: Arc<ServerConfig>, stream: TcpStream, peer: Peer) {
+        let accepted = socket::Socket::accept(stream, config);
         let accepted = tokio::select! {
-            accepted = timeout(self.head_time, tls.accept(stream)) => accepted,
+            accepted = timeout(self.head_time, accepted) => accepted,
             () = self.idle_end() => return,
         };
         let stream = match accepted {
@@ -158,16 +157,10 @@ impl HttpServer {
             Ok(Err(_)) => return tls::count_failure("tls_failed"),
             Err(_) => return tls::count_failure("tls_timeout"),
         };
-        if stream.get_ref().1.alpn_protocol() == Some(tls::HTTP2) {
+        if stream.alpn_protocol() == Some(tls::HTTP2) {
             return self.serve_http2(stream, peer).await;
         }
-        let (bridges, patience) = (self.bridges.clone(), self.patience);
-        self.serve_http1(stream, peer, move |stream| {
-            let (socket, bridge) = bridge::pair()?;
-            bridges.spawn(bridge.carry(stream, patience));
-            Ok(socket)
-        })
-        .await;
+        self.serve_http1(stream, peer).await;
     }
 }
 

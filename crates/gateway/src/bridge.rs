@@ -1,5 +1,5 @@
-//! Joins a stream that is no plain socket to a worker, which polls sockets only: a socket pair
-//! stands between, and one thin task carries bytes both ways.
+//! Joins a stream of HTTP/2, which is no socket, to a worker, which polls sockets only: a pair
+//! of sockets stands between, and one thin task carries bytes both ways.
 
 use std::future::poll_fn;
 use std::io;

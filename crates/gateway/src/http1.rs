@@ -1,8 +1,6 @@
 //! A connection that speaks HTTP/1, until a request takes its socket.
 
 use std::convert::Infallible;
-use std::io;
-use std::net::TcpStream;
 use std::pin::Pin;
 use std::task::Poll;
 
@@ -14,24 +12,17 @@ use futures_util::future::poll_fn;
 use http::{HeaderName, HeaderValue, StatusCode, Version, header};
 use hyper::server::conn::http1::{self, Parts};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
 use tower::ServiceExt;
 
 use crate::accept::{CONNECTION_TIME, HttpServer, MAX_HEAD_BYTES, Peer};
 use crate::problem::Problem;
+use crate::socket::Socket;
 use crate::takeover::{Then, Wanted};
 
 impl HttpServer {
-    /// Serves until the end, or until a request takes the socket, which `into_socket` makes of
-    /// `stream`.
-    pub(crate) async fn serve_http1<S>(
-        self,
-        stream: S,
-        peer: Peer,
-        into_socket: impl FnOnce(S) -> io::Result<TcpStream>,
-    ) where
-        S: AsyncRead + AsyncWrite + Unpin + 'static,
-    {
+    /// Serves until the end, or until a request takes the socket.
+    pub(crate) async fn serve_http1(self, socket: Socket<TcpStream>, peer: Peer) {
         let (server, head_time) = (&self, self.head_time);
         let wanted = Wanted::default();
         let takeover = wanted.takeover();
@@ -58,7 +49,7 @@ impl HttpServer {
             .header_read_timeout(head_time)
             .max_headers(READ_HEADERS)
             .max_buf_size(READ_HEAD_BYTES)
-            .serve_connection(TokioIo::new(stream), service);
+            .serve_connection(TokioIo::new(socket), service);
         let ended = tokio::select! {
             taken = served(&mut connection, &wanted) => Some(taken),
             () = self.idle_end() => None,
@@ -77,7 +68,7 @@ impl HttpServer {
         // A copy, because a slice would pin hyper's whole read buffer.
         let leftover = Bytes::copy_from_slice(&read_buf);
         drop(read_buf);
-        match into_socket(io.into_inner()) {
+        match io.into_inner().into_std() {
             Ok(socket) => then(socket, leftover).await,
             Err(error) => tracing::warn!(%error, "a socket could not be taken; it is dropped"),
         }

@@ -27,6 +27,7 @@ pub mod problem;
 pub mod rates;
 pub mod registry;
 pub mod server;
+pub mod socket;
 pub mod takeover;
 pub mod telemetry;
 pub mod tls;

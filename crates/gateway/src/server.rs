@@ -13,10 +13,10 @@ use axum::Router;
 use fanlight_engine::broker::WorkerId;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
+use rustls::ServerConfig;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Barrier, Notify, oneshot};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -51,9 +51,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
     let stomp = config.listen.stomp.map(|address| reserve("listen.stomp", address)).transpose()?;
     let (stomp_listener, stomp) = stomp.unzip();
-    let tls =
-        tls::acceptor("listen.tls", &config.listen.tls, tls::HTTP).map_err(ConfigError::from)?;
-    let stomp_tls = tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls, &[])
+    let tls = tls::server_config("listen.tls", &config.listen.tls, tls::HTTP)
+        .map_err(ConfigError::from)?;
+    let stomp_tls = tls::server_config("listen.stomp_tls", &config.listen.stomp_tls, &[])
         .map_err(ConfigError::from)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
@@ -83,7 +83,6 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         // Apart from the public's, who must not be able to shut operators out.
         admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
         tls: None,
-        bridges: tracker.clone(),
         patience: node.config.limits.send_time.0,
         max_streams: node.config.limits.http2_streams,
         leaving: shutdown.clone(),
@@ -142,9 +141,9 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
 /// Where one worker's connections come from.
 struct Listeners {
     public: Socket,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerConfig>>,
     stomp: Option<Socket>,
-    stomp_tls: Option<TlsAcceptor>,
+    stomp_tls: Option<Arc<ServerConfig>>,
 }
 
 impl Listeners {
@@ -232,12 +231,12 @@ impl WorkerThread {
     fn run(self) -> anyhow::Result<()> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(async move {
-            let (tracker, bridges) = (TaskTracker::new(), TaskTracker::new());
+            let tracker = TaskTracker::new();
             let ending = self.shutdown.child_token();
             let Listeners { public, tls, stomp, stomp_tls } = self.listeners;
             if let Some(listener) = stomp {
                 let (node, worker) = (Arc::clone(&self.node), self.handle.clone());
-                let server = StompServer::new(node, worker, stomp_tls, bridges.clone());
+                let server = StompServer::new(node, worker, stomp_tls, tracker.clone());
                 let end = server.run(listener, ending.clone());
                 tracker.spawn(log_end("a listener for STOMP over TCP", end));
             }
@@ -250,7 +249,6 @@ impl WorkerThread {
                 head_time: self.node.config.limits.request_head_time.0,
                 admission: Arc::clone(&self.node.http_admission),
                 tls,
-                bridges: bridges.clone(),
                 patience: self.node.config.limits.send_time.0,
                 max_streams: self.node.config.limits.http2_streams,
                 leaving: self.node.leaving.clone(),
@@ -258,9 +256,6 @@ impl WorkerThread {
             tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;
             worker.run().await?;
-            // What the last connections were told may still be on its way to them.
-            bridges.close();
-            let _ = tokio::time::timeout(BRIDGE_TIME, bridges.wait()).await;
             // Requests come here also for sessions of other workers, which are still to be told.
             self.all_served.wait().await;
             // What waits here for sessions of other nodes is still to be answered.
@@ -402,8 +397,6 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
     }
 }
 
-/// Less than a drain's deadline.
-const BRIDGE_TIME: Duration = Duration::from_millis(500);
 const ADMIN_CONNECTIONS: usize = 1024;
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

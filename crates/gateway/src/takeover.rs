@@ -4,7 +4,6 @@
 //! So a connection that streams over HTTP/1 is its socket, and nothing of hyper's is left: that
 //! would be some ten KiB for as long as it lives.
 
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -21,11 +20,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::bridge::{self, Bridge};
 use crate::problem::Problem;
+use crate::socket::Socket;
 
 /// What was taken.
 pub struct Taken {
-    /// The raw socket, non-blocking: the connection's own, or one that leads to its stream.
-    pub socket: TcpStream,
+    /// The socket, non-blocking: the connection's own, or one that leads to its stream.
+    pub socket: Socket,
     /// What is to be written to it before anything else.
     pub answer: Vec<u8>,
     /// What the client sent behind its request.
@@ -35,7 +35,7 @@ pub struct Taken {
 }
 
 /// What is to be done with a taken socket, and with what the client sent behind its request.
-pub(crate) type Then = Box<dyn FnOnce(TcpStream, Bytes) -> BoxFuture<'static, ()> + Send>;
+pub(crate) type Then = Box<dyn FnOnce(Socket, Bytes) -> BoxFuture<'static, ()> + Send>;
 
 /// A request's way to what carries it. Its body must have been read to its end before.
 #[derive(Clone)]
@@ -219,6 +219,7 @@ fn pair() -> Result<(Taken, Bridge), Problem> {
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "node_full", detail)
             .with_header(header::RETRY_AFTER, "1")
     })?;
+    let socket = Socket::plain(socket);
     let taken = Taken { socket, answer: Vec::new(), leftover: Bytes::new(), chunked: false };
     Ok((taken, bridge))
 }
@@ -231,6 +232,8 @@ fn with_headers(headers: HeaderMap, body: Body) -> Response {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncWriteExt;
+
     use super::*;
 
     #[test]
@@ -256,9 +259,9 @@ mod tests {
             let _ = told.send(taken.socket);
         });
         let response = response.unwrap();
-        let mut socket = tell.await.unwrap();
+        let mut socket = tell.await.unwrap().into_tokio().unwrap();
         let mut body = response.into_body().into_data_stream();
-        std::io::Write::write_all(&mut socket, b"x").unwrap();
+        socket.write_all(b"x").await.unwrap();
         assert_eq!(body.next().await.unwrap().unwrap(), "x");
         assert!(streams.have_lived());
         while !streams.tasks.is_empty() {

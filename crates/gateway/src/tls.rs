@@ -1,5 +1,7 @@
 //! TLS of our own listeners: the certificate and its key, read once at the start.
 
+mod session;
+
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -8,22 +10,23 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
 
 use crate::config::{Problem, ServerTls};
+
+pub use session::Session;
 
 /// The protocols within TLS for clients (RFC 7301), the preferred one first.
 pub const HTTP: &[&[u8]] = &[HTTP2, b"http/1.1"];
 /// HTTP/2 among them.
 pub const HTTP2: &[u8] = b"h2";
 
-/// What agrees on TLS, and on one of `protocols` if there are any, for a listener whose files are
-/// the option `key`; `None` where it has none.
-pub fn acceptor(
+/// How a listener whose files are the option `key` agrees on TLS, and on one of `protocols` if there
+/// are any; `None` where it has no files.
+pub fn server_config(
     key: &str,
     tls: &ServerTls,
     protocols: &[&[u8]],
-) -> Result<Option<TlsAcceptor>, Problem> {
+) -> Result<Option<Arc<ServerConfig>>, Problem> {
     let ServerTls { certificate_file, private_key_file } = tls;
     let option = |name: &str| format!("{key}.{name}");
     match (certificate_file.as_os_str().is_empty(), private_key_file.as_os_str().is_empty()) {
@@ -57,7 +60,7 @@ pub fn acceptor(
             Problem::new(option("certificate_file"), error.to_string(), remedy)
         })?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
-    Ok(Some(TlsAcceptor::from(Arc::new(config))))
+    Ok(Some(Arc::new(config)))
 }
 
 /// Counts a connection on which TLS was not agreed on.

@@ -319,16 +319,18 @@ impl Worker {
         let (link, framing) = Link::of(carrier);
         let now = self.shared.clock.now();
         let key = SessionKey(self.slots.vacant_key() as u32);
-        let mut socket = mio::net::TcpStream::from_std(socket);
+        let mut socket = socket.into_mio();
         let interest = Interest::READABLE | Interest::WRITABLE;
         let token = Token(key.0 as usize);
-        let registered = self.poll.get_ref().registry().register(&mut socket, token, interest);
+        let registered = self.poll.get_ref().registry();
+        let registered = registered.register(socket.stream_mut(), token, interest);
         if let Err(error) = registered {
             tracing::warn!(%error, "a new connection could not be registered; it is dropped");
             return;
         }
         let slot = self.slot(key, link, framing, opening, admitted, now);
         let listens = slot.role.is_listener();
+        let has_unread = socket.has_unread();
         self.slots.insert(Slot { socket: Some(socket), ..slot });
         if !answer.is_empty()
             && let Some(slot) = self.slots.get_mut(key.0 as usize)
@@ -341,6 +343,9 @@ impl Worker {
         if !leftover.is_empty() {
             let mut leftover = leftover.to_vec();
             self.guarded(key, |worker| worker.feed(key, &mut leftover, now));
+        }
+        if has_unread {
+            self.go_on(key);
         }
     }
 
@@ -573,7 +578,9 @@ impl Worker {
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
         if let Some(socket) = &mut slot.socket {
-            let _ = self.poll.get_ref().registry().deregister(socket);
+            let _ = self.poll.get_ref().registry().deregister(socket.stream_mut());
+            // As far as it goes at once: a peer that knows our end need not wonder who cut it.
+            let _ = socket.finish_tls();
         }
         if let Link::Mailbox(mailbox) = &slot.link
             && let Some(name) = mailbox.claim()

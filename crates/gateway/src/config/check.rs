@@ -86,10 +86,10 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             ));
         }
     }
-    if let Err(problem) = tls::acceptor("listen.tls", &config.listen.tls, tls::HTTP) {
+    if let Err(problem) = tls::server_config("listen.tls", &config.listen.tls, tls::HTTP) {
         problems.push(problem);
     }
-    match tls::acceptor("listen.stomp_tls", &config.listen.stomp_tls, &[]) {
+    match tls::server_config("listen.stomp_tls", &config.listen.stomp_tls, &[]) {
         Err(problem) => problems.push(problem),
         Ok(Some(_)) if config.listen.stomp.is_none() => problems.push(Problem::new(
             "listen.stomp_tls",

@@ -67,7 +67,7 @@ fn the_authority_is_the_host_and_another_host_is_refused() {
 /// A session that says something every half a minute, for twenty minutes.
 async fn talk(Extension(takeover): Extension<Takeover>) -> Response {
     let talk = |Taken { socket, .. }| async move {
-        let mut socket = TcpStream::from_std(socket).unwrap();
+        let mut socket = socket.into_tokio().unwrap();
         for _ in 0..40 {
             socket.write_all(b":\n").await.unwrap();
             sleep(Duration::from_secs(30)).await;
@@ -86,7 +86,6 @@ fn served() -> (DuplexStream, JoinHandle<()>) {
         head_time: Duration::from_secs(10),
         admission: Admission::new(0, 1, &[]),
         tls: None,
-        bridges: TaskTracker::new(),
         patience: Duration::from_secs(10),
         max_streams: 8,
         leaving: CancellationToken::new(),

@@ -2,7 +2,6 @@
 //! to the worker.
 
 use std::io;
-use std::net::TcpStream as StdTcpStream;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,21 +9,21 @@ use bytes::Bytes;
 use fanlight_engine::session::{Handshake, Protocol};
 use fanlight_proto::stomp::{Command, Version, Writer};
 use http::HeaderMap;
+use rustls::ServerConfig;
 use socket2::{SockRef, Socket, TcpKeepalive};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::door;
 use crate::accept;
 use crate::admission::Admitted;
-use crate::bridge;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::socket;
 use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
 
 /// One worker's listener for STOMP over TCP.
@@ -32,7 +31,7 @@ use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
 pub struct StompServer {
     node: Arc<Node>,
     worker: WorkerHandle,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Arc<ServerConfig>>,
     tracker: TaskTracker,
     refusals: Arc<Semaphore>,
 }
@@ -42,7 +41,7 @@ impl StompServer {
     pub fn new(
         node: Arc<Node>,
         worker: WorkerHandle,
-        tls: Option<TlsAcceptor>,
+        tls: Option<Arc<ServerConfig>>,
         tracker: TaskTracker,
     ) -> Self {
         Self { node, worker, tls, tracker, refusals: Arc::new(Semaphore::new(REFUSALS)) }
@@ -53,47 +52,45 @@ impl StompServer {
         let listener = TcpListener::from_std(listener.into())?;
         while let Some((stream, peer)) = accept::next(&listener, &shutdown).await {
             match door::admit(&self.node, peer, &HeaderMap::new()) {
-                Ok(admitted) => self.welcome(stream, admitted).await,
+                Ok(admitted) => self.welcome(stream, admitted, &shutdown).await,
                 Err(problem) => self.refuse(stream, &problem),
             }
         }
         Ok(())
     }
 
-    async fn welcome(&self, stream: TcpStream, admitted: Admitted) {
+    async fn welcome(&self, stream: TcpStream, admitted: Admitted, shutdown: &CancellationToken) {
         set_options(&stream, self.node.rules.heartbeats.native_ms);
         match &self.tls {
-            None => match stream.into_std() {
-                Ok(socket) => self.hand_over(socket, admitted).await,
-                Err(error) => tracing::warn!(%error, "a socket could not be taken; it is dropped"),
-            },
+            None => self.hand_over(socket::Socket::plain(stream), admitted).await,
             Some(tls) => {
-                let (server, tls) = (self.clone(), tls.clone());
-                self.tracker.spawn(server.secure(tls, stream, admitted));
+                let secured = self.clone().secure(tls.clone(), stream, admitted);
+                self.tracker.spawn(shutdown.clone().run_until_cancelled_owned(secured));
             }
         }
     }
 
-    /// Agrees on TLS, then carries what is said within it.
-    async fn secure(self, tls: TlsAcceptor, stream: TcpStream, admitted: Admitted) {
+    /// Agrees on TLS before the session begins.
+    async fn secure(self, tls: Arc<ServerConfig>, stream: TcpStream, admitted: Admitted) {
         let limits = &self.node.config.limits;
-        let secured = match timeout(limits.connect_time.0, tls.accept(stream)).await {
-            Ok(Ok(secured)) => secured,
-            // Whoever does not speak TLS would not understand why.
-            Ok(Err(_)) => return count("tls_failed"),
-            Err(_) => return count("tls_timeout"),
-        };
-        match bridge::pair() {
-            Ok((socket, bridge)) => {
-                let patience = limits.send_time.0;
-                self.hand_over(socket, admitted).await;
-                bridge.carry(secured, patience).await;
-            }
-            Err(error) => tracing::warn!(%error, "no socket pair could be made"),
-        }
+        let secured =
+            match timeout(limits.connect_time.0, socket::Socket::accept(stream, tls)).await {
+                Ok(Ok(secured)) => secured,
+                // Whoever does not speak TLS would not understand why.
+                Ok(Err(_)) => return count("tls_failed"),
+                Err(_) => return count("tls_timeout"),
+            };
+        self.hand_over(secured, admitted).await;
     }
 
-    async fn hand_over(&self, socket: StdTcpStream, admitted: Admitted) {
+    async fn hand_over(&self, socket: socket::Socket<TcpStream>, admitted: Admitted) {
+        let socket = match socket.into_std() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "a socket could not be taken; it is dropped");
+                return;
+            }
+        };
         count("accepted");
         let protocol = Protocol::Stomp(Version::V12);
         let adopted = Adopted {

@@ -26,6 +26,7 @@ use crate::accept::Peer;
 use crate::admission::Admitted;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::socket::Socket;
 use crate::takeover::{Taken, Takeover};
 use crate::worker::{Adopted, Carrier, Echo, Inbox, Opening};
 
@@ -145,11 +146,12 @@ impl Endpoint {
 }
 
 /// What the protocol's `close` service does.
-async fn say_goodbye(socket: std::net::TcpStream, mut answer: Vec<u8>) {
+async fn say_goodbye(socket: Socket, mut answer: Vec<u8>) {
     ws::close_frame(&mut answer, Close::GO_AWAY.code, Close::GO_AWAY.reason);
-    let Ok(mut socket) = tokio::net::TcpStream::from_std(socket) else { return };
+    let Ok(mut socket) = socket.into_tokio() else { return };
     let talk = async {
         socket.write_all(&answer).await?;
+        socket.flush().await?;
         // Its own close frame, and its end; what else it says is of no interest.
         while socket.read(&mut [0; 256]).await? > 0 {}
         std::io::Result::Ok(())

@@ -1,6 +1,5 @@
 //! A worker's bounded inbox: how the rest of the node speaks to it.
 
-use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -14,6 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::mailbox::MailboxOptions;
 use crate::admission::Admitted;
 use crate::mail::Mail;
+use crate::socket::Socket;
 
 /// What a worker is told.
 pub enum Inbox {
@@ -42,8 +42,8 @@ pub enum Inbox {
 
 /// An upgraded connection on its way to its slot.
 pub struct Adopted {
-    /// The raw socket, non-blocking.
-    pub socket: TcpStream,
+    /// Non-blocking.
+    pub socket: Socket,
     /// What it is to be answered before anything else.
     pub answer: Bytes,
     /// What the client sent behind its handshake.

@@ -1,7 +1,7 @@
 //! From a readable socket to the session: read, decode, hand over, in order and without waiting.
 
 use std::borrow::Cow;
-use std::io::{self, Read};
+use std::io;
 
 use fanlight_engine::encode::Framing;
 use fanlight_engine::hub::SessionKey;
@@ -73,7 +73,7 @@ impl Worker {
                 }
                 Ok(bytes) => {
                     slot.last_received_ms = now.mono_ms;
-                    let dry = bytes < buffer.len() && !slot.peer_ended;
+                    let dry = socket.is_dry(bytes, buffer.len()) && !slot.peer_ended;
                     self.stats.bytes_in += bytes as u64;
                     self.feed(key, &mut buffer[..bytes], now);
                     // The socket was dry when it gave less than was asked for (epoll(7)), and
@@ -274,9 +274,9 @@ impl Worker {
         let is_draining = self.sweep.is_draining();
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         let rest_ms = slot.stays_after_its_end_ms().filter(|_| is_draining);
-        let is_flushed = slot.is_flushed();
+        let (is_flushed, may_be_dropped) = (slot.is_flushed(), slot.may_be_dropped());
         let Phase::Closing { peer_closed, deadline_ms } = &mut slot.phase else { return };
-        if rest_ms == Some(0) || (*peer_closed && is_flushed) {
+        if rest_ms == Some(0) || (*peer_closed && is_flushed && may_be_dropped) {
             self.remove(key);
         } else if let Some(rest_ms) = rest_ms {
             *deadline_ms = (self.shared.clock.now().mono_ms + rest_ms).min(*deadline_ms);

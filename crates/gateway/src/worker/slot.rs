@@ -1,8 +1,7 @@
 //! A connection as its worker keeps it: a socket, its session, and nothing else while idle.
 
 use std::collections::VecDeque;
-use std::io::{self, IoSlice, Write};
-use std::net::Shutdown;
+use std::io::{self, IoSlice};
 
 use fanlight_engine::encode::Framing;
 use fanlight_engine::outbox::{Chunk, Outbox, OutboxLimits, fill_slices};
@@ -17,6 +16,7 @@ use super::WorkerShared;
 use super::inbox::{Carrier, Echo};
 use super::mailbox::Mailbox;
 use crate::admission::Admitted;
+use crate::socket::Socket;
 
 /// A connection of a worker.
 ///
@@ -24,7 +24,7 @@ use crate::admission::Admitted;
 /// and no task belongs here.
 pub(super) struct Slot {
     /// Absent where requests come and go.
-    pub socket: Option<TcpStream>,
+    pub socket: Option<Socket<TcpStream>>,
     pub link: Link,
     pub role: Role,
     /// Messages behind the one that the session is busy with, where they come in arrays.
@@ -183,11 +183,11 @@ pub(super) enum Unread {
 
 impl Slot {
     /// Looks at what is to be read without reading it.
-    pub(super) fn unread(&self) -> Unread {
-        let Some(socket) = &self.socket else { return Unread::Something };
-        match socket.peek(&mut [0]) {
-            Ok(0) => Unread::Nothing,
-            Ok(_) => Unread::Something,
+    pub(super) fn unread(&mut self) -> Unread {
+        let Some(socket) = &mut self.socket else { return Unread::Something };
+        match socket.peek() {
+            Ok(false) => Unread::Nothing,
+            Ok(true) => Unread::Something,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Unread::Something,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => Unread::Something,
             Err(_) => Unread::Lost,
@@ -227,10 +227,14 @@ impl Slot {
                 Err(_) => return Written::Lost,
             }
         }
-        if left.is_empty() { Written::Taken } else { self.keep(left, done, limits, now_ms) }
+        if left.is_empty() && !socket.has_unsent() {
+            return Written::Taken;
+        }
+        self.keep(left, done, limits, now_ms)
     }
 
-    /// Queues `chunks`, of whose first `done` bytes are written.
+    /// Queues `chunks`, of whose first `done` bytes are written. None at all are queued where TLS has
+    /// taken what the socket has not.
     fn keep(
         &mut self,
         chunks: &[Chunk],
@@ -286,16 +290,33 @@ impl Slot {
                 Err(_) => return Written::Lost,
             }
         }
-        self.outbox = None;
+        match socket.flush() {
+            Ok(()) => self.outbox = None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => return Written::Lost,
+        }
         Written::Taken
     }
 
-    /// Tells a peer that closes without a handshake of its own that nothing more comes: everything
-    /// is written, and a reset must not overtake it.
+    /// Tells a peer that nothing more comes, unless it is to close a WebSocket first: everything is
+    /// written, and a reset must not overtake it.
     pub(super) fn finish(&mut self) {
-        if let (Link::Stream | Link::Events { .. }, Some(socket)) = (&self.link, &self.socket) {
-            let _ = socket.shutdown(Shutdown::Write);
+        let waits = matches!(
+            (&self.link, self.phase),
+            (Link::WebSocket(_), Phase::Closing { peer_closed: false, .. })
+        );
+        if let Some(socket) = &mut self.socket
+            && !waits
+            && socket.finish().is_err()
+            && socket.has_unsent()
+        {
+            self.outbox.get_or_insert_default();
         }
+    }
+
+    /// Whether the socket has nothing more to do once all is said.
+    pub(super) fn may_be_dropped(&self) -> bool {
+        self.socket.as_ref().is_none_or(Socket::may_be_dropped)
     }
 
     /// Whether nothing waits to be written.
@@ -380,7 +401,7 @@ impl Slot {
 /// One `send`, or `writev` where copying would cost more, of what comes behind the first `done`
 /// bytes: as many of the chunks as fit.
 fn send(
-    socket: &mut TcpStream,
+    socket: &mut Socket<TcpStream>,
     chunks: &[Chunk],
     done: usize,
     scratch: &mut Vec<u8>,
@@ -438,6 +459,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 280, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 288, "{}", size_of::<Slot>());
     }
 }

@@ -92,7 +92,7 @@ impl Worker {
         if self.sweep_mailbox(key, now) {
             return;
         }
-        let Some(slot) = self.slots.get(key.0 as usize) else { return };
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         if slot.is_stuck(now.mono_ms, self.shared.send_time_ms) {
             self.cut(key, CloseReason::SendTimeout, now);
             return;

@@ -29,6 +29,7 @@ use super::*;
 use crate::admission::Admission;
 use crate::config::Auth;
 use crate::mail::Mailroom;
+use crate::socket::Socket;
 
 /// Does what the body of a publication says.
 struct ToldBroker {
@@ -200,7 +201,7 @@ impl Client {
     ) -> Self {
         let admission = Admission::new(0, 0, &[]);
         let adopted = Adopted {
-            socket: accepted,
+            socket: Socket::plain(accepted),
             answer: Bytes::new(),
             leftover: Bytes::new(),
             opening: Opening::Session(Handshake::default(), Some(protocol)),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use fanlight_proto::ws::{self, Opcode};
 use rustls::pki_types::ServerName;
 use rustls::{ClientConfig, RootCertStore};
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::http::{Stream, post};
 use crate::http2::Http2;
 use crate::returning::{bearer, named};
 use crate::stompjs::js_folder;
-use crate::support::{Gateway, PATIENCE, RawClient, eventually, token};
+use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, eventually, token};
 
 /// A certificate for `localhost`, and its key, in files.
 pub struct Certificate {
@@ -98,15 +99,7 @@ async fn the_protocol_is_agreed_on_within_tls_and_http_2_is_preferred() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_websocket_of_http_1_within_tls_is_like_any_other() {
     let (gateway, certificate) = secured().await;
-    let lines = format!(
-        "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
-         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-         Sec-WebSocket-Protocol: fanlight.v1.json\r\nAuthorization: {}\r\n",
-        bearer("ann").await
-    );
-    let (stream, _) = agreed(&gateway, &certificate, &[]).await;
-    let mut client =
-        RawClient::upgrade(Box::new(stream), "/ws", &lines).await.unwrap().begun_native().await;
+    let mut client = websocket(&gateway, &certificate, "ann").await;
     client.send(r#"{"type":"subscribe","to":"/topic/open.a","id":1}"#).await;
     client.expect("\"ok\"").await;
     // Several records of TLS each.
@@ -118,6 +111,73 @@ async fn a_websocket_of_http_1_within_tls_is_like_any_other() {
     }
     drop(client);
     gateway.connections(0, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_reads_late_within_tls_gets_all_that_waited_meanwhile() {
+    let certificate = Certificate::new();
+    let limits = "connections_per_ip = 0\nmessages_per_second = 0\noutbox = \"64MiB\"";
+    let config = CONFIG.replace("connections_per_ip = 0", limits);
+    let config = format!("{config}\n{}", certificate.options("listen.tls"));
+    let gateway = Gateway::with_config(&config).await;
+    let mut late = websocket(&gateway, &certificate, "late").await;
+    late.send(r#"{"type":"subscribe","to":"/topic/open.a","id":1}"#).await;
+    late.expect("\"ok\"").await;
+    let mut publisher = websocket(&gateway, &certificate, "ann").await;
+    // More than the kernel takes for a client that does not read.
+    let data = "0123456789abcdef".repeat(3000);
+    for n in 0..300 {
+        let send = json!({ "type": "send", "to": "/topic/open.a", "data": [n, data], "id": n + 2 });
+        publisher.send(&send.to_string()).await;
+        publisher.expect("\"ok\"").await;
+    }
+    for n in 0..300 {
+        late.expect(&format!("[{n},\"0123")).await;
+    }
+    late.send(r#"{"type":"ping"}"#).await;
+    late.expect("pong").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_told_to_close_within_tls_is_told_its_end_too_and_who_is_cut_is_noticed() {
+    let (gateway, certificate) = secured().await;
+    let (mut stream, _) = agreed(&gateway, &certificate, &[]).await;
+    let head = format!("GET /ws HTTP/1.1\r\n{}\r\n", handshake("ann").await);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    let mut close = Vec::new();
+    ws::frame_masked(&mut close, Opcode::Close, &1000_u16.to_be_bytes(), [1, 2, 3, 4]);
+    stream.write_all(&close).await.unwrap();
+    // The end is a proper one: a stream that was cut would be an error.
+    let mut said = Vec::new();
+    timeout(PATIENCE, stream.read_to_end(&mut said)).await.unwrap().unwrap();
+    assert!(said.ends_with(&[0x88, 2, 0x03, 0xe8]), "{said:?}");
+    stream.shutdown().await.unwrap();
+    gateway.connections(0, 1).await;
+
+    let (mut stream, _) = agreed(&gateway, &certificate, &[]).await;
+    let head = format!("GET /ws HTTP/1.1\r\n{}\r\n", handshake("ann").await);
+    stream.write_all(head.as_bytes()).await.unwrap();
+    gateway.connections(1, 2).await;
+    // No close_notify, as when a proxy cuts it.
+    stream.get_mut().0.shutdown().await.unwrap();
+    gateway.connections(0, 2).await;
+}
+
+/// A native session of this user.
+async fn websocket(gateway: &Gateway, certificate: &Certificate, user: &str) -> RawClient {
+    let (stream, _) = agreed(gateway, certificate, &[]).await;
+    let lines = handshake(user).await;
+    RawClient::upgrade(Box::new(stream), "/ws", &lines).await.unwrap().begun_native().await
+}
+
+/// The headers of a WebSocket's handshake.
+async fn handshake(user: &str) -> String {
+    format!(
+        "Host: localhost\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\
+         Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Protocol: fanlight.v1.json\r\nAuthorization: {}\r\n",
+        bearer(user).await
+    )
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,12 +12,14 @@ use fanlight_proto::sockjs::{
     Callback, CallbackError, Close, Receiver, Transport, frame, headers as names,
 };
 use http::{HeaderValue, StatusCode, Uri, Version};
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 
 use super::reply::{self, Cors};
 use super::{Found, Visit};
 use crate::mail::{MailReply, Receive, Wish};
+use crate::socket::Socket;
 use crate::takeover::Taken;
 use crate::transport::door;
 
@@ -91,7 +93,7 @@ impl Visit {
         let takeover = self.takeover.clone();
         let carried = takeover.stream(version, headers, move |taken| async move {
             let Taken { socket, answer, chunked, .. } = taken;
-            let Ok(socket) = TcpStream::from_std(socket) else { return };
+            let Ok(socket) = socket.into_tokio() else { return };
             let stream = Stream { socket, receiver, chunked };
             // An error is the peer's end: whoever waits is told by the request that is dropped.
             let _ = stream.run(&self, found, answer).await;
@@ -102,7 +104,7 @@ impl Visit {
 
 /// A response that carries frames until it is long enough.
 struct Stream {
-    socket: TcpStream,
+    socket: Socket<TcpStream>,
     receiver: Receiver,
     chunked: bool,
 }
@@ -120,7 +122,10 @@ impl Stream {
         if self.chunked {
             self.socket.write_all(b"0\r\n\r\n").await?;
         }
-        self.socket.shutdown().await
+        self.socket.shutdown().await?;
+        // What a client says at its own end, as within TLS, must not make a reset that overtakes it.
+        let _ = timeout(LINGER, gone(&mut self.socket)).await;
+        Ok(())
     }
 
     /// Writes frames until it is long enough; whether the last was the session's last.
@@ -142,7 +147,7 @@ impl Stream {
                 Found::Holder(holder) => {
                     tokio::select! {
                         next = visit.next(holder, id, true) => next,
-                        () = gone(&self.socket) => return Err(io::ErrorKind::NotConnected.into()),
+                        () = gone(&mut self.socket) => return Err(io::ErrorKind::NotConnected.into()),
                     }
                 }
                 Found::Dead => Err(interrupted()),
@@ -168,7 +173,11 @@ impl Stream {
         } else {
             out.extend_from_slice(body);
         }
-        match tokio::time::timeout(WRITE_TIME, self.socket.write_all(&out)).await {
+        let written = async {
+            self.socket.write_all(&out).await?;
+            self.socket.flush().await
+        };
+        match timeout(WRITE_TIME, written).await {
             Ok(written) => written,
             Err(_) => Err(io::ErrorKind::TimedOut.into()),
         }
@@ -176,19 +185,8 @@ impl Stream {
 }
 
 /// Waits until the client has closed; what it sends meanwhile is of no interest.
-async fn gone(socket: &TcpStream) {
-    let mut scratch = [0; 64];
-    loop {
-        if socket.readable().await.is_err() {
-            return;
-        }
-        match socket.try_read(&mut scratch) {
-            Ok(0) => return,
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(_) => return,
-        }
-    }
+async fn gone(socket: &mut Socket<TcpStream>) {
+    while socket.read(&mut [0; 64]).await.is_ok_and(|bytes| bytes > 0) {}
 }
 
 fn receiver(transport: Transport, uri: &Uri) -> Result<Receiver, CallbackError> {
@@ -222,5 +220,7 @@ fn closing(close: &Close) -> Bytes {
 const MAX_BYTES: u32 = 128 * 1024;
 /// How long it may take until a connection that was cut is known to be.
 const NOTICE_TIME: Duration = Duration::from_millis(200);
+/// How long a client has to close once its response has ended.
+const LINGER: Duration = Duration::from_millis(500);
 /// How long a client may take to read a frame.
 const WRITE_TIME: Duration = Duration::from_secs(10);
