@@ -6,10 +6,10 @@ use std::process::Command;
 use anyhow::Context;
 
 use crate::process::{cargo, root, run as run_command};
-use crate::requirements;
+use crate::{deploy, requirements};
 
 /// Runs the Rust tests, which start Redis, gateways, Node drivers and Chromium, then the page's
-/// own unit tests. `arguments` narrow the Rust tests; the others are then left out.
+/// own unit tests and the checks of what is shipped. `arguments` narrow the Rust tests; the others are then left out.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     requirements::ensure()?;
     requirements::say_what_is_skipped();
@@ -17,9 +17,10 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     // Unbuilt binaries are no concern: cargo builds a package's binaries for its own tests.
     run_command(cargo(&["test", "--workspace", "--locked"]).args(arguments))?;
     if arguments.is_empty() {
-        run_command(&mut npm(&["test"]))
+        run_command(&mut npm(&["test"]))?;
+        deploy::run("")
     } else {
-        println!("skipped the page's unit tests: arguments for cargo test were given");
+        println!("skipped all but the Rust tests: arguments for cargo test were given");
         Ok(())
     }
 }
