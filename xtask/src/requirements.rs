@@ -16,10 +16,11 @@ struct Requirement {
     variable: Option<&'static str>,
 }
 
-const REQUIREMENTS: [Requirement; 8] = [
+const REQUIREMENTS: [Requirement; 9] = [
     Requirement::new("make", "make"),
     Requirement::new("redis-server", "redis-server"),
     Requirement::new("nginx", "nginx"),
+    Requirement::new("haproxy", "haproxy"),
     Requirement::new("node", "nodejs"),
     Requirement::new("npm", "npm"),
     Requirement::new("docker-compose", "docker-compose"),
