@@ -1,4 +1,4 @@
-//! Fanlight's development commands: `cargo xtask ci|test|tidy|deploy|bench|fuzz|chaos`.
+//! Fanlight's development commands: `cargo xtask ci|test|tidy|deploy|sbom|bench|fuzz|chaos`.
 
 mod bench;
 mod chaos;
@@ -36,6 +36,8 @@ enum Task {
         #[arg(default_value = "")]
         filter: String,
     },
+    /// Prints what the gateway is made of, as CycloneDX: a software bill of materials.
+    Sbom,
     /// Runs the benchmarks, what the cluster costs Redis, then deliveries and idle connections over
     /// real sockets.
     Bench {
@@ -86,6 +88,7 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Test { arguments } => test::run(&arguments),
         Task::Tidy => tidy::run(),
         Task::Deploy { filter } => deploy::run(&filter),
+        Task::Sbom => deploy::write_sbom(&mut std::io::stdout()),
         Task::Bench { redis: true, .. } => bench::run_redis_costs(),
         Task::Bench { peers: true, quick, .. } => bench::run_peers(quick),
         Task::Bench { check: true, .. } => counts::check(),

@@ -1,4 +1,5 @@
-//! Tools that only the checks use: kept below `target/tools`, from pinned requirements.
+//! Tools that only the checks use, from pinned requirements: Python's are kept below `target/tools`,
+//! npm's beside their lock file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,4 +28,21 @@ pub(crate) fn python(requirements: &str) -> anyhow::Result<PathBuf> {
     run(Command::new(bin.join("python")).args(pip).arg(&file))?;
     fs::write(&installed_from, wanted).context("could not note what was installed")?;
     Ok(bin)
+}
+
+/// `npm ci` in `folder` (from the repository's root), unless what is installed came from this very
+/// lock file.
+pub(crate) fn npm(folder: &str) -> anyhow::Result<()> {
+    let path = root().join(folder);
+    let lock_file = path.join("package-lock.json");
+    let lock = fs::read(&lock_file).with_context(|| lock_file.display().to_string())?;
+    // Ours, not npm's: npm's own copy in node_modules differs from the lock file in layout.
+    let installed_from = path.join("node_modules/.installed-from.json");
+    if fs::read(&installed_from).is_ok_and(|installed| installed == lock) {
+        println!("skipped npm ci: {folder}/node_modules is up to date");
+        return Ok(());
+    }
+    let install = ["ci", "--ignore-scripts", "--no-audit", "--no-fund"];
+    run(Command::new("npm").args(install).current_dir(path))?;
+    fs::write(&installed_from, lock).context("could not note what was installed")
 }
