@@ -113,7 +113,7 @@ def ticker(fanlight, service, configuration):
         session = run("curl", "-sf", f"http://127.0.0.1:{page}/session")
         require("token" in session, f"no token for the page: {session}")
     finally:
-        for process in started:
+        for process in reversed(started):
             process.terminate()
             process.wait()
 

@@ -36,7 +36,7 @@ enum Task {
         #[arg(default_value = "")]
         filter: String,
     },
-    /// Prints what the gateway is made of, as CycloneDX: a software bill of materials.
+    /// Prints what the gateway is made of, as `CycloneDX`: a software bill of materials.
     Sbom,
     /// Runs the benchmarks, what the cluster costs Redis, then deliveries and idle connections over
     /// real sockets.

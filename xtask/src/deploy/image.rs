@@ -23,6 +23,7 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     let hadolint = tools::python(PYTHON)?.join("hadolint");
     let files = ["deploy/Dockerfile", "deploy/Dockerfile.scratch"];
     run_command(Command::new(hadolint).args(files).current_dir(root()))?;
+    has_what_is_published()?;
     if find_program("buildah").is_none() {
         return Ok(Outcome::Skipped(
             "only linted: buildah is missing (apt-get install buildah)".into(),
@@ -36,7 +37,6 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
         if env::var_os("FANLIGHT_STATIC").is_some() { static_gateway()? } else { built_gateway()? };
     fill(&folder.join("rootfs"), &program)?;
     let container = Container::build(&folder)?;
-    container.has_what_is_published()?;
     container.serves()?;
     Ok(Outcome::Passed)
 }
@@ -74,6 +74,18 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// The last lines of both files say the same: what is run here is what is published.
+fn has_what_is_published() -> anyhow::Result<()> {
+    let last = |path| {
+        let text = fs::read_to_string(root().join(path))?;
+        let from = text.find("USER ").context("no USER")?;
+        anyhow::Ok(text[from..].to_owned())
+    };
+    let (published, scratch) = (last("deploy/Dockerfile")?, last("deploy/Dockerfile.scratch")?);
+    ensure!(published == scratch, "from USER on, deploy/Dockerfile and Dockerfile.scratch differ");
+    Ok(())
+}
+
 /// A container of the image; both go with this value.
 struct Container {
     storage: PathBuf,
@@ -100,21 +112,6 @@ impl Container {
         command.arg("--runroot").arg(self.storage.join("run"));
         command.args(["--storage-driver", "vfs"]).args(arguments);
         command
-    }
-
-    /// The last lines of both files say the same: what is run here is what is published.
-    fn has_what_is_published(&self) -> anyhow::Result<()> {
-        let last = |path| {
-            let text = fs::read_to_string(root().join(path))?;
-            let from = text.find("USER ").context("no USER")?;
-            anyhow::Ok(text[from..].to_owned())
-        };
-        let (published, scratch) = (last("deploy/Dockerfile")?, last("deploy/Dockerfile.scratch")?);
-        ensure!(
-            published == scratch,
-            "from USER on, deploy/Dockerfile and Dockerfile.scratch differ"
-        );
-        Ok(())
     }
 
     /// Runs it with its own entry point and user, until its own health check succeeds.

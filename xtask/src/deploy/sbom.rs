@@ -1,4 +1,4 @@
-//! What the gateway is made of, as CycloneDX, from cargo's own data; and that it is valid.
+//! What the gateway is made of, as `CycloneDX`, from cargo's own data; and that it is valid.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -13,7 +13,7 @@ use super::{Outcome, PYTHON};
 use crate::process::{root, run as run_command};
 use crate::tools;
 
-/// Makes one and has it validated by the schema of CycloneDX.
+/// Makes one and has it validated by the schema of `CycloneDX`.
 pub(super) fn run() -> anyhow::Result<Outcome> {
     let folder = root().join("target/deploy");
     fs::create_dir_all(&folder)?;
