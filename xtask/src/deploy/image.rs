@@ -164,7 +164,7 @@ impl Drop for Container {
     }
 }
 
-/// `buildah run`, which passes signals on.
+/// `buildah run`; its program ends with it.
 struct Gateway(Child);
 
 impl Gateway {
