@@ -1,4 +1,4 @@
-//! HAProxy with the configuration that is shipped, in front of three nodes, without stickiness.
+//! `HAProxy` with the configuration that is shipped, in front of three nodes, without stickiness.
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -14,7 +14,7 @@ use crate::http::{Stream, get, headers, post};
 use crate::returning::{bearer, config, named, nodes_with};
 use crate::support::{Gateway, RawClient, eventually};
 
-/// A running HAProxy; it ends with this value.
+/// A running `HAProxy`; it ends with this value.
 struct Haproxy {
     address: SocketAddr,
     child: Child,
