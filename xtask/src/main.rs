@@ -1,14 +1,16 @@
-//! Fanlight's development commands: `cargo xtask ci|test|tidy|bench|fuzz|chaos`.
+//! Fanlight's development commands: `cargo xtask ci|test|tidy|deploy|sbom|bench|fuzz|chaos`.
 
 mod bench;
 mod chaos;
 mod ci;
 mod counts;
+mod deploy;
 mod fuzz;
 mod process;
 mod requirements;
 mod test;
 mod tidy;
+mod tools;
 
 use std::process::ExitCode;
 
@@ -28,6 +30,14 @@ enum Task {
     },
     /// Checks the rules of the tree that compilers do not: arrows, budgets, dead files.
     Tidy,
+    /// Checks what is shipped for running Fanlight: compose, Terraform, manifests, dashboards.
+    Deploy {
+        /// Only checks whose name contains this.
+        #[arg(default_value = "")]
+        filter: String,
+    },
+    /// Prints what the gateway is made of, as `CycloneDX`: a software bill of materials.
+    Sbom,
     /// Runs the benchmarks, what the cluster costs Redis, then deliveries and idle connections over
     /// real sockets.
     Bench {
@@ -77,6 +87,8 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Ci => ci::run(),
         Task::Test { arguments } => test::run(&arguments),
         Task::Tidy => tidy::run(),
+        Task::Deploy { filter } => deploy::run(&filter),
+        Task::Sbom => deploy::write_sbom(&mut std::io::stdout()),
         Task::Bench { redis: true, .. } => bench::run_redis_costs(),
         Task::Bench { peers: true, quick, .. } => bench::run_peers(quick),
         Task::Bench { check: true, .. } => counts::check(),

@@ -16,12 +16,16 @@ struct Requirement {
     variable: Option<&'static str>,
 }
 
-const REQUIREMENTS: [Requirement; 6] = [
+const REQUIREMENTS: [Requirement; 10] = [
     Requirement::new("make", "make"),
     Requirement::new("redis-server", "redis-server"),
     Requirement::new("nginx", "nginx"),
+    Requirement::new("haproxy", "haproxy"),
+    Requirement::new("buildah", "buildah"),
     Requirement::new("node", "nodejs"),
     Requirement::new("npm", "npm"),
+    Requirement::new("docker-compose", "docker-compose"),
+    Requirement::new("promtool", "prometheus"),
     Requirement { variable: Some("CHROMIUM"), ..Requirement::new("chromium", "chromium") },
 ];
 

@@ -3,6 +3,7 @@
 mod completions;
 mod config;
 mod doctor;
+mod health;
 mod messages;
 mod serve;
 mod token;
@@ -31,6 +32,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Pub(command)) => messages::publish(&command),
         Some(Command::Sub(command)) => messages::subscribe(&command),
         Some(Command::Doctor(command)) => doctor::run(&command),
+        Some(Command::Health(command)) => health::run(&command),
         Some(Command::Completions(command)) => completions::run(&command),
     };
     match outcome {
@@ -68,6 +70,8 @@ enum Command {
     Sub(messages::Subscribe),
     /// Check a Redis for what Fanlight needs of it.
     Doctor(doctor::Doctor),
+    /// Ask a node whether it is ready, and succeed only if it is.
+    Health(health::Health),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
 }

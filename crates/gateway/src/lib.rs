@@ -13,6 +13,7 @@ pub mod client_address;
 pub mod clock;
 pub mod config;
 pub mod dead_letters;
+pub mod descriptors;
 pub mod dev;
 pub mod drain;
 pub mod health;

@@ -34,7 +34,7 @@ use crate::telemetry::{self, Metrics};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dead_letters, dev, health, tls};
+use crate::{admin, dead_letters, descriptors, dev, health, tls};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
@@ -43,6 +43,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    descriptors::raise_limit();
     let metrics = Metrics::install()?;
     let tracker = TaskTracker::new();
     let shutdown = CancellationToken::new();
@@ -309,7 +310,7 @@ async fn keep_up(
 }
 
 /// An address to connect to, where the node listens on all.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
+pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
     match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
         IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),

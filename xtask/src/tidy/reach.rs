@@ -12,7 +12,7 @@ use super::tree::Tree;
 const ASSETS: [&str; 5] = ["css", "html", "js", "lua", "mjs"];
 
 /// Kinds of files that can name an asset.
-const NAMING: [&str; 6] = ["html", "js", "json", "mjs", "rs", "yml"];
+const NAMING: [&str; 7] = ["html", "js", "json", "mjs", "py", "rs", "yml"];
 
 /// `roots` are the files at which cargo's targets begin.
 pub(super) fn check_modules(tree: &Tree, roots: &[String]) -> anyhow::Result<Vec<Finding>> {

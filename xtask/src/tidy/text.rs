@@ -7,19 +7,20 @@ use super::tree::File;
 const MAX_FILE_LINES: usize = 700;
 
 /// Kinds of files in which people write code.
-const CODE: [&str; 8] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua"];
+const CODE: [&str; 9] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua", "py"];
 
 /// Every other kind of file that has a place here.
-const OTHER_KINDS: [&str; 10] =
-    ["conf", "json", "md", "pem", "properties", "svg", "toml", "xml", "yaml", "yml"];
+const OTHER_KINDS: [&str; 12] =
+    ["cfg", "conf", "json", "md", "pem", "properties", "svg", "toml", "txt", "xml", "yaml", "yml"];
 
 /// Files that are known by their whole name.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 9] = [
     ".dockerignore",
     ".gitignore",
     ".npmrc",
     "Cargo.lock",
     "Dockerfile",
+    "Dockerfile.scratch",
     "LICENSE-APACHE",
     "LICENSE-MIT",
     "run",

@@ -152,3 +152,16 @@ async fn a_session_that_waits_for_redis_gets_its_answer_before_the_drain_closes_
     drop((native, stomp));
     assert!(gateway.ended().await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_raises_its_soft_limit_of_open_files_to_the_hard_one() {
+    let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
+    std::fs::write(file.path(), CONFIG).unwrap();
+    let script = format!(
+        "ulimit -Sn 200 && ulimit -Hn 5000 && exec '{}' serve --config '{}'",
+        env!("CARGO_BIN_EXE_fanlight"),
+        file.path().display()
+    );
+    let gateway = Gateway::with_program("sh", &["-c", &script], &[]).await;
+    assert_eq!(gateway.metric("process_max_fds").await, 5000);
+}

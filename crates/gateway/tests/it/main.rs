@@ -8,6 +8,8 @@ mod crowd;
 mod endings;
 mod events;
 mod handshake;
+mod haproxy;
+mod health;
 mod http;
 mod http2;
 mod lifecycle;

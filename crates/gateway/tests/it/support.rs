@@ -90,7 +90,12 @@ impl Gateway {
 
     /// A gateway with these arguments and environment variables.
     pub async fn with_args(args: &[&str], env: &[(&str, &str)]) -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_fanlight"))
+        Self::with_program(env!("CARGO_BIN_EXE_fanlight"), args, env).await
+    }
+
+    /// A gateway that this program becomes.
+    pub async fn with_program(program: &str, args: &[&str], env: &[(&str, &str)]) -> Self {
+        let mut child = Command::new(program)
             .args(args)
             .envs(env.iter().copied())
             .stdout(Stdio::piped())

@@ -1,0 +1,133 @@
+"""Checks docker-compose.yml beyond its syntax: what it mounts is there, the programs take it, and
+the example publishes.
+
+    compose.py FANLIGHT         (docker-compose, nginx, promtool and node are needed)
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+# On their way.
+PENDING = {"deploy/prometheus/rules", "deploy/grafana/provisioning", "deploy/grafana/dashboards"}
+
+
+def main(fanlight):
+    services = yaml.safe_load(run("docker-compose", "-f", ROOT / "docker-compose.yml", "config"))["services"]
+    for name, service in services.items():
+        for mount in service.get("volumes", []):
+            source = Path(mount.rsplit(":", 2)[0])
+            is_there = source.exists() or str(source.relative_to(ROOT)) in PENDING
+            require(is_there, f"{name} mounts {source}, which is not there")
+        for address in service.get("ports", []):
+            require(address.startswith("127.0.0.1:"), f"{name} is open to everybody: {address}")
+    configuration = ROOT / "deploy/compose/fanlight.toml"
+    run(fanlight, "config", "check", configuration)
+    balancer(services["balancer"], services)
+    prometheus(services)
+    ticker(fanlight, services["ticker"], configuration)
+
+
+def require(condition, what):
+    if not condition:
+        sys.exit(what)
+
+
+def run(*command, **options):
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
+    require(done.returncode == 0, f"{command[0]}: {done.stderr}{done.stdout}")
+    return done.stdout
+
+
+def balancer(service, services):
+    """nginx takes the file that the container makes, which leads to every gateway."""
+    script = service["command"][2].split("&&")[0]
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "nginx.conf"
+        script = script.replace("/etc/fanlight/nginx.conf", str(ROOT / "deploy/nginx/nginx.conf"))
+        run("sh", "-c", script.replace("/tmp/nginx.conf", str(made)))
+        text = made.read_text()
+        gateways = [name for name in services if name.startswith("gateway-")]
+        require("127.0.0.1" not in text, "an address of the shipped file is left")
+        for name in gateways:
+            require(f"server {name}:8080 " in text, f"nginx does not know {name}")
+            # Their names are known in the containers' network only.
+            text = text.replace(f"{name}:8080", f"127.0.0.1:{8080 + gateways.index(name)}")
+        port = service["ports"][0].rsplit(":", 1)[1].removesuffix("/tcp")
+        require(f"listen {port};" in text, f"nginx does not listen on {port}")
+        made.write_text(text)
+        nginx = "/usr/sbin/nginx" if Path("/usr/sbin/nginx").exists() else "nginx"
+        done = subprocess.run(
+            [nginx, "-t", "-p", folder, "-c", made, "-g", f"pid {folder}/pid; error_log stderr;"],
+            capture_output=True,
+            text=True,
+        )
+        # Who is not root may not make the folders that it is built with.
+        accepted = done.returncode == 0 or "Permission denied" in done.stderr
+        require(accepted and "syntax is ok" in done.stderr, done.stderr)
+
+
+def prometheus(services):
+    path = ROOT / "deploy/compose/prometheus.yml"
+    run("promtool", "check", "config", "--syntax-only", path)
+    [job] = yaml.safe_load(path.read_text())["scrape_configs"]
+    targets = {target for each in job["static_configs"] for target in each["targets"]}
+    wanted = {f"{name}:9090" for name in services if name.startswith("gateway-")}
+    require(targets == wanted, f"Prometheus scrapes {targets}, the gateways are {wanted}")
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ticker(fanlight, service, configuration):
+    """The example publishes to a gateway with this configuration, and a subscriber gets it."""
+    public, page = free_port(), free_port()
+    variables = os.environ | {
+        "FANLIGHT__BROKER__KIND": "memory",
+        "FANLIGHT__LISTEN__PUBLIC": f"127.0.0.1:{public}",
+        "FANLIGHT__LISTEN__ADMIN": f"127.0.0.1:{free_port()}",
+    }
+    secret = service["environment"]["SECRET"]
+    example = {"GATEWAY": f"http://127.0.0.1:{public}", "SECRET": secret, "PORT": str(page), "INTERVAL_MS": "200"}
+    started = []
+    try:
+        serve = [fanlight, "serve", "--config", configuration]
+        started.append(subprocess.Popen(serve, env=variables, stdout=subprocess.DEVNULL))
+        run(fanlight, "health", "--timeout", "30s", "--url", wait_for(variables["FANLIGHT__LISTEN__ADMIN"]))
+        node = ["node", ROOT / "examples/ticker/ticker.mjs"]
+        started.append(subprocess.Popen(node, env=os.environ | example, stdout=subprocess.DEVNULL))
+        token = run(fanlight, "token", "mint", "--secret", secret, "--user", "ann").strip()
+        listen = [fanlight, "sub", "--count", "3", f"ws://127.0.0.1:{public}/ws", "/topic/prices.*"]
+        heard = run(*listen, env=os.environ | {"FANLIGHT_TOKEN": token}, timeout=60)
+        require("ACME" in heard and "price" in heard, f"no prices: {heard}")
+        require("prices" in run("curl", "-sf", wait_for(f"127.0.0.1:{page}") + "/"), "no page")
+        session = run("curl", "-sf", f"http://127.0.0.1:{page}/session")
+        require("token" in session, f"no token for the page: {session}")
+    finally:
+        for process in reversed(started):
+            process.terminate()
+            process.wait()
+
+
+def wait_for(address):
+    """Its URL, once somebody listens."""
+    host, port = address.rsplit(":", 1)
+    for _ in range(300):
+        try:
+            socket.create_connection((host, int(port)), timeout=1).close()
+            return f"http://{address}"
+        except OSError:
+            subprocess.run(["sleep", "0.1"], check=True)
+    sys.exit(f"nobody listens on {address}")
+
+
+main(*sys.argv[1:])

@@ -1,0 +1,289 @@
+"""Checks the overlays without a cluster: by the schemas of Kubernetes and of the operators, and
+against what Fanlight really has: options, commands, paths, metrics.
+
+    validate.py FANLIGHT        (the program; kubectl, node and `npm ci` in this folder are needed)
+"""
+
+import copy
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import kubernetes_validate
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+K8S = ROOT / "k8s"
+OVERLAYS = ["dev", "production", "keda"]
+KUBERNETES = "1.32"
+# Stand for what the Secret has.
+SECRETS = {"redis-url": "redis://redis:6379", "jwt-secret": "0123456789abcdef0123456789abcdef"}
+# What a node answers at its admin listener.
+PATHS = {"/startupz", "/readyz", "/livez", "/metrics"}
+
+
+class Wrong(Exception):
+    """A manifest that would not work, and why."""
+
+
+def main(fanlight):
+    failures = []
+    rendered = {overlay: render(overlay) for overlay in OVERLAYS}
+    for overlay, objects in rendered.items():
+        failures += [f"{overlay}: {failure}" for failure in faults(objects, fanlight)]
+    failures += adapter_faults()
+    failures += [f"not noticed: {what}" for what in unnoticed(rendered["keda"], fanlight)]
+    for failure in failures:
+        print(failure, file=sys.stderr)
+    sys.exit(1 if failures else 0)
+
+
+def render(overlay):
+    command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay)]
+    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    return [each for each in yaml.safe_load_all(output) if each]
+
+
+def faults(objects, fanlight):
+    """Everything that is wrong with one overlay."""
+    found = []
+    custom = [each for each in objects if each["apiVersion"].split("/")[0].endswith((".sh", ".com"))]
+    for each in objects:
+        if each not in custom:
+            found += schema_faults(each)
+    found += custom_faults(custom)
+    for check in (references, pods, scaling, monitors):
+        try:
+            check(objects, fanlight)
+        except Wrong as wrong:
+            found.append(str(wrong))
+    return found
+
+
+def schema_faults(each):
+    try:
+        kubernetes_validate.validate(each, KUBERNETES, strict=True)
+        return []
+    except kubernetes_validate.ValidationError as error:
+        where = ".".join(str(step) for step in error.path)
+        return [f"{name_of(each)}: {where}: {error.message}"]
+
+
+def custom_faults(objects):
+    if not objects:
+        return []
+    lines = "\n".join(json.dumps(each) for each in objects)
+    command = ["node", str(K8S / "tests" / "crds.mjs")]
+    done = subprocess.run(command, input=lines, capture_output=True, text=True)
+    return done.stderr.splitlines() or ([] if done.returncode == 0 else ["crds.mjs failed"])
+
+
+def name_of(each):
+    return f"{each['kind']} {each['metadata']['name']}"
+
+
+def of_kind(objects, kind):
+    return [each for each in objects if each["kind"] == kind]
+
+
+def require(condition, what):
+    if not condition:
+        raise Wrong(what)
+
+
+def gateway(objects):
+    """The gateway's pod template, and its container."""
+    [deployment] = [d for d in of_kind(objects, "Deployment") if d["metadata"]["name"] == "fanlight"]
+    template = deployment["spec"]["template"]
+    return template, template["spec"]["containers"][0]
+
+
+def labels_match(selector, labels):
+    return bool(selector) and all(labels.get(key) == value for key, value in selector.items())
+
+
+def references(objects, _):
+    """Selectors find the pods, and named ports are there."""
+    template, container = gateway(objects)
+    labels = template["metadata"]["labels"]
+    ports = {port["name"] for port in container["ports"]}
+    for service in of_kind(objects, "Service"):
+        if not service["metadata"]["name"].startswith("fanlight"):
+            continue
+        require(labels_match(service["spec"]["selector"], labels), f"{name_of(service)} selects no pod")
+        for port in service["spec"]["ports"]:
+            require(port["targetPort"] in ports, f"{name_of(service)}: no port {port['targetPort']}")
+    for kind, key in (("PodDisruptionBudget", "selector"), ("NetworkPolicy", "podSelector")):
+        for each in of_kind(objects, kind):
+            selector = each["spec"].get(key, {}).get("matchLabels")
+            require(labels_match(selector, labels), f"{name_of(each)} selects no pod")
+    [policy] = of_kind(objects, "NetworkPolicy")
+    for rule in policy["spec"]["ingress"]:
+        for port in rule["ports"]:
+            require(port["port"] in ports, f"NetworkPolicy: no port {port['port']}")
+    for spread in template["spec"]["topologySpreadConstraints"]:
+        require(labels_match(spread["labelSelector"]["matchLabels"], labels), "spread of no pods")
+
+
+def pods(objects, fanlight):
+    """The gateway starts with this, is probed where it listens, and has time to drain."""
+    template, container = gateway(objects)
+    pod = template["spec"]
+    [config_map] = [m for m in of_kind(objects, "ConfigMap") if m["metadata"]["name"].startswith("fanlight")]
+    [volume] = [v for v in pod["volumes"] if v.get("configMap")]
+    require(volume["configMap"]["name"] == config_map["metadata"]["name"], "the ConfigMap is another")
+    environment = {}
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {})
+        if "secretKeyRef" in source:
+            key = source["secretKeyRef"]["key"]
+            require(key in SECRETS, f"{variable['name']}: no key {key} in the Secret")
+            environment[variable["name"]] = SECRETS[key]
+        else:
+            environment[variable["name"]] = variable.get("value", "pod")
+    mounted = Path(environment["FANLIGHT_CONFIG"])
+    require(str(mounted.parent) == container["volumeMounts"][0]["mountPath"], f"{mounted} is not mounted")
+    options = accepted_options(fanlight, config_map["data"][mounted.name], environment)
+
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for name in ("public", "admin"):
+        port = int(options["listen"][name].rsplit(":", 1)[1])
+        require(ports[name] == port, f"port {name} is {ports[name]}, and it listens on {port}")
+    require(options["listen"]["admin"].startswith("0.0.0.0"), "probes can't reach listen.admin")
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        request = container[probe]["httpGet"]
+        require(request["path"] in PATHS, f"{probe}: a node has no {request['path']}")
+        require(request["port"] == "admin", f"{probe}: port {request['port']} is not the admin listener")
+    times = [seconds(options["drain"][name]) for name in ("grace", "window", "deadline", "shutdown_timeout")]
+    limit = pod["terminationGracePeriodSeconds"]
+    require(sum(times) <= limit, f"a drain takes {sum(times)} s, and it is killed after {limit}")
+    commands = subprocess.run([fanlight, "--help"], check=True, capture_output=True, text=True).stdout
+    hook = container["lifecycle"]["preStop"]["exec"]["command"]
+    require(hook[0] == "/usr/local/bin/fanlight", f"the image has no {hook[0]}")
+    for command in (container["args"], hook[1:]):
+        # `drain` is on its way.
+        is_there = re.search(rf"^  {command[0]} ", commands, re.M) or command[0] == "drain"
+        require(is_there, f"there is no `fanlight {command[0]}`")
+    secure(pod, container)
+
+
+def accepted_options(fanlight, text, environment):
+    """The configuration as the gateway reads it; what it refuses or warns of is wrong."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "fanlight.toml"
+        path.write_text(text)
+        variables = {k: v for k, v in environment.items() if k.startswith("FANLIGHT__")}
+        done = subprocess.run(
+            [fanlight, "config", "check", str(path), "--json"],
+            env={"PATH": os.environ["PATH"]} | variables,
+            capture_output=True,
+            text=True,
+        )
+    require(done.returncode == 0, f"fanlight refuses its configuration: {done.stderr or done.stdout}")
+    checked = json.loads(done.stdout)
+    require(not checked["warnings"], f"fanlight warns: {checked['warnings']}")
+    return checked["config"]
+
+
+def seconds(text):
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
+    return sum(float(n) * units[unit] for n, unit in re.findall(r"(\d+)\s*(ms|s|m|h)", text))
+
+
+def secure(pod, container):
+    """What the Pod Security Standard `restricted` asks for, and a read-only root."""
+    inside = container["securityContext"]
+    require(pod["securityContext"]["runAsNonRoot"], "it may be root")
+    require(pod["securityContext"]["seccompProfile"]["type"] == "RuntimeDefault", "no seccomp profile")
+    require(inside["readOnlyRootFilesystem"], "its root can be written")
+    require(not inside["allowPrivilegeEscalation"], "it may escalate")
+    require(inside["capabilities"]["drop"] == ["ALL"], "it keeps capabilities")
+    require(pod["automountServiceAccountToken"] is False, "it has a token of the cluster")
+
+
+def metrics():
+    return set(re.findall(r"^\| `(fanlight_\w+)`", (ROOT / "docs/metrics.md").read_text(), re.M))
+
+
+def known_metrics(text, where):
+    names = re.findall(r"fanlight_\w+", text)
+    require(names, f"{where}: no metric")
+    for name in names:
+        require(name in metrics(), f"{where}: docs/metrics.md has no {name}")
+
+
+def scaling(objects, _):
+    """One scaler at most, of the Deployment, by metrics that exist."""
+    scalers = of_kind(objects, "HorizontalPodAutoscaler") + of_kind(objects, "ScaledObject")
+    require(len(scalers) <= 1, "two scalers of one Deployment")
+    for each in scalers:
+        require(each["spec"]["scaleTargetRef"]["name"] == "fanlight", f"{name_of(each)}: another target")
+        for metric in each["spec"].get("metrics", []):
+            if metric["type"] == "Pods":
+                known_metrics(metric["pods"]["metric"]["name"], name_of(each))
+        for trigger in each["spec"].get("triggers", []):
+            if trigger["type"] == "prometheus":
+                known_metrics(trigger["metadata"]["query"], name_of(each))
+
+
+def monitors(objects, _):
+    services = of_kind(objects, "Service")
+    for each in of_kind(objects, "ServiceMonitor"):
+        wanted = each["spec"]["selector"]["matchLabels"]
+        found = [s for s in services if labels_match(wanted, s["metadata"].get("labels", {}))]
+        require(len(found) == 1, f"{name_of(each)} selects {len(found)} services")
+        for endpoint in each["spec"]["endpoints"]:
+            names = [port["name"] for port in found[0]["spec"]["ports"]]
+            require(endpoint["port"] in names, f"{name_of(each)}: no port {endpoint['port']}")
+            require(endpoint["path"] in PATHS, f"{name_of(each)}: no {endpoint['path']}")
+
+
+def adapter_faults():
+    """The rule that the autoscaler's metric comes from."""
+    rules = yaml.safe_load((K8S / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    try:
+        for rule in rules:
+            known_metrics(rule["seriesQuery"], "prometheus-adapter.yaml")
+        names = {rule["name"]["as"] for rule in rules}
+        [scaler] = of_kind(render("production"), "HorizontalPodAutoscaler")
+        asked = {m["pods"]["metric"]["name"] for m in scaler["spec"]["metrics"] if m["type"] == "Pods"}
+        require(asked <= names, f"the autoscaler asks for {asked}, the adapter has {names}")
+    except Wrong as wrong:
+        return [str(wrong)]
+    return []
+
+
+def unnoticed(objects, fanlight):
+    """Mistakes that this check must find; those that it does not."""
+    container = ("Deployment", "spec", "template", "spec", "containers", 0)
+    mistakes = [
+        ("a misspelled field", (*container, "readinesProbe"), {}),
+        ("a field of the wrong type", ("PodDisruptionBudget", "spec", "maxUnavailable"), [1]),
+        ("a misspelled field of KEDA", ("ScaledObject", "spec", "minReplicas"), 3),
+        ("a misspelled field of the operator", ("ServiceMonitor", "spec", "endpoints", 0, "ports"), "admin"),
+        ("a probe at a wrong port", (*container, "livenessProbe", "httpGet", "port"), "public"),
+        ("a probe of a path that is not there", (*container, "livenessProbe", "httpGet", "path"), "/health"),
+        ("a port that is not there", ("Service", "spec", "ports", 0, "targetPort"), "web"),
+        ("an option that is not there", (*container, "env", 1, "name"), "FANLIGHT__CLUSTER__NAM"),
+        ("a command that is not there", (*container, "args"), ["server"]),
+        ("a kill before the drain's end", ("Deployment", "spec", "template", "spec", "terminationGracePeriodSeconds"), 60),
+        ("a metric that is not there", ("ScaledObject", "spec", "triggers", 0, "metadata", "query"), "sum(fanlight_conns)"),
+        ("a root that can be written", (*container, "securityContext", "readOnlyRootFilesystem"), False),
+    ]
+    expected = set(faults(objects, fanlight))
+    for what, (kind, *path, last), value in mistakes:
+        broken = copy.deepcopy(objects)
+        place = of_kind(broken, kind)[0]
+        for step in path:
+            place = place[step]
+        place[last] = value
+        if set(faults(broken, fanlight)) <= expected:
+            yield what
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
