@@ -1,0 +1,96 @@
+locals {
+  admin_port = 9090
+  admin_host = length(var.admin_security_group_ids) > 0 ? "0.0.0.0" : "127.0.0.1"
+
+  # What is given by the user wins.
+  environment = merge(
+    {
+      FANLIGHT__LISTEN__PUBLIC             = "0.0.0.0:${var.load_balancer.target_port}"
+      FANLIGHT__LISTEN__ADMIN              = "${local.admin_host}:${local.admin_port}"
+      FANLIGHT__LISTEN__TRUSTED_PROXIES    = join(",", var.load_balancer.cidrs)
+      FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT    = "${var.stop_timeout_s - 5}s"
+      FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)
+      FANLIGHT__TELEMETRY__EMF             = "true"
+      FANLIGHT__TELEMETRY__SERVICE         = var.name
+      FANLIGHT__LOG__FORMAT                = "json"
+    },
+    var.environment,
+  )
+  secrets = merge({ FANLIGHT__REDIS__URL = var.cache.url_secret_arn }, var.secrets)
+
+  log_options = {
+    awslogs-group  = aws_cloudwatch_log_group.this.name
+    awslogs-region = data.aws_region.current.region
+    # A log that can't be written must not stop the gateway.
+    mode            = "non-blocking"
+    max-buffer-size = "25m"
+  }
+
+  gateway = {
+    name      = "gateway"
+    image     = var.image
+    essential = true
+    command   = ["serve"]
+
+    user                   = "10001:10001"
+    privileged             = false
+    readonlyRootFilesystem = !var.execute_command
+    linuxParameters = {
+      initProcessEnabled = true
+      capabilities       = { add = [], drop = ["ALL"] }
+    }
+    mountPoints = [{ sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }]
+
+    portMappings = [{ name = "public", containerPort = var.load_balancer.target_port, protocol = "tcp" }]
+    ulimits      = [{ name = "nofile", softLimit = var.nofile, hardLimit = var.nofile }]
+    stopTimeout  = var.stop_timeout_s
+
+    environment = [for name in sort(keys(local.environment)) : { name = name, value = local.environment[name] }]
+    secrets     = [for name in sort(keys(local.secrets)) : { name = name, valueFrom = local.secrets[name] }]
+
+    # Whether it lives, not whether it is ready: a node that drains must not be killed for it.
+    healthCheck = {
+      command = ["CMD", "bash", "-c", join(" && ", [
+        "exec 3<>/dev/tcp/127.0.0.1/${local.admin_port}",
+        "printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3",
+        "head -n 1 <&3 | grep -q ' 200 '",
+      ])]
+      interval    = 10
+      timeout     = 5
+      retries     = 3
+      startPeriod = 10
+    }
+
+    # Stops after the gateway, so that a drain is seen to its end.
+    dependsOn = [for collector in local.collectors : { containerName = collector.name, condition = "START" }]
+
+    logConfiguration = {
+      logDriver = "awslogs"
+      options   = merge(local.log_options, { awslogs-stream-prefix = "gateway" })
+    }
+  }
+
+  collectors = var.prometheus == null ? [] : [{
+    name      = "collector"
+    image     = var.prometheus.collector_image
+    essential = false
+    memory    = 256
+
+    privileged             = false
+    readonlyRootFilesystem = true
+    linuxParameters        = { capabilities = { add = [], drop = ["ALL"] } }
+    stopTimeout            = 30
+
+    environment = [
+      { name = "AOT_CONFIG_CONTENT", value = file("${path.module}/collector.yaml") },
+      { name = "METRICS_TARGET", value = "127.0.0.1:${local.admin_port}" },
+      { name = "REMOTE_WRITE_URL", value = var.prometheus.remote_write_url },
+      { name = "SERVICE_NAME", value = var.name },
+    ]
+
+    logConfiguration = {
+      logDriver = "awslogs"
+      options   = merge(local.log_options, { awslogs-stream-prefix = "collector" })
+    }
+  }]
+}
