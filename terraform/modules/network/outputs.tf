@@ -16,6 +16,17 @@ output "public_cidrs" {
 output "private_subnet_ids" {
   description = "For tasks and cache: one a zone."
   value       = [for zone in local.zones : aws_subnet.private[zone].id]
+
+  # What starts in them needs its way out.
+  depends_on = [
+    aws_route.internet,
+    aws_route.nat,
+    aws_route_table_association.private,
+    aws_route_table_association.public,
+    aws_vpc_endpoint.interface,
+    aws_vpc_endpoint.s3,
+    aws_vpc_security_group_ingress_rule.endpoints,
+  ]
 }
 
 output "private_cidrs" {
