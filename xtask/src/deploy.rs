@@ -2,6 +2,7 @@
 //! Terraform modules, manifests, rules and dashboards. Each check is a file in `deploy/`.
 
 mod compose;
+mod terraform;
 
 use anyhow::{Context, bail};
 
@@ -19,7 +20,10 @@ struct Check {
     run: fn() -> anyhow::Result<Outcome>,
 }
 
-const CHECKS: [Check; 1] = [Check { name: "compose", run: compose::run }];
+const CHECKS: [Check; 2] = [
+    Check { name: "compose", run: compose::run },
+    Check { name: "terraform", run: terraform::run },
+];
 
 /// Runs the checks whose names contain `filter`, also after one failed, and says how each ended.
 pub(crate) fn run(filter: &str) -> anyhow::Result<()> {

@@ -7,14 +7,14 @@ use super::tree::File;
 const MAX_FILE_LINES: usize = 700;
 
 /// Kinds of files in which people write code.
-const CODE: [&str; 8] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua"];
+const CODE: [&str; 9] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua", "py"];
 
 /// Every other kind of file that has a place here.
-const OTHER_KINDS: [&str; 10] =
-    ["conf", "json", "md", "pem", "properties", "svg", "toml", "xml", "yaml", "yml"];
+const OTHER_KINDS: [&str; 12] =
+    ["conf", "hcl", "json", "md", "pem", "properties", "svg", "tf", "toml", "xml", "yaml", "yml"];
 
 /// Files that are known by their whole name.
-const NAMES: [&str; 8] = [
+const NAMES: [&str; 10] = [
     ".dockerignore",
     ".gitignore",
     ".npmrc",
@@ -22,7 +22,9 @@ const NAMES: [&str; 8] = [
     "Dockerfile",
     "LICENSE-APACHE",
     "LICENSE-MIT",
+    "checkov-requirements.txt",
     "run",
+    "stub-requirements.txt",
 ];
 
 /// Where people's and build machines' own files are; no path of ours begins so.
