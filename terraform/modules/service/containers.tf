@@ -9,6 +9,7 @@ locals {
       FANLIGHT__LISTEN__ADMIN              = "${local.admin_host}:${local.admin_port}"
       FANLIGHT__LISTEN__TRUSTED_PROXIES    = join(",", var.load_balancer.cidrs)
       FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT    = "${var.stop_timeout_s - 5}s"
+      FANLIGHT__DRAIN__WATCH_ECS           = "true"
       FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)
       FANLIGHT__TELEMETRY__EMF             = "true"
       FANLIGHT__TELEMETRY__SERVICE         = var.name
@@ -32,7 +33,7 @@ locals {
     essential = true
     command   = ["serve"]
 
-    user                   = "10001:10001"
+    user                   = "65532:65532"
     privileged             = false
     readonlyRootFilesystem = !var.execute_command
     linuxParameters = {
@@ -50,11 +51,7 @@ locals {
 
     # Whether it lives, not whether it is ready: a node that drains must not be killed for it.
     healthCheck = {
-      command = ["CMD", "bash", "-c", join(" && ", [
-        "exec 3<>/dev/tcp/127.0.0.1/${local.admin_port}",
-        "printf 'GET /livez HTTP/1.0\\r\\n\\r\\n' >&3",
-        "head -n 1 <&3 | grep -q ' 200 '",
-      ])]
+      command     = ["CMD", "/usr/local/bin/fanlight", "health", "--live"]
       interval    = 10
       timeout     = 5
       retries     = 3

@@ -200,14 +200,18 @@ variable "stop_timeout_s" {
 }
 
 variable "task_protection" {
-  description = "Whether a task is protected from scale-in and deployments while it has sessions, until it has drained (`drain.ecs_task_protection`)."
+  description = <<-TEXT
+    Whether a task is protected from scale-in and deployments while it has sessions
+    (`drain.ecs_task_protection`). Both then wait until something of yours has drained it: a
+    deployment does not end by itself.
+  TEXT
   type        = bool
-  default     = true
+  default     = false
   nullable    = false
 }
 
 variable "execute_command" {
-  description = "Whether ECS Exec can open a shell in the gateway's container, whose root is then writable."
+  description = "Whether ECS Exec can run `fanlight` commands in the gateway's container, as `fanlight doctor`. Its root is then writable."
   type        = bool
   default     = false
   nullable    = false

@@ -34,7 +34,7 @@ run "the_gateway_has_few_rights_and_many_files" {
 
   assert {
     condition = (
-      local.gateway.user == "10001:10001"
+      local.gateway.user == "65532:65532"
       && local.gateway.readonlyRootFilesystem
       && !local.gateway.privileged
       && local.gateway.linuxParameters.capabilities.drop == ["ALL"]
@@ -79,11 +79,11 @@ run "sessions_have_all_the_time_there_is_to_leave" {
     error_message = "a deployment that fails is rolled back"
   }
   assert {
-    condition     = local.environment.FANLIGHT__DRAIN__ECS_TASK_PROTECTION == "true"
-    error_message = "tasks with sessions are protected"
+    condition     = local.environment.FANLIGHT__DRAIN__WATCH_ECS == "true" && local.environment.FANLIGHT__DRAIN__ECS_TASK_PROTECTION == "false"
+    error_message = "a drain begins when ECS wants a task to go, which no protection holds up"
   }
   assert {
-    condition     = strcontains(join(" ", local.gateway.healthCheck.command), "/livez") && !strcontains(join(" ", local.gateway.healthCheck.command), "/readyz")
+    condition     = local.gateway.healthCheck.command == ["CMD", "/usr/local/bin/fanlight", "health", "--live"]
     error_message = "a node that drains is not killed for being unready"
   }
 }
@@ -130,6 +130,7 @@ run "roles_allow_what_is_needed_and_no_more" {
   command = apply
 
   variables {
+    task_protection = true
     secrets = { FANLIGHT__AUTH__KEYS__0__SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:jwt-1:key::" }
   }
 
@@ -169,10 +170,6 @@ run "roles_allow_what_is_needed_and_no_more" {
 run "who_needs_nothing_gets_no_rights" {
   command = plan
 
-  variables {
-    task_protection = false
-  }
-
   assert {
     condition     = length(aws_iam_role_policy.task) == 0
     error_message = "the gateway has no rights in AWS"
@@ -183,6 +180,7 @@ run "a_shell_and_a_private_image_bring_their_rights" {
   command = apply
 
   variables {
+    task_protection     = true
     execute_command     = true
     ecr_repository_arns = ["arn:aws:ecr:eu-west-1:123456789012:repository/fanlight"]
     kms_key_arns        = ["arn:aws:kms:eu-west-1:123456789012:key/1"]
