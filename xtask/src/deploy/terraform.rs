@@ -1,6 +1,8 @@
 //! The Terraform modules: by terraform itself, with a provider that has AWS' schemas and no AWS
 //! (`terraform/stub`), by checkov, and what they would have ECS run by botocore and the gateway.
 
+mod broken;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -35,14 +37,14 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     let format = ["fmt", "-check", "-diff", "-recursive", "terraform"];
     run_command(terraform(&mut Command::new("terraform")).args(format).current_dir(root()))?;
     let stub = Stub::new()?;
-    let copy = copy()?;
-    for module in folders(&copy.join("modules"))? {
-        stub.terraform(&module, &["init", "-backend=false"])?;
-        stub.terraform(&module, &["validate"])?;
-        stub.terraform(&module, &["test"])?;
+    let copy = copy("terraform")?;
+    for folder in folders(&copy.join("modules"))? {
+        module(&stub, &folder)?;
+        readme_names_all(&folder)?;
     }
-    let environment = example(&stub, &copy.join("examples/complete"))?;
-    gateway_takes(&environment)?;
+    example(&stub, &copy.join("examples/complete"))?;
+    readme_names_all(&copy.join("examples/complete"))?;
+    broken::all_are_noticed(&stub)?;
     Ok(Outcome::Passed)
 }
 
@@ -53,9 +55,35 @@ fn checkov() -> anyhow::Result<()> {
     run_command(command.current_dir(root().join("terraform")))
 }
 
-/// Applies the example, with everything on, finds nothing left to change, and destroys it. Returns
-/// the environment of the gateway's container.
-fn example(stub: &Stub, folder: &Path) -> anyhow::Result<BTreeMap<String, String>> {
+fn module(stub: &Stub, folder: &Path) -> anyhow::Result<()> {
+    stub.terraform(folder, &["init", "-backend=false"])?;
+    stub.terraform(folder, &["validate"])?;
+    stub.terraform(folder, &["test"])?;
+    Ok(())
+}
+
+/// Whoever adds an input or an output says so to its readers.
+fn readme_names_all(folder: &Path) -> anyhow::Result<()> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        fs::read_to_string(&path).with_context(|| path.display().to_string())
+    };
+    let readme = read("README.md")?;
+    for (file, keyword) in [("variables.tf", "variable "), ("outputs.tf", "output ")] {
+        let text = read(file)?;
+        let names = text.lines().filter_map(|line| line.strip_prefix(keyword)?.split('"').nth(1));
+        for name in names {
+            if !readme.contains(&format!("| `{name}` |")) {
+                bail!("{}: README.md has no row for `{name}`", folder.display());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Applies the example, with everything on, finds nothing left to change, and destroys it. What it
+/// would have ECS run is read by botocore and by the gateway.
+fn example(stub: &Stub, folder: &Path) -> anyhow::Result<()> {
     let with = ["-input=false", "-var-file=example.tfvars.json"];
     stub.terraform(folder, &["init", "-backend=false"])?;
     stub.terraform(folder, &["validate"])?;
@@ -70,7 +98,7 @@ fn example(stub: &Stub, folder: &Path) -> anyhow::Result<BTreeMap<String, String
     check.arg(root().join("terraform/stub/check_tasks.py")).args([&state, &environment]);
     run_command(&mut check)?;
     let text = fs::read_to_string(&environment).with_context(|| "environment.json")?;
-    serde_json::from_str(&text).context("environment.json")
+    gateway_takes(&serde_json::from_str(&text).context("environment.json")?)
 }
 
 /// The gateway itself reads its options as the task would give them.
@@ -144,8 +172,8 @@ fn terraform(command: &mut Command) -> &mut Command {
 }
 
 /// A new copy of all modules, so that nothing is left among the sources.
-fn copy() -> anyhow::Result<PathBuf> {
-    let copy = root().join("target/tmp/terraform");
+fn copy(name: &str) -> anyhow::Result<PathBuf> {
+    let copy = root().join("target/tmp").join(name);
     let _ = fs::remove_dir_all(&copy);
     copy_folder(&root().join("terraform"), &copy)?;
     Ok(copy)
