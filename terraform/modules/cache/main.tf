@@ -98,7 +98,7 @@ resource "aws_security_group" "this" {
 }
 
 resource "aws_cloudwatch_log_group" "slow" {
-  name              = "/${var.name}/cache/slow-log"
+  name              = "/aws/vendedlogs/${var.name}/cache/slow-log"
   retention_in_days = var.log_retention_days
   kms_key_id        = var.kms_key_arn
 }

@@ -1,3 +1,5 @@
+data "aws_caller_identity" "current" {}
+
 locals {
   has_flow_logs = var.flow_logs != "NONE"
 }
@@ -31,6 +33,7 @@ resource "aws_iam_role" "flow_logs" {
       Effect    = "Allow"
       Action    = "sts:AssumeRole"
       Principal = { Service = "vpc-flow-logs.amazonaws.com" }
+      Condition = { StringEquals = { "aws:SourceAccount" = data.aws_caller_identity.current.account_id } }
     }]
   })
 }

@@ -27,20 +27,22 @@ locals {
     max-buffer-size = "25m"
   }
 
-  gateway = {
+  # Without what is null: ECS does not tell it back, and Terraform would see a change each time.
+  gateway = { for key, value in local.gateway_or_null : key => value if value != null }
+
+  gateway_or_null = {
     name      = "gateway"
     image     = var.image
     essential = true
     command   = ["serve"]
 
     user                   = "65532:65532"
-    privileged             = false
     readonlyRootFilesystem = !var.execute_command
     linuxParameters = {
       initProcessEnabled = true
-      capabilities       = { add = [], drop = ["ALL"] }
+      capabilities       = { drop = ["ALL"] }
     }
-    mountPoints = [{ sourceVolume = "tmp", containerPath = "/tmp", readOnly = false }]
+    mountPoints = [{ sourceVolume = "tmp", containerPath = "/tmp" }]
 
     portMappings = [{ name = "public", containerPort = var.load_balancer.target_port, protocol = "tcp" }]
     ulimits      = [{ name = "nofile", softLimit = var.nofile, hardLimit = var.nofile }]
@@ -59,7 +61,7 @@ locals {
     }
 
     # Stops after the gateway, so that a drain is seen to its end.
-    dependsOn = [for collector in local.collectors : { containerName = collector.name, condition = "START" }]
+    dependsOn = var.prometheus == null ? null : [{ containerName = "collector", condition = "START" }]
 
     logConfiguration = {
       logDriver = "awslogs"
@@ -73,13 +75,13 @@ locals {
     essential = false
     memory    = 256
 
-    privileged             = false
     readonlyRootFilesystem = true
-    linuxParameters        = { capabilities = { add = [], drop = ["ALL"] } }
+    linuxParameters        = { capabilities = { drop = ["ALL"] } }
     stopTimeout            = 30
 
     environment = [
       { name = "AOT_CONFIG_CONTENT", value = file("${path.module}/collector.yaml") },
+      { name = "AWS_REGION", value = data.aws_region.current.region },
       { name = "METRICS_TARGET", value = "127.0.0.1:${local.admin_port}" },
       { name = "REMOTE_WRITE_URL", value = var.prometheus.remote_write_url },
       { name = "SERVICE_NAME", value = var.name },
