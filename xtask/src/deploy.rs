@@ -5,6 +5,7 @@ mod compose;
 mod image;
 mod kubernetes;
 mod sbom;
+mod terraform;
 
 use std::env;
 use std::path::PathBuf;
@@ -28,11 +29,12 @@ struct Check {
     run: fn() -> anyhow::Result<Outcome>,
 }
 
-const CHECKS: [Check; 4] = [
+const CHECKS: [Check; 5] = [
     Check { name: "compose", run: compose::run },
     Check { name: "image", run: image::run },
     Check { name: "kubernetes", run: kubernetes::run },
     Check { name: "sbom", run: sbom::run },
+    Check { name: "terraform", run: terraform::run },
 ];
 
 /// The Python packages that several checks use.

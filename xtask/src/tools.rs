@@ -46,3 +46,26 @@ pub(crate) fn npm(folder: &str) -> anyhow::Result<()> {
     run(Command::new("npm").args(install).current_dir(path))?;
     fs::write(&installed_from, lock).context("could not note what was installed")
 }
+
+/// The archive of `package` (`name@version`) from npm, not unpacked. Fetched at the first call.
+pub(crate) fn npm_archive(package: &str) -> anyhow::Result<PathBuf> {
+    let folder = root().join("target/tools/npm").join(package);
+    if let Some(archive) = archive_in(&folder) {
+        return Ok(archive);
+    }
+    fs::create_dir_all(&folder).with_context(|| folder.display().to_string())?;
+    // Beside its place until it is whole.
+    let parts = folder.join("parts");
+    let _ = fs::remove_dir_all(&parts);
+    fs::create_dir_all(&parts).with_context(|| parts.display().to_string())?;
+    run(Command::new("npm").args(["pack", package, "--silent"]).current_dir(&parts))?;
+    let fetched = archive_in(&parts).with_context(|| format!("npm packed no {package}"))?;
+    let archive = folder.join(fetched.file_name().unwrap_or_default());
+    fs::rename(&fetched, &archive).with_context(|| archive.display().to_string())?;
+    Ok(archive)
+}
+
+fn archive_in(folder: &Path) -> Option<PathBuf> {
+    let entries = fs::read_dir(folder).ok()?.flatten().map(|entry| entry.path());
+    entries.into_iter().find(|path| path.extension().is_some_and(|extension| extension == "tgz"))
+}

@@ -10,8 +10,22 @@ const MAX_FILE_LINES: usize = 700;
 const CODE: [&str; 9] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua", "py"];
 
 /// Every other kind of file that has a place here.
-const OTHER_KINDS: [&str; 12] =
-    ["cfg", "conf", "json", "md", "pem", "properties", "svg", "toml", "txt", "xml", "yaml", "yml"];
+const OTHER_KINDS: [&str; 14] = [
+    "cfg",
+    "conf",
+    "hcl",
+    "json",
+    "md",
+    "pem",
+    "properties",
+    "svg",
+    "tf",
+    "toml",
+    "txt",
+    "xml",
+    "yaml",
+    "yml",
+];
 
 /// Files that are known by their whole name.
 const NAMES: [&str; 9] = [

@@ -77,8 +77,16 @@ fn read_folder(
 }
 
 /// What `.gitignore` keeps out too, and git's own folder (a file in a linked worktree).
-const SKIPPED: [&str; 6] =
-    [".git", "target", "artifacts", "node_modules", "__fuzz__", "proptest-regressions"];
+const SKIPPED: [&str; 8] = [
+    ".git",
+    ".terraform",
+    "target",
+    "artifacts",
+    "node_modules",
+    "__fuzz__",
+    "__pycache__",
+    "proptest-regressions",
+];
 
 #[cfg(test)]
 mod tests {

@@ -1,0 +1,144 @@
+variable "region" {
+  description = "The Region."
+  type        = string
+  nullable    = false
+}
+
+variable "name" {
+  description = "What everything is called."
+  type        = string
+  default     = "fanlight"
+  nullable    = false
+}
+
+variable "tags" {
+  description = "Tags of everything, besides `Application`."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
+
+variable "image" {
+  description = "The gateway's image, by tag or digest."
+  type        = string
+  nullable    = false
+}
+
+variable "ecr_repository_arns" {
+  description = "The repositories in ECR that it comes from. Empty: it is public."
+  type        = list(string)
+  default     = []
+  nullable    = false
+}
+
+variable "certificate_arn" {
+  description = "The certificate in ACM that clients see."
+  type        = string
+  nullable    = false
+}
+
+variable "domain" {
+  description = "A name in a hosted zone of Route 53 that leads to the load balancer. Null: make a record yourself."
+  type = object({
+    zone_id = string
+    name    = string
+  })
+  default = null
+}
+
+variable "jwt_public_key_pem" {
+  description = "The public key, as PEM, of those who sign clients' tokens by ES256."
+  type        = string
+  nullable    = false
+
+  validation {
+    condition     = startswith(var.jwt_public_key_pem, "-----BEGIN PUBLIC KEY-----")
+    error_message = "jwt_public_key_pem must be a public key as PEM: it begins with -----BEGIN PUBLIC KEY-----."
+  }
+}
+
+variable "allowed_origins" {
+  description = "Whose pages may connect."
+  type        = list(string)
+  default     = []
+  nullable    = false
+}
+
+variable "egress" {
+  description = "How tasks reach what is outside: `nat_per_zone`, `single_nat` or `endpoints`."
+  type        = string
+  default     = "nat_per_zone"
+  nullable    = false
+}
+
+variable "scaling" {
+  description = "How many tasks, see the module `service`."
+  type = object({
+    min                  = optional(number, 3)
+    max                  = optional(number, 12)
+    connections_per_task = optional(number, 30000)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "spot_percent" {
+  description = "The share of tasks beyond the first two on Fargate Spot."
+  type        = number
+  default     = 0
+  nullable    = false
+}
+
+variable "cache" {
+  description = "The cache's size, and which of its passwords is in use: see the module `cache`."
+  type = object({
+    node_type           = optional(string, "cache.r7g.large")
+    shards              = optional(number, 2)
+    replicas_per_shard  = optional(number, 1)
+    password_generation = optional(number, 0)
+  })
+  default  = {}
+  nullable = false
+}
+
+variable "waf" {
+  description = "Whether a web ACL is before the load balancer."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "access_logs" {
+  description = "Whether the load balancer writes access logs."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "prometheus" {
+  description = "Whether metrics go to Managed Prometheus."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "grafana" {
+  description = "Whether there is a Managed Grafana to see them."
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
+variable "alarm_emails" {
+  description = "Whom alarms are sent to."
+  type        = set(string)
+  default     = []
+  nullable    = false
+}
+
+variable "deletion_protection" {
+  description = "Whether load balancer and cache are kept from being deleted by mistake: off only to take all down."
+  type        = bool
+  default     = true
+  nullable    = false
+}
