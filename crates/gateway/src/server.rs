@@ -27,9 +27,10 @@ use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
-use crate::node::Node;
+use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::registry::Cluster;
+use crate::telemetry::emf::Emf;
 use crate::telemetry::{self, Metrics};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
@@ -43,7 +44,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
-    let metrics = Metrics::install()?;
+    let metrics = Metrics::install(config.broker.kind)?;
     let tracker = TaskTracker::new();
     let shutdown = CancellationToken::new();
 
@@ -59,6 +60,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
+    let handles = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
     let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
@@ -89,7 +91,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         leaving: shutdown.clone(),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    tracker.spawn(keep_up(metrics, Arc::clone(&node), Arc::clone(&shared), shutdown.clone()));
+    if node.config.telemetry.emf {
+        let emf = Emf::new(&node.config.telemetry, metrics.clone(), clock);
+        let until = shutdown.clone();
+        tracker.spawn(async move { until.run_until_cancelled(emf.run()).await });
+    }
+    let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
+    tracker.spawn(upkeep.run(shutdown.clone()));
     announce(&node, public, stomp, admin);
 
     let mut signals = Signals::listen()?;
@@ -298,18 +306,31 @@ async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<(
 }
 
 /// Keeps the metrics that are not counted where they arise.
-async fn keep_up(
+struct Upkeep {
     metrics: Metrics,
     node: Arc<Node>,
-    workers: Arc<WorkerShared>,
-    shutdown: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        let ready = node.readiness() == crate::node::Readiness::Ready;
-        metrics::gauge!("fanlight_ready").set(u8::from(ready));
-        node.registry.set_sessions(workers.sessions.load(Ordering::Relaxed));
-        metrics.upkeep();
+    shared: Arc<WorkerShared>,
+    inboxes: Vec<WorkerHandle>,
+}
+
+impl Upkeep {
+    async fn run(self, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
+            let node = &self.node;
+            let ready = node.readiness() == Readiness::Ready;
+            metrics::gauge!("fanlight_ready").set(u8::from(ready));
+            let fullest = self.inboxes.iter().map(WorkerHandle::used_ratio).fold(0.0, f64::max);
+            for (limit, used) in [
+                ("connections", node.admission.used_ratio()),
+                ("http_connections", node.http_admission.used_ratio()),
+                ("worker_inbox", fullest),
+            ] {
+                metrics::gauge!("fanlight_limit_used_ratio", "limit" => limit).set(used);
+            }
+            node.registry.set_sessions(self.shared.sessions.load(Ordering::Relaxed));
+            self.metrics.upkeep();
+        }
     }
 }
 
