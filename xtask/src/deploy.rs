@@ -2,6 +2,8 @@
 //! Terraform modules, manifests, rules and dashboards. Each check is a file in `deploy/`.
 
 mod compose;
+mod grafana;
+mod prometheus;
 
 use anyhow::{Context, bail};
 
@@ -19,7 +21,11 @@ struct Check {
     run: fn() -> anyhow::Result<Outcome>,
 }
 
-const CHECKS: [Check; 1] = [Check { name: "compose", run: compose::run }];
+const CHECKS: [Check; 3] = [
+    Check { name: "compose", run: compose::run },
+    Check { name: "prometheus", run: prometheus::run },
+    Check { name: "grafana", run: grafana::run },
+];
 
 /// Runs the checks whose names contain `filter`, also after one failed, and says how each ended.
 pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
