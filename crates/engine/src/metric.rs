@@ -68,11 +68,13 @@ impl Metric {
     }
 
     /// The same with labels.
+    #[must_use]
     pub const fn by(self, labels: &'static [Label]) -> Self {
         Self { labels, ..self }
     }
 
     /// The same with more for the documentation.
+    #[must_use]
     pub const fn detail(self, detail: &'static str) -> Self {
         Self { detail, ..self }
     }

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
@@ -27,13 +27,13 @@ use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
-use crate::node::{Node, Readiness};
+use crate::node::Node;
 use crate::problem::Problem;
 use crate::registry::Cluster;
-use crate::telemetry::emf::Emf;
 use crate::telemetry::{self, Metrics};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
+use crate::upkeep::Upkeep;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dead_letters, dev, health, tls};
 
@@ -91,13 +91,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         leaving: shutdown.clone(),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    if node.config.telemetry.emf {
-        let emf = Emf::new(&node.config.telemetry, metrics.clone(), clock);
-        let until = shutdown.clone();
-        tracker.spawn(async move { until.run_until_cancelled(emf.run()).await });
-    }
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
-    tracker.spawn(upkeep.run(shutdown.clone()));
+    upkeep.start(&tracker, &shutdown);
     announce(&node, public, stomp, admin);
 
     let mut signals = Signals::listen()?;
@@ -302,35 +297,6 @@ fn public_routes(station: &Station) -> Router {
 async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = end.await {
         tracing::error!(%error, "{what} has failed");
-    }
-}
-
-/// Keeps the metrics that are not counted where they arise.
-struct Upkeep {
-    metrics: Metrics,
-    node: Arc<Node>,
-    shared: Arc<WorkerShared>,
-    inboxes: Vec<WorkerHandle>,
-}
-
-impl Upkeep {
-    async fn run(self, shutdown: CancellationToken) {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
-        while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-            let node = &self.node;
-            let ready = node.readiness() == Readiness::Ready;
-            metrics::gauge!("fanlight_ready").set(u8::from(ready));
-            let fullest = self.inboxes.iter().map(WorkerHandle::used_ratio).fold(0.0, f64::max);
-            for (limit, used) in [
-                ("connections", node.admission.used_ratio()),
-                ("http_connections", node.http_admission.used_ratio()),
-                ("worker_inbox", fullest),
-            ] {
-                metrics::gauge!("fanlight_limit_used_ratio", "limit" => limit).set(used);
-            }
-            node.registry.set_sessions(self.shared.sessions.load(Ordering::Relaxed));
-            self.metrics.upkeep();
-        }
     }
 }
 

@@ -70,7 +70,7 @@ fn names_in(folder: &Path, names: &mut BTreeSet<String>) {
         let name = path.file_name().unwrap().to_str().unwrap();
         if path.is_dir() && name != "telemetry" {
             names_in(&path, names);
-        } else if name.ends_with(".rs") && name != "metric_table.rs" {
+        } else if path.extension().is_some_and(|kind| kind == "rs") && name != "metric_table.rs" {
             let text = fs::read_to_string(&path).unwrap();
             let quoted = text.split('"').filter(|part| {
                 part.strip_prefix("fanlight_").is_some_and(|rest| {
