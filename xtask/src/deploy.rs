@@ -2,8 +2,10 @@
 //! Terraform modules, manifests, rules and dashboards. Each check is a file in `deploy/`.
 
 mod compose;
+mod grafana;
 mod image;
 mod kubernetes;
+mod prometheus;
 mod sbom;
 mod terraform;
 
@@ -29,10 +31,12 @@ struct Check {
     run: fn() -> anyhow::Result<Outcome>,
 }
 
-const CHECKS: [Check; 5] = [
+const CHECKS: [Check; 7] = [
     Check { name: "compose", run: compose::run },
+    Check { name: "grafana", run: grafana::run },
     Check { name: "image", run: image::run },
     Check { name: "kubernetes", run: kubernetes::run },
+    Check { name: "prometheus", run: prometheus::run },
     Check { name: "sbom", run: sbom::run },
     Check { name: "terraform", run: terraform::run },
 ];

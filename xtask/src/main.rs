@@ -4,6 +4,7 @@ mod bench;
 mod chaos;
 mod ci;
 mod counts;
+mod dashboards;
 mod deploy;
 mod fuzz;
 mod process;

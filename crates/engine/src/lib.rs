@@ -7,6 +7,7 @@ pub mod history;
 pub mod hub;
 pub mod ids;
 pub mod limits;
+pub mod metric;
 pub mod outbox;
 pub mod peers;
 pub mod policy;

@@ -90,6 +90,14 @@ impl Admission {
         self.connections.load(Ordering::Relaxed)
     }
 
+    /// How much of the node's limit is used: 1 is all, and 0 where there is none.
+    pub fn used_ratio(&self) -> f64 {
+        if self.max_connections == usize::MAX {
+            return 0.0;
+        }
+        self.connections() as f64 / self.max_connections as f64
+    }
+
     fn shard(
         &self,
         address: AddressKey,
@@ -153,6 +161,8 @@ mod tests {
         let refused = admission.admit([10, 0, 0, 3].into()).map(drop);
         assert_eq!(refused, Err(AdmissionError::NodeFull { limit: 2 }));
         assert_eq!(admission.connections(), 2);
+        let used = [admission, Admission::new(0, 1, &[])].map(|admission| admission.used_ratio());
+        assert_eq!(used.map(|ratio| ratio.to_string()), ["1", "0"]);
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
     History, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence,
-    Rule, Stomp, WebSocket,
+    Rule, Stomp, Telemetry, WebSocket,
 };
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,

@@ -33,4 +33,5 @@ pub mod takeover;
 pub mod telemetry;
 pub mod tls;
 pub mod transport;
+pub mod upkeep;
 pub mod worker;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
@@ -33,6 +33,7 @@ use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
+use crate::upkeep::Upkeep;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dead_letters, descriptors, dev, health, tls};
 
@@ -44,7 +45,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     descriptors::raise_limit();
-    let metrics = Metrics::install()?;
+    let metrics = Metrics::install(config.broker.kind)?;
     let tracker = TaskTracker::new();
     let shutdown = CancellationToken::new();
 
@@ -60,6 +61,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
+    let handles = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
     let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
@@ -89,7 +91,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         leaving: shutdown.clone(),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    tracker.spawn(keep_up(metrics, Arc::clone(&node), Arc::clone(&shared), shutdown.clone()));
+    let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
+    upkeep.start(&tracker, &shutdown);
     announce(&node, public, stomp, admin);
 
     let mut signals = Signals::listen()?;
@@ -290,22 +293,6 @@ fn public_routes(station: &Station) -> Router {
 async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<()>>) {
     if let Err(error) = end.await {
         tracing::error!(%error, "{what} has failed");
-    }
-}
-
-/// Keeps the metrics that are not counted where they arise.
-async fn keep_up(
-    metrics: Metrics,
-    node: Arc<Node>,
-    workers: Arc<WorkerShared>,
-    shutdown: CancellationToken,
-) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(1));
-    while shutdown.run_until_cancelled(ticks.tick()).await.is_some() {
-        let ready = node.readiness() == crate::node::Readiness::Ready;
-        metrics::gauge!("fanlight_ready").set(u8::from(ready));
-        node.registry.set_sessions(workers.sessions.load(Ordering::Relaxed));
-        metrics.upkeep();
     }
 }
 

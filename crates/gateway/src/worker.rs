@@ -1,5 +1,6 @@
 //! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
 
+mod census;
 mod effects;
 mod fanout;
 mod guard;
@@ -9,6 +10,7 @@ mod mailbox;
 mod queues;
 mod recovery;
 mod registry;
+mod samples;
 mod slot;
 mod stage;
 mod stats;
@@ -48,6 +50,7 @@ use crate::admission::Admitted;
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
 
+use census::Transport;
 pub use inbox::{
     Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
 };
@@ -331,7 +334,7 @@ impl Worker {
         let slot = self.slot(key, link, framing, opening, admitted, now);
         let listens = slot.role.is_listener();
         let has_unread = socket.has_unread();
-        self.slots.insert(Slot { socket: Some(socket), ..slot });
+        self.enter(Slot { socket: Some(socket), ..slot });
         if !answer.is_empty()
             && let Some(slot) = self.slots.get_mut(key.0 as usize)
         {
@@ -360,12 +363,17 @@ impl Worker {
         slot.tell_beginning();
         let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
         let listens = slot.role.is_listener();
-        self.slots.insert(slot);
+        self.enter(slot);
         if listens {
             self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
         }
         // Who asked for it may have gone: then nobody comes, and it ends by that.
         let _ = reply.send(handle);
+    }
+
+    fn enter(&mut self, slot: Slot) {
+        self.stats.entered(Transport::of(&slot));
+        self.slots.insert(slot);
     }
 
     /// What a connection begins with.
@@ -380,7 +388,6 @@ impl Worker {
     ) -> Slot {
         let id = self.ids.session(now);
         self.next_serial += 1;
-        self.stats.opened += 1;
         Slot {
             socket: None,
             link,
@@ -577,6 +584,7 @@ impl Worker {
     /// Ends a connection without a word. The socket closes when the slot drops.
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
+        self.stats.left(Transport::of(&slot));
         if let Some(socket) = &mut slot.socket {
             let _ = self.poll.get_ref().registry().deregister(socket.stream_mut());
             // As far as it goes at once: a peer that knows our end need not wonder who cut it.
@@ -606,7 +614,8 @@ impl Worker {
                 self.stage.take(slot, &mut self.buffers.chunks);
                 let limits = slot.limits(&self.shared);
                 let chunks = &self.buffers.chunks;
-                match slot.write_all(chunks, &mut self.buffers.write, limits, now.mono_ms) {
+                let (scratch, sent) = (&mut self.buffers.write, &mut self.stats.bytes_out);
+                match slot.write_all(chunks, scratch, limits, now.mono_ms, sent) {
                     Written::Taken if slot.is_open() => {}
                     outcome => unsettled.push((key, outcome)),
                 }

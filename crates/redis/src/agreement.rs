@@ -21,10 +21,6 @@ use crate::shards::Shards;
 /// sentinels and clusters say themselves who has what.
 pub(crate) async fn watch(shards: Arc<Shards>, names: Names, config: Arc<RedisConfig>) {
     let Servers::Standalone(endpoints) = &config.servers else { return };
-    metrics::describe_gauge!(
-        "fanlight_redis_shards_disputed",
-        "1 while other nodes list other shards than this one."
-    );
     let ours: BTreeSet<_> = endpoints.iter().map(ToString::to_string).collect();
     let ours = ours.into_iter().collect::<Vec<_>>().join(",");
     // Of one name on every server, whichever partitions that has for whom.

@@ -113,6 +113,11 @@ impl Health {
         }
     }
 
+    /// When a subscriber's canary last came back.
+    pub(crate) fn last_echo(&self, subscriber: usize) -> Option<Instant> {
+        self.state().echoes[subscriber]
+    }
+
     pub(crate) fn status(&self, now: Instant) -> BrokerHealth {
         let state = self.state();
         let silent = |echo: &Option<Instant>| match echo {

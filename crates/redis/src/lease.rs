@@ -126,7 +126,6 @@ impl Lease {
 
     fn new(shards: Arc<Shards>, names: Names, config: &RedisConfig, info: NodeInfo) -> Self {
         let boot = Uuid::now_v7().simple().to_string();
-        describe();
         let owner = format!("{boot}:1").into();
         Self {
             shards,
@@ -480,21 +479,6 @@ pub(crate) fn refuse_errors(answer: Value) -> Result<Value, PublishError> {
         Value::Error(_) => Err(PublishError::Unavailable),
         answer => Ok(answer),
     }
-}
-
-fn describe() {
-    metrics::describe_gauge!(
-        "fanlight_cluster_sessions",
-        "Sessions of all nodes, as each last said; every node tells the same."
-    );
-    metrics::describe_gauge!(
-        "fanlight_cluster_nodes",
-        "Nodes that have a lease; every node tells the same."
-    );
-    metrics::describe_counter!(
-        "fanlight_node_fenced_total",
-        "Times this node found its lease gone and entered everything again."
-    );
 }
 
 /// All leases stand together.

@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use fanlight_engine::broker::{PublishError, Published, Reach};
-use metrics::{Counter, Gauge, Histogram, Unit, counter, gauge, histogram};
+use metrics::{Counter, Gauge, Histogram, counter, gauge, histogram};
 
 use crate::redirect::Redirect;
 use crate::topology::ShardId;
@@ -16,6 +16,7 @@ pub(crate) struct Meters {
     pub(crate) rejected: Total,
     pub(crate) dropped: Total,
     pub(crate) channels: Gauge,
+    pub(crate) missed: Counter,
     pub(crate) queue: Gauge,
     pub(crate) round_trip: Histogram,
     pub(crate) canary: Histogram,
@@ -56,7 +57,6 @@ pub(crate) struct Total {
 
 impl Meters {
     pub(crate) fn new(shard: ShardId) -> Self {
-        describe();
         let shard = shard.to_string();
         let published = |result: &'static str| counter!("fanlight_redis_publishes_total", "shard" => shard.clone(), "result" => result);
         let connects = |result: &'static str| counter!("fanlight_redis_connections_total", "shard" => shard.clone(), "result" => result);
@@ -69,6 +69,7 @@ impl Meters {
             rejected: total("fanlight_redis_envelopes_rejected_total"),
             dropped: total("fanlight_redis_deliveries_dropped_total"),
             channels: gauge!("fanlight_redis_channels", "shard" => shard.clone()),
+            missed: counter!("fanlight_redis_canaries_missed_total", "shard" => shard.clone()),
             queue: gauge!("fanlight_redis_publish_queue_messages", "shard" => shard.clone()),
             round_trip: histogram!("fanlight_redis_publish_round_trip_seconds", "shard" => shard.clone()),
             canary: histogram!("fanlight_redis_canary_seconds", "shard" => shard.clone()),
@@ -101,7 +102,6 @@ impl Meters {
 
 impl ClusterMeters {
     pub(crate) fn new() -> Self {
-        describe_cluster();
         let maps = |result: &'static str| Total {
             counter: counter!("fanlight_redis_slot_map_fetches_total", "result" => result),
             value: AtomicU64::new(0),
@@ -148,55 +148,4 @@ impl Total {
 /// A count as a gauge shows it.
 pub(crate) fn amount(count: usize) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX))
-}
-
-fn describe() {
-    use metrics::{describe_counter, describe_gauge, describe_histogram};
-    describe_counter!(
-        "fanlight_redis_publications_received_total",
-        "Publications read from Redis."
-    );
-    describe_counter!(
-        "fanlight_redis_envelopes_rejected_total",
-        "Messages on our channels that were no envelope of ours, and were dropped."
-    );
-    describe_counter!(
-        "fanlight_redis_deliveries_dropped_total",
-        "Deliveries that were dropped because a worker's inbox was full."
-    );
-    describe_counter!(
-        "fanlight_redis_publishes_total",
-        "Publications handed to Redis, by what became of them."
-    );
-    describe_counter!(
-        "fanlight_redis_connections_total",
-        "Connections to Redis: connected, failed to connect, broken after that."
-    );
-    describe_gauge!("fanlight_redis_channels", "Channels that Redis has confirmed as subscribed.");
-    describe_gauge!(
-        "fanlight_redis_publish_queue_messages",
-        "Publications that wait to be written to Redis."
-    );
-    describe_histogram!(
-        "fanlight_redis_publish_round_trip_seconds",
-        Unit::Seconds,
-        "From writing a batch of publications to Redis to the last of its answers."
-    );
-    describe_histogram!(
-        "fanlight_redis_canary_seconds",
-        Unit::Seconds,
-        "From publishing to receiving through Redis, measured each second: the delivery lag."
-    );
-}
-
-fn describe_cluster() {
-    use metrics::describe_counter;
-    describe_counter!(
-        "fanlight_redis_redirections_total",
-        "Commands that a server of a Redis Cluster has not executed, by what it answered."
-    );
-    describe_counter!(
-        "fanlight_redis_slot_map_fetches_total",
-        "Slot maps fetched from a Redis Cluster, by what they told."
-    );
 }

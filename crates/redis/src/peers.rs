@@ -85,7 +85,6 @@ impl RedisPeers {
         tracker: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Arc<Self> {
-        meters::describe();
         let (shards, names, _) = broker.parts();
         let inner = Arc::new(Inner {
             shards,

@@ -249,7 +249,6 @@ impl Shared {
 
 impl Meters {
     fn new() -> Self {
-        describe();
         let entered =
             |result: &'static str| counter!("fanlight_presence_entries_total", "result" => result);
         Self {
@@ -309,30 +308,6 @@ fn scanned(answer: &Value) -> Option<(u64, &[Value])> {
 fn is_done(answer: &Result<Value, PublishError>) -> bool {
     // 0: this owner was reaped, and the next one will enter everything; or it came too late.
     matches!(answer, Ok(Value::Array(_)))
-}
-
-fn describe() {
-    use metrics::{describe_counter, describe_gauge};
-    describe_gauge!(
-        "fanlight_presence_members",
-        "Members of places that have sessions on this node; a user counts once at each place."
-    );
-    describe_gauge!(
-        "fanlight_presence_entries_pending",
-        "Joins and leaves of this node that Redis does not surely have yet."
-    );
-    describe_counter!(
-        "fanlight_presence_entries_total",
-        "Joins and leaves sent to Redis: sent, or failed and to be sent again."
-    );
-    describe_counter!(
-        "fanlight_presence_changes_total",
-        "Joined and left members that this node has published."
-    );
-    describe_counter!(
-        "fanlight_presence_reaped_total",
-        "Entries of dead nodes that this node has removed."
-    );
 }
 
 /// How long a reader waits for this node's own entries to be sent before it reads.

@@ -122,10 +122,6 @@ impl RedisBroker {
 impl RedisQueues {
     /// The queues of a broker, for the node that has this lease.
     pub fn new(broker: Arc<RedisBroker>, lease: Arc<Lease>) -> Self {
-        metrics::describe_counter!(
-            "fanlight_queue_reaped_total",
-            "Messages that this node has taken from dead nodes."
-        );
         Self { broker, lease }
     }
 

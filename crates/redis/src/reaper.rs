@@ -37,10 +37,6 @@ impl Reaper {
         tracker: &TaskTracker,
         shutdown: CancellationToken,
     ) {
-        metrics::describe_counter!(
-            "fanlight_nodes_reaped_total",
-            "Dead nodes of which this node has removed the last that they held."
-        );
         let reaper = Self { lease: Arc::clone(lease), held };
         tracker.spawn(async move { shutdown.run_until_cancelled(reaper.run()).await });
     }

@@ -100,7 +100,6 @@ impl RedisRegistry {
         tracker: &TaskTracker,
         shutdown: &CancellationToken,
     ) -> Arc<Self> {
-        describe();
         let (shards, names, config) = broker.parts();
         let inner = Arc::new(Inner {
             shards,
@@ -503,27 +502,6 @@ fn count_dropped(records: u64) {
     if records > 0 {
         metrics::counter!("fanlight_events_dropped_total").increment(records);
     }
-}
-
-fn describe() {
-    use metrics::{describe_counter, describe_gauge};
-    describe_counter!(
-        "fanlight_registry_operations_total",
-        "Entries and exits of the registry, by what became of them."
-    );
-    describe_gauge!(
-        "fanlight_registry_queue_operations",
-        "Operations of the registry that wait to be written to Redis."
-    );
-    describe_counter!(
-        "fanlight_registry_reaped_total",
-        "Sessions of dead nodes that this node has removed."
-    );
-    describe_counter!("fanlight_events_written_total", "Lifecycle events written to Redis.");
-    describe_counter!(
-        "fanlight_events_dropped_total",
-        "Lifecycle events dropped because too much waited for Redis."
-    );
 }
 
 /// How soon what failed is tried again.

@@ -214,7 +214,9 @@ impl Subscriber {
 
     /// Receives until the shutdown, over as many connections as it takes.
     pub(crate) async fn run(mut self, shutdown: CancellationToken) {
-        shutdown.run_until_cancelled(self.receive()).await;
+        let (context, index) = (Arc::clone(&self.context), self.index);
+        let received = async { tokio::join!(self.receive(), count_missed(&context, index)) };
+        shutdown.run_until_cancelled(received).await;
         self.lane.subscriptions().on_disconnected();
         self.count_channels();
     }
@@ -644,6 +646,19 @@ fn suspect(sinks: &[Arc<dyn DeliverySink>], channel: &Channel, workers: &[Worker
     for worker in workers {
         if let Some(sink) = sinks.get(usize::from(worker.0)) {
             sink.notify(Notice::Suspect(channel.clone()));
+        }
+    }
+}
+
+/// Counts canaries that should have come back by now, whatever becomes of the connections.
+async fn count_missed(context: &Context, subscriber: usize) {
+    let every = context.config.canary_interval;
+    let begun = Instant::now();
+    loop {
+        sleep(every).await;
+        let last = context.health.last_echo(subscriber).unwrap_or(begun);
+        if last.elapsed() > every * 2 {
+            context.meters.missed.increment(1);
         }
     }
 }

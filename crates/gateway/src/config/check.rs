@@ -18,6 +18,11 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);
+    let service = &config.telemetry.service;
+    if service.is_empty() || !service.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
+        let fault = "empty, or with more than letters, digits and signs of ASCII";
+        problems.push(Problem::new("telemetry.service", fault, "name it, as in \"fanlight\""));
+    }
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         problems.push(Problem::new(
             "log.level",
@@ -207,6 +212,7 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
         ("limits.header", limits.header.0),
         ("native.heartbeat", config.native.heartbeat.as_ms()),
         ("drain.shutdown_timeout", config.drain.shutdown_timeout.as_ms()),
+        ("telemetry.emf_interval", config.telemetry.emf_interval.as_ms()),
         ("presence.changes", config.presence.changes.into()),
         ("presence.interval", config.presence.interval.as_ms()),
         ("redis.response_timeout", config.redis.response_timeout.as_ms()),

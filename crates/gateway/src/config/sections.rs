@@ -61,6 +61,8 @@ pub struct Config {
     pub drain: Drain,
     /// The log, on standard error.
     pub log: Log,
+    /// What is told of this node beside `/metrics`.
+    pub telemetry: Telemetry,
 }
 
 /// Who clients are: tokens and the keys that sign them.
@@ -414,6 +416,20 @@ pub struct Log {
     pub level: String,
 }
 
+/// What is told of this node beside `/metrics`.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Telemetry {
+    /// What this service is called in metrics of CloudWatch: nodes of one name are counted
+    /// together.
+    pub service: String,
+    /// Whether a line of metrics is written to standard output now and then, in the Embedded Metric
+    /// Format of Amazon CloudWatch, which makes metrics of it where it arrives as a log.
+    pub emf: bool,
+    /// How often that is. CloudWatch keeps one value a minute.
+    pub emf_interval: Span,
+}
+
 words! {
     /// How the log is written.
     LogFormat {
@@ -542,6 +558,12 @@ impl Default for Drain {
             deadline: Span::seconds(5),
             shutdown_timeout: Span::seconds(30),
         }
+    }
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { service: "fanlight".into(), emf: false, emf_interval: Span::seconds(60) }
     }
 }
 

@@ -28,10 +28,6 @@ impl Fingerprint {
 
 impl Verified {
     pub(super) fn new() -> Self {
-        metrics::describe_counter!(
-            "fanlight_tokens_total",
-            "Tokens of clients, by what they were."
-        );
         Self(Cache::new(CAPACITY))
     }
 

@@ -24,6 +24,11 @@ pub fn count_handshake(version: Version, result: &'static str) {
     metrics::counter!("fanlight_handshakes_total", "result" => result, "http" => http).increment(1);
 }
 
+/// Counts how it went with a session that no one request is for.
+pub fn count_session(result: &'static str) {
+    metrics::counter!("fanlight_handshakes_total", "result" => result).increment(1);
+}
+
 /// Who a request is from: by its token, or nobody.
 pub type Caller = Option<Arc<Principal>>;
 

@@ -25,11 +25,14 @@ impl Station {
         mailbox: MailboxOptions,
         opening: Opening,
     ) -> Result<Handle, Box<Problem>> {
-        let admitted = door::admit(&self.node, peer, headers)?;
+        let admitted = door::admit(&self.node, peer, headers)
+            .inspect_err(|problem| door::count_session(problem.code()))?;
         let (reply, handle) = oneshot::channel();
         let opened = Opened { mailbox, opening, admitted, reply };
         self.worker.send(Inbox::Open(Box::new(opened))).await;
-        handle.await.map_err(|_| Box::new(door::unavailable("draining", "this node has ended")))
+        let handle = handle.await.map_err(|_| door::unavailable("draining", "this node has ended"));
+        door::count_session(handle.as_ref().map_or_else(Problem::code, |_| "accepted"));
+        Ok(handle?)
     }
 
     /// Receives from the mailbox of `holder`. `None`: this thread ends, and nothing was received.

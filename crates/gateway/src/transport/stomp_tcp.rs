@@ -77,8 +77,8 @@ impl StompServer {
             match timeout(limits.connect_time.0, socket::Socket::accept(stream, tls)).await {
                 Ok(Ok(secured)) => secured,
                 // Whoever does not speak TLS would not understand why.
-                Ok(Err(_)) => return count("tls_failed"),
-                Err(_) => return count("tls_timeout"),
+                Ok(Err(_)) => return door::count_session("tls_failed"),
+                Err(_) => return door::count_session("tls_timeout"),
             };
         self.hand_over(secured, admitted).await;
     }
@@ -91,7 +91,7 @@ impl StompServer {
                 return;
             }
         };
-        count("accepted");
+        door::count_session("accepted");
         let protocol = Protocol::Stomp(Version::V12);
         let adopted = Adopted {
             socket,
@@ -106,7 +106,7 @@ impl StompServer {
 
     /// Tells why, where that is cheap enough.
     fn refuse(&self, stream: TcpStream, problem: &Problem) {
-        count(problem.code());
+        door::count_session(problem.code());
         if self.tls.is_some() {
             return;
         }
@@ -142,10 +142,6 @@ fn set_options(stream: &TcpStream, idle_ms: u32) {
         .with_interval(KEEPALIVE_INTERVAL)
         .with_retries(KEEPALIVE_RETRIES);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
-}
-
-fn count(result: &'static str) {
-    metrics::counter!("fanlight_handshakes_total", "result" => result).increment(1);
 }
 
 /// Connections that are told at once why they are refused; others are dropped without a word.

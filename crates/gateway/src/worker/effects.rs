@@ -26,11 +26,13 @@ impl Worker {
             Effect::Publish(permit, publication) => {
                 self.stats.published += 1;
                 let publish = self.shared.broker.publish(permit, publication);
+                let publish = self.stats.samples.publish(publish);
                 self.start(key, publish, Done::Published)
             }
             Effect::PublishOnce(permit, publication, once) => {
                 self.stats.published += 1;
                 let publish = self.shared.broker.publish_once(permit, publication, once);
+                let publish = self.stats.samples.publish(publish);
                 self.start(key, publish, Done::Published)
             }
             Effect::History(query) => {

@@ -38,6 +38,8 @@ impl Worker {
     pub(super) async fn fan_out(&mut self, deliveries: Vec<Delivery>) {
         let runs = into_runs(deliveries);
         let direct = runs.len() == 1;
+        let first = runs.first().map(|run| run.publications[0].at_unix_ms);
+        let sample = first.and_then(|at_unix_ms| self.stats.samples.fanout(at_unix_ms));
         for run in runs {
             self.stats.publications_in += run.publications.len() as u64;
             // A publication that we fail at must not take its subscribers' worker with it.
@@ -56,6 +58,9 @@ impl Worker {
             }
         }
         self.flush_stage();
+        if let Some(sample) = sample {
+            self.stats.samples.end(&sample, self.shared.clock.now());
+        }
     }
 
     /// `lost` says what was lost before the run, and is told those who were there and have not heard.
@@ -93,7 +98,8 @@ impl Worker {
                     self.stage.push(member.session, slot, chunk.clone());
                     continue;
                 }
-                let outcome = slot.write(chunk, slot.limits(&self.shared), now.mono_ms);
+                let (limits, sent) = (slot.limits(&self.shared), &mut self.stats.bytes_out);
+                let outcome = slot.write(chunk, limits, now.mono_ms, sent);
                 if outcome != Written::Taken {
                     unwritten.push((member.session, slot.serial, outcome));
                 }

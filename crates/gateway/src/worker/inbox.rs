@@ -140,6 +140,11 @@ impl WorkerHandle {
     pub async fn send(&self, message: Inbox) -> bool {
         self.sender.send(message).await.is_ok()
     }
+
+    /// How full the inbox is: 1 is full.
+    pub fn used_ratio(&self) -> f64 {
+        1.0 - self.sender.capacity() as f64 / self.sender.max_capacity() as f64
+    }
 }
 
 impl DeliverySink for WorkerHandle {

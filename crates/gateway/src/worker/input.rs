@@ -36,7 +36,7 @@ impl Worker {
         if slot.outbox.is_none() {
             return;
         }
-        if slot.flush(now.mono_ms) == Written::Lost {
+        if slot.flush(now.mono_ms, &mut self.stats.bytes_out) == Written::Lost {
             self.on_unwritten(key, Written::Lost, now);
             return;
         }

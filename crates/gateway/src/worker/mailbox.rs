@@ -115,6 +115,11 @@ impl Mailbox {
         }
     }
 
+    /// Who comes to it.
+    pub(super) fn kind(&self) -> MailboxKind {
+        self.options.kind
+    }
+
     /// Gives what waits in `outbox` to whoever waits for it.
     pub(super) fn hand_over(
         &mut self,

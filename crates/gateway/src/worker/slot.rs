@@ -194,9 +194,15 @@ impl Slot {
         }
     }
 
-    /// Writes `chunk`, or queues what the socket does not take.
-    pub(super) fn write(&mut self, chunk: &Chunk, limits: OutboxLimits, now_ms: u64) -> Written {
-        self.write_all(std::slice::from_ref(chunk), &mut Vec::new(), limits, now_ms)
+    /// Writes `chunk`, or queues what the socket does not take; `sent` counts the bytes written.
+    pub(super) fn write(
+        &mut self,
+        chunk: &Chunk,
+        limits: OutboxLimits,
+        now_ms: u64,
+        sent: &mut u64,
+    ) -> Written {
+        self.write_all(std::slice::from_ref(chunk), &mut Vec::new(), limits, now_ms, sent)
     }
 
     /// Writes `chunks` by one system call where they fit one; `scratch` is for copying small ones
@@ -207,11 +213,14 @@ impl Slot {
         scratch: &mut Vec<u8>,
         limits: OutboxLimits,
         now_ms: u64,
+        sent: &mut u64,
     ) -> Written {
         let (mut left, mut done) = (chunks, 0);
         let waits = self.outbox.as_ref().is_some_and(|outbox| !outbox.is_empty());
         let Some(socket) = &mut self.socket else {
             let written = self.keep(chunks, 0, limits, now_ms);
+            // The next request takes it.
+            *sent += chunks.iter().map(|chunk| chunk.len() as u64).sum::<u64>();
             self.hand_over(now_ms);
             return written;
         };
@@ -221,6 +230,7 @@ impl Slot {
             match send(socket, left, done, scratch) {
                 Ok(written) => {
                     (left, done) = behind(left, done + written);
+                    *sent += written as u64;
                     self.last_sent_ms = now_ms;
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
@@ -271,7 +281,7 @@ impl Slot {
     }
 
     /// Writes what waits, now that the socket is writable.
-    pub(super) fn flush(&mut self, now_ms: u64) -> Written {
+    pub(super) fn flush(&mut self, now_ms: u64, sent: &mut u64) -> Written {
         let (Some(outbox), Some(socket)) = (&mut self.outbox, &mut self.socket) else {
             return Written::Taken;
         };
@@ -282,6 +292,7 @@ impl Slot {
                 Ok(0) => return Written::Lost,
                 Ok(bytes) => {
                     outbox.advance(bytes);
+                    *sent += bytes as u64;
                     self.last_sent_ms = now_ms;
                     self.blocked_since_ms = now_ms;
                 }

@@ -6,23 +6,30 @@ use fanlight_engine::timeline;
 use fanlight_proto::CloseReason;
 use metrics::{Counter, Gauge, counter, gauge};
 
+use super::census::{Census, Transport};
+use super::samples::Samples;
+
 /// Counts since the last report, and the handles they go to.
 pub(super) struct Stats {
-    pub opened: u64,
+    opened: u64,
     pub messages_in: u64,
     pub messages_out: u64,
     pub bytes_in: u64,
+    pub bytes_out: u64,
     pub published: u64,
     pub publications_in: u64,
     pub deliveries: u64,
     pub frames_dropped: u64,
-    pub sessions: u64,
     pub subscriptions: u64,
     pub gaps: timeline::Counts,
     closes: [u64; CloseReason::ALL.len()],
     recoveries: [u64; RECOVERIES.len()],
+    /// Open connections, by transport.
+    connections: [u64; Transport::ALL.len()],
+    pub census: Census,
+    pub samples: Samples,
     counters: Counters,
-    connections: Gauge,
+    connection_gauges: [Gauge; Transport::ALL.len()],
     subscription_gauge: Gauge,
 }
 
@@ -31,6 +38,7 @@ struct Counters {
     messages_in: Counter,
     messages_out: Counter,
     bytes_in: Counter,
+    bytes_out: Counter,
     published: Counter,
     publications_in: Counter,
     deliveries: Counter,
@@ -50,20 +58,24 @@ impl Stats {
             messages_in: 0,
             messages_out: 0,
             bytes_in: 0,
+            bytes_out: 0,
             published: 0,
             publications_in: 0,
             deliveries: 0,
             frames_dropped: 0,
-            sessions: 0,
             subscriptions: 0,
             gaps: timeline::Counts::default(),
             closes: [0; CloseReason::ALL.len()],
             recoveries: [0; RECOVERIES.len()],
+            connections: [0; Transport::ALL.len()],
+            census: Census::new(),
+            samples: Samples::new(),
             counters: Counters {
                 opened: counter!("fanlight_connections_opened_total"),
                 messages_in: counter!("fanlight_messages_received_total"),
                 messages_out: counter!("fanlight_messages_sent_total"),
                 bytes_in: counter!("fanlight_received_bytes_total"),
+                bytes_out: counter!("fanlight_sent_bytes_total"),
                 published: counter!("fanlight_publishes_total"),
                 publications_in: counter!("fanlight_publications_received_total"),
                 deliveries: counter!("fanlight_deliveries_total"),
@@ -78,9 +90,23 @@ impl Stats {
                     counter!("fanlight_recoveries_total", "result" => result)
                 }),
             },
-            connections: gauge!("fanlight_connections", "worker" => worker.clone()),
+            connection_gauges: Transport::ALL.map(|transport| {
+                let transport = transport.name();
+                gauge!("fanlight_connections", "worker" => worker.clone(), "transport" => transport)
+            }),
             subscription_gauge: gauge!("fanlight_subscriptions", "worker" => worker),
         }
+    }
+
+    /// Counts a connection that is there now.
+    pub(super) fn entered(&mut self, transport: Transport) {
+        self.opened += 1;
+        self.connections[transport as usize] += 1;
+    }
+
+    /// Counts a connection that is gone.
+    pub(super) fn left(&mut self, transport: Transport) {
+        self.connections[transport as usize] -= 1;
     }
 
     pub(super) fn closed(&mut self, reason: CloseReason) {
@@ -99,8 +125,11 @@ impl Stats {
     /// Hands what was counted to the metrics.
     pub(super) fn report(&mut self) {
         // First, so that whoever is counted as opened was among these.
-        self.connections.set(self.sessions as f64);
+        for (gauge, count) in self.connection_gauges.iter().zip(self.connections) {
+            gauge.set(count as f64);
+        }
         self.subscription_gauge.set(self.subscriptions as f64);
+        self.samples.renew();
         let counters = &self.counters;
         let closes = self.closes.iter_mut().zip(&counters.closes);
         let recoveries = self.recoveries.iter_mut().zip(&counters.recoveries);
@@ -109,6 +138,7 @@ impl Stats {
             (&mut self.messages_in, &counters.messages_in),
             (&mut self.messages_out, &counters.messages_out),
             (&mut self.bytes_in, &counters.bytes_in),
+            (&mut self.bytes_out, &counters.bytes_out),
             (&mut self.published, &counters.published),
             (&mut self.publications_in, &counters.publications_in),
             (&mut self.deliveries, &counters.deliveries),

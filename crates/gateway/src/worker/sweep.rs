@@ -10,6 +10,7 @@ use fanlight_proto::CloseReason;
 use rand::seq::SliceRandom;
 use slab::Slab;
 
+use super::census::Tally;
 use super::slot::{Phase, Role, Slot, Unread};
 use super::{CLOSE_TIME, Ticket, Worker};
 
@@ -21,8 +22,8 @@ const SLICES: usize = 10;
 #[derive(Default)]
 pub(super) struct Sweep {
     slice: usize,
-    /// How many sessions of each slice were connected when it was last swept.
-    connected: [u64; SLICES],
+    /// What each slice held when it was last swept.
+    tallies: [Tally; SLICES],
     drain: Option<Drain>,
 }
 
@@ -54,18 +55,22 @@ impl Worker {
         let now = self.shared.clock.now();
         let slice = self.sweep.slice;
         self.sweep.slice = (slice + 1) % SLICES;
-        let (mut at, mut connected) = (slice, 0);
+        let (mut at, mut tally) = (slice, Tally::default());
         // Keys rather than an iterator: a swept session may end and leave the slab.
         while at < self.slots.capacity() {
             if self.slots.contains(at) {
                 let key = SessionKey(at as u32);
                 self.guarded(key, |worker| worker.sweep_one(key, now));
-                connected += u64::from(self.slots.get(at).is_some_and(Slot::is_connected));
+                if let Some(slot) = self.slots.get(at) {
+                    tally.add(slot);
+                }
             }
             at += SLICES;
         }
-        let before = std::mem::replace(&mut self.sweep.connected[slice], connected);
-        self.shared.sessions.fetch_add(connected.wrapping_sub(before), Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.sweep.tallies[slice], tally);
+        self.stats.census.change(&before, &tally);
+        let more = tally.connected().wrapping_sub(before.connected());
+        self.shared.sessions.fetch_add(more, Ordering::Relaxed);
         self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
         self.pace_drain(now);
@@ -75,7 +80,6 @@ impl Worker {
 
     pub(super) fn report(&mut self) {
         self.stats.gaps = self.recovery.timelines.take_counts();
-        self.stats.sessions = self.slots.len() as u64;
         self.stats.subscriptions = (self.hub.len() + self.queues.consumers.len()) as u64;
         self.stats.report();
         self.queues.report();

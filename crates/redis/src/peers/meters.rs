@@ -1,7 +1,7 @@
 //! The metrics of the peers, `fanlight_peer_*`.
 
 use fanlight_engine::peers::{Claim, PeerError};
-use metrics::{counter, describe_counter, describe_gauge, gauge};
+use metrics::{counter, gauge};
 
 use crate::meters::amount;
 
@@ -49,33 +49,4 @@ pub(super) fn answering(count: usize) {
 
 pub(super) fn dropped(reason: &'static str) {
     counter!("fanlight_peer_messages_dropped_total", "reason" => reason).increment(1);
-}
-
-pub(super) fn describe() {
-    describe_gauge!("fanlight_peer_claims", "Session names that this node has claimed.");
-    describe_counter!(
-        "fanlight_peer_claims_total",
-        "Claims of session names, by what became of them."
-    );
-    describe_counter!(
-        "fanlight_peer_claims_lost_total",
-        "Claims that another session has got, so that this node's had to end."
-    );
-    describe_counter!(
-        "fanlight_peer_asks_total",
-        "Requests for sessions that this node has asked other nodes, or itself, by their result."
-    );
-    describe_gauge!(
-        "fanlight_peer_asks_pending",
-        "Requests of this node that wait for another node's answer."
-    );
-    describe_gauge!(
-        "fanlight_peer_requests_pending",
-        "Requests of other nodes that this node is answering."
-    );
-    describe_counter!(
-        "fanlight_peer_messages_dropped_total",
-        "Messages between nodes that were dropped: unreadable, repeated, without room, too late, \
-         or an answer that could not be delivered."
-    );
 }

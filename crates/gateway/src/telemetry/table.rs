@@ -1,0 +1,168 @@
+//! The metrics of the node itself, as the recorder and `docs/metrics.md` have them.
+
+use fanlight_engine::metric::{Metric, OPEN, Section};
+
+/// All of them.
+pub const METRICS: &[Section] = &[
+    Section { name: "node", metrics: NODE },
+    Section { name: "connections", metrics: CONNECTIONS },
+    Section { name: "messages", metrics: MESSAGES },
+    Section { name: "queues", metrics: QUEUES },
+];
+
+const NODE: &[Metric] = &[
+    Metric::gauge("fanlight_build_info", "The version that runs; always 1.")
+        .by(&[("version", OPEN)]),
+    Metric::gauge("fanlight_ready", "1 while this node wants new connections.")
+        .detail("As `/readyz` answers"),
+    Metric::gauge("fanlight_draining", "1 while this node drains."),
+    Metric::gauge(
+        "fanlight_limit_used_ratio",
+        "How much of a limit of this node is used; 1 is all, and 0 also where there is no limit.",
+    )
+    .by(&[("limit", &["connections", "http_connections", "worker_inbox"])])
+    .detail("`connections` and `http_connections` of `[limits]`; `worker_inbox`, the fullest of the workers' inboxes"),
+    Metric::counter("fanlight_panics_total", "Faults of our own that were contained.")
+        .detail("Each ended one connection or one fan-out; please report them"),
+];
+
+const CONNECTIONS: &[Metric] = &[
+    Metric::gauge("fanlight_connections", "Open connections.")
+        .by(&[("worker", OPEN), ("transport", OPEN)])
+        .detail("`websocket`, `sockjs_websocket`, `sockjs_http`, `sse`, `poll`, `stomp_tcp`; what comes by requests counts as one for as long as its session lasts"),
+    Metric::gauge("fanlight_sessions", "Sessions whose CONNECT was accepted, up to a second old.")
+        .by(&[("transport", OPEN), ("protocol", OPEN)])
+        .detail("`stomp` or `native`, which is also what listeners by events and polls get"),
+    Metric::gauge("fanlight_subscriptions", "Subscriptions of open sessions.")
+        .by(&[("worker", OPEN)]),
+    Metric::counter("fanlight_connections_opened_total", "Connections upgraded."),
+    Metric::counter(
+        "fanlight_handshakes_total",
+        "Handshakes of every transport, by result and version of HTTP.",
+    )
+    .by(&[
+        (
+            "result",
+            &[
+                "accepted",
+                "address_full",
+                "connect_protocol",
+                "draining",
+                "foreign_origin",
+                "node_full",
+                "not_websocket",
+                "subprotocol",
+                "unauthorized",
+                "websocket_key",
+                "websocket_version",
+            ],
+        ),
+        ("http", &["1", "2"]),
+    ])
+    .detail("`accepted`, or the code of the [refusal](protocol.md#refusals-of-the-handshake). Without `http`: connections of STOMP over TCP, sessions that polls and SockJS over HTTP open, and connections on which TLS was not agreed on (`tls_failed`, `tls_timeout`)"),
+    Metric::counter(
+        "fanlight_tokens_total",
+        "Tokens that were given, by what they were.",
+    )
+    .by(&[("result", &["verified", "remembered", "refused"])])
+    .detail("`verified`, `remembered` (verified before, and not yet expired), `refused`"),
+    Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
+        .by(&[("reason", OPEN)])
+        .detail("One of the [reasons](protocol.md#close-codes)"),
+    Metric::counter("fanlight_accept_errors_total", "Connections that accept() refused.")
+        .detail("As when no file descriptor is left"),
+    Metric::counter(
+        "fanlight_http_connections_refused_total",
+        "Connections dropped for limits.http_connections or limits.connections_per_ip.",
+    )
+    .detail("Before their upgrade; over HTTP/2, requests"),
+    Metric::gauge(
+        "fanlight_outbox_bytes",
+        "What connections have not taken yet, up to a second old.",
+    ),
+    Metric::gauge(
+        "fanlight_outbox_connections",
+        "Connections that something waits for, up to a second old.",
+    ),
+    Metric::counter(
+        "fanlight_outbox_dropped_frames_total",
+        "Frames dropped when a slow consumer was closed.",
+    ),
+];
+
+const MESSAGES: &[Metric] = &[
+    Metric::counter("fanlight_messages_received_total", "Messages from clients."),
+    Metric::counter("fanlight_messages_sent_total", "Answers to clients."),
+    Metric::counter("fanlight_received_bytes_total", "Bytes from clients."),
+    Metric::counter(
+        "fanlight_sent_bytes_total",
+        "Bytes written to clients, within TLS and behind the handshake.",
+    ),
+    Metric::counter("fanlight_publishes_total", "Publications handed to the broker."),
+    Metric::histogram(
+        "fanlight_publish_seconds",
+        "From handing a publication to the broker to its answer, of a sample.",
+    )
+    .detail("At most 40 a second and worker"),
+    Metric::counter(
+        "fanlight_publications_received_total",
+        "Publications from the broker, once per worker.",
+    ),
+    Metric::counter("fanlight_deliveries_total", "Publications written to a subscriber."),
+    Metric::histogram(
+        "fanlight_fanout_seconds",
+        "From taking what has come from the broker to having written it to all subscribers, of a sample.",
+    )
+    .detail("At most 40 a second and worker"),
+    Metric::histogram(
+        "fanlight_delivery_lag_seconds",
+        "From a publication's acceptance, on any node, to having written it here to all subscribers, of a sample.",
+    )
+    .detail("In steps of a millisecond, and as exact as the nodes' clocks agree; at most 40 a second and worker"),
+    Metric::counter(
+        "fanlight_deliveries_dropped_total",
+        "Deliveries from the broker that a worker's full inbox had no room for.",
+    ),
+    Metric::counter(
+        "fanlight_recoveries_total",
+        "Subscriptions that wanted more than what comes, by result.",
+    )
+    .by(&[("result", OPEN)])
+    .detail("`recovered`, or the [reason](protocol.md#history) why not"),
+    Metric::counter(
+        "fanlight_gaps_total",
+        "Times that a worker found publications of a destination with history missing.",
+    ),
+    Metric::counter(
+        "fanlight_gaps_healed_total",
+        "Of these, those that were filled from the history, unnoticed by clients.",
+    ),
+    Metric::counter(
+        "fanlight_gaps_lost_total",
+        "Times that live subscribers had to be told of a loss.",
+    ),
+];
+
+const QUEUES: &[Metric] = &[
+    Metric::gauge("fanlight_queue_consumers", "Subscriptions that consume queues.")
+        .by(&[("worker", OPEN)])
+        .detail("See [queues](queues.md)"),
+    Metric::counter("fanlight_queue_deliveries_total", "Messages given to consumers."),
+    Metric::counter(
+        "fanlight_queue_redeliveries_total",
+        "Of these, those that had been delivered before.",
+    ),
+    Metric::counter("fanlight_queue_acks_total", "Messages acknowledged, those of `auto` included."),
+    Metric::counter("fanlight_queue_nacks_total", "Messages given back by NACK."),
+    Metric::counter("fanlight_queue_ack_timeouts_total", "Messages not acknowledged in time."),
+    Metric::counter(
+        "fanlight_queue_acks_ignored_total",
+        "ACKs and NACKs of what their subscription did not hold, or no longer.",
+    ),
+    Metric::counter(
+        "fanlight_queue_dead_letters_total",
+        "Messages delivered too often, by what became of them.",
+    )
+    .by(&[("result", &["moved", "dropped", "failed"])])
+    .detail("`moved` to the dead-letter destination, `dropped` as none is configured, or `failed` for now"),
+];
