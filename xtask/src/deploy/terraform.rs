@@ -20,11 +20,9 @@ const PROVIDERS: [(&str, &str); 2] =
 
 /// Options that the task is given and the gateway may not have yet, with their lines in the
 /// reference.
-const TO_COME: [(&str, &str); 4] = [
+const TO_COME: [(&str, &str); 2] = [
     ("FANLIGHT__DRAIN__WATCH_ECS", "\nwatch_ecs ="),
     ("FANLIGHT__DRAIN__ECS_TASK_PROTECTION", "\necs_task_protection ="),
-    ("FANLIGHT__TELEMETRY__EMF", "\nemf ="),
-    ("FANLIGHT__TELEMETRY__SERVICE", "\n[telemetry]"),
 ];
 
 pub(super) fn run() -> anyhow::Result<Outcome> {
