@@ -144,7 +144,9 @@ def pods(objects, fanlight):
             require(key in SECRETS, f"{variable['name']}: no key {key} in the Secret")
             environment[variable["name"]] = SECRETS[key]
         else:
-            environment[variable["name"]] = variable.get("value", "pod")
+            # What is the pod's own is its name or address, or a number of its resources.
+            is_number = "resourceFieldRef" in variable.get("valueFrom", {})
+            environment[variable["name"]] = variable.get("value", "1" if is_number else "pod")
     mounted = Path(environment["FANLIGHT_CONFIG"])
     require(str(mounted.parent) == container["volumeMounts"][0]["mountPath"], f"{mounted} is not mounted")
     options = accepted_options(fanlight, config_map["data"][mounted.name], environment)
