@@ -146,7 +146,7 @@ mod tests {
     #[test]
     fn a_file_of_unknown_kind_is_a_finding() {
         assert!(rules("deploy/Dockerfile", "").is_empty());
-        for path in ["notes.txt", "a.rs.orig", "core", "docs/.swp"] {
+        for path in ["notes.docx", "a.rs.orig", "core", "docs/.swp"] {
             assert_eq!(rules(path, ""), ["file-kind"], "{path}");
         }
     }
