@@ -12,14 +12,16 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     requirements::say_what_is_skipped();
     tools::npm("tests/js")?;
     // Unbuilt binaries are no concern: cargo builds a package's binaries for its own tests.
-    run_command(cargo(&["test", "--workspace", "--locked"]).args(arguments))?;
-    if arguments.is_empty() {
-        run_command(&mut npm(&["test"]))?;
-        deploy::run("")
-    } else {
+    let rust = ["test", "--workspace", "--locked", "--no-fail-fast"];
+    let rust = run_command(cargo(&rust).args(arguments));
+    if !arguments.is_empty() {
         println!("skipped all but the Rust tests: arguments for cargo test were given");
-        Ok(())
+        return rust;
     }
+    // One run tells all that fails.
+    let page = run_command(&mut npm(&["test"]));
+    let shipped = deploy::run("");
+    rust.and(page).and(shipped)
 }
 
 fn npm(arguments: &[&str]) -> Command {

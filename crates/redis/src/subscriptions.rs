@@ -213,7 +213,7 @@ impl Subscriptions {
                     continue;
                 }
                 if entry.workers.is_empty() && entry.is_stray {
-                    entry.state = State::Confirmed;
+                    entry.confirm_unwanted();
                     self.confirmed += 1;
                 } else if entry.workers.is_empty() {
                     entry.state = State::Absent;
@@ -265,7 +265,7 @@ impl Subscriptions {
                 }
                 _ => {
                     if matches!(entry.state, State::Absent | State::Refused) {
-                        entry.state = State::Confirmed;
+                        entry.confirm_unwanted();
                         self.confirmed += 1;
                     }
                     entry.in_lingering = true;
@@ -314,7 +314,7 @@ impl Subscriptions {
             entry.is_stray = true;
             return;
         }
-        entry.state = State::Confirmed;
+        entry.confirm_unwanted();
         self.confirmed += 1;
         entry.idle_since = Some(now);
         if !entry.in_lingering {
@@ -509,6 +509,13 @@ impl Entry {
     fn of(channel: &Channel, by_partition: bool) -> Self {
         let partition = by_partition.then(|| Partition::of(channel.as_str()));
         Self { partition: partition.unwrap_or_default(), ..Self::default() }
+    }
+
+    /// Redis has it subscribed, by a stray confirmation, and nobody wants it: it is to be given
+    /// up. Joins that were withdrawn before end here, as no other confirmation may come.
+    fn confirm_unwanted(&mut self) {
+        self.state = State::Confirmed;
+        self.waiters.clear();
     }
 }
 

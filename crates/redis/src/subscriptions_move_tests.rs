@@ -114,6 +114,22 @@ fn a_reconnect_confirms_again_and_a_new_interest_does_not() {
     assert_eq!(subscriptions.on_subscribed(channel.as_str()), Confirmation::First);
 }
 
+#[test]
+fn a_join_that_was_withdrawn_ends_where_only_a_stray_confirmation_comes() {
+    let mut world = World::new();
+    let there_and_back = [Step::Migrate(2), Step::Refresh, Step::Migrate(2), Step::Refresh];
+    let steps = [Step::Subscribe(2), Step::Connect(0), Step::Send(0)]
+        .into_iter()
+        .chain(there_and_back)
+        .chain([Step::MasterActs(0), Step::Hear(0), Step::Unsubscribe(2), Step::Send(0)]);
+    for step in steps {
+        world.take(&step);
+    }
+    assert_eq!(world.joins[0].try_recv(), Err(oneshot::error::TryRecvError::Closed));
+    world.take(&Step::Subscribe(2));
+    world.assert_settles();
+}
+
 #[derive(Debug, Clone)]
 enum Step {
     Subscribe(u8),
