@@ -264,8 +264,8 @@ async fn a_stream_that_is_not_read_is_closed_and_holds_up_no_other() {
             count += 1;
         }
     }
-    // Little more than the outbox has waited for it.
-    assert!(count < 50, "{count}");
+    // The outbox, and what the kernel keeps of the stream and of the socket: some megabytes.
+    assert!(count < 100, "{count}");
     assert_eq!(slow.close_code().await, 4413);
     gateway.connections(1, 2).await;
 }
