@@ -491,6 +491,13 @@ fn native_message(publication: &Publication, named: bool) -> Bytes {
     out.into()
 }
 
+/// A publication as a native `message`, with the user's name in a user destination.
+pub fn message_of(publication: &Publication) -> String {
+    let mut out = Vec::with_capacity(publication.encoded_bytes());
+    write_native(&mut out, publication, true);
+    String::from_utf8(out).expect("a native message is JSON, which is UTF-8")
+}
+
 /// Appends a publication as a native `message`.
 pub(crate) fn write_native(out: &mut Vec<u8>, publication: &Publication, named: bool) {
     native::write_message(

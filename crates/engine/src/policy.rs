@@ -248,8 +248,7 @@ impl Policy {
         destination: &Destination,
     ) -> Result<HistoryPermit, Denied> {
         let (destination, namespace) = self.decide(Action::History, subject, destination)?;
-        let history = namespace.history_of(&destination).ok_or(Denied::NoHistory)?;
-        Ok(HistoryPermit { channel: namespace.channel_of(&destination), destination, history })
+        HistoryPermit::new(namespace, destination)
     }
 
     /// Whether `subject` may see who is at `destination`.
@@ -259,11 +258,7 @@ impl Policy {
         destination: &Destination,
     ) -> Result<PresencePermit, Denied> {
         let (destination, namespace) = self.decide(Action::Presence, subject, destination)?;
-        if !namespace.options.presence {
-            return Err(Denied::NoPresence);
-        }
-        let channel = namespace.channel_of(&destination);
-        Ok(PresencePermit { place: Place { channel, destination } })
+        PresencePermit::new(namespace, destination)
     }
 
     /// Whether `subject` may subscribe to every destination that `pattern` matches.
@@ -420,6 +415,18 @@ impl SubscribePermit {
 }
 
 impl HistoryPermit {
+    /// The permit of a backend, which may read every history that is kept.
+    pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
+        let destination = namespace::absolute(destination, None)?;
+        let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
+        Self::new(namespace, destination)
+    }
+
+    fn new(namespace: &Compiled, destination: Destination) -> Result<Self, Denied> {
+        let history = namespace.history_of(&destination).ok_or(Denied::NoHistory)?;
+        Ok(Self { channel: namespace.channel_of(&destination), destination, history })
+    }
+
     /// Whose history it is.
     pub fn destination(&self) -> &Destination {
         &self.destination
@@ -433,6 +440,21 @@ impl HistoryPermit {
 }
 
 impl PresencePermit {
+    /// The permit of a backend, which may see who is anywhere that has presence.
+    pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
+        let destination = namespace::absolute(destination, None)?;
+        let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
+        Self::new(namespace, destination)
+    }
+
+    fn new(namespace: &Compiled, destination: Destination) -> Result<Self, Denied> {
+        if !namespace.options.presence {
+            return Err(Denied::NoPresence);
+        }
+        let channel = namespace.channel_of(&destination);
+        Ok(Self { place: Place { channel, destination } })
+    }
+
     /// The query that it allows; what exceeds the limits is cut to them.
     pub fn into_query(self, cursor: Option<Box<str>>, limit: Option<u32>) -> MembersQuery {
         let limit = limit.unwrap_or(MembersQuery::DEFAULT_LIMIT).min(MembersQuery::MAX_LIMIT);

@@ -46,7 +46,7 @@ use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
-pub use alone::{Alone, Refusal};
+pub use alone::{Alone, Letter, Refusal, Sender};
 pub use events::{Form, Listening};
 pub use recovery::Recover;
 

@@ -1,6 +1,7 @@
 //! Configuration: defaults, file, environment and flags, into one validated [`Config`].
 
 mod accounts;
+mod api;
 mod check;
 mod domain;
 mod layers;
@@ -11,10 +12,12 @@ mod problem;
 mod queues;
 mod redis;
 pub mod reference;
+mod secret;
 mod sections;
 mod values;
 
 pub use accounts::Account;
+pub use api::{Api, ApiKey, Scope};
 pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use limits::{Limits, OnSessionLimit};

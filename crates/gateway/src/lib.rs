@@ -6,6 +6,7 @@ pub mod accept;
 pub mod accounts;
 pub mod admin;
 pub mod admission;
+pub mod api;
 pub mod body;
 pub mod bridge;
 pub mod cli;

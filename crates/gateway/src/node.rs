@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
 use fanlight_engine::peers::Peers;
+use fanlight_engine::presence::Presence;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::session::Rules;
 use fanlight_redis::Lease;
@@ -31,6 +32,8 @@ pub struct Node {
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Knows who is where.
+    pub presence: Arc<dyn Presence>,
     /// Leads to the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
     /// What it is known by to the others, where there can be some.
@@ -80,6 +83,7 @@ impl Node {
             http_admission,
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
+            presence: Arc::clone(&shared.presence),
             peers: Arc::clone(&shared.peers),
             lease: None,
             publish_rates: Rates::default(),

@@ -4,16 +4,20 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 /// A refusal: what is wrong and what to do about it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Problem {
     #[serde(skip)]
     status_code: StatusCode,
     /// The stable code that clients switch on.
     code: &'static str,
+    /// The status of HTTP.
     status: u16,
+    /// What that status means.
     title: &'static str,
+    /// What is wrong, where, and the remedy.
     detail: String,
     #[serde(skip)]
     headers: Vec<(HeaderName, HeaderValue)>,
@@ -34,8 +38,14 @@ impl Problem {
 
     /// Adds a header.
     #[must_use]
-    pub fn with_header(mut self, name: HeaderName, value: &'static str) -> Self {
-        self.headers.push((name, HeaderValue::from_static(value)));
+    pub fn with_header(self, name: HeaderName, value: &'static str) -> Self {
+        self.with_value(name, HeaderValue::from_static(value))
+    }
+
+    /// Adds a header whose value is made.
+    #[must_use]
+    pub fn with_value(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
         self
     }
 

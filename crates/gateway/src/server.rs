@@ -22,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
+use crate::api::{self, Keys};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::drain::{self, Draining};
@@ -53,6 +54,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
     let stomp = config.listen.stomp.map(|address| reserve("listen.stomp", address)).transpose()?;
     let (stomp_listener, stomp) = stomp.unzip();
+    let has_api = !config.api.keys.is_empty();
+    let api = has_api.then(|| reserve("listen.api", config.listen.api)).transpose()?;
     let tls = tls::server_config("listen.tls", &config.listen.tls, tls::HTTP)
         .map_err(ConfigError::from)?;
     let stomp_tls = tls::server_config("listen.stomp_tls", &config.listen.stomp_tls, &[])
@@ -78,22 +81,19 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());
-    let admin_server = HttpServer {
-        router: admin::routes(&node, metrics.clone(), Arc::clone(&drain_asked)),
-        tracker: tracker.clone(),
-        shutdown: shutdown.clone(),
-        head_time: node.config.limits.request_head_time.0,
-        // Apart from the public's, who must not be able to shut operators out.
-        admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
-        tls: None,
-        patience: node.config.limits.send_time.0,
-        max_streams: node.config.limits.http2_streams,
-        leaving: shutdown.clone(),
-    };
+    let served = |router| own_server(&node, router, &tracker, &shutdown);
+    let admin_server = served(admin::routes(&node, metrics.clone(), Arc::clone(&drain_asked)));
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
+    let api = api.map(|(listener, address)| {
+        let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
+        let end = served(api::routes(&node, keys)).run(listener);
+        tracker.spawn(log_end("the listener of the server API", end));
+        anyhow::Ok(address)
+    });
+    let api = api.transpose()?;
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
-    announce(&node, public, stomp, admin);
+    announce(&node, public, stomp, api, admin);
 
     let mut signals = Signals::listen()?;
     let asked_by_signal = tokio::select! {
@@ -106,6 +106,27 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
     Ok(())
+}
+
+/// What serves a listener that is not for clients. Its connections are counted apart from theirs,
+/// who must not be able to shut operators and backends out.
+fn own_server(
+    node: &Node,
+    router: Router,
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> HttpServer {
+    HttpServer {
+        router,
+        tracker: tracker.clone(),
+        shutdown: shutdown.clone(),
+        head_time: node.config.limits.request_head_time.0,
+        admission: Admission::new(OWN_CONNECTIONS, 0, &[]),
+        tls: None,
+        patience: node.config.limits.send_time.0,
+        max_streams: node.config.limits.http2_streams,
+        leaving: shutdown.clone(),
+    }
 }
 
 fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketAddr)> {
@@ -307,7 +328,13 @@ pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
 }
 
 /// Says on standard output where the node is to be found; nobody has to listen.
-fn announce(node: &Node, public: SocketAddr, stomp: Option<SocketAddr>, admin: SocketAddr) {
+fn announce(
+    node: &Node,
+    public: SocketAddr,
+    stomp: Option<SocketAddr>,
+    api: Option<SocketAddr>,
+    admin: SocketAddr,
+) {
     let (public, admin) = (reachable(public), reachable(admin));
     let path = &node.config.websocket.path;
     let scheme = |tls: &ServerTls, plain, within_tls| {
@@ -320,6 +347,9 @@ fn announce(node: &Node, public: SocketAddr, stomp: Option<SocketAddr>, admin: S
         format!("  health    http://{admin}/readyz"),
         format!("  metrics   http://{admin}/metrics"),
     ];
+    if let Some(api) = api.map(reachable) {
+        lines.insert(2, format!("  API       http://{api}/api/v1/openapi.json"));
+    }
     if let Some(stomp) = stomp.map(reachable) {
         let scheme = scheme(&listen.stomp_tls, "stomp", "stomp+ssl");
         lines.insert(2, format!("  STOMP     {scheme}://{stomp}"));
@@ -329,6 +359,8 @@ fn announce(node: &Node, public: SocketAddr, stomp: Option<SocketAddr>, admin: S
         lines[0] = format!("Fanlight is running. Open {page}/ in a browser.");
         let keys = node.config.auth.keys.iter().filter(|key| !key.secret.is_empty());
         lines.extend(keys.map(|key| format!("  secret    {}", key.secret.reveal())));
+        let keys = node.config.api.keys.iter().filter(|key| !key.secret.is_empty());
+        lines.extend(keys.map(|key| format!("  API key   {}", key.secret.reveal())));
         lines.push(format!("  token     curl '{page}/dev/token?user=ann'"));
         lines.push("Development mode: this machine only, open rules. Not for production.".into());
     }
@@ -385,6 +417,6 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
     }
 }
 
-const ADMIN_CONNECTIONS: usize = 1024;
+const OWN_CONNECTIONS: usize = 1024;
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

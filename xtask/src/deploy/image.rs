@@ -129,7 +129,8 @@ impl Container {
         let (public, admin) = (free_port()?, free_port()?);
         let admin_option = format!("FANLIGHT__LISTEN__ADMIN=127.0.0.1:{admin}");
         let mut serve = self.run(&entry, &admin_option);
-        serve.args(["--dev", "--listen", &format!("127.0.0.1:{public}")]);
+        let listen = format!("127.0.0.1:{public}");
+        serve.args(["--dev", "--listen", &listen, "--api", "127.0.0.1:0"]);
         let mut gateway = Gateway(serve.stdout(Stdio::null()).spawn()?);
         let deadline = Instant::now() + PATIENCE;
         while !self.run(&health[1..], &admin_option).stdout(Stdio::null()).status()?.success() {

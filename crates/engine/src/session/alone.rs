@@ -2,17 +2,18 @@
 
 use std::sync::Arc;
 
-use fanlight_proto::CloseReason;
-use fanlight_proto::native;
+use fanlight_proto::native::{self, ClientMessage};
+use fanlight_proto::{CloseReason, DestinationError};
 
-use super::live::{Outgoing, outgoing};
+use super::live::{Draft, Outgoing, Publisher, outgoing};
 use super::native::draft_of;
 use super::{Fault, Rules};
 use crate::auth::Principal;
 use crate::broker::PublishError;
-use crate::history::IdempotencyKey;
+use crate::history::{HistoryError, IdempotencyKey};
 use crate::ids::Ids;
-use crate::policy::{PublishPermit, Subject};
+use crate::policy::{Denied, PublishPermit, Subject};
+use crate::presence::PresenceError;
 use crate::publication::Publication;
 use crate::time::Now;
 
@@ -25,6 +26,20 @@ pub struct Alone {
     pub publication: Publication,
     /// The publisher's name for it.
     pub key: Option<IdempotencyKey>,
+}
+
+/// What a backend wants published: read once, for any number of destinations. Backends may publish
+/// wherever there is a namespace.
+#[derive(Debug)]
+pub struct Letter<'t>(ClientMessage<'t>);
+
+/// The backend that publishes.
+#[derive(Debug, Clone, Copy)]
+pub struct Sender<'s> {
+    /// As what the keys of its publications count.
+    pub name: &'s str,
+    /// Its name for a publication that does not itself have one.
+    pub key: Option<&'s str>,
 }
 
 /// Why it is not published.
@@ -55,10 +70,51 @@ impl Alone {
         let sender = Subject { principal: principal.map(|principal| &**principal), session };
         let mut read = || {
             let message = native::parse_send(text)?;
-            outgoing(rules, ids, now, &sender, draft_of(&message, &rules.limits)?)
+            let draft = draft_of(&message, &rules.limits)?;
+            outgoing(rules, ids, now, Publisher::Client(&sender), draft)
         };
-        let Outgoing { permit, publication, key } = read()?;
-        Ok(Self { permit, publication, key })
+        Ok(read()?.into())
+    }
+}
+
+impl<'t> Letter<'t> {
+    /// Reads the native protocol's `send`, whose `type` may be left out.
+    pub fn read(rules: &Rules, text: &'t str) -> Result<Self, Refusal> {
+        let message = native::parse_send(text).map_err(Fault::from)?;
+        let limit = rules.limits.message_bytes;
+        if draft_of(&message, &rules.limits)?.body.len() > limit {
+            return Err(Fault::message_too_large(limit).into());
+        }
+        Ok(Self(message))
+    }
+
+    /// Where it says that it goes.
+    pub fn to(&self) -> &str {
+        match &self.0 {
+            ClientMessage::Send { to, .. } => to,
+            _ => "",
+        }
+    }
+
+    /// One copy of it, for the destination `to`.
+    pub fn addressed(
+        &self,
+        rules: &Rules,
+        ids: &mut Ids,
+        now: Now,
+        sender: &Sender<'_>,
+        to: &str,
+    ) -> Result<Alone, Refusal> {
+        let draft = draft_of(&self.0, &rules.limits)?;
+        let draft = Draft { to, key: draft.key.or(sender.key), ..draft };
+        let outgoing = outgoing(rules, ids, now, Publisher::Backend(sender.name), draft);
+        Ok(outgoing.map_err(|fault| Refusal::of(fault, to))?.into())
+    }
+}
+
+impl From<Outgoing> for Alone {
+    fn from(Outgoing { permit, publication, key }: Outgoing) -> Self {
+        Self { permit, publication, key }
     }
 }
 
@@ -82,11 +138,16 @@ impl From<Fault> for Refusal {
     }
 }
 
-impl From<PublishError> for Refusal {
-    fn from(error: PublishError) -> Self {
-        Fault::from(error).into()
-    }
+macro_rules! refused_as_in_a_session {
+    ($($error:ty),+) => {
+        $(impl From<$error> for Refusal {
+            fn from(error: $error) -> Self {
+                Fault::from(error).into()
+            }
+        })+
+    };
 }
+refused_as_in_a_session!(PublishError, HistoryError, PresenceError, Denied, DestinationError);
 
 /// How much of a destination a message shows.
 const SHOWN_MAX: usize = 200;

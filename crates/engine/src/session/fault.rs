@@ -292,6 +292,11 @@ impl Fault {
         Self::of(CloseReason::LimitExceeded, message, "commit or abort some first")
     }
 
+    pub(super) fn message_too_large(limit: usize) -> Self {
+        let message = format!("the message exceeds {limit} bytes");
+        Self::of(CloseReason::TooLarge, message, "send less, or raise limits.message")
+    }
+
     pub(super) fn transaction_too_large(limit: usize, unit: &str) -> Self {
         let message = format!("what waits for COMMIT exceeds {limit} {unit}");
         Self::of(CloseReason::LimitExceeded, message, "commit smaller transactions")

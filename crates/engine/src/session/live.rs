@@ -172,7 +172,7 @@ impl Live {
 impl Session {
     /// The publication that `draft` asks for, if the policy permits it.
     pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
-        outgoing(cx.rules, cx.ids, cx.now, &self.subject(), draft)
+        outgoing(cx.rules, cx.ids, cx.now, Publisher::Client(&self.subject()), draft)
     }
 
     /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
@@ -292,29 +292,46 @@ pub(super) fn may_subscribe(
     Ok(rules.policy.subscribe_pattern(subject, &pattern)?)
 }
 
-/// The publication that `draft` asks for, if the policy permits it to `sender`.
+/// Who wants something published.
+#[derive(Clone, Copy)]
+pub(super) enum Publisher<'p> {
+    /// A client, under the policy's rules.
+    Client(&'p Subject<'p>),
+    /// A backend, by the name of its key: it may publish wherever there is a namespace.
+    Backend(&'p str),
+}
+
+/// The publication that `draft` asks for, if `publisher` may publish it.
 pub(super) fn outgoing(
     rules: &Rules,
     ids: &mut Ids,
     now: Now,
-    sender: &Subject<'_>,
+    publisher: Publisher<'_>,
     draft: Draft<'_>,
 ) -> Result<Outgoing, Fault> {
     let destination = parse_destination(rules, draft.to)?;
-    let mut permit = rules.policy.publish(sender, &destination)?;
+    let (mut permit, user) = match publisher {
+        Publisher::Client(subject) => {
+            let user = subject.principal.map(|principal| Arc::clone(&principal.user));
+            (rules.policy.publish(subject, &destination)?, user)
+        }
+        Publisher::Backend(_) => {
+            (PublishPermit::for_backend(rules.policy.namespaces(), &destination)?, None)
+        }
+    };
     let only_for = draft.session.map(|session| session_of(session, &permit)).transpose()?;
     if only_for.is_some() {
         permit = permit.without_history();
     }
     let key =
-        draft.key.map(|key| idempotency_key(sender, permit.destination(), key)).transpose()?;
+        draft.key.map(|key| idempotency_key(publisher, permit.destination(), key)).transpose()?;
     let publication = Publication {
         id: ids.publication(now),
         destination: permit.destination().clone(),
         body: draft.body,
         content_type: draft.content_type,
         headers: draft.headers,
-        publisher: sender.principal.map(|principal| Arc::clone(&principal.user)),
+        publisher: user,
         at_unix_ms: now.unix_ms,
         position: None,
         only_for,
@@ -323,19 +340,22 @@ pub(super) fn outgoing(
     Ok(Outgoing { permit, publication, key })
 }
 
-/// A client's name for a publication, made its own: it counts for this user, or where there is
-/// none for this session, and for one destination.
+/// A publisher's name for a publication, made its own: it counts for this user, or where there is
+/// none for this session, or for this backend, and for one destination.
 fn idempotency_key(
-    sender: &Subject<'_>,
+    publisher: Publisher<'_>,
     destination: &Destination,
     key: &str,
 ) -> Result<IdempotencyKey, Fault> {
     if key.is_empty() || key.len() > IdempotencyKey::MAX_BYTES {
         return Err(Fault::bad_key(IdempotencyKey::MAX_BYTES));
     }
-    let (kind, publisher) = match sender.principal {
-        Some(principal) => ('u', principal.user.to_string()),
-        None => ('s', sender.session.to_string()),
+    let (kind, publisher) = match publisher {
+        Publisher::Client(Subject { principal: Some(principal), .. }) => {
+            ('u', principal.user.to_string())
+        }
+        Publisher::Client(subject) => ('s', subject.session.to_string()),
+        Publisher::Backend(name) => ('b', name.to_owned()),
     };
     // With lengths, so that no two tell the same.
     let (length, to) = (publisher.len(), destination.as_str());

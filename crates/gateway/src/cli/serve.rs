@@ -25,6 +25,9 @@ pub(super) struct Serve {
     /// Address and port for metrics, health and drain [option listen.admin].
     #[arg(long, value_name = "ADDR", value_parser = address)]
     admin: Option<SocketAddr>,
+    /// Address and port for backends: the server API [option listen.api].
+    #[arg(long, value_name = "ADDR", value_parser = address)]
+    api: Option<SocketAddr>,
     /// Use the Redis at this URL as the broker [options redis.url, broker.kind].
     #[arg(long, value_name = "URL")]
     redis: Option<Secret>,
@@ -47,6 +50,7 @@ impl Serve {
             ("--listen", "listen.public", self.listen.map(|address| address.to_string())),
             ("--stomp", "listen.stomp", self.stomp.map(|address| address.to_string())),
             ("--admin", "listen.admin", self.admin.map(|address| address.to_string())),
+            ("--api", "listen.api", self.api.map(|address| address.to_string())),
             ("--redis", "redis.url", self.redis.as_ref().map(|url| url.reveal().into())),
             ("--redis", "broker.kind", self.redis.as_ref().map(|_| "redis".into())),
             ("--workers", "workers", self.workers.map(|workers| workers.to_string())),
@@ -88,8 +92,11 @@ fn options(command: &Serve) -> anyhow::Result<ServeOptions> {
     }
     let config = Config::load(&command.layers())?.checked()?;
     if command.dev {
-        let addresses =
-            [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)];
+        let addresses = [
+            ("listen.public", config.listen.public),
+            ("listen.admin", config.listen.admin),
+            ("listen.api", config.listen.api),
+        ];
         let stomp = config.listen.stomp.map(|address| ("listen.stomp", address));
         for (option, address) in addresses.into_iter().chain(stomp) {
             loopback_only(option, address)?;

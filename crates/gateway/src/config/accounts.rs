@@ -29,27 +29,7 @@ pub struct Account {
 impl Account {
     /// The passcode, wherever it stands; `option` is where this account stands.
     pub fn read_passcode(&self, option: &str) -> Result<Secret, Problem> {
-        let remedy = "give exactly one of passcode and passcode_file";
-        let passcode = match &self.passcode_file {
-            Some(_) if !self.passcode.is_empty() => {
-                let key = format!("{option}.passcode_file");
-                return Err(Problem::new(key, "a second passcode in one account", remedy));
-            }
-            None => self.passcode.clone(),
-            Some(file) => {
-                let text = std::fs::read_to_string(file).map_err(|error| {
-                    let fault = format!("can't read {}: {error}", file.display());
-                    let remedy = "check the path and its permissions";
-                    Problem::new(format!("{option}.passcode_file"), fault, remedy)
-                })?;
-                let line = text.strip_suffix('\n').unwrap_or(&text);
-                Secret::new(line.strip_suffix('\r').unwrap_or(line))
-            }
-        };
-        if passcode.is_empty() {
-            return Err(Problem::new(format!("{option}.passcode"), "empty", remedy));
-        }
-        Ok(passcode)
+        super::secret::read(option, "passcode", &self.passcode, self.passcode_file.as_deref())
     }
 }
 

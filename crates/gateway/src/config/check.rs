@@ -1,6 +1,7 @@
 //! Checks that concern more than one option: what is missing, and what does not fit together.
 
 use super::accounts;
+use super::api;
 use super::problem::Problem;
 use super::queues;
 use super::values::OriginRule;
@@ -15,6 +16,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     identity(config, &mut problems);
     namespaces(config, &mut problems);
     queues::problems(config, &mut problems);
+    api::problems(&config.api, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);
@@ -79,6 +81,19 @@ fn listen(config: &Config, problems: &mut Vec<Problem>) {
             "the same address as listen.public",
             "give the admin listener a port of its own, which the public can't reach",
         ));
+    }
+    if !config.api.keys.is_empty() {
+        for (other, address) in
+            [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)]
+        {
+            if config.listen.api == address && address.port() != 0 {
+                problems.push(Problem::new(
+                    "listen.api",
+                    format!("the same address as {other}"),
+                    "give the server API a port of its own, which the public can't reach",
+                ));
+            }
+        }
     }
     for (other, address) in
         [("listen.public", config.listen.public), ("listen.admin", config.listen.admin)]

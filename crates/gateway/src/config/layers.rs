@@ -97,12 +97,15 @@ impl Source for Layer {
     }
 }
 
-/// The preset of `--dev`, with a secret that is new each time.
+/// The preset of `--dev`, with secrets that are new each time.
 fn dev_preset() -> Result<Map<String, Value>, ConfigError> {
     let mut preset = parse(DEV_TOML, Path::new("the --dev preset"))?;
     let secret = super::domain::random_secret();
     preset.insert("auth.keys[0].algorithm".into(), dev_value("HS256"));
     preset.insert("auth.keys[0].secret".into(), dev_value(secret.reveal()));
+    let api_key = super::domain::random_secret();
+    preset.insert("api.keys[0].name".into(), dev_value("dev"));
+    preset.insert("api.keys[0].secret".into(), dev_value(api_key.reveal()));
     Ok(preset)
 }
 

@@ -18,6 +18,9 @@ pub struct Listen {
     /// Address and port for metrics, health and drain. Not for the public: it asks for no token.
     #[schemars(with = "String")]
     pub admin: SocketAddr,
+    /// Address and port for backends: the server API. Used where `api.keys` has a key.
+    #[schemars(with = "String")]
+    pub api: SocketAddr,
     /// TLS for clients: HTTP/2 or HTTP/1.1, as they agree on.
     pub tls: ServerTls,
     /// The load balancers and proxies in front, by range. A connection from one of them counts for
@@ -47,6 +50,7 @@ impl Default for Listen {
         Self {
             public: SocketAddr::from(([0, 0, 0, 0], 8080)),
             admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            api: SocketAddr::from(([127, 0, 0, 1], 8081)),
             tls: ServerTls::default(),
             trusted_proxies: Vec::new(),
             stomp: None,

@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::accounts::Account;
+use super::api::Api;
 use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
@@ -47,6 +48,8 @@ pub struct Config {
     pub namespaces: Vec<Namespace>,
     /// Who may do what. What no rule allows is denied.
     pub policy: Policy,
+    /// What backends ask of the cluster, over HTTP at `listen.api`.
+    pub api: Api,
     /// How it is told who comes and goes, in namespaces with `presence = true`.
     pub presence: Presence,
     /// What carries messages between nodes.

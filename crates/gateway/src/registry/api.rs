@@ -7,30 +7,41 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{NodeStatus, RegistryUnavailable, Target, UserStatus};
 use http::{HeaderMap, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::transport::door;
 
 /// `GET /cluster`, `POST /users/status`, `POST /users/disconnect`.
 pub fn routes(node: &Arc<Node>) -> Router {
     let cluster = Arc::clone(node);
     let cluster = async move || Json(ClusterAnswer::of(&cluster.registry.nodes()));
     let of_users = Arc::clone(node);
-    let status = async move |headers: HeaderMap, body: Bytes| {
-        answer(users_status(&of_users, &headers, &body).await)
+    let users = async move |headers: HeaderMap, body: Bytes| {
+        answer(match parse(&headers, &body) {
+            Ok(StatusRequest { users }) => status(&of_users, users).await,
+            Err(problem) => Err(problem),
+        })
     };
     let of_disconnects = Arc::clone(node);
-    let disconnect = async move |headers: HeaderMap, body: Bytes| {
-        answer(disconnect(&of_disconnects, &headers, &body).await)
+    let end = async move |headers: HeaderMap, body: Bytes| {
+        let asked = parse(&headers, &body).and_then(|asked| {
+            let DisconnectRequest { user, session, reason } = asked;
+            Ok((target(user, session)?, reason))
+        });
+        answer(match asked {
+            Ok((target, reason)) => disconnect(&of_disconnects, target, reason).await,
+            Err(problem) => Err(problem),
+        })
     };
     Router::new()
         .route("/cluster", get(cluster))
-        .route("/users/status", post(status))
-        .route("/users/disconnect", post(disconnect))
+        .route("/users/status", post(users))
+        .route("/users/disconnect", post(end))
         .layer(DefaultBodyLimit::max(BODY_BYTES))
 }
 
@@ -48,88 +59,117 @@ struct DisconnectRequest {
     reason: Option<String>,
 }
 
-#[derive(Serialize)]
-struct ClusterAnswer {
+/// The nodes of the cluster.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct ClusterAnswer {
+    /// Of all nodes together.
     sessions: u64,
+    /// All that this node knows.
     nodes: Vec<NodeAnswer>,
 }
 
-#[derive(Serialize)]
-struct NodeAnswer {
+/// One node.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct NodeAnswer {
+    /// Another one after each start.
     id: String,
+    /// What operators call it.
     name: String,
+    /// Where its clients connect.
     address: String,
     started_unix_ms: u64,
+    /// As it last said.
     sessions: u64,
+    /// How long its lease still runs; 0: it has run out.
     lease_left_ms: u64,
+    /// Whether it is the one that answers.
     is_self: bool,
 }
 
-#[derive(Serialize)]
-struct StatusAnswer {
-    users: Vec<UserAnswer>,
+/// The sessions of users, in the order asked.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct StatusAnswer {
+    pub(crate) users: Vec<UserAnswer>,
 }
 
-#[derive(Serialize)]
-struct UserAnswer {
+/// A user's sessions.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UserAnswer {
     user: String,
     online: bool,
+    /// Oldest first.
     sessions: Vec<SessionAnswer>,
 }
 
-#[derive(Serialize)]
-struct SessionAnswer {
+/// A session of a user.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct SessionAnswer {
     session: String,
+    /// The id of the node that has it.
     node: String,
     since_unix_ms: u64,
 }
 
-#[derive(Serialize)]
-struct DisconnectAnswer {
+/// Who was told.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct DisconnectAnswer {
+    /// How many sessions, where that is known: for a single session, every node is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<usize>,
+    /// How many nodes.
     nodes: usize,
 }
 
-async fn users_status(
-    node: &Node,
-    headers: &HeaderMap,
-    body: &[u8],
-) -> Result<StatusAnswer, Problem> {
-    let StatusRequest { users } = parse(headers, body)?;
+/// The sessions of `users`.
+pub(crate) async fn status(node: &Node, users: Vec<String>) -> Result<StatusAnswer, Problem> {
     if users.is_empty() || users.len() > USERS_MAX {
         return Err(bad(format!("ask for 1 to {USERS_MAX} users, not {}", users.len())));
     }
     users.iter().try_for_each(|user| check_user(user))?;
     let users = users.into_iter().map(Arc::from).collect();
-    let users = node.registry.status(users).await.map_err(unavailable)?;
+    let users = node.registry.status(users).await.map_err(|RegistryUnavailable| unavailable())?;
     Ok(StatusAnswer { users: users.into_iter().map(UserAnswer::of).collect() })
 }
 
-async fn disconnect(
+/// Ends sessions, wherever they are.
+pub(crate) async fn disconnect(
     node: &Node,
-    headers: &HeaderMap,
-    body: &[u8],
+    target: Target,
+    reason: Option<String>,
 ) -> Result<DisconnectAnswer, Problem> {
-    let DisconnectRequest { user, session, reason } = parse(headers, body)?;
-    let target = match (user, session) {
-        (Some(user), None) => {
-            check_user(&user)?;
-            Target::User(user.into())
-        }
-        (None, Some(session)) => match session.parse() {
-            Ok(session) => Target::Session(SessionId(session)),
-            Err(_) => return Err(bad("a session is named by its id, a UUID")),
-        },
-        _ => return Err(bad(r#"name either a "user" or a "session""#)),
-    };
     let message = reason.unwrap_or_else(|| "disconnected by an operator".to_owned());
     if message.len() > REASON_BYTES || message.contains(char::is_control) {
         let detail = format!("the reason must be a line of at most {REASON_BYTES} bytes");
         return Err(bad(detail));
     }
-    let told = node.registry.disconnect(target, message.into()).await.map_err(unavailable)?;
+    let told = node.registry.disconnect(target, message.into()).await;
+    let told = told.map_err(|RegistryUnavailable| unavailable())?;
     Ok(DisconnectAnswer { sessions: told.sessions, nodes: told.nodes })
+}
+
+/// All sessions of this user.
+pub(crate) fn user(user: String) -> Result<Target, Problem> {
+    check_user(&user)?;
+    Ok(Target::User(user.into()))
+}
+
+/// The session with this id.
+pub(crate) fn session(id: &str) -> Result<Target, Problem> {
+    let id = id.parse().map_err(|_| bad("a session is named by its id, a UUID"))?;
+    Ok(Target::Session(id))
+}
+
+/// The registry can't be asked.
+pub(crate) fn unavailable() -> Problem {
+    door::unavailable("unavailable", &RegistryUnavailable.to_string())
+}
+
+fn target(user_name: Option<String>, id: Option<String>) -> Result<Target, Problem> {
+    match (user_name, id) {
+        (Some(name), None) => user(name),
+        (None, Some(id)) => session(&id),
+        _ => Err(bad(r#"name either a "user" or a "session""#)),
+    }
 }
 
 fn parse<'b, T: Deserialize<'b>>(headers: &HeaderMap, body: &'b [u8]) -> Result<T, Problem> {
@@ -153,10 +193,6 @@ fn bad(detail: impl Into<String>) -> Problem {
     Problem::new(StatusCode::BAD_REQUEST, "bad_request", detail)
 }
 
-fn unavailable(error: RegistryUnavailable) -> Problem {
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string())
-}
-
 fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
     match result {
         Ok(answer) => Json(answer).into_response(),
@@ -165,7 +201,8 @@ fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
 }
 
 impl ClusterAnswer {
-    fn of(nodes: &[NodeStatus]) -> Self {
+    /// What the registry knows.
+    pub(crate) fn of(nodes: &[NodeStatus]) -> Self {
         let node = |node: &NodeStatus| NodeAnswer {
             id: node.id.to_string(),
             name: node.name.clone(),

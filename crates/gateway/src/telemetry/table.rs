@@ -22,6 +22,9 @@ const NODE: &[Metric] = &[
     )
     .by(&[("limit", &["connections", "http_connections", "worker_inbox"])])
     .detail("`connections` and `http_connections` of `[limits]`; `worker_inbox`, the fullest of the workers' inboxes"),
+    Metric::counter("fanlight_api_requests_total", "Requests to the server API, by how they ended.")
+        .by(&[("path", OPEN), ("method", &["GET", "POST"]), ("result", &["2xx", "4xx", "5xx"])])
+        .detail("`path` as the API's document has it"),
     Metric::counter("fanlight_panics_total", "Faults of our own that were contained.")
         .detail("Each ended one connection or one fan-out; please report them"),
 ];

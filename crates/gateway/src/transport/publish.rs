@@ -11,7 +11,8 @@ use fanlight_engine::broker::{Published, Reach};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::session::Alone;
 use http::{StatusCode, header};
-use serde_json::{Value, json};
+use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::{Station, cors, door};
 use crate::accept::Peer;
@@ -41,7 +42,7 @@ async fn published(
     station: &Station,
     peer: std::net::SocketAddr,
     request: Request,
-) -> Result<Value, Box<Problem>> {
+) -> Result<Told, Box<Problem>> {
     let node = &*station.node;
     let (parts, body) = request.into_parts();
     if node.is_draining() {
@@ -73,20 +74,41 @@ async fn published(
         Some(key) => node.broker.publish_once(permit, publication, key).await,
         None => node.broker.publish(permit, publication).await,
     };
-    Ok(told(outcome.map_err(|error| door::refused(error.into()))?))
+    Ok(outcome.map_err(|error| door::refused(error.into()))?.into())
 }
 
-/// What the native protocol's `ok` says.
-fn told(published: Published) -> Value {
-    let mut told = json!({ "message_id": published.id.to_string() });
-    if let Some(position) = published.position {
-        told["epoch"] = position.epoch_text().into();
-        told["offset"] = position.offset.into();
+/// What the broker has accepted, as in the native protocol's `ok`.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct Told {
+    /// The publication's id.
+    message_id: String,
+    /// Where its destination keeps history: the epoch of its position.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epoch: Option<String>,
+    /// The same: its offset.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    offset: Option<u64>,
+    /// It went to this node's own subscribers only, as the broker can't be reached.
+    #[serde(skip_serializing_if = "is_false")]
+    degraded: bool,
+    /// It had been published before, under the same key.
+    #[serde(skip_serializing_if = "is_false")]
+    duplicate: bool,
+}
+
+impl From<Published> for Told {
+    fn from(Published { id, position, reach }: Published) -> Self {
+        Self {
+            message_id: id.to_string(),
+            epoch: position.map(|position| position.epoch_text()),
+            offset: position.map(|position| position.offset),
+            degraded: reach == Reach::ThisNode,
+            duplicate: reach == Reach::Duplicate,
+        }
     }
-    match published.reach {
-        Reach::Cluster => {}
-        Reach::ThisNode => told["degraded"] = true.into(),
-        Reach::Duplicate => told["duplicate"] = true.into(),
-    }
-    told
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
+fn is_false(value: &bool) -> bool {
+    !value
 }

@@ -30,7 +30,7 @@ fn conformance_endpoints_are_for_development_only() {
 
 #[test]
 fn development_mode_is_for_this_machine_only() {
-    for option in ["--listen", "--admin", "--stomp"] {
+    for option in ["--listen", "--admin", "--api", "--stomp"] {
         let error = run(&["serve", "--dev", option, "0.0.0.0:0"]).failed();
         assert!(error.contains("this machine only"), "{error}");
     }

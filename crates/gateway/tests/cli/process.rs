@@ -69,7 +69,7 @@ impl Node {
     /// Starts one that listens there.
     pub(crate) fn start_on(address: &str) -> Self {
         let args = ["serve", "--dev", "--workers", "1"];
-        let listen = ["--listen", address, "--admin", "127.0.0.1:0"];
+        let listen = ["--listen", address, "--admin", "127.0.0.1:0", "--api", "127.0.0.1:0"];
         Self::start_with(&[&args[..], &listen].concat())
     }
 

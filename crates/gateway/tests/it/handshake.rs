@@ -226,7 +226,16 @@ async fn a_place_comes_back_however_a_connection_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_development_token_is_not_made_for_a_name_that_a_foreign_page_may_own() {
-    let args = ["serve", "--dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let args = [
+        "serve",
+        "--dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--api",
+        "127.0.0.1:0",
+    ];
     let gateway = Gateway::with_args(&args, &[]).await;
     for (host, status) in [
         ("localhost:8080", 200),

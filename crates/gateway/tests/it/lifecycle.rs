@@ -87,7 +87,16 @@ async fn a_port_in_use_is_an_error_that_names_it_and_not_a_silent_share() {
     let gateway = Gateway::start("").await;
     let address = gateway.public.to_string();
     let output = tokio::process::Command::new(env!("CARGO_BIN_EXE_fanlight"))
-        .args(["serve", "--dev", "--listen", &address, "--admin", "127.0.0.1:0"])
+        .args([
+            "serve",
+            "--dev",
+            "--listen",
+            &address,
+            "--admin",
+            "127.0.0.1:0",
+            "--api",
+            "127.0.0.1:0",
+        ])
         .output()
         .await
         .unwrap();

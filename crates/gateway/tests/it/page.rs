@@ -10,7 +10,16 @@ use crate::stompjs::js_folder;
 use crate::support::{Gateway, PATIENCE, eventually};
 
 async fn dev(more: &[&str]) -> Gateway {
-    let mut args = vec!["serve", "--dev", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let mut args = vec![
+        "serve",
+        "--dev",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--api",
+        "127.0.0.1:0",
+    ];
     args.extend(more);
     let gateway = Gateway::with_args(&args, &[]).await;
     eventually("the node is ready", async || gateway.admin_get("/readyz").await.0 == 200).await;

@@ -20,8 +20,17 @@ const INTERRUPTED: &str = "c[1002,\"Connection interrupted\"]\n";
 const ANOTHER: &str = "c[2010,\"Another connection still open\"]\n";
 
 async fn gateway() -> Gateway {
-    let args =
-        ["serve", "--dev", "--conformance", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let args = [
+        "serve",
+        "--dev",
+        "--conformance",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--api",
+        "127.0.0.1:0",
+    ];
     Gateway::with_args(&args, &[]).await
 }
 

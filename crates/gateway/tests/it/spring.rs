@@ -52,7 +52,18 @@ async fn a_spring_application_has_it_as_its_broker_and_springs_clients_connect_t
 
 async fn start([public, admin, stomp]: [SocketAddr; 3]) -> Gateway {
     let [public, admin, stomp] = [public, admin, stomp].map(|address| address.to_string());
-    let args = ["serve", "--dev", "--listen", &public, "--admin", &admin, "--stomp", &stomp];
+    let args = [
+        "serve",
+        "--dev",
+        "--listen",
+        &public,
+        "--admin",
+        &admin,
+        "--stomp",
+        &stomp,
+        "--api",
+        "127.0.0.1:0",
+    ];
     // The shortest there are, so that it is soon known whether they are kept.
     let beats = ["FANLIGHT__STOMP__HEARTBEAT_SEND", "FANLIGHT__STOMP__HEARTBEAT_RECEIVE"];
     Gateway::with_args(&args, &beats.map(|name| (name, "2s"))).await

@@ -22,6 +22,8 @@ pub struct Gateway {
     pub admin: SocketAddr,
     /// Where it listens for STOMP over TCP, if it does.
     pub stomp: Option<SocketAddr>,
+    /// Where it listens for backends, if it does.
+    pub api: Option<SocketAddr>,
 }
 
 pub const SECRET: &str = "a secret for tests, thirty-two bytes or more";
@@ -103,7 +105,7 @@ impl Gateway {
             .spawn()
             .unwrap();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let (mut public, mut stomp) = (None, None);
+        let (mut public, mut stomp, mut api) = (None, None, None);
         let admin = loop {
             let line = timeout(PATIENCE, lines.next_line()).await.unwrap().unwrap();
             let line = line.expect("the gateway ended before it said where it listens");
@@ -112,6 +114,9 @@ impl Gateway {
             }
             if let Some((_, url)) = line.split_once("STOMP ") {
                 stomp = address_after(url, "://");
+            }
+            if let Some((_, url)) = line.split_once("API       ") {
+                api = address_after(url, "://");
             }
             if let Some(address) = address_after(&line, "health    http://") {
                 break address;
@@ -123,7 +128,7 @@ impl Gateway {
             let mut sink = tokio::io::sink();
             let _ = tokio::io::copy(&mut rest, &mut sink).await;
         });
-        Self { child, public: public.unwrap(), admin, stomp }
+        Self { child, public: public.unwrap(), admin, stomp, api }
     }
 
     pub fn ws_url(&self) -> String {

@@ -110,8 +110,17 @@ async fn a_compressed_publication_unfolds_for_native_and_stomp_subscribers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_conformance_echo_returns_messages_of_every_size() {
-    let args =
-        ["serve", "--dev", "--conformance", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"];
+    let args = [
+        "serve",
+        "--dev",
+        "--conformance",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin",
+        "127.0.0.1:0",
+        "--api",
+        "127.0.0.1:0",
+    ];
     let gateway = Gateway::with_args(&args, &[]).await;
     let mut client = RawClient::connect(&gateway, "/conformance/echo", &[]).await;
     for bytes in [0, 1, 125, 126, 65_535, 65_536, 4 << 20] {

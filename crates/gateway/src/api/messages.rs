@@ -1,0 +1,315 @@
+//! Publishing: to one destination, to many, to a user, many messages at once.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use fanlight_engine::broker::{PublishError, Published};
+use fanlight_engine::ids::Ids;
+use fanlight_engine::session::{Alone, Letter, Refusal, Sender};
+use fanlight_proto::Destination;
+use futures_util::future::{BoxFuture, join_all};
+use http::{HeaderMap, HeaderName};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::caller::Caller;
+use super::{Api, parse};
+use crate::config::Scope;
+use crate::problem::Problem;
+use crate::transport::door;
+use crate::transport::publish::Told;
+
+/// A message. What is no JSON travels as base64, with its type.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it documents what the protocol crate reads")]
+pub(super) struct Message {
+    /// Where it goes: `/topic/orders.42`, or `/user/ann/queue/alerts`.
+    #[schema(example = "/topic/orders.42")]
+    to: String,
+    /// The body: any JSON; with another `content_type` a text with the bytes as base64.
+    #[schema(value_type = Object)]
+    data: serde_json::Value,
+    /// What the body is. Absent: JSON.
+    content_type: Option<String>,
+    /// Headers that subscribers get, too.
+    headers: Option<std::collections::BTreeMap<String, String>>,
+    /// Its name: within five minutes, only the first with it is published. Instead of the header
+    /// `Idempotency-Key`.
+    key: Option<String>,
+    /// Of a user's sessions, the only one to get it.
+    session: Option<String>,
+}
+
+/// A message to many destinations.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Broadcast<'b> {
+    /// Where it goes: at most 1000 destinations.
+    to: Vec<String>,
+    /// The body: any JSON; with another `content_type` a text with the bytes as base64.
+    #[serde(borrow)]
+    #[schema(value_type = Object)]
+    data: &'b RawValue,
+    /// What the body is. Absent: JSON.
+    content_type: Option<String>,
+    /// Headers that subscribers get, too.
+    #[serde(borrow)]
+    #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
+    headers: Option<&'b RawValue>,
+    /// Its name, at each destination: within five minutes, only the first with it is published.
+    key: Option<String>,
+}
+
+/// Many messages.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Batch<'b> {
+    /// The messages, at most 1000. Those to one destination are published in this order.
+    #[serde(borrow)]
+    #[schema(value_type = Vec<Message>)]
+    messages: Vec<&'b RawValue>,
+}
+
+/// How each of many went, in the order asked.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Outcomes {
+    /// How many were published.
+    published: usize,
+    /// What became of each.
+    outcomes: Vec<Outcome>,
+}
+
+/// What became of one message.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Outcome {
+    /// It is published.
+    Published(Told),
+    /// It is not, or that is not known.
+    Refused {
+        /// Why.
+        error: Problem,
+    },
+}
+
+/// Publishes a message.
+#[utoipa::path(
+    post, path = "/publish", tag = "messages", request_body = Message,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`")),
+    responses(
+        (status = 200, description = "The broker has accepted it", body = Told),
+        (status = "4XX", description = "It was refused", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was published; try again", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "It may have been published; try again with a key", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn publish(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Told>, Problem> {
+    let desk = Desk::new(&api, &caller, &headers)?;
+    let body = api.body(body).await?;
+    let mut ids = Ids::new(rand::random());
+    let letter = letter(&api, &body)?;
+    let alone = desk.addressed(&letter, &mut ids, letter.to())?;
+    settled(desk.publish(alone).await).map(Json)
+}
+
+/// Publishes one message to many destinations.
+#[utoipa::path(
+    post, path = "/broadcast", tag = "messages", request_body = Broadcast<'_>,
+    responses(
+        (status = 200, description = "What became of it at each destination", body = Outcomes),
+        (status = "4XX", description = "Nothing was published", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn broadcast(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Outcomes>, Problem> {
+    let desk = Desk::new(&api, &caller, &headers)?;
+    let body = api.body(body).await?;
+    let asked: Broadcast<'_> = parse(&body)?;
+    check_count(asked.to.len(), "destinations")?;
+    let send = serde_json::to_vec(&Send::from(&asked)).expect("JSON was read from JSON");
+    let letter = letter(&api, &send)?;
+    let mut ids = Ids::new(rand::random());
+    let alone = asked.to.iter().map(|to| desk.addressed(&letter, &mut ids, to));
+    Ok(Json(desk.publish_all(alone).await))
+}
+
+/// Publishes many messages.
+#[utoipa::path(
+    post, path = "/batch", tag = "messages", request_body = Batch<'_>,
+    responses(
+        (status = 200, description = "What became of each", body = Outcomes),
+        (status = "4XX", description = "Nothing was published", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn batch(
+    State(api): State<Api>,
+    caller: Caller,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Outcomes>, Problem> {
+    let desk = Desk::new(&api, &caller, &headers)?;
+    if desk.sender.key.is_some() {
+        let detail = "a batch has no key of its own; give each message its `key`";
+        return Err(door::bad_request("bad_key", detail));
+    }
+    let body = api.body(body).await?;
+    let Batch { messages } = parse(&body)?;
+    check_count(messages.len(), "messages")?;
+    let mut ids = Ids::new(rand::random());
+    let alone = messages.iter().map(|message| {
+        let letter = letter(&api, message.get().as_bytes())?;
+        desk.addressed(&letter, &mut ids, letter.to())
+    });
+    Ok(Json(desk.publish_all(alone).await))
+}
+
+/// Publishes a message to a user, on whichever nodes the user is.
+///
+/// `to` is the user's own destination, as in `/user/queue/alerts`.
+#[utoipa::path(
+    post, path = "/users/{user}/messages", tag = "messages", request_body = Message,
+    params(
+        ("user" = String, Path, description = "The user's name"),
+        ("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`"),
+    ),
+    responses(
+        (status = 200, description = "The broker has accepted it", body = Told),
+        (status = "4XX", description = "It was refused", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Nothing was published; try again", body = Problem, content_type = "application/problem+json"),
+        (status = 504, description = "It may have been published; try again with a key", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn send_to_user(
+    State(api): State<Api>,
+    caller: Caller,
+    Path(user): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Told>, Problem> {
+    let desk = Desk::new(&api, &caller, &headers)?;
+    let body = api.body(body).await?;
+    let letter = letter(&api, &body)?;
+    let Some(path) = letter.to().strip_prefix("/user").filter(|path| path.starts_with('/')) else {
+        let detail = "name the user's own destination, as in \"/user/queue/alerts\"";
+        return Err(door::bad_request("bad_destination", detail));
+    };
+    let to = Destination::for_user(&user, path).map_err(|error| door::refused(error.into()))?;
+    let mut ids = Ids::new(rand::random());
+    let alone = desk.addressed(&letter, &mut ids, to.as_str())?;
+    settled(desk.publish(alone).await).map(Json)
+}
+
+/// The native protocol's `send`, as far as a broadcast has it.
+#[derive(Serialize)]
+struct Send<'b> {
+    to: &'b str,
+    data: &'b RawValue,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'b str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    headers: Option<&'b RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'b str>,
+}
+
+impl<'b> From<&'b Broadcast<'b>> for Send<'b> {
+    fn from(asked: &'b Broadcast<'b>) -> Self {
+        Self {
+            to: asked.to.first().map_or("", String::as_str),
+            data: asked.data,
+            content_type: asked.content_type.as_deref(),
+            headers: asked.headers,
+            key: asked.key.as_deref(),
+        }
+    }
+}
+
+/// Where one request's messages are handed in.
+struct Desk<'d> {
+    api: &'d Api,
+    caller: &'d Caller,
+    sender: Sender<'d>,
+}
+
+type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
+
+impl<'d> Desk<'d> {
+    fn new(api: &'d Api, caller: &'d Caller, headers: &'d HeaderMap) -> Result<Self, Problem> {
+        caller.may(Scope::Publish)?;
+        let key = headers.get(&IDEMPOTENCY_KEY).map(|key| key.to_str());
+        let key = key.transpose().map_err(|_| {
+            door::bad_request("bad_key", "Idempotency-Key must be visible ASCII characters")
+        })?;
+        Ok(Self { api, caller, sender: Sender { name: caller.name(), key } })
+    }
+
+    fn addressed(&self, letter: &Letter<'_>, ids: &mut Ids, to: &str) -> Result<Alone, Problem> {
+        let node = &*self.api.node;
+        let alone = letter.addressed(&node.rules, ids, node.clock.now(), &self.sender, to);
+        let alone = alone.map_err(door::refused)?;
+        self.caller.reaches(alone.permit.destination())?;
+        Ok(alone)
+    }
+
+    fn publish(&self, Alone { permit, publication, key }: Alone) -> Publishing {
+        let broker = &self.api.node.broker;
+        match key {
+            Some(key) => broker.publish_once(permit, publication, key),
+            None => broker.publish(permit, publication),
+        }
+    }
+
+    /// All at once; the broker keeps their order.
+    async fn publish_all(
+        &self,
+        messages: impl Iterator<Item = Result<Alone, Problem>>,
+    ) -> Outcomes {
+        let under_way: Vec<_> =
+            messages.map(|message| message.map(|alone| self.publish(alone))).collect();
+        let outcomes = under_way.into_iter().map(async |publishing| match publishing {
+            Ok(publishing) => settled(publishing.await),
+            Err(problem) => Err(problem),
+        });
+        let outcomes: Vec<Outcome> = join_all(outcomes)
+            .await
+            .into_iter()
+            .map(|outcome| match outcome {
+                Ok(told) => Outcome::Published(told),
+                Err(error) => Outcome::Refused { error },
+            })
+            .collect();
+        let is_published = |outcome: &&Outcome| matches!(outcome, Outcome::Published(_));
+        Outcomes { published: outcomes.iter().filter(is_published).count(), outcomes }
+    }
+}
+
+fn letter<'b>(api: &Api, body: &'b [u8]) -> Result<Letter<'b>, Problem> {
+    let text = std::str::from_utf8(body)
+        .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
+    Letter::read(&api.node.rules, text).map_err(door::refused)
+}
+
+fn settled(outcome: Result<Published, PublishError>) -> Result<Told, Problem> {
+    outcome.map(Told::from).map_err(|error| door::refused(Refusal::from(error)))
+}
+
+fn check_count(count: usize, what: &str) -> Result<(), Problem> {
+    if (1..=MANY_MAX).contains(&count) {
+        return Ok(());
+    }
+    let detail = format!("1 to {MANY_MAX} {what} at once, not {count}");
+    Err(door::bad_request("bad_body", detail))
+}
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const MANY_MAX: usize = 1000;

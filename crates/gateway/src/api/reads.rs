@@ -1,0 +1,306 @@
+//! Reading: histories, who is where, namespaces, nodes.
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use fanlight_engine::encode::message_of;
+use fanlight_engine::history::{HistoryRange, Lost};
+use fanlight_engine::policy::{HistoryPermit, PresencePermit};
+use fanlight_engine::presence::MembersPage;
+use fanlight_proto::{Destination, Position};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{IntoParams, ToSchema};
+
+use super::Api;
+use super::caller::Caller;
+use crate::config::{Mode, Scope};
+use crate::problem::Problem;
+use crate::registry::api::ClusterAnswer;
+use crate::transport::door;
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct HistoryQuery {
+    /// The destination; a user's in full, as in `/user/ann/queue/alerts`.
+    destination: String,
+    /// The oldest after this position, `epoch:offset`. Absent: the newest.
+    since: Option<String>,
+    /// At most so many, 1 to 1000; 100 if not given.
+    limit: Option<u32>,
+}
+
+/// Messages of a destination, oldest first.
+#[derive(Serialize, ToSchema)]
+pub(super) struct HistoryAnswer {
+    /// As in the native protocol's `message`.
+    #[schema(value_type = Vec<Object>)]
+    messages: Vec<Box<RawValue>>,
+    /// The position after these messages, `epoch:offset`, to go on from.
+    position: String,
+    /// Whether there are newer ones.
+    more: bool,
+    /// Why what followed `since` can't be given in whole: `epoch_changed`, `position_too_old`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lost: Option<&'static str>,
+}
+
+/// Reads what a destination has kept.
+#[utoipa::path(
+    get, path = "/history", tag = "destinations", params(HistoryQuery),
+    responses(
+        (status = 200, description = "Messages, oldest first", body = HistoryAnswer),
+        (status = "4XX", description = "Not allowed, or no such history", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn history(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<HistoryQuery>, QueryRejection>,
+) -> Result<Json<HistoryAnswer>, Problem> {
+    caller.may(Scope::History)?;
+    let Query(HistoryQuery { destination, since, limit }) = query.map_err(bad_query)?;
+    let destination = named(&caller, &destination)?;
+    let since: Option<Position> = since.map(|since| since.parse()).transpose().map_err(|_| {
+        door::bad_request("bad_position", "`since` is a position, epoch:offset, as was told before")
+    })?;
+    let limit = limit.unwrap_or(HISTORY_LIMIT);
+    if !(1..=HISTORY_MAX).contains(&limit) {
+        let detail = format!("`limit` is 1 to {HISTORY_MAX}, not {limit}");
+        return Err(door::bad_request("bad_query", detail));
+    }
+    let namespaces = api.node.rules.policy.namespaces();
+    let permit = HistoryPermit::for_backend(namespaces, &destination);
+    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
+    let page = api.node.broker.history(permit.into_query(range, limit)).await;
+    let page = page.map_err(|error| door::refused(error.into()))?;
+    let (mut messages, mut bytes, mut position) = (Vec::new(), 0, page.top);
+    let mut more = !page.is_last();
+    for publication in &page.publications {
+        let message = message_of(publication);
+        bytes += message.len();
+        if bytes > PAGE_BYTES && !messages.is_empty() {
+            more = true;
+            break;
+        }
+        messages.push(RawValue::from_string(message).expect("a native message is JSON"));
+        position = publication.position.unwrap_or(position);
+    }
+    if !more {
+        position = page.top;
+    }
+    let position = format!("{}:{}", position.epoch_text(), position.offset);
+    Ok(Json(HistoryAnswer { messages, position, more, lost: page.lost.map(Lost::code) }))
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PresenceQuery {
+    /// The destination; a user's in full, as in `/user/ann/queue/alerts`.
+    destination: String,
+    /// Where the page before ended.
+    cursor: Option<String>,
+    /// About how many members, up to 1000; 100 if not given.
+    limit: Option<u32>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StatsQuery {
+    /// The destination; a user's in full, as in `/user/ann/queue/alerts`.
+    destination: String,
+}
+
+/// Some of who is at a destination.
+#[derive(Serialize, ToSchema)]
+pub(super) struct PresenceAnswer {
+    /// How many there are just now.
+    count: u64,
+    /// Some of them, in no order.
+    members: Vec<MemberAnswer>,
+    /// What to ask for the next page with; absent on the last.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cursor: Option<String>,
+}
+
+/// Somebody at a destination.
+#[derive(Serialize, ToSchema)]
+pub(super) struct MemberAnswer {
+    /// The user; absent for a session without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    /// With how many sessions.
+    sessions: u32,
+}
+
+/// How many are at a destination.
+#[derive(Serialize, ToSchema)]
+pub(super) struct StatsAnswer {
+    /// Users, and sessions without one.
+    count: u64,
+}
+
+/// Reads who is at a destination, a page at a time.
+#[utoipa::path(
+    get, path = "/presence", tag = "destinations", params(PresenceQuery),
+    responses(
+        (status = 200, description = "Some of the members", body = PresenceAnswer),
+        (status = "4XX", description = "Not allowed, or no presence there", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn presence(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<PresenceQuery>, QueryRejection>,
+) -> Result<Json<PresenceAnswer>, Problem> {
+    let Query(PresenceQuery { destination, cursor, limit }) = query.map_err(bad_query)?;
+    let page = members(&api, &caller, &destination, cursor, limit).await?;
+    let members = page.members.into_iter().map(|present| MemberAnswer {
+        user: present.user.map(|user| user.to_string()),
+        sessions: present.sessions,
+    });
+    Ok(Json(PresenceAnswer { count: page.count, members: members.collect(), cursor: page.cursor }))
+}
+
+/// Reads how many are at a destination.
+#[utoipa::path(
+    get, path = "/presence/stats", tag = "destinations", params(StatsQuery),
+    responses(
+        (status = 200, description = "How many", body = StatsAnswer),
+        (status = "4XX", description = "Not allowed, or no presence there", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn presence_stats(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<StatsQuery>, QueryRejection>,
+) -> Result<Json<StatsAnswer>, Problem> {
+    let Query(StatsQuery { destination }) = query.map_err(bad_query)?;
+    let page = members(&api, &caller, &destination, None, Some(0)).await?;
+    Ok(Json(StatsAnswer { count: page.count }))
+}
+
+async fn members(
+    api: &Api,
+    caller: &Caller,
+    destination: &str,
+    cursor: Option<String>,
+    limit: Option<u32>,
+) -> Result<MembersPage, Problem> {
+    caller.may(Scope::Presence)?;
+    let destination = named(caller, destination)?;
+    let permit = PresencePermit::for_backend(api.node.rules.policy.namespaces(), &destination);
+    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    let query = permit.into_query(cursor.map(Into::into), limit);
+    api.node.presence.members(query).await.map_err(|error| door::refused(error.into()))
+}
+
+/// The namespaces, in the order in which they are looked at.
+#[derive(Serialize, ToSchema)]
+pub(super) struct NamespacesAnswer {
+    /// The first whose pattern matches has a destination.
+    namespaces: Vec<NamespaceAnswer>,
+}
+
+/// What the destinations of a pattern are like.
+#[derive(Serialize, ToSchema)]
+#[expect(clippy::struct_excessive_bools, reason = "they are options that have nothing in common")]
+pub(super) struct NamespaceAnswer {
+    /// Its name.
+    name: String,
+    /// Its destinations.
+    #[serde(rename = "match")]
+    pattern: String,
+    /// `topic` or `queue`.
+    mode: String,
+    /// Whether clients may subscribe to patterns.
+    patterns: bool,
+    /// Whether sessions without a user may use it.
+    anonymous: bool,
+    /// Whether it is kept who is there.
+    presence: bool,
+    /// Whether subscriptions are recorded as events.
+    events: bool,
+    /// What is kept of messages.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    history: Option<KeptAnswer>,
+}
+
+/// What is kept of each destination's messages.
+#[derive(Serialize, ToSchema)]
+pub(super) struct KeptAnswer {
+    /// The most messages.
+    size: u32,
+    /// How long they outlive the newest, in milliseconds.
+    ttl_ms: u64,
+}
+
+/// Reads the namespaces of this node's configuration.
+#[utoipa::path(
+    get, path = "/namespaces", tag = "cluster",
+    responses(
+        (status = 200, description = "In the order in which they are looked at", body = NamespacesAnswer),
+        (status = "4XX", description = "Not allowed", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn namespaces(
+    State(api): State<Api>,
+    caller: Caller,
+) -> Result<Json<NamespacesAnswer>, Problem> {
+    caller.may(Scope::Cluster)?;
+    let namespaces = api.node.config.namespaces.iter().map(|namespace| NamespaceAnswer {
+        name: namespace.name.clone(),
+        pattern: namespace.pattern.to_string(),
+        mode: if namespace.mode == Mode::Queue { "queue" } else { "topic" }.into(),
+        patterns: namespace.patterns,
+        anonymous: namespace.anonymous,
+        presence: namespace.presence,
+        events: namespace.events,
+        history: namespace
+            .history
+            .map(|kept| KeptAnswer { size: kept.size, ttl_ms: kept.ttl.as_ms() }),
+    });
+    Ok(Json(NamespacesAnswer { namespaces: namespaces.collect() }))
+}
+
+/// Reads the nodes of the cluster.
+#[utoipa::path(
+    get, path = "/cluster", tag = "cluster",
+    responses(
+        (status = 200, description = "The nodes that this one knows", body = ClusterAnswer),
+        (status = "4XX", description = "Not allowed", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn cluster(
+    State(api): State<Api>,
+    caller: Caller,
+) -> Result<Json<ClusterAnswer>, Problem> {
+    caller.may(Scope::Cluster)?;
+    Ok(Json(ClusterAnswer::of(&api.node.registry.nodes())))
+}
+
+/// The destination that a query names, if the caller's key is for it.
+fn named(caller: &Caller, text: &str) -> Result<Destination, Problem> {
+    let destination: Destination = text
+        .parse()
+        .map_err(|error: fanlight_proto::DestinationError| door::refused(error.into()))?;
+    caller.reaches(&destination)?;
+    Ok(destination)
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "as map_err passes it")]
+fn bad_query(error: QueryRejection) -> Problem {
+    door::bad_request("bad_query", error.body_text())
+}
+
+const HISTORY_LIMIT: u32 = 100;
+const HISTORY_MAX: u32 = 1000;
+/// A page ends before it would exceed this, unless with its first message.
+const PAGE_BYTES: usize = 4 << 20;
