@@ -24,6 +24,7 @@ use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
+use crate::descriptors::Allowance;
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
@@ -89,6 +90,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         patience: node.config.limits.send_time.0,
         max_streams: node.config.limits.http2_streams,
         leaving: shutdown.clone(),
+        allowance: Allowance::All,
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
@@ -256,6 +258,7 @@ impl WorkerThread {
                 patience: self.node.config.limits.send_time.0,
                 max_streams: self.node.config.limits.http2_streams,
                 leaving: self.node.leaving.clone(),
+                allowance: Allowance::AllButSpare,
             };
             tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;

@@ -5,6 +5,7 @@
 
 mod cluster;
 mod crowd;
+mod descriptors;
 mod endings;
 mod events;
 mod handshake;
