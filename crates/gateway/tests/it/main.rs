@@ -36,5 +36,6 @@ mod spring;
 mod stomp_tcp;
 mod stompjs;
 mod support;
+mod ticker;
 mod tls;
 mod websocket;
