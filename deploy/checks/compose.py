@@ -26,6 +26,7 @@ def main(fanlight):
             require(address.startswith("127.0.0.1:"), f"{name} is open to everybody: {address}")
     configuration = ROOT / "deploy/compose/fanlight.toml"
     run(fanlight, "config", "check", configuration)
+    confined(services)
     balancer(services["balancer"], services)
     prometheus(services)
     ticker(fanlight, services["ticker"], configuration)
@@ -40,6 +41,23 @@ def run(*command, **options):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
     require(done.returncode == 0, f"{command[0]}: {done.stderr}{done.stdout}")
     return done.stdout
+
+
+def confined(services):
+    """What clients reach has no rights that it does not need."""
+    for name, service in services.items():
+        ours = "build" in service
+        if not ours and name not in ("balancer", "ticker"):
+            continue
+        # The gateway's user is its image's, which `deploy image` looks at.
+        user = service.get("user", "of the image" if ours else "root")
+        require(user.split(":")[0] not in ("root", "0"), f"{name} runs as root")
+        require(service.get("read_only"), f"{name} may write to its root")
+        require(service.get("cap_drop") == ["ALL"], f"{name} keeps capabilities")
+        require("no-new-privileges:true" in service.get("security_opt", []), f"{name} may get more rights")
+        for address in service.get("ports", []):
+            port = int(address.rsplit(":", 1)[1].removesuffix("/tcp"))
+            require(port >= 1024, f"{name} may not listen on {port}")
 
 
 def balancer(service, services):
@@ -72,7 +90,14 @@ def balancer(service, services):
 
 def prometheus(services):
     path = ROOT / "deploy/compose/prometheus.yml"
-    run("promtool", "check", "config", "--syntax-only", path)
+    with tempfile.TemporaryDirectory() as folder:
+        # Laid out as in the container, so that the rules are where the file says.
+        for mount in services["prometheus"]["volumes"]:
+            source, target, _ = mount.rsplit(":", 2)
+            (Path(folder) / Path(target).name).symlink_to(source)
+        said = run("promtool", "check", "config", Path(folder) / path.name)
+    rules = len(list((ROOT / "deploy/prometheus/rules").iterdir()))
+    require(f"{rules} rule files found" in said, said)
     [job] = yaml.safe_load(path.read_text())["scrape_configs"]
     targets = {target for each in job["static_configs"] for target in each["targets"]}
     wanted = {f"{name}:9090" for name in services if name.startswith("gateway-")}

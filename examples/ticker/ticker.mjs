@@ -1,6 +1,6 @@
 // An application beside Fanlight: publishes prices that wander, and serves a page that shows them.
 // It keeps no connection to browsers: those are the gateways'. Nothing but Node is needed.
-import { createHmac } from "node:crypto";
+import { createHmac, randomUUID } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createServer } from "node:http";
 
@@ -29,7 +29,18 @@ function token(user) {
 
 async function publish(symbol) {
   prices[symbol] *= 1 + (Math.random() - 0.5) / 100;
-  const message = { to: `/topic/prices.${symbol}`, data: { symbol, price: prices[symbol].toFixed(2) } };
+  const data = { symbol, price: prices[symbol].toFixed(2), at: Date.now() };
+  // Under one key the gateways publish once, however often it is sent.
+  const message = { to: `/topic/prices.${symbol}`, data, key: randomUUID() };
+  try {
+    await send(message);
+  } catch {
+    // No answer, or none that says that it was published: it may be, or not.
+    await send(message);
+  }
+}
+
+async function send(message) {
   const response = await fetch(`${GATEWAY}/publish`, {
     method: "POST",
     headers: { authorization: `Bearer ${token("ticker")}`, "content-type": "application/json" },

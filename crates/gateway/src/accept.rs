@@ -1,5 +1,6 @@
 //! The accept loop: sockets in, TLS and the version of HTTP found out, every bound set.
 
+use std::fmt::Display;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -9,11 +10,13 @@ use axum::Router;
 use rustls::ServerConfig;
 use socket2::{Domain, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admission::{Admission, Admitted};
+use crate::descriptors::Allowance;
+use crate::repeated::Repeated;
 use crate::{http2, socket, tls};
 
 /// The address that a request came from.
@@ -50,21 +53,34 @@ fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 pub async fn next(
     listener: &TcpListener,
     shutdown: &CancellationToken,
+    allowance: Allowance,
 ) -> Option<(TcpStream, SocketAddr)> {
     loop {
         match shutdown.run_until_cancelled(listener.accept()).await? {
-            Ok(accepted) => return Some(accepted),
+            Ok(accepted) if allowance.covers(&accepted.0) => return Some(accepted),
+            // Dropped at once, so that it tries another node, instead of waiting for nothing.
+            Ok(_) => tell(&"its file descriptor would be one of the last"),
             // The peer was gone before it was accepted.
             Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
             Err(error) => {
                 // Out of file descriptors, mostly: the pause lets some go.
-                tracing::warn!(%error, "a connection could not be accepted");
-                metrics::counter!("fanlight_accept_errors_total").increment(1);
+                tell(&error);
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
 }
+
+/// Counts a connection that was not accepted, and says so now and then.
+fn tell(error: &dyn Display) {
+    metrics::counter!("fanlight_accept_errors_total").increment(1);
+    if let Some(suppressed) = NOT_ACCEPTED.happened(Instant::now()) {
+        tracing::warn!(%error, suppressed, "a connection could not be accepted");
+    }
+}
+
+/// Of all listeners together.
+static NOT_ACCEPTED: Repeated = Repeated::new();
 
 /// How connections are served until they are upgraded.
 #[derive(Clone)]
@@ -88,13 +104,15 @@ pub struct HttpServer {
     /// The sessions are leaving: clients are to make their new ones, and requests, over other
     /// connections.
     pub leaving: CancellationToken,
+    /// Which file descriptors connections may take.
+    pub allowance: Allowance,
 }
 
 impl HttpServer {
     /// Accepts on `listener` until the shutdown.
     pub async fn run(self, listener: Socket) -> io::Result<()> {
         let listener = TcpListener::from_std(listener.into())?;
-        while let Some((stream, peer)) = next(&listener, &self.shutdown).await {
+        while let Some((stream, peer)) = next(&listener, &self.shutdown, self.allowance).await {
             self.begin(stream, peer);
         }
         // A client takes those for accepted that still wait for it.

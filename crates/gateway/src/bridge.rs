@@ -18,6 +18,8 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
+use crate::descriptors::Allowance;
+
 /// The task's side of a socket pair.
 #[derive(Debug)]
 pub struct Bridge(UnixStream);
@@ -25,6 +27,9 @@ pub struct Bridge(UnixStream);
 /// A socket pair: what the worker takes for its connection's socket, and the bridge from it.
 pub fn pair() -> io::Result<(TcpStream, Bridge)> {
     let (worker, task) = StdUnixStream::pair()?;
+    if !Allowance::AllButSpare.covers(&worker) || !Allowance::AllButSpare.covers(&task) {
+        return Err(io::Error::other("its file descriptors would be among the last"));
+    }
     worker.set_nonblocking(true)?;
     task.set_nonblocking(true)?;
     // What waits for a slow peer is to wait in its outbox, where it is bounded and seen.

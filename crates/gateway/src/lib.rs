@@ -28,6 +28,7 @@ pub mod presence;
 pub mod problem;
 pub mod rates;
 pub mod registry;
+pub mod repeated;
 pub mod server;
 pub mod socket;
 pub mod takeover;

@@ -25,6 +25,7 @@ use crate::admission::Admission;
 use crate::api::{self, Keys};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
+use crate::descriptors::Allowance;
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
@@ -81,12 +82,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
     let drain_asked = Arc::new(Notify::new());
-    let served = |router| own_server(&node, router, &tracker, &shutdown);
-    let admin_server = served(admin::routes(&node, metrics.clone(), Arc::clone(&drain_asked)));
+    let served = |router, allowance| own_server(&node, router, allowance, &tracker, &shutdown);
+    let admin_routes = admin::routes(&node, metrics.clone(), Arc::clone(&drain_asked));
+    let admin_server = served(admin_routes, Allowance::All);
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     let api = api.map(|(listener, address)| {
         let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
-        let end = served(api::routes(&node, keys)).run(listener);
+        let end = served(api::routes(&node, keys), Allowance::AllButSpare).run(listener);
         tracker.spawn(log_end("the listener of the server API", end));
         anyhow::Ok(address)
     });
@@ -113,6 +115,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
 fn own_server(
     node: &Node,
     router: Router,
+    allowance: Allowance,
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> HttpServer {
@@ -126,6 +129,7 @@ fn own_server(
         patience: node.config.limits.send_time.0,
         max_streams: node.config.limits.http2_streams,
         leaving: shutdown.clone(),
+        allowance,
     }
 }
 
@@ -277,6 +281,7 @@ impl WorkerThread {
                 patience: self.node.config.limits.send_time.0,
                 max_streams: self.node.config.limits.http2_streams,
                 leaving: self.node.leaving.clone(),
+                allowance: Allowance::AllButSpare,
             };
             tracker.spawn(log_end("a public listener", server.run(public)));
             let worker = Worker::new(self.id, self.shared, self.receiver, rand::random())?;

@@ -16,10 +16,12 @@ use futures_util::future::BoxFuture;
 use futures_util::stream::StreamExt;
 use http::{HeaderMap, HeaderValue, StatusCode, Version, header};
 use hyper_util::rt::TokioIo;
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
 use crate::bridge::{self, Bridge};
 use crate::problem::Problem;
+use crate::repeated::Repeated;
 use crate::socket::Socket;
 
 /// What was taken.
@@ -212,9 +214,13 @@ impl Streams {
     }
 }
 
+static NO_PAIR: Repeated = Repeated::new();
+
 fn pair() -> Result<(Taken, Bridge), Problem> {
     let (socket, bridge) = bridge::pair().map_err(|error| {
-        tracing::warn!(%error, "no socket pair could be made");
+        if let Some(suppressed) = NO_PAIR.happened(Instant::now()) {
+            tracing::warn!(%error, suppressed, "no socket pair could be made");
+        }
         let detail = "this node has no room for more; another one may have";
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "node_full", detail)
             .with_header(header::RETRY_AFTER, "1")

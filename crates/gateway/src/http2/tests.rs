@@ -14,6 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::descriptors::Allowance;
 use crate::takeover::{Taken, Takeover};
 
 async fn is_begun_by(parts: &[&[u8]]) -> io::Result<bool> {
@@ -89,6 +90,7 @@ fn served() -> (DuplexStream, JoinHandle<()>) {
         patience: Duration::from_secs(10),
         max_streams: 8,
         leaving: CancellationToken::new(),
+        allowance: Allowance::All,
     };
     let tasks = TaskTracker::new();
     let address = Peer(SocketAddr::from(([127, 0, 0, 1], 1)));

@@ -72,8 +72,8 @@ const CONNECTIONS: &[Metric] = &[
     Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
         .by(&[("reason", OPEN)])
         .detail("One of the [reasons](protocol.md#close-codes)"),
-    Metric::counter("fanlight_accept_errors_total", "Connections that accept() refused.")
-        .detail("As when no file descriptor is left"),
+    Metric::counter("fanlight_accept_errors_total", "Connections that could not be accepted.")
+        .detail("No file descriptor is left for them: the [last 64](tuning.md#open-files) are for the node itself"),
     Metric::counter(
         "fanlight_http_connections_refused_total",
         "Connections dropped for limits.http_connections or limits.connections_per_ip.",

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 use super::door;
 use crate::accept;
 use crate::admission::Admitted;
+use crate::descriptors::Allowance;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::socket;
@@ -50,7 +51,8 @@ impl StompServer {
     /// Accepts on `listener` until the shutdown.
     pub async fn run(self, listener: Socket, shutdown: CancellationToken) -> io::Result<()> {
         let listener = TcpListener::from_std(listener.into())?;
-        while let Some((stream, peer)) = accept::next(&listener, &shutdown).await {
+        let allowance = Allowance::AllButSpare;
+        while let Some((stream, peer)) = accept::next(&listener, &shutdown, allowance).await {
             match door::admit(&self.node, peer, &HeaderMap::new()) {
                 Ok(admitted) => self.welcome(stream, admitted, &shutdown).await,
                 Err(problem) => self.refuse(stream, &problem),

@@ -6,6 +6,7 @@
 mod api;
 mod cluster;
 mod crowd;
+mod descriptors;
 mod endings;
 mod events;
 mod handshake;
@@ -36,5 +37,6 @@ mod spring;
 mod stomp_tcp;
 mod stompjs;
 mod support;
+mod ticker;
 mod tls;
 mod websocket;
