@@ -48,21 +48,32 @@ struct DisconnectRequest {
     reason: Option<String>,
 }
 
-#[derive(Serialize)]
-struct ClusterAnswer {
-    sessions: u64,
-    nodes: Vec<NodeAnswer>,
+/// The nodes that this one knows of.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClusterAnswer {
+    /// Sessions of all of them.
+    pub sessions: u64,
+    /// Each.
+    pub nodes: Vec<NodeAnswer>,
 }
 
-#[derive(Serialize)]
-struct NodeAnswer {
-    id: String,
-    name: String,
-    address: String,
-    started_unix_ms: u64,
-    sessions: u64,
-    lease_left_ms: u64,
-    is_self: bool,
+/// One node.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct NodeAnswer {
+    /// Names this life of it.
+    pub id: String,
+    /// What operators call it.
+    pub name: String,
+    /// Where its clients connect.
+    pub address: String,
+    /// When it started, in Unix milliseconds.
+    pub started_unix_ms: u64,
+    /// How many sessions it last said to have.
+    pub sessions: u64,
+    /// How long its lease still ran when that was last looked at, in milliseconds.
+    pub lease_left_ms: u64,
+    /// Whether it is the one that was asked.
+    pub is_self: bool,
 }
 
 #[derive(Serialize)]
@@ -165,7 +176,8 @@ fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
 }
 
 impl ClusterAnswer {
-    fn of(nodes: &[NodeStatus]) -> Self {
+    /// As the registry sees them.
+    pub fn of(nodes: &[NodeStatus]) -> Self {
         let node = |node: &NodeStatus| NodeAnswer {
             id: node.id.to_string(),
             name: node.name.clone(),
