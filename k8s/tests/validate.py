@@ -167,8 +167,7 @@ def pods(objects, fanlight):
     hook = container["lifecycle"]["preStop"]["exec"]["command"]
     require(hook[0] == "/usr/local/bin/fanlight", f"the image has no {hook[0]}")
     for command in (container["args"], hook[1:]):
-        # `drain` is on its way.
-        is_there = re.search(rf"^  {command[0]} ", commands, re.M) or command[0] == "drain"
+        is_there = re.search(rf"^  {command[0]} ", commands, re.M)
         require(is_there, f"there is no `fanlight {command[0]}`")
     secure(pod, container)
 

@@ -1,11 +1,14 @@
 //! The command line.
 
+mod admin;
 mod completions;
 mod config;
 mod doctor;
+mod drain;
 mod health;
 mod messages;
 mod serve;
+mod status;
 mod token;
 
 use std::ffi::OsString;
@@ -33,6 +36,8 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Sub(command)) => messages::subscribe(&command),
         Some(Command::Doctor(command)) => doctor::run(&command),
         Some(Command::Health(command)) => health::run(&command),
+        Some(Command::Status(command)) => status::run(&command),
+        Some(Command::Drain(command)) => drain::run(&command),
         Some(Command::Completions(command)) => completions::run(&command),
     };
     match outcome {
@@ -72,6 +77,10 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Ask a node whether it is ready, and succeed only if it is.
     Health(health::Health),
+    /// Show how one or several nodes are.
+    Status(status::Show),
+    /// Take all connections off a node, and have it end.
+    Drain(drain::Drain),
     /// Print a completion script for a shell.
     Completions(completions::Completions),
 }

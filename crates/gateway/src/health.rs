@@ -29,10 +29,10 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
     match node.readiness() {
         Readiness::Ready => "ready\n".into_response(),
         Readiness::Draining => refuse("draining", "this node is draining".into()),
-        Readiness::NotLeased => {
-            let detail = "this node has no lease in Redis; it tries again by itself";
-            refuse("not_leased", detail.into())
-        }
+        Readiness::NotLeased => refuse("not_leased", NOT_LEASED.into()),
         Readiness::BrokerUnhealthy(why) => refuse("broker_unhealthy", why),
     }
 }
+
+/// What [`Readiness::NotLeased`] means.
+pub const NOT_LEASED: &str = "this node has no lease in Redis; it tries again by itself";

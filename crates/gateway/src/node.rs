@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::drain::{Progress, Report, Trigger};
 use crate::jwt::Authenticator;
 use crate::rates::Rates;
 use crate::worker::WorkerShared;
@@ -50,7 +51,10 @@ pub struct Node {
     pub conformance: bool,
     /// Its sessions are leaving: the drain's grace is over.
     pub leaving: CancellationToken,
-    draining: AtomicBool,
+    /// How far its drain is, if there is one.
+    pub drain: Progress,
+    /// Whether it has been ready at any time.
+    has_been_ready: AtomicBool,
 }
 
 /// Whether a node should get new connections.
@@ -92,7 +96,8 @@ impl Node {
             dev: false,
             conformance: false,
             leaving: CancellationToken::new(),
-            draining: AtomicBool::new(false),
+            drain: Progress::default(),
+            has_been_ready: AtomicBool::new(false),
         }
     }
 
@@ -103,21 +108,46 @@ impl Node {
         }
         match self.broker.health() {
             // Without it, nobody's session could be claimed.
-            BrokerHealth::Healthy if self.lease.as_ref().is_some_and(|lease| !lease.is_held()) => {
-                Readiness::NotLeased
+            BrokerHealth::Healthy if !self.has_lease() => Readiness::NotLeased,
+            BrokerHealth::Healthy => {
+                self.has_been_ready.store(true, Ordering::Relaxed);
+                Readiness::Ready
             }
-            BrokerHealth::Healthy => Readiness::Ready,
             BrokerHealth::Unhealthy(why) => Readiness::BrokerUnhealthy(why),
         }
     }
 
-    /// Whether it is on its way out.
-    pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Acquire)
+    /// Whether it has been ready since its start.
+    pub fn has_been_ready(&self) -> bool {
+        self.has_been_ready.load(Ordering::Relaxed)
     }
 
-    /// Turns readiness off for good.
-    pub fn begin_drain(&self) {
-        self.draining.store(true, Ordering::Release);
+    /// Whether the other nodes know it, where there can be some.
+    pub fn has_lease(&self) -> bool {
+        self.lease.as_ref().is_none_or(|lease| lease.is_held())
+    }
+
+    /// Whether it is on its way out.
+    pub fn is_draining(&self) -> bool {
+        self.drain.is_begun()
+    }
+
+    /// Turns readiness off for good and has the node leave, unless it does already.
+    pub fn begin_drain(&self, trigger: Trigger) {
+        let plan = match trigger {
+            Trigger::Sigterm => self.config.drain.after_sigterm(),
+            Trigger::Admin | Trigger::Ecs => self.config.drain.unhurried(),
+        };
+        let connections = self.admission.connections() as u64;
+        if self.drain.begin(trigger, plan, connections, self.clock.now().mono_ms) {
+            metrics::gauge!("fanlight_draining").set(1);
+            metrics::counter!("fanlight_drains_total", "trigger" => trigger.name()).increment(1);
+            tracing::info!(trigger = trigger.name(), "this node is to leave");
+        }
+    }
+
+    /// How far its drain is.
+    pub fn drain_report(&self) -> Report {
+        self.drain.report(self.admission.connections() as u64, self.clock.now().mono_ms)
     }
 }

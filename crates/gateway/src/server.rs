@@ -16,7 +16,7 @@ use http::StatusCode;
 use rustls::ServerConfig;
 use socket2::Socket;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{Barrier, Notify, oneshot};
+use tokio::sync::{Barrier, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -26,7 +26,7 @@ use crate::api::{self, Keys};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
-use crate::drain::{self, Draining};
+use crate::drain::{self, Draining, Trigger};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
 use crate::node::Node;
@@ -81,9 +81,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let listeners = Listeners { public: public_listener, tls, stomp: stomp_listener, stomp_tls };
     let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
-    let drain_asked = Arc::new(Notify::new());
     let served = |router, allowance| own_server(&node, router, allowance, &tracker, &shutdown);
-    let admin_routes = admin::routes(&node, metrics.clone(), Arc::clone(&drain_asked));
+    let admin_routes = admin::routes(&node, &shared, metrics.clone());
     let admin_server = served(admin_routes, Allowance::All);
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     let api = api.map(|(listener, address)| {
@@ -98,11 +97,11 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     announce(&node, public, stomp, api, admin);
 
     let mut signals = Signals::listen()?;
-    let asked_by_signal = tokio::select! {
+    let is_to_end = tokio::select! {
         () = signals.next() => true,
-        () = drain_asked.notified() => false,
+        () = node.drain.begun() => false,
     };
-    drain_and_end(&node, workers, signals, asked_by_signal).await;
+    drain_and_end(&node, workers, signals, is_to_end).await;
     cluster.leave().await;
     shutdown.cancel();
     tracker.close();
@@ -394,11 +393,14 @@ impl Signals {
     }
 }
 
-/// Drains, without hurry when an operator asked for it. The first signal gives the time there is
-/// until the kill; whoever signals twice does not want to wait.
+/// Drains, without hurry unless a signal said that a kill follows. The first signal gives the time
+/// there is until then; whoever signals twice does not want to wait.
 async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hurried: bool) {
     let after_signal = node.config.drain.after_sigterm();
     let plan = if hurried { after_signal } else { node.config.drain.unhurried() };
+    if hurried {
+        node.begin_drain(Trigger::Sigterm);
+    }
     let (told, asked_to_hurry) = oneshot::channel();
     let hurry = async {
         match asked_to_hurry.await {
@@ -417,7 +419,7 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
         std::process::exit(130);
     };
     tokio::select! {
-        () = drain::run(node, workers, plan, hurry) => {}
+        () = drain::run(node, workers, plan, hurried, hurry) => {}
         () = listen => {}
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::drain::Report;
 use crate::node::{Node, Readiness};
 use crate::telemetry::Metrics;
 use crate::telemetry::emf::Emf;
@@ -50,6 +51,9 @@ impl Upkeep {
         let node = &self.node;
         let ready = node.readiness() == Readiness::Ready;
         metrics::gauge!("fanlight_ready").set(u8::from(ready));
+        let Report { connections, begun, .. } = node.drain_report();
+        let left = if begun.is_some() { connections } else { 0 };
+        metrics::gauge!("fanlight_drain_remaining_connections").set(left as f64);
         let fullest = self.inboxes.iter().map(WorkerHandle::used_ratio).fold(0.0, f64::max);
         for (limit, used) in [
             ("connections", node.admission.used_ratio()),

@@ -18,7 +18,7 @@ fn nodes() -> Row {
             .width(6)
             .runbook("FanlightDrainStuck"),
         number("Still to go", "short", "Connections of nodes that drain.")
-            .line("", "sum(sum by (instance) (fanlight_connections{@}) * on (instance) group_left max by (instance) (fanlight_draining{@}))")
+            .line("", "sum(fanlight_drain_remaining_connections{@})")
             .width(6)
             .runbook("FanlightDrainStuck"),
         number("Ready", "short", "Nodes that want connections.")
@@ -32,6 +32,11 @@ fn nodes() -> Row {
         graph("Connections by node", "short", "A drain goes down in a straight line.")
             .line("{{instance}}", "sum by (instance) (fanlight_connections{@})")
             .runbook("FanlightDrainStuck"),
+        graph("Left to close", "short", "Connections of nodes that drain.")
+            .line("{{instance}}", "fanlight_drain_remaining_connections{@}")
+            .runbook("FanlightDrainStuck"),
+        graph("Drains begun", "short", "By what began them, in the last five minutes.")
+            .line("{{trigger}}", "sum by (trigger) (increase(fanlight_drains_total{@}[5m]))"),
         graph("Ready and draining", "short", "1 while it is so.")
             .line("ready {{instance}}", "fanlight_ready{@}")
             .line("draining {{instance}}", "fanlight_draining{@}"),

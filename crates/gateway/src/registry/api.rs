@@ -59,31 +59,32 @@ struct DisconnectRequest {
     reason: Option<String>,
 }
 
-/// The nodes of the cluster.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct ClusterAnswer {
-    /// Of all nodes together.
-    sessions: u64,
-    /// All that this node knows.
-    nodes: Vec<NodeAnswer>,
+/// The nodes that this one knows of.
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct ClusterAnswer {
+    /// Sessions of all of them.
+    pub sessions: u64,
+    /// Each.
+    pub nodes: Vec<NodeAnswer>,
 }
 
 /// One node.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct NodeAnswer {
-    /// Another one after each start.
-    id: String,
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
+pub struct NodeAnswer {
+    /// Names this life of it.
+    pub id: String,
     /// What operators call it.
-    name: String,
+    pub name: String,
     /// Where its clients connect.
-    address: String,
-    started_unix_ms: u64,
-    /// As it last said.
-    sessions: u64,
-    /// How long its lease still runs; 0: it has run out.
-    lease_left_ms: u64,
-    /// Whether it is the one that answers.
-    is_self: bool,
+    pub address: String,
+    /// When it started, in Unix milliseconds.
+    pub started_unix_ms: u64,
+    /// How many sessions it last said to have.
+    pub sessions: u64,
+    /// How long its lease still ran when that was last looked at, in milliseconds.
+    pub lease_left_ms: u64,
+    /// Whether it is the one that was asked.
+    pub is_self: bool,
 }
 
 /// The sessions of users, in the order asked.
@@ -201,8 +202,8 @@ fn answer<T: Serialize>(result: Result<T, Problem>) -> Response {
 }
 
 impl ClusterAnswer {
-    /// What the registry knows.
-    pub(crate) fn of(nodes: &[NodeStatus]) -> Self {
+    /// As the registry sees them.
+    pub fn of(nodes: &[NodeStatus]) -> Self {
         let node = |node: &NodeStatus| NodeAnswer {
             id: node.id.to_string(),
             name: node.name.clone(),

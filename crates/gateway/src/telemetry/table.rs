@@ -16,6 +16,13 @@ const NODE: &[Metric] = &[
     Metric::gauge("fanlight_ready", "1 while this node wants new connections.")
         .detail("As `/readyz` answers"),
     Metric::gauge("fanlight_draining", "1 while this node drains."),
+    Metric::counter("fanlight_drains_total", "Drains begun, by what began them.")
+        .by(&[("trigger", &["sigterm", "admin", "ecs"])])
+        .detail("See [operations](operations.md#what-begins-a-drain)"),
+    Metric::gauge(
+        "fanlight_drain_remaining_connections",
+        "Connections that a drain has not closed yet; 0 while there is no drain.",
+    ),
     Metric::gauge(
         "fanlight_limit_used_ratio",
         "How much of a limit of this node is used; 1 is all, and 0 also where there is no limit.",

@@ -19,6 +19,7 @@ mod load_tools;
 mod messages;
 mod nginx;
 mod observability;
+mod operate;
 mod page;
 mod polls;
 mod presence;
