@@ -2,6 +2,7 @@
 //! Terraform modules, manifests, rules and dashboards. Each check is a file in `deploy/`.
 
 mod compose;
+mod drills;
 mod grafana;
 mod image;
 mod kubernetes;
@@ -31,8 +32,9 @@ struct Check {
     run: fn() -> anyhow::Result<Outcome>,
 }
 
-const CHECKS: [Check; 7] = [
+const CHECKS: [Check; 8] = [
     Check { name: "compose", run: compose::run },
+    Check { name: "drills", run: drills::run },
     Check { name: "grafana", run: grafana::run },
     Check { name: "image", run: image::run },
     Check { name: "kubernetes", run: kubernetes::run },
