@@ -1,5 +1,7 @@
 //! Tests of the document: what it says is what is read.
 
+use std::path::Path;
+
 use expect_test::expect_file;
 use serde_json::Value;
 
@@ -9,9 +11,11 @@ fn parsed() -> Value {
     serde_json::from_str(&document()).unwrap()
 }
 
+/// `UPDATE_EXPECT=1 cargo test -p fanlight` writes it anew.
 #[test]
 fn the_document_is_the_one_that_is_shipped() {
-    expect_file!["../../../../docs/openapi.json"].assert_eq(&document());
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/openapi.json");
+    expect_file![path].assert_eq(&document());
 }
 
 #[test]

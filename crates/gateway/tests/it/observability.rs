@@ -137,9 +137,13 @@ mode = "queue"
 [[policy.rules]]
 effect = "allow"
 destination = "/queue/**"
+[[api.keys]]
+name = "shop"
+secret = "a key of the server API, thirty-two bytes or more"
 "#;
     config(redis, more)
         .replace("match = \"/topic/**\"\n", "match = \"/topic/**\"\npresence = true\n")
+        .replace("[broker]\n", "api = \"127.0.0.1:0\"\n[broker]\n")
         .replace("window = \"200ms\"", "window = \"5m\"")
         .replace("[limits]\n", "[limits]\noutbox = \"128KiB\"\n")
 }
@@ -170,6 +174,8 @@ impl<'n> Load<'n> {
             crowd.extend([native, stomp]);
         }
         let load = Self { nodes, position, _crowd: crowd };
+        let (api, target) = (nodes[0].api.unwrap(), "/api/v1/openapi.json");
+        assert_eq!(crate::http::get(api, target, &[]).await.status, 200);
         load.overwhelm().await;
         load
     }
