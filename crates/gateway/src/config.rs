@@ -12,6 +12,7 @@ mod queues;
 mod redis;
 pub mod reference;
 mod sections;
+mod traces;
 mod values;
 
 pub use accounts::Account;
@@ -28,6 +29,7 @@ pub use sections::{
     History, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence,
     Rule, Stomp, Telemetry, WebSocket,
 };
+pub use traces::Traces;
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
 };

@@ -32,6 +32,7 @@ pub mod socket;
 pub mod takeover;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod transport;
 pub mod upkeep;
 pub mod worker;

@@ -15,6 +15,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::Authenticator;
 use crate::rates::Rates;
+use crate::traces::Tracer;
 use crate::worker::WorkerShared;
 
 /// A running node.
@@ -39,6 +40,8 @@ pub struct Node {
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
     pub rules: Arc<Rules>,
+    /// Makes spans, where there are traces.
+    pub tracer: Option<Arc<Tracer>>,
     /// The time.
     pub clock: Clock,
     /// Whether the `--dev` page and token are served.
@@ -84,6 +87,7 @@ impl Node {
             lease: None,
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
+            tracer: shared.tracer.clone(),
             clock: shared.clock,
             dev: false,
             conformance: false,

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod cluster;
+mod collector;
 mod crowd;
 mod endings;
 mod events;
@@ -36,4 +37,5 @@ mod stomp_tcp;
 mod stompjs;
 mod support;
 mod tls;
+mod traces;
 mod websocket;
