@@ -14,6 +14,7 @@ mod redis;
 pub mod reference;
 mod secret;
 mod sections;
+mod traces;
 mod values;
 
 pub use accounts::Account;
@@ -31,6 +32,7 @@ pub use sections::{
     History, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence,
     Rule, Stomp, Telemetry, WebSocket,
 };
+pub use traces::Traces;
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
 };

@@ -36,6 +36,7 @@ pub mod status;
 pub mod takeover;
 pub mod telemetry;
 pub mod tls;
+pub mod traces;
 pub mod transport;
 pub mod upkeep;
 pub mod worker;

@@ -17,6 +17,7 @@ use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
 use crate::jwt::Authenticator;
 use crate::rates::Rates;
+use crate::traces::Tracer;
 use crate::worker::WorkerShared;
 
 /// A running node.
@@ -43,6 +44,8 @@ pub struct Node {
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
     pub rules: Arc<Rules>,
+    /// Makes spans, where there are traces.
+    pub tracer: Option<Arc<Tracer>>,
     /// The time.
     pub clock: Clock,
     /// Whether the `--dev` page and token are served.
@@ -92,6 +95,7 @@ impl Node {
             lease: None,
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
+            tracer: shared.tracer.clone(),
             clock: shared.clock,
             dev: false,
             conformance: false,

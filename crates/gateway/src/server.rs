@@ -33,6 +33,7 @@ use crate::node::Node;
 use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
+use crate::traces::Exporting;
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
@@ -68,7 +69,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let handles = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
     let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
-    let shared = Arc::new(worker_shared(&config, &cluster, clock)?);
+    let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
+    let shared = worker_shared(&config, &cluster, clock)?;
+    let shared = Arc::new(WorkerShared { tracer: spans, ..shared });
     let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
@@ -103,6 +106,9 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     };
     drain_and_end(&node, workers, signals, is_to_end).await;
     cluster.leave().await;
+    if let Some(exporting) = exporting {
+        exporting.finish().await;
+    }
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -163,6 +169,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
+        tracer: None,
     })
 }
 

@@ -17,6 +17,7 @@ mod stats;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod traces;
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -49,6 +50,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::admission::Admitted;
 use crate::clock::Clock;
 use crate::jwt::Authenticator;
+use crate::traces::Tracer;
 
 use census::Transport;
 pub use inbox::{
@@ -63,6 +65,7 @@ use slot::{Link, Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
 use sweep::Sweep;
+use traces::Traces;
 
 /// What the workers of a node share.
 pub struct WorkerShared {
@@ -92,6 +95,8 @@ pub struct WorkerShared {
     pub deflate_min_bytes: usize,
     /// How many sessions are connected, on all workers; up to a second old.
     pub sessions: AtomicU64,
+    /// Makes spans, where there are traces.
+    pub tracer: Option<Arc<Tracer>>,
 }
 
 /// One worker; it belongs to one thread.
@@ -119,6 +124,7 @@ pub struct Worker {
     sweep: Sweep,
     reentry: Reentry,
     stats: Stats,
+    traces: Traces,
     buffers: Buffers,
 }
 
@@ -178,6 +184,7 @@ impl Worker {
             sweep: Sweep::default(),
             reentry: Reentry::default(),
             stats: Stats::new(id),
+            traces: Traces::new(&shared),
             buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
             shared,
         })
@@ -373,6 +380,7 @@ impl Worker {
 
     fn enter(&mut self, slot: Slot) {
         self.stats.entered(Transport::of(&slot));
+        self.traces.entered(SessionKey(self.slots.vacant_key() as u32), &slot);
         self.slots.insert(slot);
     }
 
@@ -572,6 +580,7 @@ impl Worker {
         slot.phase = Phase::Closing { deadline_ms, peer_closed: false };
         let paused = slot.paused;
         self.stats.closed(reason);
+        self.traces.closed(key, slot, reason);
         self.recovery.forget(key);
         self.with_session(key, now, |session, cx| session.on_closed_for(cx, reason));
         if paused {

@@ -52,6 +52,7 @@ pub struct Namespaces {
 
 #[derive(Debug, Clone)]
 pub(super) struct Compiled {
+    name: Box<str>,
     pattern: DestinationPattern,
     glob: Glob,
     /// Set where patterns are allowed.
@@ -94,6 +95,7 @@ impl Namespaces {
                 error,
             })?;
             ordered.push(Compiled {
+                name: name.as_str().into(),
                 pattern: parsed,
                 glob: Glob::of(pattern),
                 channel: patterns.then(|| Channel::of_namespace(name)),
@@ -107,6 +109,11 @@ impl Namespaces {
     /// What is kept of the publications of `destination`, which is absolute.
     pub fn history(&self, destination: &Destination) -> Option<History> {
         self.of(destination)?.history_of(destination)
+    }
+
+    /// What the namespace of `destination`, which is absolute, is called.
+    pub fn name_of(&self, destination: &Destination) -> Option<&str> {
+        Some(&self.of(destination)?.name)
     }
 
     /// Whether sessions without a user have any use here.

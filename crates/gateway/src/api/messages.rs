@@ -18,7 +18,7 @@ use super::{Api, parse};
 use crate::config::Scope;
 use crate::problem::Problem;
 use crate::transport::door;
-use crate::transport::publish::Told;
+use crate::transport::publish::{Told, begin};
 
 /// A message. What is no JSON travels as base64, with its type.
 #[derive(ToSchema)]
@@ -239,6 +239,7 @@ struct Desk<'d> {
     api: &'d Api,
     caller: &'d Caller,
     sender: Sender<'d>,
+    headers: &'d HeaderMap,
 }
 
 type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
@@ -250,7 +251,7 @@ impl<'d> Desk<'d> {
         let key = key.transpose().map_err(|_| {
             door::bad_request("bad_key", "Idempotency-Key must be visible ASCII characters")
         })?;
-        Ok(Self { api, caller, sender: Sender { name: caller.name(), key } })
+        Ok(Self { api, caller, sender: Sender { name: caller.name(), key }, headers })
     }
 
     fn addressed(&self, letter: &Letter<'_>, ids: &mut Ids, to: &str) -> Result<Alone, Problem> {
@@ -261,12 +262,8 @@ impl<'d> Desk<'d> {
         Ok(alone)
     }
 
-    fn publish(&self, Alone { permit, publication, key }: Alone) -> Publishing {
-        let broker = &self.api.node.broker;
-        match key {
-            Some(key) => broker.publish_once(permit, publication, key),
-            None => broker.publish(permit, publication),
-        }
+    fn publish(&self, alone: Alone) -> Publishing {
+        begin(&self.api.node, self.headers, alone)
     }
 
     /// All at once; the broker keeps their order.

@@ -25,6 +25,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
         let fault = "empty, or with more than letters, digits and signs of ASCII";
         problems.push(Problem::new("telemetry.service", fault, "name it, as in \"fanlight\""));
     }
+    problems.extend(config.telemetry.traces.settings().err());
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         problems.push(Problem::new(
             "log.level",

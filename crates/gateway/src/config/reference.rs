@@ -226,6 +226,7 @@ fn kind(root: &Value, node: &Value) -> String {
     match names {
         Some("string") => "text".into(),
         Some("integer") => "whole number".into(),
+        Some("number") => "number".into(),
         Some("boolean") => "true or false".into(),
         Some("array") => {
             let items = node.get("items").map_or(&Value::Null, |items| resolve(root, items));

@@ -15,6 +15,7 @@ use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
 use super::redis::Redis;
+use super::traces::Traces;
 use super::values::{OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
@@ -423,14 +424,16 @@ pub struct Log {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Telemetry {
-    /// What this service is called in metrics of CloudWatch: nodes of one name are counted
-    /// together.
+    /// What this service is called in metrics of CloudWatch, where nodes of one name are counted
+    /// together, and in traces.
     pub service: String,
     /// Whether a line of metrics is written to standard output now and then, in the Embedded Metric
     /// Format of Amazon CloudWatch, which makes metrics of it where it arrives as a log.
     pub emf: bool,
     /// How often that is. CloudWatch keeps one value a minute.
     pub emf_interval: Span,
+    /// Traces, told by OTLP to a collector of OpenTelemetry.
+    pub traces: Traces,
 }
 
 words! {
@@ -566,7 +569,12 @@ impl Default for Drain {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { service: "fanlight".into(), emf: false, emf_interval: Span::seconds(60) }
+        Self {
+            service: "fanlight".into(),
+            emf: false,
+            emf_interval: Span::seconds(60),
+            traces: Traces::default(),
+        }
     }
 }
 

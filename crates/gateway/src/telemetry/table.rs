@@ -8,6 +8,7 @@ pub const METRICS: &[Section] = &[
     Section { name: "connections", metrics: CONNECTIONS },
     Section { name: "messages", metrics: MESSAGES },
     Section { name: "queues", metrics: QUEUES },
+    Section { name: "traces", metrics: TRACES },
 ];
 
 const NODE: &[Metric] = &[
@@ -175,4 +176,14 @@ const QUEUES: &[Metric] = &[
     )
     .by(&[("result", &["moved", "dropped", "failed"])])
     .detail("`moved` to the dead-letter destination, `dropped` as none is configured, or `failed` for now"),
+];
+
+const TRACES: &[Metric] = &[
+    Metric::counter("fanlight_trace_spans_total", "Spans, by what became of them.")
+        .by(&[("result", &["exported", "failed", "queue_full", "rejected"])])
+        .detail("`exported`; `failed`, could not be sent in time; `queue_full`, as `telemetry.traces.queue_spans` waited already; `rejected` by the collector. See [traces](observability.md#traces)"),
+    Metric::counter(
+        "fanlight_trace_publications_over_rate_total",
+        "Publications that were to be traced, but for telemetry.traces.publications_per_second.",
+    ),
 ];

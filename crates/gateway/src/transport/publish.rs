@@ -7,18 +7,22 @@ use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use fanlight_engine::broker::{Published, Reach};
+use fanlight_engine::broker::{PublishError, Published, Reach};
 use fanlight_engine::ids::Ids;
+use fanlight_engine::publication::Publication;
 use fanlight_engine::session::Alone;
-use http::{StatusCode, header};
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::client_address::client_address;
+use crate::node::Node;
 use crate::problem::Problem;
 use crate::rates::Payer;
+use crate::traces::{self, Publishing, TRACEPARENT};
 
 /// The endpoint's routes.
 pub fn routes(station: Station) -> Router {
@@ -68,12 +72,9 @@ async fn published(
     let text = std::str::from_utf8(&body)
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
     let mut ids = Ids::new(rand::random());
-    let Alone { permit, publication, key } =
+    let alone =
         Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)?;
-    let outcome = match key {
-        Some(key) => node.broker.publish_once(permit, publication, key).await,
-        None => node.broker.publish(permit, publication).await,
-    };
+    let outcome = begin(node, &parts.headers, alone).await;
     Ok(outcome.map_err(|error| door::refused(error.into()))?.into())
 }
 
@@ -111,4 +112,37 @@ impl From<Published> for Told {
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
 fn is_false(value: &bool) -> bool {
     !value
+}
+
+/// Publishes what a request brought, as a span where that is traced. The order of the calls is the
+/// order of publication, whenever the answers are awaited.
+pub fn begin(
+    node: &Node,
+    headers: &HeaderMap,
+    Alone { permit, mut publication, key }: Alone,
+) -> BoxFuture<'static, Result<Published, PublishError>> {
+    let traced = traced(node, headers, &mut publication);
+    let publish = match key {
+        Some(key) => node.broker.publish_once(permit, publication, key),
+        None => node.broker.publish(permit, publication),
+    };
+    match traced {
+        Some(publishing) => publishing.watch(publish),
+        None => publish,
+    }
+}
+
+/// The span of a publication that is traced. What its own headers say comes before those of the
+/// request.
+fn traced(node: &Node, headers: &HeaderMap, publication: &mut Publication) -> Option<Publishing> {
+    let tracer = node.tracer.as_ref()?;
+    let of_request = || traces::Context::parse(headers.get(TRACEPARENT)?.to_str().ok()?);
+    if traces::Context::of(publication).is_none()
+        && let Some(context) = of_request()
+    {
+        context.put(publication);
+    }
+    let publishing = tracer.publish(publication, "http", None)?;
+    let namespaces = node.rules.policy.namespaces();
+    Some(publishing.within(namespaces.name_of(&publication.destination)))
 }

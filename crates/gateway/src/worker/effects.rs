@@ -6,6 +6,7 @@ use fanlight_engine::session::{Done, Effect};
 use fanlight_engine::time::Now;
 
 use super::Worker;
+use super::traces::watched;
 
 impl Worker {
     /// Carries out one effect; what it came to, when that is known at once.
@@ -23,16 +24,18 @@ impl Worker {
                 let entering = self.shared.registry.enter(entry);
                 self.start(key, entering, Done::Entered)
             }
-            Effect::Publish(permit, publication) => {
+            Effect::Publish(permit, mut publication) => {
                 self.stats.published += 1;
+                let traced = self.trace(key, &mut publication);
                 let publish = self.shared.broker.publish(permit, publication);
-                let publish = self.stats.samples.publish(publish);
+                let publish = watched(traced, self.stats.samples.publish(publish));
                 self.start(key, publish, Done::Published)
             }
-            Effect::PublishOnce(permit, publication, once) => {
+            Effect::PublishOnce(permit, mut publication, once) => {
                 self.stats.published += 1;
+                let traced = self.trace(key, &mut publication);
                 let publish = self.shared.broker.publish_once(permit, publication, once);
-                let publish = self.stats.samples.publish(publish);
+                let publish = watched(traced, self.stats.samples.publish(publish));
                 self.start(key, publish, Done::Published)
             }
             Effect::History(query) => {

@@ -65,6 +65,17 @@ impl Worker {
 
     /// `lost` says what was lost before the run, and is told those who were there and have not heard.
     pub(super) async fn fan_out_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
+        let traced = self.traces.deliver(&run.publications);
+        let before = self.stats.deliveries;
+        self.write_run(run, direct, lost).await;
+        if let Some(traced) = traced {
+            let written = self.stats.deliveries - before;
+            let subscribers = written / run.publications.len() as u64;
+            self.delivered(traced, &run.publications[0].destination, subscribers);
+        }
+    }
+
+    async fn write_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
         let now = self.shared.clock.now();
         let destination = &run.publications[0].destination;
         let (is_presence, only_for) = (run.is_presence(), run.only_for());

@@ -121,12 +121,16 @@ impl Worker {
 
     fn dispatch(&mut self, dispatch: &Dispatch) {
         let key = dispatch.session;
+        let traced = self.traces.deliver(std::slice::from_ref(&dispatch.publication));
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         let mut payload = Vec::new();
         let text = dispatch.write(&mut payload);
         let chunk = self.encoder.frame(text, &payload, slot.framing);
         self.stage.push(key, slot, chunk);
         self.stats.deliveries += 1;
+        if let Some(traced) = traced {
+            self.delivered(traced, &dispatch.publication.destination, 1);
+        }
     }
 
     /// Settles queues now, for a session that waits until the broker has it.

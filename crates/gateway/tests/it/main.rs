@@ -5,6 +5,7 @@
 
 mod api;
 mod cluster;
+mod collector;
 mod crowd;
 mod descriptors;
 mod endings;
@@ -40,4 +41,5 @@ mod stompjs;
 mod support;
 mod ticker;
 mod tls;
+mod traces;
 mod websocket;

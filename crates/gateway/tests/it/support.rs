@@ -202,6 +202,13 @@ impl Gateway {
         .await;
     }
 
+    /// The value of a series, written with its labels; 0 if it is not there.
+    pub async fn metric_of(&self, series: &str) -> u64 {
+        let (_, text) = self.admin_get("/metrics").await;
+        let value = text.lines().find_map(|line| line.strip_prefix(series)?.trim().parse().ok());
+        value.unwrap_or(0)
+    }
+
     /// The sum of a metric over its labels.
     pub async fn metric(&self, name: &str) -> u64 {
         let (_, text) = self.admin_get("/metrics").await;

@@ -1,19 +1,19 @@
 //! The public listener with TLS: both versions of HTTP, as real clients agree on them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use fanlight_proto::ws::{self, Opcode};
-use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
 
 use crate::http::{Stream, post};
 use crate::http2::Http2;
@@ -43,6 +43,25 @@ impl Certificate {
             "[{section}]\ncertificate_file = '{folder}/certificate.pem'\n\
              private_key_file = '{folder}/key.pem'\n"
         )
+    }
+
+    /// Where the files are: `certificate.pem` and `key.pem`.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// A server that has it, and agrees on one of these protocols.
+    pub fn acceptor(&self, protocols: &[&[u8]]) -> TlsAcceptor {
+        let key = PrivateKeyDer::try_from(self.made.signing_key.serialize_der()).unwrap();
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![self.made.cert.der().clone()], key)
+            .unwrap();
+        server.alpn_protocols = protocols.iter().map(|name| name.to_vec()).collect();
+        TlsAcceptor::from(Arc::new(server))
     }
 
     /// A client that trusts it, and offers these protocols.

@@ -1,0 +1,95 @@
+//! What a worker traces: a few of its connections and publications. Most workers trace nothing.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use fanlight_engine::broker::{PublishError, Published};
+use fanlight_engine::hub::SessionKey;
+use fanlight_engine::publication::Publication;
+use fanlight_engine::session::Protocol;
+use fanlight_proto::{CloseReason, Destination};
+use futures_util::future::BoxFuture;
+
+use super::census::Transport;
+use super::slot::{Role, Slot};
+use super::{Worker, WorkerShared};
+use crate::traces::{Connection, Delivering, Ended, Publishing, Tracer};
+
+/// A worker's traces.
+pub(super) struct Traces {
+    tracer: Option<Arc<Tracer>>,
+    /// Apart from the slots, which most of them would only make larger.
+    connections: HashMap<SessionKey, Connection, foldhash::fast::RandomState>,
+}
+
+impl Traces {
+    pub(super) fn new(shared: &WorkerShared) -> Self {
+        Self { tracer: shared.tracer.clone(), connections: HashMap::default() }
+    }
+
+    /// A connection has come.
+    pub(super) fn entered(&mut self, key: SessionKey, slot: &Slot) {
+        let (Some(tracer), Role::Session(session)) = (&self.tracer, &slot.role) else { return };
+        if let Some(one) = tracer.connection(session.id(), Transport::of(slot).name()) {
+            self.connections.insert(key, one);
+        }
+    }
+
+    /// A connection ends for this reason.
+    pub(super) fn closed(&mut self, key: SessionKey, slot: &Slot, reason: CloseReason) {
+        if self.connections.is_empty() {
+            return;
+        }
+        let (Some(tracer), Some(connection)) = (&self.tracer, self.connections.remove(&key)) else {
+            return;
+        };
+        let protocol = match &slot.role {
+            Role::Session(session) => session.protocol().map(|protocol| match protocol {
+                Protocol::Stomp(_) => "stomp",
+                Protocol::Native => "native",
+            }),
+            Role::Echo(_) => None,
+        };
+        let ended = Ended { protocol, reason };
+        tracer.closed(connection, &ended);
+    }
+
+    /// The spans of those publications that are traced, if any is.
+    pub(super) fn deliver(&self, publications: &[Arc<Publication>]) -> Option<Delivering> {
+        self.tracer.as_ref()?.deliver(publications)
+    }
+}
+
+impl Worker {
+    /// The span of a publication of this session, if it is traced.
+    pub(super) fn trace(
+        &self,
+        key: SessionKey,
+        publication: &mut Publication,
+    ) -> Option<Publishing> {
+        let tracer = self.traces.tracer.as_ref()?;
+        let transport = Transport::of(self.slots.get(key.0 as usize)?).name();
+        let connection = self.traces.connections.get(&key);
+        let publishing = tracer.publish(publication, transport, connection)?;
+        let namespaces = self.shared.rules.policy.namespaces();
+        Some(publishing.within(namespaces.name_of(&publication.destination)))
+    }
+
+    /// Publications of this destination have been written to so many subscribers.
+    pub(super) fn delivered(&self, delivering: Delivering, to: &Destination, subscribers: u64) {
+        let Some(tracer) = &self.traces.tracer else { return };
+        let namespaces = self.shared.rules.policy.namespaces();
+        tracer.delivered(delivering, self.id.0, namespaces.name_of(to), subscribers);
+    }
+}
+
+/// A publication on its way, whose span ends with it.
+pub(super) fn watched(
+    publishing: Option<Publishing>,
+    publish: BoxFuture<'static, Result<Published, PublishError>>,
+) -> BoxFuture<'static, Result<Published, PublishError>> {
+    match publishing {
+        Some(publishing) => publishing.watch(publish),
+        None => publish,
+    }
+}
