@@ -2,15 +2,16 @@
 
 use std::time::Duration;
 
+use fanlight_testkit::RedisServer;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 
-use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, eventually, token};
+use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, eventually, token, with_redis};
 
 /// A node that may open so many files.
-async fn limited_to(files: u32) -> Gateway {
-    let config = CONFIG.replace("[limits]", "[limits]\nrequest_head_time = \"1m\"");
+async fn limited_to(files: u32, config: &str) -> Gateway {
+    let config = config.replace("[limits]", "[limits]\nrequest_head_time = \"1m\"");
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), config).unwrap();
     let path = file.path().to_str().unwrap();
@@ -28,7 +29,7 @@ async fn is_dropped(socket: &mut TcpStream) -> bool {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_without_descriptors_for_clients_drops_them_at_once_and_answers_for_its_health() {
-    let gateway = limited_to(96).await;
+    let gateway = limited_to(96, CONFIG).await;
     let token = token("ann", &[]).await;
     let authorization = format!("Bearer {token}");
     let mut held = Vec::new();
@@ -65,4 +66,29 @@ async fn a_node_without_descriptors_for_clients_drops_them_at_once_and_answers_f
         RawClient::try_connect(&gateway, "/ws", &headers).await.is_ok()
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_without_descriptors_for_clients_connects_to_a_redis_that_comes_back() {
+    let mut redis = RedisServer::start().unwrap();
+    let gateway = limited_to(128, &with_redis(CONFIG, &redis)).await;
+    let readyz = async || gateway.admin_get("/readyz").await.0;
+    eventually("it is ready", async || readyz().await == 200).await;
+    let mut held = Vec::new();
+    while gateway.metric("fanlight_accept_errors_total").await == 0 {
+        held.push(TcpStream::connect(gateway.public).await.unwrap());
+    }
+    redis.kill();
+    eventually("it is not ready without Redis", async || readyz().await == 503).await;
+    // What the connections to Redis had is taken by clients, until these are dropped again.
+    let dropped = gateway.metric("fanlight_accept_errors_total").await;
+    while gateway.metric("fanlight_accept_errors_total").await < dropped + 5 {
+        held.push(TcpStream::connect(gateway.public).await.unwrap());
+    }
+    redis.launch().unwrap();
+    eventually("it is ready again", async || readyz().await == 200).await;
+    let dropped = gateway.metric("fanlight_accept_errors_total").await;
+    let mut late = TcpStream::connect(gateway.public).await.unwrap();
+    assert!(late.read_u8().await.is_err(), "it is dropped");
+    assert!(gateway.metric("fanlight_accept_errors_total").await > dropped);
 }
