@@ -35,7 +35,7 @@ use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dead_letters, descriptors, dev, health, tls};
+use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
@@ -92,6 +92,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
+    ecs::start(&node, &tracker, &shutdown);
     announce(&node, public, stomp, admin);
 
     let mut signals = Signals::listen()?;

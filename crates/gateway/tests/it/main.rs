@@ -5,6 +5,7 @@
 
 mod cluster;
 mod crowd;
+mod ecs;
 mod endings;
 mod events;
 mod handshake;
