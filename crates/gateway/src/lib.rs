@@ -17,6 +17,7 @@ pub mod dead_letters;
 pub mod descriptors;
 pub mod dev;
 pub mod drain;
+pub mod ecs;
 pub mod health;
 pub mod http1;
 pub mod http2;

@@ -38,7 +38,7 @@ use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dead_letters, descriptors, dev, health, tls};
+use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
@@ -97,6 +97,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let api = api.transpose()?;
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
+    ecs::start(&node, &tracker, &shutdown);
     announce(&node, public, stomp, api, admin);
 
     let mut signals = Signals::listen()?;

@@ -53,6 +53,7 @@ module "service" {
     target_port       = module.alb.target_port
     security_group_id = module.alb.security_group_id
     cidrs             = module.network.public_cidrs
+    idle_timeout_s    = module.alb.idle_timeout_s
   }
 
   cache = {

@@ -20,6 +20,11 @@ output "target_port" {
   value       = var.port
 }
 
+output "idle_timeout_s" {
+  description = "How long it keeps a connection to a target that is idle, in seconds."
+  value       = aws_lb.this.idle_timeout
+}
+
 output "security_group_id" {
   description = "The load balancer's security group."
   value       = aws_security_group.this.id

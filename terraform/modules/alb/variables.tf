@@ -85,15 +85,16 @@ variable "port" {
 variable "idle_timeout_s" {
   description = <<-TEXT
     How long a connection may be silent, in seconds: well over the heartbeats of both protocols and
-    over `poll.max_wait`.
+    over `poll.max_wait`. Also how long the load balancer keeps an idle connection to a task, which
+    a task ends itself after five minutes.
   TEXT
   type        = number
-  default     = 300
+  default     = 120
   nullable    = false
 
   validation {
-    condition     = var.idle_timeout_s >= 120 && var.idle_timeout_s <= 4000
-    error_message = "idle_timeout_s must be from 120 to 4000."
+    condition     = var.idle_timeout_s >= 120 && var.idle_timeout_s <= 280
+    error_message = "idle_timeout_s must be from 120 to 280."
   }
 }
 

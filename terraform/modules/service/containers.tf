@@ -5,9 +5,12 @@ locals {
   # What is given by the user wins.
   environment = merge(
     {
-      FANLIGHT__LISTEN__PUBLIC             = "0.0.0.0:${var.load_balancer.target_port}"
-      FANLIGHT__LISTEN__ADMIN              = "${local.admin_host}:${local.admin_port}"
-      FANLIGHT__LISTEN__TRUSTED_PROXIES    = join(",", var.load_balancer.cidrs)
+      FANLIGHT__LISTEN__PUBLIC          = "0.0.0.0:${var.load_balancer.target_port}"
+      FANLIGHT__LISTEN__ADMIN           = "${local.admin_host}:${local.admin_port}"
+      FANLIGHT__LISTEN__TRUSTED_PROXIES = join(",", var.load_balancer.cidrs)
+      # Longer than the load balancer keeps an idle connection, so that it is not the gateway that
+      # ends one into which a request is on its way (502).
+      FANLIGHT__LIMITS__REQUEST_HEAD_TIME  = "${var.load_balancer.idle_timeout_s + 10}s"
       FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT    = "${var.stop_timeout_s - 5}s"
       FANLIGHT__DRAIN__WATCH_ECS           = "true"
       FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)

@@ -41,12 +41,18 @@ variable "load_balancer" {
     target_port       = optional(number, 8080)
     security_group_id = string
     cidrs             = list(string)
+    idle_timeout_s    = optional(number, 120)
   })
   nullable = false
 
   validation {
     condition     = length(var.load_balancer.cidrs) > 0 && alltrue([for cidr in var.load_balancer.cidrs : can(cidrnetmask(cidr))])
     error_message = "load_balancer.cidrs must be IPv4 ranges: the gateway believes X-Forwarded-For from these alone."
+  }
+
+  validation {
+    condition     = var.load_balancer.idle_timeout_s >= 60 && var.load_balancer.idle_timeout_s <= 280
+    error_message = "load_balancer.idle_timeout_s must be from 60 to 280: a gateway ends each connection for requests after five minutes."
   }
 }
 

@@ -33,7 +33,10 @@ pub(super) async fn ask(
     path: &str,
     patience: Duration,
 ) -> anyhow::Result<Answer> {
-    listener.ask(method, path, None, patience).await.map_err(|error| unheard(listener, path, error))
+    listener
+        .ask(method, path, None, patience)
+        .await
+        .map_err(|error| unheard(listener, path, &error))
 }
 
 /// What was answered with success, as JSON.
@@ -51,7 +54,7 @@ pub(super) fn read<T: DeserializeOwned>(
 }
 
 /// Why nothing was heard, and what to do about it.
-pub(super) fn unheard(listener: &BaseUrl, path: &str, error: AskError) -> anyhow::Error {
+pub(super) fn unheard(listener: &BaseUrl, path: &str, error: &AskError) -> anyhow::Error {
     let remedy = match error {
         AskError::Connect(_) => "; is the node running, and its admin listener there?",
         _ => "",

@@ -87,7 +87,7 @@ async fn wait(listener: &BaseUrl, begun: Report, command: &Drain) -> anyhow::Res
             Err(error) => {
                 let since = *silent_since.get_or_insert_with(Instant::now);
                 if since.elapsed() > SILENCE_MAX {
-                    return Err(admin::unheard(listener, PATH, error));
+                    return Err(admin::unheard(listener, PATH, &error));
                 }
             }
         }
@@ -97,7 +97,7 @@ async fn wait(listener: &BaseUrl, begun: Report, command: &Drain) -> anyhow::Res
 /// How far it is, in one line.
 fn stands(report: &Report) -> String {
     let Some(begun) = &report.begun else { return "no drain".into() };
-    let left = humantime::format_duration(Duration::from_secs(begun.left_s.ceil() as u64));
+    let left = humantime::format_duration(begun.left());
     let hurried = if begun.hurried { ", hurried" } else { "" };
     format!(
         "draining ({}{hurried}): {} of {} connections left, for {left} at most",

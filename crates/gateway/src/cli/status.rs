@@ -154,7 +154,7 @@ fn line(name: String, listener: &BaseUrl, status: &Status) -> [String; COLUMNS.l
         (Stage::None, _) | (_, None) => "-".into(),
         (stage, Some(begun)) => {
             let (left, most) = (status.drain.connections, begun.connections_at_start);
-            format!("{} {left}/{most}, {} left", stage.name(), span(begun.left_s.ceil() as u64))
+            format!("{} {left}/{most}, {} left", stage.name(), span(begun.left()))
         }
     };
     let broker = if status.broker.healthy { "ok" } else { "unhealthy" };
@@ -162,7 +162,7 @@ fn line(name: String, listener: &BaseUrl, status: &Status) -> [String; COLUMNS.l
         name,
         listener.to_string(),
         status.state.name().into(),
-        span(status.uptime_s),
+        span(Duration::from_secs(status.uptime_s)),
         status.connections.to_string(),
         status.sessions.to_string(),
         drain,
@@ -173,8 +173,8 @@ fn line(name: String, listener: &BaseUrl, status: &Status) -> [String; COLUMNS.l
 }
 
 /// Its two largest units.
-fn span(seconds: u64) -> String {
-    let text = humantime::format_duration(Duration::from_secs(seconds)).to_string();
+fn span(time: Duration) -> String {
+    let text = humantime::format_duration(time).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }
 

@@ -6,6 +6,7 @@ use super::problem::Problem;
 use super::queues;
 use super::values::OriginRule;
 use super::{BrokerKind, Config, ServerTls};
+use crate::ecs;
 use crate::jwt;
 use crate::tls;
 
@@ -64,6 +65,9 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
         );
     }
     warnings.extend(accounts::warnings(&config.auth.accounts));
+    for (option, fault) in ecs::problems(&config.drain) {
+        warnings.push(Problem::new(option, fault, "leave it false outside ECS"));
+    }
     let stomp_is_open = config.listen.stomp.is_some_and(|address| !address.ip().is_loopback());
     if stomp_is_open && config.listen.stomp_tls == ServerTls::default() {
         warnings.push(Problem::new(

@@ -407,6 +407,12 @@ pub struct Drain {
     /// From SIGTERM to the end of the process, at most. `grace`, `window` and `deadline` are
     /// compressed to fit. Keep it just below the time after which the supervisor kills.
     pub shutdown_timeout: Span,
+    /// Whether a task of Amazon ECS begins to drain as soon as ECS wants it to stop, which its
+    /// metadata says before SIGTERM comes. It is looked at every 3 s.
+    pub watch_ecs: bool,
+    /// Whether a task of Amazon ECS has itself protected from scale-in and deployments while it has
+    /// connections. A drain gives that up.
+    pub ecs_task_protection: bool,
 }
 
 /// The log, on standard error.
@@ -563,6 +569,8 @@ impl Default for Drain {
             window: Span::seconds(240),
             deadline: Span::seconds(5),
             shutdown_timeout: Span::seconds(30),
+            watch_ecs: false,
+            ecs_task_protection: false,
         }
     }
 }

@@ -188,6 +188,15 @@ impl Progress {
     }
 }
 
+impl Begun {
+    /// What is left until its deadline, at most, in whole seconds.
+    pub fn left(&self) -> Duration {
+        // It may have come from anybody.
+        let left = Duration::try_from_secs_f64(self.left_s).unwrap_or_default();
+        Duration::from_secs(left.as_secs().saturating_add(u64::from(left.subsec_nanos() > 0)))
+    }
+}
+
 impl State {
     fn begun(&self, now_ms: u64) -> Begun {
         let DrainPlan { grace, window, deadline } = self.plan;

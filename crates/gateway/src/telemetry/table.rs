@@ -25,6 +25,13 @@ const NODE: &[Metric] = &[
         "Connections that a drain has not closed yet; 0 while there is no drain.",
     ),
     Metric::gauge(
+        "fanlight_ecs_task_protected",
+        "1 while this node, a task of ECS, is protected from scale-in and deployments.",
+    )
+    .detail("With `drain.ecs_task_protection`"),
+    Metric::counter("fanlight_ecs_failures_total", "Calls of the agent of ECS that failed.")
+        .by(&[("call", &["metadata", "protection"])]),
+    Metric::gauge(
         "fanlight_limit_used_ratio",
         "How much of a limit of this node is used; 1 is all, and 0 also where there is no limit.",
     )

@@ -8,6 +8,7 @@ mod cluster;
 mod collector;
 mod crowd;
 mod descriptors;
+mod ecs;
 mod endings;
 mod events;
 mod handshake;

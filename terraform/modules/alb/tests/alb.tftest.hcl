@@ -21,7 +21,7 @@ run "connections_may_live_long" {
   command = apply
 
   assert {
-    condition     = aws_lb.this.idle_timeout == 300
+    condition     = aws_lb.this.idle_timeout == 120
     error_message = "a connection with a heartbeat every 25 s is never idle"
   }
   assert {

@@ -87,6 +87,33 @@ run "sessions_have_all_the_time_there_is_to_leave" {
   }
 }
 
+run "a_load_balancer_gives_up_idle_connections_before_the_gateway_does" {
+  command = plan
+
+  assert {
+    condition     = local.environment.FANLIGHT__LIMITS__REQUEST_HEAD_TIME == "130s"
+    error_message = "the default of the module alb, and 10 s more"
+  }
+}
+
+run "a_longer_idle_timeout_makes_the_gateway_wait_longer" {
+  command = plan
+
+  variables {
+    load_balancer = {
+      target_group_arn  = "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/fl-1/1"
+      security_group_id = "sg-alb"
+      cidrs             = ["10.20.240.0/24"]
+      idle_timeout_s    = 200
+    }
+  }
+
+  assert {
+    condition     = local.environment.FANLIGHT__LIMITS__REQUEST_HEAD_TIME == "210s"
+    error_message = "10 s more than the load balancer"
+  }
+}
+
 run "the_admin_listener_is_within_the_task" {
   command = plan
 
