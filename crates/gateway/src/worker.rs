@@ -7,6 +7,7 @@ mod guard;
 mod inbox;
 mod input;
 mod mailbox;
+mod poll;
 mod queues;
 mod recovery;
 mod registry;
@@ -58,6 +59,7 @@ pub use inbox::{
 };
 use mailbox::Mailbox;
 pub use mailbox::{MailboxKind, MailboxOptions};
+use poll::{EVENTS, poll_sockets, watch};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
 use registry::Reentry;
@@ -661,35 +663,10 @@ impl Worker {
     }
 }
 
-/// Lets tokio watch the poll, so that this thread also accepts, and waits for the broker.
-#[expect(
-    deprecated,
-    reason = "its successor is unsafe, for types that lie about their descriptor; a mio::Poll owns its own"
-)]
-fn watch(poll: mio::Poll) -> io::Result<AsyncFd<mio::Poll>> {
-    AsyncFd::with_interest(poll, tokio::io::Interest::READABLE)
-}
-
-/// Waits until a socket is ready and takes the events of those that are.
-async fn poll_sockets(poll: &mut AsyncFd<mio::Poll>, events: &mut Events) -> io::Result<()> {
-    let mut ready = poll.readable_mut().await?;
-    let result = ready.get_inner_mut().poll(events, Some(Duration::ZERO));
-    // A full batch may not be all of them, so the poll stays ready. What becomes ready after this
-    // is a new edge and sets it again.
-    if result.is_ok() && events.iter().count() < EVENTS {
-        ready.clear_ready();
-    }
-    match result {
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
-        result => result,
-    }
-}
-
 fn read_buffer() -> Box<[u8]> {
     vec![0; READ_BUFFER_BYTES].into()
 }
 
-const EVENTS: usize = 1024;
 const INBOX_BATCH: usize = 512;
 const READ_BUFFER_BYTES: usize = 64 * 1024;
 /// How long a peer has to answer a close frame.
