@@ -14,6 +14,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::Authenticator;
+use crate::pacer::Pacer;
 use crate::rates::Rates;
 use crate::worker::WorkerShared;
 
@@ -27,6 +28,8 @@ pub struct Node {
     pub admission: Arc<Admission>,
     /// The same for connections that still speak HTTP.
     pub http_admission: Arc<Admission>,
+    /// How fast they are admitted.
+    pub pacer: Pacer,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
@@ -73,11 +76,13 @@ impl Node {
         };
         let (admission, http_admission) =
             (admission(limits.connections), admission(limits.http_connections));
+        let pacer = Pacer::new(config.handshake_rate());
         Self {
             config,
             authenticator: Arc::clone(&shared.authenticator),
             admission,
             http_admission,
+            pacer,
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             peers: Arc::clone(&shared.peers),

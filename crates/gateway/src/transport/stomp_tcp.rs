@@ -22,7 +22,7 @@ use super::door;
 use crate::accept;
 use crate::admission::Admitted;
 use crate::node::Node;
-use crate::problem::Problem;
+use crate::problem::{Problem, whole_seconds};
 use crate::socket;
 use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
 
@@ -51,7 +51,9 @@ impl StompServer {
     pub async fn run(self, listener: Socket, shutdown: CancellationToken) -> io::Result<()> {
         let listener = TcpListener::from_std(listener.into())?;
         while let Some((stream, peer)) = accept::next(&listener, &shutdown).await {
-            match door::admit(&self.node, peer, &HeaderMap::new()) {
+            let admitted = door::admit(&self.node, peer, &HeaderMap::new())
+                .and_then(|admitted| door::pace(&self.node).map(|()| admitted));
+            match admitted {
                 Ok(admitted) => self.welcome(stream, admitted, &shutdown).await,
                 Err(problem) => self.refuse(stream, &problem),
             }
@@ -111,11 +113,12 @@ impl StompServer {
             return;
         }
         let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        let after = problem.retry_after().unwrap_or(RETRY_AFTER);
         let mut frame = Vec::new();
         Writer::new(&mut frame, Command::Error, Version::V10)
             .header("message", problem.detail())
             .header("code", problem.code())
-            .header("retry-after", "1")
+            .header("retry-after", &whole_seconds(after).to_string())
             .end();
         self.tracker.spawn(async move {
             let _ = timeout(LAST_WORD_TIME, last_word(stream, frame)).await;
@@ -146,6 +149,8 @@ fn set_options(stream: &TcpStream, idle_ms: u32) {
 
 /// Connections that are told at once why they are refused; others are dropped without a word.
 const REFUSALS: usize = 64;
+/// Where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LAST_WORD_TIME: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;

@@ -17,6 +17,7 @@ mod load_tools;
 mod messages;
 mod nginx;
 mod observability;
+mod pacing;
 mod page;
 mod polls;
 mod presence;
