@@ -115,6 +115,13 @@ impl Gcra {
         Ok(())
     }
 
+    /// How much of its burst is used: 1 is all.
+    pub fn used_ratio(&self, now_ms: u64, rate: Rate) -> f64 {
+        let ahead_us = self.theoretical_us.saturating_sub(now_ms.saturating_mul(1000));
+        let used = ahead_us as f64 * f64::from(rate.per_s) / 1e6;
+        (used / f64::from(rate.burst.max(1))).min(1.0)
+    }
+
     /// Whether its whole burst can be had again.
     pub fn is_idle(&self, now_ms: u64) -> bool {
         self.theoretical_us <= now_ms.saturating_mul(1000)
@@ -136,6 +143,16 @@ mod tests {
         assert_eq!(gcra.admit(5_019, rate), Err(RetryAfterMs(1)));
         assert_eq!(gcra.admit(5_020, rate), Ok(()));
         assert!(gcra.admit(5_020, rate).is_err());
+    }
+
+    #[test]
+    fn what_is_used_of_a_burst_comes_back_at_the_rate() {
+        let rate = Rate { per_s: 10, burst: 20 };
+        let mut gcra = Gcra::default();
+        assert_eq!(gcra.used_ratio(0, rate).to_string(), "0");
+        let _ = (0..30).filter(|_| gcra.admit(1000, rate).is_ok()).count();
+        let used = [1000, 2000, 3000, 9000].map(|now_ms| gcra.used_ratio(now_ms, rate).to_string());
+        assert_eq!(used, ["1", "0.5", "0", "0"]);
     }
 
     #[test]

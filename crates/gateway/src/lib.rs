@@ -26,6 +26,7 @@ pub mod jwt;
 pub mod mail;
 pub mod node;
 pub mod origin;
+pub mod pacer;
 pub mod presence;
 pub mod problem;
 pub mod rates;

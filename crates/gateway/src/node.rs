@@ -16,6 +16,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
 use crate::jwt::Authenticator;
+use crate::pacer::Pacer;
 use crate::rates::Rates;
 use crate::traces::Tracer;
 use crate::worker::WorkerShared;
@@ -30,6 +31,8 @@ pub struct Node {
     pub admission: Arc<Admission>,
     /// The same for connections that still speak HTTP.
     pub http_admission: Arc<Admission>,
+    /// How fast they are admitted.
+    pub pacer: Pacer,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
@@ -83,11 +86,13 @@ impl Node {
         };
         let (admission, http_admission) =
             (admission(limits.connections), admission(limits.http_connections));
+        let pacer = Pacer::new(config.handshake_rate());
         Self {
             config,
             authenticator: Arc::clone(&shared.authenticator),
             admission,
             http_admission,
+            pacer,
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             presence: Arc::clone(&shared.presence),

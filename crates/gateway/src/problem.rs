@@ -1,5 +1,7 @@
 //! Refusals over HTTP as problem details (RFC 9457), each with its remedy.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderName, HeaderValue, StatusCode, header};
@@ -21,6 +23,8 @@ pub struct Problem {
     detail: String,
     #[serde(skip)]
     headers: Vec<(HeaderName, HeaderValue)>,
+    #[serde(skip)]
+    retry_after: Option<Duration>,
 }
 
 impl Problem {
@@ -33,6 +37,7 @@ impl Problem {
             title: status.canonical_reason().unwrap_or("Refused"),
             detail: detail.into(),
             headers: Vec::new(),
+            retry_after: None,
         }
     }
 
@@ -49,6 +54,20 @@ impl Problem {
         self
     }
 
+    /// Says when it may be tried again; `Retry-After` counts whole seconds, and not fewer than that.
+    #[must_use]
+    pub fn with_retry_after(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        let seconds = HeaderValue::from(whole_seconds(after));
+        self.headers.push((header::RETRY_AFTER, seconds));
+        self
+    }
+
+    /// When it may be tried again, if that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
     /// What is wrong and what to do about it.
     pub fn detail(&self) -> &str {
         &self.detail
@@ -58,6 +77,11 @@ impl Problem {
     pub fn code(&self) -> &'static str {
         self.code
     }
+}
+
+/// As `Retry-After` counts: none too few, and at least one.
+pub fn whole_seconds(after: Duration) -> u64 {
+    (after.as_millis().div_ceil(1000) as u64).max(1)
 }
 
 impl IntoResponse for Problem {

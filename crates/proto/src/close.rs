@@ -97,7 +97,7 @@ impl CloseReason {
     ///
     /// Reasons of the application's own are 44xx where reconnecting helps as it is, and 45xx where
     /// the client must change something first, so that an unknown code still tells what to do.
-    pub fn websocket_code(self) -> u16 {
+    pub const fn websocket_code(self) -> u16 {
         match self {
             Self::ClientClosed => 1000,
             Self::ConnectionLost => 1006,

@@ -272,6 +272,13 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
             "send less at once, or where to fetch it",
         ));
     }
+    if limits.handshakes_per_second > 0 && limits.handshakes_burst == 0 {
+        problems.push(Problem::new(
+            "limits.handshakes_burst",
+            "zero, with limits.handshakes_per_second set: nobody could connect",
+            "set it to twice limits.handshakes_per_second",
+        ));
+    }
     if limits.messages_per_second > 0 && limits.message_burst == 0 {
         problems.push(Problem::new(
             "limits.message_burst",

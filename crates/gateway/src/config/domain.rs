@@ -74,6 +74,11 @@ impl Config {
         }
     }
 
+    /// How often this node admits somebody.
+    pub fn handshake_rate(&self) -> Rate {
+        Rate { per_s: self.limits.handshakes_per_second, burst: self.limits.handshakes_burst }
+    }
+
     /// What may wait for one slow connection.
     pub fn outbox_limits(&self) -> OutboxLimits {
         OutboxLimits { bytes: self.limits.outbox.as_bytes(), frames: self.limits.outbox_frames }

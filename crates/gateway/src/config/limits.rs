@@ -47,6 +47,12 @@ pub struct Limits {
     /// Requests and sessions that one HTTP/2 connection may carry at a time. Each counts like a
     /// connection of its own towards `http_connections` or `connections`, and `connections_per_ip`.
     pub http2_streams: u32,
+    /// Handshakes per second that this node admits, in the long run, on all its ways in. Whoever is
+    /// one too many is told when to come back, each at another time. 0: no limit.
+    pub handshakes_per_second: u32,
+    /// Handshakes that this node admits at once. Keep it at twice the rate or more: who comes back
+    /// does so on a whole second.
+    pub handshakes_burst: u32,
     /// Messages per second that one session may send, in the long run. 0: no limit.
     pub messages_per_second: u32,
     /// Messages that one session may send at once.
@@ -96,6 +102,8 @@ impl Default for Limits {
             connections_per_ip: 100,
             http_connections: 16_384,
             http2_streams: 128,
+            handshakes_per_second: 2000,
+            handshakes_burst: 4000,
             messages_per_second: 50,
             message_burst: 100,
             commands_per_second: 100,

@@ -35,8 +35,8 @@ const NODE: &[Metric] = &[
         "fanlight_limit_used_ratio",
         "How much of a limit of this node is used; 1 is all, and 0 also where there is no limit.",
     )
-    .by(&[("limit", &["connections", "http_connections", "worker_inbox"])])
-    .detail("`connections` and `http_connections` of `[limits]`; `worker_inbox`, the fullest of the workers' inboxes"),
+    .by(&[("limit", &["connections", "http_connections", "handshakes", "worker_inbox"])])
+    .detail("`connections` and `http_connections` of `[limits]`; `handshakes`, the burst of `limits.handshakes_burst`; `worker_inbox`, the fullest of the workers' inboxes"),
     Metric::counter("fanlight_api_requests_total", "Requests to the server API, by how they ended.")
         .by(&[("path", OPEN), ("method", &["GET", "POST"]), ("result", &["2xx", "4xx", "5xx"])])
         .detail("`path` as the API's document has it"),
@@ -69,6 +69,7 @@ const CONNECTIONS: &[Metric] = &[
                 "foreign_origin",
                 "node_full",
                 "not_websocket",
+                "paced",
                 "subprotocol",
                 "unauthorized",
                 "websocket_key",

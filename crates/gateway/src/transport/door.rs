@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
@@ -16,6 +17,7 @@ use crate::client_address::client_address;
 use crate::jwt::{self, TokenSource};
 use crate::node::Node;
 use crate::origin;
+use crate::pacer::ComeBack;
 use crate::problem::Problem;
 
 /// Counts how a request for a session ended.
@@ -45,6 +47,19 @@ pub fn admit(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Result<Admit
     }
     let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
     node.admission.admit(address).map_err(|error| Box::new(not_admitted(error)))
+}
+
+/// A turn among those who want a session. It comes behind every check that costs little, and before
+/// those that cost much.
+pub fn pace(node: &Node) -> Result<(), Box<Problem>> {
+    let (now_ms, spread) = (node.clock.now().mono_ms, rand::random_range(0.0..1.0));
+    node.pacer.admit(now_ms, spread).map_err(|ComeBack(after)| paced(after).into())
+}
+
+/// The answer to who is to come back after that time.
+pub fn paced(after: Duration) -> Problem {
+    let detail = "too many connect to this node at once; come back when `Retry-After` says";
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, PACED, detail).with_retry_after(after)
 }
 
 /// Whether the request's page may ask, and who asks.
@@ -114,7 +129,7 @@ fn not_admitted(error: AdmissionError) -> Problem {
         AdmissionError::NodeFull { .. } => unavailable("node_full", &error.to_string()),
         AdmissionError::AddressFull { .. } => {
             Problem::new(StatusCode::TOO_MANY_REQUESTS, "address_full", error.to_string())
-                .with_header(header::RETRY_AFTER, "10")
+                .with_retry_after(Duration::from_secs(10))
         }
     }
 }
@@ -122,5 +137,8 @@ fn not_admitted(error: AdmissionError) -> Problem {
 /// A request that may be made again.
 pub fn unavailable(code: &'static str, detail: &str) -> Problem {
     Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail)
-        .with_header(header::RETRY_AFTER, "1")
+        .with_retry_after(Duration::from_secs(1))
 }
+
+/// The code of those who have to come back when there is a turn for them.
+pub const PACED: &str = "paced";

@@ -65,6 +65,7 @@ async fn stream(
     let allowed = cors::allowed(&parts.headers, &node.config.origin);
     let opened = async {
         let admitted = door::admit(node, peer, &parts.headers)?;
+        door::pace(node)?;
         let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
@@ -76,7 +77,7 @@ async fn stream(
     door::count_handshake(parts.version, outcome);
     let (admitted, caller, listening) = match opened {
         Ok(opened) => opened,
-        Err(problem) => return cors::with(allowed, problem.into_response()),
+        Err(problem) => return refuse(&parts.headers, allowed, *problem),
     };
     let headers = response_headers(allowed.as_ref());
     let version = parts.version;
@@ -94,6 +95,20 @@ async fn stream(
         state.worker.send(Inbox::Adopt(Box::new(adopted))).await;
     });
     carried.await
+}
+
+/// An `EventSource` gives up for good on any other status than 200: one that may come back is told
+/// when by an empty stream. It keeps its own `Last-Event-ID`.
+fn refuse(request: &HeaderMap, allowed: Option<cors::Allowed>, problem: Problem) -> Response {
+    let accept = request.get(header::ACCEPT).and_then(|accept| accept.to_str().ok());
+    let wants_events = accept.is_some_and(|accept| accept.contains(sse::CONTENT_TYPE));
+    let Some(after) = problem.retry_after().filter(|_| wants_events) else {
+        return cors::with(allowed, problem.into_response());
+    };
+    let mut body = Vec::new();
+    sse::retry(&mut body, after.as_millis() as u64 + rand::random_range(0..RETRY_SPREAD_MS));
+    sse::end(&mut body);
+    (response_headers(allowed.as_ref()), body).into_response()
 }
 
 impl Wanted {
@@ -231,3 +246,6 @@ fn response_headers(allowed: Option<&cors::Allowed>) -> HeaderMap {
     let own = own.map(|(name, value)| (name, HeaderValue::from_static(value)));
     own.into_iter().chain(allowed.map(cors::Allowed::headers).into_iter().flatten()).collect()
 }
+
+/// Also those do not come back together who were told the same.
+const RETRY_SPREAD_MS: u64 = 1000;

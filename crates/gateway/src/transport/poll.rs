@@ -93,6 +93,7 @@ impl<'s> Poll<'s> {
         {
             return Ok(page);
         }
+        door::pace(&self.station.node).inspect_err(|_| door::count_session(door::PACED))?;
         let id = format!("{:032x}", rand::random::<u128>());
         let name = mailbox_name(&id).expect("it is short");
         let mailbox = MailboxOptions {

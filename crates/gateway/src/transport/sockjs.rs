@@ -9,6 +9,7 @@ mod send;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
@@ -17,6 +18,7 @@ use axum::routing::any;
 use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
 use fanlight_engine::registry::Handle;
 use fanlight_engine::session::Handshake;
+use fanlight_proto::CloseReason;
 use fanlight_proto::sockjs::{Close, GREETING, Iframe, Info, Route, Transport, headers};
 use http::{HeaderMap, Method, StatusCode};
 
@@ -80,8 +82,8 @@ struct Visit {
 enum Found {
     /// It is there.
     Holder(Holder),
-    /// It was on a node that is dead.
-    Dead,
+    /// There is none, and this is what the client is told.
+    Over(Close),
 }
 
 /// The endpoint's routes.
@@ -185,6 +187,10 @@ fn refuse_plain(request: &Request) -> Option<Response> {
 fn info(state: &SockJsState, request: &Request) -> Response {
     let cors = reply::Cors::of(request.headers());
     match *request.method() {
+        // A client that fails here comes back later; at a transport it would try the next one.
+        Method::GET if state.service == Service::Sessions && is_full(&state.station.node) => {
+            cors.on_problem(door::paced(Duration::from_secs(1)))
+        }
         Method::GET => {
             let base_url = &*state.station.node.config.sockjs.base_url;
             let base_url = Some(base_url).filter(|url| !url.is_empty());
@@ -196,6 +202,10 @@ fn info(state: &SockJsState, request: &Request) -> Response {
         Method::OPTIONS => cors.preflight(headers::INFO_METHODS),
         _ => reply::not_allowed(headers::INFO_METHODS),
     }
+}
+
+fn is_full(node: &Node) -> bool {
+    node.pacer.is_full(node.clock.now().mono_ms)
 }
 
 async fn visit(
@@ -242,8 +252,14 @@ impl Visit {
         match self.holder().await {
             Ok(Some(holder)) => return Ok(Found::Holder(holder)),
             Ok(None) => {}
-            Err(PeerError::Gone) => return Ok(Found::Dead),
+            // It was on a node that is dead.
+            Err(PeerError::Gone) => return Ok(Found::Over(Close::INTERRUPTED)),
             Err(error) => return Err(peers_failed(error).into()),
+        }
+        if self.state.service == Service::Sessions && door::pace(&self.state.station.node).is_err()
+        {
+            door::count_session(door::PACED);
+            return Ok(Found::Over(PACED));
         }
         let handle = self.open(headers).await?;
         match through_outage(|| peers.claim(self.name.clone(), handle)).await {
@@ -251,7 +267,7 @@ impl Visit {
             Ok(Claim::Ours(holder) | Claim::Theirs(holder)) => Ok(Found::Holder(holder)),
             Ok(Claim::TakenOver(_)) => {
                 peers.release(self.name.clone(), handle);
-                Ok(Found::Dead)
+                Ok(Found::Over(Close::INTERRUPTED))
             }
             Err(error) => Err(peers_failed(error).into()),
         }
@@ -280,3 +296,8 @@ impl Visit {
         self.state.station.ask(holder, request, wait).await
     }
 }
+
+/// What a session that has to come back later is told, whatever its transport: a client whom that
+/// is refused tries all other transports at once, and after a close its application decides.
+pub(super) const PACED: Close =
+    Close { code: CloseReason::Unavailable.websocket_code(), reason: door::PACED };

@@ -23,7 +23,7 @@ use crate::accept;
 use crate::admission::Admitted;
 use crate::descriptors::Allowance;
 use crate::node::Node;
-use crate::problem::Problem;
+use crate::problem::{Problem, whole_seconds};
 use crate::socket;
 use crate::worker::{Adopted, Carrier, Inbox, Opening, WorkerHandle};
 
@@ -53,7 +53,9 @@ impl StompServer {
         let listener = TcpListener::from_std(listener.into())?;
         let allowance = Allowance::AllButSpare;
         while let Some((stream, peer)) = accept::next(&listener, &shutdown, allowance).await {
-            match door::admit(&self.node, peer, &HeaderMap::new()) {
+            let admitted = door::admit(&self.node, peer, &HeaderMap::new())
+                .and_then(|admitted| door::pace(&self.node).map(|()| admitted));
+            match admitted {
                 Ok(admitted) => self.welcome(stream, admitted, &shutdown).await,
                 Err(problem) => self.refuse(stream, &problem),
             }
@@ -113,11 +115,12 @@ impl StompServer {
             return;
         }
         let Ok(place) = Arc::clone(&self.refusals).try_acquire_owned() else { return };
+        let after = problem.retry_after().unwrap_or(RETRY_AFTER);
         let mut frame = Vec::new();
         Writer::new(&mut frame, Command::Error, Version::V10)
             .header("message", problem.detail())
             .header("code", problem.code())
-            .header("retry-after", "1")
+            .header("retry-after", &whole_seconds(after).to_string())
             .end();
         self.tracker.spawn(async move {
             let _ = timeout(LAST_WORD_TIME, last_word(stream, frame)).await;
@@ -148,6 +151,8 @@ fn set_options(stream: &TcpStream, idle_ms: u32) {
 
 /// Connections that are told at once why they are refused; others are dropped without a word.
 const REFUSALS: usize = 64;
+/// Where nothing better is known.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LAST_WORD_TIME: Duration = Duration::from_secs(1);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_RETRIES: u32 = 3;

@@ -21,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Station;
 use super::door::{self, bad_request};
-use super::sockjs::Service;
+use super::sockjs::{PACED, Service};
 use crate::accept::Peer;
 use crate::admission::Admitted;
 use crate::node::Node;
@@ -106,6 +106,9 @@ pub(super) async fn upgrade(
     door::count_handshake(request.version(), outcome);
     let (agreed, admitted) = match agreed {
         Ok(agreed) => agreed,
+        Err(problem) if problem.code() == door::PACED && endpoint.is_framed() => {
+            return turn_away(takeover, request).await;
+        }
         Err(problem) => return problem.into_response(),
     };
     let headers = response_headers(&agreed);
@@ -118,11 +121,13 @@ pub(super) async fn upgrade(
                     let mut frame = Vec::new();
                     sockjs::frame::close(&mut frame, &Close::GO_AWAY);
                     ws::frame(&mut answer, Opcode::Text, &frame);
-                    return say_goodbye(socket, answer).await;
+                    return say_goodbye(socket, answer, Close::GO_AWAY).await;
                 }
                 Carrier::SockJs
             }
-            Endpoint::Raw(Service::Close) => return say_goodbye(socket, answer).await,
+            Endpoint::Raw(Service::Close) => {
+                return say_goodbye(socket, answer, Close::GO_AWAY).await;
+            }
             _ => Carrier::WebSocket { compression: agreed.compression.is_some() },
         };
         let adopted = Adopted {
@@ -143,11 +148,31 @@ impl Endpoint {
     fn is_for_sessions(self) -> bool {
         matches!(self, Self::Session | Self::SockJs(Service::Sessions))
     }
+
+    /// Whether its messages come in the frames of SockJS.
+    fn is_framed(self) -> bool {
+        matches!(self, Self::SockJs(_))
+    }
+}
+
+/// Accepts a WebSocket of SockJS to say that it is to come back: see [`PACED`].
+async fn turn_away(takeover: Takeover, request: Request) -> Response {
+    // Over HTTP/2 there is none.
+    let accept_key = check_upgrade(request.method(), request.headers()).ok();
+    let agreed = Agreed { accept_key, protocol: None, compression: None, principal: None };
+    let carried = takeover.upgrade(request, response_headers(&agreed), |taken| async move {
+        let Taken { socket, mut answer, .. } = taken;
+        let mut frame = Vec::new();
+        sockjs::frame::close(&mut frame, &PACED);
+        ws::frame(&mut answer, Opcode::Text, &frame);
+        say_goodbye(socket, answer, PACED).await;
+    });
+    carried.await
 }
 
 /// What the protocol's `close` service does.
-async fn say_goodbye(socket: Socket, mut answer: Vec<u8>) {
-    ws::close_frame(&mut answer, Close::GO_AWAY.code, Close::GO_AWAY.reason);
+async fn say_goodbye(socket: Socket, mut answer: Vec<u8>, close: Close) {
+    ws::close_frame(&mut answer, close.code, close.reason);
     let Ok(mut socket) = socket.into_tokio() else { return };
     let talk = async {
         socket.write_all(&answer).await?;
@@ -192,6 +217,7 @@ fn agree(
         let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
         return Ok((agreed, admitted));
     }
+    door::pace(node)?;
     let principal = door::authenticate(node, headers, request.uri())?;
     let protocol = choose_protocol(headers)?;
     Ok((Agreed { accept_key, protocol, compression, principal }, admitted))

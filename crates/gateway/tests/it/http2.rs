@@ -94,7 +94,7 @@ impl Http2 {
         Ok(RawClient::over(Box::new(TokioIo::new(stream)), head))
     }
 
-    async fn websocket(
+    pub async fn websocket(
         &mut self,
         path: &str,
         lines: &[(&str, &str)],

@@ -22,6 +22,7 @@ mod messages;
 mod nginx;
 mod observability;
 mod operate;
+mod pacing;
 mod page;
 mod polls;
 mod presence;

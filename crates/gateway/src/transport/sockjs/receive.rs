@@ -41,7 +41,7 @@ impl Visit {
         }
         let (Ok(frame) | Err(frame)) = match &found {
             Found::Holder(holder) => self.next(holder, rand::random(), false).await,
-            Found::Dead => Err(interrupted()),
+            Found::Over(close) => Err(closing(close)),
         };
         let mut body = Vec::new();
         receiver.frame(&mut body, &frame);
@@ -150,7 +150,7 @@ impl Stream {
                         () = gone(&mut self.socket) => return Err(io::ErrorKind::NotConnected.into()),
                     }
                 }
-                Found::Dead => Err(interrupted()),
+                Found::Over(close) => Err(closing(close)),
             };
             let is_last = next.is_err();
             let (Ok(frame) | Err(frame)) = next;
