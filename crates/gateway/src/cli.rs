@@ -5,6 +5,7 @@ mod config;
 mod doctor;
 mod health;
 mod messages;
+mod relay;
 mod serve;
 mod token;
 
@@ -31,6 +32,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Pub(command)) => messages::publish(&command),
         Some(Command::Sub(command)) => messages::subscribe(&command),
+        Some(Command::Relay(command)) => relay::run(&command),
         Some(Command::Doctor(command)) => doctor::run(&command),
         Some(Command::Health(command)) => health::run(&command),
         Some(Command::Completions(command)) => completions::run(&command),
@@ -68,6 +70,8 @@ enum Command {
     Pub(messages::Publish),
     /// Print messages as they come, as a client.
     Sub(messages::Subscribe),
+    /// Relay publications of chosen namespaces from another cell into this one.
+    Relay(relay::Relay),
     /// Check a Redis for what Fanlight needs of it.
     Doctor(doctor::Doctor),
     /// Ask a node whether it is ready, and succeed only if it is.

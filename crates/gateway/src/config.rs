@@ -11,6 +11,7 @@ mod problem;
 mod queues;
 mod redis;
 pub mod reference;
+mod relay;
 mod sections;
 mod values;
 
@@ -23,6 +24,7 @@ pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use queues::{DeadLetter, Mode, Queue};
 pub use redis::{Redis, RedisTls};
+pub use relay::{Relay, RelaySource};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
     History, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence,

@@ -27,6 +27,7 @@ pub mod presence;
 pub mod problem;
 pub mod rates;
 pub mod registry;
+pub mod relay;
 pub mod server;
 pub mod socket;
 pub mod takeover;

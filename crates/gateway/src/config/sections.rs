@@ -14,6 +14,7 @@ use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
 use super::redis::Redis;
+use super::relay::Relay;
 use super::values::{OriginRule, Secret, Size, Span, as_text, words};
 
 /// Everything that can be configured.
@@ -57,6 +58,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// What is told of sessions to whoever reads the event streams in Redis.
     pub events: Events,
+    /// What `fanlight relay` brings from another cell into the one of this configuration.
+    pub relay: Relay,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
     /// The log, on standard error.
