@@ -8,6 +8,10 @@ use bytes::Bytes;
 use fanlight_proto::{Destination, Position};
 use uuid::Uuid;
 
+/// The header that names the cells which a relay has brought a publication through, oldest first
+/// with commas between. No client can set it.
+pub const CELL_HEADER: &str = "fanlight-cell";
+
 /// A publication's id: a `UUIDv7`, chosen by the node that accepted it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PublicationId(pub Uuid);

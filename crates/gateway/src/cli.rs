@@ -7,6 +7,7 @@ mod doctor;
 mod drain;
 mod health;
 mod messages;
+mod relay;
 mod serve;
 mod status;
 mod token;
@@ -34,6 +35,7 @@ pub fn run(args: impl IntoIterator<Item = OsString>) -> ExitCode {
         Some(Command::Token(command)) => token::run(&command),
         Some(Command::Pub(command)) => messages::publish(&command),
         Some(Command::Sub(command)) => messages::subscribe(&command),
+        Some(Command::Relay(command)) => relay::run(&command),
         Some(Command::Doctor(command)) => doctor::run(&command),
         Some(Command::Health(command)) => health::run(&command),
         Some(Command::Status(command)) => status::run(&command),
@@ -73,6 +75,8 @@ enum Command {
     Pub(messages::Publish),
     /// Print messages as they come, as a client.
     Sub(messages::Subscribe),
+    /// Relay publications of chosen namespaces from another cell into this one.
+    Relay(relay::Relay),
     /// Check a Redis for what Fanlight needs of it.
     Doctor(doctor::Doctor),
     /// Ask a node whether it is ready, and succeed only if it is.

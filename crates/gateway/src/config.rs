@@ -12,6 +12,7 @@ mod problem;
 mod queues;
 mod redis;
 pub mod reference;
+mod relay;
 mod secret;
 mod sections;
 mod traces;
@@ -27,6 +28,7 @@ pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use queues::{DeadLetter, Mode, Queue};
 pub use redis::{Redis, RedisTls};
+pub use relay::{Relay, RelaySource};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,
     History, Log, LogFormat, Namespace, Native, OnForbidden, Origin, Pattern, Policy, Presence,

@@ -31,6 +31,7 @@ pub mod presence;
 pub mod problem;
 pub mod rates;
 pub mod registry;
+pub mod relay;
 pub mod repeated;
 pub mod server;
 pub mod socket;

@@ -43,19 +43,30 @@ pub struct Metrics {
 impl Metrics {
     /// Installs the recorder; once per process.
     pub fn install(broker: BrokerKind) -> anyhow::Result<Self> {
+        let redis = if broker == BrokerKind::Redis { fanlight_redis::METRICS } else { &[] };
+        let metrics = Self::of(METRICS.iter().chain(redis))?;
+        gauge!("fanlight_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        Ok(metrics)
+    }
+
+    /// Installs the recorder of a relay, which has none of a node's metrics.
+    pub fn install_for_relay() -> anyhow::Result<Self> {
+        let is_its = |section: &&Section| matches!(section.name, "redis" | "relay");
+        Self::of(fanlight_redis::METRICS.iter().filter(is_its))
+    }
+
+    fn of(sections: impl Iterator<Item = &'static Section>) -> anyhow::Result<Self> {
         let fanout = Matcher::Full("fanlight_fanout_seconds".into());
+        let relayed = Matcher::Full("fanlight_relay_lag_seconds".into());
         let prometheus = PrometheusBuilder::new()
             .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), SECONDS_BUCKETS)?
             .set_buckets_for_metric(fanout, FANOUT_BUCKETS)?
+            .set_buckets_for_metric(relayed, RELAY_LAG_BUCKETS)?
             .install_recorder()
             .context("the metrics recorder could not be installed")?;
         let process = Collector::default();
         process.describe();
-        METRICS.iter().for_each(introduce);
-        if broker == BrokerKind::Redis {
-            fanlight_redis::METRICS.iter().for_each(introduce);
-        }
-        gauge!("fanlight_build_info", "version" => env!("CARGO_PKG_VERSION")).set(1);
+        sections.for_each(introduce);
         Ok(Self { prometheus, process })
     }
 
@@ -99,6 +110,9 @@ fn introduce(section: &Section) {
 
 const SECONDS_BUCKETS: &[f64] =
     &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+/// What waited for a cell to come back has a lag of minutes.
+const RELAY_LAG_BUCKETS: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0];
 /// To a few subscribers it takes microseconds.
 const FANOUT_BUCKETS: &[f64] =
     &[0.00002, 0.00005, 0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5];

@@ -31,7 +31,7 @@ use crate::shards::Shards;
 pub struct RedisBroker {
     pub(crate) shards: Arc<Shards>,
     pub(crate) names: Names,
-    config: Arc<RedisConfig>,
+    pub(crate) config: Arc<RedisConfig>,
     sinks: Arc<[Arc<dyn DeliverySink>]>,
     /// For messages of queues; held while some are decoded.
     pub(crate) destinations: Arc<Mutex<Destinations>>,

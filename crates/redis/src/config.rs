@@ -18,6 +18,8 @@ pub struct RedisConfig {
     pub sentinel_credentials: Option<Credentials>,
     /// The database of keys. Channels are the same in all of them.
     pub database: u32,
+    /// What the label `shard` of metrics begins with, where a process has several brokers.
+    pub metrics_label: String,
     /// What every key and channel of this cluster begins with.
     pub prefix: String,
     /// Connections that receive, each with its part of the channels; at most
@@ -178,6 +180,7 @@ impl RedisConfig {
             credentials: None,
             sentinel_credentials: None,
             database: 0,
+            metrics_label: String::new(),
             prefix: "fl:".to_owned(),
             subscriber_connections: NonZeroUsize::MIN,
             linger: Duration::from_secs(5),

@@ -164,11 +164,15 @@ fn follows(
 }
 
 /// An epoch that no history has, should one have to begin.
-fn new_epoch() -> [u8; 8] {
+pub(crate) fn new_epoch() -> [u8; 8] {
     rand::random()
 }
 
-fn history_keys(names: &Names, partition: Partition, destination: &Destination) -> [Vec<u8>; 2] {
+pub(crate) fn history_keys(
+    names: &Names,
+    partition: Partition,
+    destination: &Destination,
+) -> [Vec<u8>; 2] {
     [META, LIST].map(|kind| names.key(partition, kind, destination.as_str()))
 }
 
@@ -182,14 +186,14 @@ pub(crate) fn once_text(destination: &Destination, key: &IdempotencyKey) -> Stri
     format!("{:x}", hash.finalize())
 }
 
-fn position(bytes: &[u8]) -> Result<Position, BadAnswer> {
+pub(crate) fn position(bytes: &[u8]) -> Result<Position, BadAnswer> {
     let (epoch, offset) = bytes.split_first_chunk().ok_or(BadAnswer)?;
     let offset = offset.try_into().map_err(|_| BadAnswer)?;
     Ok(Position { epoch: u64::from_le_bytes(*epoch), offset: u64::from_le_bytes(offset) })
 }
 
 const META: Kind = Kind("hm");
-const LIST: Kind = Kind("hl");
+pub(crate) const LIST: Kind = Kind("hl");
 const ONCE: Kind = Kind("once");
 /// All of a call but its envelope, where names are of ordinary length.
 const CALL_OVERHEAD_BYTES: usize = 512;

@@ -20,6 +20,7 @@
 //! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 //! | [`RedisPeers`] | who has a session that its client named, and asking that node |
+//! | [`Relay`] | from the Redis of one cell into that of another |
 //! | [`RedisPresence`] | who is where, entered under the node's lease |
 
 mod agreement;
@@ -48,6 +49,7 @@ mod reaper;
 mod reconnect;
 mod redirect;
 mod registry;
+mod relay;
 pub mod resp3;
 mod routes;
 mod scripts;
@@ -72,4 +74,5 @@ pub use presence::{PresenceOptions, RedisPresence};
 pub use queue::RedisQueues;
 pub use reaper::{Reap, Reaper};
 pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};
+pub use relay::{Relay, RelayOptions, RelayState};
 pub use tls::TlsError;

@@ -56,8 +56,8 @@ pub(crate) struct Total {
 }
 
 impl Meters {
-    pub(crate) fn new(shard: ShardId) -> Self {
-        let shard = shard.to_string();
+    pub(crate) fn new(label: &str, shard: ShardId) -> Self {
+        let shard = format!("{label}{shard}");
         let published = |result: &'static str| counter!("fanlight_redis_publishes_total", "shard" => shard.clone(), "result" => result);
         let connects = |result: &'static str| counter!("fanlight_redis_connections_total", "shard" => shard.clone(), "result" => result);
         let total = |name: &'static str| Total {

@@ -8,6 +8,7 @@ pub const METRICS: &[Section] = &[
     Section { name: "presence", metrics: PRESENCE },
     Section { name: "cluster", metrics: CLUSTER },
     Section { name: "peers", metrics: PEERS },
+    Section { name: "relay", metrics: RELAY },
 ];
 
 const REDIS: &[Metric] = &[
@@ -179,4 +180,60 @@ const PEERS: &[Metric] = &[
     )
     .by(&[("reason", &["full", "unreadable", "repeated", "late", "undelivered"])])
     .detail("`full` (no room for it), `unreadable`, `repeated`, `late` (nobody waits for this answer), `undelivered` (an answer that its asker did not hear)"),
+];
+
+const RELAY: &[Metric] = &[
+    Metric::gauge("fanlight_relay_active", "1 while this process holds the lease and relays.")
+        .by(&[("relay", OPEN)])
+        .detail("0 on those that stand by; see [the relay](relay.md)"),
+    Metric::counter("fanlight_relay_relayed_total", "Publications published in the target.")
+        .by(&[("relay", OPEN)]),
+    Metric::histogram(
+        "fanlight_relay_lag_seconds",
+        "From a publication's acceptance in its first cell to the target's answer to the relay.",
+    )
+    .by(&[("relay", OPEN)])
+    .detail("As exact as the clocks of the cells agree"),
+    Metric::gauge(
+        "fanlight_relay_behind",
+        "Publications that the source was seen to have and the target has not yet.",
+    )
+    .by(&[("relay", OPEN)])
+    .detail("Those only that are sure: while the source is away it does not grow"),
+    Metric::gauge("fanlight_relay_destinations", "Destinations that are asked for news.")
+        .by(&[("relay", OPEN)]),
+    Metric::counter(
+        "fanlight_relay_rounds_total",
+        "Times that all known destinations of the source were asked for news, without a failure.",
+    )
+    .by(&[("relay", OPEN)])
+    .detail("It stands still while either Redis is away, and on those that stand by"),
+    Metric::counter("fanlight_relay_scans_total", "Completed searches for destinations.")
+        .by(&[("relay", OPEN)]),
+    Metric::counter(
+        "fanlight_relay_lost_total",
+        "Publications that were not relayed and never will be.",
+    )
+    .by(&[("relay", OPEN)])
+    .detail("The source's history had dropped them before they were read, or they can't be read by this version"),
+    Metric::counter(
+        "fanlight_relay_epochs_total",
+        "Histories of the source that had begun anew since they were last read.",
+    )
+    .by(&[("relay", OPEN)])
+    .detail("After a failover or a loss of data there; what was lost with them is not counted"),
+    Metric::counter(
+        "fanlight_relay_skipped_total",
+        "Publications that were read and not passed on.",
+    )
+    .by(&[("relay", OPEN), ("reason", OPEN)])
+    .detail("`returning` (they have been in the target), `third_cell` (they came to the source by another relay, and `relay.transit` is not set), `unreadable`"),
+    Metric::counter(
+        "fanlight_relay_unannounced_total",
+        "Publications that are in the target's history only, as its Redis refused to publish.",
+    )
+    .by(&[("relay", OPEN)]),
+    Metric::counter("fanlight_relay_failures_total", "Reads and publishes that failed and are tried again.")
+        .by(&[("relay", OPEN), ("cell", OPEN)])
+        .detail("`source` or `target`"),
 ];

@@ -87,6 +87,27 @@ impl Names {
         format!("{}{{{}}}:{}:{text}", self.prefix, partition.tag(), kind.0).into_bytes()
     }
 
+    /// A glob that matches every key of a kind, in any partition.
+    pub(crate) fn any_key(&self, kind: Kind) -> Vec<u8> {
+        let mut glob = Vec::new();
+        for byte in self.prefix.bytes() {
+            if b"*?[]^-\\".contains(&byte) {
+                glob.push(b'\\');
+            }
+            glob.push(byte);
+        }
+        glob.extend_from_slice(format!("{{*}}:{}:*", kind.0).as_bytes());
+        glob
+    }
+
+    /// The tag and the text of a key, if it is one of ours and of this kind.
+    pub(crate) fn parts<'k>(&self, key: &'k [u8], kind: Kind) -> Option<(&'k str, &'k str)> {
+        let key = std::str::from_utf8(key).ok()?;
+        let (tag, rest) = key.strip_prefix(&*self.prefix)?.strip_prefix('{')?.split_once('}')?;
+        let text = rest.strip_prefix(':')?.strip_prefix(kind.0)?.strip_prefix(':')?;
+        Some((tag, text))
+    }
+
     /// The canary channel of one connection, which is named by this process' own id.
     pub(crate) fn canary(&self, partition: Partition, connection: &str) -> String {
         format!("{}{{{}}}:{}:{connection}", self.prefix, partition.tag(), CANARY.0)
@@ -147,6 +168,16 @@ mod tests {
         assert_eq!(names.channel(&names.key(partition, Kind("h"), "/topic/a")), None);
         assert_eq!(names.channel(b"fl:{1}:c:\xff"), None);
         assert_eq!(names.channel(b"other:{1}:c:/topic/a"), None);
+    }
+
+    #[test]
+    fn a_key_leads_back_to_its_tag_and_text_and_is_found_by_the_glob_of_its_kind() {
+        let names = Names::new("a*b:");
+        let key = names.key(Partition(3), Kind("hl"), "/topic/a:b");
+        assert_eq!(names.parts(&key, Kind("hl")), Some((Partition(3).tag(), "/topic/a:b")));
+        assert_eq!(names.parts(&key, Kind("hm")), None);
+        assert_eq!(names.parts(b"a*b:{1", Kind("hl")), None);
+        assert_eq!(names.any_key(Kind("hl")), b"a\\*b:{*}:hl:*");
     }
 
     #[test]

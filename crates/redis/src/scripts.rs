@@ -74,6 +74,11 @@ scripts! {
     PRESENCE_TELL = "presence_tell.lua";
     REAP_CLAIM = "node_changes.lua" "reap_claim.lua";
     REAP_FORGET = "node_changes.lua" "reap_forget.lua";
+    RELAY_LEASE = "relay_lease.lua";
+    RELAY_LEASE_END = "relay_lease_end.lua";
+    RELAY_PUBLISH = "meta.lua" "relay_publish.lua";
+    RELAY_READ = "relay_read.lua";
+    RELAY_TOPS = "relay_tops.lua";
     REGISTRY = "registry.lua";
     REGISTRY_REAP = "registry_reap.lua";
     REGISTRY_SHUT_OUT = "registry_shut_out.lua";

@@ -127,7 +127,7 @@ impl Shard {
             config: Arc::clone(config),
             names: environment.names.clone(),
             health: Health::new(place.describe(), lanes, config.canary_interval),
-            meters: Meters::new(id),
+            meters: Meters::new(&config.metrics_label, id),
             boot,
             cluster,
             place,

@@ -135,6 +135,11 @@ impl Shards {
         shards.map(queue).map(answered).collect()
     }
 
+    /// Those that have a partition now.
+    pub(crate) fn all(&self) -> Vec<Arc<Shard>> {
+        self.table.shards()
+    }
+
     /// Makes a worker receive what is published on `channel`, wherever that is or moves to.
     pub(crate) fn subscribe(
         &self,

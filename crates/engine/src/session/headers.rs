@@ -2,6 +2,7 @@
 
 use super::Fault;
 use crate::limits::Limits;
+use crate::publication::CELL_HEADER;
 
 /// Whether a header is the server's own in MESSAGE, or ends at the server: receivers must be able
 /// to trust the former, and must not see credentials. Neither case matters nor what stands around
@@ -29,7 +30,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 29] = [
+const RESERVED: [&str; 30] = [
     "accept-version",
     "ack",
     "authorization",
@@ -42,6 +43,7 @@ const RESERVED: [&str; 29] = [
     "duplicate",
     "epoch",
     "event",
+    CELL_HEADER,
     "heart-beat",
     "idempotency-key",
     "last-event-id",

@@ -4,6 +4,7 @@ use super::accounts;
 use super::api;
 use super::problem::Problem;
 use super::queues;
+use super::relay;
 use super::values::OriginRule;
 use super::{BrokerKind, Config, ServerTls};
 use crate::ecs;
@@ -21,12 +22,30 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);
+    if config.relay.is_set() {
+        relay::problems(config, &mut problems);
+    }
     let service = &config.telemetry.service;
     if service.is_empty() || !service.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         let fault = "empty, or with more than letters, digits and signs of ASCII";
         problems.push(Problem::new("telemetry.service", fault, "name it, as in \"fanlight\""));
     }
     problems.extend(config.telemetry.traces.settings().err());
+    log(config, &mut problems);
+    problems
+}
+
+/// Everything that keeps a relay from running, which needs little of the rest.
+pub(super) fn relay_problems(config: &Config) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    namespaces(config, &mut problems);
+    broker(config, &mut problems);
+    relay::problems(config, &mut problems);
+    log(config, &mut problems);
+    problems
+}
+
+fn log(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(error) = tracing_subscriber::EnvFilter::try_new(&config.log.level) {
         problems.push(Problem::new(
             "log.level",
@@ -34,7 +53,6 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
             "use error, warn, info, debug or trace, or directives as in \"info,fanlight=debug\"",
         ));
     }
-    problems
 }
 
 /// What is allowed, but hardly meant.

@@ -147,7 +147,7 @@ impl Config {
         PresenceOptions { interval: interval.0, changes_max: *changes }
     }
 
-    fn policy_problem(&self, error: &PolicyError) -> Problem {
+    pub(super) fn policy_problem(&self, error: &PolicyError) -> Problem {
         let fault = error.to_string();
         let named = |name: &String| self.namespaces.iter().rposition(|own| own.name == *name);
         match error {
@@ -180,7 +180,7 @@ impl Config {
 }
 
 impl Namespace {
-    fn to_domain(&self) -> policy::Namespace {
+    pub(super) fn to_domain(&self) -> policy::Namespace {
         policy::Namespace {
             name: self.name.clone(),
             pattern: self.pattern.to_string(),

@@ -56,6 +56,16 @@ impl Loaded {
     /// The configuration, once it holds together as a whole.
     pub fn checked(self) -> Result<Config, ConfigError> {
         let problems = check::problems(&self.config);
+        self.without(problems)
+    }
+
+    /// The same for a relay, which needs only what is said of it, of namespaces and of Redis.
+    pub fn checked_for_relay(self) -> Result<Config, ConfigError> {
+        let problems = check::relay_problems(&self.config);
+        self.without(problems)
+    }
+
+    fn without(self, problems: Vec<Problem>) -> Result<Config, ConfigError> {
         if problems.is_empty() {
             return Ok(self.config);
         }

@@ -15,6 +15,7 @@ use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
 use super::redis::Redis;
+use super::relay::Relay;
 use super::traces::Traces;
 use super::values::{OriginRule, Secret, Size, Span, as_text, words};
 
@@ -61,6 +62,8 @@ pub struct Config {
     pub cluster: Cluster,
     /// What is told of sessions to whoever reads the event streams in Redis.
     pub events: Events,
+    /// What `fanlight relay` brings from another cell into the one of this configuration.
+    pub relay: Relay,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
     /// The log, on standard error.

@@ -31,6 +31,7 @@ mod prometheus;
 mod queues;
 mod recovery;
 mod registry;
+mod relay;
 mod returning;
 mod sockjs;
 mod sockjs_client;

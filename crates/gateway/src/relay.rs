@@ -1,0 +1,123 @@
+//! The life of a relay's process: config → connect → relay or stand by → give the lease back.
+
+use std::io::Write as _;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use axum::Router;
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
+use fanlight_redis::{Relay, RelayState};
+use http::{StatusCode, header};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::accept::{self, HttpServer};
+use crate::admission::Admission;
+use crate::descriptors::Allowance;
+use crate::config::{Config, ConfigError};
+use crate::problem::Problem;
+use crate::server::{Signals, reachable};
+use crate::telemetry::{self, Metrics};
+
+/// Relays until it is told to end.
+pub async fn run(config: Config) -> anyhow::Result<()> {
+    telemetry::init_log(&config.log)?;
+    let metrics = Metrics::install_for_relay()?;
+    let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
+    let relay = start(&config, &tracker, &shutdown)?;
+    let (listener, admin) = accept::reserve(config.listen.admin).with_context(|| {
+        let address = config.listen.admin;
+        format!("listen.admin: can't listen on {address}; free the port or choose another address")
+    })?;
+    let server = HttpServer {
+        router: routes(&relay, metrics.clone()),
+        tracker: tracker.clone(),
+        shutdown: shutdown.clone(),
+        head_time: config.limits.request_head_time.0,
+        admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
+        tls: None,
+        patience: config.limits.send_time.0,
+        max_streams: config.limits.http2_streams,
+        leaving: shutdown.clone(),
+        allowance: Allowance::All,
+    };
+    tracker.spawn(async move {
+        if let Err(error) = server.run(listener).await {
+            tracing::error!(%error, "the admin listener has failed");
+        }
+    });
+    let until = shutdown.clone();
+    tracker.spawn(async move { until.run_until_cancelled(upkeep(metrics)).await });
+    announce(&config, reachable(admin));
+
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let signalled = async {
+        signals.next().await;
+        stop.cancel();
+    };
+    tokio::join!(relay.run(&stop), signalled);
+    shutdown.cancel();
+    tracker.close();
+    let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
+    Ok(())
+}
+
+/// Connects to both cells.
+pub fn start(
+    config: &Config,
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Arc<Relay>> {
+    let source = config.relay_source().map_err(ConfigError::from)?;
+    let target = config.redis_config().map_err(ConfigError::from)?;
+    let options = config.relay_options().map_err(ConfigError::from)?;
+    Ok(Relay::start(source, target, options, tracker, shutdown))
+}
+
+fn routes(relay: &Arc<Relay>, metrics: Metrics) -> Router {
+    let relay = Arc::clone(relay);
+    let scrape = async move || {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], metrics.render())
+    };
+    let readyz = async move || -> Response {
+        match relay.state() {
+            RelayState::Active => "active\n".into_response(),
+            RelayState::Standby => "standby\n".into_response(),
+            RelayState::Unhealthy(why) => {
+                Problem::new(StatusCode::SERVICE_UNAVAILABLE, "relay_unhealthy", why)
+                    .with_header(header::RETRY_AFTER, "1")
+                    .into_response()
+            }
+        }
+    };
+    Router::new()
+        .route("/metrics", get(scrape))
+        .route("/livez", get(async || "ok\n"))
+        .route("/readyz", get(readyz))
+}
+
+async fn upkeep(metrics: Metrics) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(5));
+    loop {
+        ticks.tick().await;
+        metrics.upkeep();
+    }
+}
+
+/// Says on standard output what it does and where it is to be found; nobody has to listen.
+fn announce(config: &Config, admin: SocketAddr) {
+    let relay = &config.relay;
+    let lines = [
+        format!("Fanlight relays from cell {} to cell {}.", relay.source_cell, relay.cell),
+        format!("  relay     {}: {}", relay.name(), relay.namespaces.join(", ")),
+        format!("  health    http://{admin}/readyz"),
+        format!("  metrics   http://{admin}/metrics"),
+    ];
+    let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
+}
+
+const ADMIN_CONNECTIONS: usize = 64;
