@@ -69,7 +69,7 @@ async fn an_event_source_comes_back_when_its_stream_says_and_misses_nothing() {
     let [gateway] = nodes_with(&limited(&config(&redis, ""), limits)).await;
     let mut publisher = RawClient::native(&gateway, "pub").await;
     let ann = bearer("ann").await;
-    let (mut last_id, mut published) = (String::new(), 0);
+    let (mut last_id, mut sent) = (String::new(), 0);
     let (mut heard, mut told_to_wait) = (Vec::new(), 0);
     // As a browser's: it knows no status but 200, and returns when the last `retry` says.
     while told_to_wait == 0 || heard.len() < 10 {
@@ -87,8 +87,8 @@ async fn an_event_source_comes_back_when_its_stream_says_and_misses_nothing() {
             let wait_ms: u64 = first.retry.unwrap().parse().unwrap();
             assert!((1..5000).contains(&wait_ms), "{wait_ms}");
             told_to_wait += 1;
-            publish(&mut publisher, "/topic/open.a", published..published + 1).await;
-            published += 1;
+            publish(&mut publisher, "/topic/open.a", sent..sent + 1).await;
+            sent += 1;
             tokio::time::sleep(Duration::from_millis(wait_ms)).await;
             continue;
         }
@@ -96,9 +96,9 @@ async fn an_event_source_comes_back_when_its_stream_says_and_misses_nothing() {
         if last_id.is_empty() {
             named(&mut stream, "subscribed").await;
         }
-        publish(&mut publisher, "/topic/open.a", published..published + 2).await;
-        published += 2;
-        while (heard.len() as u64) < published {
+        publish(&mut publisher, "/topic/open.a", sent..sent + 2).await;
+        sent += 2;
+        while (heard.len() as u64) < sent {
             let next = event(&mut stream).await.unwrap();
             last_id = next.id.unwrap_or(last_id);
             if next.name == "message" {
