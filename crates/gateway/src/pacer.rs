@@ -56,11 +56,11 @@ impl Turns {
     /// were told, they come at the rate.
     fn next(&mut self, now_ms: u64, rate: Rate, spread: f64) -> Result<(), ComeBack> {
         let Err(RetryAfterMs(wait_ms)) = self.had.admit(now_ms, rate) else { return Ok(()) };
-        let at_us = now_ms.saturating_mul(1000);
+        let clock_us = now_ms.saturating_mul(1000);
         let interval_us = (1_000_000 / u64::from(rate.per_s.max(1))).max(1);
-        let first_us = at_us + wait_ms * 1000;
+        let first_us = clock_us + wait_ms * 1000;
         let turn_us = first_us.max(self.last_promised_us + interval_us);
-        let after = Duration::from_micros(turn_us - at_us);
+        let after = Duration::from_micros(turn_us - clock_us);
         if after > PROMISED_MAX {
             return Err(ComeBack(PROMISED_MAX.mul_f64(f64::midpoint(1.0, spread))));
         }

@@ -16,8 +16,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
-use crate::descriptors::Allowance;
 use crate::config::{Config, ConfigError};
+use crate::descriptors::Allowance;
 use crate::problem::Problem;
 use crate::server::{Signals, reachable};
 use crate::telemetry::{self, Metrics};

@@ -384,7 +384,10 @@ async fn what_the_source_dropped_before_it_was_read_is_told_and_the_rest_is_rela
     eventually("the newest have come", last).await;
     let here = numbers(&at_b, TOPIC).await;
     let missed = relay.metric("fanlight_relay_lost_total", "").await;
-    assert!(missed > 0 && here.len() as u64 + missed == 100, "{missed} are missed, {here:?} are here");
+    assert!(
+        missed > 0 && here.len() as u64 + missed == 100,
+        "{missed} are missed, {here:?} are here"
+    );
     let oldest = 5 + missed;
     assert!(here.into_iter().eq((0..5).chain(oldest..100)));
     assert_eq!(relay.metric("fanlight_relay_epochs_total", "").await, 0);
