@@ -166,7 +166,7 @@ async fn has(gateway: &Gateway, to: &str, expected: std::ops::Range<u64>) {
     assert_eq!(numbers(gateway, to).await, expected, "each once and in order");
 }
 
-async fn cells() -> ([RedisServer; 2], [Cell; 2]) {
+fn cells() -> ([RedisServer; 2], [Cell; 2]) {
     let servers = [RedisServer::start().unwrap(), RedisServer::start().unwrap()];
     let cells = [Cell::new("a", servers[0].url()), Cell::new("b", servers[1].url())];
     (servers, cells)
@@ -174,7 +174,7 @@ async fn cells() -> ([RedisServer; 2], [Cell; 2]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_cell_publishes_the_others_subscribers_get_live_and_from_history() {
-    let (_servers, [a, b]) = cells().await;
+    let (_servers, [a, b]) = cells();
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
     publish(&mut sender, TOPIC, 0..3).await;
@@ -205,7 +205,7 @@ async fn what_one_cell_publishes_the_others_subscribers_get_live_and_from_histor
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_that_is_killed_again_and_again_loses_nothing_and_brings_nothing_twice() {
-    let (_servers, [a, b]) = cells().await;
+    let (_servers, [a, b]) = cells();
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
     let mut sent = 0;
@@ -223,7 +223,7 @@ async fn a_relay_that_is_killed_again_and_again_loses_nothing_and_brings_nothing
 
 #[tokio::test(flavor = "multi_thread")]
 async fn two_relays_between_two_cells_bring_each_message_once_to_the_other_and_never_back() {
-    let (_servers, [mut a, mut b]) = cells().await;
+    let (_servers, [mut a, mut b]) = cells();
     (a.patterns, b.patterns) = (true, true);
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let relays = [Relay::start(&a, &b).await, Relay::start(&b, &a).await];
@@ -254,7 +254,7 @@ async fn two_relays_between_two_cells_bring_each_message_once_to_the_other_and_n
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_process_relays_and_another_takes_over_when_it_dies_or_leaves() {
-    let (_servers, [a, b]) = cells().await;
+    let (_servers, [a, b]) = cells();
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
     let first = Relay::start(&a, &b).await;
@@ -283,7 +283,7 @@ async fn one_process_relays_and_another_takes_over_when_it_dies_or_leaves() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_slept_through_the_loss_of_its_lease_does_no_harm() {
-    let (_servers, [a, b]) = cells().await;
+    let (_servers, [a, b]) = cells();
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
     let sleeper = Relay::start(&a, &b).await;
@@ -369,7 +369,7 @@ fn number_of(entry: fanlight_testkit::Reply) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_source_dropped_before_it_was_read_is_told_and_the_rest_is_relayed() {
-    let (_servers, [mut a, b]) = cells().await;
+    let (_servers, [mut a, b]) = cells();
     a.size = 8;
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
@@ -380,8 +380,8 @@ async fn what_the_source_dropped_before_it_was_read_is_told_and_the_rest_is_rela
     relay.kill().await;
     publish(&mut sender, TOPIC, 5..100).await;
     let relay = Relay::start(&a, &b).await;
-    let last = async || numbers(&at_b, TOPIC).await.last() == Some(&99);
-    eventually("the newest have come", last).await;
+    let has_newest = async || numbers(&at_b, TOPIC).await.last() == Some(&99);
+    eventually("the newest have come", has_newest).await;
     let here = numbers(&at_b, TOPIC).await;
     let lost = relay.metric("fanlight_relay_lost_total", "").await;
     assert!(lost > 0 && here.len() as u64 + lost == 100, "{lost} are lost, {here:?} are here");
@@ -392,7 +392,7 @@ async fn what_the_source_dropped_before_it_was_read_is_told_and_the_rest_is_rela
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_source_that_lost_its_data_is_told_and_what_comes_then_is_relayed() {
-    let (servers, [a, b]) = cells().await;
+    let (servers, [a, b]) = cells();
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
     let relay = Relay::start(&a, &b).await;
@@ -461,7 +461,7 @@ async fn no_client_can_say_which_cell_a_message_came_from() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_check_of_a_relay_says_who_relays_or_what_is_in_the_way() {
-    let (mut servers, [a, b]) = cells().await;
+    let (mut servers, [a, b]) = cells();
     let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
     std::fs::write(file.path(), b.relay_config(&a)).unwrap();
     let check = async || {
