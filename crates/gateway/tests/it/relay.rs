@@ -380,8 +380,8 @@ async fn what_the_source_dropped_before_it_was_read_is_told_and_the_rest_is_rela
     relay.kill().await;
     publish(&mut sender, TOPIC, 5..100).await;
     let relay = Relay::start(&a, &b).await;
-    let last = async || numbers(&at_b, TOPIC).await.last() == Some(&99);
-    eventually("the newest have come", last).await;
+    let has_newest = async || numbers(&at_b, TOPIC).await.last() == Some(&99);
+    eventually("the newest have come", has_newest).await;
     let here = numbers(&at_b, TOPIC).await;
     let missed = relay.metric("fanlight_relay_lost_total", "").await;
     assert!(
