@@ -81,7 +81,7 @@ pub struct Ended {
 
 impl Tracer {
     /// Gives spans to `spans`, as many as there is room for.
-    pub(crate) fn new(
+    pub fn new(
         settings: &Settings,
         clock: Clock,
         via_redis: bool,
