@@ -9,6 +9,7 @@ mod listen;
 mod load;
 mod problem;
 mod queues;
+mod rebalance;
 mod redis;
 pub mod reference;
 mod sections;
@@ -22,6 +23,7 @@ pub use listen::{Listen, ServerTls};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use queues::{DeadLetter, Mode, Queue};
+pub use rebalance::Rebalance;
 pub use redis::{Redis, RedisTls};
 pub use sections::{
     Action, Algorithm, Auth, AuthKey, Broker, BrokerKind, Cluster, Config, Drain, Effect, Events,

@@ -27,6 +27,7 @@ pub mod pacer;
 pub mod presence;
 pub mod problem;
 pub mod rates;
+pub mod rebalance;
 pub mod registry;
 pub mod server;
 pub mod socket;

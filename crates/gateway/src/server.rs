@@ -29,6 +29,7 @@ use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::transport::stomp_tcp::StompServer;
@@ -91,6 +92,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         leaving: shutdown.clone(),
     };
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
+    if let Some(lease) = node.lease.clone().filter(|_| node.config.rebalance.enabled) {
+        let (node, shared) = (Arc::clone(&node), Arc::clone(&shared));
+        let rebalance = Rebalance { node, shared, lease, workers: handles.clone() };
+        let until = shutdown.clone();
+        tracker.spawn(async move { until.run_until_cancelled(rebalance.run()).await });
+    }
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
     announce(&node, public, stomp, admin);

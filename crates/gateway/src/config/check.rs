@@ -3,6 +3,7 @@
 use super::accounts;
 use super::problem::Problem;
 use super::queues;
+use super::rebalance;
 use super::values::OriginRule;
 use super::{BrokerKind, Config, ServerTls};
 use crate::jwt;
@@ -18,6 +19,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);
+    rebalance::problems(config, &mut problems);
     let service = &config.telemetry.service;
     if service.is_empty() || !service.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         let fault = "empty, or with more than letters, digits and signs of ASCII";

@@ -13,6 +13,7 @@ use super::accounts::Account;
 use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
+use super::rebalance::Rebalance;
 use super::redis::Redis;
 use super::values::{OriginRule, Secret, Size, Span, as_text, words};
 
@@ -59,6 +60,8 @@ pub struct Config {
     pub events: Events,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
+    /// How sessions move to nodes that have fewer.
+    pub rebalance: Rebalance,
     /// The log, on standard error.
     pub log: Log,
     /// What is told of this node beside `/metrics`.

@@ -70,6 +70,11 @@ const CONNECTIONS: &[Metric] = &[
     Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
         .by(&[("reason", OPEN)])
         .detail("One of the [reasons](protocol.md#close-codes)"),
+    Metric::counter(
+        "fanlight_rebalanced_sessions_total",
+        "Sessions told to go to a node that has fewer.",
+    )
+    .detail("See [rebalancing](cluster.md#rebalancing)"),
     Metric::counter("fanlight_accept_errors_total", "Connections that accept() refused.")
         .detail("As when no file descriptor is left"),
     Metric::counter(
