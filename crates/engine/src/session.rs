@@ -233,9 +233,23 @@ enum State {
     Draining {
         live: Live,
         until_ms: u64,
-        retry_after_ms: u64,
+        advice: Advice,
     },
     Closed(CloseReason),
+}
+
+/// What a session is told that goes to another node.
+#[derive(Debug, Clone, Copy)]
+struct Advice {
+    reason: CloseReason,
+    /// Of 32 bits: every session has room for it.
+    retry_after_ms: u32,
+}
+
+impl Advice {
+    fn new(reason: CloseReason, retry_after_ms: u64) -> Self {
+        Self { reason, retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX) }
+    }
 }
 
 #[derive(Debug)]
@@ -334,7 +348,7 @@ impl Session {
             return;
         }
         match self.state {
-            State::Draining { retry_after_ms, .. } => self.say_goodbye(cx, retry_after_ms),
+            State::Draining { advice, .. } => self.say_goodbye(cx, advice),
             State::AwaitConnect { .. } | State::Live(_) => self.resume(cx),
             State::Closed(_) => {}
         }
@@ -349,10 +363,10 @@ impl Session {
                     self.fail(cx, &Fault::connect_timeout());
                 }
             }
-            State::Draining { until_ms, retry_after_ms, .. } => {
+            State::Draining { until_ms, advice, .. } => {
                 if cx.now.mono_ms >= *until_ms {
-                    let retry_after_ms = *retry_after_ms;
-                    self.say_goodbye(cx, retry_after_ms);
+                    let advice = *advice;
+                    self.say_goodbye(cx, advice);
                 }
             }
             State::Live(live) => {
@@ -378,18 +392,27 @@ impl Session {
     /// Ends the session because its node goes away. A client that waits for an answer gets it
     /// first, unless that takes until `until_ms`. May be called again, also to make it earlier.
     pub fn on_drain(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64, until_ms: u64) {
+        self.depart(cx, Advice::new(CloseReason::Draining, retry_after_ms), until_ms);
+    }
+
+    /// The same where this node has too many, and goes on without it.
+    pub fn on_rebalance(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64, until_ms: u64) {
+        self.depart(cx, Advice::new(CloseReason::Rebalanced, retry_after_ms), until_ms);
+    }
+
+    fn depart(&mut self, cx: &mut Cx<'_>, advice: Advice, until_ms: u64) {
         let is_over = cx.now.mono_ms >= until_ms;
         match &mut self.state {
             State::Closed(_) => {}
             State::Draining { until_ms: until, .. } if !is_over => *until = until_ms.min(*until),
             State::Live(_) if self.work.is_some() && !is_over => {
-                let closed = State::Closed(CloseReason::Draining);
+                let closed = State::Closed(advice.reason);
                 if let State::Live(live) = std::mem::replace(&mut self.state, closed) {
-                    self.state = State::Draining { live, until_ms, retry_after_ms };
+                    self.state = State::Draining { live, until_ms, advice };
                 }
             }
             State::AwaitConnect { .. } | State::Live(_) | State::Draining { .. } => {
-                self.say_goodbye(cx, retry_after_ms);
+                self.say_goodbye(cx, advice);
             }
         }
     }
@@ -497,12 +520,13 @@ impl Session {
         }
     }
 
-    fn say_goodbye(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64) {
+    fn say_goodbye(&mut self, cx: &mut Cx<'_>, advice: Advice) {
+        let (reason, retry_after_ms) = (advice.reason, u64::from(advice.retry_after_ms));
         match self.codec {
-            Codec::Native => self.native_reconnect(cx, retry_after_ms, CloseReason::Draining),
-            Codec::Events(_) => self.events_reconnect(cx, retry_after_ms, CloseReason::Draining),
+            Codec::Native => self.native_reconnect(cx, retry_after_ms, reason),
+            Codec::Events(_) => self.events_reconnect(cx, retry_after_ms, reason),
             Codec::Undecided | Codec::Stomp { .. } => {
-                self.fail(cx, &Fault::draining(retry_after_ms));
+                self.fail(cx, &Fault::departing(reason, retry_after_ms));
             }
         }
     }

@@ -10,6 +10,7 @@ mod listen;
 mod load;
 mod problem;
 mod queues;
+mod rebalance;
 mod redis;
 pub mod reference;
 mod relay;
@@ -27,6 +28,7 @@ pub use listen::{Listen, ServerTls};
 pub use load::Loaded;
 pub use problem::{ConfigError, Problem};
 pub use queues::{DeadLetter, Mode, Queue};
+pub use rebalance::Rebalance;
 pub use redis::{Redis, RedisTls};
 pub use relay::{Relay, RelaySource};
 pub use sections::{

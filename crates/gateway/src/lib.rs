@@ -30,6 +30,7 @@ pub mod pacer;
 pub mod presence;
 pub mod problem;
 pub mod rates;
+pub mod rebalance;
 pub mod registry;
 pub mod relay;
 pub mod repeated;

@@ -31,6 +31,7 @@ use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
 use crate::node::Node;
 use crate::problem::Problem;
+use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
 use crate::traces::Exporting;
@@ -95,6 +96,12 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         anyhow::Ok(address)
     });
     let api = api.transpose()?;
+    if let Some(lease) = node.lease.clone().filter(|_| node.config.rebalance.enabled) {
+        let (node, shared) = (Arc::clone(&node), Arc::clone(&shared));
+        let rebalance = Rebalance { node, shared, lease, workers: handles.clone() };
+        let until = shutdown.clone();
+        tracker.spawn(async move { until.run_until_cancelled(rebalance.run()).await });
+    }
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
     ecs::start(&node, &tracker, &shutdown);

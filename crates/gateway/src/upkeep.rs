@@ -63,6 +63,9 @@ impl Upkeep {
         ] {
             metrics::gauge!("fanlight_limit_used_ratio", "limit" => limit).set(used);
         }
+        if let Some(lease) = &node.lease {
+            lease.set_takes_sessions(ready);
+        }
         node.registry.set_sessions(self.shared.sessions.load(Ordering::Relaxed));
         self.metrics.upkeep();
     }

@@ -1,6 +1,7 @@
 //! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
 
 mod census;
+mod departures;
 mod effects;
 mod fanout;
 mod guard;
@@ -315,6 +316,7 @@ impl Worker {
                 Inbox::Mail(mail) => self.on_mail(*mail),
                 Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
                 Inbox::Disconnect(order) => self.obey(&order),
+                Inbox::Shed(count) => self.shed(count),
                 Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
             }
         }

@@ -15,6 +15,8 @@ pub enum CloseReason {
     ConnectionLost,
     /// This node is draining; another one takes over.
     Draining,
+    /// This node has more sessions than others; one of them takes over.
+    Rebalanced,
     /// A frame broke its protocol's rules.
     ProtocolError,
     /// A text message was not UTF-8 (RFC 6455 §8.1).
@@ -68,10 +70,11 @@ pub enum ReconnectAdvice {
 
 impl CloseReason {
     /// Every reason, for tables and metric registration.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::ClientClosed,
         Self::ConnectionLost,
         Self::Draining,
+        Self::Rebalanced,
         Self::ProtocolError,
         Self::InvalidUtf8,
         Self::TooLarge,
@@ -108,6 +111,7 @@ impl CloseReason {
             Self::Internal => 1011,
             Self::Draining => 1012,
             Self::Unavailable => 1013,
+            Self::Rebalanced => 4412,
             Self::HeartbeatTimeout => 4408,
             Self::SlowConsumer => 4413,
             Self::SendTimeout => 4414,
@@ -130,6 +134,7 @@ impl CloseReason {
             Self::ClientClosed => "client_closed",
             Self::ConnectionLost => "connection_lost",
             Self::Draining => "draining",
+            Self::Rebalanced => "rebalanced",
             Self::ProtocolError => "protocol_error",
             Self::InvalidUtf8 => "invalid_utf8",
             Self::TooLarge => "too_large",
@@ -157,6 +162,7 @@ impl CloseReason {
         match self {
             Self::ConnectionLost
             | Self::Draining
+            | Self::Rebalanced
             | Self::HeartbeatTimeout
             | Self::SlowConsumer
             | Self::SendTimeout

@@ -52,6 +52,8 @@ pub struct LeasedNode {
     pub info: NodeInfo,
     /// How many sessions it had when all nodes were last listed: see [`Lease::nodes`].
     pub sessions: u64,
+    /// Whether it took further sessions then: see [`Lease::set_takes_sessions`].
+    pub takes_sessions: bool,
     /// How long its lease still ran then; `None` when it had expired by our last renewal.
     pub left: Option<Duration>,
 }
@@ -81,6 +83,7 @@ pub struct Lease {
 }
 
 #[derive(Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "they are facts that have nothing in common")]
 struct State {
     /// The owner that is given up when the next one is taken.
     previous: Option<Arc<str>>,
@@ -93,6 +96,7 @@ struct State {
     troubled_at: Instant,
     replication: Masters,
     sessions: u64,
+    takes_sessions: bool,
     members: Members,
     dead: HashSet<Arc<str>>,
     fence_asked: bool,
@@ -145,6 +149,7 @@ impl Lease {
                 troubled_at: Instant::now(),
                 replication: HashMap::new(),
                 sessions: 0,
+                takes_sessions: false,
                 members: Members::new(),
                 dead: HashSet::new(),
                 fence_asked: false,
@@ -216,6 +221,16 @@ impl Lease {
     /// How many sessions this node has, for the other nodes to know.
     pub fn set_sessions(&self, sessions: u64) {
         self.state().sessions = sessions;
+    }
+
+    /// Whether this node takes further sessions, for the other nodes to know.
+    pub fn set_takes_sessions(&self, takes_sessions: bool) {
+        self.state().takes_sessions = takes_sessions;
+    }
+
+    /// How often all nodes were listed: [`Lease::nodes`] tells anew of each whenever this grows.
+    pub fn listings(&self) -> u64 {
+        self.state().members.listings()
     }
 
     /// How often this node was fenced.
@@ -347,7 +362,8 @@ impl Lease {
             let known = if state.taken { state.members.known() } else { "" };
             let owner = format!("{}:{}", self.boot, state.generation);
             let previous = state.previous.as_deref().unwrap_or_default().to_owned();
-            let description = members::describe_node(&self.info, state.sessions);
+            let description =
+                members::describe_node(&self.info, state.sessions, state.takes_sessions);
             (how, owner, previous, description, known.to_owned())
         };
         let lasts_ms = self.lasts.as_millis().to_string();

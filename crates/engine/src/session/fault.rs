@@ -145,9 +145,12 @@ impl Fault {
         Self::of(CloseReason::HeartbeatTimeout, message, "reconnect").fatal()
     }
 
-    pub(super) fn draining(retry_after_ms: u64) -> Self {
-        let message = "this node is going away";
-        let fault = Self::of(CloseReason::Draining, message, "reconnect to reach another one");
+    pub(super) fn departing(reason: CloseReason, retry_after_ms: u64) -> Self {
+        let message = match reason {
+            CloseReason::Rebalanced => "this node has more sessions than others",
+            _ => "this node is going away",
+        };
+        let fault = Self::of(reason, message, "reconnect to reach another one");
         fault.fatal().retry_after(retry_after_ms)
     }
 

@@ -27,6 +27,27 @@ fn an_idle_session_is_told_to_reconnect_and_closed() {
 }
 
 #[test]
+fn a_session_too_many_is_told_to_reconnect_as_in_a_drain_with_its_own_reason() {
+    check(expect![[r#"
+        # stomp 1.2 ann
+        D> rebalance
+        S< ERROR code:rebalanced message:this node has more sessions than others retry-after:2
+        S| close rebalanced
+    "#]]);
+    check(expect![[r##"
+        # native ann
+        D> hold
+        C> {"type":"send","to":"/topic/a","data":1,"id":1}
+        S? publish /topic/a from ann as known application/json | 1
+        D> rebalance
+        D> published unavailable
+        S< error {"code":"unavailable","id":1,"message":"the broker can't be reached; nothing was published, try again later","retry_after_ms":1000}
+        S< reconnect {"after_ms":1500,"reason":"rebalanced"}
+        S| close rebalanced
+    "##]]);
+}
+
+#[test]
 fn a_session_that_is_not_connected_is_closed_at_once() {
     check(expect![[r#"
         D> drain

@@ -132,6 +132,11 @@ impl Driver {
         self.step(|session, cx| session.on_drain(cx, retry_after_ms, until_ms));
     }
 
+    pub(crate) fn rebalance(&mut self, retry_after_ms: u64) {
+        let until_ms = self.now.mono_ms + 5000;
+        self.step(|session, cx| session.on_rebalance(cx, retry_after_ms, until_ms));
+    }
+
     pub(crate) fn fault(&mut self, reason: CloseReason, message: &str) {
         self.step(|session, cx| session.close_with_error(cx, reason, message));
     }

@@ -14,6 +14,7 @@
 //! | `D> recovered 3`, `D> recovered too_old`, `D> history 4 at e:9` | of a subscription, a request |
 //! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
+//! | `D> rebalance` | the driver has too many |
 //! | `D> drain within 1s`, `D> drain over` | it waits for answers less than 5s |
 //! | `T> 11s` | time passes, with a sweep each second |
 //! | `S<` | written to the client (`S< (ping)` to its transport) |
@@ -182,6 +183,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("entered", "later") => driver.done(Done::Entered(Entered::Later)),
         ("entered", "full") => driver.done(Done::Entered(Entered::Full)),
         ("drain", "") => driver.drain(1500),
+        ("rebalance", "") => driver.rebalance(1500),
         ("drain", "within 1s") => driver.drain_within(1500, 1000),
         ("drain", "over") => driver.drain_within(1500, 0),
         ("gone", "") => driver.transport_closed(),

@@ -4,6 +4,7 @@ use super::accounts;
 use super::api;
 use super::problem::Problem;
 use super::queues;
+use super::rebalance;
 use super::relay;
 use super::values::OriginRule;
 use super::{BrokerKind, Config, ServerTls};
@@ -25,6 +26,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     if config.relay.is_set() {
         relay::problems(config, &mut problems);
     }
+    rebalance::problems(config, &mut problems);
     let service = &config.telemetry.service;
     if service.is_empty() || !service.chars().all(|c| c.is_ascii_graphic() || c == ' ') {
         let fault = "empty, or with more than letters, digits and signs of ASCII";

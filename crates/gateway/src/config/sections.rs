@@ -14,6 +14,7 @@ use super::api::Api;
 use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
+use super::rebalance::Rebalance;
 use super::redis::Redis;
 use super::relay::Relay;
 use super::traces::Traces;
@@ -66,6 +67,8 @@ pub struct Config {
     pub relay: Relay,
     /// How sessions leave a node that goes away.
     pub drain: Drain,
+    /// How sessions move to nodes that have fewer.
+    pub rebalance: Rebalance,
     /// The log, on standard error.
     pub log: Log,
     /// What is told of this node beside `/metrics`.

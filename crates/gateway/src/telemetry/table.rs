@@ -88,6 +88,11 @@ const CONNECTIONS: &[Metric] = &[
     Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
         .by(&[("reason", OPEN)])
         .detail("One of the [reasons](protocol.md#close-codes)"),
+    Metric::counter(
+        "fanlight_rebalanced_sessions_total",
+        "Sessions told to go to a node that has fewer.",
+    )
+    .detail("See [rebalancing](cluster.md#rebalancing)"),
     Metric::counter("fanlight_accept_errors_total", "Connections that could not be accepted.")
         .detail("No file descriptor is left for them: the [last 64](tuning.md#open-files) are for the node itself"),
     Metric::counter(

@@ -31,6 +31,8 @@ pub enum Inbox {
     Unclaimed(Handle),
     /// A session is to end.
     Disconnect(Box<Order>),
+    /// So many sessions are to go to other nodes.
+    Shed(usize),
     /// The node drains: connections are to be closed evenly over `window`.
     Drain {
         /// How long to take; zero closes all at once.

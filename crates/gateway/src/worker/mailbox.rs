@@ -311,10 +311,11 @@ impl Mailbox {
         }
     }
 
-    /// Whether what comes now crosses the close of a drain. It is lost, as with a WebSocket: a
+    /// Whether what comes now crosses the close of a session that goes to another node. It is lost, as with a WebSocket: a
     /// refusal might be there before the close, and be taken for why it ended.
     fn loses_what_is_sent(&self) -> bool {
-        self.ended.as_ref().is_some_and(|ended| ended.close == CloseReason::Draining.into())
+        let goes_on = [CloseReason::Draining, CloseReason::Rebalanced].map(Close::from);
+        self.ended.as_ref().is_some_and(|ended| goes_on.contains(&ended.close))
     }
 
     fn is_interrupted(&self) -> bool {

@@ -7,12 +7,12 @@ use fanlight_engine::hub::SessionKey;
 use fanlight_engine::session::Activity;
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
-use rand::seq::SliceRandom;
 use slab::Slab;
 
+use super::Worker;
 use super::census::Tally;
+use super::departures::Drain;
 use super::slot::{Phase, Role, Slot, Unread};
-use super::{CLOSE_TIME, Ticket, Worker};
 
 /// How often a slice is swept; [`SLICES`] of them make a round.
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
@@ -24,18 +24,7 @@ pub(super) struct Sweep {
     slice: usize,
     /// What each slice held when it was last swept.
     tallies: [Tally; SLICES],
-    drain: Option<Drain>,
-}
-
-/// A drain under way.
-struct Drain {
-    window: Duration,
-    /// Until the rest is cut, after the window.
-    deadline: Duration,
-    started_ms: u64,
-    /// Who is still to go, shuffled, so that no group of users goes at once.
-    remaining: Vec<Ticket>,
-    total: usize,
+    pub(super) drain: Option<Drain>,
 }
 
 impl Sweep {
@@ -118,79 +107,8 @@ impl Worker {
             self.with_session(key, now, |session, cx| session.on_sweep(cx, activity));
         }
     }
-
-    /// Begins to close every connection, evenly over `window`. After that, who waits for an answer
-    /// has half of `deadline` for it: so there is time for a goodbye.
-    pub(super) fn begin_drain(&mut self, window: Duration, deadline: Duration) {
-        let mut remaining = self.tickets(|_| true);
-        remaining.shuffle(&mut rand::rng());
-        let total = remaining.len();
-        let now = self.shared.clock.now();
-        let started_ms = now.mono_ms;
-        self.sweep.drain = Some(Drain { window, deadline, started_ms, remaining, total });
-        self.hasten_ends(now);
-        self.pace_drain(now);
-    }
-
-    /// What had ended before a drain does not hold it up.
-    fn hasten_ends(&mut self, now: Now) {
-        let last_ms = now.mono_ms + CLOSE_TIME.as_millis() as u64;
-        for (_, slot) in &mut self.slots {
-            if let Phase::Closing { deadline_ms, .. } = &mut slot.phase {
-                *deadline_ms = last_ms.min(*deadline_ms);
-            }
-        }
-        for ticket in self.tickets(Slot::has_told_end) {
-            self.end_if_closed(ticket.key);
-        }
-    }
-
-    fn pace_drain(&mut self, now: Now) {
-        let Some(drain) = &mut self.sweep.drain else { return };
-        let window_ms = drain.window.as_millis() as u64;
-        let elapsed_ms = now.mono_ms - drain.started_ms;
-        let over = elapsed_ms >= window_ms;
-        let due =
-            if over { drain.total } else { drain.total * elapsed_ms as usize / window_ms as usize };
-        let deadline_ms = drain.deadline.as_millis() as u64;
-        let last_ms = drain.started_ms + window_ms + deadline_ms / 2;
-        let until_ms = last_ms.min(now.mono_ms + deadline_ms);
-        let keep = (drain.total - due).min(drain.remaining.len());
-        for ticket in drain.remaining.split_off(keep) {
-            self.drain_one(ticket, until_ms, now);
-        }
-        if over {
-            // Whose upgrade was under way when the drain began, and whose answer takes too long.
-            for ticket in self.tickets(Slot::is_open) {
-                self.drain_one(ticket, until_ms, now);
-            }
-        }
-    }
-
-    fn tickets(&self, wanted: impl Fn(&Slot) -> bool) -> Vec<Ticket> {
-        let slots = self.slots.iter().filter(|(_, slot)| wanted(slot));
-        slots.map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial }).collect()
-    }
-
-    fn drain_one(&mut self, ticket: Ticket, until_ms: u64, now: Now) {
-        let Some(slot) = self.slots.get(ticket.key.0 as usize) else { return };
-        if slot.serial != ticket.serial {
-            return;
-        }
-        match slot.role {
-            // It closes by itself once its client has the answer that it waits for.
-            Role::Session(_) => self.guarded(ticket.key, |worker| {
-                worker.with_session(ticket.key, now, |session, cx| {
-                    session.on_drain(cx, RECONNECT_AFTER_MS, until_ms);
-                });
-            }),
-            Role::Echo(_) => self.close(ticket.key, CloseReason::Draining, now),
-        }
-    }
 }
 
 /// For so long a client that sends nothing more is owed the answer to what it sent. A broker takes
 /// less, or says that it does not know.
 const OWED_MS: u64 = 5_000;
-/// Reconnects may come at once: the pace of the drain spreads them.
-const RECONNECT_AFTER_MS: u64 = 500;

@@ -29,6 +29,7 @@ mod presence;
 mod pressure;
 mod prometheus;
 mod queues;
+mod rebalance;
 mod recovery;
 mod registry;
 mod relay;

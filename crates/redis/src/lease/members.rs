@@ -27,6 +27,8 @@ pub(super) struct Members {
     /// Counts what was told; begins anywhere, so that nodes which start together don't all list
     /// all nodes at the same time.
     turn: u32,
+    /// How often all were listed.
+    listings: u64,
 }
 
 /// What a renewal tells of all nodes.
@@ -67,6 +69,7 @@ impl Members {
             dying: HashMap::new(),
             missing: Vec::new(),
             turn: rand::random::<u16>().into(),
+            listings: 0,
         }
     }
 
@@ -84,6 +87,7 @@ impl Members {
         (self.now_ms, self.known) = (told.now_ms, told.known);
         match told.what {
             What::All { nodes, dying } => {
+                self.listings += 1;
                 let former = std::mem::replace(&mut self.nodes, nodes);
                 let doomed = std::mem::replace(&mut self.dying, dying);
                 self.missing.extend(former.into_keys());
@@ -142,6 +146,10 @@ impl Members {
         self.dying.iter().filter(|(_, at_ms)| **at_ms <= self.now_ms).map(|(owner, _)| owner)
     }
 
+    pub(super) fn listings(&self) -> u64 {
+        self.listings
+    }
+
     /// Of all nodes.
     pub(super) fn sessions(&self) -> u64 {
         self.nodes.values().map(|node| node.sessions).sum()
@@ -188,10 +196,10 @@ impl Told {
 }
 
 fn leased(owner: &Arc<str>, deadline_ms: u64, now_ms: u64, text: &str) -> LeasedNode {
-    let (info, sessions) = read_node(text);
+    let (info, sessions, takes_sessions) = read_node(text);
     let left_ms = deadline_ms.checked_sub(now_ms).filter(|left_ms| *left_ms > 0);
     let left = left_ms.map(Duration::from_millis);
-    LeasedNode { owner: Arc::clone(owner), info, sessions, left }
+    LeasedNode { owner: Arc::clone(owner), info, sessions, takes_sessions, left }
 }
 
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
@@ -212,19 +220,24 @@ fn in_fours(value: &Value) -> impl Iterator<Item = [&str; 4]> {
     std::iter::from_fn(move || Some([texts.next()?, texts.next()?, texts.next()?, texts.next()?]))
 }
 
-/// `started sessions address name`; the name comes last, so that it may be any text.
-pub(super) fn describe_node(info: &NodeInfo, sessions: u64) -> String {
+/// `started sessions address name`; the name comes last, so that it may be any text. Behind the
+/// sessions of a node that takes no more stands a comma.
+pub(super) fn describe_node(info: &NodeInfo, sessions: u64, takes_sessions: bool) -> String {
     let NodeInfo { name, address, started_unix_ms } = info;
-    format!("{started_unix_ms} {sessions} {address} {name}")
+    let mark = if takes_sessions { "" } else { "," };
+    format!("{started_unix_ms} {sessions}{mark} {address} {name}")
 }
 
-fn read_node(text: &str) -> (NodeInfo, u64) {
+fn read_node(text: &str) -> (NodeInfo, u64, bool) {
     let mut fields = text.splitn(4, ' ');
     let mut next = || fields.next().unwrap_or_default();
     let started_unix_ms = next().parse().unwrap_or(0);
-    let sessions = next().parse().unwrap_or(0);
+    let sessions = next();
+    let count = sessions.trim_end_matches(',');
+    let takes_sessions = count == sessions;
+    let sessions = count.parse().unwrap_or(0);
     let info = NodeInfo { address: next().to_owned(), name: next().to_owned(), started_unix_ms };
-    (info, sessions)
+    (info, sessions, takes_sessions)
 }
 
 /// How many nodes each renewal lists on average, where there are more.
@@ -274,7 +287,10 @@ mod tests {
             address: "10.0.0.1:8080".to_owned(),
             started_unix_ms: 1_700_000_000_000,
         };
-        assert_eq!(read_node(&describe_node(&info, 7)), (info, 7));
+        for takes_sessions in [true, false] {
+            let text = describe_node(&info, 7, takes_sessions);
+            assert_eq!(read_node(&text), (info.clone(), 7, takes_sessions));
+        }
         assert_eq!(read_node("").1, 0);
     }
 
