@@ -27,7 +27,7 @@ use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::drain::{self, Draining};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
-use crate::node::Node;
+use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
@@ -74,6 +74,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let moving = dead_letters::run(Arc::clone(&shared));
     let until = shutdown.clone();
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
+    await_broker(&node).await;
     let listeners = Listeners { public: public_listener, tls, stomp: stomp_listener, stomp_tls };
     let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
@@ -107,6 +108,24 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
     Ok(())
 }
+
+/// Lets no client in before the broker can be asked, if it can soon: a proxy without health checks
+/// sends clients to a node as soon as it listens, and whoever comes back then would be told that its
+/// history is unavailable. A node that starts while the broker is away serves all the same.
+async fn await_broker(node: &Node) {
+    let is_ready = async {
+        while !matches!(node.readiness(), Readiness::Ready) {
+            tokio::time::sleep(BROKER_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
+        tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
+    }
+}
+
+/// How long a node that starts waits for its broker before it takes what has connected.
+const BROKER_TIME: Duration = Duration::from_secs(3);
+const BROKER_LOOK: Duration = Duration::from_millis(10);
 
 fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketAddr)> {
     accept::reserve(address).with_context(|| {

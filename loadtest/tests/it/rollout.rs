@@ -55,6 +55,19 @@ fn loses_nothing(arguments: &[&str]) -> Value {
 }
 
 #[test]
+fn nodes_behind_nginx_that_restart_in_turn_on_sigterm_lose_nothing_for_clients_of_any_protocol() {
+    let figures = loses_nothing(&["--proxy", "nginx"]);
+    let stages = figures["stages"].as_array().unwrap();
+    for number in 1..=3 {
+        let stage = stages.iter().find(|stage| stage["name"] == format!("node {number} restarts"));
+        let stage = stage.unwrap();
+        let (closed, advised) = (&stage["counts"]["closed"], &stage["advised"]);
+        assert!(closed.as_u64().unwrap() > 0, "{stage}");
+        assert_eq!(closed, advised, "everybody is told for how long to stay away: {stage}");
+    }
+}
+
+#[test]
 fn nodes_behind_haproxy_that_drain_in_turn_by_request_lose_nothing_for_clients_of_any_protocol() {
     loses_nothing(&["--proxy", "haproxy", "--stop", "drain"]);
 }
