@@ -3,6 +3,7 @@
 mod centrifugo;
 mod events;
 mod native;
+mod poll;
 mod socketio;
 mod sockjs;
 mod stomp;
@@ -81,6 +82,8 @@ pub struct Session<'a> {
     pub number: u64,
     /// Behind which position it goes on.
     pub since: Option<&'a Position>,
+    /// What the last answer said to go on from, where each message is asked for.
+    pub cursor: Option<&'a str>,
     /// Whether it wants to be told who comes and goes.
     pub presence: bool,
 }
@@ -122,7 +125,27 @@ pub enum Incoming {
     /// Somebody came or went.
     Presence,
     /// The server is about to close the connection, and says so.
-    Leaving,
+    Leaving {
+        /// For how long it advises to stay away.
+        after_ms: Option<u64>,
+    },
+    /// For how long to stay away, should the connection break.
+    Retry {
+        /// That long.
+        after_ms: u64,
+    },
+    /// What was asked for is answered, and the next may be asked for.
+    Answered {
+        /// From where on.
+        cursor: String,
+    },
+    /// The request was refused.
+    Refused {
+        /// For how long it advises to stay away.
+        after_ms: Option<u64>,
+        /// By what.
+        answer: String,
+    },
     /// Refused, or not understood.
     Fault(String),
 }
@@ -178,6 +201,8 @@ pub enum Protocol {
     SockJs,
     /// Server-sent events; publishers use POST
     Events,
+    /// Long polling; publishers use POST
+    Poll,
     /// Centrifugo's JSON protocol
     Centrifugo,
     /// Socket.IO 4, with the events `subscribe`, `publish` and `message`
@@ -195,6 +220,7 @@ impl Protocol {
             Self::SpringStomp => &stomp::Stomp { has_receipts: false },
             Self::SockJs => &sockjs::SockJs,
             Self::Events => &events::Events,
+            Self::Poll => &poll::Poll,
             Self::Centrifugo => &centrifugo::Centrifugo,
             Self::SocketIo => &socketio::SocketIo,
         }

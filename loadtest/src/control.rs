@@ -211,6 +211,8 @@ pub enum Phase {
     Publish,
     /// From a publication's intended time to a subscriber.
     Deliver,
+    /// The same, of what was due while that subscriber was away.
+    Replay,
     /// From a storm to a subscription that is live again.
     Recover,
     /// From the intended time of a publication to when it was really sent.
@@ -225,6 +227,7 @@ impl Phase {
             Self::Subscribe => "subscribe",
             Self::Publish => "publish",
             Self::Deliver => "deliver",
+            Self::Replay => "replay",
             Self::Recover => "recover",
             Self::Lag => "lag",
         }

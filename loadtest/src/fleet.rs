@@ -263,7 +263,7 @@ fn processes(connections: usize, per_process: usize) -> Result<usize> {
 }
 
 /// The limit that processes started from here inherit.
-fn file_descriptors() -> Result<usize> {
+pub fn file_descriptors() -> Result<usize> {
     let limits = std::fs::read_to_string("/proc/self/limits")?;
     let line = limits.lines().find(|line| line.starts_with("Max open files"));
     let soft = line.and_then(|line| line.split_whitespace().nth(3)).context("no limit")?;

@@ -14,6 +14,7 @@ mod null;
 mod process;
 mod receivers;
 mod report;
+mod rollout;
 mod round;
 mod run;
 mod scenario;
@@ -52,6 +53,12 @@ enum Command {
     Capacity(capacity::Options),
     /// Registry, leases and fan-out of a cluster too large to run.
     Simulate(simulate::Options),
+    /// Restarts every node in turn and adds one, behind a real proxy and under load, and proves that
+    /// nobody loses anything.
+    Rollout(rollout::Options),
+    /// Clients of `rollout`, which starts them.
+    #[command(hide = true)]
+    RolloutClients,
     /// Clients of `capacity --check`, which starts them.
     #[command(hide = true)]
     Crowd(capacity::check::crowd::Options),
@@ -73,6 +80,8 @@ fn main() -> ExitCode {
         Command::Null(options) => null::run(&options),
         Command::Capacity(options) => capacity::run(&options),
         Command::Simulate(options) => simulate::run(&options),
+        Command::Rollout(options) => rollout::run(&options),
+        Command::RolloutClients => rollout::run_crowd(),
         Command::Crowd(options) => capacity::check::crowd::run(&options),
         Command::Bare(options) => bare::run(&options),
         Command::Become(program) => targets::exec(&program),

@@ -223,6 +223,7 @@ impl Dial<'_> {
             destination: destination.unwrap_or_default(),
             number: 0,
             since: None,
+            cursor: None,
             presence: false,
         };
         let mut socket = connect(self.address, self.source)?;

@@ -1,9 +1,9 @@
 //! The servers under test: what they are called, how they are built and started, what they can.
 
-mod become_server;
+pub mod become_server;
 mod centrifugo;
 pub mod fanlight;
-mod node;
+pub mod node;
 mod null;
 mod redis;
 mod socketio;
@@ -250,9 +250,11 @@ fn peers() -> PathBuf {
 }
 
 /// Where a program is on the `PATH`.
-fn find_program(name: &str) -> Result<PathBuf> {
+pub fn find_program(name: &str) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
+    // Where Debian puts servers is not on everybody's path.
     std::env::split_paths(&path)
+        .chain([PathBuf::from("/usr/sbin")])
         .map(|folder| folder.join(name))
         .find(|candidate| candidate.is_file())
         .with_context(|| format!("there is no {name} on the PATH"))

@@ -7,6 +7,7 @@ use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::{self, Decoder, Message, Opcode, Role};
 
 use crate::adapters::Framing;
+pub use http::header;
 use http::{Answers, Chunks};
 
 /// The reading half of one connection.
@@ -19,6 +20,15 @@ pub enum Wire {
     Events(Chunks, Vec<u8>),
     /// Answers to requests.
     Answers(Answers),
+}
+
+/// A handshake was answered, but not by what was asked for.
+#[derive(Debug, thiserror::Error)]
+#[error("the handshake was answered by {head}")]
+pub struct Refused {
+    head: String,
+    /// How long the answer advises to stay away.
+    pub after_ms: Option<u64>,
 }
 
 /// What was read.
@@ -72,8 +82,10 @@ impl Wire {
                 Ok(())
             }
             Self::Events(chunks, unread) => {
-                chunks.decode(input, unread)?;
-                tell_events(unread, tell)
+                // What came before the end of the stream counts.
+                let decoded = chunks.decode(input, unread);
+                tell_events(unread, tell)?;
+                decoded
             }
             Self::Answers(answers) => answers.read(input, tell),
         }
@@ -97,12 +109,18 @@ fn opened(framing: Framing, head: &[u8]) -> Result<Wire> {
     let head = String::from_utf8_lossy(head);
     let wanted = if framing == Framing::WebSocket { " 101 " } else { " 200 " };
     if !head.lines().next().is_some_and(|line| line.contains(wanted)) {
-        bail!("the handshake was answered by {}", head.trim_end());
+        let head = head.trim_end().to_owned();
+        bail!(Refused { after_ms: retry_after_ms(&head), head });
     }
     Ok(match framing {
         Framing::WebSocket => Wire::WebSocket(Decoder::new(Role::Client, false)),
         _ => Wire::Events(Chunks::default(), Vec::new()),
     })
+}
+
+/// What `Retry-After` says in the head of an answer.
+pub fn retry_after_ms(head: &str) -> Option<u64> {
+    Some(header(head, "retry-after")?.parse::<u64>().ok()? * 1000)
 }
 
 /// Tells the events that are whole, and keeps the rest.
@@ -157,6 +175,21 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_with_the_end_of_the_stream_is_told_before_it() {
+        let mut wire = Wire::new(Framing::Events);
+        let mut bytes = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n\
+            9\r\ndata: 1\n\n\r\n0\r\n\r\n"
+            .to_vec();
+        let mut told = Vec::new();
+        let read = wire.read(&mut bytes, &mut Inflater::new(), &mut |piece| {
+            told.push(format!("{piece:?}"));
+            Ok(())
+        });
+        assert!(read.is_err());
+        assert_eq!(told, ["Opened", r#"Text("data: 1")"#]);
+    }
+
+    #[test]
     fn an_answer_is_its_head_and_as_many_bytes_as_it_says() {
         let bytes = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n{}HTTP/1.1 503 No\r\n\
             Content-Length: 0\r\n\r\n";
@@ -168,8 +201,9 @@ mod tests {
     #[test]
     fn a_refused_handshake_is_an_error_that_shows_it() {
         let mut wire = Wire::new(Framing::WebSocket);
-        let mut answer = b"HTTP/1.1 401 Unauthorized\r\n\r\n".to_vec();
+        let mut answer = b"HTTP/1.1 401 Unauthorized\r\nRetry-After: 2\r\n\r\n".to_vec();
         let error = wire.read(&mut answer, &mut Inflater::new(), &mut |_| Ok(())).unwrap_err();
         assert!(error.to_string().contains("401"), "{error}");
+        assert_eq!(error.downcast::<Refused>().unwrap().after_ms, Some(2000));
     }
 }

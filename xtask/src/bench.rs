@@ -44,7 +44,7 @@ pub(crate) fn run_peers(quick: bool) -> anyhow::Result<()> {
 }
 
 /// Release builds of the gateway and of the load tester, which finds it beside itself.
-fn load_tester() -> anyhow::Result<Command> {
+pub(crate) fn load_tester() -> anyhow::Result<Command> {
     let packages = ["--package", "fanlight", "--package", "fanlight-loadtest"];
     run_command(cargo(&["build", "--release", "--locked"]).args(packages))?;
     let mut tester = Command::new(target_folder()?.join("release/fanlight-loadtest"));

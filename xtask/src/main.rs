@@ -1,4 +1,4 @@
-//! Fanlight's development commands: `cargo xtask ci|test|tidy|deploy|sbom|bench|fuzz|chaos`.
+//! Fanlight's development commands: `cargo xtask ci|test|tidy|deploy|sbom|bench|fuzz|chaos|rollout`.
 
 mod bench;
 mod chaos;
@@ -9,6 +9,7 @@ mod deploy;
 mod fuzz;
 mod process;
 mod requirements;
+mod rollout;
 mod test;
 mod tidy;
 mod tools;
@@ -71,6 +72,12 @@ enum Task {
     },
     /// Makes faults against real nodes and Redis processes, and judges what clients saw.
     Chaos(chaos::Options),
+    /// Restarts every node of a loaded cluster in turn, and adds one: nobody may lose anything.
+    Rollout {
+        /// Passed to `fanlight-loadtest rollout`: `--quick`, `--proxy haproxy` and the like.
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        arguments: Vec<String>,
+    },
 }
 
 fn main() -> ExitCode {
@@ -97,5 +104,6 @@ fn run(task: Task) -> anyhow::Result<()> {
         Task::Bench { filter, .. } => bench::run(filter.as_deref()),
         Task::Fuzz { seconds, filter } => fuzz::run(seconds, &filter),
         Task::Chaos(options) => chaos::run(&options),
+        Task::Rollout { arguments } => rollout::run(&arguments),
     }
 }

@@ -29,7 +29,7 @@ use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
 use crate::jwt::Authenticator;
 use crate::mail::Mailroom;
-use crate::node::Node;
+use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
@@ -82,26 +82,15 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let moving = dead_letters::run(Arc::clone(&shared));
     let until = shutdown.clone();
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
+    await_broker(&node).await;
     let listeners = Listeners { public: public_listener, tls, stomp: stomp_listener, stomp_tls };
     let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
 
-    let served = |router, allowance| own_server(&node, router, allowance, &tracker, &shutdown);
     let admin_routes = admin::routes(&node, &shared, metrics.clone());
-    let admin_server = served(admin_routes, Allowance::All);
+    let admin_server = own_server(&node, admin_routes, Allowance::All, &tracker, &shutdown);
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    let api = api.map(|(listener, address)| {
-        let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
-        let end = served(api::routes(&node, keys), Allowance::AllButSpare).run(listener);
-        tracker.spawn(log_end("the listener of the server API", end));
-        anyhow::Ok(address)
-    });
-    let api = api.transpose()?;
-    if let Some(lease) = node.lease.clone().filter(|_| node.config.rebalance.enabled) {
-        let (node, shared) = (Arc::clone(&node), Arc::clone(&shared));
-        let rebalance = Rebalance { node, shared, lease, workers: handles.clone() };
-        let until = shutdown.clone();
-        tracker.spawn(async move { until.run_until_cancelled(rebalance.run()).await });
-    }
+    let api = api.map(|listener| serve_api(&node, listener, &tracker, &shutdown)).transpose()?;
+    start_rebalance(&node, &shared, &handles, &tracker, &shutdown);
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
     ecs::start(&node, &tracker, &shutdown);
@@ -121,6 +110,35 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
     Ok(())
+}
+
+/// Serves the server API to who has a key; where.
+fn serve_api(
+    node: &Arc<Node>,
+    (listener, address): (Socket, SocketAddr),
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<SocketAddr> {
+    let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
+    let routes = api::routes(node, keys);
+    let server = own_server(node, routes, Allowance::AllButSpare, tracker, shutdown);
+    tracker.spawn(log_end("the listener of the server API", server.run(listener)));
+    Ok(address)
+}
+
+/// Gives sessions away to nodes that have fewer, where that is wanted and there are others.
+fn start_rebalance(
+    node: &Arc<Node>,
+    shared: &Arc<WorkerShared>,
+    workers: &[WorkerHandle],
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    let Some(lease) = node.lease.clone().filter(|_| node.config.rebalance.enabled) else { return };
+    let (node, shared) = (Arc::clone(node), Arc::clone(shared));
+    let rebalance = Rebalance { node, shared, lease, workers: workers.to_vec() };
+    let until = shutdown.clone();
+    tracker.spawn(async move { until.run_until_cancelled(rebalance.run()).await });
 }
 
 /// What serves a listener that is not for clients. Its connections are counted apart from theirs,
@@ -143,6 +161,20 @@ fn own_server(
         max_streams: node.config.limits.http2_streams,
         leaving: shutdown.clone(),
         allowance,
+    }
+}
+
+/// Lets no client in before the broker can be asked, if it can soon: a proxy without health checks
+/// sends clients to a node as soon as it listens, and whoever comes back then would be told that its
+/// history is unavailable. A node that starts while the broker is away serves all the same.
+async fn await_broker(node: &Node) {
+    let is_ready = async {
+        while !matches!(node.readiness(), Readiness::Ready) {
+            tokio::time::sleep(BROKER_LOOK).await;
+        }
+    };
+    if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
+        tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
     }
 }
 
@@ -440,5 +472,8 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
 }
 
 const OWN_CONNECTIONS: usize = 1024;
+/// How long a node that starts waits for its broker before it takes what has connected.
+const BROKER_TIME: Duration = Duration::from_secs(3);
+const BROKER_LOOK: Duration = Duration::from_millis(10);
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

@@ -49,7 +49,7 @@ fn meaning(line: &str) -> Incoming {
     if line.starts_with(r#"{"push":"#) {
         return match Stamp::find(line) {
             Some(stamp) => Incoming::Delivery { stamp, offset: None },
-            None if line.contains(r#""disconnect":"#) => Incoming::Leaving,
+            None if line.contains(r#""disconnect":"#) => Incoming::Leaving { after_ms: None },
             None => not_understood(line),
         };
     }

@@ -18,14 +18,14 @@ impl Adapter for Events {
 
     fn request(&self, session: &Session<'_>) -> String {
         let Session { host, token, destination, .. } = session;
-        let cursor = match session.since {
-            Some(Position { epoch, offset }) => format!("&cursor={epoch}:{offset}"),
+        let last = match session.since {
+            Some(Position { epoch, offset }) => format!("Last-Event-ID: {epoch}:{offset}\r\n"),
             None => String::new(),
         };
         let presence = if session.presence { "&presence=true" } else { "" };
         format!(
-            "GET /events?destination={destination}{cursor}{presence} HTTP/1.1\r\nHost: {host}\r\n\
-             Accept: text/event-stream\r\nAuthorization: Bearer {token}\r\n\r\n"
+            "GET /events?destination={destination}{presence} HTTP/1.1\r\nHost: {host}\r\n\
+             Accept: text/event-stream\r\nAuthorization: Bearer {token}\r\n{last}\r\n"
         )
     }
 
@@ -48,9 +48,10 @@ impl Adapter for Events {
     fn read(&self, event: &str, tell: &mut dyn FnMut(Incoming)) {
         let line = |name: &str| event.split('\n').find_map(|line| line.strip_prefix(name));
         let Some(data) = line("data: ") else {
-            // A comment is a heartbeat, and `retry` alone concerns browsers.
+            // A comment is a heartbeat.
             return;
         };
+        let after_ms = line("retry: ").and_then(|after_ms| after_ms.parse().ok());
         tell(match line("event: ") {
             None => match Stamp::find(data) {
                 Some(stamp) => Incoming::Delivery {
@@ -62,9 +63,12 @@ impl Adapter for Events {
             Some("connected") => Incoming::Connected,
             Some("subscribed") => native::subscribed(data),
             Some("presence") => Incoming::Presence,
-            Some("reconnect") => Incoming::Leaving,
+            Some("reconnect") => Incoming::Leaving { after_ms },
             Some(_) => Incoming::Fault(shortened(event)),
         });
+        if let (Some(after_ms), Some("connected")) = (after_ms, line("event: ")) {
+            tell(Incoming::Retry { after_ms });
+        }
     }
 }
 

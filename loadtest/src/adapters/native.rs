@@ -49,7 +49,7 @@ pub(super) fn meaning(message: &str) -> Incoming {
         Some("ok") if message.starts_with(r#"{"type":"ok","id":"s""#) => subscribed(message),
         Some("ok") => Incoming::Published,
         Some("presence") => Incoming::Presence,
-        Some("reconnect") => Incoming::Leaving,
+        Some("reconnect") => Incoming::Leaving { after_ms: after_ms(message) },
         Some("error" | "lost") => Incoming::Fault(shortened(message)),
         _ => not_understood(message),
     }
@@ -72,6 +72,11 @@ pub(super) fn subscribed(message: &str) -> Incoming {
             .map(|(epoch, offset)| Position { epoch: epoch.to_owned(), offset }),
         recovered: field(message, r#""recovered":"#).map(|recovered| recovered == "true"),
     }
+}
+
+/// What a `reconnect` advises.
+fn after_ms(message: &str) -> Option<u64> {
+    field(message, r#""after_ms":"#)?.parse().ok()
 }
 
 const TAIL_BYTES: usize = 96;

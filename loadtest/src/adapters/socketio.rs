@@ -35,7 +35,7 @@ impl Adapter for SocketIo {
         tell(match (kinds.next(), kinds.next()) {
             (Some(b'0'), _) => Incoming::Greeting,
             (Some(b'2'), None) => Incoming::Reply("3"),
-            (Some(b'1'), _) | (Some(b'4'), Some(b'1')) => Incoming::Leaving,
+            (Some(b'1'), _) | (Some(b'4'), Some(b'1')) => Incoming::Leaving { after_ms: None },
             (Some(b'4'), Some(b'0')) => Incoming::Connected,
             (Some(b'4'), Some(b'2')) => match Stamp::find(message) {
                 Some(stamp) => Incoming::Delivery { stamp, offset: None },

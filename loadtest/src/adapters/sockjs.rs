@@ -1,6 +1,6 @@
 //! SockJS 0.3.4 over its WebSocket, with STOMP inside.
 
-use super::{Adapter, Incoming, Session, not_understood, shortened, stomp::Stomp, upgrade};
+use super::{Adapter, Incoming, Session, not_understood, stomp::Stomp, upgrade};
 
 /// The adapter.
 pub struct SockJs;
@@ -40,7 +40,7 @@ impl Adapter for SockJs {
                 Ok(frames) => frames.iter().for_each(|frame| INSIDE.read(frame, tell)),
                 Err(_) => tell(not_understood(message)),
             },
-            Some(b'c') => tell(Incoming::Fault(shortened(message))),
+            Some(b'c') => tell(Incoming::Leaving { after_ms: None }),
             _ => tell(not_understood(message)),
         }
     }

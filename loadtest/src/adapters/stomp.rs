@@ -88,10 +88,11 @@ fn subscribed(head: &str) -> Incoming {
 
 /// The ERROR of a drain says when to come back.
 fn fault(message: &str, head: &str) -> Incoming {
-    if header(head, "retry-after").is_some() {
-        Incoming::Leaving
-    } else {
-        Incoming::Fault(shortened(message))
+    match header(head, "retry-after") {
+        Some(seconds) => {
+            Incoming::Leaving { after_ms: seconds.parse().ok().map(|seconds: u64| seconds * 1000) }
+        }
+        None => Incoming::Fault(shortened(message)),
     }
 }
 

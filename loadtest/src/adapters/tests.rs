@@ -16,6 +16,7 @@ fn check(adapter: &dyn Adapter, place: Place, incoming: &[&str], expected: &Expe
         destination: &names.subscribe,
         number: 7,
         since: None,
+        cursor: None,
         presence: false,
     };
     let resumed = Session { since: Some(&position), presence: true, ..session };
@@ -91,7 +92,7 @@ fn native_is_the_gateways_own_json() {
         > {\"type\":\"presence\",\"to\":\"/topic/room.1\",\"joined\":[],\"left\":[],\"count\":1}
           Presence
         > {\"type\":\"reconnect\",\"after_ms\":5,\"reason\":\"drain\"}
-          Leaving
+          Leaving { after_ms: Some(5) }
         > {\"type\":\"error\",\"code\":\"forbidden\",\"message\":\"no\"}
           Fault("{\"type\":\"error\",\"code\":\"forbidden\",\"message\":\"no\"}")
         > what?
@@ -134,7 +135,7 @@ fn stomp_has_receipts_and_heartbeats() {
           Presence
         > \n
         > ERROR\nmessage:drain\nretry-after:3\n\n\0
-          Leaving
+          Leaving { after_ms: Some(3000) }
         > ERROR\nmessage:forbidden\n\n\0
           Fault("ERROR\nmessage:forbidden\n\n\0")
     "#]],
@@ -184,7 +185,7 @@ fn sockjs_quotes_stomp_frames() {
           Connected
           Subscribed { position: None, recovered: None }
         > c[3000,\"Go away!\"]
-          Fault("c[3000,\"Go away!\"]")
+          Leaving { after_ms: None }
     "#]],
     );
 }
@@ -196,7 +197,7 @@ fn events_come_to_those_who_listen_and_are_published_by_requests() {
         "event: subscribed\ndata: {\"type\":\"ok\",\"id\":0,\"epoch\":\"5f\",\"offset\":43}",
         ": heartbeat",
         "id: 5f:9\ndata: {\"type\":\"message\",\"data\":\"BODY\",\"offset\":9}",
-        "event: reconnect\ndata: {}",
+        "retry: 700\nevent: reconnect\ndata: {}",
         "event: fault\ndata: {}",
     ];
     let adapter = Protocol::Events.adapter();
@@ -217,8 +218,8 @@ fn events_come_to_those_who_listen_and_are_published_by_requests() {
         > : heartbeat
         > id: 5f:9\ndata: {\"type\":\"message\",\"data\":\"BODY\",\"offset\":9}
           Delivery { stamp: STAMP, offset: Some(9) }
-        > event: reconnect\ndata: {}
-          Leaving
+        > retry: 700\nevent: reconnect\ndata: {}
+          Leaving { after_ms: Some(700) }
         > event: fault\ndata: {}
           Fault("event: fault\ndata: {}")
     "#]],
@@ -274,7 +275,7 @@ fn centrifugo_packs_replies_by_lines_and_is_ponged() {
         > {\"id\":6,\"error\":{\"code\":103,\"message\":\"permission denied\"}}
           Fault("{\"id\":6,\"error\":{\"code\":103,\"message\":\"permission denied\"}}")
         > {\"push\":{\"disconnect\":{\"code\":3001}}}
-          Leaving
+          Leaving { after_ms: None }
     "#]],
     );
 }
@@ -314,9 +315,59 @@ fn socketio_is_greeted_and_acknowledged() {
         > 2
           Reply("3")
         > 41
-          Leaving
+          Leaving { after_ms: None }
         > 44{\"message\":\"unauthorized\"}
           Fault("44{\"message\":\"unauthorized\"}")
     "#]],
     );
+}
+
+#[test]
+fn polls_go_on_from_the_cursor_of_the_answer_before() {
+    let ok = r#"{"type":"ok","id":0,"epoch":"5f","offset":3}"#;
+    let message = r#"{"type":"message","to":"/t","data":"BODY","epoch":"5f","offset":4}"#;
+    let reconnect = r#"{"type":"reconnect","after_ms":5,"reason":"draining"}"#;
+    let page = |message: &str| {
+        format!("HTTP/1.1 200 OK\r\n\r\n{{\"messages\":[{message}],\"cursor\":\"5f:4~a\"}}")
+    };
+    let refusal = "HTTP/1.1 503 No\r\nRetry-After: 1\r\n\r\n{}";
+    let incoming = [&*page(ok), &page(message), &page(reconnect), refusal];
+    let adapter = Protocol::Poll.adapter();
+    check(
+        adapter,
+        Place::Room(1),
+        &incoming,
+        &expect![[r#"
+        request: GET /poll?destination=/topic/room.1&wait=25s HTTP/1.1 Authorization: Bearer TOKEN
+        connect: (nothing)
+        subscribe: (nothing)
+        resume: (nothing)
+        publish: 
+        > HTTP/1.1 200 OK\r\n\r\n{\"messages\":[{\"type\":\"ok\",\"id\":0,\"epoch\":\"5f\",\"offset\":3}],\"cursor\":\"5f:4~a\"}
+          Connected
+          Subscribed { position: Some(Position { epoch: "5f", offset: 3 }), recovered: None }
+          Answered { cursor: "5f:4~a" }
+        > HTTP/1.1 200 OK\r\n\r\n{\"messages\":[{\"type\":\"message\",\"to\":\"/t\",\"data\":\"BODY\",\"epoch\":\"5f\",\"offset\":4}],\"cursor\":\"5f:4~a\"}
+          Connected
+          Delivery { stamp: STAMP, offset: Some(4) }
+          Answered { cursor: "5f:4~a" }
+        > HTTP/1.1 200 OK\r\n\r\n{\"messages\":[{\"type\":\"reconnect\",\"after_ms\":5,\"reason\":\"draining\"}],\"cursor\":\"5f:4~a\"}
+          Connected
+          Leaving { after_ms: Some(5) }
+          Answered { cursor: "5f:4~a" }
+        > HTTP/1.1 503 No\r\nRetry-After: 1\r\n\r\n{}
+          Refused { after_ms: Some(1000), answer: "HTTP/1.1 503 No\r\nRetry-After: 1\r\n\r\n{}" }
+    "#]],
+    );
+    let session = Session {
+        host: "h",
+        token: "TOKEN",
+        destination: "/topic/room.1",
+        number: 7,
+        since: None,
+        cursor: Some("5f:4~a"),
+        presence: false,
+    };
+    let request = adapter.request(&session);
+    assert!(request.starts_with("GET /poll?destination=/topic/room.1&cursor=5f:4~a&"), "{request}");
 }

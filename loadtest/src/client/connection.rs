@@ -49,6 +49,12 @@ pub struct Client {
     /// Whether it has been live before.
     pub was_live: bool,
     position: Option<Position>,
+    /// Where the next request goes on from, where each message is asked for.
+    cursor: Option<String>,
+    /// How long the server advises to stay away once this connection is gone.
+    pub advice_ms: Option<u64>,
+    /// Since when it is live.
+    live_ns: u64,
     /// When the storm was that disconnected it.
     pub storm_ns: Option<u64>,
     /// Attempts since it was last live.
@@ -94,6 +100,8 @@ pub struct Shared {
     pub schedule: Schedule,
     /// Whether a position is given back.
     pub recover: bool,
+    /// Whether deliveries that were due before their client was live are timed apart.
+    pub replays_apart: bool,
     /// Whether who comes and goes is asked for.
     pub presence: bool,
     /// What numbers sessions.
@@ -121,6 +129,9 @@ impl Connection {
             check: SequenceCheck::default(),
             was_live: false,
             position: None,
+            cursor: None,
+            advice_ms: None,
+            live_ns: 0,
             storm_ns: None,
             attempts: 0,
         };
@@ -144,10 +155,12 @@ impl Connection {
         client.attempts += 1;
         client.out.clear();
         client.unanswered.clear();
+        client.advice_ms = None;
+        client.live_ns = u64::MAX;
         client.host = address.to_string();
         shared.sessions += 1;
         let request = client.adapter.request(&client.session(shared));
-        if matches!(self.wire, Wire::Answers(_)) {
+        if client.role == Role::Publisher && matches!(self.wire, Wire::Answers(_)) {
             client.host = request;
             client.state = State::Live;
         } else {
@@ -262,6 +275,7 @@ impl Client {
             destination,
             number: shared.sessions,
             since: self.position.as_ref().filter(|_| shared.recover),
+            cursor: self.cursor.as_deref(),
             presence: shared.presence,
         }
     }
@@ -285,11 +299,16 @@ impl Client {
             }
             Piece::Text(text) => {
                 let mut result = Ok(());
+                let asked = self.position.clone();
+                let not_recovered = shared.figures.counts.not_recovered;
                 self.adapter.read(text, &mut |incoming| {
                     if result.is_ok() {
                         result = self.act(incoming, shared, replies);
                     }
                 });
+                if shared.figures.counts.not_recovered > not_recovered {
+                    shared.figures.blame(|| format!("{asked:?} was answered by {text:?}"));
+                }
                 result
             }
         }
@@ -312,6 +331,8 @@ impl Client {
             Incoming::Greeting => {
                 replies.extend(self.adapter.connect(&self.session(shared)).map(Reply::Text));
             }
+            // Each answer says so of what is asked for one by one.
+            Incoming::Connected if self.state != State::Dialling => {}
             Incoming::Connected => self.connected(shared, replies),
             Incoming::Subscribed { position, recovered } => {
                 if recovered == Some(false) {
@@ -323,7 +344,22 @@ impl Client {
             }
             Incoming::Reply(text) => replies.push(Reply::Text(text.into())),
             Incoming::Presence => shared.figures.counts.presence += 1,
-            Incoming::Leaving => {}
+            Incoming::Leaving { after_ms } => self.advice_ms = after_ms.or(self.advice_ms),
+            Incoming::Retry { after_ms } => self.advice_ms = Some(after_ms),
+            Incoming::Answered { cursor } => {
+                self.cursor = Some(cursor);
+                if self.state != State::Live {
+                    self.live(true, shared);
+                }
+                if self.advice_ms.is_some() {
+                    bail!("the server advises to come again");
+                }
+                replies.push(Reply::Text(self.adapter.request(&self.session(shared))));
+            }
+            Incoming::Refused { after_ms, answer } => {
+                self.advice_ms = after_ms;
+                bail!("refused by {answer}");
+            }
             Incoming::Fault(what) => {
                 shared.figures.counts.faults += 1;
                 shared.figures.blame(|| what.clone());
@@ -373,6 +409,7 @@ impl Client {
             self.check = SequenceCheck::due_from(due_from);
         }
         self.was_live = true;
+        self.live_ns = now_ns;
         self.attempts = 0;
         self.state = State::Live;
     }
@@ -391,13 +428,21 @@ impl Client {
         }
         match self.check.see(stamp.sequence) {
             Seen::New => {}
-            Seen::Reordered => counts.reordered += 1,
-            Seen::Duplicate => counts.duplicates += 1,
+            Seen::Reordered => {
+                counts.reordered += 1;
+                shared.figures.blame(|| format!("{stamp:?} came late"));
+            }
+            Seen::Duplicate => {
+                counts.duplicates += 1;
+                shared.figures.blame(|| format!("{stamp:?} came again"));
+            }
         }
         if let (Some(position), Some(offset)) = (&mut self.position, offset) {
             position.offset = offset;
         }
-        shared.figures.took(Phase::Deliver, stamp.intended_ns, now_ns());
+        let is_replay = shared.replays_apart && stamp.intended_ns < self.live_ns;
+        let phase = if is_replay { Phase::Replay } else { Phase::Deliver };
+        shared.figures.took(phase, stamp.intended_ns, now_ns());
     }
 }
 

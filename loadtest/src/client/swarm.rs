@@ -82,6 +82,7 @@ impl Swarm {
             figures: Figures::new(),
             schedule: Schedule::new(job.destinations),
             recover: job.recover,
+            replays_apart: false,
             presence: job.presence,
             // Different in every process of every run: SockJS sessions must be.
             sessions: rand::random::<u64>() >> 16,

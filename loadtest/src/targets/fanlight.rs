@@ -3,8 +3,8 @@
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
-use std::path::PathBuf;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -42,7 +42,7 @@ pub fn start(start: &Start<'_>, redis: Option<&Redis>) -> Result<Node> {
         }
     }
     fs::write(&config, text)?;
-    let mut command = Command::new(binary(start)?);
+    let mut command = Command::new(binary(start.gateway)?);
     command.arg("serve").arg("--config").arg(config);
     let mut node = Node::start(&command, public, folder)?;
     node.admin = Some(admin);
@@ -59,13 +59,18 @@ pub fn drain(node: &Node) -> Result<()> {
 
 /// `fanlight 0.1.0`.
 pub fn version(start: &Start<'_>) -> Result<String> {
-    let output = Command::new(binary(start)?).arg("--version").output()?;
+    version_of(&binary(start.gateway)?)
+}
+
+/// The same of a binary.
+pub fn version_of(binary: &Path) -> Result<String> {
+    let output = Command::new(binary).arg("--version").output()?;
     Ok(String::from_utf8(output.stdout)?.trim().to_owned())
 }
 
-/// The binary that was built beside this program, unless another is named.
-fn binary(start: &Start<'_>) -> Result<PathBuf> {
-    let binary = match start.gateway {
+/// The gateway's binary: the one that was built beside this program, unless another is named.
+pub fn binary(gateway: Option<&Path>) -> Result<PathBuf> {
+    let binary = match gateway {
         Some(binary) => binary.to_owned(),
         None => std::env::current_exe()?.with_file_name("fanlight"),
     };
@@ -77,12 +82,17 @@ fn binary(start: &Start<'_>) -> Result<PathBuf> {
     Ok(binary)
 }
 
-fn is_ready(node: &Node) -> bool {
+/// Whether a node says that it is ready.
+pub fn is_ready(node: &Node) -> bool {
     ask(node, "GET", "/readyz").is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
 }
 
 fn ask(node: &Node, method: &str, path: &str) -> Result<String> {
-    let admin = node.admin.unwrap_or(node.address);
+    ask_at(node.admin.unwrap_or(node.address), method, path)
+}
+
+/// What an admin listener answers.
+pub fn ask_at(admin: SocketAddr, method: &str, path: &str) -> Result<String> {
     let mut socket = TcpStream::connect(admin)?;
     socket.set_read_timeout(Some(Duration::from_secs(5)))?;
     write!(

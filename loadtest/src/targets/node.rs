@@ -3,12 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::Mutex;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use super::become_server::bound;
@@ -43,7 +44,11 @@ impl Node {
     /// Starts a process that will listen on `address`, and waits until it does. What it says goes to
     /// a file in `folder`.
     pub fn start(command: &Command, address: SocketAddr, folder: TempDir) -> Result<Self> {
-        let mut command = bound(command)?;
+        Self::start_bound(bound(command)?, address, folder)
+    }
+
+    /// The same of a command that sees to its end itself.
+    pub fn start_bound(mut command: Command, address: SocketAddr, folder: TempDir) -> Result<Self> {
         let log = File::create(folder.path().join(LOG))?;
         command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log);
         let child = command.spawn().with_context(|| format!("starting {command:?}"))?;
@@ -100,8 +105,21 @@ impl Node {
         Ok(())
     }
 
+    /// Tells it to end (SIGTERM).
+    pub fn terminate(&self) -> Result<()> {
+        let child = self.child()?;
+        let child = child.as_ref().context("it runs no more")?;
+        let id = Pid::from_raw(child.id().cast_signed()).context("a process has an id")?;
+        Ok(kill_process(id, Signal::TERM)?)
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&self) -> Result<Option<ExitStatus>> {
+        Ok(self.child()?.as_mut().map(Child::try_wait).transpose()?.flatten())
+    }
+
     /// What it has said, the end of it.
-    fn said(&self) -> String {
+    pub fn said(&self) -> String {
         let Some(folder) = &self.folder else { return String::new() };
         let mut said = String::new();
         if let Ok(mut log) = File::open(folder.path().join(LOG)) {

@@ -71,11 +71,16 @@ impl Answers {
 }
 
 fn content_length(head: &str) -> Result<usize> {
-    let value = head.lines().find_map(|line| {
-        let (name, value) = line.split_once(':')?;
-        name.eq_ignore_ascii_case("content-length").then_some(value.trim())
-    });
+    let value = header(head, "content-length");
     Ok(value.context("an answer without Content-Length")?.parse()?)
+}
+
+/// The value of a header, whose name is in lower case here.
+pub fn header<'h>(head: &'h str, wanted: &str) -> Option<&'h str> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case(wanted).then_some(value.trim())
+    })
 }
 
 const END_OF_LINE: usize = 2;

@@ -2,6 +2,8 @@
 //! real gateway.
 #![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod rollout;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};

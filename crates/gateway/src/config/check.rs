@@ -7,7 +7,7 @@ use super::queues;
 use super::rebalance;
 use super::relay;
 use super::values::OriginRule;
-use super::{BrokerKind, Config, ServerTls};
+use super::{BrokerKind, Config, Limits, ServerTls};
 use crate::ecs;
 use crate::jwt;
 use crate::tls;
@@ -292,6 +292,11 @@ fn limits(config: &Config, problems: &mut Vec<Problem>) {
             "send less at once, or where to fetch it",
         ));
     }
+    bursts(limits, problems);
+}
+
+/// Rates that nothing would come through.
+fn bursts(limits: &Limits, problems: &mut Vec<Problem>) {
     if limits.handshakes_per_second > 0 && limits.handshakes_burst == 0 {
         problems.push(Problem::new(
             "limits.handshakes_burst",

@@ -1,0 +1,81 @@
+//! The rolling restart at its quick size: a real cluster behind a real proxy, judged by counts.
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+struct Rollout {
+    output: Output,
+    folder: TempDir,
+}
+
+impl Rollout {
+    fn of(arguments: &[&str]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_fanlight-loadtest"))
+            .args(["rollout", "--quick", "--gateway"])
+            .arg(super::gateway())
+            .arg("--out")
+            .arg(folder.path())
+            .args(arguments)
+            .output()
+            .unwrap();
+        Self { output, folder }
+    }
+
+    fn said(&self) -> String {
+        let log = std::fs::read_to_string(self.folder.path().join("said.log")).unwrap_or_default();
+        let [out, err] = [&self.output.stdout, &self.output.stderr];
+        format!("{}{}{log}", String::from_utf8_lossy(out), String::from_utf8_lossy(err))
+    }
+
+    fn figures(&self) -> Value {
+        let path = self.folder.path().join("figures.json");
+        serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap()
+    }
+}
+
+#[track_caller]
+fn loses_nothing(arguments: &[&str]) -> Value {
+    let rollout = Rollout::of(arguments);
+    assert!(rollout.output.status.success(), "{}", rollout.said());
+    let figures = rollout.figures();
+    let counts = &figures["counts"];
+    for wrong in ["lost", "duplicates", "reordered", "not_recovered", "faults"] {
+        assert_eq!(counts[wrong], 0, "{wrong}: {counts}");
+    }
+    // Each publication came to the 15 clients of its destination.
+    let published = figures["published"].as_u64().unwrap();
+    assert!(published > 0);
+    assert_eq!(counts["delivered"].as_u64(), Some(published * 15));
+    // Who was closed came back.
+    assert_eq!(counts["recovered"], counts["closed"], "{counts}");
+    figures
+}
+
+#[test]
+fn nodes_behind_nginx_that_restart_in_turn_on_sigterm_lose_nothing_for_clients_of_any_protocol() {
+    let figures = loses_nothing(&["--proxy", "nginx"]);
+    let stages = figures["stages"].as_array().unwrap();
+    for number in 1..=3 {
+        let stage = stages.iter().find(|stage| stage["name"] == format!("node {number} restarts"));
+        let stage = stage.unwrap();
+        let (closed, advised) = (&stage["counts"]["closed"], &stage["advised"]);
+        assert!(closed.as_u64().unwrap() > 0, "{stage}");
+        assert_eq!(closed, advised, "everybody is told for how long to stay away: {stage}");
+    }
+}
+
+#[test]
+fn nodes_behind_haproxy_that_drain_in_turn_by_request_lose_nothing_for_clients_of_any_protocol() {
+    loses_nothing(&["--proxy", "haproxy", "--stop", "drain"]);
+}
+
+#[test]
+fn a_rollout_with_too_short_a_history_fails() {
+    let rollout = Rollout::of(&["--clients", "60", "--nodes", "2", "--history", "1"]);
+    assert!(!rollout.output.status.success(), "it passed");
+    let said = rollout.said();
+    assert!(said.contains("positions could not be gone on from"), "{said}");
+}
