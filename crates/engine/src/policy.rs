@@ -455,6 +455,11 @@ impl PresencePermit {
         Ok(Self { place: Place { channel, destination } })
     }
 
+    /// Whose members it allows to see.
+    pub fn destination(&self) -> &Destination {
+        &self.place.destination
+    }
+
     /// The query that it allows; what exceeds the limits is cut to them.
     pub fn into_query(self, cursor: Option<Box<str>>, limit: Option<u32>) -> MembersQuery {
         let limit = limit.unwrap_or(MembersQuery::DEFAULT_LIMIT).min(MembersQuery::MAX_LIMIT);

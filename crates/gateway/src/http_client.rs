@@ -132,13 +132,18 @@ impl FromStr for BaseUrl {
             && !text.contains('#')
             && !authority.as_str().contains('@')
             && !authority.host().is_empty();
+        let after_host = authority.as_str().strip_prefix(authority.host()).ok_or(BadUrl)?;
+        let port = match after_host.strip_prefix(':') {
+            None => 80,
+            Some(port) => port.parse().map_err(|_| BadUrl)?,
+        };
         if !is_plain {
             return Err(BadUrl);
         }
         Ok(Self {
             authority: authority.to_string(),
             host: authority.host().trim_matches(['[', ']']).to_owned(),
-            port: authority.port_u16().unwrap_or(80),
+            port,
             path: uri.path().trim_end_matches('/').to_owned(),
         })
     }
@@ -181,6 +186,9 @@ mod tests {
             "http://user:secret@a",
             "http://a/?b",
             "http://a b",
+            "http://a:9O90",
+            "http://a:99090",
+            "http://a:",
             "http://a/#b",
             "",
         ] {

@@ -385,8 +385,9 @@ mod tests {
             prop_assert!(rounds < 40, "it never rests: {:?}", cluster.sessions);
             for (at, &own) in cluster.sessions.iter().enumerate() {
                 let few = own <= RULES.min_sessions;
-                let bound = total as f64 / before.len() as f64 * 1.2;
-                prop_assert!(few || own as f64 <= bound, "{before:?} became {:?}", cluster.sessions);
+                // In whole numbers: 950 of 2,375 is just within 1.2 times the mean of three.
+                let is_near = own * before.len() as u64 * 100 <= total * 120;
+                prop_assert!(few || is_near, "{before:?} became {:?}", cluster.sessions);
                 let excess = before[at].saturating_sub(mean);
                 prop_assert!(cluster.given[at] <= excess, "{before:?}: {:?}", cluster.given);
                 prop_assert!(cluster.given[at] == 0 || cluster.taken[at] == 0, "{before:?}");

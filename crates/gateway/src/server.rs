@@ -48,6 +48,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     for warning in &warnings {
         tracing::warn!("{warning}");
     }
+    // First: as process 1 of a container, it would not hear of those that nobody listens for.
+    let mut signals = Signals::listen()?;
     descriptors::raise_limit();
     let metrics = Metrics::install(config.broker.kind)?;
     let tracker = TaskTracker::new();
@@ -96,7 +98,6 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     ecs::start(&node, &tracker, &shutdown);
     announce(&node, public, stomp, api, admin);
 
-    let mut signals = Signals::listen()?;
     let is_to_end = tokio::select! {
         () = signals.next() => true,
         () = node.drain.begun() => false,

@@ -71,6 +71,10 @@ impl Alone {
         let mut read = || {
             let message = native::parse_send(text)?;
             let draft = draft_of(&message, &rules.limits)?;
+            // Its session is no other request's, so the same key would be another one each time.
+            if principal.is_none() && draft.key.is_some() {
+                return Err(Fault::key_without_user());
+            }
             outgoing(rules, ids, now, Publisher::Client(&sender), draft)
         };
         Ok(read()?.into())

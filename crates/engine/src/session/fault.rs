@@ -181,6 +181,11 @@ impl Fault {
         Self::new("bad_key", message, "use a UUID", CloseReason::LimitExceeded)
     }
 
+    pub(super) fn key_without_user() -> Self {
+        let message = "an idempotency key needs a user, whose it is";
+        Self::new("bad_key", message, "send a token, or no key", CloseReason::LimitExceeded)
+    }
+
     pub(super) fn bad_session() -> Self {
         let remedy = "give it as that session was told when it connected";
         Self::new("bad_session", "this is no session's id", remedy, CloseReason::ProtocolError)

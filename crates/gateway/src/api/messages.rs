@@ -139,7 +139,7 @@ pub(super) async fn broadcast(
     let send = serde_json::to_vec(&Send::from(&asked)).expect("JSON was read from JSON");
     let letter = letter(&api, &send)?;
     let mut ids = Ids::new(rand::random());
-    let alone = asked.to.iter().map(|to| desk.addressed(&letter, &mut ids, to));
+    let alone = asked.to.iter().map(|to| desk.addressed(&letter, &mut ids, to)).collect();
     Ok(Json(desk.publish_all(alone).await))
 }
 
@@ -170,7 +170,7 @@ pub(super) async fn batch(
         let letter = letter(&api, message.get().as_bytes())?;
         desk.addressed(&letter, &mut ids, letter.to())
     });
-    Ok(Json(desk.publish_all(alone).await))
+    Ok(Json(desk.publish_all(alone.collect()).await))
 }
 
 /// Publishes a message to a user, on whichever nodes the user is.
@@ -266,25 +266,23 @@ impl<'d> Desk<'d> {
         begin(&self.api.node, self.headers, alone)
     }
 
-    /// All at once; the broker keeps their order.
-    async fn publish_all(
-        &self,
-        messages: impl Iterator<Item = Result<Alone, Problem>>,
-    ) -> Outcomes {
-        let under_way: Vec<_> =
-            messages.map(|message| message.map(|alone| self.publish(alone))).collect();
-        let outcomes = under_way.into_iter().map(async |publishing| match publishing {
-            Ok(publishing) => settled(publishing.await),
-            Err(problem) => Err(problem),
-        });
-        let outcomes: Vec<Outcome> = join_all(outcomes)
-            .await
-            .into_iter()
-            .map(|outcome| match outcome {
+    /// In their order, and not all at once: so there is room in the broker's queue for others.
+    async fn publish_all(&self, messages: Vec<Result<Alone, Problem>>) -> Outcomes {
+        let mut outcomes = Vec::with_capacity(messages.len());
+        let mut messages = messages.into_iter();
+        while messages.len() > 0 {
+            let begun = messages.by_ref().take(AT_ONCE);
+            let begun: Vec<_> =
+                begun.map(|message| message.map(|alone| self.publish(alone))).collect();
+            let ended = begun.into_iter().map(async |publishing| match publishing {
+                Ok(publishing) => settled(publishing.await),
+                Err(problem) => Err(problem),
+            });
+            outcomes.extend(join_all(ended).await.into_iter().map(|outcome| match outcome {
                 Ok(told) => Outcome::Published(told),
                 Err(error) => Outcome::Refused { error },
-            })
-            .collect();
+            }));
+        }
         let is_published = |outcome: &&Outcome| matches!(outcome, Outcome::Published(_));
         Outcomes { published: outcomes.iter().filter(is_published).count(), outcomes }
     }
@@ -310,3 +308,5 @@ fn check_count(count: usize, what: &str) -> Result<(), Problem> {
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const MANY_MAX: usize = 1000;
+/// Messages of one request under way.
+const AT_ONCE: usize = 64;

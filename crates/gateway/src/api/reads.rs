@@ -7,7 +7,7 @@ use fanlight_engine::encode::message_of;
 use fanlight_engine::history::{HistoryRange, Lost};
 use fanlight_engine::policy::{HistoryPermit, PresencePermit};
 use fanlight_engine::presence::MembersPage;
-use fanlight_proto::{Destination, Position};
+use fanlight_proto::{Destination, DestinationError, Position};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
@@ -62,7 +62,7 @@ pub(super) async fn history(
 ) -> Result<Json<HistoryAnswer>, Problem> {
     caller.may(Scope::History)?;
     let Query(HistoryQuery { destination, since, limit }) = query.map_err(bad_query)?;
-    let destination = named(&caller, &destination)?;
+    let destination = named(&destination)?;
     let since: Option<Position> = since.map(|since| since.parse()).transpose().map_err(|_| {
         door::bad_request("bad_position", "`since` is a position, epoch:offset, as was told before")
     })?;
@@ -74,6 +74,7 @@ pub(super) async fn history(
     let namespaces = api.node.rules.policy.namespaces();
     let permit = HistoryPermit::for_backend(namespaces, &destination);
     let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    caller.reaches(permit.destination())?;
     let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
     let page = api.node.broker.history(permit.into_query(range, limit)).await;
     let page = page.map_err(|error| door::refused(error.into()))?;
@@ -195,9 +196,10 @@ async fn members(
     limit: Option<u32>,
 ) -> Result<MembersPage, Problem> {
     caller.may(Scope::Presence)?;
-    let destination = named(caller, destination)?;
+    let destination = named(destination)?;
     let permit = PresencePermit::for_backend(api.node.rules.policy.namespaces(), &destination);
     let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    caller.reaches(permit.destination())?;
     let query = permit.into_query(cursor.map(Into::into), limit);
     api.node.presence.members(query).await.map_err(|error| door::refused(error.into()))
 }
@@ -286,13 +288,9 @@ pub(super) async fn cluster(
     Ok(Json(ClusterAnswer::of(&api.node.registry.nodes())))
 }
 
-/// The destination that a query names, if the caller's key is for it.
-fn named(caller: &Caller, text: &str) -> Result<Destination, Problem> {
-    let destination: Destination = text
-        .parse()
-        .map_err(|error: fanlight_proto::DestinationError| door::refused(error.into()))?;
-    caller.reaches(&destination)?;
-    Ok(destination)
+/// The destination that a query names.
+fn named(text: &str) -> Result<Destination, Problem> {
+    text.parse().map_err(|error: DestinationError| door::refused(error.into()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as map_err passes it")]

@@ -32,11 +32,11 @@ pub struct ApiKey {
     /// A file that holds the key; a final newline is not part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_file: Option<PathBuf>,
-    /// What it may do. Absent: all of it.
+    /// What it may do. Absent or empty: all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
     /// To which destinations it may publish, and of which it may read history and presence. Those
-    /// of users are named in full: "/user/*/queue/**". Absent: all.
+    /// of users are named in full: "/user/*/queue/**". Absent or empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<Pattern>,
     /// How many requests a second it may make to this node, in the long run. 0: no limit.

@@ -65,11 +65,12 @@ async fn stream(
     let allowed = cors::allowed(&parts.headers, &node.config.origin);
     let opened = async {
         let admitted = door::admit(node, peer, &parts.headers)?;
-        door::pace(node)?;
         let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
         let listening = wanted.permitted(node, &caller, Form::Events)?;
+        // Last: what is refused anyhow takes nobody's turn.
+        door::pace(node)?;
         Ok::<_, Box<Problem>>((admitted, caller, listening))
     };
     let opened = opened.await;

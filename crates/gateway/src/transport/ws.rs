@@ -217,9 +217,10 @@ fn agree(
         let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
         return Ok((agreed, admitted));
     }
-    door::pace(node)?;
     let principal = door::authenticate(node, headers, request.uri())?;
     let protocol = choose_protocol(headers)?;
+    // Last: what is refused anyhow takes nobody's turn.
+    door::pace(node)?;
     Ok((Agreed { accept_key, protocol, compression, principal }, admitted))
 }
 

@@ -18,7 +18,7 @@ secret = "the key of a backend that may do everything"
 name = "reports"
 secret = "the key of a backend that may only read orders"
 scopes = ["history", "presence"]
-destinations = ["/topic/open.orders.**"]
+destinations = ["/topic/open.orders.**", "/user/???/queue/orders"]
 [[api.keys]]
 name = "orders"
 secret = "the key of a backend that publishes orders"
@@ -260,6 +260,13 @@ async fn a_key_may_do_what_its_scopes_and_destinations_allow_and_nothing_else() 
     assert_eq!(reader.get("/history?destination=/topic/open.a").await.problem(), forbidden);
     let stats = "/presence/stats?destination=/topic/open.orders.1";
     assert_eq!(reader.get(stats).await.status, 200);
+    // What counts is the name itself, not how it is spelt: three letters, and one.
+    let orders_of = async |user: &str| {
+        reader.get(&format!("/history?destination=/user/{user}/queue/orders")).await
+    };
+    assert_eq!(orders_of("ann").await.status, 200);
+    assert_eq!(orders_of("%2561nn").await.status, 200);
+    assert_eq!(orders_of("%2561").await.problem(), forbidden);
 
     assert_eq!(publisher.post("/publish", &to("/topic/open.orders.1")).await.status, 200);
     assert_eq!(publisher.post("/publish", &to("/topic/open.a")).await.problem(), forbidden);
