@@ -29,6 +29,20 @@ impl Process {
         let pid = self.0.id().to_string();
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
+
+    /// Returns once none of its threads runs any more: on a loaded machine, that takes a while.
+    async fn stop(&self) {
+        self.signal("-STOP");
+        let threads = format!("/proc/{}/task", self.0.id());
+        let is_stopped = |stat: String| stat.rsplit(')').next().unwrap().trim().starts_with('T');
+        eventually("it is stopped", || {
+            let mut threads = std::fs::read_dir(&threads).unwrap();
+            threads.all(|thread| {
+                is_stopped(std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap())
+            })
+        })
+        .await;
+    }
 }
 
 impl Drop for Process {
@@ -78,7 +92,7 @@ async fn a_process_that_is_killed_is_gone_at_once_and_its_name_is_free_after_its
 async fn a_process_that_was_stopped_past_its_lease_ends_the_session_that_another_has_claimed() {
     let server = RedisServer::start().unwrap();
     let (node, process, holder) = with_process(leased(&server.url()), &server.url()).await;
-    process.signal("-STOP");
+    process.stop().await;
     let in_flight = node.contract.peers.ask(&holder, "late".into(), LEASE * 4);
     let (claim, handle) = node.claims_at_last("a").await;
     assert!(matches!(claim, Claim::TakenOver(_)), "{claim:?}");
