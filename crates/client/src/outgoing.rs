@@ -166,6 +166,7 @@ mod tests {
                     AckMode::ClientIndividual => "client-individual".into(),
                 }),
                 prefetch: acks.map(|acks| acks.prefetch),
+                token: None,
                 id: Some(7.into()),
             };
             assert_eq!(parse(&text).next(), Some(Ok(read)));

@@ -176,6 +176,7 @@ fn publication(destination: &Destination, case: Case, number: usize) -> Arc<Publ
         at_unix_ms: 1_800_000_000_000,
         position: None,
         only_for: None,
+        except: None,
         is_json,
     })
 }

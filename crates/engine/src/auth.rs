@@ -6,6 +6,7 @@ use std::sync::Arc;
 use fanlight_proto::CloseReason;
 use serde_json::Value;
 
+use crate::policy::Grants;
 use crate::time::Now;
 
 /// A token's claims, as its signature vouched for them.
@@ -41,12 +42,25 @@ pub struct Principal {
     pub roles: Box<[Box<str>]>,
     /// The claims that the policy names; one entry for each value of a list.
     pub claims: Box<[(Box<str>, Box<str>)]>,
+    /// What its token grants beyond the policy's rules.
+    pub grants: Grants,
     /// When the session ends unless its token is refreshed: the token's `exp` plus the leeway.
     pub expires_unix_s: Option<u64>,
     /// The token's own id (`jti`), by which it can be revoked.
     pub token_id: Option<Box<str>>,
     /// Whether it is a service that acts for many: what one user may use does not bound it.
     pub is_service: bool,
+}
+
+/// What a capability token grants: to whoever has it, for a request at which it is given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Capability {
+    /// The only user who may use it; `None`: anybody, also a session without a user.
+    pub user: Option<Arc<str>>,
+    /// What it grants.
+    pub grants: Grants,
+    /// When what it granted ends: its `exp` plus the leeway.
+    pub expires_unix_s: u64,
 }
 
 /// What a token must say, and where it says who the user is.
@@ -66,6 +80,10 @@ pub struct TokenRules {
     pub roles_claim: String,
     /// The claims to keep for the policy: [`crate::policy::Policy::claim_names`].
     pub kept_claims: Vec<String>,
+    /// The claim with what the token grants.
+    pub grants_claim: String,
+    /// How many grants a token may have.
+    pub grants: usize,
 }
 
 /// Why a token was refused. The texts are for the client and hold nothing of the token.
@@ -85,6 +103,15 @@ pub enum AuthError {
     /// The signature is not by the key.
     #[error("the token's signature is wrong; was it issued for this gateway's key?")]
     BadSignature,
+    /// A capability where a user's own token is needed.
+    #[error("the token is a capability, which is given with a request; connect with another")]
+    NotForConnecting,
+    /// Another kind of token where a capability is needed.
+    #[error("the token is no capability (`typ`); connect with it, or refresh by it")]
+    NotACapability,
+    /// A capability of another user.
+    #[error("the capability is another user's (`sub`)")]
+    OtherUser,
     /// The keys could not be fetched.
     #[error("the keys that check tokens can't be reached; try again later")]
     KeysUnavailable,
@@ -141,6 +168,7 @@ impl Principal {
             user: user.into(),
             roles: Box::default(),
             claims: Box::default(),
+            grants: Grants::default(),
             expires_unix_s: None,
             token_id: None,
             is_service: false,
@@ -164,12 +192,23 @@ impl Principal {
 
     /// Whether no rule can tell it from `other`.
     pub fn has_rights_of(&self, other: &Self) -> bool {
-        self.user == other.user && self.roles == other.roles && self.claims == other.claims
+        self.user == other.user
+            && self.roles == other.roles
+            && self.claims == other.claims
+            && self.grants == other.grants
     }
 
     /// Whether its time is over.
     pub fn is_expired(&self, now: Now) -> bool {
         self.expires_unix_s.is_some_and(|expires| expires <= now.unix_s())
+    }
+}
+
+impl Capability {
+    /// Whether a session of `principal` may use it.
+    pub fn is_for(&self, principal: Option<&Principal>) -> bool {
+        let user = principal.map(|principal| &principal.user);
+        self.user.is_none() || self.user.as_ref() == user
     }
 }
 
@@ -183,6 +222,8 @@ impl Default for TokenRules {
             user_claim: "sub".into(),
             roles_claim: "roles".into(),
             kept_claims: Vec::new(),
+            grants_claim: "fanlight".into(),
+            grants: 64,
         }
     }
 }
@@ -196,9 +237,33 @@ impl TokenRules {
             user: self.user(claims)?,
             roles: self.roles(claims)?,
             claims: self.kept(claims),
+            grants: self.granted(claims)?,
             expires_unix_s,
             token_id: claims.get("jti").and_then(Value::as_str).map(Into::into),
             is_service: false,
+        })
+    }
+
+    /// Checks the claims of a capability token whose signature is good. It must have an end, and
+    /// grant something.
+    pub fn capability(&self, claims: &Claims, now: Now) -> Result<Capability, AuthError> {
+        let missing = |claim: &str| AuthError::MissingClaim { claim: claim.to_owned() };
+        let expires_unix_s = self.check_times(claims, now)?.ok_or_else(|| missing("exp"))?;
+        self.check_issuer_and_audience(claims)?;
+        let is_bound = claims.contains_key(&self.user_claim);
+        let user = if is_bound { Some(self.user(claims)?) } else { None };
+        let grants = self.granted(claims)?;
+        if grants.is_empty() {
+            return Err(missing(&self.grants_claim));
+        }
+        Ok(Capability { user, grants, expires_unix_s })
+    }
+
+    fn granted(&self, claims: &Claims) -> Result<Grants, AuthError> {
+        let claim = claims.get(&self.grants_claim).unwrap_or(&Value::Null);
+        Grants::read(claim, self.grants).map_err(|bad| AuthError::BadClaim {
+            claim: self.grants_claim.clone(),
+            expected: bad.0,
         })
     }
 

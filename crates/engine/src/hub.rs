@@ -89,6 +89,13 @@ impl WireKey {
     }
 }
 
+impl Member {
+    /// The subscription that it gets the publication by.
+    pub fn subscription(&self) -> SubscriptionKey {
+        self.subscription
+    }
+}
+
 /// A subscription id that the hub keeps once, however many subscribers use it (`sub-0` is the
 /// first id of every `@stomp/stompjs` client).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -203,8 +210,13 @@ impl Hub {
 
     /// In which bytes a subscriber wants its messages.
     pub fn wire(&self, key: SubscriptionKey) -> Option<WireKey> {
+        self.member(key).map(|member| member.wire)
+    }
+
+    /// The subscriber behind a key.
+    pub fn member(&self, key: SubscriptionKey) -> Option<&Member> {
         let place = self.places.get(key.0 as usize)?;
-        Some(self.groups[place.group as usize].members[place.index as usize].wire)
+        Some(&self.groups[place.group as usize].members[place.index as usize])
     }
 
     /// Whether some pattern is subscribed on `channel`.

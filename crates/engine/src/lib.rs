@@ -2,6 +2,7 @@
 
 pub mod auth;
 pub mod broker;
+pub mod conflate;
 pub mod encode;
 pub mod history;
 pub mod hub;

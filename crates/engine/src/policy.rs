@@ -1,6 +1,7 @@
 //! Who may subscribe and publish where: namespaces, ordered rules, default deny, permits.
 
 mod cover;
+mod grants;
 mod namespace;
 mod rule;
 
@@ -16,6 +17,7 @@ use crate::publication::SessionId;
 use crate::queue::Queue;
 
 pub use crate::auth::Principal;
+pub use grants::{BadGrants, Grants};
 pub use namespace::{Namespace, NamespaceOptions, Namespaces};
 pub use rule::{Action, PolicyRule, RuleEffect, Who};
 
@@ -64,8 +66,8 @@ pub struct PresencePermit {
 
 /// Namespaces and rules, ready for use.
 ///
-/// What no namespace has is denied; what no rule matches is denied; else the first rule that
-/// matches decides. A user destination is matched by its absolute name, and where it is the
+/// What no namespace has is denied; else the first rule that matches decides; what no rule matches
+/// is denied, unless a token grants it. A user destination is matched by its absolute name, and where it is the
 /// session's own also by the name without the user: `/user/queue/x` and `/user/ann/queue/x` are
 /// one destination, so a rule on either applies to both. `/user/**` allows only one's own, and
 /// denies everyone's.
@@ -82,6 +84,20 @@ pub struct Subject<'s> {
     pub principal: Option<&'s Principal>,
     /// The session.
     pub session: SessionId,
+    /// What is granted for this one request, beside what the principal's own token grants.
+    pub capability: Option<&'s Grants>,
+}
+
+impl<'s> Subject<'s> {
+    /// Who asks by its own right alone.
+    pub fn new(principal: Option<&'s Principal>, session: SessionId) -> Self {
+        Self { principal, session, capability: None }
+    }
+
+    fn grants(&self) -> impl Iterator<Item = &'s Grants> {
+        let own = self.principal.map(|principal| &principal.grants);
+        own.into_iter().chain(self.capability)
+    }
 }
 
 /// Why something is not allowed.
@@ -158,6 +174,22 @@ pub enum PolicyError {
     NotForQueues {
         /// The namespace.
         name: String,
+    },
+    /// A conflated namespace keeps history, or is one of queues.
+    #[error("namespace {name:?}: what is conflated has neither history nor queues")]
+    NotForConflation {
+        /// The namespace.
+        name: String,
+    },
+    /// The header that is to be the key of conflation never comes with a publication.
+    #[error(
+        "namespace {name:?}: no publication has a header {header:?}, which is the server's own"
+    )]
+    BadConflationKey {
+        /// The namespace.
+        name: String,
+        /// The header.
+        header: String,
     },
     /// A rule's destination does not parse.
     #[error("rule {rule}: destination {pattern:?}: {error}")]
@@ -292,7 +324,11 @@ impl Policy {
                 return Err(Denied::NotAllowed);
             }
         }
-        Err(Denied::NotAllowed)
+        if !subject.grants().any(|grants| grants.cover(Action::Subscribe, subject, &names)) {
+            return Err(Denied::NotAllowed);
+        }
+        let target = Target::Pattern(Arc::new(resolved.absolute.parse()?));
+        Ok(SubscribePermit { target, channel, options: Arc::clone(&namespace.options) })
     }
 
     fn decide(
@@ -310,6 +346,9 @@ impl Policy {
         let mut rules = self.rules.iter().filter(|rule| rule.concerns(action, subject));
         match rules.find(|rule| rule.matches(subject, &names)) {
             Some(rule) if rule.allows() => Ok((destination, namespace)),
+            None if subject.grants().any(|grants| grants.allow(action, subject, &names)) => {
+                Ok((destination, namespace))
+            }
             _ => Err(Denied::NotAllowed),
         }
     }

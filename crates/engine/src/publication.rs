@@ -41,6 +41,8 @@ pub struct Publication {
     pub position: Option<Position>,
     /// Of the user's sessions that have subscribed, the only one to get it.
     pub only_for: Option<SessionId>,
+    /// The session that does not get it, though it has subscribed: its publisher's, who asked so.
+    pub except: Option<SessionId>,
     /// Whether the node that accepted it found the body to be JSON, so that no other has to look.
     /// Where it did not look, what the type says is checked before the body goes on as JSON.
     pub is_json: bool,
@@ -89,6 +91,11 @@ impl Publication {
     /// Whether it is for those only who asked for presence.
     pub fn is_presence(&self) -> bool {
         self.content_type == ContentType::Presence
+    }
+
+    /// Whether a session that has subscribed gets it.
+    pub fn is_for(&self, session: SessionId) -> bool {
+        self.only_for.is_none_or(|only| only == session) && self.except != Some(session)
     }
 
     /// How much it is to write, roughly.

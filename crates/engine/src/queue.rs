@@ -229,6 +229,7 @@ pub fn wake(destination: Destination) -> Publication {
         at_unix_ms: 0,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     }
 }

@@ -13,10 +13,11 @@
 
 mod alone;
 mod backlog;
+mod capability;
 mod connect;
 pub(crate) mod events;
 mod fault;
-mod headers;
+pub(crate) mod headers;
 mod heartbeat;
 mod live;
 mod native;
@@ -32,7 +33,7 @@ use std::sync::Arc;
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::Version;
 
-use crate::auth::{AuthError, Credentials, Principal};
+use crate::auth::{AuthError, Capability, Credentials, Principal, Token};
 use crate::broker::{Channel, Joined, PublishError, Published};
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hub::{Hub, SessionKey};
@@ -46,7 +47,7 @@ use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
-pub use alone::{Alone, Letter, Refusal, Sender};
+pub use alone::{Alone, Letter, Refusal, Sender, usable};
 pub use events::{Form, Listening};
 pub use recovery::Recover;
 
@@ -111,6 +112,8 @@ pub enum Effect {
     Ping,
     /// Check who somebody is; answered by [`Done::Authenticated`].
     Authenticate(Credentials),
+    /// Check what a capability token grants; answered by [`Done::Authorized`].
+    Authorize(Token),
     /// Enter the session in the registry; answered by [`Done::Entered`].
     Enter {
         /// Under this user.
@@ -159,6 +162,8 @@ pub enum Effect {
 pub enum Done {
     /// To [`Effect::Authenticate`].
     Authenticated(Result<Arc<Principal>, AuthError>),
+    /// To [`Effect::Authorize`].
+    Authorized(Result<Arc<Capability>, AuthError>),
     /// To [`Effect::Enter`].
     Entered(Entered),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
@@ -325,6 +330,9 @@ impl Session {
             (Work::Refresh { id }, Done::Authenticated(result)) => {
                 self.on_refreshed(cx, id, result);
             }
+            (Work::Authorize(authorizing), Done::Authorized(result)) => {
+                self.on_authorized(cx, authorizing, result);
+            }
             (Work::Publish(publishing), Done::Published(result)) => {
                 self.on_published(cx, publishing, result);
             }
@@ -373,6 +381,12 @@ impl Session {
                 if live.principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now)) {
                     return self.fail(cx, &Fault::token_expired());
                 }
+                // One that is being joined ends once it is live.
+                let joins = matches!(self.work.as_deref(), Some(Work::Join(_) | Work::Recover(_)));
+                if live.is_capability_over(cx.now) && !joins {
+                    self.end_capabilities(cx);
+                }
+                let Some(live) = self.live_mut() else { return };
                 match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
                     Due::Nothing => {}
                     Due::Heartbeat => {
@@ -499,7 +513,11 @@ impl Session {
     }
 
     fn subject(&self) -> Subject<'_> {
-        Subject { principal: self.principal().map(|principal| &**principal), session: self.id }
+        let principal = self.principal().map(|principal| &**principal);
+        let rare = self.live().and_then(|live| live.rare.as_deref());
+        let capability = rare.and_then(|rare| rare.capability.as_deref());
+        let capability = capability.map(|capability| &capability.grants);
+        Subject { capability, ..Subject::new(principal, self.id) }
     }
 
     /// Asks for something that has an answer: the last effect of this step.

@@ -6,8 +6,8 @@ use fanlight_engine::auth::Principal;
 use fanlight_engine::hub::Target;
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
-    Action, Denied, Namespace, NamespaceOptions, Namespaces, Policy, PolicyError, PolicyRule,
-    PublishPermit, RuleEffect, Subject, Who,
+    Action, Denied, Grants, Namespace, NamespaceOptions, Namespaces, Policy, PolicyError,
+    PolicyRule, PublishPermit, RuleEffect, Subject, Who,
 };
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::time::Now;
@@ -448,7 +448,7 @@ fn session() -> SessionId {
 }
 
 fn subject(principal: Option<&Principal>) -> Subject<'_> {
-    Subject { principal, session: session() }
+    Subject::new(principal, session())
 }
 
 fn user(name: &str) -> Principal {
@@ -493,4 +493,79 @@ fn policy(patterns: &[&str], rules: &[PolicyRule]) -> Policy {
     let namespaces: Vec<_> =
         roots.enumerate().map(|(at, root)| namespace(&format!("n{at}"), root, false)).collect();
     Policy::new(&namespaces, rules).unwrap()
+}
+
+fn granting(user_name: &str, claim: serde_json::Value) -> Principal {
+    let grants = Grants::read(&claim, 8).unwrap();
+    Principal { grants, ..user(user_name) }
+}
+
+#[test]
+fn grants_add_what_no_rule_decides_and_a_rule_that_denies_wins() {
+    let namespaces = [
+        Namespace { patterns: true, ..namespace("topic", "/topic/**", false) },
+        namespace("user", "/user/**", false),
+    ];
+    let rules = [deny("/topic/orders.secret"), allow("/topic/open.*")];
+    let policy = Policy::new(&namespaces, &rules).unwrap();
+    let claim = serde_json::json!({
+        "subscribe": ["/topic/orders.*", "/topic/carts/{user}/*", "/user/queue/x"],
+        "publish": ["/user/bob/queue/x"],
+    });
+    let ann = granting("ann", claim);
+    for (to, allowed) in [
+        ("/topic/orders.1", true),
+        ("/topic/orders.secret", false),
+        ("/topic/open.a", true),
+        ("/topic/carts/ann/1", true),
+        ("/topic/carts/bob/1", false),
+        ("/user/queue/x", true),
+        ("/user/ann/queue/x", true),
+        ("/user/bob/queue/x", false),
+        ("/queue/nowhere", false),
+    ] {
+        assert_eq!(may_subscribe(&policy, &ann, to), allowed, "{to}");
+    }
+    for (to, allowed) in [
+        // The rule denies one of these.
+        ("/topic/orders.*", false),
+        ("/topic/carts/ann/*", true),
+        ("/topic/carts/*/*", false),
+        ("/topic/**", false),
+    ] {
+        let permitted = policy.subscribe_pattern(&subject(Some(&ann)), &to.parse().unwrap());
+        assert_eq!(permitted.is_ok(), allowed, "{to}");
+    }
+    assert!(may_publish(&policy, &ann, "/user/bob/queue/x"));
+    assert!(!may_publish(&policy, &ann, "/user/eve/queue/x"));
+    assert!(!may_publish(&policy, &ann, "/topic/orders.1"));
+    assert!(!may_publish(&policy, &user("ann"), "/user/bob/queue/x"));
+    assert!(!ann.has_rights_of(&user("ann")));
+}
+
+#[test]
+fn a_claim_that_could_reach_others_or_without_bound_is_refused() {
+    for claim in [
+        serde_json::json!({ "subscribe": ["/**"] }),
+        serde_json::json!({ "subscribe": ["/*/a"] }),
+        serde_json::json!({ "publish": ["/{any}/a/queue/b"] }),
+        serde_json::json!({ "subscribe": ["/user/**"] }),
+        serde_json::json!({ "subscribe": ["/user/*/queue/a"] }),
+        serde_json::json!({ "publish": ["/user/{name}/queue/a"] }),
+        serde_json::json!({ "publish": ["/user/b*/queue/a"] }),
+        serde_json::json!({ "publish": ["/user/~s/queue/a"] }),
+        serde_json::json!({ "subscribe": ["/user/bob/queue/a"] }),
+        serde_json::json!({ "history": ["/user/bob/queue/a"] }),
+        serde_json::json!({ "subscribe": ["/topic/**/{user}"] }),
+        serde_json::json!({ "subscribe": ["topic/a"] }),
+        serde_json::json!({ "subscribe": [format!("/topic/{}", "a".repeat(255))] }),
+        serde_json::json!({ "subscribe": "/topic/a" }),
+        serde_json::json!({ "subscribe": [1] }),
+        serde_json::json!({ "receive": ["/topic/a"] }),
+        serde_json::json!(["/topic/a"]),
+        serde_json::json!({ "subscribe": vec!["/topic/a"; 5], "publish": vec!["/topic/a"; 4] }),
+    ] {
+        assert!(Grants::read(&claim, 8).is_err(), "{claim}");
+    }
+    assert_eq!(Grants::read(&serde_json::json!({ "subscribe": [] }), 8), Ok(Grants::default()));
 }

@@ -59,6 +59,7 @@ impl Carried {
             at_unix_ms: 0,
             position: None,
             only_for: None,
+            except: None,
             is_json: false,
         }
     }

@@ -1,15 +1,17 @@
 //! Tokens: which key may have signed one, and whether it did. What claims mean is the engine's.
 
 mod extract;
+mod jwks;
 mod keys;
 mod mint;
 mod verified;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use fanlight_engine::auth::{AuthError, Claims, Credentials, Principal, TokenRules};
+use fanlight_engine::auth::{AuthError, Capability, Claims, Credentials, Principal, TokenRules};
 use fanlight_engine::time::Now;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
@@ -17,19 +19,24 @@ use serde_json::Value;
 
 use crate::accounts::Accounts;
 use crate::config::{Algorithm, Auth, AuthKey, Problem};
+use jwks::KeySets;
 use keys::VerifyingKey;
-use verified::{Fingerprint, Verified};
+use verified::{Expiring, Fingerprint, Verified};
 
 pub use extract::{TokenSource, token_from};
-pub use mint::{MintError, SigningKey, mint};
+pub use mint::{MintError, SigningKey, mint, mint_capability};
 
 /// Checks tokens against the configured keys and rules, and logins against the accounts.
 #[derive(Debug)]
 pub struct Authenticator {
     keys: Vec<VerifyingKey>,
+    key_sets: KeySets,
     accounts: Accounts,
     rules: TokenRules,
-    verified: Verified,
+    verified: Verified<Principal>,
+    capabilities: Verified<Capability>,
+    /// As of which change of keys tokens are remembered.
+    changes: AtomicU64,
 }
 
 /// Why a token's signature is not accepted, for `token inspect` and the log.
@@ -74,20 +81,32 @@ impl Authenticator {
     /// Reads the configured keys and accounts; `rules` say what claims must be.
     pub fn new(auth: &Auth, rules: TokenRules) -> Result<Self, Vec<Problem>> {
         let (keys, accounts) = (keys::read_all(&auth.keys)?, Accounts::new(&auth.accounts)?);
-        Ok(Self { keys, accounts, rules, verified: Verified::new() })
+        Ok(Self {
+            keys,
+            key_sets: KeySets::new(&auth.jwks)?,
+            accounts,
+            rules,
+            verified: Verified::new(),
+            capabilities: Verified::new(),
+            changes: AtomicU64::new(0),
+        })
     }
 
     /// Who a client is that has proved itself so.
-    pub fn check(&self, credentials: &Credentials, now: Now) -> Result<Arc<Principal>, AuthError> {
+    pub async fn check(
+        &self,
+        credentials: &Credentials,
+        now: Now,
+    ) -> Result<Arc<Principal>, AuthError> {
         let (login, passcode, bearer) = match credentials {
-            Credentials::Token(token) => return self.authenticate(token.as_str(), now),
+            Credentials::Token(token) => return self.authenticate(token.as_str(), now).await,
             Credentials::Login { login, passcode, bearer } => (login, passcode, bearer),
         };
         if let Some(service) = self.accounts.check(login, passcode.as_str()) {
             return service.map(Arc::new);
         }
         let token = bearer.as_ref().unwrap_or(passcode);
-        self.authenticate(token.as_str(), now).map_err(|error| match error {
+        self.authenticate(token.as_str(), now).await.map_err(|error| match error {
             // As for a known login, or else the answer would tell which logins are known.
             AuthError::Malformed | AuthError::UnknownKey | AuthError::BadSignature
                 if !self.accounts.is_empty() =>
@@ -99,31 +118,112 @@ impl Authenticator {
     }
 
     /// Who `token` says its bearer is, once everything about it is known to be good.
-    pub fn authenticate(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
+    pub async fn authenticate(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
+        let read = |claims: &Claims| self.rules.principal(claims, now);
+        self.known(&self.verified, Kind::Bearer, token, now, read).await
+    }
+
+    /// What a capability token grants, once everything about it is known to be good.
+    pub async fn authorize(&self, token: &str, now: Now) -> Result<Arc<Capability>, AuthError> {
+        let read = |claims: &Claims| self.rules.capability(claims, now);
+        self.known(&self.capabilities, Kind::Capability, token, now, read).await
+    }
+
+    async fn known<T: Expiring>(
+        &self,
+        verified: &Verified<T>,
+        kind: Kind,
+        token: &str,
+        now: Now,
+        read: impl Fn(&Claims) -> Result<T, AuthError>,
+    ) -> Result<Arc<T>, AuthError> {
         let fingerprint = Fingerprint::of(token);
-        if let Some(principal) = self.verified.principal(fingerprint, now) {
+        let changes = self.forget_if_changed();
+        if let Some(known) = verified.known(fingerprint, now).filter(|_| self.key_sets.are_fresh())
+        {
             metrics::counter!("fanlight_tokens_total", "result" => "remembered").increment(1);
-            return Ok(principal);
+            return Ok(known);
         }
-        let claims = self.verify(token).map_err(AuthError::from);
-        let principal = claims.and_then(|claims| self.rules.principal(&claims, now));
-        let result = if principal.is_ok() { "verified" } else { "refused" };
+        let claims = self.claims_of(kind, token).await;
+        let known = claims.and_then(|claims| read(&claims));
+        let result = if known.is_ok() { "verified" } else { "refused" };
         metrics::counter!("fanlight_tokens_total", "result" => result).increment(1);
-        let principal = Arc::new(principal?);
-        self.verified.remember(fingerprint, &principal);
-        Ok(principal)
+        let known = Arc::new(known?);
+        if changes == self.key_sets.changes() {
+            verified.remember(fingerprint, &known);
+        }
+        Ok(known)
+    }
+
+    async fn claims_of(&self, kind: Kind, token: &str) -> Result<Claims, AuthError> {
+        let parsed = Token::parse(token)?;
+        match (kind, parsed.header.is_capability()) {
+            (Kind::Bearer, true) => return Err(AuthError::NotForConnecting),
+            (Kind::Capability, false) => return Err(AuthError::NotACapability),
+            _ => {}
+        }
+        let mut verified = self.verify(token);
+        if !self.key_sets.is_empty() && matches!(verified, Err(TokenError::UnknownKey { .. })) {
+            self.key_sets.refetch().await;
+            verified = self.verify(token);
+        }
+        match verified {
+            // It may be a key that there is, and is good.
+            Err(TokenError::UnknownKey { .. }) if !self.key_sets.are_fresh() => {
+                Err(AuthError::KeysUnavailable)
+            }
+            verified => Ok(verified?),
+        }
+    }
+
+    /// A token is remembered no longer than the key that signed it; the count of changes so far.
+    fn forget_if_changed(&self) -> u64 {
+        let changes = self.key_sets.changes();
+        if self.changes.swap(changes, Ordering::AcqRel) != changes {
+            self.verified.forget_all();
+            self.capabilities.forget_all();
+        }
+        changes
+    }
+
+    /// The tasks that keep keys from URLs new; they never end by themselves.
+    pub fn tasks(&self) -> impl Iterator<Item = impl Future<Output = ()> + Send + use<>> {
+        self.key_sets.tasks()
+    }
+
+    /// Waits until keys were fetched once from each URL, or could not be.
+    pub async fn begun(&self) {
+        self.key_sets.begun().await;
     }
 
     /// The claims of `token`, once its signature is known to be good. Their times, issuer and
     /// audience are not looked at.
     pub fn verify(&self, token: &str) -> Result<Claims, TokenError> {
         let token = Token::parse(token)?;
-        let mut candidates = self.candidates(&token.header)?;
+        let mut candidates = match self.fetched(&token) {
+            Some(verified) => return verified.and_then(|()| token.claims()),
+            None => self.candidates(&token.header)?,
+        };
         if candidates.any(|key| token.is_signed_with(key)) {
             token.claims()
         } else {
             Err(TokenError::BadSignature)
         }
+    }
+
+    /// Whether a fetched key has signed the token, if it names one; configured ones come first.
+    fn fetched(&self, token: &Token<'_>) -> Option<Result<(), TokenError>> {
+        let kid = token.header.kid.as_deref()?;
+        if self.keys.iter().any(|key| key.id == kid && !kid.is_empty()) {
+            return None;
+        }
+        self.key_sets.with_key(kid, |key| {
+            if token.header.alg.parse().ok() != Some(key.algorithm) {
+                let algorithm = token.header.alg.clone();
+                return Err(TokenError::AlgorithmNotAllowed { algorithm });
+            }
+            if token.is_signed_with(key) { Ok(()) } else { Err(TokenError::BadSignature) }
+        })
     }
 
     /// The keys to try: the one with the token's `kid`, else those for its algorithm.
@@ -147,6 +247,9 @@ impl Authenticator {
         let algorithm = header.alg.parse::<Algorithm>().ok();
         let fitting = move |key: &&VerifyingKey| eligible(key) && Some(key.algorithm) == algorithm;
         if !self.keys.iter().any(|key| fitting(&key)) {
+            if let (Some(kid), true) = (&header.kid, foreign && !self.key_sets.is_empty()) {
+                return Err(TokenError::UnknownKey { kid: kid.clone() });
+            }
             return Err(TokenError::AlgorithmNotAllowed { algorithm: header.alg.clone() });
         }
         Ok(self.keys.iter().filter(fitting))
@@ -165,6 +268,11 @@ pub fn unverified(token: &str) -> Result<(Value, Claims), TokenError> {
     Ok((header, parsed.claims()?))
 }
 
+/// Whether a token says of itself that it is a capability.
+pub fn is_capability(token: &str) -> Result<bool, TokenError> {
+    Ok(Token::parse(token)?.header.is_capability())
+}
+
 /// A token, split but not trusted.
 struct Token<'t> {
     header: Header,
@@ -173,11 +281,29 @@ struct Token<'t> {
     signature: &'t str,
 }
 
+/// What a token is for.
+#[derive(Debug, Clone, Copy)]
+enum Kind {
+    /// To say who somebody is.
+    Bearer,
+    /// To allow something, given with a request.
+    Capability,
+}
+
 #[derive(Deserialize)]
 struct Header {
     alg: String,
+    typ: Option<String>,
     kid: Option<String>,
     crit: Option<Value>,
+}
+
+impl Header {
+    /// Compared as media types are; `application/` may be left out (RFC 7515 §4.1.9).
+    fn is_capability(&self) -> bool {
+        let typ = self.typ.as_deref().unwrap_or_default().to_ascii_lowercase();
+        typ.strip_prefix("application/").unwrap_or(&typ) == CAPABILITY_TYPE
+    }
 }
 
 impl<'t> Token<'t> {
@@ -208,6 +334,9 @@ fn decode<T: for<'de> Deserialize<'de>>(part: &str) -> Result<T, TokenError> {
     let bytes = URL_SAFE_NO_PAD.decode(part).map_err(|_| TokenError::Malformed)?;
     serde_json::from_slice(&bytes).map_err(|_| TokenError::Malformed)
 }
+
+/// The `typ` of capability tokens.
+pub const CAPABILITY_TYPE: &str = "fl-cap+jwt";
 
 #[cfg(test)]
 mod tests;

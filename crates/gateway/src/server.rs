@@ -45,9 +45,7 @@ use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let ServeOptions { config, warnings, dev, conformance } = options;
     telemetry::init_log(&config.log)?;
-    for warning in &warnings {
-        tracing::warn!("{warning}");
-    }
+    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
     // First: as process 1 of a container, it would not hear of those that nobody listens for.
     let mut signals = Signals::listen()?;
     descriptors::raise_limit();
@@ -75,6 +73,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
     let shared = worker_shared(&config, &cluster, clock)?;
     let shared = Arc::new(WorkerShared { tracer: spans, ..shared });
+    fetch_keys(&shared.authenticator, &tracker, &shutdown).await;
     let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
@@ -168,6 +167,19 @@ fn own_server(
 /// Lets no client in before the broker can be asked, if it can soon: a proxy without health checks
 /// sends clients to a node as soon as it listens, and whoever comes back then would be told that its
 /// history is unavailable. A node that starts while the broker is away serves all the same.
+/// Begins to keep keys from URLs new, and waits for the first, which is bounded by their timeout.
+async fn fetch_keys(
+    authenticator: &Authenticator,
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) {
+    for task in authenticator.tasks() {
+        let until = shutdown.clone();
+        tracker.spawn(async move { until.run_until_cancelled(task).await });
+    }
+    authenticator.begun().await;
+}
+
 async fn await_broker(node: &Node) {
     let is_ready = async {
         while !matches!(node.readiness(), Readiness::Ready) {
@@ -208,6 +220,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         outbox_limits: config.outbox_limits(),
         mailbox_limits: config.mailbox_limits(),
         send_time_ms: config.limits.send_time.as_ms(),
+        conflation_bytes: config.limits.conflation.as_bytes(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
         tracer: None,

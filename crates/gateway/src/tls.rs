@@ -1,5 +1,7 @@
-//! TLS of our own listeners: the certificate and its key, read once at the start.
+//! TLS of our own listeners: the certificate and its key, read once at the start; and towards
+//! others.
 
+mod client;
 mod session;
 
 use std::io;
@@ -13,6 +15,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::config::{Problem, ServerTls};
 
+pub use client::{https_client, roots};
 pub use session::Session;
 
 /// The protocols within TLS for clients (RFC 7301), the preferred one first.

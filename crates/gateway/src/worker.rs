@@ -1,6 +1,7 @@
 //! One worker: its sockets in one poll, its sessions, its hub; no task and no lock per connection.
 
 mod census;
+mod conflation;
 mod departures;
 mod effects;
 mod fanout;
@@ -55,6 +56,7 @@ use crate::jwt::Authenticator;
 use crate::traces::Tracer;
 
 use census::Transport;
+use conflation::Conflated;
 pub use inbox::{
     Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
 };
@@ -96,6 +98,8 @@ pub struct WorkerShared {
     pub send_time_ms: u64,
     /// Messages below this are not compressed, in bytes.
     pub deflate_min_bytes: usize,
+    /// What each worker may keep for conflation, in bytes.
+    pub conflation_bytes: usize,
     /// How many sessions are connected, on all workers; up to a second old.
     pub sessions: AtomicU64,
     /// Makes spans, where there are traces.
@@ -122,6 +126,7 @@ pub struct Worker {
     effects: Vec<Effect>,
     stage: Stage,
     recovery: Recovery,
+    conflation: Conflated,
     /// Connections whose unread input can go on.
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
@@ -153,6 +158,7 @@ enum Wake {
     Done(Ticket, Done),
     Read(recovery::Read),
     Queue(QueueDone),
+    Conflation,
     Resumed,
     Sweep,
 }
@@ -183,6 +189,7 @@ impl Worker {
             effects: Vec::new(),
             stage: Stage::default(),
             recovery: Recovery::new(shared.outbox_limits),
+            conflation: Conflated::new(&shared),
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             reentry: Reentry::default(),
@@ -227,6 +234,7 @@ impl Worker {
                     }
                 }
                 Wake::Queue(done) => self.on_queue_done(done),
+                Wake::Conflation => self.on_conflation_tick().await,
                 Wake::Resumed => self.resume(&mut inbox).await,
                 Wake::Sweep => self.on_sweep(),
             }
@@ -257,6 +265,7 @@ impl Worker {
         ticks: &mut Interval,
     ) -> io::Result<Option<Wake>> {
         let resumed = !self.resumed.is_empty() || self.recovery.has_more;
+        let tick = self.conflation.wait(|| self.shared.clock.now().mono_ms);
         Ok(Some(tokio::select! {
             polled = poll_sockets(&mut self.poll, events) => {
                 polled?;
@@ -277,6 +286,7 @@ impl Worker {
             Some(done) = self.queues.work.next(), if !self.queues.work.is_empty() => {
                 Wake::Queue(done)
             }
+            () = conflation::tick_after(tick), if tick.is_some() => Wake::Conflation,
             () = std::future::ready(()), if resumed => Wake::Resumed,
             _ = ticks.tick() => Wake::Sweep,
         }))
@@ -586,6 +596,7 @@ impl Worker {
         self.stats.closed(reason);
         self.traces.closed(key, slot, reason);
         self.recovery.forget(key);
+        self.conflation.conflation.forget(key);
         self.with_session(key, now, |session, cx| session.on_closed_for(cx, reason));
         if paused {
             // What it has sent meanwhile may hold its close frame, whose edge is over.

@@ -70,6 +70,7 @@ fn publication(body_bytes: usize, number: usize) -> Publication {
         at_unix_ms: 1_700_000_000_000,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     }
 }

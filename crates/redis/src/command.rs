@@ -134,6 +134,7 @@ mod tests {
             at_unix_ms: 0,
             position: None,
             only_for: None,
+            except: None,
             is_json: false,
         };
         let channel = Channel::of_destination("/topic/a".into());

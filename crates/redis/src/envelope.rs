@@ -19,8 +19,12 @@
 //! Integers are little endian; a text is its length as a LEB128 `u32`, then UTF-8; a count is a
 //! LEB128 `u32` too. No length allocates ahead of the data that it announces.
 //!
-//! Version 2 is what `publish.lua` makes of version 1 where a history is kept, since only Redis
-//! knows the position: the byte 2, epoch and offset of 8 bytes each, then the whole version 1.
+//! Version 3 is version 1 with a byte of further flags behind the first: bit 0, the 16 bytes of the
+//! id of a session that does not get it, which come before the destination. It is written only for
+//! what needs it, so that nodes which don't know it yet lose nothing else.
+//!
+//! Version 2 is what `publish.lua` makes of version 1 or 3 where a history is kept, since only Redis
+//! knows the position: the byte 2, epoch and offset of 8 bytes each, then the whole of the other.
 
 use std::hash::BuildHasher;
 use std::sync::Arc;
@@ -37,6 +41,9 @@ pub const VERSION: u8 = 1;
 /// The version with a position in front, which `publish.lua` writes.
 pub const POSITIONED_VERSION: u8 = 2;
 
+/// The version with further flags.
+pub const EXTENDED_VERSION: u8 = 3;
+
 /// Bodies up to this many bytes are copied out of the read buffer; longer ones are slices of it.
 pub const COPY_MAX_BYTES: usize = 2048;
 
@@ -52,7 +59,7 @@ pub enum EnvelopeError {
     /// Written by a newer node.
     #[error(
         "envelope version {version} is not known here; \
-         this node reads versions {VERSION} and {POSITIONED_VERSION}"
+         this node reads versions {VERSION} to {EXTENDED_VERSION}"
     )]
     UnknownVersion {
         /// Its first byte.
@@ -84,7 +91,10 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
     flags |= u8::from(publication.only_for.is_some()) * SESSION;
     flags |= u8::from(publication.is_json) * IS_JSON;
     flags |= u8::from(publication.is_presence()) * PRESENCE;
-    out.extend_from_slice(&[VERSION, flags]);
+    match publication.except {
+        None => out.extend_from_slice(&[VERSION, flags]),
+        Some(_) => out.extend_from_slice(&[EXTENDED_VERSION, flags, EXCEPT]),
+    }
     out.extend_from_slice(publication.id.0.as_bytes());
     out.extend_from_slice(&publication.at_unix_ms.to_le_bytes());
     if let Some(position) = publication.position {
@@ -92,6 +102,9 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
         out.extend_from_slice(&position.offset.to_le_bytes());
     }
     if let Some(session) = publication.only_for {
+        out.extend_from_slice(session.0.as_bytes());
+    }
+    if let Some(session) = publication.except {
         out.extend_from_slice(session.0.as_bytes());
     }
     put_text(publication.destination.as_str(), out);
@@ -121,6 +134,9 @@ pub fn encoded_bytes(publication: &Publication) -> usize {
     if publication.only_for.is_some() {
         bytes += 16;
     }
+    if publication.except.is_some() {
+        bytes += 1 + 16;
+    }
     if let ContentType::Other(other) = &publication.content_type {
         bytes += text(other);
     }
@@ -149,9 +165,11 @@ pub fn decode(
         position = Some(fields.position()?);
     }
     let [version, flags] = *fields.fixed::<2>("version")?;
-    if version != VERSION {
-        return Err(EnvelopeError::UnknownVersion { version });
-    }
+    let further = match version {
+        VERSION => 0,
+        EXTENDED_VERSION => fields.fixed::<1>("flags")?[0],
+        _ => return Err(EnvelopeError::UnknownVersion { version }),
+    };
     let id = PublicationId(Uuid::from_bytes(*fields.fixed("id")?));
     let at_unix_ms = fields.u64("time")?;
     if flags & POSITION != 0 {
@@ -161,6 +179,10 @@ pub fn decode(
     let only_for = match flags & SESSION {
         0 => None,
         _ => Some(SessionId(Uuid::from_bytes(*fields.fixed("session")?))),
+    };
+    let except = match further & EXCEPT {
+        0 => None,
+        _ => Some(SessionId(Uuid::from_bytes(*fields.fixed("excluded session")?))),
     };
     let destination = destinations.parse(fields.bytes("destination")?)?;
     let content_type = match flags >> CONTENT_TYPE_SHIFT & 3 {
@@ -196,6 +218,7 @@ pub fn decode(
         at_unix_ms,
         position,
         only_for,
+        except,
         is_json: flags & IS_JSON != 0,
     })
 }
@@ -350,6 +373,7 @@ const SESSION: u8 = 1 << 3;
 const CONTENT_TYPE_SHIFT: u8 = 4;
 const IS_JSON: u8 = 1 << 6;
 const PRESENCE: u8 = 1 << 7;
+const EXCEPT: u8 = 1;
 const FIXED_BYTES: usize = 2 + 16 + 8;
 const DESTINATION_SLOTS: usize = 1024;
 
@@ -369,6 +393,7 @@ mod tests {
             at_unix_ms: 1_700_000_000_000,
             position: None,
             only_for: None,
+            except: None,
             is_json: false,
         }
     }
@@ -426,7 +451,7 @@ mod tests {
             decoded(&bytes)
         };
         assert_eq!(decoded(b""), Err(E::Truncated { field: "version" }));
-        assert_eq!(with(0, 3), Err(E::UnknownVersion { version: 3 }));
+        assert_eq!(with(0, 4), Err(E::UnknownVersion { version: 4 }));
         assert_eq!(with(26, 0x7f), Err(E::Truncated { field: "destination" }));
         assert_eq!(with(27, b'!'), Err(E::BadDestination));
         assert_eq!(with(27, 0xff), Err(E::NotUtf8 { field: "destination" }));
@@ -480,10 +505,10 @@ mod tests {
         let body = proptest::collection::vec(any::<u8>(), 0..5000);
         (
             (any::<u128>(), any::<u64>(), destination, content_type, any::<Option<u128>>()),
-            (any::<bool>(), position, proptest::option::of(text()), headers, body),
+            (any::<(bool, Option<u128>)>(), position, proptest::option::of(text()), headers, body),
         )
             .prop_map(|((id, at_unix_ms, destination, content_type, session), rest)| {
-                let (is_json, position, publisher, headers, body) = rest;
+                let ((is_json, except), position, publisher, headers, body) = rest;
                 Publication {
                     id: PublicationId(Uuid::from_u128(id)),
                     destination: destination.parse().unwrap(),
@@ -497,6 +522,7 @@ mod tests {
                     at_unix_ms,
                     position: position.map(|(epoch, offset)| Position { epoch, offset }),
                     only_for: session.map(|id| SessionId(Uuid::from_u128(id))),
+                    except: except.map(|id| SessionId(Uuid::from_u128(id))),
                     is_json,
                 }
             })
@@ -531,7 +557,9 @@ mod tests {
         bolero::check!().for_each(|bytes: &[u8]| {
             let plain = [&[VERSION], bytes].concat();
             let with_position = positioned(Position { epoch: 1, offset: 2 }, &plain);
-            for envelope in [plain, with_position, [&[POSITIONED_VERSION], bytes].concat()] {
+            let extended = [&[EXTENDED_VERSION], bytes].concat();
+            let unfinished = [&[POSITIONED_VERSION], bytes].concat();
+            for envelope in [plain, with_position, extended, unfinished] {
                 if let Ok(publication) = decoded(&envelope) {
                     assert!(publication.body.len() < envelope.len());
                 }

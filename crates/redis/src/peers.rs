@@ -260,6 +260,7 @@ impl Inner {
             at_unix_ms: unix_ms(),
             position: None,
             only_for: None,
+            except: None,
             is_json: false,
         };
         let sharded = self.shards.sharded_pubsub();

@@ -55,6 +55,7 @@ pub fn publication(destination: &str, body: impl Into<Bytes>) -> Publication {
         at_unix_ms: 1_700_000_000_000,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     }
 }

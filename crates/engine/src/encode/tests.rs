@@ -22,6 +22,7 @@ fn publication(number: u128, body: &[u8]) -> Arc<Publication> {
         at_unix_ms: 5,
         position: Some(Position { epoch: 0xab, offset: 7 }),
         only_for: None,
+        except: None,
         is_json: false,
     })
 }

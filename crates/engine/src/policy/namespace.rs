@@ -10,8 +10,10 @@ use super::cover::Glob;
 use super::rule::Names;
 use super::{Denied, PolicyError, Subject};
 use crate::broker::Channel;
+use crate::conflate::Conflate;
 use crate::history::History;
 use crate::queue::QueueOptions;
+use crate::session::headers;
 
 /// A configured part of the destination space; the first that matches has a destination.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,6 +44,9 @@ pub struct NamespaceOptions {
     pub queue: Option<QueueOptions>,
     /// Whether it is recorded who subscribes to its destinations, and which are occupied.
     pub events: bool,
+    /// How often a subscriber gets a message of a key at most; `None`: each. Neither history nor
+    /// queues go with it.
+    pub conflate: Option<Conflate>,
 }
 
 /// The namespaces, ready for matching.
@@ -89,6 +94,7 @@ impl Namespaces {
             {
                 return Err(PolicyError::NotForQueues { name: name.clone() });
             }
+            check_conflation(name, options)?;
             let parsed = pattern.parse().map_err(|error| PolicyError::BadNamespacePattern {
                 name: name.clone(),
                 pattern: pattern.clone(),
@@ -114,6 +120,16 @@ impl Namespaces {
     /// What the namespace of `destination`, which is absolute, is called.
     pub fn name_of(&self, destination: &Destination) -> Option<&str> {
         Some(&self.of(destination)?.name)
+    }
+
+    /// How the publications of `destination`, which is absolute, are conflated.
+    pub fn conflate(&self, destination: &Destination) -> Option<&Conflate> {
+        self.of(destination)?.options.conflate.as_ref()
+    }
+
+    /// Whether any are.
+    pub fn any_conflated(&self) -> bool {
+        self.ordered.iter().any(|namespace| namespace.options.conflate.is_some())
     }
 
     /// Whether sessions without a user have any use here.
@@ -142,6 +158,20 @@ impl Namespaces {
             }
         }
         Err(Denied::NoNamespace)
+    }
+}
+
+/// Positions would skip, and who recovers would be given what conflation spares it.
+fn check_conflation(name: &str, options: &NamespaceOptions) -> Result<(), PolicyError> {
+    let Some(conflate) = &options.conflate else { return Ok(()) };
+    if options.history.is_some() || options.queue.is_some() {
+        return Err(PolicyError::NotForConflation { name: name.to_owned() });
+    }
+    match &conflate.key_header {
+        Some(header) if headers::is_reserved(header) => {
+            Err(PolicyError::BadConflationKey { name: name.to_owned(), header: header.to_string() })
+        }
+        _ => Ok(()),
     }
 }
 

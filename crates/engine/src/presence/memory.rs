@@ -98,6 +98,7 @@ impl MemoryPresence {
                 at_unix_ms: unix_ms,
                 position: None,
                 only_for: None,
+                except: None,
                 is_json: false,
             };
             self.broker.announce(&channel, Arc::new(publication));

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use fanlight_proto::native::{self, ClientMessage};
 use fanlight_proto::{CloseReason, DestinationError};
 
+use super::capability;
 use super::live::{Draft, Outgoing, Publisher, outgoing};
 use super::native::draft_of;
 use super::{Fault, Rules};
-use crate::auth::Principal;
+use crate::auth::{AuthError, Capability, Principal, Token};
 use crate::broker::PublishError;
 use crate::history::{HistoryError, IdempotencyKey};
 use crate::ids::Ids;
@@ -57,23 +58,35 @@ pub struct Refusal {
 }
 
 impl Alone {
+    /// The capability that a `send` is given with.
+    pub fn token_of(text: &str) -> Option<Token> {
+        match native::parse_send(text) {
+            Ok(ClientMessage::Send { token: Some(token), .. }) => Some(Token::new(&token)),
+            _ => None,
+        }
+    }
+
     /// Reads the native protocol's `send`, whose `type` may be left out, of a client who is
-    /// `principal`.
+    /// `principal` and may do what `capability` grants.
     pub fn read(
         rules: &Rules,
         ids: &mut Ids,
         now: Now,
         principal: Option<&Arc<Principal>>,
+        capability: Option<&Capability>,
         text: &str,
     ) -> Result<Self, Refusal> {
-        let session = ids.session(now);
-        let sender = Subject { principal: principal.map(|principal| &**principal), session };
+        let own = Subject::new(principal.map(|principal| &**principal), ids.session(now));
+        let sender = Subject { capability: capability.map(|own| &own.grants), ..own };
         let mut read = || {
             let message = native::parse_send(text)?;
             let draft = draft_of(&message, &rules.limits)?;
             // Its session is no other request's, so the same key would be another one each time.
             if principal.is_none() && draft.key.is_some() {
                 return Err(Fault::key_without_user());
+            }
+            if draft.exclude_self {
+                return Err(Fault::exclude_self_without_session());
             }
             outgoing(rules, ids, now, Publisher::Client(&sender), draft)
         };
@@ -85,6 +98,9 @@ impl<'t> Letter<'t> {
     /// Reads the native protocol's `send`, whose `type` may be left out.
     pub fn read(rules: &Rules, text: &'t str) -> Result<Self, Refusal> {
         let message = native::parse_send(text).map_err(Fault::from)?;
+        if let ClientMessage::Send { token: Some(_), .. } = &message {
+            return Err(Fault::needless_capability().into());
+        }
         let limit = rules.limits.message_bytes;
         if draft_of(&message, &rules.limits)?.body.len() > limit {
             return Err(Fault::message_too_large(limit).into());
@@ -114,6 +130,16 @@ impl<'t> Letter<'t> {
         let outgoing = outgoing(rules, ids, now, Publisher::Backend(sender.name), draft);
         Ok(outgoing.map_err(|fault| Refusal::of(fault, to))?.into())
     }
+}
+
+/// What `principal` may use of a capability, or why it may use nothing.
+pub fn usable(
+    capability: Result<Arc<Capability>, AuthError>,
+    principal: Option<&Principal>,
+    now: Now,
+) -> Result<Arc<Capability>, Refusal> {
+    let usable = capability.and_then(|known| capability::check(known, principal, now));
+    usable.map_err(|error| Fault::bad_capability(&error).into())
 }
 
 impl From<Outgoing> for Alone {

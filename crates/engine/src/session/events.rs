@@ -5,6 +5,7 @@
 //! all of its destinations, on any node.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use fanlight_proto::cursor::{Cursor, CursorError};
 use fanlight_proto::native::ServerMessage;
@@ -21,7 +22,7 @@ use super::presence::may_see_presence;
 use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Handshake, Rules, Session};
-use crate::auth::Principal;
+use crate::auth::{Capability, Principal};
 use crate::hub::{SessionKey, Wire};
 use crate::policy::Subject;
 use crate::publication::SessionId;
@@ -36,6 +37,7 @@ pub struct Listening {
     cursor: Cursor,
     presence: bool,
     form: Form,
+    capability: Option<Arc<Capability>>,
 }
 
 /// In which form a listener is told things.
@@ -69,14 +71,22 @@ impl Listening {
             Some(text) => Cursor::parse_for(text, wanted.len())?,
             None => Cursor::new(vec![None; wanted.len()])?,
         };
-        Ok(Self { wanted: wanted.into(), cursor, presence, form })
+        Ok(Self { wanted: wanted.into(), cursor, presence, form, capability: None })
+    }
+
+    /// The same by this capability, where the client's own token does not allow it.
+    #[must_use]
+    pub fn with_capability(self, capability: Option<Arc<Capability>>) -> Self {
+        Self { capability, ..self }
     }
 
     /// Refuses what a client who is `principal` may not listen to, before there is a session: so
     /// that the refusal can be an answer's status.
     pub fn check(&self, rules: &Rules, principal: Option<&Principal>) -> Result<(), Refusal> {
         // Its private destinations are its own whatever its id will be.
-        let subject = Subject { principal, session: SessionId(Uuid::nil()) };
+        let own = Subject::new(principal, SessionId(Uuid::nil()));
+        let capability = self.capability.as_deref().map(|capability| &capability.grants);
+        let subject = Subject { capability, ..own };
         let mut named = HashSet::new();
         for to in &self.wanted {
             let mut checked = may_subscribe(rules, &subject, to).map(drop);
@@ -167,7 +177,14 @@ impl Session {
         let start = since.map_or(Start::Now, Start::Resume);
         let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
         let wanted = Wanted { wire, start, presence, consuming };
-        if let Err((fault, _)) = self.subscribe(cx, &to, &to, wanted, Answer::Joined(index)) {
+        let capability = events.listening.capability.clone();
+        let subscribe =
+            |session: &mut Self| session.subscribe(cx, &to, &to, wanted, Answer::Joined(index));
+        let subscribed = match capability {
+            Some(capability) => self.with_capability(capability, subscribe),
+            None => subscribe(self),
+        };
+        if let Err((fault, _)) = subscribed {
             self.events_fail(cx, &fault, Some(index));
         }
     }

@@ -81,6 +81,11 @@ impl Fault {
         }
     }
 
+    /// Whether the policy denied it.
+    pub(super) fn is_denied(&self) -> bool {
+        self.gravity == Gravity::Denied
+    }
+
     /// The message with its remedy.
     pub(super) fn text(&self) -> String {
         if self.remedy.is_empty() {
@@ -167,7 +172,7 @@ impl Fault {
         Self::new("missing_header", message, "", CloseReason::ProtocolError)
     }
 
-    pub(super) fn bad_header(message: &'static str, remedy: &'static str) -> Self {
+    pub(super) fn bad_header(message: impl Into<Cow<'static, str>>, remedy: &'static str) -> Self {
         Self::new("bad_header", message, remedy, CloseReason::ProtocolError)
     }
 
@@ -195,6 +200,18 @@ impl Fault {
         let message = "only what a user's sessions subscribe to can be sent to one of them";
         let remedy = "send to /user/{name}/..., outside of namespaces of queues";
         Self::new("bad_session", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn exclude_self_in_queue() -> Self {
+        let message = "a queue gives each message to one consumer, so it can't exclude the sender";
+        let remedy = "send it without exclude_self";
+        Self::new("bad_exclusion", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn exclude_self_without_session() -> Self {
+        let message = "what comes by a request of its own has no session to exclude";
+        let remedy = "send it on the connection that subscribes, or without exclude_self";
+        Self::new("bad_exclusion", message, remedy, CloseReason::ProtocolError)
     }
 
     pub(super) fn reserved_header(name: &str) -> Self {
@@ -347,6 +364,30 @@ impl Fault {
     pub(super) fn anonymous_refresh() -> Self {
         let message = "a session without a user has no token to refresh";
         Self::of(CloseReason::Unauthorized, message, "connect again with a token")
+    }
+
+    /// The capability that a request was given with is of no use.
+    pub(super) fn bad_capability(error: &AuthError) -> Self {
+        let reason = match error {
+            AuthError::KeysUnavailable => CloseReason::Unavailable,
+            _ => CloseReason::Forbidden,
+        };
+        let fault = Self::new("bad_capability", error.to_string(), "", reason);
+        match error {
+            AuthError::KeysUnavailable => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+            _ => fault,
+        }
+    }
+
+    pub(super) fn needless_capability() -> Self {
+        let message = "a backend publishes by its key, and needs no capability";
+        Self::new("bad_capability", message, "leave the token out", CloseReason::ProtocolError)
+    }
+
+    pub(super) fn capability_expired(to: &str) -> Self {
+        let message = format!("the capability for the subscription to {to} is over; it has ended");
+        let remedy = "subscribe again with a new one";
+        Self::new("capability_expired", message, remedy, CloseReason::TokenExpired)
     }
 
     pub(super) fn other_user() -> Self {

@@ -8,7 +8,7 @@ use crate::publication::CELL_HEADER;
 /// to trust the former, and must not see credentials. Neither case matters nor what stands around
 /// the name, since clients exist that care for neither: `@stomp/stompjs` trims names, and in 1.0 a
 /// colon or a line's end becomes a space. A name of nothing else is reserved too.
-pub(super) fn is_reserved(name: &str) -> bool {
+pub(crate) fn is_reserved(name: &str) -> bool {
     let is_trimmed = |c: char| c.is_whitespace() || c.is_control() || matches!(c, ':' | '\u{feff}');
     let name = name.trim_matches(is_trimmed);
     name.is_empty() || RESERVED.iter().any(|reserved| reserved.eq_ignore_ascii_case(name))
@@ -30,7 +30,7 @@ pub(super) fn check_length(name: &str, value: &str, limits: &Limits) -> Result<(
     Ok(())
 }
 
-const RESERVED: [&str; 30] = [
+const RESERVED: [&str; 32] = [
     "accept-version",
     "ack",
     "authorization",
@@ -43,6 +43,7 @@ const RESERVED: [&str; 30] = [
     "duplicate",
     "epoch",
     "event",
+    "exclude-self",
     CELL_HEADER,
     "heart-beat",
     "idempotency-key",
@@ -59,6 +60,7 @@ const RESERVED: [&str; 30] = [
     "redelivered",
     "session",
     "subscription",
+    "token",
     "transaction",
     "user-name",
 ];

@@ -7,6 +7,7 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern, Position};
 
+use super::capability::Authorizing;
 use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
@@ -15,7 +16,7 @@ use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Rules, Session, native};
-use crate::auth::Principal;
+use crate::auth::{Capability, Principal};
 use crate::broker::{PublishError, Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
 use crate::ids::Ids;
@@ -33,9 +34,20 @@ pub(super) struct Live {
     pub(super) principal: Option<Arc<Principal>>,
     pub(super) subscriptions: Subscriptions,
     pub(super) beats: Beats,
-    pub(super) transactions: Option<Box<Transactions>>,
+    /// What most sessions never have.
+    pub(super) rare: Option<Box<Rare>>,
     messages: Gcra,
     commands: Gcra,
+}
+
+/// What most sessions never have, so that they don't pay for it.
+#[derive(Debug, Default)]
+pub(super) struct Rare {
+    pub(super) transactions: Transactions,
+    /// What the request in hand was given with, while it is carried out.
+    pub(super) capability: Option<Arc<Capability>>,
+    /// When the first subscription by a capability ends, in seconds since 1970.
+    pub(super) capabilities_until_s: Option<u64>,
 }
 
 /// What the effect under way is for.
@@ -44,6 +56,7 @@ pub(super) enum Work {
     Connect(Connecting),
     Enter(Entering),
     Refresh { id: Option<RequestId> },
+    Authorize(Authorizing),
     Publish(Publishing),
     Join(Joining),
     Recover(Recovering),
@@ -115,6 +128,8 @@ pub(super) struct Draft<'d> {
     pub(super) key: Option<&'d str>,
     /// Of a user's sessions, the only one to get it.
     pub(super) session: Option<&'d str>,
+    /// Whether the session that publishes it does not get it.
+    pub(super) exclude_self: bool,
 }
 
 impl Live {
@@ -123,10 +138,20 @@ impl Live {
             principal,
             subscriptions: Subscriptions::default(),
             beats,
-            transactions: None,
+            rare: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
         }
+    }
+
+    /// Gives up what is not needed any more.
+    pub(super) fn tidy(&mut self) {
+        let is_empty = |rare: &mut Box<Rare>| {
+            rare.transactions.is_empty()
+                && rare.capability.is_none()
+                && rare.capabilities_until_s.is_none()
+        };
+        self.rare.take_if(is_empty);
     }
 
     /// Whose session it is.
@@ -323,6 +348,7 @@ pub(super) fn outgoing(
     if only_for.is_some() {
         permit = permit.without_history();
     }
+    let except = if draft.exclude_self { Some(excluded(publisher, &permit)?) } else { None };
     let key =
         draft.key.map(|key| idempotency_key(publisher, permit.destination(), key)).transpose()?;
     let publication = Publication {
@@ -335,6 +361,7 @@ pub(super) fn outgoing(
         at_unix_ms: now.unix_ms,
         position: None,
         only_for,
+        except,
         is_json: draft.is_json,
     };
     Ok(Outgoing { permit, publication, key })
@@ -360,6 +387,17 @@ fn idempotency_key(
     // With lengths, so that no two tell the same.
     let (length, to) = (publisher.len(), destination.as_str());
     Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
+}
+
+/// The publisher's own session, which is not to get what it publishes.
+fn excluded(publisher: Publisher<'_>, permit: &PublishPermit) -> Result<SessionId, Fault> {
+    if permit.options().queue.is_some() {
+        return Err(Fault::exclude_self_in_queue());
+    }
+    match publisher {
+        Publisher::Client(subject) => Ok(subject.session),
+        Publisher::Backend(_) => Err(Fault::exclude_self_without_session()),
+    }
 }
 
 /// The one session of a user that a client names.

@@ -14,8 +14,8 @@ use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
-use super::live::{Answer, Draft, Note, Work, may_subscribe};
-use super::presence::{Page, may_see_presence};
+use super::live::{Answer, Draft, Note, Work};
+use super::presence::Page;
 use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
@@ -77,9 +77,30 @@ impl Session {
             ClientMessage::Ack { .. } | ClientMessage::Nack { .. } if self.is_connected() => {}
             _ => self.native_admit(cx, matches!(message, ClientMessage::Send { .. }))?,
         }
+        let (message, token) = take_token(message);
+        let Some(token) = token else { return self.native_carry_out(cx, message) };
+        let kept = message.clone();
+        match self.native_carry_out(cx, message) {
+            // What its own right does not allow, the capability may.
+            Err(fault) if fault.is_denied() => {
+                self.authorize_native(cx, &token, into_owned(kept));
+                Ok(())
+            }
+            outcome => outcome,
+        }
+    }
+
+    /// Does what a request asks for that is admitted.
+    pub(super) fn native_carry_out(
+        &mut self,
+        cx: &mut Cx<'_>,
+        message: ClientMessage<'_>,
+    ) -> Result<(), Fault> {
         match message {
             ClientMessage::Connect { .. } => Err(Fault::already_connected()),
-            ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id } => {
+            ClientMessage::Subscribe {
+                to, since, history, presence, ack, prefetch, id, ..
+            } => {
                 let start = match (since, history) {
                     (Some(since), _) => Start::After(since),
                     (None, Some(newest)) => Start::Newest(newest),
@@ -157,12 +178,9 @@ impl Session {
 
     fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
         let Some(live) = self.live() else { return };
-        let all = live.subscriptions.iter().map(|own| (own.id.clone(), own.presence));
-        for (to, presence) in all.collect::<Vec<_>>() {
-            let subject = self.subject();
-            let is_allowed = may_subscribe(cx.rules, &subject, &to).is_ok()
-                && (!presence || may_see_presence(cx.rules, &subject, &to).is_ok());
-            if !is_allowed && self.unsubscribe(cx, &to).is_ok() {
+        let all = live.subscriptions.iter().map(|own| own.id.clone());
+        for to in all.collect::<Vec<_>>() {
+            if !self.is_still_allowed(cx.rules, &to) && self.unsubscribe(cx, &to).is_ok() {
                 self.native_fail(cx, &Fault::subscription_revoked(&to), None);
             }
         }
@@ -197,7 +215,9 @@ pub(super) fn draft_of<'m>(
     message: &'m ClientMessage<'_>,
     limits: &Limits,
 ) -> Result<Draft<'m>, Fault> {
-    let ClientMessage::Send { to, body, content_type, headers, key, session, .. } = message else {
+    let ClientMessage::Send { to, body, content_type, headers, key, session, exclude_self, .. } =
+        message
+    else {
         return Err(Fault::internal());
     };
     if let Some(content_type) = content_type {
@@ -216,10 +236,11 @@ pub(super) fn draft_of<'m>(
         headers: headers.collect(),
         key: key.as_deref(),
         session: session.as_deref(),
+        exclude_self: *exclude_self,
     })
 }
 
-fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
+pub(super) fn request_id(message: &ClientMessage<'_>) -> Option<RequestId> {
     match message {
         ClientMessage::Connect { .. } => None,
         ClientMessage::Subscribe { id, .. }
@@ -299,17 +320,36 @@ pub(super) fn is_named_user(to: &str) -> bool {
     to.parse::<Destination>().is_ok_and(|to| to.kind() == DestinationKind::NamedUser)
 }
 
+/// The capability that a message is given with, and the message without it.
+fn take_token(mut message: ClientMessage<'_>) -> (ClientMessage<'_>, Option<Cow<'_, str>>) {
+    let token = match &mut message {
+        ClientMessage::Subscribe { token, .. } | ClientMessage::Send { token, .. } => token.take(),
+        _ => None,
+    };
+    (message, token)
+}
+
 /// The message apart from the text that it was read from.
 fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
     let owned = |text: Cow<'_, str>| Cow::Owned(text.into_owned());
     match message {
         ClientMessage::Connect { token } => ClientMessage::Connect { token: token.map(owned) },
-        ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id } => {
-            let (to, ack) = (owned(to), ack.map(owned));
-            ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id }
+        ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, token, id } => {
+            let (to, ack, token) = (owned(to), ack.map(owned), token.map(owned));
+            ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, token, id }
         }
         ClientMessage::Unsubscribe { to, id } => ClientMessage::Unsubscribe { to: owned(to), id },
-        ClientMessage::Send { to, body, content_type, headers, key, session, id } => {
+        ClientMessage::Send {
+            to,
+            body,
+            content_type,
+            headers,
+            key,
+            session,
+            exclude_self,
+            token,
+            id,
+        } => {
             let headers = headers.into_iter().map(|(name, value)| (owned(name), owned(value)));
             ClientMessage::Send {
                 to: owned(to),
@@ -318,6 +358,8 @@ fn into_owned(message: ClientMessage<'_>) -> ClientMessage<'static> {
                 headers: headers.collect(),
                 key: key.map(owned),
                 session: session.map(owned),
+                exclude_self,
+                token: token.map(owned),
                 id,
             }
         }

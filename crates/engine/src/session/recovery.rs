@@ -150,14 +150,19 @@ impl Session {
             place: None,
             presence,
             recorded,
+            capability: self.capability_for(cx, to, presence),
         };
-        if let Some(live) = self.live_mut() {
-            live.record(cx, &subscription, true);
-            live.subscriptions.add(subscription);
-        }
+        self.add(cx, subscription);
         let joining = Joining { beginning: Beginning { answer, start, feed, place }, next };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
         Ok(())
+    }
+
+    fn add(&mut self, cx: &mut Cx<'_>, subscription: Subscription) {
+        let Some(live) = self.live_mut() else { return };
+        live.note_capability(&subscription);
+        live.record(cx, &subscription, true);
+        live.subscriptions.add(subscription);
     }
 
     /// The newest are read by the same right as by `history`. What follows a position is read by

@@ -6,6 +6,7 @@ use fanlight_proto::Position;
 use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
 
 use super::backlog::Backlog;
+use super::capability;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
@@ -82,6 +83,23 @@ impl Session {
         if !matches!(frame.command, Command::Ack | Command::Nack) {
             live.admit(cx, frame.command == Command::Send)?;
         }
+        match (self.stomp_carry_out(cx, frame, answer), frame.header(capability::TOKEN)) {
+            // What its own right does not allow, the capability may.
+            (Err(fault), Some(token)) if fault.is_denied() => {
+                self.authorize_stomp(cx, token, frame, std::mem::take(answer));
+                Ok(())
+            }
+            (outcome, _) => outcome,
+        }
+    }
+
+    /// Does what a frame asks for that is admitted.
+    pub(super) fn stomp_carry_out(
+        &mut self,
+        cx: &mut Cx<'_>,
+        frame: &Frame,
+        answer: &mut Answer,
+    ) -> Result<(), Fault> {
         match frame.command {
             Command::Send => self.stomp_send(cx, frame, answer),
             Command::Subscribe => self.stomp_subscribe(cx, frame, answer),
@@ -91,7 +109,8 @@ impl Session {
             }
             Command::Begin => {
                 let id = transaction_id(cx, frame)?;
-                live.transactions.get_or_insert_default().begin(id, &cx.rules.limits)
+                let live = self.live_mut().ok_or_else(Fault::not_connected)?;
+                live.rare.get_or_insert_default().transactions.begin(id, &cx.rules.limits)
             }
             Command::Commit | Command::Abort => self.stomp_end_transaction(cx, frame, answer),
             Command::Ack | Command::Nack => self.stomp_ack(cx, frame, self.stomp_version(), answer),
@@ -162,14 +181,19 @@ impl Session {
             headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
             key: frame.header("idempotency-key"),
             session: frame.header("session"),
+            exclude_self: flag(frame, "exclude-self")?,
         };
         let outgoing = self.outgoing(cx, draft)?;
         let Some(transaction) = transaction else {
             self.publish(cx, [outgoing].into(), Vec::new(), std::mem::take(answer));
             return Ok(());
         };
-        let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
-        open.ok_or_else(Fault::no_transaction)?.add(transaction, outgoing, &cx.rules.limits)
+        let open = self.live_mut().and_then(|live| live.rare.as_deref_mut());
+        open.ok_or_else(Fault::no_transaction)?.transactions.add(
+            transaction,
+            outgoing,
+            &cx.rules.limits,
+        )
     }
 
     /// "SUBSCRIBE"
@@ -191,14 +215,7 @@ impl Session {
         let consuming = queue::consuming(frame)?;
         let ack = consuming.mode != AckMode::Auto;
         let start = position(frame)?.map_or(Start::Now, Start::After);
-        let presence = match frame.header("presence") {
-            None | Some("false") => false,
-            Some("true") => true,
-            Some(_) => {
-                let message = "the header presence has an unknown value";
-                return Err(Fault::bad_header(message, "use true or false"));
-            }
-        };
+        let presence = flag(frame, "presence")?;
         let wire = Wire::Stomp { version, id, ack };
         let asked = std::mem::take(answer);
         let wanted = Wanted { wire, start, presence, consuming };
@@ -217,11 +234,9 @@ impl Session {
     ) -> Result<(), Fault> {
         let id = transaction_id(cx, frame)?;
         let live = self.live_mut().ok_or_else(Fault::not_connected)?;
-        let transactions = live.transactions.as_mut().ok_or_else(Fault::no_transaction)?;
-        let (sends, verdicts) = transactions.end(id)?;
-        if transactions.is_empty() {
-            live.transactions = None;
-        }
+        let rare = live.rare.as_mut().ok_or_else(Fault::no_transaction)?;
+        let (sends, verdicts) = rare.transactions.end(id)?;
+        live.tidy();
         if frame.command == Command::Commit {
             self.publish(cx, sends, verdicts, std::mem::take(answer));
         }
@@ -231,8 +246,8 @@ impl Session {
     /// The transaction that a frame belongs to.
     pub(super) fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
         let id = required(frame, "transaction")?;
-        let open = self.live().and_then(|live| live.transactions.as_deref());
-        if open.is_some_and(|open| open.contains(id)) {
+        let open = self.live().and_then(|live| live.rare.as_deref());
+        if open.is_some_and(|open| open.transactions.contains(id)) {
             Ok(id)
         } else {
             Err(Fault::no_transaction())
@@ -331,6 +346,18 @@ fn position(frame: &Frame) -> Result<Option<Position>, Fault> {
         }
     };
     parsed.map(Some).map_err(Fault::bad_position)
+}
+
+/// A header that is true or false, which it also is where it is missing.
+fn flag(frame: &Frame, name: &'static str) -> Result<bool, Fault> {
+    match frame.header(name) {
+        None | Some("false") => Ok(false),
+        Some("true") => Ok(true),
+        Some(_) => {
+            let message = format!("the header {name} has an unknown value");
+            Err(Fault::bad_header(message, "use true or false"))
+        }
+    }
 }
 
 fn required<'f>(frame: &'f Frame, name: &str) -> Result<&'f str, Fault> {

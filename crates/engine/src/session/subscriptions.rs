@@ -1,5 +1,8 @@
 //! What a session is subscribed to: a short list, searched from end to end.
 
+use std::sync::Arc;
+
+use crate::auth::Capability;
 use crate::broker::Channel;
 use crate::hub::SubscriptionKey;
 use crate::presence::Place;
@@ -18,6 +21,8 @@ pub(super) struct Subscription {
     pub(super) presence: bool,
     /// Whether its beginning was recorded, so that its end is to be too.
     pub(super) recorded: bool,
+    /// By what it is allowed, where the session's own token does not allow it.
+    pub(super) capability: Option<Arc<Capability>>,
 }
 
 /// Where a subscription's messages come from.
@@ -38,6 +43,10 @@ impl Subscriptions {
 
     pub(super) fn contains(&self, id: &str) -> bool {
         self.0.iter().any(|subscription| *subscription.id == *id)
+    }
+
+    pub(super) fn of(&self, id: &str) -> Option<&Subscription> {
+        self.0.iter().find(|subscription| *subscription.id == *id)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {

@@ -29,6 +29,7 @@ fn publication(to: usize, offset: u64) -> Arc<Publication> {
         at_unix_ms: 0,
         position: Some(Position { epoch: 1, offset }),
         only_for: None,
+        except: None,
         is_json: false,
     })
 }

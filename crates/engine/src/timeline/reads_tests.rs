@@ -85,6 +85,7 @@ fn publication(to: usize, offset: u64) -> Arc<Publication> {
         at_unix_ms: 0,
         position: Some(Position { offset, ..TOP }),
         only_for: None,
+        except: None,
         is_json: false,
     })
 }

@@ -32,6 +32,7 @@ fn publication(id: u128, position: Position, bytes: usize) -> Arc<Publication> {
         at_unix_ms: 0,
         position: Some(position),
         only_for: None,
+        except: None,
         is_json: false,
     })
 }

@@ -60,6 +60,7 @@ pub(crate) struct Driver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pending {
     Authenticated(String),
+    Authorized(String),
     Published(PublicationId),
     Joined,
     Members,
@@ -192,6 +193,7 @@ impl Driver {
                 at_unix_ms: 1,
                 position: Some(Position { offset, ..top }),
                 only_for: None,
+                except: None,
                 is_json: false,
             })
         });
@@ -296,6 +298,7 @@ impl Driver {
         match self.pending {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
+            Some(Pending::Authorized(_)) => crate::capability::answer(self),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
@@ -323,6 +326,9 @@ impl Driver {
                 let (shown, token) = shown_credentials(credentials);
                 (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
             }
+            Effect::Authorize(token) => {
+                ("S? authorize".to_owned(), Some(Pending::Authorized(token.as_str().to_owned())))
+            }
             effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
                 match self.registry_effect(effect) {
                     (Some(line), pending) => (line, pending),
@@ -336,7 +342,6 @@ impl Driver {
             Effect::PublishOnce(permit, publication, key) => {
                 let line = permitted_line(&permit, &publication);
                 let line = format!("S? publish once {} {line}", key.0);
-                let line = line.replace(&self.session.id().to_string(), "<session>");
                 (line, Some(Pending::Published(publication.id)))
             }
             Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),
@@ -557,6 +562,7 @@ fn fetched(message: &str, queue: &str) -> Fetched {
         at_unix_ms: START.unix_ms,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     };
     let entry = EntryId { ms: 0, seq: number.into() };
@@ -609,6 +615,9 @@ fn publication_line(publication: &Publication) -> String {
     }
     if let Some(session) = publication.only_for {
         line.push_str(&format!(" only for {session}"));
+    }
+    if publication.except.is_some() {
+        line.push_str(" without its session");
     }
     if let Some(content_type) = publication.content_type.as_str() {
         let known = if publication.is_json { "known " } else { "" };

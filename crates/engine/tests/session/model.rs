@@ -170,6 +170,7 @@ impl Model {
         match self.driver.pending {
             None => {}
             Some(Pending::Authenticated(_)) => self.driver.answer_authenticated(),
+            Some(Pending::Authorized(_)) => panic!("the model has no capabilities"),
             Some(Pending::Published(_)) => self.driver.answer_published(Ok(())),
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => panic!("the model asks for no members"),

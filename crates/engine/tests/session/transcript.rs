@@ -178,6 +178,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
         ("authenticated", "") => driver.answer_authenticated(),
+        ("authorized", "") => crate::capability::answer(driver),
         ("registry", "") => driver.registry_shown = true,
         ("entered", "") => driver.done(Done::Entered(Entered::Now)),
         ("entered", "later") => driver.done(Done::Entered(Entered::Later)),

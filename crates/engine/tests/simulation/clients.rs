@@ -264,6 +264,7 @@ fn publication(content: Content, at_unix_ms: u64) -> Publication {
         at_unix_ms,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     }
 }

@@ -2,6 +2,7 @@
 
 use super::accounts;
 use super::api;
+use super::jwks;
 use super::problem::Problem;
 use super::queues;
 use super::rebalance;
@@ -76,7 +77,8 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     if !config.auth.require_exp {
         warn("auth.require_exp", "tokens without `exp` are good for ever", "leave it true");
     }
-    let shared_issuer = config.auth.keys.iter().any(|key| !key.algorithm.is_hmac());
+    let shared_issuer =
+        !config.auth.jwks.is_empty() || config.auth.keys.iter().any(|key| !key.algorithm.is_hmac());
     if shared_issuer && config.auth.issuer.is_empty() && config.auth.audience.is_empty() {
         warn(
             "auth.audience",
@@ -84,6 +86,7 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
             "set auth.audience, auth.issuer or both",
         );
     }
+    warnings.extend(jwks::warnings(&config.auth.jwks));
     warnings.extend(accounts::warnings(&config.auth.accounts));
     for (option, fault) in ecs::problems(&config.drain) {
         warnings.push(Problem::new(option, fault, "leave it false outside ECS"));
@@ -169,22 +172,30 @@ fn identity(config: &Config, problems: &mut Vec<Problem>) {
     if let Err(key_problems) = jwt::check_keys(&auth.keys) {
         problems.extend(key_problems);
     }
+    jwks::problems(&auth.jwks, problems);
     accounts::problems(&auth.accounts, problems);
     let anonymous = config.namespaces.iter().any(|namespace| namespace.anonymous);
-    if auth.keys.is_empty() && auth.accounts.is_empty() && !anonymous {
+    let has_keys = !auth.keys.is_empty() || !auth.jwks.is_empty();
+    if !has_keys && auth.accounts.is_empty() && !anonymous {
         problems.push(Problem::new(
             "auth.keys",
             "there are none, so nobody could connect",
-            "add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a \
-             namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`",
+            "add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, an \
+             [[auth.jwks]] with `url`, or a namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`",
         ));
     }
-    for (key, claim) in
-        [("auth.user_claim", &auth.user_claim), ("auth.roles_claim", &auth.roles_claim)]
-    {
+    for (key, claim) in [
+        ("auth.user_claim", &auth.user_claim),
+        ("auth.roles_claim", &auth.roles_claim),
+        ("auth.grants_claim", &auth.grants_claim),
+    ] {
         if claim.is_empty() {
             problems.push(Problem::new(key, "empty", "name a claim, or remove the option"));
         }
+    }
+    if auth.grants > GRANTS_MAX {
+        let remedy = "each is compared with each request; use patterns, or capabilities";
+        problems.push(Problem::new("auth.grants", "more than 1000", remedy));
     }
     if !auth.cookie.is_empty() {
         let legal = |c: char| c.is_ascii_graphic() && !"()<>@,;:\\\"/[]?={}".contains(c);
@@ -229,6 +240,23 @@ fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
                 "not from \"1s\" to \"30days\"",
                 "keep them for as long as a client may be away, as in \"5m\"",
             ));
+        }
+    }
+    for (at, namespace) in config.namespaces.iter().enumerate() {
+        match namespace.conflate.map(|interval| interval.as_ms()) {
+            None if !namespace.conflate_key.is_empty() => problems.push(Problem::new(
+                format!("namespaces[{at}].conflate_key"),
+                "set without conflate, so it would do nothing",
+                "set conflate too, as in \"250ms\"",
+            )),
+            Some(interval_ms) if !CONFLATE_MS.contains(&interval_ms) => {
+                problems.push(Problem::new(
+                    format!("namespaces[{at}].conflate"),
+                    "not from \"10ms\" to \"1h\"",
+                    "as often as somebody looks, as in \"250ms\"",
+                ))
+            }
+            _ => {}
         }
     }
     if let Err(problem) = config.compiled_policy() {
@@ -372,6 +400,8 @@ fn cluster(config: &Config, problems: &mut Vec<Problem>) {
 const HEARTBEAT_MIN_MS: u64 = 2000;
 
 /// Bounds of what one destination may keep.
+const GRANTS_MAX: u32 = 1000;
+const CONFLATE_MS: std::ops::RangeInclusive<u64> = 10..=3_600_000;
 const HISTORY_SIZE_MAX: u32 = 100_000;
 const HISTORY_TTL_MAX_MS: u64 = 30 * 24 * 60 * 60 * 1000;
 

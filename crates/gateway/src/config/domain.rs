@@ -6,6 +6,7 @@ use std::time::Duration;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::TokenRules;
+use fanlight_engine::conflate::Conflate;
 use fanlight_engine::limits::{Heartbeats, Limits, Rate};
 use fanlight_engine::outbox::OutboxLimits;
 use fanlight_engine::peers::MESSAGE_MAX_BYTES;
@@ -52,6 +53,8 @@ impl Config {
             user_claim: auth.user_claim.clone(),
             roles_claim: auth.roles_claim.clone(),
             kept_claims: policy.claim_names(),
+            grants_claim: auth.grants_claim.clone(),
+            grants: auth.grants as usize,
         }
     }
 
@@ -163,6 +166,16 @@ impl Config {
                 let key = format!("namespaces[{}].mode", named(name).unwrap_or_default());
                 Problem::new(key, fault, "remove `patterns`, `history` and `presence`, or the mode")
             }
+            PolicyError::NotForConflation { name } => {
+                let key = format!("namespaces[{}].conflate", named(name).unwrap_or_default());
+                let remedy = "remove it, or `history` and the mode; what is conflated has no \
+                              positions to come back to";
+                Problem::new(key, fault, remedy)
+            }
+            PolicyError::BadConflationKey { name, .. } => {
+                let key = format!("namespaces[{}].conflate_key", named(name).unwrap_or_default());
+                Problem::new(key, fault, "name a header that publishers set, as in \"symbol\"")
+            }
             PolicyError::BadRulePattern { rule, .. } => Problem::new(
                 format!("policy.rules[{rule}].destination"),
                 fault,
@@ -194,6 +207,12 @@ impl Namespace {
                 presence: self.presence,
                 queue: (self.mode == Mode::Queue).then(|| self.queue.to_domain()),
                 events: self.events,
+                conflate: self.conflate.map(|interval| Conflate {
+                    interval_ms: interval.as_ms(),
+                    key_header: Some(self.conflate_key.as_str())
+                        .filter(|header| !header.is_empty())
+                        .map(Into::into),
+                }),
             },
         }
     }

@@ -19,6 +19,9 @@ pub struct Limits {
     pub outbox: Size,
     /// Messages that may wait for one slow client before it is closed.
     pub outbox_frames: u32,
+    /// What each worker may keep for namespaces with `conflate`: the latest message of each key,
+    /// once for all subscribers. What has no room goes as where nothing is conflated.
+    pub conflation: Size,
     /// How long a client may take nothing of what waits for it.
     pub send_time: Span,
     /// How long a client may take from the connection to a successful CONNECT.
@@ -91,6 +94,7 @@ impl Default for Limits {
             pre_auth_frame: Size::kib(8),
             outbox: Size::kib(512),
             outbox_frames: 4096,
+            conflation: Size::kib(16 * 1024),
             send_time: Span::seconds(10),
             connect_time: Span::seconds(10),
             request_head_time: Span::seconds(10),

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::Account;
 use super::api::Api;
+use super::jwks::Jwks;
 use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
@@ -91,6 +92,11 @@ pub struct Auth {
     pub user_claim: String,
     /// The claim that lists the user's roles: an array, or one text with spaces between.
     pub roles_claim: String,
+    /// The claim with what a token grants beyond the policy: an object of lists of destinations or
+    /// patterns under "subscribe", "publish", "presence" and "history". A rule that denies wins.
+    pub grants_claim: String,
+    /// How many destinations and patterns one token may grant.
+    pub grants: u32,
     /// The cookie to read a token from. Empty: no cookie. With a cookie, every request that
     /// carries it needs a good `Origin`.
     pub cookie: String,
@@ -100,6 +106,9 @@ pub struct Auth {
     /// The keys that tokens may be signed with.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub keys: Vec<AuthKey>,
+    /// Where further keys are fetched.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub jwks: Vec<Jwks>,
     /// Services that connect by STOMP's `login` and `passcode`, such as Spring's broker relay. They
     /// act for many: neither rates nor `limits.sessions_per_user` bound them, and once connected
     /// they do not count towards `limits.connections_per_ip`.
@@ -257,6 +266,15 @@ pub struct Namespace {
     /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
+    /// A subscriber gets one message of a key in this time, the latest; who is too slow even for
+    /// that gets the latest once it can, and is not closed. Absent: it gets each. Does not go with
+    /// `history` or queues.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub conflate: Option<Span>,
+    /// The header that is the key of a message beside its destination; messages without it have
+    /// one key together. Empty: the destination alone. For namespaces with `conflate` only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub conflate_key: String,
     /// "topic" gives each message to all who are subscribed; "queue" keeps it until one of them
     /// has acknowledged it. Queues have no patterns, history or presence. Default: "topic".
     #[serde(default)]
@@ -493,9 +511,12 @@ impl Default for Auth {
             require_exp: true,
             user_claim: "sub".into(),
             roles_claim: "roles".into(),
+            grants_claim: "fanlight".into(),
+            grants: 64,
             cookie: String::new(),
             query: true,
             keys: Vec::new(),
+            jwks: Vec::new(),
             accounts: Vec::new(),
         }
     }

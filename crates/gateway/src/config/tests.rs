@@ -193,12 +193,12 @@ fn what_is_missing_or_does_not_fit_is_told_all_at_once() {
         "",
         &[],
         &expect![[r#"
-        auth.keys: there are none, so nobody could connect
-          remedy: add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`
-        namespaces: there are none, so no destination could be used
-          remedy: add a [[namespaces]] for each part of the destination space, as in `name = "topic"`, `match = "/topic/**"`
-        redis.url: not set
-          remedy: set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a single node without Redis set broker.kind = "memory""#]],
+            auth.keys: there are none, so nobody could connect
+              remedy: add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, an [[auth.jwks]] with `url`, or a namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`
+            namespaces: there are none, so no destination could be used
+              remedy: add a [[namespaces]] for each part of the destination space, as in `name = "topic"`, `match = "/topic/**"`
+            redis.url: not set
+              remedy: set it to redis://host:6379, by file, FANLIGHT__REDIS__URL or --redis; for a single node without Redis set broker.kind = "memory""#]],
     );
     check(
         "[auth]

@@ -9,6 +9,7 @@ use jsonwebtoken::DecodingKey;
 use crate::config::{Algorithm, AuthKey, Problem};
 
 /// A key that tokens may be signed with, for one algorithm only.
+#[derive(Clone)]
 pub(super) struct VerifyingKey {
     /// Empty where none is configured.
     pub(super) id: String,
@@ -26,6 +27,12 @@ impl Algorithm {
     /// Whether it uses a shared secret.
     pub fn is_hmac(self) -> bool {
         matches!(self, Self::Hs256 | Self::Hs384 | Self::Hs512)
+    }
+
+    /// Whether its keys are of RSA.
+    pub(super) fn is_rsa(self) -> bool {
+        use Algorithm::{Ps256, Ps384, Ps512, Rs256, Rs384, Rs512};
+        matches!(self, Rs256 | Rs384 | Rs512 | Ps256 | Ps384 | Ps512)
     }
 
     /// The shortest secret that is as strong as the algorithm (RFC 7518 §3.2).

@@ -5,6 +5,7 @@ use std::fmt;
 use fanlight_engine::auth::Claims;
 use jsonwebtoken::{EncodingKey, Header};
 
+use super::CAPABILITY_TYPE;
 use super::keys::check_secret;
 use crate::config::{Algorithm, Secret};
 
@@ -81,7 +82,16 @@ impl fmt::Debug for SigningKey {
 
 /// A token with these claims.
 pub fn mint(key: &SigningKey, claims: &Claims) -> Result<String, MintError> {
-    let mut header = Header::new(key.algorithm.into());
+    sign(key, Header::new(key.algorithm.into()), claims)
+}
+
+/// A capability token with these claims.
+pub fn mint_capability(key: &SigningKey, claims: &Claims) -> Result<String, MintError> {
+    let header = Header::new(key.algorithm.into());
+    sign(key, Header { typ: Some(CAPABILITY_TYPE.into()), ..header }, claims)
+}
+
+fn sign(key: &SigningKey, mut header: Header, claims: &Claims) -> Result<String, MintError> {
     header.kid = Some(key.id.clone()).filter(|id| !id.is_empty());
     jsonwebtoken::encode(&header, claims, &key.encoding)
         .map_err(|error| MintError::Signing(error.to_string()))

@@ -1,5 +1,6 @@
 //! Which tokens are accepted, and why others are not.
 
+use futures_util::FutureExt as _;
 use serde_json::json;
 
 use super::*;
@@ -45,6 +46,11 @@ fn hmac(id: &str, secret: &str) -> AuthKey {
 
 fn authenticator(keys: &[AuthKey]) -> Authenticator {
     Authenticator::new(&Auth { keys: keys.into(), ..Auth::default() }, rules()).unwrap()
+}
+
+/// What is answered without waiting for anything.
+fn now_of(keys: &Authenticator, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
+    keys.authenticate(token, now).now_or_never().unwrap()
 }
 
 fn rules() -> TokenRules {
@@ -180,7 +186,7 @@ fn a_token_with_a_good_signature_still_needs_good_claims() {
         let mut claims = claims();
         claims.insert(claim.into(), value);
         let now = Now { mono_ms: 0, unix_ms: unix_s * 1000 };
-        keys.authenticate(&mint(&key, &claims).unwrap(), now).map(|ann| ann.user.to_string())
+        now_of(&keys, &mint(&key, &claims).unwrap(), now).map(|ann| ann.user.to_string())
     };
     assert_eq!(refusal("x", json!(1), 2_029), Ok("ann".into()));
     assert_eq!(refusal("x", json!(1), 2_030), Err(AuthError::Expired));
@@ -188,7 +194,7 @@ fn a_token_with_a_good_signature_still_needs_good_claims() {
     assert_eq!(refusal("nbf", json!(1_000), 970), Ok("ann".into()));
     assert_eq!(refusal("iss", json!("https://evil.test"), 1_000), Err(AuthError::WrongIssuer));
     assert_eq!(refusal("aud", json!(["other"]), 1_000), Err(AuthError::WrongAudience));
-    assert_eq!(keys.authenticate("x", Now { mono_ms: 0, unix_ms: 0 }), Err(AuthError::Malformed));
+    assert_eq!(now_of(&keys, "x", Now { mono_ms: 0, unix_ms: 0 }), Err(AuthError::Malformed));
 }
 
 #[test]
@@ -197,12 +203,12 @@ fn a_token_is_verified_once_and_still_expires() {
     let key = SigningKey::from_secret(Algorithm::Hs256, &Secret::new(SECRET)).unwrap();
     let token = mint(&key, &claims()).unwrap();
     let at = |unix_s: u64| Now { mono_ms: 0, unix_ms: unix_s * 1000 };
-    let first = keys.authenticate(&token, at(1_000)).unwrap();
-    assert!(Arc::ptr_eq(&first, &keys.authenticate(&token, at(2_029)).unwrap()));
-    assert_eq!(keys.authenticate(&token, at(2_030)), Err(AuthError::Expired));
+    let first = now_of(&keys, &token, at(1_000)).unwrap();
+    assert!(Arc::ptr_eq(&first, &now_of(&keys, &token, at(2_029)).unwrap()));
+    assert_eq!(now_of(&keys, &token, at(2_030)), Err(AuthError::Expired));
     let forged = format!("{}x", &token[..token.len() - 1]);
-    assert_eq!(keys.authenticate(&forged, at(1_000)), Err(AuthError::BadSignature));
-    let again = keys.authenticate(&token, at(1_000)).unwrap();
+    assert_eq!(now_of(&keys, &forged, at(1_000)), Err(AuthError::BadSignature));
+    let again = now_of(&keys, &token, at(1_000)).unwrap();
     assert!(!Arc::ptr_eq(&first, &again));
 }
 
@@ -215,12 +221,12 @@ fn only_what_was_found_good_is_remembered() {
     let token = mint(&key, &early).unwrap();
     let at = |unix_s: u64| Now { mono_ms: 0, unix_ms: unix_s * 1000 };
     for _ in 0..2 {
-        assert_eq!(keys.authenticate(&token, at(969)), Err(AuthError::NotYetValid));
+        assert_eq!(now_of(&keys, &token, at(969)), Err(AuthError::NotYetValid));
     }
-    assert!(keys.authenticate(&token, at(970)).is_ok());
+    assert!(now_of(&keys, &token, at(970)).is_ok());
     // One that has expired is not remembered either, whatever the clock says next.
-    assert_eq!(keys.authenticate(&token, at(2_030)), Err(AuthError::Expired));
-    assert_eq!(keys.authenticate(&token, at(969)), Err(AuthError::NotYetValid));
+    assert_eq!(now_of(&keys, &token, at(2_030)), Err(AuthError::Expired));
+    assert_eq!(now_of(&keys, &token, at(969)), Err(AuthError::NotYetValid));
 }
 
 #[test]
@@ -229,10 +235,10 @@ fn a_token_is_forgotten_with_the_key_that_signed_it() {
     let before = authenticator(&[hmac("old", SECRET), hmac("new", &other)]);
     let token = signed(Algorithm::Hs256, SECRET, "old");
     let now = Now { mono_ms: 0, unix_ms: 1_000_000 };
-    assert!(before.authenticate(&token, now).is_ok());
-    assert!(before.authenticate(&token, now).is_ok());
+    assert!(now_of(&before, &token, now).is_ok());
+    assert!(now_of(&before, &token, now).is_ok());
     let after = authenticator(&[hmac("new", &other)]);
-    assert_eq!(after.authenticate(&token, now), Err(AuthError::UnknownKey));
+    assert_eq!(now_of(&after, &token, now), Err(AuthError::UnknownKey));
 }
 
 #[test]
@@ -298,7 +304,10 @@ fn a_login_is_an_accounts_or_else_the_passcode_is_a_token() {
     let check = |by: &Authenticator, login: &str, passcode: &str, bearer: Option<&str>| {
         let (login, passcode) = (login.into(), Token::new(passcode));
         let credentials = Credentials::Login { login, passcode, bearer: bearer.map(Token::new) };
-        by.check(&credentials, now).map(|principal| principal.user.to_string())
+        by.check(&credentials, now)
+            .now_or_never()
+            .unwrap()
+            .map(|principal| principal.user.to_string())
     };
     let bad = || Err(AuthError::BadLogin);
     assert_eq!(check(&with, "app", "sesame", None), Ok("app".into()));
@@ -311,4 +320,45 @@ fn a_login_is_an_accounts_or_else_the_passcode_is_a_token() {
     assert_eq!(check(&with, "any", &forged, None), bad());
     assert_eq!(check(&with, "any", &expired, None), Err(AuthError::Expired));
     assert_eq!(check(&without, "any", "sesame", None), Err(AuthError::Malformed));
+}
+
+#[test]
+fn a_capability_is_no_bearers_token_nor_the_other_way_round() {
+    let keys = authenticator(&[hmac("", SECRET)]);
+    let key = SigningKey::from_secret(Algorithm::Hs256, &Secret::new(SECRET)).unwrap();
+    let now = Now { mono_ms: 0, unix_ms: 1_000_000 };
+    let authorize = |token: &str, unix_s: u64| {
+        let now = Now { mono_ms: 0, unix_ms: unix_s * 1000 };
+        keys.authorize(token, now).now_or_never().unwrap()
+    };
+    let mut granting = claims();
+    granting.insert("fanlight".into(), json!({ "subscribe": ["/topic/orders.42"] }));
+    let capability = mint_capability(&key, &granting).unwrap();
+    assert_eq!(now_of(&keys, &capability, now), Err(AuthError::NotForConnecting));
+    let known = authorize(&capability, 1_000).unwrap();
+    assert_eq!((known.user.as_deref(), known.expires_unix_s), (Some("ann"), 2_030));
+    assert_eq!(authorize(&capability, 2_030), Err(AuthError::Expired));
+    // It grants nothing that it does not say by its type, whatever it is called.
+    let bearer = mint(&key, &granting).unwrap();
+    assert_eq!(authorize(&bearer, 1_000), Err(AuthError::NotACapability));
+    assert!(!now_of(&keys, &bearer, now).unwrap().grants.is_empty());
+    for typ in ["FL-CAP+JWT", "application/fl-cap+jwt"] {
+        let token = forged(&json!({ "alg": "HS256", "typ": typ }), SECRET.as_bytes());
+        assert_eq!(now_of(&keys, &token, now), Err(AuthError::NotForConnecting), "{typ}");
+    }
+    let bad = |claim: &str, value: Value| {
+        let mut claims = granting.clone();
+        if value.is_null() {
+            claims.remove(claim)
+        } else {
+            claims.insert(claim.into(), value)
+        };
+        authorize(&mint_capability(&key, &claims).unwrap(), 1_000).unwrap_err()
+    };
+    assert_eq!(bad("exp", Value::Null), AuthError::MissingClaim { claim: "exp".into() });
+    assert_eq!(bad("fanlight", Value::Null), AuthError::MissingClaim { claim: "fanlight".into() });
+    assert_eq!(bad("aud", json!("other")), AuthError::WrongAudience);
+    assert!(matches!(bad("sub", json!([])), AuthError::BadClaim { .. }));
+    let wide = json!({ "subscribe": ["/**"] });
+    assert!(matches!(bad("fanlight", wide), AuthError::BadClaim { .. }));
 }

@@ -5,12 +5,29 @@ use std::fmt;
 use std::sync::Arc;
 
 use aws_lc_rs::digest::{self, SHA256};
-use fanlight_engine::auth::Principal;
+use fanlight_engine::auth::{Capability, Principal};
 use fanlight_engine::time::Now;
 use quick_cache::sync::Cache;
 
-/// Who the bearers of these tokens are. Keeps digests, not tokens.
-pub(super) struct Verified(Cache<Digest, Arc<Principal>>);
+/// What these tokens say. Keeps digests, not tokens.
+pub(super) struct Verified<T>(Cache<Digest, Arc<T>>);
+
+/// What a token says, for as long as it is good.
+pub(super) trait Expiring {
+    fn is_expired(&self, now: Now) -> bool;
+}
+
+impl Expiring for Principal {
+    fn is_expired(&self, now: Now) -> bool {
+        self.is_expired(now)
+    }
+}
+
+impl Expiring for Capability {
+    fn is_expired(&self, now: Now) -> bool {
+        self.expires_unix_s <= now.unix_s()
+    }
+}
 
 type Digest = [u8; 32];
 
@@ -26,13 +43,13 @@ impl Fingerprint {
     }
 }
 
-impl Verified {
+impl<T: Expiring> Verified<T> {
     pub(super) fn new() -> Self {
         Self(Cache::new(CAPACITY))
     }
 
-    /// Whose token that is, unless it has expired since or is not known.
-    pub(super) fn principal(&self, token: Fingerprint, now: Now) -> Option<Arc<Principal>> {
+    /// What the token says, unless it has expired since or is not known.
+    pub(super) fn known(&self, token: Fingerprint, now: Now) -> Option<Arc<T>> {
         let known = self.0.get(&token.0)?;
         if known.is_expired(now) {
             // Refused from now on; what is wrong with it is told as of any other.
@@ -42,12 +59,16 @@ impl Verified {
         Some(known)
     }
 
-    pub(super) fn remember(&self, token: Fingerprint, principal: &Arc<Principal>) {
-        self.0.insert(token.0, Arc::clone(principal));
+    pub(super) fn forget_all(&self) {
+        self.0.clear();
+    }
+
+    pub(super) fn remember(&self, token: Fingerprint, known: &Arc<T>) {
+        self.0.insert(token.0, Arc::clone(known));
     }
 }
 
-impl fmt::Debug for Verified {
+impl<T> fmt::Debug for Verified<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Verified").field("tokens", &self.0.len()).finish()
     }

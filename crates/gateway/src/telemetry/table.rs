@@ -85,6 +85,9 @@ const CONNECTIONS: &[Metric] = &[
     )
     .by(&[("result", &["verified", "remembered", "refused"])])
     .detail("`verified`, `remembered` (verified before, and not yet expired), `refused`"),
+    Metric::counter("fanlight_jwks_fetches_total", "Fetches of keys, by how they ended.")
+        .by(&[("result", &["ok", "failed"])])
+        .detail("From the URLs of `[[auth.jwks]]`; the log says why one failed"),
     Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
         .by(&[("reason", OPEN)])
         .detail("One of the [reasons](protocol.md#close-codes)"),
@@ -147,6 +150,21 @@ const MESSAGES: &[Metric] = &[
         "fanlight_deliveries_dropped_total",
         "Deliveries from the broker that a worker's full inbox had no room for.",
     ),
+    Metric::counter(
+        "fanlight_conflated_messages_total",
+        "Messages that a later one of their key replaced, by what kept them back.",
+    )
+    .by(&[("by", &["interval", "subscriber"])])
+    .detail("`interval`, once per worker; `subscriber`, which was too slow, once for each such. See [conflation](conflation.md)"),
+    Metric::counter(
+        "fanlight_conflation_full_total",
+        "Publications that went unconflated, once per worker, since limits.conflation was used up.",
+    ),
+    Metric::gauge(
+        "fanlight_conflation_bytes",
+        "What is kept for conflation, of limits.conflation per worker.",
+    )
+    .by(&[("worker", OPEN)]),
     Metric::counter(
         "fanlight_recoveries_total",
         "Subscriptions that wanted more than what comes, by result.",

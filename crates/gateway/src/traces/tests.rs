@@ -45,6 +45,7 @@ fn publication(traceparent: Option<&str>) -> Publication {
         at_unix_ms: 0,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     }
 }

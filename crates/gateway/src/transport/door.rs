@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use fanlight_engine::auth::Principal;
-use fanlight_engine::session::Refusal;
+use fanlight_engine::auth::{AuthError, Capability, Principal, Token};
+use fanlight_engine::session::{Refusal, usable};
 use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 
@@ -63,15 +63,38 @@ pub fn paced(after: Duration) -> Problem {
 }
 
 /// Whether the request's page may ask, and who asks.
-pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Caller, Box<Problem>> {
+pub async fn authenticate(
+    node: &Node,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<Caller, Box<Problem>> {
     let token = jwt::token_from(headers, uri, &node.config.auth);
     let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
     origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
         Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string())
     })?;
     let Some((token, _)) = token else { return Ok(None) };
-    let principal = node.authenticator.authenticate(&token, node.clock.now());
-    Ok(Some(principal.map_err(|error| unauthorized(&error.to_string()))?))
+    let principal = node.authenticator.authenticate(&token, node.clock.now()).await;
+    Ok(Some(principal.map_err(|error| Box::new(not_authenticated(&error)))?))
+}
+
+/// What the capability grants that a request was given with, if it was.
+pub async fn authorize(
+    node: &Node,
+    caller: &Caller,
+    token: Option<&Token>,
+) -> Result<Option<Arc<Capability>>, Box<Problem>> {
+    let Some(token) = token else { return Ok(None) };
+    let now = node.clock.now();
+    let capability = node.authenticator.authorize(token.as_str(), now).await;
+    Ok(Some(usable(capability, caller.as_deref(), now).map_err(refused)?))
+}
+
+fn not_authenticated(error: &AuthError) -> Problem {
+    match error {
+        AuthError::KeysUnavailable => unavailable("keys_unavailable", &error.to_string()),
+        _ => unauthorized(&error.to_string()),
+    }
 }
 
 /// A request's body, no larger than a message may be.
@@ -108,6 +131,7 @@ pub fn refused(refusal: Refusal) -> Problem {
         // It may have been published: not to be repeated without a key.
         "unknown" => StatusCode::GATEWAY_TIMEOUT,
         _ => match refusal.reason {
+            CloseReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             CloseReason::Forbidden => StatusCode::FORBIDDEN,
             CloseReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             CloseReason::RateLimited => StatusCode::TOO_MANY_REQUESTS,

@@ -10,11 +10,12 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
+use fanlight_engine::auth::Token;
 use fanlight_engine::session::{Form, Handshake, Listening};
 use fanlight_proto::sse;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
 use super::door::{self, Caller, bad_request};
@@ -43,6 +44,9 @@ pub(super) struct Wanted {
     /// Whether to tell who comes and goes.
     #[serde(default)]
     presence: bool,
+    /// A capability that allows it.
+    #[serde(default, deserialize_with = "token")]
+    token: Option<Token>,
     /// How long a poll waits: a text, or a number of seconds.
     wait: Option<Value>,
 }
@@ -65,10 +69,10 @@ async fn stream(
     let allowed = cors::allowed(&parts.headers, &node.config.origin);
     let opened = async {
         let admitted = door::admit(node, peer, &parts.headers)?;
-        let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+        let caller = door::authenticate(node, &parts.headers, &parts.uri).await?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
-        let listening = wanted.permitted(node, &caller, Form::Events)?;
+        let listening = wanted.permitted(node, &caller, Form::Events).await?;
         // Last: what is refused anyhow takes nobody's turn.
         door::pace(node)?;
         Ok::<_, Box<Problem>>((admitted, caller, listening))
@@ -123,8 +127,8 @@ impl Wanted {
         let mut wanted = if method == Method::POST {
             serde_json::from_slice(body).map_err(|error| {
                 let detail = format!(
-                    "the body must be JSON with \"destinations\", and may have \"cursor\" and \
-                     \"presence\": {error}"
+                    "the body must be JSON with \"destinations\", and may have \"cursor\", \
+                     \"presence\" and \"token\": {error}"
                 );
                 bad_request("bad_body", detail)
             })?
@@ -159,6 +163,7 @@ impl Wanted {
                 }
                 "wait" => self.wait = Some(value()?.into()),
                 "presence" => self.presence = value()? == "true",
+                "token" => self.token = Some(Token::new(&value()?)),
                 _ => {}
             }
         }
@@ -193,13 +198,13 @@ impl Wanted {
 
     /// The same once it is known that it may be: so a refusal is a status, which a stream that
     /// has begun could not have.
-    pub(super) fn permitted(
+    pub(super) async fn permitted(
         self,
         node: &Node,
         caller: &Caller,
         form: Form,
     ) -> Result<Listening, Box<Problem>> {
-        let Self { mut destinations, cursor, presence, .. } = self;
+        let Self { mut destinations, cursor, presence, token, .. } = self;
         let limit = node.rules.limits.subscriptions;
         if destinations.is_empty() {
             let detail = "name what to listen to: ?destination=/topic/news";
@@ -213,11 +218,17 @@ impl Wanted {
             return Err(door::unauthorized("a token is needed").into());
         }
         destinations.shrink_to_fit();
+        let capability = door::authorize(node, caller, token.as_ref()).await?;
         let listening = Listening::new(destinations, cursor.as_deref(), presence, form)
-            .map_err(|error| bad_request("bad_cursor", error.to_string()))?;
+            .map_err(|error| bad_request("bad_cursor", error.to_string()))?
+            .with_capability(capability);
         listening.check(&node.rules, caller.as_deref()).map_err(door::refused)?;
         Ok(listening)
     }
+}
+
+fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Token>, D::Error> {
+    Ok(Option::<String>::deserialize(deserializer)?.map(|token| Token::new(&token)))
 }
 
 /// A name or a value of a query.

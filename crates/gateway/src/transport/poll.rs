@@ -70,7 +70,7 @@ impl<'s> Poll<'s> {
     ) -> Result<Self, Box<Problem>> {
         let node = &*station.node;
         let (parts, body) = request.into_parts();
-        let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+        let caller = door::authenticate(node, &parts.headers, &parts.uri).await?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
         let longest = node.config.poll.max_wait.0;
@@ -85,7 +85,7 @@ impl<'s> Poll<'s> {
         let peers = &self.station.node.peers;
         // Whatever the mailbox was opened for, the client must still be allowed it.
         let wanted = std::mem::take(&mut self.wanted);
-        let listening = wanted.permitted(&self.station.node, &self.caller, Form::Items)?;
+        let listening = wanted.permitted(&self.station.node, &self.caller, Form::Items).await?;
         if let Some(Mailbox { from, id }) = mailbox
             && let Some(name) = mailbox_name(&id)
             && let Ok(Some(holder)) = peers.holder(name).await

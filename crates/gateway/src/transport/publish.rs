@@ -52,7 +52,7 @@ async fn published(
     if node.is_draining() {
         return Err(door::unavailable("draining", "this node is draining; ask another").into());
     }
-    let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+    let caller = door::authenticate(node, &parts.headers, &parts.uri).await?;
     if caller.is_none() && !node.rules.policy.allows_anonymous() {
         return Err(door::unauthorized("a token is needed").into());
     }
@@ -72,8 +72,10 @@ async fn published(
     let text = std::str::from_utf8(&body)
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
     let mut ids = Ids::new(rand::random());
+    let capability = door::authorize(node, &caller, Alone::token_of(text).as_ref()).await?;
     let alone =
-        Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)?;
+        Alone::read(&node.rules, &mut ids, now, caller.as_ref(), capability.as_deref(), text)
+            .map_err(door::refused)?;
     let outcome = begin(node, &parts.headers, alone).await;
     Ok(outcome.map_err(|error| door::refused(error.into()))?.into())
 }

@@ -225,7 +225,7 @@ async fn visit(
     }
     let (node, service) = (&state.station.node, state.service);
     let caller = match service {
-        Service::Sessions => door::authenticate(node, request.headers(), request.uri()),
+        Service::Sessions => door::authenticate(node, request.headers(), request.uri()).await,
         _ => Ok(None),
     };
     let caller = match caller {

@@ -16,7 +16,7 @@ use fanlight_proto::native;
 use fanlight_proto::sockjs::{self, Close};
 use fanlight_proto::stomp::Version as StompVersion;
 use fanlight_proto::ws::{self, Opcode, deflate, handshake};
-use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri, Version, header};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Station;
@@ -101,7 +101,14 @@ pub(super) async fn upgrade(
     request: Request,
     endpoint: Endpoint,
 ) -> Response {
-    let agreed = agree(&state.node, peer, &request, endpoint);
+    let asked = Asked {
+        version: request.version(),
+        method: request.method(),
+        uri: request.uri(),
+        headers: request.headers(),
+        has_body: !request.body().is_end_stream(),
+    };
+    let agreed = agree(&state.node, peer, asked, endpoint).await;
     let outcome = agreed.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
     door::count_handshake(request.version(), outcome);
     let (agreed, admitted) = match agreed {
@@ -184,21 +191,30 @@ async fn say_goodbye(socket: Socket, mut answer: Vec<u8>, close: Close) {
     let _ = tokio::time::timeout(GOODBYE_TIME, talk).await;
 }
 
+/// What a handshake asks by. A request itself can't be lent while a token is checked.
+#[derive(Clone, Copy)]
+struct Asked<'r> {
+    version: Version,
+    method: &'r Method,
+    uri: &'r Uri,
+    headers: &'r HeaderMap,
+    has_body: bool,
+}
+
 /// Every check of a handshake, cheapest first.
-fn agree(
+async fn agree(
     node: &Node,
     peer: SocketAddr,
-    request: &Request,
+    Asked { version, method, uri, headers, has_body }: Asked<'_>,
     endpoint: Endpoint,
 ) -> Result<(Agreed, Admitted), Box<Problem>> {
-    let headers = request.headers();
-    let accept_key = if request.version() == Version::HTTP_2 {
-        check_connect(request.method(), headers)?;
+    let accept_key = if version == Version::HTTP_2 {
+        check_connect(method, headers)?;
         None
     } else {
-        Some(check_upgrade(request.method(), headers)?)
+        Some(check_upgrade(method, headers)?)
     };
-    if !request.body().is_end_stream() {
+    if has_body {
         // Its bytes would be read as frames.
         return Err(bad_request("body", "a WebSocket handshake has no body").into());
     }
@@ -217,7 +233,7 @@ fn agree(
         let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
         return Ok((agreed, admitted));
     }
-    let principal = door::authenticate(node, headers, request.uri())?;
+    let principal = door::authenticate(node, headers, uri).await?;
     let protocol = choose_protocol(headers)?;
     // Last: what is refused anyhow takes nobody's turn.
     door::pace(node)?;

@@ -1,9 +1,12 @@
 //! What sessions want done: at once where that can be, else beside the loop.
 
+use std::sync::Arc;
+
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::registry::Entry;
 use fanlight_engine::session::{Done, Effect};
 use fanlight_engine::time::Now;
+use futures_util::FutureExt as _;
 
 use super::Worker;
 use super::traces::watched;
@@ -13,8 +16,14 @@ impl Worker {
     pub(super) fn effect(&mut self, key: SessionKey, effect: Effect, now: Now) -> Option<Done> {
         match effect {
             Effect::Authenticate(credentials) => {
-                let result = self.shared.authenticator.check(&credentials, now);
-                Some(Done::Authenticated(result))
+                let authenticator = Arc::clone(&self.shared.authenticator);
+                let checked = async move { authenticator.check(&credentials, now).await };
+                self.start(key, checked.boxed(), Done::Authenticated)
+            }
+            Effect::Authorize(token) => {
+                let authenticator = Arc::clone(&self.shared.authenticator);
+                let checked = async move { authenticator.authorize(token.as_str(), now).await };
+                self.start(key, checked.boxed(), Done::Authorized)
             }
             Effect::Enter { user, is_limited } => {
                 if !is_limited && let Some(slot) = self.slots.get_mut(key.0 as usize) {
@@ -85,6 +94,7 @@ impl Worker {
             Effect::Vanish(place, member) => self.shared.presence.exit(&place, member),
             Effect::Close(reason) => self.close(key, reason, now),
             Effect::Authenticate(_)
+            | Effect::Authorize(_)
             | Effect::Enter { .. }
             | Effect::Publish(..)
             | Effect::PublishOnce(..)

@@ -11,7 +11,7 @@ use futures_util::FutureExt;
 
 use super::Worker;
 use super::guard::count_panic;
-use super::slot::Written;
+use super::slot::{Role, Written};
 
 /// Publications of one destination that go out together, in broker order; either all of them are
 /// changes of presence or none is, and all are for the same sessions.
@@ -44,7 +44,11 @@ impl Worker {
             self.stats.publications_in += run.publications.len() as u64;
             // A publication that we fail at must not take its subscribers' worker with it.
             let sent = async {
-                if !run.is_positioned() || self.pass(&run).await {
+                if run.is_positioned() {
+                    if self.pass(&run).await {
+                        self.fan_out_run(&run, direct, None).await;
+                    }
+                } else if !self.conflate(&run, direct).await {
                     self.fan_out_run(&run, direct, None).await;
                 }
             };
@@ -65,9 +69,20 @@ impl Worker {
 
     /// `lost` says what was lost before the run, and is told those who were there and have not heard.
     pub(super) async fn fan_out_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
+        self.fan_out_as::<false>(run, direct, lost, 0).await;
+    }
+
+    /// Where it is conflated, `passed` publications of the destination have passed before the run.
+    pub(super) async fn fan_out_as<const CONFLATED: bool>(
+        &mut self,
+        run: &Run,
+        direct: bool,
+        lost: Option<Lost>,
+        passed: u64,
+    ) {
         let traced = self.traces.deliver(&run.publications);
         let before = self.stats.deliveries;
-        self.write_run(run, direct, lost).await;
+        self.write_run::<CONFLATED>(run, direct, lost, passed).await;
         if let Some(traced) = traced {
             let written = self.stats.deliveries - before;
             let subscribers = written / run.publications.len() as u64;
@@ -75,10 +90,16 @@ impl Worker {
         }
     }
 
-    async fn write_run(&mut self, run: &Run, direct: bool, lost: Option<Lost>) {
+    async fn write_run<const CONFLATED: bool>(
+        &mut self,
+        run: &Run,
+        direct: bool,
+        lost: Option<Lost>,
+        passed: u64,
+    ) {
         let now = self.shared.clock.now();
         let destination = &run.publications[0].destination;
-        let (is_presence, only_for) = (run.is_presence(), run.only_for());
+        let (is_presence, audience) = (run.is_presence(), run.audience());
         let mut encodings = self.encoder.run_after(&run.publications, lost);
         let mut unwritten = Vec::new();
         let mut since_yield = 0;
@@ -99,7 +120,10 @@ impl Worker {
                     continue;
                 }
                 let Some(slot) = self.slots.get_mut(member.session.0 as usize) else { continue };
-                if only_for.is_some_and(|session| !slot.role.is_session(session)) {
+                if audience.is_some_and(|audience| !audience.has(&slot.role)) {
+                    continue;
+                }
+                if CONFLATED && self.conflation.withholds(destination, member, slot, passed) {
                     continue;
                 }
                 let cursor = slot.role.cursor();
@@ -136,9 +160,28 @@ impl Run {
         self.publications[0].is_presence()
     }
 
-    /// The only session that they are for.
-    fn only_for(&self) -> Option<SessionId> {
-        self.publications[0].only_for
+    /// Whom they are for; `None`: all who have subscribed.
+    fn audience(&self) -> Option<Audience> {
+        Audience::of(&self.publications[0])
+    }
+}
+
+/// Some of those who have subscribed.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Audience {
+    only_for: Option<SessionId>,
+    except: Option<SessionId>,
+}
+
+impl Audience {
+    pub(super) fn of(publication: &Publication) -> Option<Self> {
+        let Publication { only_for, except, .. } = *publication;
+        (only_for.is_some() || except.is_some()).then_some(Self { only_for, except })
+    }
+
+    pub(super) fn has(&self, role: &Role) -> bool {
+        self.only_for.is_none_or(|session| role.is_session(session))
+            && !self.except.is_some_and(|session| role.is_session(session))
     }
 }
 
@@ -152,7 +195,7 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
             let destination = publication.destination.to_shared();
             if let Some(&at) = latest.get(&destination)
                 && runs[at].is_presence() == publication.is_presence()
-                && runs[at].only_for() == publication.only_for
+                && runs[at].audience() == Audience::of(publication)
                 && runs[at].bytes + bytes <= RUN_MAX_BYTES
                 && runs[at].is_positioned() == publication.position.is_some()
             {
@@ -169,5 +212,5 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
 }
 
 /// Bounds what goes out at once, and so what one full outbox refuses.
-const RUN_MAX_BYTES: usize = 64 * 1024;
+pub(super) const RUN_MAX_BYTES: usize = 64 * 1024;
 const SENDS_PER_YIELD: usize = 256;

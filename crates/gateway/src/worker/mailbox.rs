@@ -327,6 +327,11 @@ impl Mailbox {
         self.receiver.is_some()
     }
 
+    /// Whether a request waits for what comes next.
+    pub(super) fn is_awaited(&self) -> bool {
+        self.receiver.as_ref().is_some_and(|receiver| receiver.waiting.is_some())
+    }
+
     /// How long it stays after its end, for those who have not heard of it: in a drain, no longer
     /// than a peer has to answer a close frame.
     pub(super) fn linger_ms(&self, is_draining: bool) -> u64 {
@@ -423,6 +428,10 @@ impl Worker {
         });
         slot.last_received_ms = now.mono_ms;
         let has_waited = slot.outbox.is_some();
+        if !has_waited {
+            self.give_all_latest(key);
+        }
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         slot.hand_over(now.mono_ms);
         if has_waited && slot.outbox.is_none() {
             self.queues.consumers.unhold();

@@ -22,7 +22,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 
-use super::fanout::Run;
+use super::fanout::{Audience, Run};
 use super::guard::count_panic;
 use super::slot::Link;
 use super::{Ticket, Worker};
@@ -270,9 +270,12 @@ impl Worker {
         let Some(joining) = self.recovery.joining.get_mut(&key) else { return false };
         let Some(wire) = self.hub.wire(joining.subscription) else { return false };
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return false };
-        let publications: Vec<_> = joining.pending.drain(..count).collect();
+        let mut publications: Vec<_> = joining.pending.drain(..count).collect();
+        // What it has published itself, and asked not to get.
+        publications
+            .retain(|one| Audience::of(one).is_none_or(|audience| audience.has(&slot.role)));
         if publications.is_empty() {
-            return false;
+            return count > 0;
         }
         self.stats.deliveries += publications.len() as u64;
         if let Link::Mailbox(mailbox) = &mut slot.link {

@@ -335,6 +335,12 @@ impl Slot {
         self.outbox.is_none() && self.staged.is_none()
     }
 
+    /// Whether what is written now has to wait: for the socket, or for the next request.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.outbox.is_some()
+            || matches!(&self.link, Link::Mailbox(mailbox) if !mailbox.is_awaited())
+    }
+
     /// Whether somebody receives from the mailbox that this is.
     pub(super) fn is_attended(&self) -> bool {
         matches!(&self.link, Link::Mailbox(mailbox) if mailbox.is_attended())

@@ -1,6 +1,7 @@
 //! What a worker counts, in plain integers on the hot path, handed to the metrics by the sweep.
 
 use fanlight_engine::broker::WorkerId;
+use fanlight_engine::conflate;
 use fanlight_engine::history::Lost;
 use fanlight_engine::timeline;
 use fanlight_proto::CloseReason;
@@ -22,6 +23,8 @@ pub(super) struct Stats {
     pub frames_dropped: u64,
     pub subscriptions: u64,
     pub gaps: timeline::Counts,
+    pub conflated: conflate::Counts,
+    pub conflation_bytes: usize,
     closes: [u64; CloseReason::ALL.len()],
     recoveries: [u64; RECOVERIES.len()],
     /// Open connections, by transport.
@@ -31,6 +34,7 @@ pub(super) struct Stats {
     counters: Counters,
     connection_gauges: [Gauge; Transport::ALL.len()],
     subscription_gauge: Gauge,
+    conflation_gauge: Gauge,
 }
 
 struct Counters {
@@ -46,6 +50,9 @@ struct Counters {
     gaps: Counter,
     gaps_healed: Counter,
     gaps_lost: Counter,
+    replaced: Counter,
+    skipped: Counter,
+    unconflated: Counter,
     closes: [Counter; CloseReason::ALL.len()],
     recoveries: [Counter; RECOVERIES.len()],
 }
@@ -65,6 +72,8 @@ impl Stats {
             frames_dropped: 0,
             subscriptions: 0,
             gaps: timeline::Counts::default(),
+            conflated: conflate::Counts::default(),
+            conflation_bytes: 0,
             closes: [0; CloseReason::ALL.len()],
             recoveries: [0; RECOVERIES.len()],
             connections: [0; Transport::ALL.len()],
@@ -83,6 +92,9 @@ impl Stats {
                 gaps: counter!("fanlight_gaps_total"),
                 gaps_healed: counter!("fanlight_gaps_healed_total"),
                 gaps_lost: counter!("fanlight_gaps_lost_total"),
+                replaced: counter!("fanlight_conflated_messages_total", "by" => "interval"),
+                skipped: counter!("fanlight_conflated_messages_total", "by" => "subscriber"),
+                unconflated: counter!("fanlight_conflation_full_total"),
                 closes: CloseReason::ALL
                     .map(|reason| counter!("fanlight_closes_total", "reason" => reason.code())),
                 recoveries: RECOVERIES.map(|outcome| {
@@ -94,7 +106,8 @@ impl Stats {
                 let transport = transport.name();
                 gauge!("fanlight_connections", "worker" => worker.clone(), "transport" => transport)
             }),
-            subscription_gauge: gauge!("fanlight_subscriptions", "worker" => worker),
+            subscription_gauge: gauge!("fanlight_subscriptions", "worker" => worker.clone()),
+            conflation_gauge: gauge!("fanlight_conflation_bytes", "worker" => worker),
         }
     }
 
@@ -129,6 +142,7 @@ impl Stats {
             gauge.set(count as f64);
         }
         self.subscription_gauge.set(self.subscriptions as f64);
+        self.conflation_gauge.set(self.conflation_bytes as f64);
         self.samples.renew();
         let counters = &self.counters;
         let closes = self.closes.iter_mut().zip(&counters.closes);
@@ -146,6 +160,9 @@ impl Stats {
             (&mut self.gaps.gaps, &counters.gaps),
             (&mut self.gaps.gaps_healed, &counters.gaps_healed),
             (&mut self.gaps.gaps_lost, &counters.gaps_lost),
+            (&mut self.conflated.replaced, &counters.replaced),
+            (&mut self.conflated.skipped, &counters.skipped),
+            (&mut self.conflated.unconflated, &counters.unconflated),
         ];
         for (count, counter) in others.into_iter().chain(closes).chain(recoveries) {
             if *count > 0 {

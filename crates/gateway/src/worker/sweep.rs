@@ -69,6 +69,8 @@ impl Worker {
 
     pub(super) fn report(&mut self) {
         self.stats.gaps = self.recovery.timelines.take_counts();
+        self.stats.conflated = self.conflation.conflation.take_counts();
+        self.stats.conflation_bytes = self.conflation.conflation.used_bytes();
         self.stats.subscriptions = (self.hub.len() + self.queues.consumers.len()) as u64;
         self.stats.report();
         self.queues.report();

@@ -144,6 +144,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         mailbox_limits: outbox_limits,
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
+        conflation_bytes: 1 << 20,
         sessions: AtomicU64::new(0),
         tracer: None,
     })

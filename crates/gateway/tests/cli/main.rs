@@ -103,6 +103,30 @@ fn a_minted_token_is_read_back_as_valid() {
 }
 
 #[test]
+fn a_capability_is_minted_with_its_grants_and_read_back_as_one() {
+    let mint = ["token", "mint", "--secret", SECRET, "--capability"];
+    let grants = ["--grant", "subscribe:/topic/a", "--grant", "subscribe:/topic/b"];
+    let token = run(&[&mint[..], &grants].concat()).succeeded();
+    let inspect = ["token", "inspect", token.trim(), "--secret", SECRET];
+    let text = run(&inspect).succeeded();
+    assert!(text.contains("valid      as a capability of anybody"), "{text}");
+    let json = run(&[&inspect[..], &["--json"]].concat()).succeeded();
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(
+        json["claims"]["fanlight"],
+        serde_json::json!({ "subscribe": ["/topic/a", "/topic/b"] })
+    );
+    assert_eq!(json["header"]["typ"], "fl-cap+jwt");
+    for (arguments, told) in [
+        (&["--grant", "subscribe:/user/*/queue/a"][..], "other users'"),
+        (&["--grant", "/topic/a"], "ACTION:DESTINATION"),
+    ] {
+        let error = run(&[&mint[..], arguments].concat()).failed();
+        assert!(error.contains(told), "{error}");
+    }
+}
+
+#[test]
 fn what_is_wrong_with_a_token_is_told_and_fails() {
     let other = SECRET.replace('0', "9");
     let error = run(&["token", "inspect", &mint(&[]), "--secret", &other]).failed();

@@ -36,6 +36,8 @@ pub enum ClientMessage<'a> {
         ack: Option<Cow<'a, str>>,
         /// The most messages of a queue to hold without having acknowledged them.
         prefetch: Option<u16>,
+        /// A capability token that allows it.
+        token: Option<Cow<'a, str>>,
         /// The request.
         id: Option<RequestId>,
     },
@@ -60,6 +62,10 @@ pub enum ClientMessage<'a> {
         key: Option<Cow<'a, str>>,
         /// Of a user's sessions, the only one to get it.
         session: Option<Cow<'a, str>>,
+        /// Whether the session that sends it does not get it.
+        exclude_self: bool,
+        /// A capability token that allows it.
+        token: Option<Cow<'a, str>>,
         /// The request.
         id: Option<RequestId>,
     },
@@ -230,19 +236,11 @@ impl<'a> Fields<'a> {
                 }
                 let presence = self.plain(Field::Presence, "true or false")?.unwrap_or(false);
                 let (ack, prefetch) = (self.text(Field::Ack)?, self.number(Field::Prefetch)?);
-                ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, id }
+                let token = self.text(Field::Token)?;
+                ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, token, id }
             }
             Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
-            Kind::Send => {
-                let to = self.required(Field::To)?;
-                let content_type = self.text(Field::ContentType)?;
-                let data = self.values[Field::Data as usize]
-                    .ok_or(Problem::MissingField { field: Field::Data.name() })?;
-                let body = body::decode(data, content_type.as_deref())?;
-                let headers = self.headers()?;
-                let (key, session) = (self.text(Field::Key)?, self.text(Field::Session)?);
-                ClientMessage::Send { to, body, content_type, headers, key, session, id }
-            }
+            Kind::Send => return self.send(id),
             Kind::History => {
                 let missing = |field: Field| Problem::MissingField { field: field.name() };
                 let to = self.required(Field::To)?;
@@ -260,6 +258,25 @@ impl<'a> Fields<'a> {
             Kind::Ping => ClientMessage::Ping { id },
             Kind::Ack => ClientMessage::Ack { ids: self.ids()?, id },
             Kind::Nack => ClientMessage::Nack { ids: self.ids()?, id },
+        })
+    }
+
+    fn send(self, id: Option<RequestId>) -> Result<ClientMessage<'a>, Problem> {
+        let to = self.required(Field::To)?;
+        let content_type = self.text(Field::ContentType)?;
+        let data = self.values[Field::Data as usize]
+            .ok_or(Problem::MissingField { field: Field::Data.name() })?;
+        let body = body::decode(data, content_type.as_deref())?;
+        Ok(ClientMessage::Send {
+            to,
+            body,
+            headers: self.headers()?,
+            key: self.text(Field::Key)?,
+            session: self.text(Field::Session)?,
+            exclude_self: self.plain(Field::ExcludeSelf, "true or false")?.unwrap_or(false),
+            token: self.text(Field::Token)?,
+            content_type,
+            id,
         })
     }
 

@@ -25,6 +25,8 @@ fn send<'a>(body: &'static [u8], content_type: Option<&'a str>) -> ClientMessage
         headers: Vec::new(),
         key: None,
         session: None,
+        exclude_self: false,
+        token: None,
         id: None,
     }
 }
@@ -68,6 +70,7 @@ fn every_way_to_subscribe_parses() {
                 presence: false,
                 ack: None,
                 prefetch: None,
+                token: None,
                 id: Some(id("1")),
             },
         ),
@@ -80,6 +83,7 @@ fn every_way_to_subscribe_parses() {
                 presence: false,
                 ack: None,
                 prefetch: None,
+                token: None,
                 id: None,
             },
         ),
@@ -92,6 +96,7 @@ fn every_way_to_subscribe_parses() {
                 presence: true,
                 ack: None,
                 prefetch: None,
+                token: None,
                 id: None,
             },
         ),
@@ -104,6 +109,7 @@ fn every_way_to_subscribe_parses() {
                 presence: false,
                 ack: Some("client".into()),
                 prefetch: Some(9),
+                token: None,
                 id: None,
             },
         ),
@@ -256,7 +262,7 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"subscribe","dest":"/topic/a","id":1}"#,
         expect![[
-            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, presence, ack, prefetch, id"#
+            r#"1: unknown field "dest" in subscribe; known are type, to, since, history, presence, ack, prefetch, token, id"#
         ]],
     );
     check(

@@ -35,6 +35,7 @@ pub(super) enum Field {
     Ack,
     Prefetch,
     Session,
+    ExcludeSelf,
 }
 
 impl Kind {
@@ -69,14 +70,16 @@ impl Kind {
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
         use Field::{
-            Ack, ContentType, Cursor, Data, Headers, History, Id, Ids, Key, Limit, Prefetch,
-            Presence, Session, Since, To, Token, Type,
+            Ack, ContentType, Cursor, Data, ExcludeSelf, Headers, History, Id, Ids, Key, Limit,
+            Prefetch, Presence, Session, Since, To, Token, Type,
         };
         match self {
             Self::Connect => &[Type, Token],
-            Self::Subscribe => &[Type, To, Since, History, Presence, Ack, Prefetch, Id],
+            Self::Subscribe => &[Type, To, Since, History, Presence, Ack, Prefetch, Token, Id],
             Self::Unsubscribe => &[Type, To, Id],
-            Self::Send => &[Type, To, Data, ContentType, Headers, Key, Session, Id],
+            Self::Send => {
+                &[Type, To, Data, ContentType, Headers, Key, Session, ExcludeSelf, Token, Id]
+            }
             Self::History => &[Type, To, Since, Limit, Id],
             Self::Presence => &[Type, To, Cursor, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
@@ -91,7 +94,7 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 17] = [
+    pub(super) const ALL: [Self; 18] = [
         Self::Type,
         Self::Id,
         Self::Token,
@@ -109,6 +112,7 @@ impl Field {
         Self::Ack,
         Self::Prefetch,
         Self::Session,
+        Self::ExcludeSelf,
     ];
 
     pub(super) fn name(self) -> &'static str {
@@ -130,6 +134,7 @@ impl Field {
             Self::Ack => "ack",
             Self::Prefetch => "prefetch",
             Self::Session => "session",
+            Self::ExcludeSelf => "exclude_self",
         }
     }
 

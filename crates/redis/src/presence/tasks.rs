@@ -317,6 +317,7 @@ fn envelope_head(place: &Place) -> Vec<u8> {
         at_unix_ms,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     };
     let mut head = Vec::with_capacity(envelope::encoded_bytes(&publication));

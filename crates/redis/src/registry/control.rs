@@ -160,6 +160,7 @@ impl Inner {
                 at_unix_ms: unix_ms(),
                 position: None,
                 only_for: None,
+                except: None,
                 is_json: false,
             };
             let name = self.names.within(partition, &channel);

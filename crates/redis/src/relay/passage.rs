@@ -86,6 +86,7 @@ mod tests {
             at_unix_ms: 5,
             position: Some(Position { epoch: 1, offset: 2 }),
             only_for: None,
+            except: None,
             is_json: false,
         };
         let mut out = Vec::new();

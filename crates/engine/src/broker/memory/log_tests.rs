@@ -24,6 +24,7 @@ fn publication(to: &str, id: u128) -> Publication {
         at_unix_ms: 0,
         position: None,
         only_for: None,
+        except: None,
         is_json: false,
     }
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::super::{print, print_json};
 use crate::config::{Algorithm, AuthKey, Config, ConfigError, Secret};
-use crate::jwt::{Authenticator, unverified};
+use crate::jwt::{Authenticator, is_capability, unverified};
 
 /// Read a token and say what is right and wrong with it.
 #[derive(Debug, clap::Args)]
@@ -33,8 +33,10 @@ pub(in crate::cli) struct Inspect {
 struct Findings {
     header: Value,
     claims: Claims,
-    /// The user, where everything is right.
+    /// The user, where everything is right, if the token is some user's.
     user: Option<String>,
+    /// Whom or what it is for, where everything is right.
+    bearer: Option<String>,
     /// What is wrong.
     faults: Vec<String>,
     /// Whether there was a key to check the signature with.
@@ -67,14 +69,25 @@ fn inspect(command: &Inspect, now: Duration) -> anyhow::Result<Findings> {
         faults.extend(keys.verify(token).err().map(|error| error.to_string()));
     }
     let now = Now { mono_ms: 0, unix_ms: u64::try_from(now.as_millis()).unwrap_or(u64::MAX) };
-    let user = match rules.principal(&claims, now) {
-        Ok(principal) => Some(principal.user.to_string()).filter(|_| faults.is_empty()),
+    let is_capability = is_capability(token)?;
+    let user = if is_capability {
+        rules.capability(&claims, now).map(|capability| capability.user)
+    } else {
+        rules.principal(&claims, now).map(|principal| Some(principal.user))
+    };
+    let user = match user {
+        Ok(user) => Some(user.map(|user| user.to_string())).filter(|_| faults.is_empty()),
         Err(error) => {
             faults.push(error.to_string());
             None
         }
     };
-    Ok(Findings { header, claims, user, faults, is_verified })
+    let bearer = user.as_ref().map(|user| match (user, is_capability) {
+        (Some(user), false) => format!("for the user {user:?}"),
+        (Some(user), true) => format!("as a capability of the user {user:?}"),
+        (None, _) => "as a capability of anybody".into(),
+    });
+    Ok(Findings { header, claims, user: user.flatten(), bearer, faults, is_verified })
 }
 
 /// The configuration to check against: that of the file, or one with the given secret.
@@ -126,12 +139,12 @@ impl Findings {
         if !self.is_verified {
             text.push_str("signature  not checked; give --secret or --config to check it\n");
         }
-        match &self.user {
-            Some(user) if self.is_verified => {
-                let _ = writeln!(text, "valid      for the user {user:?}");
+        match &self.bearer {
+            Some(bearer) if self.is_verified => {
+                let _ = writeln!(text, "valid      {bearer}");
             }
-            Some(user) => {
-                let _ = writeln!(text, "claims     in order, for the user {user:?}");
+            Some(bearer) => {
+                let _ = writeln!(text, "claims     in order, {bearer}");
             }
             None => text.push_str("not valid\n"),
         }

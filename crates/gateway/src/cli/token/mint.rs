@@ -4,11 +4,12 @@ use std::path::PathBuf;
 
 use anyhow::{Context as _, anyhow, bail};
 use fanlight_engine::auth::Claims;
+use fanlight_engine::policy::Grants;
 use serde_json::{Value, json};
 
 use super::super::print_json;
 use crate::config::{Algorithm, Auth, AuthKey, Secret, Span};
-use crate::jwt::{SigningKey, mint};
+use crate::jwt::{SigningKey, mint, mint_capability};
 
 /// Make a signed token, to try things out or for a script.
 #[derive(Debug, clap::Args)]
@@ -28,9 +29,17 @@ pub(in crate::cli) struct Mint {
     /// Take secret, issuer, audience and the names of claims from this configuration.
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The user.
-    #[arg(long)]
-    user: String,
+    /// The user. A capability without one is anybody's.
+    #[arg(long, required_unless_present = "capability")]
+    user: Option<String>,
+    /// Make a capability: it grants something to whoever gives it with a request, and is no token
+    /// to connect with.
+    #[arg(long, requires = "grants")]
+    capability: bool,
+    /// A destination or pattern that the token grants beyond the policy; the action is subscribe,
+    /// publish, presence or history; may be repeated.
+    #[arg(long = "grant", id = "grants", value_name = "ACTION:DESTINATION")]
+    grants: Vec<String>,
     /// A role; may be repeated.
     #[arg(long = "role", value_name = "ROLE")]
     roles: Vec<String>,
@@ -48,7 +57,9 @@ pub(in crate::cli) struct Mint {
 pub(in crate::cli) fn run(command: &Mint) -> anyhow::Result<()> {
     let auth = super::auth_of(command.config.as_ref())?.auth;
     let claims = claims(command, &auth, super::unix_now().as_secs())?;
-    let token = mint(&signing_key(command, &auth)?, &claims)?;
+    let key = signing_key(command, &auth)?;
+    let token =
+        if command.capability { mint_capability(&key, &claims)? } else { mint(&key, &claims)? };
     if command.json {
         return print_json(&json!({ "token": token, "claims": claims }));
     }
@@ -87,7 +98,9 @@ fn signing_key(command: &Mint, auth: &Auth) -> anyhow::Result<SigningKey> {
 
 fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
     let mut claims = Claims::new();
-    claims.insert(auth.user_claim.clone(), json!(command.user));
+    if let Some(user) = &command.user {
+        claims.insert(auth.user_claim.clone(), json!(user));
+    }
     if !command.roles.is_empty() {
         claims.insert(auth.roles_claim.clone(), json!(command.roles));
     }
@@ -99,6 +112,9 @@ fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
     }
     claims.insert("iat".into(), json!(now_s));
     claims.insert("exp".into(), json!(now_s.saturating_add(command.expires.0.as_secs())));
+    if !command.grants.is_empty() {
+        claims.insert(auth.grants_claim.clone(), granted(&command.grants, auth.grants as usize)?);
+    }
     for claim in &command.claims {
         let Some((name, value)) = claim.split_once('=') else {
             bail!("--claim {claim:?} is not NAME=VALUE");
@@ -107,4 +123,21 @@ fn claims(command: &Mint, auth: &Auth, now_s: u64) -> anyhow::Result<Claims> {
         claims.insert(name.into(), value);
     }
     Ok(claims)
+}
+
+/// The claim for these grants, which a gateway must be able to read.
+fn granted(grants: &[String], max: usize) -> anyhow::Result<Value> {
+    let mut claim = Claims::new();
+    for grant in grants {
+        let Some((action, destination)) = grant.split_once(':') else {
+            bail!("--grant {grant:?} is not ACTION:DESTINATION");
+        };
+        let list = claim.entry(action).or_insert_with(|| json!([]));
+        list.as_array_mut().context("a list")?.push(json!(destination));
+    }
+    let claim = Value::Object(claim);
+    match Grants::read(&claim, max) {
+        Ok(_) => Ok(claim),
+        Err(bad) => bail!("--grant: the grants are not {bad}"),
+    }
 }

@@ -44,6 +44,7 @@ impl Flaky {
                 at_unix_ms: now.unix_ms,
                 position: None,
                 only_for: None,
+                except: None,
                 is_json: false,
             };
             let published = self.memory.publish(permit, publication).now_or_never();
