@@ -45,7 +45,9 @@ use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let ServeOptions { config, warnings, dev, conformance } = options;
     telemetry::init_log(&config.log)?;
-    warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
+    for warning in &warnings {
+        tracing::warn!("{warning}");
+    }
     // First: as process 1 of a container, it would not hear of those that nobody listens for.
     let mut signals = Signals::listen()?;
     descriptors::raise_limit();
@@ -71,8 +73,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
     let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
-    let shared = worker_shared(&config, &cluster, clock)?;
-    let shared = Arc::new(WorkerShared { tracer: spans, ..shared });
+    let shared =
+        Arc::new(WorkerShared { tracer: spans, ..worker_shared(&config, &cluster, clock)? });
     fetch_keys(&shared.authenticator, &tracker, &shutdown).await;
     let mut node = Node::new(config, &shared);
     node.dev = dev;
@@ -80,8 +82,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     node.lease = cluster.lease();
     let node = Arc::new(node);
 
-    let moving = dead_letters::run(Arc::clone(&shared));
-    let until = shutdown.clone();
+    let (moving, until) = (dead_letters::run(Arc::clone(&shared)), shutdown.clone());
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
     await_broker(&node).await;
     let listeners = Listeners { public: public_listener, tls, stomp: stomp_listener, stomp_tls };

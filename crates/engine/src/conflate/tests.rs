@@ -1,3 +1,5 @@
+//! One of a key in an interval, none twice, the latest at last; and what has no room.
+
 use std::collections::HashMap;
 
 use bytes::Bytes;

@@ -7,7 +7,7 @@ use super::problem::Problem;
 use super::queues;
 use super::rebalance;
 use super::relay;
-use super::values::OriginRule;
+use super::values::{OriginRule, Span};
 use super::{BrokerKind, Config, Limits, ServerTls};
 use crate::ecs;
 use crate::jwt;
@@ -243,21 +243,18 @@ fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
         }
     }
     for (at, namespace) in config.namespaces.iter().enumerate() {
-        match namespace.conflate.map(|interval| interval.as_ms()) {
-            None if !namespace.conflate_key.is_empty() => problems.push(Problem::new(
-                format!("namespaces[{at}].conflate_key"),
-                "set without conflate, so it would do nothing",
-                "set conflate too, as in \"250ms\"",
-            )),
-            Some(interval_ms) if !CONFLATE_MS.contains(&interval_ms) => {
-                problems.push(Problem::new(
-                    format!("namespaces[{at}].conflate"),
-                    "not from \"10ms\" to \"1h\"",
-                    "as often as somebody looks, as in \"250ms\"",
-                ))
+        let (option, fault, remedy) = match namespace.conflate.map(Span::as_ms) {
+            None if !namespace.conflate_key.is_empty() => {
+                let fault = "set without conflate, so it would do nothing";
+                ("conflate_key", fault, "set conflate too, as in \"250ms\"")
             }
-            _ => {}
-        }
+            Some(interval_ms) if !CONFLATE_MS.contains(&interval_ms) => {
+                let remedy = "as often as somebody looks, as in \"250ms\"";
+                ("conflate", "not from \"10ms\" to \"1h\"", remedy)
+            }
+            _ => continue,
+        };
+        problems.push(Problem::new(format!("namespaces[{at}].{option}"), fault, remedy));
     }
     if let Err(problem) = config.compiled_policy() {
         problems.push(problem);

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use axum::body::Body;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::uri::Authority;
 use http::{Request, StatusCode, Uri, header};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
@@ -52,7 +53,7 @@ pub(super) struct KeySet {
 /// What was fetched.
 #[derive(Default)]
 struct Keys {
-    keys: Vec<VerifyingKey>,
+    usable: Vec<VerifyingKey>,
     /// The same as it came, to be compared.
     source: Vec<Value>,
     /// When they were last fetched with success.
@@ -116,7 +117,7 @@ impl KeySets {
         check: impl FnOnce(&VerifyingKey) -> T,
     ) -> Option<T> {
         let held: Vec<Arc<Keys>> = self.sets.iter().filter_map(|set| set.fresh()).collect();
-        let key = held.iter().flat_map(|keys| &keys.keys).find(|key| key.id == kid);
+        let key = held.iter().flat_map(|keys| &keys.usable).find(|key| key.id == kid);
         key.map(check)
     }
 
@@ -150,7 +151,7 @@ impl KeySet {
         })?;
         let client =
             tls::https_client(&format!("auth.jwks[{at}].ca_file"), options.ca_file.as_deref())?;
-        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        let authority = uri.authority().map_or("", Authority::as_str);
         let shown = format!("{}://{authority}{}", uri.scheme_str().unwrap_or("https"), uri.path());
         Ok(Self {
             shown,
@@ -225,16 +226,21 @@ impl KeySet {
         let attempted = Some(Instant::now());
         let is_good = fetched.is_ok();
         let keys = match fetched {
-            Ok((keys, source)) => {
+            Ok((usable, source)) => {
                 if before.source.iter().any(|key| !source.contains(key)) {
                     self.changes.fetch_add(1, Ordering::AcqRel);
                 }
-                Keys { keys, source, fetched: attempted, attempted }
+                Keys { usable, source, fetched: attempted, attempted }
             }
             Err(error) => {
                 tracing::warn!(url = %self.shown, %error, "keys could not be fetched");
-                let Keys { keys, source, fetched, .. } = &*before;
-                Keys { keys: keys.clone(), source: source.clone(), fetched: *fetched, attempted }
+                let Keys { usable, source, fetched, .. } = &*before;
+                Keys {
+                    usable: usable.clone(),
+                    source: source.clone(),
+                    fetched: *fetched,
+                    attempted,
+                }
             }
         };
         *self.keys.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(keys);
