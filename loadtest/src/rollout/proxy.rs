@@ -130,7 +130,7 @@ fn replace_servers(text: &mut String, begins: &str, servers: &str) -> Result<()>
         match (is_server(line), was_server) {
             (true, false) => replaced += servers,
             (true, true) => {}
-            (false, _) => replaced += &format!("{line}\n"),
+            (false, _) => replaced.extend([line, "\n"]),
         }
         was_server = is_server(line);
     }
