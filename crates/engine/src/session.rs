@@ -472,6 +472,11 @@ impl Session {
         self.live().is_some()
     }
 
+    /// Whether it is connected, and is not to end behind the answer that it waits for.
+    pub fn stays(&self) -> bool {
+        matches!(self.state, State::Live(_))
+    }
+
     /// Why it ended, once it has.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.state {

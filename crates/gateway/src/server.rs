@@ -210,6 +210,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
+        movable: (0..config.worker_count()).map(|_| AtomicU64::new(0)).collect(),
         tracer: None,
     })
 }

@@ -24,7 +24,7 @@ mod traces;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
@@ -98,8 +98,17 @@ pub struct WorkerShared {
     pub deflate_min_bytes: usize,
     /// How many sessions are connected, on all workers; up to a second old.
     pub sessions: AtomicU64,
+    /// By worker, how many of them could go to another node; up to a second old.
+    pub movable: Box<[AtomicU64]>,
     /// Makes spans, where there are traces.
     pub tracer: Option<Arc<Tracer>>,
+}
+
+impl WorkerShared {
+    /// By worker, how many of its sessions could go to another node.
+    pub fn movable(&self) -> impl Iterator<Item = u64> {
+        self.movable.iter().map(|count| count.load(Ordering::Relaxed))
+    }
 }
 
 /// One worker; it belongs to one thread.
@@ -316,7 +325,9 @@ impl Worker {
                 Inbox::Mail(mail) => self.on_mail(*mail),
                 Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
                 Inbox::Disconnect(order) => self.obey(&order),
-                Inbox::Shed(count) => self.shed(count),
+                Inbox::Shed { count, gone } => {
+                    let _ = gone.send(self.shed(count));
+                }
                 Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
             }
         }

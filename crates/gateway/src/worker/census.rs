@@ -23,6 +23,8 @@ pub(super) enum Transport {
 pub(super) struct Tally {
     /// Connected sessions, by transport and protocol.
     sessions: [[u32; PROTOCOLS.len()]; Transport::ALL.len()],
+    /// Of those, who could go to another node.
+    movable: u32,
     /// Connections that something waits for.
     waiting: u32,
     /// How much waits for them.
@@ -82,12 +84,18 @@ impl Tally {
         {
             let protocol = usize::from(!matches!(session.protocol(), Some(Protocol::Stomp(_))));
             self.sessions[Transport::of(slot) as usize][protocol] += 1;
+            self.movable += u32::from(slot.is_movable());
         }
     }
 
     /// Connected sessions in all.
     pub(super) fn connected(&self) -> u64 {
         self.sessions.iter().flatten().map(|&count| u64::from(count)).sum()
+    }
+
+    /// Of those, who could go to another node.
+    pub(super) fn movable(&self) -> u64 {
+        u64::from(self.movable)
     }
 }
 

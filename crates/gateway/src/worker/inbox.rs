@@ -31,8 +31,13 @@ pub enum Inbox {
     Unclaimed(Handle),
     /// A session is to end.
     Disconnect(Box<Order>),
-    /// So many sessions are to go to other nodes.
-    Shed(usize),
+    /// Sessions are to go to other nodes.
+    Shed {
+        /// So many.
+        count: usize,
+        /// Told how many were sent away.
+        gone: oneshot::Sender<usize>,
+    },
     /// The node drains: connections are to be closed evenly over `window`.
     Drain {
         /// How long to take; zero closes all at once.

@@ -145,6 +145,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
         sessions: AtomicU64::new(0),
+        movable: Box::default(),
         tracer: None,
     })
 }
