@@ -252,18 +252,9 @@ async fn who_loses_its_node_returns_through_nginx_to_another_and_gets_exactly_wh
         handshakes.push(node.metric(HANDSHAKES).await);
     }
     let victim = &nodes[handshakes.iter().position(|&count| count == 1).unwrap()];
-    // One on the same node: its turn comes again once the others have as many.
-    let mut others = Vec::new();
-    let (mut socket, since) = loop {
-        let mut socket = RawClient::native(to, "ann").await;
-        if victim.metric(HANDSHAKES).await == 2 {
-            socket.send(&json!({ "type": "subscribe", "to": TOPIC, "id": 1 }).to_string()).await;
-            let since = next_json(&mut socket).await;
-            break (socket, json!({ "epoch": since["epoch"], "offset": 2 }));
-        }
-        others.push(socket);
-    };
-    drop(others);
+    let mut socket = another_on(victim, to).await;
+    socket.send(&json!({ "type": "subscribe", "to": TOPIC, "id": 1 }).to_string()).await;
+    let since = json!({ "epoch": next_json(&mut socket).await["epoch"], "offset": 2 });
     // So many that each node has the mailbox of one, whichever worker of nginx has their requests.
     let mut polls = [const { Vec::new() }; 6].map(|heard| (String::new(), heard));
     for (cursor, heard) in &mut polls {
@@ -312,6 +303,18 @@ async fn who_loses_its_node_returns_through_nginx_to_another_and_gets_exactly_wh
     }
     let told = next_json(&mut socket).await;
     assert_eq!((&told["recovered"], &told["count"]), (&json!(true), &json!(50)), "{told}");
+}
+
+/// One more client of a node that has one: its turn comes again once the others have as many.
+async fn another_on(node: &Gateway, to: SocketAddr) -> RawClient {
+    let mut others = Vec::new();
+    loop {
+        let client = RawClient::native(to, "ann").await;
+        if node.metric(HANDSHAKES).await == 2 {
+            return client;
+        }
+        others.push(client);
+    }
 }
 
 /// Polls until so many numbers are heard.

@@ -74,6 +74,30 @@ struct Crowd {
 type Standing = Option<String>;
 
 impl Crowd {
+    /// All of them, live: clients of two nodes, and services of the first.
+    async fn at(a: &Gateway, b: &Gateway) -> (Arc<Self>, JoinSet<()>) {
+        let crowd = Arc::new(Self {
+            token: token("ann", &[]).await,
+            authorization: bearer("ann").await,
+            heard: (0..CLIENTS + SERVICES).map(|_| Mutex::default()).collect(),
+            ..Self::default()
+        });
+        crowd.balancer.add(a.public);
+        crowd.balancer.add(b.public);
+        let mut clients = JoinSet::new();
+        for at in 0..CLIENTS {
+            let crowd = Arc::clone(&crowd);
+            clients.spawn(async move { crowd.client(at).await });
+        }
+        for at in CLIENTS..CLIENTS + SERVICES {
+            let (crowd, node) = (Arc::clone(&crowd), a.stomp.unwrap());
+            clients.spawn(async move { crowd.service(at, node).await });
+        }
+        let all_are_live = async || crowd.live.load(Ordering::Relaxed) == CLIENTS + SERVICES;
+        eventually("all have subscribed", all_are_live).await;
+        (crowd, clients)
+    }
+
     /// A client that goes to another node when it is told to, and on from where it stands.
     async fn client(&self, at: usize) {
         let mut standing = None;
@@ -265,31 +289,12 @@ async fn sessions(nodes: &[&Gateway]) -> Vec<u64> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn clients_of_any_protocol_move_to_a_node_that_is_added_lose_nothing_and_none_goes_for_a_service()
- {
+async fn clients_of_any_protocol_move_to_an_added_node_lose_nothing_and_none_goes_for_a_service() {
     let redis = RedisServer::start().unwrap();
     let stomp = "[listen]\nstomp = \"127.0.0.1:0\"\n";
     let config = config(&redis, OPTIONS).replace("[listen]\n", stomp);
     let [a, b] = nodes_with(&config).await;
-    let crowd = Arc::new(Crowd {
-        token: token("ann", &[]).await,
-        authorization: bearer("ann").await,
-        heard: (0..CLIENTS + SERVICES).map(|_| Mutex::default()).collect(),
-        ..Crowd::default()
-    });
-    crowd.balancer.add(a.public);
-    crowd.balancer.add(b.public);
-    let mut clients = JoinSet::new();
-    for at in 0..CLIENTS {
-        let crowd = Arc::clone(&crowd);
-        clients.spawn(async move { crowd.client(at).await });
-    }
-    for at in CLIENTS..CLIENTS + SERVICES {
-        let (crowd, node) = (Arc::clone(&crowd), a.stomp.unwrap());
-        clients.spawn(async move { crowd.service(at, node).await });
-    }
-    let all_are_live = async || crowd.live.load(Ordering::Relaxed) == CLIENTS + SERVICES;
-    eventually("all have subscribed", all_are_live).await;
+    let (crowd, mut clients) = Crowd::at(&a, &b).await;
 
     let publisher = bearer("pub").await;
     let lines = [("Authorization", &*publisher)];
