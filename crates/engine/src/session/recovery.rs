@@ -13,7 +13,7 @@ use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use crate::hub::{SubscriptionKey, Wire};
-use crate::policy::Denied;
+use crate::policy::{Denied, SubscribePermit};
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
@@ -110,10 +110,23 @@ impl Session {
             Ok(permit) => permit,
             Err(fault) => return Err((fault, answer)),
         };
-        let queue = permit.queue();
-        if queue.is_none() && consuming.only_queues {
+        if permit.queue().is_none() && consuming.only_queues {
             return Err((Fault::not_a_queue(), answer));
         }
+        self.begin(cx, id, permit, Wanted { wire, start, presence, consuming }, answer);
+        Ok(())
+    }
+
+    /// Subscribes to what is permitted.
+    pub(super) fn begin(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        answer: Answer,
+    ) {
+        let queue = permit.queue();
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
         let recorded = permit.options().events;
         let place = permit.place().map(Box::new);
@@ -149,15 +162,19 @@ impl Session {
             channel: channel.clone(),
             place: None,
             presence,
+            by_server: matches!(answer, Answer::ByServer(_)),
             recorded,
         };
+        let member = self.member();
         if let Some(live) = self.live_mut() {
+            if let Some(former) = live.subscriptions.remove(id) {
+                live.left(cx, former, &member);
+            }
             live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
         let joining = Joining { beginning: Beginning { answer, start, feed, place }, next };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
-        Ok(())
     }
 
     /// The newest are read by the same right as by `history`. What follows a position is read by
@@ -166,7 +183,7 @@ impl Session {
     fn permit_start(
         &self,
         cx: &Cx<'_>,
-        permit: &crate::policy::SubscribePermit,
+        permit: &SubscribePermit,
         start: Start,
     ) -> Result<(), Fault> {
         let (Start::Newest(_), Some((destination, _))) = (start, permit.history()) else {

@@ -16,6 +16,8 @@ pub(super) struct Subscription {
     pub(super) place: Option<Box<Place>>,
     /// Whether it gets changes of presence.
     pub(super) presence: bool,
+    /// Whether a backend has made it, and not the client.
+    pub(super) by_server: bool,
     /// Whether its beginning was recorded, so that its end is to be too.
     pub(super) recorded: bool,
 }
@@ -38,6 +40,11 @@ impl Subscriptions {
 
     pub(super) fn contains(&self, id: &str) -> bool {
         self.0.iter().any(|subscription| *subscription.id == *id)
+    }
+
+    /// Whether the client itself has made one with this id.
+    pub(super) fn is_clients(&self, id: &str) -> bool {
+        self.0.iter().any(|subscription| *subscription.id == *id && !subscription.by_server)
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {

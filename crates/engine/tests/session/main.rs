@@ -16,6 +16,7 @@ mod receipts;
 mod recovery;
 mod registry;
 mod send;
+mod server;
 mod subscribe;
 mod time;
 mod transactions;

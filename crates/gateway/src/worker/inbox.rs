@@ -29,8 +29,8 @@ pub enum Inbox {
     Mail(Box<Mail>),
     /// Such a session has lost its claim.
     Unclaimed(Handle),
-    /// A session is to end.
-    Disconnect(Box<Order>),
+    /// A session is to do something.
+    Order(Box<Order>),
     /// So many sessions are to go to other nodes.
     Shed(usize),
     /// The node drains: connections are to be closed evenly over `window`.

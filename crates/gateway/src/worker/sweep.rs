@@ -62,6 +62,7 @@ impl Worker {
         self.shared.sessions.fetch_add(more, Ordering::Relaxed);
         self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
+        self.pace_revoking(now);
         self.pace_drain(now);
         self.recovery.timelines.on_tick(now);
         self.report();
