@@ -141,6 +141,7 @@ impl Live {
         match subscription.feed {
             Feed::Hub(key) => cx.hub.unsubscribe(key),
             Feed::Queue(key) => cx.consumers.remove(key),
+            Feed::Ended => return,
         }
         self.record(cx, &subscription, false);
         cx.effects.push(Effect::Leave(subscription.channel));

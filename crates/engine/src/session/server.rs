@@ -7,7 +7,7 @@ use super::live::{Answer, Note};
 use super::native::{is_named_user, write};
 use super::queue::Consuming;
 use super::recovery::Wanted;
-use super::subscriptions::Feed;
+use super::subscriptions::{Feed, Subscription};
 use super::{Codec, Cx, Session};
 use crate::hub::{Target, Wire};
 use crate::policy::SubscribePermit;
@@ -57,7 +57,7 @@ impl Session {
         let Target::Destination(destination) = permit.target() else { return };
         let is_subscribed = live.subscriptions.iter().any(|own| match own.feed {
             Feed::Hub(key) => cx.hub.is_to(key, destination),
-            Feed::Queue(_) => false,
+            Feed::Queue(_) | Feed::Ended => false,
         });
         let has_room = live.subscriptions.len() < cx.rules.limits.subscriptions;
         // Whoever consumes a queue says how it acknowledges.
@@ -92,12 +92,19 @@ impl Session {
         let is_meant = |feed| match feed {
             Feed::Hub(key) => cx.hub.is_to(key, destination),
             Feed::Queue(key) => cx.consumers.channel_of(key) == Some(permit.channel()),
+            Feed::Ended => false,
         };
         let meant = live.subscriptions.iter().filter(|own| is_meant(own.feed));
-        let meant: Vec<_> = meant.map(|own| own.id.clone()).collect();
-        for id in meant {
-            if self.unsubscribe(cx, &id).is_ok() && matches!(self.codec, Codec::Native) {
+        let meant: Vec<_> = meant.map(|own| (own.id.clone(), own.by_server)).collect();
+        for (id, by_server) in meant {
+            if self.unsubscribe(cx, &id).is_err() {
+                continue;
+            }
+            if matches!(self.codec, Codec::Native) {
                 write(cx, &ServerMessage::Unsubscribed { to: id.into() });
+            } else if !by_server && let Some(live) = self.live_mut() {
+                // STOMP has no frame to tell it: its own UNSUBSCRIBE must not be an error.
+                live.subscriptions.add(Subscription::ended(id, permit.channel().clone()));
             }
         }
     }

@@ -27,6 +27,16 @@ pub(super) struct Subscription {
 pub(super) enum Feed {
     Hub(SubscriptionKey),
     Queue(ConsumerKey),
+    /// Nowhere: a backend has ended it, and the client, which may not know, can still end it too.
+    Ended,
+}
+
+impl Subscription {
+    /// What is left of one that a backend has ended.
+    pub(super) fn ended(id: Box<str>, channel: Channel) -> Self {
+        let feed = Feed::Ended;
+        Self { id, feed, channel, place: None, presence: false, by_server: true, recorded: false }
+    }
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.
@@ -60,7 +70,7 @@ impl Subscriptions {
     pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, ConsumerKey)> {
         self.0.iter().filter_map(|subscription| match subscription.feed {
             Feed::Queue(key) => Some((&*subscription.id, key)),
-            Feed::Hub(_) => None,
+            Feed::Hub(_) | Feed::Ended => None,
         })
     }
 
