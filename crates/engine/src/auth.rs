@@ -45,6 +45,8 @@ pub struct Principal {
     pub expires_unix_s: Option<u64>,
     /// The token's own id (`jti`), by which it can be revoked.
     pub token_id: Option<Box<str>>,
+    /// When the token was issued (`iat`): all of a user's that are older can be revoked.
+    pub issued_unix_s: Option<u64>,
     /// Whether it is a service that acts for many: what one user may use does not bound it.
     pub is_service: bool,
 }
@@ -101,6 +103,9 @@ pub enum AuthError {
     /// `exp` is over.
     #[error("the token has expired; fetch a new one")]
     Expired,
+    /// It was revoked, or all that its user had been given.
+    #[error("the token was revoked; fetch a new one")]
+    Revoked,
     /// `nbf` is yet to come.
     #[error("the token is not valid yet (`nbf`); check the issuer's clock")]
     NotYetValid,
@@ -153,6 +158,7 @@ impl Principal {
             claims: Box::default(),
             expires_unix_s: None,
             token_id: None,
+            issued_unix_s: None,
             is_service: false,
         }
     }
@@ -213,6 +219,7 @@ impl TokenRules {
             claims: self.kept(claims),
             expires_unix_s,
             token_id: claims.get("jti").and_then(Value::as_str).map(Into::into),
+            issued_unix_s: seconds(claims, "iat").ok().flatten(),
             is_service: false,
         })
     }
@@ -300,6 +307,7 @@ impl AuthError {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::Expired => CloseReason::TokenExpired,
+            Self::Revoked => CloseReason::Revoked,
             Self::KeysUnavailable | Self::BackendUnavailable => CloseReason::Unavailable,
             _ => CloseReason::Unauthorized,
         }

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use fanlight_proto::Position;
 use futures_util::future::BoxFuture;
 
-use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
-use crate::policy::PublishPermit;
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed};
+use crate::policy::{PublishPermit, RemovalPermit};
 use crate::publication::{Publication, PublicationId};
 
 pub use memory::{MemoryBroker, WallClock};
@@ -120,6 +120,14 @@ pub trait Broker: Send + Sync + 'static {
     /// Reads the history of a destination whose namespace keeps one.
     fn history(&self, query: HistoryQuery)
     -> BoxFuture<'static, Result<HistoryPage, HistoryError>>;
+
+    /// Removes what is kept of a destination. Offsets go on, and who has all that there was misses
+    /// nothing; who has not is told so. Everybody who receives the destination's channel is told on
+    /// it, in order with what is published there.
+    fn remove_history(
+        &self,
+        permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>>;
 
     /// Makes `worker` receive what is published on `channel`.
     ///

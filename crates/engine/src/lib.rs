@@ -16,6 +16,7 @@ pub mod presence;
 pub mod publication;
 pub mod queue;
 pub mod registry;
+pub mod revocation;
 pub mod session;
 pub mod time;
 pub mod timeline;

@@ -56,6 +56,12 @@ pub struct HistoryPermit {
     history: History,
 }
 
+/// The right to remove one destination's history (design invariant 6).
+///
+/// Only this module makes one, and only for backends.
+#[derive(Debug, Clone)]
+pub struct RemovalPermit(HistoryPermit);
+
 /// The right to see who is at one destination (design invariant 6).
 ///
 /// Only this module makes one.
@@ -365,6 +371,22 @@ impl PublishPermit {
 }
 
 impl SubscribePermit {
+    /// The permit for what a backend subscribes `subject` to: wherever there is a namespace.
+    pub fn for_backend(
+        namespaces: &Namespaces,
+        subject: &Subject<'_>,
+        destination: &Destination,
+    ) -> Result<Self, Denied> {
+        let (destination, _) = Resolved::destination(destination, subject)?;
+        let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
+        if subject.principal.is_none() && !namespace.anonymous {
+            return Err(Denied::Anonymous);
+        }
+        let channel = namespace.channel_of(&destination);
+        let options = Arc::clone(&namespace.options);
+        Ok(Self { target: Target::Destination(destination), channel, options })
+    }
+
     /// What it allows to subscribe to.
     pub fn target(&self) -> &Target {
         &self.target
@@ -416,6 +438,28 @@ impl SubscribePermit {
     /// Target and channel, for the hub.
     pub fn into_parts(self) -> (Target, Channel) {
         (self.target, self.channel)
+    }
+}
+
+impl RemovalPermit {
+    /// The permit of a backend, which may remove every history that is kept.
+    pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
+        HistoryPermit::for_backend(namespaces, destination).map(Self)
+    }
+
+    /// Whose history it is.
+    pub fn destination(&self) -> &Destination {
+        &self.0.destination
+    }
+
+    /// The broker's channel for that.
+    pub fn channel(&self) -> &Channel {
+        &self.0.channel
+    }
+
+    /// What is kept of it.
+    pub fn history(&self) -> History {
+        self.0.history
     }
 }
 

@@ -24,6 +24,7 @@ mod native;
 mod presence;
 mod queue;
 mod recovery;
+mod server;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -51,6 +52,7 @@ use crate::timeline::Recovered;
 pub use alone::{Alone, Letter, Refusal, Sender};
 pub use events::{Form, Listening};
 pub use recovery::Recover;
+pub use server::Order;
 
 use backlog::Backlog;
 use events::Events;
@@ -249,7 +251,7 @@ pub struct Session {
     state: State,
     /// What the effect under way is for.
     work: Option<Box<Work>>,
-    /// What came behind it in the same transport message.
+    /// What waits for it.
     backlog: Option<Box<Backlog>>,
 }
 
@@ -506,6 +508,15 @@ impl Session {
     /// Whose session it is; `None` when it is anonymous, or not yet or no longer connected.
     pub fn principal(&self) -> Option<&Arc<Principal>> {
         self.live().and_then(|live| live.principal.as_ref())
+    }
+
+    /// Whose token it has come by, also while it is not connected yet.
+    pub fn claimant(&self) -> Option<&Arc<Principal>> {
+        match (&self.state, self.work.as_deref()) {
+            (State::AwaitConnect { .. }, Some(Work::Enter(entering))) => entering.principal(),
+            (State::AwaitConnect { principal, .. }, _) => principal.as_ref(),
+            _ => self.principal(),
+        }
     }
 
     /// Its id.

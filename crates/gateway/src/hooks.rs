@@ -374,6 +374,7 @@ fn connected(
         },
         expires_unix_s: answer.expires_at.or(base.and_then(|base| base.expires_unix_s)),
         token_id: base.and_then(|base| base.token_id.clone()),
+        issued_unix_s: base.and_then(|base| base.issued_unix_s),
         is_service: false,
     })))
 }

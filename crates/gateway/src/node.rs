@@ -7,6 +7,7 @@ use fanlight_engine::broker::{Broker, BrokerHealth};
 use fanlight_engine::peers::Peers;
 use fanlight_engine::presence::Presence;
 use fanlight_engine::registry::Registry;
+use fanlight_engine::revocation::Revocations;
 use fanlight_engine::session::Rules;
 use fanlight_redis::Lease;
 use tokio_util::sync::CancellationToken;
@@ -42,6 +43,8 @@ pub struct Node {
     pub registry: Arc<dyn Registry>,
     /// Knows who is where.
     pub presence: Arc<dyn Presence>,
+    /// Knows which tokens are revoked.
+    pub revocations: Arc<dyn Revocations>,
     /// Leads to the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
     /// What it is known by to the others, where there can be some.
@@ -100,6 +103,7 @@ impl Node {
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             presence: Arc::clone(&shared.presence),
+            revocations: Arc::clone(&shared.revocations),
             peers: Arc::clone(&shared.peers),
             lease: None,
             publish_rates: Rates::default(),

@@ -10,9 +10,10 @@ use fanlight_engine::peers::{Answerer, MemoryPeers, Peers, Sleep};
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
+use fanlight_engine::revocation::{MemoryRevocations, Revocations};
 use fanlight_redis::{
     Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
-    RedisRegistry, RegistryOptions, control,
+    RedisRegistry, RedisRevocations, RegistryOptions, control,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -35,6 +36,8 @@ pub struct Cluster {
     pub registry: Arc<dyn Registry>,
     /// Keeps who is where.
     pub presence: Arc<dyn Presence>,
+    /// Knows which tokens are revoked.
+    pub revocations: Arc<dyn Revocations>,
     /// Brings requests to the nodes that have their sessions.
     pub peers: Arc<dyn Peers>,
     own: Own,
@@ -71,6 +74,7 @@ impl Cluster {
             started_unix_ms: clock.now().unix_ms,
         };
         let limit = config.session_limit();
+        let max_revocations = config.limits.revocations as usize;
         if config.broker.kind == BrokerKind::Memory {
             let broker = Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)));
             let node = alone(info);
@@ -82,11 +86,24 @@ impl Cluster {
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
             let queues = Arc::clone(&broker) as Arc<dyn Queues>;
             let own = Own::Alone(memory);
-            return Ok(Self { broker, queues, registry, presence, peers, own, lifecycle: None });
+            let now = Arc::new(move || clock.now());
+            let revocations = Arc::new(MemoryRevocations::new(max_revocations, now));
+            let lifecycle = None;
+            return Ok(Self {
+                broker,
+                queues,
+                registry,
+                presence,
+                revocations,
+                peers,
+                own,
+                lifecycle,
+            });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, mut inbox) = control();
         let peer_inbox = inbox.peers().expect("nobody has taken it before");
+        let revoked = inbox.revoked();
         let control_worker = WorkerId(sinks.len() as u16);
         sinks.push(sink);
         let broker = RedisBroker::start(redis_config, sinks, tracker.clone(), shutdown.clone());
@@ -105,6 +122,8 @@ impl Cluster {
             tracker,
             shutdown,
         );
+        let told = (max_revocations, revoked);
+        let revocations = RedisRevocations::start(&broker, &lease, told, tracker, shutdown);
         let peers = RedisPeers::start(&broker, &lease, answerer, peer_inbox, tracker, shutdown);
         let options = config.presence_options();
         let presence = RedisPresence::start(&broker, &lease, options, tracker, shutdown.clone());
@@ -115,7 +134,8 @@ impl Cluster {
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
         let own = Own::Redis { broker: Arc::clone(&broker), registry, lease };
-        Ok(Self { broker, queues, registry: shared, presence, peers, own, lifecycle: None })
+        let lifecycle = None;
+        Ok(Self { broker, queues, registry: shared, presence, revocations, peers, own, lifecycle })
     }
 
     /// Begins to deliver events to webhooks.
@@ -183,14 +203,14 @@ fn alone(info: NodeInfo) -> NodeStatus {
 struct WorkerSessions(Vec<WorkerHandle>);
 
 impl Sessions for WorkerSessions {
-    fn disconnect(&self, order: Order) -> BoxFuture<'static, ()> {
+    fn order(&self, order: Order) -> BoxFuture<'static, ()> {
         let workers: Vec<_> = match order.handle {
             Some(handle) => self.0.get(usize::from(handle.worker.0)).cloned().into_iter().collect(),
             None => self.0.clone(),
         };
         async move {
             for worker in workers {
-                worker.send(Inbox::Disconnect(Box::new(order.clone()))).await;
+                worker.send(Inbox::Order(Box::new(order.clone()))).await;
             }
         }
         .boxed()

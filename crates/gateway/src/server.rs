@@ -78,11 +78,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
         Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
     let shared = worker_shared(&config, &mut cluster, spans, clock, &shutdown)?;
-    let mut node = Node::new(config, &shared);
-    node.dev = dev;
-    node.conformance = conformance;
-    node.lease = cluster.lease();
-    let node = Arc::new(node);
+    let keys = Keys::new(&config.api.keys).map_err(ConfigError::from)?;
+    let node = Arc::new(new_node(config, &shared, &cluster, (dev, conformance)));
 
     let moving = dead_letters::run(Arc::clone(&shared));
     let until = shutdown.clone();
@@ -94,7 +91,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let admin_routes = admin::routes(&node, &shared, metrics.clone());
     let admin_server = own_server(&node, admin_routes, Allowance::All, &tracker, &shutdown);
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    let api = api.map(|listener| serve_api(&node, listener, &tracker, &shutdown)).transpose()?;
+    let api =
+        api.map(|listener| serve_api(&node, keys, listener, &tracker, &shutdown)).transpose()?;
     start_rebalance(&node, &shared, &handles, &tracker, &shutdown);
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
@@ -116,17 +114,47 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves the server API to who has a key; where.
+fn new_node(
+    config: Config,
+    shared: &WorkerShared,
+    cluster: &Cluster,
+    (dev, conformance): (bool, bool),
+) -> Node {
+    // Their digests do from here on; only `--dev` shows its key.
+    let config = if dev { config } else { config.without_api_secrets() };
+    let mut node = Node::new(config, shared);
+    node.dev = dev;
+    node.conformance = conformance;
+    node.lease = cluster.lease();
+    node
+}
+
+/// Serves the server API to who has a key, on a thread of its own, as Redis is heard on this one;
+/// where.
 fn serve_api(
     node: &Arc<Node>,
+    keys: Keys,
     (listener, address): (Socket, SocketAddr),
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
-    let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
     let routes = api::routes(node, keys);
-    let server = own_server(node, routes, Allowance::AllButSpare, tracker, shutdown);
-    tracker.spawn(log_end("the listener of the server API", server.run(listener)));
+    let (own, ending) = (TaskTracker::new(), shutdown.clone());
+    let server = own_server(node, routes, Allowance::AllButSpare, &own, shutdown);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, end) = oneshot::channel::<()>();
+    thread::Builder::new().name("api".into()).spawn(move || {
+        runtime.block_on(async {
+            own.spawn(log_end("the listener of the server API", server.run(listener)));
+            ending.cancelled().await;
+            own.close();
+            let _ = tokio::time::timeout(API_END_TIME, own.wait()).await;
+        });
+        drop(ended);
+    })?;
+    tracker.spawn(async move {
+        let _ = end.await;
+    });
     Ok(address)
 }
 
@@ -176,6 +204,8 @@ async fn await_broker(node: &Node) {
         while !matches!(node.readiness(), Readiness::Ready) {
             tokio::time::sleep(BROKER_LOOK).await;
         }
+        // Whose token is revoked is not to be let in by a node that has just started.
+        node.revocations.loaded().await;
     };
     if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
         tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
@@ -199,7 +229,7 @@ fn worker_shared(
     let token_rules = config.token_rules(&policy);
     let authenticator =
         Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
-    let authenticator = Arc::new(authenticator);
+    let authenticator = Arc::new(authenticator.with_revoked(cluster.revocations.known()));
     let webhooks = Webhooks::start(config, clock, shutdown.clone())?;
     let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
     cluster.deliver_events(config, clock, &subscribers);
@@ -219,6 +249,7 @@ fn worker_shared(
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
         registry: Arc::clone(&cluster.registry),
+        revocations: Arc::clone(&cluster.revocations),
         peers: Arc::clone(&cluster.peers),
         clock,
         outbox_limits: config.outbox_limits(),
@@ -492,6 +523,8 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
 const OWN_CONNECTIONS: usize = 1024;
 /// How long a node that starts waits for its broker before it takes what has connected.
 const BROKER_TIME: Duration = Duration::from_secs(3);
+/// How long requests of backends that are under way may take at the end.
+const API_END_TIME: Duration = Duration::from_millis(500);
 const BROKER_LOOK: Duration = Duration::from_millis(10);
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

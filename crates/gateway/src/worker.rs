@@ -37,6 +37,7 @@ use fanlight_engine::peers::Peers;
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{Handle, Registry};
+use fanlight_engine::revocation::Revocations;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::ws::deflate::Inflater;
@@ -56,7 +57,7 @@ use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::traces::Tracer;
 
-use census::Transport;
+use census::transport_of;
 pub use inbox::{
     Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
 };
@@ -65,7 +66,7 @@ pub use mailbox::{MailboxKind, MailboxOptions};
 use poll::{EVENTS, poll_sockets, watch};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
-use registry::Reentry;
+use registry::{Reentry, Revoking};
 use slot::{Link, Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -88,6 +89,8 @@ pub struct WorkerShared {
     pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Knows which tokens are revoked.
+    pub revocations: Arc<dyn Revocations>,
     /// Knows who has the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
     /// The time.
@@ -139,6 +142,7 @@ pub struct Worker {
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
     reentry: Reentry,
+    revoking: Revoking,
     stats: Stats,
     traces: Traces,
     buffers: Buffers,
@@ -199,6 +203,7 @@ impl Worker {
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             reentry: Reentry::default(),
+            revoking: Revoking::default(),
             stats: Stats::new(id),
             traces: Traces::new(&shared),
             buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
@@ -328,7 +333,7 @@ impl Worker {
                 Inbox::Open(opened) => self.open(*opened),
                 Inbox::Mail(mail) => self.on_mail(*mail),
                 Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
-                Inbox::Disconnect(order) => self.obey(&order),
+                Inbox::Order(order) => self.obey(*order),
                 Inbox::Shed { count, gone } => {
                     let _ = gone.send(self.shed(count));
                 }
@@ -398,7 +403,7 @@ impl Worker {
     }
 
     fn enter(&mut self, slot: Slot) {
-        self.stats.entered(Transport::of(&slot));
+        self.stats.entered(transport_of(&slot));
         self.traces.entered(SessionKey(self.slots.vacant_key() as u32), &slot);
         self.slots.insert(slot);
     }
@@ -612,7 +617,7 @@ impl Worker {
     /// Ends a connection without a word. The socket closes when the slot drops.
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
-        self.stats.left(Transport::of(&slot));
+        self.stats.left(transport_of(&slot));
         if let Some(socket) = &mut slot.socket {
             let _ = self.poll.get_ref().registry().deregister(socket.stream_mut());
             // As far as it goes at once: a peer that knows our end need not wonder who cut it.

@@ -10,9 +10,9 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Entered, Entry, EventSink, Handle, Lifecycle, NodeStatus, Occurrence, Order, Registry,
-    RegistryUnavailable, SessionLimit, SessionStatus, Sessions, SubscriptionChange, Target, Told,
-    UserStatus, WhenFull, since_unix_ms,
+    Command, Entered, Entry, EventSink, Handle, Lifecycle, NodeStatus, Occurrence, Order, Registry,
+    RegistryUnavailable, SessionKind, SessionLimit, SessionStatus, Sessions, SubscriptionChange,
+    Target, Told, UserStatus, WhenFull, since_unix_ms,
 };
 use crate::broker::Channel;
 use crate::publication::SessionId;
@@ -32,9 +32,15 @@ pub struct MemoryRegistry {
 
 /// The sessions of a user. Most have one, which needs no memory of its own.
 enum Held {
-    One(SessionId, Handle),
+    One(SessionId, Place),
     /// Session ids are ordered by time, so the first is the oldest.
-    Many(BTreeMap<SessionId, Handle>),
+    Many(BTreeMap<SessionId, Place>),
+}
+
+#[derive(Clone, Copy)]
+struct Place {
+    handle: Handle,
+    kind: SessionKind,
 }
 
 impl MemoryRegistry {
@@ -64,7 +70,7 @@ impl MemoryRegistry {
     }
 
     /// Enters; who has to give way, or `None` where the newcomer has to.
-    fn admit(&self, user: &Arc<str>, entry: &Entry) -> Option<Vec<(SessionId, Handle)>> {
+    fn admit(&self, user: &Arc<str>, entry: &Entry) -> Option<Vec<(SessionId, Place)>> {
         let mut users = self.users();
         let mut replaced = Vec::new();
         let most = self.limit.sessions_per_user as usize;
@@ -86,25 +92,18 @@ impl MemoryRegistry {
         Some(replaced)
     }
 
-    fn orders(&self, target: &Target, message: &Arc<str>) -> Vec<Order> {
-        let reason = CloseReason::Disconnected;
-        let order = |(session, handle): (SessionId, Handle)| Order {
+    fn orders(&self, target: &Target, command: &Command) -> Vec<Order> {
+        let order = |(session, at): (SessionId, Place)| Order {
             session,
-            handle: Some(handle),
-            reason,
-            message: Arc::clone(message),
+            handle: Some(at.handle),
+            command: command.clone(),
         };
         match target {
             Target::User(user) => {
                 self.users().get(user).into_iter().flat_map(Held::all).map(order).collect()
             }
             Target::Session(session) => {
-                vec![Order {
-                    session: *session,
-                    handle: None,
-                    reason,
-                    message: Arc::clone(message),
-                }]
+                vec![Order { session: *session, handle: None, command: command.clone() }]
             }
         }
     }
@@ -116,7 +115,7 @@ impl MemoryRegistry {
 
 impl Held {
     /// The oldest first.
-    fn all(&self) -> impl Iterator<Item = (SessionId, Handle)> {
+    fn all(&self) -> impl Iterator<Item = (SessionId, Place)> {
         let (one, many) = match self {
             Self::One(session, handle) => (Some((*session, *handle)), None),
             Self::Many(many) => (None, Some(many)),
@@ -127,16 +126,17 @@ impl Held {
 }
 
 fn insert(users: &mut HashMap<Arc<str>, Held>, user: &Arc<str>, entry: &Entry) {
+    let place = Place { handle: entry.handle, kind: entry.kind };
     match users.get_mut(user) {
         None => {
-            users.insert(Arc::clone(user), Held::One(entry.session, entry.handle));
+            users.insert(Arc::clone(user), Held::One(entry.session, place));
         }
         Some(Held::Many(many)) => {
-            many.insert(entry.session, entry.handle);
+            many.insert(entry.session, place);
         }
         Some(held) => {
             let mut many: BTreeMap<_, _> = held.all().collect();
-            many.insert(entry.session, entry.handle);
+            many.insert(entry.session, place);
             *held = Held::Many(many);
         }
     }
@@ -168,8 +168,8 @@ impl Registry for MemoryRegistry {
         self.session_event(Occurrence::Connected, &entry, None);
         let sessions = Arc::clone(&self.sessions);
         async move {
-            for (session, handle) in replaced {
-                sessions.disconnect(Order::replaced(session, handle)).await;
+            for (session, Place { handle, .. }) in replaced {
+                sessions.order(Order::replaced(session, handle)).await;
             }
             Entered::Now
         }
@@ -238,28 +238,29 @@ impl Registry for MemoryRegistry {
         let users = self.users();
         let status = |user: Arc<str>| {
             let sessions = users.get(&user).into_iter().flat_map(Held::all);
-            let sessions = sessions.map(|(session, _)| SessionStatus {
+            let sessions = sessions.map(|(session, place)| SessionStatus {
                 session,
                 node: Arc::clone(&self.node.id),
                 since_unix_ms: since_unix_ms(session.0),
+                kind: Some(place.kind),
             });
             UserStatus { sessions: sessions.collect(), user }
         };
         ready(Ok(asked.into_iter().map(status).collect())).boxed()
     }
 
-    fn disconnect(
+    fn order(
         &self,
         target: Target,
-        message: Arc<str>,
+        command: Command,
     ) -> BoxFuture<'static, Result<Told, RegistryUnavailable>> {
-        let orders = self.orders(&target, &message);
+        let orders = self.orders(&target, &command);
         let sessions = Arc::clone(&self.sessions);
         async move {
             let known = matches!(target, Target::User(_)).then_some(orders.len());
             let nodes = usize::from(!orders.is_empty());
             for order in orders {
-                sessions.disconnect(order).await;
+                sessions.order(order).await;
             }
             Ok(Told { sessions: known, nodes })
         }
@@ -281,8 +282,10 @@ impl Order {
         Self {
             session,
             handle: Some(handle),
-            reason: CloseReason::Replaced,
-            message: "a newer session of the same user took this one's place".into(),
+            command: Command::End {
+                reason: CloseReason::Replaced,
+                message: "a newer session of the same user took this one's place".into(),
+            },
         }
     }
 }

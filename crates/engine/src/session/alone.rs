@@ -40,6 +40,8 @@ pub struct Sender<'s> {
     pub name: &'s str,
     /// Its name for a publication that does not itself have one.
     pub key: Option<&'s str>,
+    /// Of a user's sessions, the only one to get it, where the publication does not itself name one.
+    pub session: Option<&'s str>,
 }
 
 /// Why it is not published.
@@ -110,7 +112,8 @@ impl<'t> Letter<'t> {
         to: &str,
     ) -> Result<Alone, Refusal> {
         let draft = draft_of(&self.0, &rules.limits)?;
-        let draft = Draft { to, key: draft.key.or(sender.key), ..draft };
+        let (key, session) = (draft.key.or(sender.key), draft.session.or(sender.session));
+        let draft = Draft { to, key, session, ..draft };
         let outgoing = outgoing(rules, ids, now, Publisher::Backend(sender.name), draft);
         Ok(outgoing.map_err(|fault| Refusal::of(fault, to))?.into())
     }

@@ -29,6 +29,10 @@ impl Entering {
         self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
     }
 
+    pub(super) fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
     fn is_limited(&self) -> bool {
         self.principal.as_ref().is_none_or(|principal| !principal.is_service)
     }

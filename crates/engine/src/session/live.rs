@@ -87,6 +87,8 @@ pub(super) enum Answer {
     Request(RequestId),
     /// A listener that joins the n-th of its destinations.
     Joined(u16),
+    /// The client, of a subscription to this that a backend has made.
+    ByServer(Box<str>),
 }
 
 /// What else a positive answer says.
@@ -142,6 +144,7 @@ impl Live {
         match subscription.feed {
             Feed::Hub(key) => cx.hub.unsubscribe(key),
             Feed::Queue(key) => cx.consumers.remove(key),
+            Feed::Ended => return,
         }
         self.record(cx, &subscription, false);
         cx.effects.push(Effect::Leave(subscription.channel));
@@ -237,11 +240,12 @@ impl Session {
         to: &str,
     ) -> Result<Right<SubscribePermit>, Fault> {
         let subscriptions = &self.live().ok_or_else(Fault::not_connected)?.subscriptions;
-        if subscriptions.contains(id) {
+        if subscriptions.is_clients(id) {
             return Err(Fault::already_subscribed());
         }
         let limit = cx.rules.limits.subscriptions;
-        if subscriptions.len() >= limit {
+        // One that a backend has made with this id is taken over.
+        if subscriptions.len() >= limit && !subscriptions.contains(id) {
             return Err(Fault::too_many_subscriptions(limit));
         }
         may_subscribe(cx.rules, &self.subject(), to)
@@ -263,6 +267,7 @@ impl Session {
             Answer::Receipt(receipt) => self.stomp_receipt(cx, &receipt, note),
             Answer::Request(id) => native::ok(cx, id, note),
             Answer::Joined(index) => self.events_joined(cx, index, note),
+            Answer::ByServer(to) => self.tell_subscribed(cx, &to, note),
         }
     }
 
@@ -270,6 +275,8 @@ impl Session {
     pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, fault: &Fault, answer: &Answer) {
         match answer {
             Answer::Nobody => self.fail(cx, fault),
+            // What a backend wants and can't have is no fault of the client.
+            Answer::ByServer(_) => {}
             Answer::Receipt(receipt) => self.stomp_fail(cx, fault, Some(receipt)),
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
             Answer::Joined(index) => self.events_fail(cx, fault, Some(*index)),

@@ -10,7 +10,7 @@ use fanlight_proto::native::{
 };
 use fanlight_proto::{CloseReason, Destination};
 
-use super::backlog::Backlog;
+use super::backlog::Input;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
@@ -38,7 +38,7 @@ impl Session {
         if self.is_busy() {
             let rest: VecDeque<_> = messages.map(|message| message.map(into_owned)).collect();
             if !rest.is_empty() {
-                self.backlog = Some(Box::new(Backlog::Native(rest)));
+                self.keep(Input::Native(rest));
             }
         }
     }
@@ -165,7 +165,9 @@ impl Session {
 
     fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
         let Some(live) = self.live() else { return };
-        let all = live.subscriptions.iter().map(|own| (own.id.clone(), own.presence));
+        // What a backend has subscribed to, no rule allowed before either.
+        let own = live.subscriptions.iter().filter(|own| !own.by_server);
+        let all = own.map(|own| (own.id.clone(), own.presence));
         for (to, presence) in all.collect::<Vec<_>>() {
             let subject = self.subject();
             let is_allowed = may_subscribe(cx.rules, &subject, &to).is_ok()

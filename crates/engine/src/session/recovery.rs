@@ -126,13 +126,26 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         permit: SubscribePermit,
-        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        wanted: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
-        let queue = permit.queue();
-        if queue.is_none() && consuming.only_queues {
+        if permit.queue().is_none() && wanted.consuming.only_queues {
             return Err((Fault::not_a_queue(), answer));
         }
+        self.begin(cx, id, permit, wanted, answer);
+        Ok(())
+    }
+
+    /// Subscribes to what is permitted.
+    pub(super) fn begin(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        answer: Answer,
+    ) {
+        let queue = permit.queue();
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
         let recorded = permit.options().events;
         let place = permit.place().map(Box::new);
@@ -168,15 +181,19 @@ impl Session {
             channel: channel.clone(),
             place: None,
             presence,
+            by_server: matches!(answer, Answer::ByServer(_)),
             recorded,
         };
+        let member = self.member();
         if let Some(live) = self.live_mut() {
+            if let Some(former) = live.subscriptions.remove(id) {
+                live.left(cx, former, &member);
+            }
             live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
         let joining = Joining { beginning: Beginning { answer, start, feed, place }, next };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
-        Ok(())
     }
 
     /// The newest are read by the same right as by `history`. What follows a position is read by

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use fanlight_proto::Position;
 use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
 
-use super::backlog::Backlog;
+use super::backlog::Input;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
@@ -24,7 +24,7 @@ impl Session {
         self.stomp_frames(cx, &mut rest);
         if self.is_busy() && !rest.is_empty() {
             let rest = Bytes::copy_from_slice(rest);
-            self.backlog = Some(Box::new(Backlog::Stomp(rest)));
+            self.keep(Input::Stomp(rest));
         }
     }
 
@@ -290,7 +290,7 @@ impl Session {
     }
 
     /// The version to write in.
-    fn stomp_version(&self) -> Version {
+    pub(super) fn stomp_version(&self) -> Version {
         match &self.codec {
             Codec::Stomp { decoder, .. } => decoder.version(),
             Codec::Native | Codec::Undecided | Codec::Events(_) => Version::V10,

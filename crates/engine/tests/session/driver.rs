@@ -20,7 +20,7 @@ use fanlight_engine::queue::{
 };
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session,
+    Activity, Cx, Done, Effect, Handshake, Incoming, Order, Protocol, Recover, Rules, Session,
 };
 use fanlight_engine::time::Now;
 use fanlight_engine::timeline::{Recovered, Start};
@@ -140,6 +140,10 @@ impl Driver {
     pub(crate) fn rebalance(&mut self, retry_after_ms: u64) {
         let until_ms = self.now.mono_ms + 5000;
         self.step(|session, cx| session.on_rebalance(cx, retry_after_ms, until_ms));
+    }
+
+    pub(crate) fn order(&mut self, order: Order) {
+        self.step(|session, cx| assert!(session.on_order(cx, order)));
     }
 
     pub(crate) fn fault(&mut self, reason: CloseReason, message: &str) {

@@ -16,6 +16,7 @@
 //! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `D> rebalance` | the driver has too many |
+//! | `D> order subscribe /topic/a`, `D> order unsubscribe ...` | a backend wants that |
 //! | `D> drain within 1s`, `D> drain over` | it waits for answers less than 5s |
 //! | `T> 11s` | time passes, with a sweep each second |
 //! | `S<` | written to the client (`S< (ping)` to its transport) |
@@ -29,7 +30,7 @@ use fanlight_engine::broker::{Joined, PublishError, Reach};
 use fanlight_engine::history::{HistoryError, Lost};
 use fanlight_engine::queue::QueueError;
 use fanlight_engine::registry::Entered;
-use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
+use fanlight_engine::session::{Done, Handshake, Order, Protocol, Rules};
 use fanlight_proto::stomp::{Command, Version, Writer};
 use fanlight_proto::{CloseReason, Position};
 
@@ -190,6 +191,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("rebalance", "") => driver.rebalance(1500),
         ("drain", "within 1s") => driver.drain_within(1500, 1000),
         ("drain", "over") => driver.drain_within(1500, 0),
+        ("order", rest) => driver.order(order(rest)),
         ("gone", "") => driver.transport_closed(),
         ("fault", rest) => {
             let (code, message) = rest.split_once(' ').unwrap();
@@ -202,4 +204,10 @@ fn drive(driver: &mut Driver, line: &str) {
 
 fn unescape(text: &str) -> Vec<u8> {
     text.replace("\\n", "\n").replace("\\r", "\r").replace("\\0", "\0").into_bytes()
+}
+
+fn order(text: &str) -> Order {
+    let (what, to) = text.split_once(' ').unwrap();
+    let to = to.parse().unwrap();
+    if what == "subscribe" { Order::Subscribe(to) } else { Order::Unsubscribe(to) }
 }

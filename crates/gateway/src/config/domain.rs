@@ -33,6 +33,13 @@ impl Config {
         }
     }
 
+    /// The same without the secrets of `api.keys`, once these have been read.
+    #[must_use]
+    pub fn without_api_secrets(mut self) -> Self {
+        self.api.keys.iter_mut().for_each(|key| key.secret = Secret::default());
+        self
+    }
+
     /// Namespaces and rules, compiled.
     pub fn compiled_policy(&self) -> Result<Policy, Problem> {
         let namespaces: Vec<_> = self.namespaces.iter().map(Namespace::to_domain).collect();

@@ -39,8 +39,14 @@ const NODE: &[Metric] = &[
     .by(&[("limit", &["connections", "http_connections", "handshakes", "worker_inbox"])])
     .detail("`connections` and `http_connections` of `[limits]`; `handshakes`, the burst of `limits.handshakes_burst`; `worker_inbox`, the fullest of the workers' inboxes"),
     Metric::counter("fanlight_api_requests_total", "Requests to the server API, by how they ended.")
-        .by(&[("path", OPEN), ("method", &["GET", "POST"]), ("result", &["2xx", "4xx", "5xx"])])
+        .by(&[("path", OPEN), ("method", &["DELETE", "GET", "POST"]), ("result", &["2xx", "4xx", "5xx"])])
         .detail("`path` as the API's document has it"),
+    Metric::counter("fanlight_revoked_total", "Revocations that backends have asked this node for.")
+        .by(&[("kind", &["token", "user", "session"])]),
+    Metric::counter(
+        "fanlight_orders_dropped_total",
+        "Subscriptions and their ends that backends wanted of sessions which have too many to do.",
+    ),
     Metric::counter("fanlight_panics_total", "Faults of our own that were contained.")
         .detail("Each ended one connection or one fan-out; please report them"),
 ];
@@ -84,8 +90,8 @@ const CONNECTIONS: &[Metric] = &[
         "fanlight_tokens_total",
         "Tokens that were given, by what they were.",
     )
-    .by(&[("result", &["verified", "remembered", "refused"])])
-    .detail("`verified`, `remembered` (verified before, and not yet expired), `refused`"),
+    .by(&[("result", &["verified", "remembered", "refused", "revoked"])])
+    .detail("`verified`, `remembered` (verified before, and not yet expired), `refused`, `revoked` (counted besides what it was first)"),
     Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
         .by(&[("reason", OPEN)])
         .detail("One of the [reasons](protocol.md#close-codes)"),

@@ -63,7 +63,7 @@ async fn published(
         Payer::User(Arc::clone(&principal.user))
     } else {
         let proxies = &node.config.listen.trusted_proxies;
-        Payer::Address(client_address(peer.ip(), &parts.headers, proxies))
+        Payer::from(client_address(peer.ip(), &parts.headers, proxies))
     };
     node.publish_rates.admit(payer, now.mono_ms, node.rules.limits.messages).map_err(|retry| {
         let detail = format!("too many messages; try again in {} ms", retry.0);

@@ -4,8 +4,10 @@ use fanlight_engine::hub::SessionKey;
 use fanlight_engine::registry::Entry;
 use fanlight_engine::session::{Done, Effect};
 use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
 
 use super::Worker;
+use super::registry::REVOKED;
 
 impl Worker {
     /// Carries out one effect; what it came to, when that is known at once.
@@ -16,6 +18,11 @@ impl Worker {
                 Some(Done::Authenticated(result))
             }
             Effect::Enter { user, is_limited } => {
+                // It may have proved itself before its token was revoked.
+                if self.is_revoked(key, now) {
+                    self.fault(key, CloseReason::Revoked, REVOKED, now);
+                    return None;
+                }
                 if !is_limited && let Some(slot) = self.slots.get_mut(key.0 as usize) {
                     slot.admitted.release_address();
                 }

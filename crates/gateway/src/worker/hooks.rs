@@ -11,7 +11,7 @@ use fanlight_engine::session::{Done, Session};
 use fanlight_engine::time::Now;
 
 use super::Worker;
-use super::census::Transport;
+use super::census::transport_of;
 use super::slot::Role;
 use super::traces::watched;
 use crate::hooks::{Origin, Wish};
@@ -25,7 +25,7 @@ impl Worker {
     ) -> Option<Done> {
         let slot = self.slots.get(key.0 as usize)?;
         let Role::Session(session) = &slot.role else { return None };
-        let origin = Origin { session: Some(session.id()), transport: Transport::of(slot).name() };
+        let origin = Origin { session: Some(session.id()), transport: transport_of(slot).name() };
         let asked = self.shared.hooks.introduce(claimant, origin, now);
         self.start(key, asked, Done::Introduced)
     }

@@ -30,8 +30,8 @@ pub enum Inbox {
     Mail(Box<Mail>),
     /// Such a session has lost its claim.
     Unclaimed(Handle),
-    /// A session is to end.
-    Disconnect(Box<Order>),
+    /// A session is to do something.
+    Order(Box<Order>),
     /// Sessions are to go to other nodes.
     Shed {
         /// So many.

@@ -65,6 +65,7 @@ impl Worker {
         }
         self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
+        self.pace_revoking(now);
         self.pace_drain(now);
         self.recovery.timelines.on_tick(now);
         self.report();

@@ -7,15 +7,18 @@ use fanlight_engine::auth::TokenRules;
 use fanlight_engine::broker::{
     BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach, WallClock,
 };
-use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
+use fanlight_engine::history::{
+    History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed,
+};
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
-    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
+    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RemovalPermit, RuleEffect, Who,
 };
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
+use fanlight_engine::revocation::MemoryRevocations;
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
 use fanlight_testkit::{Orders, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -69,6 +72,13 @@ impl Broker for ToldBroker {
         &self,
         _query: HistoryQuery,
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
+        std::future::ready(Err(HistoryError::Unavailable)).boxed()
+    }
+
+    fn remove_history(
+        &self,
+        _permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>> {
         std::future::ready(Err(HistoryError::Unavailable)).boxed()
     }
 
@@ -143,6 +153,10 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
             Arc::new(|time| tokio::time::sleep(time).boxed()),
         )),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
+        revocations: Arc::new(MemoryRevocations::new(
+            100,
+            Arc::new(|| Now { mono_ms: 0, unix_ms: 0 }),
+        )),
         clock: Clock::start(),
         outbox_limits,
         mailbox_limits: outbox_limits,
