@@ -7,6 +7,7 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern, Position};
 
+use super::app::{Handling, Requesting, is_app};
 use super::connect::{Connecting, Entering};
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
@@ -15,12 +16,13 @@ use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Rules, Session, native};
+use crate::app::AppMessage;
 use crate::auth::Principal;
 use crate::broker::{PublishError, Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
 use crate::ids::Ids;
 use crate::limits::Gcra;
-use crate::policy::{PublishPermit, Subject, SubscribePermit};
+use crate::policy::{AppKind, PublishPermit, Subject, SubscribePermit};
 use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId, SessionId};
 use crate::registry::SubscriptionChange;
@@ -34,6 +36,8 @@ pub(super) struct Live {
     pub(super) subscriptions: Subscriptions,
     pub(super) beats: Beats,
     pub(super) transactions: Option<Box<Transactions>>,
+    /// Subscriptions to `/app/...` that were answered: clients may end them all the same.
+    pub(super) requests: u16,
     messages: Gcra,
     commands: Gcra,
 }
@@ -50,18 +54,37 @@ pub(super) enum Work {
     History(Asking),
     Members(Asked),
     Settle(Settling),
+    Request(Requesting),
 }
 
 /// Publications on their way, one at a time.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    answer: Answer,
-    /// What a COMMIT publishes after this one.
-    rest: VecDeque<Outgoing>,
+    pub(super) answer: Answer,
+    /// What a COMMIT sends after this one.
+    rest: VecDeque<Sending>,
     /// What a COMMIT acknowledges after that.
     verdicts: Vec<Verdict>,
-    /// How many it has published before.
-    published: u32,
+    /// How many it has published or had handled before.
+    pub(super) published: u32,
+    /// What a backend handles now.
+    pub(super) handling: Option<Handling>,
+}
+
+impl Publishing {
+    /// Whether it is about one send, and nothing else.
+    pub(super) fn is_alone(&self) -> bool {
+        self.published == 0 && self.rest.is_empty() && self.verdicts.is_empty()
+    }
+}
+
+/// What a client sends, with the right to.
+#[derive(Debug)]
+pub(super) enum Sending {
+    /// To subscribers.
+    Publication(Outgoing),
+    /// To a backend.
+    App(Box<AppMessage>),
 }
 
 /// A publication with the right to publish it.
@@ -124,6 +147,7 @@ impl Live {
             subscriptions: Subscriptions::default(),
             beats,
             transactions: None,
+            requests: 0,
             messages: Gcra::default(),
             commands: Gcra::default(),
         }
@@ -170,27 +194,42 @@ impl Live {
 }
 
 impl Session {
-    /// The publication that `draft` asks for, if the policy permits it.
-    pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
-        outgoing(cx.rules, cx.ids, cx.now, Publisher::Client(&self.subject()), draft)
+    /// What `draft` asks to be sent, if the policy permits it.
+    pub(super) fn sending(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Sending, Fault> {
+        if is_app(draft.to) {
+            let message = self.app_message(cx, AppKind::Message, draft)?;
+            return Ok(Sending::App(Box::new(message)));
+        }
+        let publisher = Publisher::Client(&self.subject());
+        outgoing(cx.rules, cx.ids, cx.now, publisher, draft).map(Sending::Publication)
     }
 
-    /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
+    /// Sends all of `sends`, one after the other, then carries out `verdicts` and answers.
     pub(super) fn publish(
         &mut self,
         cx: &mut Cx<'_>,
-        outgoing: VecDeque<Outgoing>,
+        sends: VecDeque<Sending>,
         verdicts: Vec<Verdict>,
         answer: Answer,
     ) {
-        let publishing = Publishing { answer, rest: outgoing, verdicts, published: 0 };
+        let handling = None;
+        let publishing = Publishing { answer, rest: sends, verdicts, published: 0, handling };
         self.publish_next(cx, publishing, Note::default());
     }
 
-    fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
-        let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
-            let Publishing { answer, verdicts, published, .. } = publishing;
-            return self.judge(cx, &verdicts, Settling { answer, note, published });
+    pub(super) fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
+        let Outgoing { permit, mut publication, key } = match publishing.rest.pop_front() {
+            Some(Sending::Publication(outgoing)) => outgoing,
+            Some(Sending::App(mut message)) => {
+                message.at_unix_ms = cx.now.unix_ms;
+                let to = message.destination().clone();
+                publishing.handling = Some(Handling { message: message.id, to });
+                return self.start(cx, Work::Publish(publishing), Effect::App(message));
+            }
+            None => {
+                let Publishing { answer, verdicts, published, .. } = publishing;
+                return self.judge(cx, &verdicts, Settling { answer, note, published });
+            }
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
@@ -248,7 +287,11 @@ impl Session {
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
         let member = self.member();
         let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
-        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        let Some(subscription) = live.subscriptions.remove(id) else {
+            // What `/app/...` has answered stands no longer, but clients can't know that.
+            live.requests = live.requests.checked_sub(1).ok_or_else(Fault::not_subscribed)?;
+            return Ok(());
+        };
         live.left(cx, subscription, &member);
         Ok(())
     }
@@ -286,7 +329,7 @@ pub(super) fn may_subscribe(
     }
     check_length(rules, to)?;
     let pattern: DestinationPattern = to.parse()?;
-    if to.starts_with("/app/") {
+    if is_app(to) {
         return Err(Fault::no_handler());
     }
     Ok(rules.policy.subscribe_pattern(subject, &pattern)?)

@@ -5,6 +5,7 @@ use bytes::Bytes;
 use fanlight_proto::Position;
 use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
 
+use super::app::is_app;
 use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
@@ -153,23 +154,22 @@ impl Session {
             Some(_) => Some(self.open_transaction(frame)?),
             None => None,
         };
-        let passed_on = frame.headers.iter().filter(|(name, _)| !headers::is_reserved(name));
         let draft = Draft {
             to: required(frame, "destination")?,
             body: frame.body.clone(),
             content_type: frame.header("content-type").unwrap_or_default().into(),
             is_json: false,
-            headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
+            headers: passed_on(frame, &[]),
             key: frame.header("idempotency-key"),
             session: frame.header("session"),
         };
-        let outgoing = self.outgoing(cx, draft)?;
+        let sending = self.sending(cx, draft)?;
         let Some(transaction) = transaction else {
-            self.publish(cx, [outgoing].into(), Vec::new(), std::mem::take(answer));
+            self.publish(cx, [sending].into(), Vec::new(), std::mem::take(answer));
             return Ok(());
         };
         let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
-        open.ok_or_else(Fault::no_transaction)?.add(transaction, outgoing, &cx.rules.limits)
+        open.ok_or_else(Fault::no_transaction)?.add(transaction, sending, &cx.rules.limits)
     }
 
     /// "SUBSCRIBE"
@@ -201,7 +201,8 @@ impl Session {
         };
         let wire = Wire::Stomp { version, id, ack };
         let asked = std::mem::take(answer);
-        let wanted = Wanted { wire, start, presence, consuming };
+        let headers = if is_app(to) { passed_on(frame, &SUBSCRIBE_HEADERS) } else { [].into() };
+        let wanted = Wanted { wire, start, presence, consuming, headers };
         self.subscribe(cx, id, to, wanted, asked).map_err(|(fault, unanswered)| {
             *answer = unanswered;
             fault
@@ -338,6 +339,13 @@ fn required<'f>(frame: &'f Frame, name: &str) -> Result<&'f str, Fault> {
     value.ok_or_else(|| Fault::missing_header(frame.command.as_str(), name))
 }
 
+/// The headers that others are to see: all that are not the server's own, nor among `besides`.
+fn passed_on(frame: &Frame, besides: &[&str]) -> Box<[(Box<str>, Box<str>)]> {
+    let is_for_others = |name: &str| !headers::is_reserved(name) && !besides.contains(&name);
+    let passed_on = frame.headers.iter().filter(|(name, _)| is_for_others(name));
+    passed_on.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
 /// What names a subscription: in 1.0 the destination, where no id is given.
 fn subscription_id(frame: &Frame, version: Version) -> Result<&str, Fault> {
     match frame.header("id") {
@@ -351,6 +359,9 @@ fn transaction_id<'f>(cx: &Cx<'_>, frame: &'f Frame) -> Result<&'f str, Fault> {
     let limit = cx.rules.limits.id_bytes;
     if id.len() > limit { Err(Fault::id_too_long(limit)) } else { Ok(id) }
 }
+
+/// What a SUBSCRIBE says to the server.
+const SUBSCRIBE_HEADERS: [&str; 4] = ["id", "selector", "presence", "prefetch-count"];
 
 /// CONNECTED's `server`.
 const SERVER: &str = concat!("fanlight/", env!("CARGO_PKG_VERSION"));

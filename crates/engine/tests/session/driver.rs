@@ -3,15 +3,18 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+use fanlight_engine::app::AppMessage;
 use fanlight_engine::auth::{AuthError, Credentials, Principal};
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
+use fanlight_engine::encode::{Encoder, Framing};
 use fanlight_engine::history::{
     History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, Lost,
 };
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
-    Action, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
+    Action, AppKind, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect,
+    Who,
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
@@ -20,7 +23,7 @@ use fanlight_engine::queue::{
 };
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session,
+    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session, Telling,
 };
 use fanlight_engine::time::Now;
 use fanlight_engine::timeline::{Recovered, Start};
@@ -67,6 +70,7 @@ pub(crate) enum Pending {
     Recovered,
     History,
     Settled,
+    App,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -305,6 +309,7 @@ impl Driver {
                 self.done(Done::History(Err(HistoryError::Unavailable)));
             }
             Some(Pending::Settled) => self.answer_settled(Ok(())),
+            Some(Pending::App) => self.done(Done::App(Ok(None))),
         }
     }
 
@@ -341,6 +346,11 @@ impl Driver {
             }
             Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),
             Effect::History(query) => (history_line(&query), Some(Pending::History)),
+            Effect::App(message) => (app_line(&message), Some(Pending::App)),
+            Effect::Tell(telling) => {
+                self.tell(&telling);
+                return None;
+            }
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
                 (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
@@ -375,6 +385,17 @@ impl Driver {
         };
         self.log.push(line.replace(&self.session.id().to_string(), "<session>"));
         pending
+    }
+
+    /// What the session is told, in the frames that its client gets.
+    fn tell(&mut self, telling: &Telling) {
+        let mut encoder = Encoder::new(usize::MAX);
+        for chunk in encoder.tell(telling, SessionKey(3), Framing::Stream, &self.hub) {
+            let frame: Vec<u8> = chunk.pieces().concat();
+            let line = format!("S< {}", self.shown(&frame));
+            let id = telling.publication.id.to_string();
+            self.log.push(line.replace(&id, "<id>"));
+        }
     }
 
     /// What is asked of the registry; without a line where it is not shown.
@@ -453,6 +474,11 @@ pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
 
 /// The rules that transcripts go by, where they do not say otherwise.
 pub(crate) fn rules() -> Rules {
+    rules_with(&[])
+}
+
+/// The same, after these.
+pub(crate) fn rules_with(first: &[PolicyRule]) -> Rules {
     let namespace = |name: &str, pattern: &str, patterns, anonymous| Namespace {
         name: name.to_owned(),
         pattern: pattern.to_owned(),
@@ -481,7 +507,7 @@ pub(crate) fn rules() -> Rules {
         namespace("topic", "/topic/**", true, false),
         namespace("user", "/user/**", false, true),
     ];
-    let rules = [
+    let usual = [
         PolicyRule::new(RuleEffect::Deny, "/topic/secret/**"),
         PolicyRule {
             actions: vec![Action::History],
@@ -497,6 +523,7 @@ pub(crate) fn rules() -> Rules {
             ..allow("/user/{name}/queue/**", &[Action::Publish])
         },
     ];
+    let rules = [first, &usual].concat();
     Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
 }
 
@@ -600,6 +627,32 @@ fn permitted_line(permit: &PublishPermit, publication: &Publication) -> String {
     let is_kept = permit.options().history.is_some();
     assert!(!(is_kept && publication.only_for.is_some()), "kept for all, but it is for one");
     publication_line(publication)
+}
+
+/// `app message /app/a/7 by /app/a/{x} x=7 from ann`
+fn app_line(message: &AppMessage) -> String {
+    let kind = match message.kind() {
+        AppKind::Message => "message",
+        AppKind::Request => "request",
+    };
+    let mut line = format!("S? app {kind} {}", message.destination());
+    for (name, value) in message.permit.variables() {
+        line.push_str(&format!(" {name}={value}"));
+    }
+    if let Some(user) = message.user() {
+        line.push_str(&format!(" from {user}"));
+    }
+    assert!(message.session.is_some());
+    if let Some(key) = &message.key {
+        line.push_str(&format!(" key {key}"));
+    }
+    for (name, value) in &message.headers {
+        line.push_str(&format!(" {name}:{value}"));
+    }
+    if !message.body.is_empty() {
+        line.push_str(&format!(" | {}", String::from_utf8_lossy(&message.body)));
+    }
+    line
 }
 
 fn publication_line(publication: &Publication) -> String {
