@@ -7,6 +7,7 @@ use super::queues;
 use super::rebalance;
 use super::relay;
 use super::values::OriginRule;
+use super::webhooks;
 use super::{BrokerKind, Config, Limits, ServerTls};
 use crate::ecs;
 use crate::jwt;
@@ -20,6 +21,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     namespaces(config, &mut problems);
     queues::problems(config, &mut problems);
     api::problems(&config.api, &mut problems);
+    webhooks::problems(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);

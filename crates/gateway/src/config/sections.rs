@@ -19,6 +19,7 @@ use super::redis::Redis;
 use super::relay::Relay;
 use super::traces::Traces;
 use super::values::{OriginRule, Secret, Size, Span, as_text, words};
+use super::webhooks::Webhook;
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -53,6 +54,9 @@ pub struct Config {
     pub policy: Policy,
     /// What backends ask of the cluster, over HTTP at `listen.api`.
     pub api: Api,
+    /// Backends that are asked and told things over HTTP; other options name them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
     /// How it is told who comes and goes, in namespaces with `presence = true`.
     pub presence: Presence,
     /// What carries messages between nodes.

@@ -8,6 +8,7 @@ pub const METRICS: &[Section] = &[
     Section { name: "connections", metrics: CONNECTIONS },
     Section { name: "messages", metrics: MESSAGES },
     Section { name: "queues", metrics: QUEUES },
+    Section { name: "webhooks", metrics: WEBHOOKS },
     Section { name: "traces", metrics: TRACES },
 ];
 
@@ -189,6 +190,33 @@ const QUEUES: &[Metric] = &[
     )
     .by(&[("result", &["moved", "dropped", "failed"])])
     .detail("`moved` to the dead-letter destination, `dropped` as none is configured, or `failed` for now"),
+];
+
+const WEBHOOKS: &[Metric] = &[
+    Metric::counter(
+        "fanlight_webhook_requests_total",
+        "Requests to webhooks, by what they were about and how they ended.",
+    )
+    .by(&[("webhook", OPEN), ("kind", OPEN), ("result", OPEN)])
+    .detail(
+        "`kind` is the `type` of the body, `result` one of [these](webhooks.md#what-can-go-wrong)",
+    ),
+    Metric::histogram(
+        "fanlight_webhook_seconds",
+        "From a request's turn to its answer or failure, with all tries.",
+    )
+    .by(&[("webhook", OPEN)]),
+    Metric::gauge("fanlight_webhook_in_flight", "Requests under way.")
+        .by(&[("webhook", OPEN)])
+        .detail("At most `concurrency` of the webhook"),
+    Metric::gauge("fanlight_webhook_waiting", "Requests that wait for their turn.")
+        .by(&[("webhook", OPEN)])
+        .detail("At most `waiting` of the webhook"),
+    Metric::gauge(
+        "fanlight_webhook_breaker_open",
+        "1 while nothing is sent, since too much failed; until a trial has succeeded.",
+    )
+    .by(&[("webhook", OPEN)]),
 ];
 
 const TRACES: &[Metric] = &[
