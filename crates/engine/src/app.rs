@@ -102,9 +102,12 @@ pub enum AppFailure {
     /// The handler did not answer in time.
     #[error("the backend did not answer in time; it may or may not have done what was asked")]
     Timeout,
-    /// The handler can't be reached, or fails.
+    /// The handler can't be reached; it was not asked.
     #[error("the backend can't be asked now; try again later")]
     Unavailable,
+    /// The handler was asked, and has failed.
+    #[error("the backend has failed; it may or may not have done what was asked")]
+    Failed,
     /// Too much waits for the handler; it was not asked.
     #[error("too much waits for the backend; slow down and try again")]
     Overloaded,
@@ -348,7 +351,7 @@ impl AppFailure {
         match self {
             Self::Refused(error) => &error.code,
             Self::Timeout => "timeout",
-            Self::Unavailable => "unavailable",
+            Self::Unavailable | Self::Failed => "unavailable",
             Self::Overloaded => "overloaded",
             Self::BadAnswer(_) => "bad_answer",
             Self::Unpublished(error) | Self::Undelivered(error) => error.code(),

@@ -11,7 +11,7 @@ use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
 use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
+    AppStream, Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
     RedisRegistry, RegistryOptions, control,
 };
 use futures_util::FutureExt;
@@ -37,6 +37,7 @@ pub struct Cluster {
     /// Brings requests to the nodes that have their sessions.
     pub peers: Arc<dyn Peers>,
     redis: Option<(Arc<RedisRegistry>, Arc<Lease>)>,
+    redis_broker: Option<Arc<RedisBroker>>,
 }
 
 impl Cluster {
@@ -71,7 +72,8 @@ impl Cluster {
             let options = config.presence_options();
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
             let queues = Arc::clone(&broker) as Arc<dyn Queues>;
-            return Ok(Self { broker, queues, registry, presence, peers, redis: None });
+            let (redis, redis_broker) = (None, None);
+            return Ok(Self { broker, queues, registry, presence, peers, redis, redis_broker });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, mut inbox) = control();
@@ -104,12 +106,18 @@ impl Cluster {
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
         let redis = Some((registry, lease));
-        Ok(Self { broker, queues, registry: shared, presence, peers, redis })
+        let redis_broker = Some(Arc::clone(&broker));
+        Ok(Self { broker, queues, registry: shared, presence, peers, redis, redis_broker })
     }
 
     /// What this node is known by to the others, where there can be some.
     pub fn lease(&self) -> Option<Arc<Lease>> {
         self.redis.as_ref().map(|(_, lease)| Arc::clone(lease))
+    }
+
+    /// A stream that backends consume, of about this many entries; none without Redis.
+    pub fn app_stream(&self, name: &str, max_length: u64) -> Option<AppStream> {
+        Some(AppStream::new(Arc::clone(self.redis_broker.as_ref()?), name, max_length))
     }
 
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so

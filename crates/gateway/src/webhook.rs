@@ -8,6 +8,7 @@ mod connect;
 mod error;
 mod guard;
 mod meters;
+pub mod payload;
 mod request;
 mod sign;
 

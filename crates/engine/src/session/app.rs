@@ -134,7 +134,7 @@ impl Session {
             Err(fault) => return Err((fault, answer)),
         };
         if let Some(live) = self.live_mut() {
-            live.requests = live.requests.saturating_add(1);
+            live.count_request();
         }
         let to = message.destination().clone();
         let requesting = Requesting { answer, message: message.id, to, wire, start };

@@ -339,6 +339,9 @@ impl Fault {
         let unsure = matches!(
             failure,
             AppFailure::Timeout
+                | AppFailure::Failed
+                | AppFailure::BadAnswer(_)
+                | AppFailure::Internal
                 | AppFailure::Unpublished(_)
                 | AppFailure::Undelivered(PublishError::Unknown)
         );

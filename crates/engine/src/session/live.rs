@@ -35,11 +35,17 @@ pub(super) struct Live {
     pub(super) principal: Option<Arc<Principal>>,
     pub(super) subscriptions: Subscriptions,
     pub(super) beats: Beats,
-    pub(super) transactions: Option<Box<Transactions>>,
-    /// Subscriptions to `/app/...` that were answered: clients may end them all the same.
-    pub(super) requests: u16,
+    extras: Option<Box<Extras>>,
     messages: Gcra,
     commands: Gcra,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+struct Extras {
+    transactions: Transactions,
+    /// Subscriptions to `/app/...` that were answered: clients may end them all the same.
+    requests: u16,
 }
 
 /// What the effect under way is for.
@@ -146,10 +152,42 @@ impl Live {
             principal,
             subscriptions: Subscriptions::default(),
             beats,
-            transactions: None,
-            requests: 0,
+            extras: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// The open transactions.
+    pub(super) fn transactions(&self) -> Option<&Transactions> {
+        self.extras.as_deref().map(|extras| &extras.transactions)
+    }
+
+    /// The same, to change them.
+    pub(super) fn transactions_mut(&mut self) -> &mut Transactions {
+        &mut self.extras.get_or_insert_default().transactions
+    }
+
+    /// A subscription to `/app/...` is answered.
+    pub(super) fn count_request(&mut self) {
+        let requests = &mut self.extras.get_or_insert_default().requests;
+        *requests = requests.saturating_add(1);
+    }
+
+    /// Such a subscription is ended, which stands no longer; whether there was one.
+    fn forget_request(&mut self) -> bool {
+        let Some(extras) = &mut self.extras else { return false };
+        let Some(left) = extras.requests.checked_sub(1) else { return false };
+        extras.requests = left;
+        self.drop_empty();
+        true
+    }
+
+    /// Gives memory back that nothing is in any more.
+    pub(super) fn drop_empty(&mut self) {
+        let is_empty = |extras: &Extras| extras.transactions.is_empty() && extras.requests == 0;
+        if self.extras.as_deref().is_some_and(is_empty) {
+            self.extras = None;
         }
     }
 
@@ -289,8 +327,7 @@ impl Session {
         let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
         let Some(subscription) = live.subscriptions.remove(id) else {
             // What `/app/...` has answered stands no longer, but clients can't know that.
-            live.requests = live.requests.checked_sub(1).ok_or_else(Fault::not_subscribed)?;
-            return Ok(());
+            return if live.forget_request() { Ok(()) } else { Err(Fault::not_subscribed()) };
         };
         live.left(cx, subscription, &member);
         Ok(())

@@ -10,7 +10,7 @@ use super::backlog::Backlog;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
-use super::live::{Answer, Draft, Note};
+use super::live::{Answer, Draft, Live, Note};
 use super::queue;
 use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Session, State};
@@ -92,7 +92,7 @@ impl Session {
             }
             Command::Begin => {
                 let id = transaction_id(cx, frame)?;
-                live.transactions.get_or_insert_default().begin(id, &cx.rules.limits)
+                live.transactions_mut().begin(id, &cx.rules.limits)
             }
             Command::Commit | Command::Abort => self.stomp_end_transaction(cx, frame, answer),
             Command::Ack | Command::Nack => self.stomp_ack(cx, frame, self.stomp_version(), answer),
@@ -168,8 +168,8 @@ impl Session {
             self.publish(cx, [sending].into(), Vec::new(), std::mem::take(answer));
             return Ok(());
         };
-        let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
-        open.ok_or_else(Fault::no_transaction)?.add(transaction, sending, &cx.rules.limits)
+        let live = self.live_mut().ok_or_else(Fault::no_transaction)?;
+        live.transactions_mut().add(transaction, sending, &cx.rules.limits)
     }
 
     /// "SUBSCRIBE"
@@ -218,11 +218,8 @@ impl Session {
     ) -> Result<(), Fault> {
         let id = transaction_id(cx, frame)?;
         let live = self.live_mut().ok_or_else(Fault::not_connected)?;
-        let transactions = live.transactions.as_mut().ok_or_else(Fault::no_transaction)?;
-        let (sends, verdicts) = transactions.end(id)?;
-        if transactions.is_empty() {
-            live.transactions = None;
-        }
+        let (sends, verdicts) = live.transactions_mut().end(id)?;
+        live.drop_empty();
         if frame.command == Command::Commit {
             self.publish(cx, sends, verdicts, std::mem::take(answer));
         }
@@ -232,7 +229,7 @@ impl Session {
     /// The transaction that a frame belongs to.
     pub(super) fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
         let id = required(frame, "transaction")?;
-        let open = self.live().and_then(|live| live.transactions.as_deref());
+        let open = self.live().and_then(Live::transactions);
         if open.is_some_and(|open| open.contains(id)) {
             Ok(id)
         } else {

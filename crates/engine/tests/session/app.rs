@@ -1,8 +1,15 @@
 //! `/app/...`: what backends are asked, in which order, and what their answers become.
 
+use std::sync::Arc;
+
+use bytes::Bytes;
 use expect_test::expect;
-use fanlight_engine::policy::{AppRoute, PolicyRule, RuleEffect};
+use fanlight_engine::app::{AppBody, AppFailure, AppMessage, AppReply};
+use fanlight_engine::ids::Ids;
+use fanlight_engine::policy::{AppKind, AppRoute, PolicyRule, Principal, RuleEffect, Subject};
+use fanlight_engine::publication::{ContentType, PublicationId, SessionId};
 use fanlight_engine::session::{Handshake, Rules};
+use fanlight_engine::time::Now;
 
 use crate::driver;
 use crate::transcript::{check_rules, check_with};
@@ -96,7 +103,7 @@ fn what_was_answered_may_be_unsubscribed_from_once() {
 fn a_failure_is_told_on_the_sessions_own_errors_and_leaves_a_stomp_connection_open() {
     check_rules(
         app_rules(),
-        expect![[r#"
+        expect![[r##"
             # stomp 1.2 ann
             C> SUBSCRIBE id:e destination:/user/queue/errors
             S? join /user/ann/queue/errors
@@ -104,14 +111,14 @@ fn a_failure_is_told_on_the_sessions_own_errors_and_leaves_a_stomp_connection_op
             C> SEND destination:/app/chat/7/send receipt:1 | hi
             S? app message /app/chat/7/send room=7 from ann | hi
             D> handled refused room_full Room 7 is full
-            S< MESSAGE content-length:78 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"room_full","destination":"/app/chat/7/send","message":"Room 7 is full"}
+            S< MESSAGE content-length:80 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"room_full","destination":"/app/chat/7/send","message":"Room 7 is full"}
             C> SUBSCRIBE id:s destination:/app/chat/7/send receipt:2
             S? app request /app/chat/7/send room=7 from ann
             D> handled timeout
-            S< MESSAGE content-length:1 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | x
+            S< MESSAGE content-length:142 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"timeout","destination":"/app/chat/7/send","message":"the backend did not answer in time; it may or may not have done what was asked"}
             C> SEND destination:/topic/a receipt:3 | goes on
             S? publish /topic/a from ann | goes on
-        "#]],
+        "##]],
     );
     check_rules(
         app_rules(),
@@ -127,7 +134,8 @@ fn a_failure_is_told_on_the_sessions_own_errors_and_leaves_a_stomp_connection_op
             C> {"type":"send","to":"/app/chat/7/send","data":1,"id":3}
             S? app message /app/chat/7/send room=7 from ann | 1
             D> handled unavailable
-            S< x
+            S< message {"at":1800000000000,"data":{"code":"unavailable","destination":"/app/chat/7/send","message":"the backend can't be asked now; try again later","retry_after_ms":1000},"id":"<id>","to":"/user/queue/errors"}
+            S< error {"code":"unavailable","id":3,"message":"the backend can't be asked now; try again later","retry_after_ms":1000}
         "##]],
     );
 }
@@ -224,7 +232,9 @@ fn sends_to_a_backend_keep_their_place_in_a_transaction() {
             D> handled
             S? app message /app/chat/8/send room=8 from ann | two
             D> handled refused no not now
-            S< x
+            S< ERROR code:commit_incomplete message:not now; done before: the first 1 of the transaction's sends receipt-id:1
+            S! leave /user/ann/queue/errors
+            S| close unavailable
         "#]],
     );
     check_rules(
@@ -273,7 +283,8 @@ fn a_session_that_leaves_waits_for_its_backend_and_then_goes() {
             D> drain
             D> handled
             S< RECEIPT receipt-id:1
-            S< x
+            S< ERROR code:draining message:this node is going away retry-after:2
+            S| close draining
         "#]],
     );
 }
@@ -286,17 +297,17 @@ fn what_only_queues_and_topics_have_is_refused() {
         expect![[r##"
             # native ann
             C> {"type":"subscribe","to":"/app/open/x","ack":"client","id":1}
-            S< x
+            S< error {"code":"not_a_queue","id":1,"message":"only what queues deliver is acknowledged, and this is none; subscribe without ack and prefetch"}
             C> {"type":"subscribe","to":"/app/open/x","presence":true,"id":2}
-            S< x
+            S< error {"code":"forbidden","id":2,"message":"this namespace has no presence"}
             C> {"type":"send","to":"/app/open/x","data":1,"session":"0198f5a2b3c47d5e8f900123456789ab","id":3}
-            S< x
+            S< error {"code":"bad_session","id":3,"message":"only what a user's sessions subscribe to can be sent to one of them; send to /user/{name}/..., outside of namespaces of queues"}
             C> {"type":"send","to":"/app/open/x","data":1,"key":"","id":4}
-            S< x
+            S< error {"code":"bad_key","id":4,"message":"an idempotency key has 1 to 128 bytes; use a UUID"}
             C> {"type":"history","to":"/app/open/x","limit":1,"id":5}
-            S< x
+            S< error {"code":"no_handler","id":5,"message":"nothing handles this destination; use one of a route of [[app.routes]], or /topic, /queue or /user"}
             C> {"type":"subscribe","to":"/app/*","id":6}
-            S< x
+            S< error {"code":"no_handler","id":6,"message":"nothing handles this destination; use one of a route of [[app.routes]], or /topic, /queue or /user"}
         "##]],
     );
 }
@@ -319,4 +330,138 @@ pub(crate) fn app_rules() -> Rules {
     let rules = driver::rules_with(&[PolicyRule::new(RuleEffect::Deny, "/app/admin/closed")]);
     let policy = rules.policy.with_app_routes(&routes).unwrap();
     Rules { policy, ..rules }
+}
+
+/// Publications of an answer, then what is for the caller.
+fn outcome(message: &AppMessage, rules: &Rules, reply: AppReply) -> Result<Vec<String>, String> {
+    let now = Now { mono_ms: 1, unix_ms: 1 };
+    let outcome = message.outcome(rules, &mut Ids::new(1), now, reply).map_err(|failure| {
+        let AppFailure::BadAnswer(fault) = failure else { panic!("{failure:?}") };
+        fault
+    })?;
+    let mut lines: Vec<_> = outcome
+        .publish
+        .iter()
+        .map(|alone| {
+            assert_eq!(alone.publication.destination, *alone.permit.destination());
+            let only = alone.publication.only_for.map(|_| " only one").unwrap_or_default();
+            let kept = alone.permit.history().map(|_| " kept").unwrap_or_default();
+            let body = String::from_utf8_lossy(&alone.publication.body);
+            format!("{}{only}{kept} {body}", alone.publication.destination)
+        })
+        .collect();
+    lines.extend(outcome.for_caller.iter().map(|own| format!("caller {}", own.destination)));
+    lines.extend(
+        outcome.reply.map(|reply| format!("reply {}", String::from_utf8_lossy(&reply.body))),
+    );
+    let session = message.session.map_or("none".to_owned(), |session| session.to_string());
+    Ok(lines.into_iter().map(|line| line.replace(&session, "<session>")).collect())
+}
+
+/// A message of this user's, or nobody's, with or without a session to answer.
+fn message(rules: &Rules, kind: AppKind, to: &str, user: Option<&str>, known: bool) -> AppMessage {
+    let session = SessionId(uuid::Uuid::from_u128(7));
+    let principal = user.map(|user| Arc::new(Principal::of_user(user)));
+    let subject = Subject { principal: principal.as_deref(), session };
+    AppMessage {
+        permit: rules.policy.app(&subject, kind, &to.parse().unwrap()).unwrap(),
+        id: PublicationId(uuid::Uuid::from_u128(8)),
+        session: known.then_some(session),
+        principal,
+        body: Bytes::new(),
+        content_type: ContentType::Unspecified,
+        is_json: false,
+        headers: Box::default(),
+        key: None,
+        at_unix_ms: 1,
+    }
+}
+
+#[test]
+fn what_a_handler_sends_goes_to_the_sender_the_session_or_whom_it_names() {
+    let rules = app_rules();
+    let reply = || {
+        AppReply::nothing()
+            .send("/topic/kept/a", AppBody::of_json("1"))
+            .send("/user/queue/kept.x", AppBody::of_json("2"))
+            .send_to_session("/user/queue/kept.x", AppBody::of_json("3"))
+            .send("/user/bob/queue/x", AppBody::of_json("4"))
+    };
+    let of = |user, known| {
+        let message = message(&rules, AppKind::Message, "/app/open/x", user, known);
+        outcome(&message, &rules, reply()).unwrap()
+    };
+    assert_eq!(
+        of(Some("ann"), true),
+        [
+            "/topic/kept/a kept 1",
+            "/user/ann/queue/kept.x kept 2",
+            "/user/ann/queue/kept.x only one 3",
+            "/user/bob/queue/x 4"
+        ]
+    );
+    assert_eq!(
+        of(None, true),
+        [
+            "/topic/kept/a kept 1",
+            "/user/~<session>/queue/kept.x 2",
+            "/user/~<session>/queue/kept.x 3",
+            "/user/bob/queue/x 4"
+        ]
+    );
+    assert_eq!(
+        of(Some("ann"), false)[1..],
+        ["/user/ann/queue/kept.x kept 2", "/user/bob/queue/x 4", "caller /user/ann/queue/kept.x"]
+    );
+    assert_eq!(of(None, false)[2..], ["caller /user/queue/kept.x", "caller /user/queue/kept.x"]);
+}
+
+#[test]
+fn a_reply_answers_a_subscription_and_of_a_message_goes_where_its_route_says() {
+    let mut rules = app_rules();
+    let reply = || AppReply::reply(AppBody::of_json("1"));
+    let of = |rules: &Rules, kind, to: &str| {
+        outcome(&message(rules, kind, to, Some("ann"), true), rules, reply())
+    };
+    assert_eq!(of(&rules, AppKind::Request, "/app/open/x").unwrap(), ["reply 1"]);
+    let nowhere = of(&rules, AppKind::Message, "/app/open/x").unwrap_err();
+    assert!(nowhere.contains("no send_to"), "{nowhere}");
+
+    let route = |send_to: &str, broadcast| AppRoute {
+        destination: format!("/app/{}/{{room}}.{{part}}", if broadcast { "all" } else { "one" }),
+        roles: Vec::new(),
+        anonymous: false,
+        requests: true,
+        send_to: Some(send_to.to_owned()),
+        broadcast,
+    };
+    let routes = [route("/topic/{part}.of.{room}", true), route("/user/queue/{room}", false)];
+    rules.policy = rules.policy.with_app_routes(&routes).unwrap();
+    let all = of(&rules, AppKind::Message, "/app/all/7.b").unwrap();
+    assert_eq!(all, ["/topic/b.of.7 1"]);
+    let one = of(&rules, AppKind::Message, "/app/one/7.b").unwrap();
+    assert_eq!(one, ["/user/ann/queue/7 only one 1"]);
+}
+
+#[test]
+fn an_answer_that_can_not_be_sent_says_what_is_wrong() {
+    let mut rules = app_rules();
+    rules.limits.message_bytes = 10;
+    let asked = message(&rules, AppKind::Message, "/app/open/x", Some("ann"), true);
+    let one = || AppBody::of_json("1");
+    let nothing = AppReply::nothing;
+    for (reply, fault) in [
+        (nothing().send("/app/open/x", one()), "nothing handles this"),
+        (nothing().send("/queue/x", one()), "no namespace has this"),
+        (nothing().send("/topic/*", one()), "contains '*'"),
+        (nothing().send("/topic/a", one().with_header("message-id", "1")), "\"message-id\""),
+        (nothing().send("/topic/a", AppBody::text("01234567890")), "exceeds limits.message"),
+        (nothing().send_to_session("/topic/a", one()), "only an own destination"),
+        (nothing().send("/topic/a", one()).send("/user/~7/x", one()), "send[1]"),
+    ] {
+        let told = outcome(&asked, &rules, reply).unwrap_err();
+        assert!(told.contains(fault), "{told}");
+    }
+    let many = (0..101).fold(nothing(), |reply, _| reply.send("/topic/a", one()));
+    assert!(outcome(&asked, &rules, many).unwrap_err().contains("101 messages"));
 }

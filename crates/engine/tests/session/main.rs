@@ -17,6 +17,7 @@ mod receipts;
 mod recovery;
 mod registry;
 mod send;
+mod shown;
 mod subscribe;
 mod time;
 mod transactions;
