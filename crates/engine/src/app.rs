@@ -11,9 +11,9 @@ use crate::auth::Principal;
 use crate::broker::PublishError;
 use crate::history::IdempotencyKey;
 use crate::ids::Ids;
-use crate::policy::{AppKind, AppPermit};
+use crate::policy::{AppKind, AppPermit, PublishPermit};
 use crate::publication::{ContentType, Publication, PublicationId, SessionId};
-use crate::session::{Alone, Refusal, Rules, addressed_by_app, check_headers_of_app};
+use crate::session::{Refusal, Rules, addressed_by_app, check_headers_of_app};
 use crate::time::Now;
 
 /// Handles what clients send to the destinations of a route, or subscribe to.
@@ -129,7 +129,7 @@ pub enum AppFailure {
 #[derive(Debug, Default)]
 pub struct AppOutcome {
     /// What is to be published, in this order.
-    pub publish: Vec<Alone>,
+    pub publish: Vec<(PublishPermit, Publication)>,
     /// What is for the sender alone, who has no session that it could go to: only a request over
     /// HTTP has none, and gets it with its answer.
     pub for_caller: Vec<Publication>,
@@ -222,14 +222,13 @@ impl AppMessage {
         }
         let path = to.user_path().filter(|_| is_own);
         let absolute = match (path, &self.principal, self.session) {
-            (None, ..) => to,
+            (None, ..) | (Some(_), None, None) => to,
             (Some(path), Some(principal), _) => Destination::for_user(&principal.user, path)
                 .map_err(|error| bad(&format!("{error}")))?,
             (Some(path), None, Some(session)) => {
                 Destination::for_session(&session.to_string(), path)
                     .map_err(|error| bad(&format!("{error}")))?
             }
-            (Some(_), None, None) => to,
         };
         let is_nobodys = absolute.kind() == DestinationKind::OwnUser;
         let is_for_caller = is_nobodys || only_session && self.session.is_none();
@@ -238,8 +237,8 @@ impl AppMessage {
             outcome.for_caller.push(body.publication(ids.publication(now), absolute, now));
             return Ok(());
         }
-        let alone = addressed_by_app(rules, ids, now, absolute.as_str(), session, body);
-        outcome.publish.push(alone.map_err(|Refusal { message, .. }| bad(&message))?);
+        let addressed = addressed_by_app(rules, ids, now, absolute.as_str(), session, body);
+        outcome.publish.push(addressed.map_err(|Refusal { message, .. }| bad(&message))?);
         Ok(())
     }
 }
@@ -332,7 +331,9 @@ impl AppError {
     pub fn new(code: &str, message: &str) -> Self {
         let is_good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         let is_code = (1..=CODE_MAX_BYTES).contains(&code.len()) && code.bytes().all(is_good);
-        let end = message.floor_char_boundary(message.len().min(MESSAGE_MAX_BYTES));
+        let is_boundary = |end: &usize| message.is_char_boundary(*end);
+        let most = message.len().min(MESSAGE_MAX_BYTES);
+        let end = (0..=most).rev().find(is_boundary).unwrap_or_default();
         Self {
             code: if is_code { code } else { "refused" }.into(),
             message: message[..end].chars().filter(|c| !c.is_control()).collect(),

@@ -11,8 +11,9 @@ use std::time::Duration;
 
 use fanlight_engine::broker::Broker;
 use fanlight_engine::ids::Ids;
+use fanlight_engine::policy::PublishPermit;
 use fanlight_engine::publication::Publication;
-use fanlight_engine::session::{Alone, Rules};
+use fanlight_engine::session::Rules;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tokio_util::task::TaskTracker;
@@ -149,10 +150,9 @@ impl App {
 
 impl Desk {
     /// Publishes in this order; the broker has accepted all of it then, or not all.
-    async fn publish(&self, sends: Vec<Alone>) -> Result<(), AppFailure> {
-        let begun = sends
-            .into_iter()
-            .map(|Alone { permit, publication, .. }| self.broker.publish(permit, publication));
+    async fn publish(&self, sends: Vec<(PublishPermit, Publication)>) -> Result<(), AppFailure> {
+        let begun =
+            sends.into_iter().map(|(permit, publication)| self.broker.publish(permit, publication));
         // All are begun before the first is awaited: that is their order.
         let begun: Vec<_> = begun.collect();
         for published in join_all(begun).await {

@@ -43,7 +43,7 @@ pub use traces::Traces;
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
 };
-pub use webhooks::Webhook;
+pub use webhooks::{EventKind, EventWebhook, Hooks, Webhook};
 
 /// What `fanlight serve` serves.
 #[derive(Debug, Clone)]

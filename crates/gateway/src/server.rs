@@ -29,14 +29,16 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
+use crate::lifecycle::Subscriber;
 use crate::mail::Mailroom;
 use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
-use crate::traces::Exporting;
+use crate::traces::{Exporting, Tracer};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
@@ -105,12 +107,11 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let handles = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
-    let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
+    let mut cluster =
+        Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
-    let webhooks = Webhooks::start(&config, clock, shutdown.clone())?;
-    let backends = Backends { webhooks: &webhooks, cluster: &cluster, handlers, tracker: &tracker };
-    let shared = worker_shared(&config, &backends, clock)?;
-    let shared = Arc::new(WorkerShared { tracer: spans, ..shared });
+    let tasks = Tasks { tracker: &tracker, shutdown: &shutdown };
+    let shared = worker_shared(&config, &mut cluster, handlers, spans, clock, &tasks)?;
     let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
@@ -149,10 +150,11 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the public listener and that for STOMP over TCP encrypt with, where they do.
-fn server_tls(
-    config: &Config,
-) -> Result<(Option<Arc<ServerConfig>>, Option<Arc<ServerConfig>>), config::Problem> {
+/// What a listener encrypts with, if it does.
+type OwnTls = Option<Arc<ServerConfig>>;
+
+/// That of the public listener, and of the one for STOMP over TCP.
+fn server_tls(config: &Config) -> Result<(OwnTls, OwnTls), config::Problem> {
     let listen = &config.listen;
     let public = tls::server_config("listen.tls", &listen.tls, tls::HTTP)?;
     Ok((public, tls::server_config("listen.stomp_tls", &listen.stomp_tls, &[])?))
@@ -230,27 +232,43 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
+/// Where a node's tasks are counted, and what ends them.
+struct Tasks<'t> {
+    tracker: &'t TaskTracker,
+    shutdown: &'t CancellationToken,
+}
+
 fn worker_shared(
     config: &Config,
-    backends: &Backends<'_>,
+    cluster: &mut Cluster,
+    handlers: &Handlers,
+    tracer: Option<Arc<Tracer>>,
     clock: Clock,
-) -> anyhow::Result<WorkerShared> {
-    let cluster = backends.cluster;
+    Tasks { tracker, shutdown }: &Tasks<'_>,
+) -> anyhow::Result<Arc<WorkerShared>> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
         Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
+    let authenticator = Arc::new(authenticator);
+    let webhooks = Arc::new(Webhooks::start(config, clock, (*shutdown).clone())?);
+    let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
+    cluster.deliver_events(config, clock, &subscribers);
+    let hooks = Hooks::new(config, Arc::clone(&webhooks), Arc::clone(&authenticator));
     let rules = Rules {
         policy,
         limits: config.session_limits(),
         heartbeats: config.heartbeats(),
         on_forbidden: config.on_forbidden(),
+        hooks: hooks.of_sessions(),
     };
     let rules = Arc::new(rules);
-    let app = App::new(config, &rules, clock, backends).map_err(ConfigError::from)?;
-    Ok(WorkerShared {
+    let backends = Backends { webhooks: &webhooks, cluster, handlers, tracker };
+    let app = App::new(config, &rules, clock, &backends).map_err(ConfigError::from)?;
+    Ok(Arc::new(WorkerShared {
         rules,
-        authenticator: Arc::new(authenticator),
+        authenticator,
+        hooks: Arc::new(hooks),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
@@ -262,9 +280,9 @@ fn worker_shared(
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
-        tracer: None,
+        tracer,
         app: Arc::new(app),
-    })
+    }))
 }
 
 /// Where one worker's connections come from.

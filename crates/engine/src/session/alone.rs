@@ -8,13 +8,13 @@ use fanlight_proto::{CloseReason, DestinationError};
 use super::app::{AppSender, app_message, check_headers, is_app, session_to_answer};
 use super::live::{Draft, Outgoing, Publisher, outgoing};
 use super::native::draft_of;
-use super::{Fault, Rules};
+use super::{Fault, Rules, Unpublished};
 use crate::app::{AppBody, AppMessage};
 use crate::auth::Principal;
 use crate::broker::PublishError;
 use crate::history::{HistoryError, IdempotencyKey};
 use crate::ids::Ids;
-use crate::policy::{AppKind, Denied, PublishPermit, Subject};
+use crate::policy::{AppKind, Denied, PublishPermit, Right, Subject};
 use crate::presence::PresenceError;
 use crate::publication::{Publication, SessionId};
 use crate::time::Now;
@@ -23,7 +23,7 @@ use crate::time::Now;
 #[derive(Debug)]
 pub struct Alone {
     /// The right.
-    pub permit: PublishPermit,
+    pub permit: Right<PublishPermit>,
     /// The publication.
     pub publication: Publication,
     /// The publisher's name for it.
@@ -148,7 +148,7 @@ pub(crate) fn addressed_by_app(
     to: &str,
     session: Option<SessionId>,
     body: AppBody,
-) -> Result<Alone, Refusal> {
+) -> Result<(PublishPermit, Publication), Refusal> {
     let session = session.map(|session| session.to_string());
     let draft = Draft {
         to,
@@ -160,7 +160,10 @@ pub(crate) fn addressed_by_app(
         session: session.as_deref(),
     };
     let outgoing = outgoing(rules, ids, now, Publisher::Backend("app"), draft);
-    Ok(outgoing.map_err(|fault| Refusal::of(fault, to))?.into())
+    let Outgoing { permit, publication, .. } = outgoing.map_err(|fault| Refusal::of(fault, to))?;
+    // No hook is asked about what a backend sends.
+    let permit = permit.permit().map_err(|_| Fault::internal())?;
+    Ok((permit, publication))
 }
 
 impl From<Outgoing> for Alone {
@@ -198,7 +201,14 @@ macro_rules! refused_as_in_a_session {
         })+
     };
 }
-refused_as_in_a_session!(PublishError, HistoryError, PresenceError, Denied, DestinationError);
+refused_as_in_a_session!(
+    PublishError,
+    Unpublished,
+    HistoryError,
+    PresenceError,
+    Denied,
+    DestinationError
+);
 
 /// How much of a destination a message shows.
 const SHOWN_MAX: usize = 200;

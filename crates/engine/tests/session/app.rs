@@ -342,12 +342,12 @@ fn outcome(message: &AppMessage, rules: &Rules, reply: AppReply) -> Result<Vec<S
     let mut lines: Vec<_> = outcome
         .publish
         .iter()
-        .map(|alone| {
-            assert_eq!(alone.publication.destination, *alone.permit.destination());
-            let only = alone.publication.only_for.map(|_| " only one").unwrap_or_default();
-            let kept = alone.permit.history().map(|_| " kept").unwrap_or_default();
-            let body = String::from_utf8_lossy(&alone.publication.body);
-            format!("{}{only}{kept} {body}", alone.publication.destination)
+        .map(|(permit, publication)| {
+            assert_eq!(publication.destination, *permit.destination());
+            let only = publication.only_for.map(|_| " only one").unwrap_or_default();
+            let kept = permit.history().map(|_| " kept").unwrap_or_default();
+            let body = String::from_utf8_lossy(&publication.body);
+            format!("{}{only}{kept} {body}", publication.destination)
         })
         .collect();
     lines.extend(outcome.for_caller.iter().map(|own| format!("caller {}", own.destination)));

@@ -27,6 +27,7 @@ use fanlight_proto::stomp;
 use fanlight_proto::{CloseReason, Position};
 use uuid::Uuid;
 
+use crate::hooks;
 use crate::shown::{
     app_line, frame_line, history_line, native_line, permitted_line, recover_line, shown_member,
 };
@@ -63,6 +64,9 @@ pub(crate) struct Driver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pending {
     Authenticated(String),
+    Introduced,
+    Renewed,
+    Decided,
     Published(PublicationId),
     Joined,
     Members,
@@ -168,11 +172,8 @@ impl Driver {
         outcome: Result<(Option<Position>, Reach), PublishError>,
     ) {
         let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
-        self.done(Done::Published(outcome.map(|(position, reach)| Published {
-            id,
-            position,
-            reach,
-        })));
+        let published = outcome.map(|(position, reach)| Published { id, position, reach });
+        self.done(Done::Published(published.map_err(Into::into)));
     }
 
     pub(crate) fn answer_recovered(&mut self, outcome: Option<Result<(), Lost>>, count: u32) {
@@ -301,6 +302,11 @@ impl Driver {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
+            Some(Pending::Introduced) => self.done(Done::Introduced(Ok(None))),
+            Some(Pending::Renewed) => {
+                self.done(Done::Authenticated(Err(AuthError::BackendUnavailable)));
+            }
+            Some(Pending::Decided) => self.done(Done::Decided(Ok(()))),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
             Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
@@ -324,10 +330,10 @@ impl Driver {
                 self.activity.last_sent_ms = self.now.mono_ms;
                 ("S< (ping)".to_owned(), None)
             }
-            Effect::Authenticate(credentials) => {
-                let (shown, token) = shown_credentials(credentials);
-                (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
+            who @ (Effect::Authenticate(_) | Effect::Introduce(_) | Effect::Renew(_)) => {
+                hooks::asked_who(who)
             }
+            Effect::AskToSubscribe(question) => hooks::asked(&question),
             effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
                 match self.registry_effect(effect) {
                     (Some(line), pending) => (line, pending),
@@ -347,10 +353,7 @@ impl Driver {
             Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),
             Effect::History(query) => (history_line(&query), Some(Pending::History)),
             Effect::App(message) => (app_line(&message), Some(Pending::App)),
-            Effect::Tell(telling) => {
-                self.tell(&telling);
-                return None;
-            }
+            Effect::Tell(telling) => return self.tell(&telling),
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
                 (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
@@ -388,7 +391,7 @@ impl Driver {
     }
 
     /// What the session is told, in the frames that its client gets.
-    fn tell(&mut self, telling: &Telling) {
+    fn tell(&mut self, telling: &Telling) -> Option<Pending> {
         let mut encoder = Encoder::new(usize::MAX);
         for chunk in encoder.tell(telling, SessionKey(3), Framing::Stream, &self.hub) {
             let frame: Vec<u8> = chunk.pieces().concat();
@@ -396,6 +399,7 @@ impl Driver {
             let id = telling.publication.id.to_string();
             self.log.push(line.replace(&id, "<id>"));
         }
+        None
     }
 
     /// What is asked of the registry; without a line where it is not shown.
@@ -442,7 +446,7 @@ impl Driver {
 }
 
 /// How they are shown, and what is the token among them.
-fn shown_credentials(credentials: Credentials) -> (String, String) {
+pub(crate) fn shown_credentials(credentials: Credentials) -> (String, String) {
     match credentials {
         Credentials::Token(token) => (token.as_str().to_owned(), token.as_str().to_owned()),
         Credentials::Login { login, passcode, bearer } => {
@@ -542,7 +546,7 @@ pub(crate) fn closed_rules() -> Rules {
 
 pub(crate) fn handshake(user: &str) -> Handshake {
     let principal = principal(user, START).expect("a good token");
-    Handshake { principal: Some(Arc::new(principal)) }
+    Handshake { principal: Some(Arc::new(principal)), ..Handshake::default() }
 }
 
 /// The message `7` of `queue`, delivered for the first time; `7x2`: for the second.

@@ -2,7 +2,7 @@
 
 use fanlight_engine::app::AppMessage;
 use fanlight_engine::history::{HistoryQuery, HistoryRange};
-use fanlight_engine::policy::{AppKind, PublishPermit};
+use fanlight_engine::policy::{AppKind, PublishPermit, Right};
 use fanlight_engine::presence::Member;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::Recover;
@@ -49,7 +49,7 @@ pub(crate) fn shown_member(member: &Member) -> &str {
     member.user().map_or("<anonymous>", |user| user)
 }
 
-pub(crate) fn permitted_line(permit: &PublishPermit, publication: &Publication) -> String {
+pub(crate) fn permitted_line(permit: &Right<PublishPermit>, publication: &Publication) -> String {
     assert_eq!(*permit.destination(), publication.destination);
     let is_kept = permit.options().history.is_some();
     assert!(!(is_kept && publication.only_for.is_some()), "kept for all, but it is for one");

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Config;
 use super::problem::Problem;
-use super::values::{Network, Secret, Size, Span};
+use super::values::{Network, Secret, Size, Span, words};
 use crate::tls;
 use crate::webhook::{Guard, Settings, SigningKey};
 
@@ -64,6 +64,49 @@ pub struct Webhook {
     /// Headers that are sent along, as in `{ authorization = "Bearer ..." }`.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, Secret>,
+}
+
+/// A webhook that is told of sessions.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
+pub struct EventWebhook {
+    /// One of `webhooks`.
+    pub webhook: String,
+    /// What it is told. Absent or empty: everything.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub kinds: Vec<EventKind>,
+}
+
+words! {
+    /// What comes about of sessions and destinations.
+    EventKind {
+        /// A session has begun.
+        Connected = "connected",
+        /// A session has ended.
+        Disconnected = "disconnected",
+        /// A session has subscribed to a destination of a namespace with events.
+        Subscribed = "subscribed",
+        /// Such a subscription has ended.
+        Unsubscribed = "unsubscribed",
+        /// The first subscription of the whole cluster to such a destination.
+        Occupied = "occupied",
+        /// The last one has ended.
+        Vacated = "vacated",
+    }
+}
+
+/// Which backends have a say in sessions: each is the name of one of `webhooks`.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[serde(default)]
+pub struct Hooks {
+    /// Asked before a session begins: it may refuse it, and say whose it is, with which roles and
+    /// claims, and until when. Tokens that no key of `auth.keys` is for are its to check. Empty:
+    /// nobody is asked.
+    pub connect: String,
+    /// Asked when the time of a session is over, or its client has sent a new token: it may let it
+    /// go on. Empty: nobody is asked.
+    pub refresh: String,
+    /// The headers of a client's request that `connect` is told, as in `["cookie"]`.
+    pub forward_headers: Vec<String>,
 }
 
 impl Webhook {
@@ -200,6 +243,45 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<Problem>) {
             }
         }
         problems.extend(webhook.settings(&option).err());
+    }
+    hooks(config, problems);
+}
+
+/// What refers to webhooks that are not there, or could not do what it is for.
+fn hooks(config: &Config, problems: &mut Vec<Problem>) {
+    let hooks = &config.hooks;
+    for (option, name) in [("hooks.connect", &hooks.connect), ("hooks.refresh", &hooks.refresh)] {
+        if !name.is_empty() {
+            problems.extend(config.webhook_problem(option, name));
+        }
+    }
+    for (at, name) in hooks.forward_headers.iter().enumerate() {
+        if name.parse::<HeaderName>().is_err() {
+            let fault = "not the name of a header";
+            let option = format!("hooks.forward_headers[{at}]");
+            problems.push(Problem::new(option, fault, "name it, as in \"cookie\""));
+        }
+    }
+    if !hooks.forward_headers.is_empty() && hooks.connect.is_empty() {
+        let fault = "set, but there is nobody to tell them";
+        let remedy = "set hooks.connect, or remove it";
+        problems.push(Problem::new("hooks.forward_headers", fault, remedy));
+    }
+    for (at, namespace) in config.namespaces.iter().enumerate() {
+        for (key, name) in [
+            ("subscribe_hook", &namespace.subscribe_hook),
+            ("publish_hook", &namespace.publish_hook),
+            ("occupancy", &namespace.occupancy),
+        ] {
+            if let Some(name) = name {
+                let option = format!("namespaces[{at}].{key}");
+                problems.extend(config.webhook_problem(&option, name));
+            }
+        }
+    }
+    for (at, one) in config.events.webhooks.iter().enumerate() {
+        let option = format!("events.webhooks[{at}].webhook");
+        problems.extend(config.webhook_problem(&option, &one.webhook));
     }
 }
 

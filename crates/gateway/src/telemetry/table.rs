@@ -226,6 +226,20 @@ const WEBHOOKS: &[Metric] = &[
         "1 while nothing is sent, since too much failed; until a trial has succeeded.",
     )
     .by(&[("webhook", OPEN)]),
+    Metric::counter("fanlight_webhook_events_total", "Lifecycle events for webhooks, by what became of them.")
+        .by(&[("webhook", OPEN), ("result", &["delivered", "refused", "lost"])])
+        .detail("`refused` by a status that says that it will never be taken, or `lost` as `events.max_length` more had come. See [events](webhooks.md#events)"),
+    Metric::gauge(
+        "fanlight_webhook_events_waiting",
+        "Lifecycle events that wait for a webhook, in what this node delivers.",
+    )
+    .by(&[("webhook", OPEN)])
+    .detail("Up to 5 s old"),
+    Metric::gauge(
+        "fanlight_webhook_event_age_seconds",
+        "How old the oldest lifecycle event is that this node is delivering; 0 when there is none.",
+    )
+    .by(&[("webhook", OPEN)]),
 ];
 
 const TRACES: &[Metric] = &[

@@ -9,20 +9,24 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use fanlight_engine::app::AppFailure;
-use fanlight_engine::broker::{PublishError, Published, Reach};
+use fanlight_engine::broker::{Published, Reach};
 use fanlight_engine::encode::message_of;
 use fanlight_engine::ids::Ids;
 use fanlight_engine::publication::Publication;
-use fanlight_engine::session::{Alone, Sent};
+use fanlight_engine::session::{Alone, Sent, Unpublished};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::door::Caller;
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::client_address::client_address;
+use crate::hooks::Wish;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::rates::Payer;
@@ -56,7 +60,8 @@ async fn published(
     if node.is_draining() {
         return Err(door::unavailable("draining", "this node is draining; ask another").into());
     }
-    let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+    let visitor = door::visit(node, peer, &parts.headers, &parts.uri)?;
+    let caller = door::let_in(node, &visitor, None, "publish").await?;
     if caller.is_none() && !node.rules.policy.allows_anonymous() {
         return Err(door::unauthorized("a token is needed").into());
     }
@@ -78,13 +83,16 @@ async fn published(
     let mut ids = Ids::new(rand::random());
     match Sent::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)? {
         Sent::Publication(alone) => {
-            let outcome = begin(node, &parts.headers, *alone).await;
+            let outcome = begin(node, &parts.headers, *alone, caller).await;
             let published = outcome.map_err(|error| door::refused(error.into()))?;
             Ok(Json(Told::from(published)).into_response())
         }
         Sent::App(message) => {
             let message_id = message.id.to_string();
-            let handled = node.app.handle_surely(*message).await.map_err(not_handled)?;
+            let handled = match node.app.handle_surely(*message).await {
+                Ok(handled) => handled,
+                Err(failure) => return Ok(not_handled(&failure)),
+            };
             let messages = handled.for_caller.iter().map(message_of).map(RawValue::from_string);
             let messages = messages.collect::<Result<_, _>>().unwrap_or_default();
             Ok(Json(ToldByApp { message_id, messages }).into_response())
@@ -104,23 +112,36 @@ struct ToldByApp {
 }
 
 /// That a backend has not handled a message, with the code that other protocols have for it too.
-fn not_handled(failure: AppFailure) -> Problem {
-    let (status, code) = match &failure {
-        AppFailure::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
+fn not_handled(failure: &AppFailure) -> Response {
+    let (status, code) = match failure {
+        AppFailure::Refused(_) => return refused(failure),
         AppFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         AppFailure::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         AppFailure::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         AppFailure::Failed => (StatusCode::BAD_GATEWAY, "unavailable"),
         AppFailure::BadAnswer(_) => (StatusCode::BAD_GATEWAY, "bad_answer"),
-        AppFailure::Undelivered(error) => return door::refused((*error).into()),
+        AppFailure::Undelivered(error) => return door::refused((*error).into()).into_response(),
         AppFailure::Unpublished(error) => (StatusCode::BAD_GATEWAY, error.code()),
         AppFailure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };
-    let problem = Problem::new(status, code, failure.to_string()).with_code(failure.code());
+    let problem = Problem::new(status, code, failure.to_string());
     match failure.retry_after_ms() {
-        Some(after) => problem.with_retry_after(Duration::from_millis(after)),
-        None => problem,
+        Some(after) => problem.with_retry_after(Duration::from_millis(after)).into_response(),
+        None => problem.into_response(),
     }
+}
+
+/// The problem that a backend tells of, with its own code.
+fn refused(failure: &AppFailure) -> Response {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let problem = json!({
+        "code": failure.code(),
+        "status": status.as_u16(),
+        "title": status.canonical_reason(),
+        "detail": failure.to_string(),
+    });
+    let content_type = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, content_type)], problem.to_string()).into_response()
 }
 
 /// What the broker has accepted, as in the native protocol's `ok`.
@@ -160,21 +181,31 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Publishes what a request brought, as a span where that is traced. The order of the calls is the
-/// order of publication, whenever the answers are awaited.
+/// order of publication, whenever the answers are awaited, but for what a backend is asked about
+/// first.
 pub fn begin(
     node: &Node,
     headers: &HeaderMap,
-    Alone { permit, mut publication, key }: Alone,
-) -> BoxFuture<'static, Result<Published, PublishError>> {
+    Alone { permit: right, mut publication, key }: Alone,
+    principal: Caller,
+) -> BoxFuture<'static, Result<Published, Unpublished>> {
     let traced = traced(node, headers, &mut publication);
+    let watch = move |publish| match traced {
+        Some(publishing) => publishing.watch(publish),
+        None => publish,
+    };
+    let permit = match right.permit() {
+        Ok(permit) => permit,
+        Err(right) => {
+            let wish = Wish { right, publication, once: key, session: None, principal };
+            return node.hooks.publish(wish, Arc::clone(&node.broker), watch);
+        }
+    };
     let publish = match key {
         Some(key) => node.broker.publish_once(permit, publication, key),
         None => node.broker.publish(permit, publication),
     };
-    match traced {
-        Some(publishing) => publishing.watch(publish),
-        None => publish,
-    }
+    watch(publish).map(|outcome| outcome.map_err(Into::into)).boxed()
 }
 
 /// The span of a publication that is traced. What its own headers say comes before those of the

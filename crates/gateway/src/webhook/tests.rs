@@ -213,8 +213,9 @@ async fn a_private_address_is_not_asked_unless_it_is_allowed() {
     let mut backend = Backend::start(true).await;
     let port = backend.address.port();
     for host in ["127.0.0.1", "localhost", "0x7f.1", "[::ffff:127.0.0.1]"] {
-        let url = format!("https://{host}:{port}/");
-        let error = ask(&webhook(&url, "allow_private = false"), true).await.unwrap_err();
+        let url = format!("http://{host}:{port}/");
+        let error = ask(&webhook(&url, "allow_addresses = [\"192.0.2.1\"]"), true).await;
+        let error = error.unwrap_err();
         assert_eq!(error.result(), "forbidden_address", "{host}: {error}");
     }
     assert!(backend.seen.try_recv().is_err());

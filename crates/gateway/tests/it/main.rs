@@ -5,6 +5,7 @@
 
 mod api;
 mod app;
+mod backend;
 mod cluster;
 mod collector;
 mod crowd;
@@ -15,6 +16,7 @@ mod events;
 mod handshake;
 mod haproxy;
 mod health;
+mod hooks;
 mod http;
 mod http2;
 mod lifecycle;
@@ -47,4 +49,5 @@ mod support;
 mod ticker;
 mod tls;
 mod traces;
+mod webhook_events;
 mod websocket;
