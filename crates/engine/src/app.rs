@@ -222,14 +222,13 @@ impl AppMessage {
         }
         let path = to.user_path().filter(|_| is_own);
         let absolute = match (path, &self.principal, self.session) {
-            (None, ..) => to,
+            (None, ..) | (Some(_), None, None) => to,
             (Some(path), Some(principal), _) => Destination::for_user(&principal.user, path)
                 .map_err(|error| bad(&format!("{error}")))?,
             (Some(path), None, Some(session)) => {
                 Destination::for_session(&session.to_string(), path)
                     .map_err(|error| bad(&format!("{error}")))?
             }
-            (Some(_), None, None) => to,
         };
         let is_nobodys = absolute.kind() == DestinationKind::OwnUser;
         let is_for_caller = is_nobodys || only_session && self.session.is_none();
@@ -332,7 +331,9 @@ impl AppError {
     pub fn new(code: &str, message: &str) -> Self {
         let is_good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
         let is_code = (1..=CODE_MAX_BYTES).contains(&code.len()) && code.bytes().all(is_good);
-        let end = message.floor_char_boundary(message.len().min(MESSAGE_MAX_BYTES));
+        let is_boundary = |end: &usize| message.is_char_boundary(*end);
+        let most = message.len().min(MESSAGE_MAX_BYTES);
+        let end = (0..=most).rev().find(is_boundary).unwrap_or_default();
         Self {
             code: if is_code { code } else { "refused" }.into(),
             message: message[..end].chars().filter(|c| !c.is_control()).collect(),

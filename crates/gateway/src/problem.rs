@@ -1,6 +1,5 @@
 //! Refusals over HTTP as problem details (RFC 9457), each with its remedy.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::Json;
@@ -14,11 +13,8 @@ use utoipa::ToSchema;
 pub struct Problem {
     #[serde(skip)]
     status_code: StatusCode,
-    #[serde(skip)]
-    own_code: &'static str,
     /// The stable code that clients switch on.
-    #[schema(value_type = String)]
-    code: Cow<'static, str>,
+    code: &'static str,
     /// The status of HTTP.
     status: u16,
     /// What that status means.
@@ -36,20 +32,13 @@ impl Problem {
     pub fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
         Self {
             status_code: status,
-            own_code: code,
-            code: code.into(),
+            code,
             status: status.as_u16(),
             title: status.canonical_reason().unwrap_or("Refused"),
             detail: detail.into(),
             headers: Vec::new(),
             retry_after: None,
         }
-    }
-
-    /// Shows the code that a backend gave. [`Problem::code`] stays one of ours.
-    #[must_use]
-    pub fn with_code(self, code: &str) -> Self {
-        Self { code: code.to_owned().into(), ..self }
     }
 
     /// Adds a header.
@@ -84,9 +73,9 @@ impl Problem {
         &self.detail
     }
 
-    /// The stable code, one of ours.
+    /// The stable code.
     pub fn code(&self) -> &'static str {
-        self.own_code
+        self.code
     }
 }
 

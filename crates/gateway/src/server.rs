@@ -149,10 +149,11 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the public listener and that for STOMP over TCP encrypt with, where they do.
-fn server_tls(
-    config: &Config,
-) -> Result<(Option<Arc<ServerConfig>>, Option<Arc<ServerConfig>>), config::Problem> {
+/// What a listener encrypts with, if it does.
+type OwnTls = Option<Arc<ServerConfig>>;
+
+/// That of the public listener, and of the one for STOMP over TCP.
+fn server_tls(config: &Config) -> Result<(OwnTls, OwnTls), config::Problem> {
     let listen = &config.listen;
     let public = tls::server_config("listen.tls", &listen.tls, tls::HTTP)?;
     Ok((public, tls::server_config("listen.stomp_tls", &listen.stomp_tls, &[])?))

@@ -86,6 +86,7 @@ impl Publishing {
 
 /// What a client sends, with the right to.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are publications")]
 pub(super) enum Sending {
     /// To subscribers.
     Publication(Outgoing),

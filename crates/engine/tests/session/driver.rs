@@ -347,10 +347,7 @@ impl Driver {
             Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),
             Effect::History(query) => (history_line(&query), Some(Pending::History)),
             Effect::App(message) => (app_line(&message), Some(Pending::App)),
-            Effect::Tell(telling) => {
-                self.tell(&telling);
-                return None;
-            }
+            Effect::Tell(telling) => return self.tell(&telling),
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
                 (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
@@ -388,7 +385,7 @@ impl Driver {
     }
 
     /// What the session is told, in the frames that its client gets.
-    fn tell(&mut self, telling: &Telling) {
+    fn tell(&mut self, telling: &Telling) -> Option<Pending> {
         let mut encoder = Encoder::new(usize::MAX);
         for chunk in encoder.tell(telling, SessionKey(3), Framing::Stream, &self.hub) {
             let frame: Vec<u8> = chunk.pieces().concat();
@@ -396,6 +393,7 @@ impl Driver {
             let id = telling.publication.id.to_string();
             self.log.push(line.replace(&id, "<id>"));
         }
+        None
     }
 
     /// What is asked of the registry; without a line where it is not shown.

@@ -15,8 +15,9 @@ use fanlight_engine::ids::Ids;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::{Alone, Sent};
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::json;
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
@@ -84,7 +85,10 @@ async fn published(
         }
         Sent::App(message) => {
             let message_id = message.id.to_string();
-            let handled = node.app.handle_surely(*message).await.map_err(not_handled)?;
+            let handled = match node.app.handle_surely(*message).await {
+                Ok(handled) => handled,
+                Err(failure) => return Ok(not_handled(&failure)),
+            };
             let messages = handled.for_caller.iter().map(message_of).map(RawValue::from_string);
             let messages = messages.collect::<Result<_, _>>().unwrap_or_default();
             Ok(Json(ToldByApp { message_id, messages }).into_response())
@@ -104,23 +108,36 @@ struct ToldByApp {
 }
 
 /// That a backend has not handled a message, with the code that other protocols have for it too.
-fn not_handled(failure: AppFailure) -> Problem {
-    let (status, code) = match &failure {
-        AppFailure::Refused(_) => (StatusCode::UNPROCESSABLE_ENTITY, "refused"),
+fn not_handled(failure: &AppFailure) -> Response {
+    let (status, code) = match failure {
+        AppFailure::Refused(_) => return refused(failure),
         AppFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
         AppFailure::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
         AppFailure::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
         AppFailure::Failed => (StatusCode::BAD_GATEWAY, "unavailable"),
         AppFailure::BadAnswer(_) => (StatusCode::BAD_GATEWAY, "bad_answer"),
-        AppFailure::Undelivered(error) => return door::refused((*error).into()),
+        AppFailure::Undelivered(error) => return door::refused((*error).into()).into_response(),
         AppFailure::Unpublished(error) => (StatusCode::BAD_GATEWAY, error.code()),
         AppFailure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
     };
-    let problem = Problem::new(status, code, failure.to_string()).with_code(failure.code());
+    let problem = Problem::new(status, code, failure.to_string());
     match failure.retry_after_ms() {
-        Some(after) => problem.with_retry_after(Duration::from_millis(after)),
-        None => problem,
+        Some(after) => problem.with_retry_after(Duration::from_millis(after)).into_response(),
+        None => problem.into_response(),
     }
+}
+
+/// The problem that a backend tells of, with its own code.
+fn refused(failure: &AppFailure) -> Response {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let problem = json!({
+        "code": failure.code(),
+        "status": status.as_u16(),
+        "title": status.canonical_reason(),
+        "detail": failure.to_string(),
+    });
+    let content_type = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, content_type)], problem.to_string()).into_response()
 }
 
 /// What the broker has accepted, as in the native protocol's `ok`.
