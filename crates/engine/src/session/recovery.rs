@@ -104,17 +104,6 @@ impl Session {
         if is_app(to) && !is_pattern(to) {
             return self.request(cx, id, to, wanted, answer);
         }
-        self.subscribe_for_good(cx, id, to, wanted, answer)
-    }
-
-    fn subscribe_for_good(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: &str,
-        to: &str,
-        wanted: Wanted<'_>,
-        answer: Answer,
-    ) -> Result<(), (Fault, Answer)> {
         let Wanted { wire, start, presence, consuming, .. } = wanted;
         let seen = if presence {
             may_see_presence(cx.rules, &self.subject(), to).map(drop)
