@@ -13,6 +13,7 @@ use fanlight_redis::Lease;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
@@ -49,6 +50,8 @@ pub struct Node {
     pub peers: Arc<dyn Peers>,
     /// What it is known by to the others, where there can be some.
     pub lease: Option<Arc<Lease>>,
+    /// Has messages to `/app/...` handled.
+    pub app: Arc<App>,
     /// What those may publish who have no session.
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
@@ -106,6 +109,7 @@ impl Node {
             revocations: Arc::clone(&shared.revocations),
             peers: Arc::clone(&shared.peers),
             lease: None,
+            app: Arc::clone(&shared.app),
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
             tracer: shared.tracer.clone(),

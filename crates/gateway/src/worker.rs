@@ -52,6 +52,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admission::Admitted;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
@@ -109,6 +110,8 @@ pub struct WorkerShared {
     pub movable: Box<[AtomicU64]>,
     /// Makes spans, where there are traces.
     pub tracer: Option<Arc<Tracer>>,
+    /// Has messages to `/app/...` handled.
+    pub app: Arc<App>,
 }
 
 impl WorkerShared {

@@ -78,7 +78,7 @@ impl Session {
             return;
         }
         let consuming = Consuming::default();
-        let wanted = Wanted { wire, start: Start::Now, presence: false, consuming };
+        let wanted = Wanted { wire, start: Start::Now, presence: false, consuming, headers: Box::default() };
         self.begin(cx, id, permit, wanted, Answer::ByServer(text.into()));
     }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "to panic is how a test fails")]
 #![expect(clippy::format_push_string, reason = "plain to read, and nothing here is hot")]
 
+mod app;
 mod connect;
 mod drain;
 mod driver;
@@ -18,6 +19,7 @@ mod recovery;
 mod registry;
 mod send;
 mod server;
+mod shown;
 mod subscribe;
 mod time;
 mod transactions;

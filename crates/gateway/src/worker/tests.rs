@@ -137,11 +137,13 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         is_self: true,
     };
     let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
+    let (rules, clock) = (Arc::new(rules), Clock::start());
+    let app = App::without_routes(Arc::clone(&rules), Arc::clone(&broker), clock);
     let authenticator = Authenticator::new(&Auth::default(), TokenRules::default()).unwrap();
     let authenticator = Arc::new(authenticator);
     let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator));
     Arc::new(WorkerShared {
-        rules: Arc::new(rules),
+        rules,
         authenticator,
         hooks: Arc::new(hooks),
         broker,
@@ -157,7 +159,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
             100,
             Arc::new(|| Now { mono_ms: 0, unix_ms: 0 }),
         )),
-        clock: Clock::start(),
+        clock,
         outbox_limits,
         mailbox_limits: outbox_limits,
         send_time_ms: 10_000,
@@ -165,6 +167,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         sessions: AtomicU64::new(0),
         movable: Box::default(),
         tracer: None,
+        app: Arc::new(app),
     })
 }
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod api_orders;
+mod app;
 mod backend;
 mod cluster;
 mod collector;
