@@ -1,11 +1,14 @@
 """Checks docker-compose.yml beyond its syntax: what it mounts is there, the programs take it, and
 the example publishes.
 
-    compose.py FANLIGHT         (docker-compose, nginx, promtool and node are needed)
+    compose.py FANLIGHT         (docker-compose, nginx, promtool, redis-server and node are needed)
 """
 
+import json
 import os
+import re
 import socket
+import string
 import subprocess
 import sys
 import tempfile
@@ -17,8 +20,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def main(fanlight):
-    services = yaml.safe_load(run("docker-compose", "-f", ROOT / "docker-compose.yml", "config"))["services"]
-    for name, service in services.items():
+    # What runs by itself, and all that can.
+    every = services_of("--profile", "traces", "--profile", "relay")
+    services = {name: service for name, service in every.items() if not service.get("profiles")}
+    for name, service in every.items():
         for mount in service.get("volumes", []):
             source = Path(mount.rsplit(":", 2)[0])
             require(source.exists(), f"{name} mounts {source}, which is not there")
@@ -26,10 +31,18 @@ def main(fanlight):
             require(address.startswith("127.0.0.1:"), f"{name} is open to everybody: {address}")
     configuration = ROOT / "deploy/compose/fanlight.toml"
     run(fanlight, "config", "check", configuration)
-    confined(services)
+    confined(every)
     balancer(services["balancer"], services)
     prometheus(services)
+    grafana(services)
     ticker(fanlight, services["ticker"], configuration)
+    traces(fanlight, every, configuration)
+    relays(fanlight, every, configuration)
+
+
+def services_of(*profiles):
+    file = ROOT / "docker-compose.yml"
+    return yaml.safe_load(run("docker-compose", "-f", file, *profiles, "config"))["services"]
 
 
 def require(condition, what):
@@ -104,10 +117,78 @@ def prometheus(services):
     require(targets == wanted, f"Prometheus scrapes {targets}, the gateways are {wanted}")
 
 
+def grafana(services):
+    """It finds what it is provisioned with, and the dashboards find the data source."""
+    service = services["grafana"]
+    mounts = {}
+    for mount in service["volumes"]:
+        source, target, _ = mount.rsplit(":", 2)
+        mounts[target] = Path(source)
+    files = mounts["/etc/grafana/provisioning"]
+    known = {"datasources", "dashboards"}
+    found = {folder.name for folder in files.iterdir()}
+    require(found == known, f"Grafana reads {known} of provisioning, and there are {found}")
+    read = lambda kind: [yaml.safe_load(file.read_text()) for file in (files / kind).iterdir()]
+
+    sources = [source for file in read("datasources") for source in file["datasources"]]
+    [source] = sources
+    require(source["type"] == "prometheus" and source["isDefault"], f"not the default Prometheus: {source}")
+    for name in re.findall(r"\$\{?(\w+)", source["url"]):
+        require(name in service["environment"], f"the data source needs {name}, which is not set")
+    url = string.Template(source["url"]).substitute(service["environment"])
+    host, port = url.removeprefix("http://").split(":")
+    scraper = services.get(host, {"ports": []})
+    require(any(each.split(":")[-1].split("/")[0] == port for each in scraper["ports"]), f"no service answers at {url}")
+    scraped = yaml.safe_load((ROOT / "deploy/prometheus/prometheus.yml").read_text())["global"]["scrape_interval"]
+    told = source["jsonData"]["timeInterval"]
+    require(told == scraped, f"Grafana takes scrapes to come every {told}, and it is {scraped}")
+
+    [provider] = [provider for file in read("dashboards") for provider in file["providers"]]
+    place = provider["options"]["path"]
+    require(provider["type"] == "file" and place in mounts, f"dashboards are looked for in {place}: {mounts}")
+    dashboards = [json.loads(file.read_text()) for file in mounts[place].glob("*.json")]
+    require(len({each["uid"] for each in dashboards}) == len(dashboards) > 0, "dashboards with one uid")
+    for dashboard in dashboards:
+        finds_data(dashboard, source)
+
+
+def finds_data(dashboard, source):
+    """Each data source of a dashboard is its variable, whose choice is that which is provisioned."""
+    where = dashboard["title"]
+    kinds = {variable["name"]: variable for variable in dashboard["templating"]["list"]}
+    for user in nested(dashboard, "datasource"):
+        require(user["type"] == source["type"], f"{where}: a data source of type {user['type']}")
+        uid = user["uid"]
+        variable = kinds.get(uid.removeprefix("${").removesuffix("}")) if uid.startswith("${") else None
+        chosen = variable and (variable["type"], variable["query"]) == ("datasource", source["type"])
+        require(chosen or uid == source.get("uid"), f"{where}: nothing has the uid {uid}")
+
+
+def nested(value, key):
+    """All that is under this key, however deep."""
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            if name == key:
+                yield inner
+            else:
+                yield from nested(inner, key)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from nested(inner, key)
+
+
+GIVEN = set()
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """None twice: the kernel may give one again before anybody listens on it."""
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in GIVEN:
+            GIVEN.add(port)
+            return port
 
 
 def ticker(fanlight, service, configuration):
@@ -138,6 +219,46 @@ def ticker(fanlight, service, configuration):
         for process in reversed(started):
             process.terminate()
             process.wait()
+
+
+def traces(fanlight, services, configuration):
+    """The gateways take the endpoint that the file names for the profile, and none without it."""
+    text = (ROOT / "docker-compose.yml").read_text()
+    [endpoint] = {word.removeprefix("TRACES=") for word in text.split() if word.startswith("TRACES=http")}
+    require(endpoint.split("/")[2].split(":")[0] in services, f"no service is at {endpoint}")
+    file = ["docker-compose", "-f", ROOT / "docker-compose.yml", "config"]
+    for value in ("", endpoint):
+        config = yaml.safe_load(run(*file, env=os.environ | {"TRACES": value}))["services"]
+        environment = config["gateway-a"]["environment"]
+        options = {name: text for name, text in environment.items() if name.startswith("FANLIGHT__")}
+        shown = run(fanlight, "config", "check", configuration, "--json", env=os.environ | options)
+        told = json.loads(shown)["config"]["telemetry"]["traces"]["endpoint"]
+        require(told == value, f"spans would go to {told!r}, not to {value!r}")
+
+
+def relays(fanlight, services, configuration):
+    """Each relay takes its configuration and finds both cells; their names are those of services."""
+    names = [name for name in services if name.startswith("relay-")]
+    require(len(names) == 2, f"a relay and one that stands by, not {names}")
+    with tempfile.TemporaryDirectory() as folder:
+        for name in names:
+            require(services[name]["command"] == ["relay"], f"{name} runs {services[name]['command']}")
+            options = {n: v for n, v in services[name]["environment"].items() if n.startswith("FANLIGHT__")}
+            started = []
+            try:
+                for option in ("FANLIGHT__REDIS__URL", "FANLIGHT__RELAY__SOURCE__URL"):
+                    host = options[option].removeprefix("redis://").split(":")[0]
+                    require(host in services, f"{name}: no service is called {host}")
+                    port = free_port()
+                    options[option] = f"redis://127.0.0.1:{port}"
+                    command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", folder]
+                    started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL))
+                    wait_for(f"127.0.0.1:{port}")
+                run(fanlight, "relay", "check", "--config", configuration, env=os.environ | options, timeout=60)
+            finally:
+                for process in started:
+                    process.terminate()
+                    process.wait()
 
 
 def wait_for(address):

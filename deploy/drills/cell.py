@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 SECRET = "a secret of the drills, of no use elsewhere"
@@ -40,6 +41,19 @@ effect = "allow"
 actions = ["subscribe", "publish", "history"]
 destination = "/topic/**"
 authenticated = true
+"""
+
+
+# What a relay needs on top, in the cell that it relays to.
+RELAY = """
+[relay]
+cell = "b"
+source_cell = "a"
+namespaces = ["topic"]
+scan_interval = "1s"
+lease = "3s"
+[relay.source]
+url = "{source}"
 """
 
 
@@ -169,6 +183,40 @@ class Node(Process):
         return subprocess.run(command, capture_output=True).returncode == 0
 
 
+class Relay(Process):
+    """Brings what is published at `source` to `redis`, the cell's own."""
+
+    def __init__(self, cell, name, source, redis):
+        self.admin = free_port()
+        file = cell.folder / f"{name}.toml"
+        own = CONFIGURATION.format(
+            public=free_port(), admin=self.admin, redis=redis, secret=SECRET, min_replicas_ack=0
+        )
+        file.write_text(own + RELAY.format(source=source))
+        super().__init__(cell, name, [cell.binaries.fanlight, "relay", "--config", file])
+
+    def ask(self, path):
+        """What its admin listener says; nothing where it does not, or says that it is not well."""
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.admin}{path}", timeout=5) as response:
+                return response.read().decode()
+        except OSError:
+            return ""
+
+    def state(self):
+        """`active` or `standby`, or nothing yet."""
+        return self.ask("/readyz").strip()
+
+    def metric(self, name):
+        lines = [line.split() for line in self.ask("/metrics").splitlines()]
+        return sum(float(line[-1]) for line in lines if line and line[0].split("{")[0] == name)
+
+    def has_looked_at(self, destinations):
+        """Whether it has found so many, and asked all of them for news twice."""
+        is_known = self.metric("fanlight_relay_destinations") >= destinations
+        return is_known and self.metric("fanlight_relay_rounds_total") >= 2
+
+
 class Cell:
     """Everything of one cell; it ends with the `with` block."""
 
@@ -218,6 +266,13 @@ class Cell:
         for node in nodes:
             eventually(f"{node.name} is ready", node.is_ready)
         return nodes
+
+    def relays(self, count, source, redis):
+        """So many relays from there into this cell; one is active, the others stand by."""
+        relays = [Relay(self, f"relay-{n}", source, redis) for n in range(1, count + 1)]
+        states = ["active"] + ["standby"] * (count - 1)
+        eventually("one relay is active", lambda: sorted(relay.state() for relay in relays) == states)
+        return relays
 
     def balancer(self, nodes):
         """In front of these nodes."""

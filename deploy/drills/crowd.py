@@ -213,13 +213,28 @@ class Crowd:
 
     def kept(self, publisher, first):
         """The numbers that somebody gets who returns with the position before the first."""
-        since = f"{first[0]}:{first[1] - 1}"
+        return {heard.n for heard in self.read(publisher, (first[0], first[1] - 1))}
+
+    def read(self, publisher, position):
+        """What somebody gets who returns with this position, in that order."""
+        since = f"{position[0]}:{position[1]}"
         reader = self.subscriber("reader", [publisher.destination], "--since", since)
         try:
             eventually("the history is read", lambda: reader.said("subscribed to"))
             # No number: it counts for nothing.
             publisher.post({"end": True})
             eventually("the history is read to its end", reader.marked.is_set)
-            return {heard.n for heard in reader.heard}
+            return list(reader.heard)
         finally:
             reader.end()
+
+    def positions_at(self, balancer):
+        """Where the histories of another cell stand now, by destination."""
+        positions = {}
+        for destination in self.destinations:
+            asking = Publisher(balancer.port, self.token("publisher"), destination, self.size.rate)
+            # No number: it counts for nothing.
+            outcome, position = asking.post({"begin": True})
+            assert outcome == ACKED, f"{destination} of the other cell: {outcome}"
+            positions[destination] = position
+        return positions

@@ -18,10 +18,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
-OVERLAYS = ["dev", "production", "keda"]
+OVERLAYS = ["dev", "production", "keda", "relay"]
 KUBERNETES = "1.32"
 # Stand for what the Secret has.
-SECRETS = {"redis-url": "redis://redis:6379", "jwt-secret": "0123456789abcdef0123456789abcdef"}
+SECRETS = {
+    "redis-url": "redis://redis:6379",
+    "source-redis-url": "redis://redis.elsewhere:6379",
+    "jwt-secret": "0123456789abcdef0123456789abcdef",
+}
 # What a node answers at its admin listener.
 PATHS = {"/startupz", "/readyz", "/livez", "/metrics"}
 
@@ -36,7 +40,8 @@ def main(fanlight):
     for overlay, objects in rendered.items():
         failures += [f"{overlay}: {failure}" for failure in faults(objects, fanlight)]
     failures += adapter_faults()
-    failures += [f"not noticed: {what}" for what in unnoticed(rendered["keda"], fanlight)]
+    failures += [f"not noticed: {what}" for what in unnoticed(rendered["keda"], fanlight, MISTAKES)]
+    failures += [f"not noticed: {what}" for what in unnoticed(rendered["relay"], fanlight, MISTAKES_OF_RELAYS)]
     for failure in failures:
         print(failure, file=sys.stderr)
     sys.exit(1 if failures else 0)
@@ -56,7 +61,7 @@ def faults(objects, fanlight):
         if each not in custom:
             found += schema_faults(each)
     found += custom_faults(custom)
-    for check in (references, pods, scaling, monitors):
+    for check in (references, pods, scaling, monitors, relays):
         try:
             check(objects, fanlight)
         except Wrong as wrong:
@@ -95,9 +100,9 @@ def require(condition, what):
         raise Wrong(what)
 
 
-def gateway(objects):
-    """The gateway's pod template, and its container."""
-    [deployment] = [d for d in of_kind(objects, "Deployment") if d["metadata"]["name"] == "fanlight"]
+def gateway(objects, name="fanlight"):
+    """The pod template of the gateways, or of another Deployment, and its container."""
+    [deployment] = [d for d in of_kind(objects, "Deployment") if d["metadata"]["name"] == name]
     template = deployment["spec"]["template"]
     return template, template["spec"]["containers"][0]
 
@@ -108,7 +113,20 @@ def labels_match(selector, labels):
 
 def references(objects, _):
     """Selectors find the pods, and named ports are there."""
-    template, container = gateway(objects)
+    for name in ("fanlight", "fanlight-relay"):
+        own = [each for each in objects if is_of(each, name)]
+        if own:
+            references_of(name, own)
+
+
+def is_of(each, name):
+    """Whether an object is for the Deployment of this name. Those of the gateways need not say so."""
+    is_relays = each["metadata"]["name"].startswith("fanlight-relay")
+    return is_relays if name == "fanlight-relay" else not is_relays
+
+
+def references_of(name, objects):
+    template, container = gateway(objects, name)
     labels = template["metadata"]["labels"]
     ports = {port["name"] for port in container["ports"]}
     for service in of_kind(objects, "Service"):
@@ -136,17 +154,7 @@ def pods(objects, fanlight):
     [config_map] = [m for m in of_kind(objects, "ConfigMap") if m["metadata"]["name"].startswith("fanlight")]
     [volume] = [v for v in pod["volumes"] if v.get("configMap")]
     require(volume["configMap"]["name"] == config_map["metadata"]["name"], "the ConfigMap is another")
-    environment = {}
-    for variable in container["env"]:
-        source = variable.get("valueFrom", {})
-        if "secretKeyRef" in source:
-            key = source["secretKeyRef"]["key"]
-            require(key in SECRETS, f"{variable['name']}: no key {key} in the Secret")
-            environment[variable["name"]] = SECRETS[key]
-        else:
-            # What is the pod's own is its name or address, or a number of its resources.
-            is_number = "resourceFieldRef" in variable.get("valueFrom", {})
-            environment[variable["name"]] = variable.get("value", "1" if is_number else "pod")
+    environment = environment_of(container)
     mounted = Path(environment["FANLIGHT_CONFIG"])
     require(str(mounted.parent) == container["volumeMounts"][0]["mountPath"], f"{mounted} is not mounted")
     options = accepted_options(fanlight, config_map["data"][mounted.name], environment)
@@ -169,6 +177,52 @@ def pods(objects, fanlight):
     for command in (container["args"], hook[1:]):
         is_there = re.search(rf"^  {command[0]} ", commands, re.M)
         require(is_there, f"there is no `fanlight {command[0]}`")
+    secure(pod, container)
+
+
+def environment_of(container):
+    environment = {}
+    for variable in container["env"]:
+        source = variable.get("valueFrom", {})
+        if "secretKeyRef" in source:
+            key = source["secretKeyRef"]["key"]
+            require(key in SECRETS, f"{variable['name']}: no key {key} in the Secret")
+            environment[variable["name"]] = SECRETS[key]
+        else:
+            # What is the pod's own is its name or address, or a number of its resources.
+            is_number = "resourceFieldRef" in source
+            environment[variable["name"]] = variable.get("value", "1" if is_number else "pod")
+    return environment
+
+
+def relays(objects, fanlight):
+    """A relay starts with the gateways' configuration and its own variables, and is probed where it
+    listens."""
+    if not any(each["metadata"]["name"] == "fanlight-relay" for each in of_kind(objects, "Deployment")):
+        return
+    template, container = gateway(objects, "fanlight-relay")
+    pod = template["spec"]
+    require(pod["volumes"] == gateway(objects)[0]["spec"]["volumes"], "the relay has another configuration")
+    environment = environment_of(container)
+    [config_map] = [m for m in of_kind(objects, "ConfigMap") if m["metadata"]["name"].startswith("fanlight")]
+    text = config_map["data"][Path(environment["FANLIGHT_CONFIG"]).name]
+    options = accepted_options(fanlight, text, environment)
+    relay = options["relay"]
+    kept = {each["name"] for each in options["namespaces"] if each.get("history")}
+    require(relay["namespaces"], "the relay relays nothing")
+    require(set(relay["namespaces"]) <= kept, f"no history to relay: {set(relay['namespaces']) - kept}")
+    require(relay["cell"] and relay["source_cell"] not in ("", relay["cell"]), "the relay is within a cell")
+    require(relay["source"]["url"], "the relay has no source")
+    require(container["args"] == ["relay"], f"the relay runs {container['args']}")
+    [port] = container["ports"]
+    require(port["name"] == "admin", "the relay has no admin listener")
+    listens = int(options["listen"]["admin"].rsplit(":", 1)[1])
+    require(port["containerPort"] == listens, f"the relay's port is {port['containerPort']}, it listens on {listens}")
+    for probe in ("readinessProbe", "livenessProbe"):
+        request = container[probe]["httpGet"]
+        # It has no /startupz.
+        require(request["path"] in {"/readyz", "/livez"}, f"{probe}: a relay has no {request['path']}")
+        require(request["port"] == "admin", f"{probe}: port {request['port']} is not the admin listener")
     secure(pod, container)
 
 
@@ -258,27 +312,40 @@ def adapter_faults():
     return []
 
 
-def unnoticed(objects, fanlight):
+CONTAINER = ("Deployment", "spec", "template", "spec", "containers", 0)
+MISTAKES = [
+    ("a misspelled field", (*CONTAINER, "readinesProbe"), {}),
+    ("a field of the wrong type", ("PodDisruptionBudget", "spec", "maxUnavailable"), [1]),
+    ("a misspelled field of KEDA", ("ScaledObject", "spec", "minReplicas"), 3),
+    ("a misspelled field of the operator", ("ServiceMonitor", "spec", "endpoints", 0, "ports"), "admin"),
+    ("a probe at a wrong port", (*CONTAINER, "livenessProbe", "httpGet", "port"), "public"),
+    ("a probe of a path that is not there", (*CONTAINER, "livenessProbe", "httpGet", "path"), "/health"),
+    ("a port that is not there", ("Service", "spec", "ports", 0, "targetPort"), "web"),
+    ("an option that is not there", (*CONTAINER, "env", 1, "name"), "FANLIGHT__CLUSTER__NAM"),
+    ("a command that is not there", (*CONTAINER, "args"), ["server"]),
+    ("a kill before the drain's end", ("Deployment", "spec", "template", "spec", "terminationGracePeriodSeconds"), 60),
+    ("a metric that is not there", ("ScaledObject", "spec", "triggers", 0, "metadata", "query"), "sum(fanlight_conns)"),
+    ("a root that can be written", (*CONTAINER, "securityContext", "readOnlyRootFilesystem"), False),
+]
+# Of the objects that are called fanlight-relay.
+MISTAKES_OF_RELAYS = [
+    ("a relay of a namespace without history", (*CONTAINER, "env", 2, "value"), "topic,orders"),
+    ("a relay into its own source", (*CONTAINER, "env", 1, "value"), "eu"),
+    ("a relay that is a gateway", (*CONTAINER, "args"), ["serve"]),
+    ("a probe that a relay does not answer", (*CONTAINER, "readinessProbe", "httpGet", "path"), "/startupz"),
+    ("a secret that is not there", (*CONTAINER, "env", 5, "valueFrom", "secretKeyRef", "key"), "redis-url-there"),
+    ("a policy for nobody", ("NetworkPolicy", "spec", "podSelector", "matchLabels", "app.kubernetes.io/name"), "relay"),
+]
+
+
+def unnoticed(objects, fanlight, mistakes):
     """Mistakes that this check must find; those that it does not."""
-    container = ("Deployment", "spec", "template", "spec", "containers", 0)
-    mistakes = [
-        ("a misspelled field", (*container, "readinesProbe"), {}),
-        ("a field of the wrong type", ("PodDisruptionBudget", "spec", "maxUnavailable"), [1]),
-        ("a misspelled field of KEDA", ("ScaledObject", "spec", "minReplicas"), 3),
-        ("a misspelled field of the operator", ("ServiceMonitor", "spec", "endpoints", 0, "ports"), "admin"),
-        ("a probe at a wrong port", (*container, "livenessProbe", "httpGet", "port"), "public"),
-        ("a probe of a path that is not there", (*container, "livenessProbe", "httpGet", "path"), "/health"),
-        ("a port that is not there", ("Service", "spec", "ports", 0, "targetPort"), "web"),
-        ("an option that is not there", (*container, "env", 1, "name"), "FANLIGHT__CLUSTER__NAM"),
-        ("a command that is not there", (*container, "args"), ["server"]),
-        ("a kill before the drain's end", ("Deployment", "spec", "template", "spec", "terminationGracePeriodSeconds"), 60),
-        ("a metric that is not there", ("ScaledObject", "spec", "triggers", 0, "metadata", "query"), "sum(fanlight_conns)"),
-        ("a root that can be written", (*container, "securityContext", "readOnlyRootFilesystem"), False),
-    ]
     expected = set(faults(objects, fanlight))
     for what, (kind, *path, last), value in mistakes:
         broken = copy.deepcopy(objects)
-        place = of_kind(broken, kind)[0]
+        is_relays = mistakes is MISTAKES_OF_RELAYS
+        own = [each for each in of_kind(broken, kind) if is_of(each, "fanlight-relay") == is_relays]
+        place = own[0]
         for step in path:
             place = place[step]
         place[last] = value

@@ -45,7 +45,7 @@ pub enum AdmissionError {
 
 /// An IPv4 address, or the /64 of an IPv6 address: what one customer of a provider holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct AddressKey(NonZeroU64);
+pub struct AddressKey(NonZeroU64);
 
 impl Admission {
     /// `0` means no limit. The addresses in `proxies` count towards the node's limit only.

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod api;
+mod app;
 mod check;
 mod domain;
 mod jwks;
@@ -19,9 +20,11 @@ mod secret;
 mod sections;
 mod traces;
 mod values;
+mod webhooks;
 
 pub use accounts::Account;
 pub use api::{Api, ApiKey, Scope};
+pub use app::{App, AppRoute};
 pub use domain::DrainPlan;
 pub use jwks::Jwks;
 pub use layers::{ENV_PREFIX, Flag, Layers};
@@ -42,6 +45,7 @@ pub use traces::Traces;
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
 };
+pub use webhooks::{EventKind, EventWebhook, Hooks, Webhook};
 
 /// What `fanlight serve` serves.
 #[derive(Debug, Clone)]

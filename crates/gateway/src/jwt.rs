@@ -12,6 +12,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::{AuthError, Capability, Claims, Credentials, Principal, TokenRules};
+use fanlight_engine::policy::Grants;
+use fanlight_engine::revocation::RevokedList;
 use fanlight_engine::time::Now;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
@@ -37,6 +39,7 @@ pub struct Authenticator {
     capabilities: Verified<Capability>,
     /// As of which change of keys tokens are remembered.
     changes: AtomicU64,
+    revoked: Arc<RevokedList>,
 }
 
 /// Why a token's signature is not accepted, for `token inspect` and the log.
@@ -89,7 +92,14 @@ impl Authenticator {
             verified: Verified::new(),
             capabilities: Verified::new(),
             changes: AtomicU64::new(0),
+            revoked: Arc::default(),
         })
+    }
+
+    /// Refuses the tokens that are on this list.
+    #[must_use]
+    pub fn with_revoked(self, revoked: &Arc<RevokedList>) -> Self {
+        Self { revoked: Arc::clone(revoked), ..self }
     }
 
     /// Who a client is that has proved itself so.
@@ -117,25 +127,48 @@ impl Authenticator {
         })
     }
 
+    /// Who `login` is, if it is an account's.
+    pub fn account(&self, login: &str, passcode: &str) -> Option<Result<Principal, AuthError>> {
+        self.accounts.check(login, passcode)
+    }
+
+    /// Of these claims, those that the policy names.
+    pub fn kept_claims(&self, claims: &Claims) -> Box<[(Box<str>, Box<str>)]> {
+        self.rules.kept(claims)
+    }
+
+    /// What these claims grant, as those of a token do.
+    pub fn granted(&self, claims: &Claims) -> Result<Grants, AuthError> {
+        self.rules.granted(claims)
+    }
+
     /// Who `token` says its bearer is, once everything about it is known to be good.
     pub async fn authenticate(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
-        let read = |claims: &Claims| self.rules.principal(claims, now);
-        self.known(&self.verified, Kind::Bearer, token, now, read).await
+        let read = |claims: &Claims, fingerprint| {
+            self.rules.principal(claims, now).map(|principal| named(principal, fingerprint))
+        };
+        let principal = self.known(&self.verified, Kind::Bearer, token, now, read).await?;
+        if self.revoked.covers(&principal, now) {
+            metrics::counter!("fanlight_tokens_total", "result" => "revoked").increment(1);
+            return Err(AuthError::Revoked);
+        }
+        Ok(principal)
     }
 
     /// What a capability token grants, once everything about it is known to be good.
     pub async fn authorize(&self, token: &str, now: Now) -> Result<Arc<Capability>, AuthError> {
-        let read = |claims: &Claims| self.rules.capability(claims, now);
+        let read = |claims: &Claims, _| self.rules.capability(claims, now);
         self.known(&self.capabilities, Kind::Capability, token, now, read).await
     }
 
+    /// What a token says, were it not revoked.
     async fn known<T: Expiring>(
         &self,
         verified: &Verified<T>,
         kind: Kind,
         token: &str,
         now: Now,
-        read: impl Fn(&Claims) -> Result<T, AuthError>,
+        read: impl Fn(&Claims, Fingerprint) -> Result<T, AuthError>,
     ) -> Result<Arc<T>, AuthError> {
         let fingerprint = Fingerprint::of(token);
         let changes = self.forget_if_changed();
@@ -145,7 +178,7 @@ impl Authenticator {
             return Ok(known);
         }
         let claims = self.claims_of(kind, token).await;
-        let known = claims.and_then(|claims| read(&claims));
+        let known = claims.and_then(|claims| read(&claims, fingerprint));
         let result = if known.is_ok() { "verified" } else { "refused" };
         metrics::counter!("fanlight_tokens_total", "result" => result).increment(1);
         let known = Arc::new(known?);
@@ -255,6 +288,16 @@ impl Authenticator {
         Ok(self.keys.iter().filter(fitting))
     }
 }
+
+/// What has no name of its own can be revoked with its session all the same.
+fn named(principal: Principal, fingerprint: Fingerprint) -> Principal {
+    let is_named = |id: &str| (1..=TOKEN_ID_MAX_BYTES).contains(&id.len());
+    let token_id = principal.token_id.filter(|id| is_named(id));
+    Principal { token_id: token_id.or_else(|| Some(fingerprint.text())), ..principal }
+}
+
+/// The longest `jti` that counts.
+pub const TOKEN_ID_MAX_BYTES: usize = 256;
 
 /// What is wrong with the configured keys.
 pub fn check_keys(keys: &[AuthKey]) -> Result<(), Vec<Problem>> {

@@ -6,13 +6,21 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use fanlight_engine::limits::{Gcra, Rate, RetryAfterMs};
 
+use crate::admission::AddressKey;
+
 /// Whose rate it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Payer {
     /// A user.
     User(Arc<str>),
-    /// An address, of somebody without a user.
-    Address(IpAddr),
+    /// An address, of somebody without a user: of IPv6 its /64, of which one customer has all.
+    Address(AddressKey),
+}
+
+impl From<IpAddr> for Payer {
+    fn from(address: IpAddr) -> Self {
+        Self::Address(address.into())
+    }
 }
 
 /// The rates of a node; bounded, however many come.
@@ -52,6 +60,9 @@ mod tests {
         assert!(rates.admit(user("ann"), 1000, rate).is_err());
         assert!(rates.admit(user("bob"), 1000, rate).is_ok());
         assert!(rates.admit(user("ann"), 2000, rate).is_ok());
+        let from = |address: &str| Payer::from(address.parse::<IpAddr>().unwrap());
+        assert_eq!(from("2001:db8::1"), from("2001:db8::ffff:1"), "of one /64");
+        assert_ne!(from("2001:db8::1"), from("2001:db8:0:1::1"));
     }
 
     #[test]
@@ -59,7 +70,7 @@ mod tests {
         let rates = Rates::default();
         let rate = Rate { per_s: 1, burst: 2 };
         for n in 0..MAX_PAYERS as u32 + 10 {
-            let address = Payer::Address(IpAddr::from(n.to_be_bytes()));
+            let address = Payer::from(IpAddr::from(n.to_be_bytes()));
             assert!(rates.admit(address, 1000 + u64::from(n), rate).is_ok());
         }
         assert!(rates.0.lock().unwrap().len() <= MAX_PAYERS);

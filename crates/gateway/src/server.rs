@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use fanlight_engine::app::AppHandler;
 use fanlight_engine::broker::WorkerId;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
@@ -23,26 +24,64 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
 use crate::api::{self, Keys};
+use crate::app::{App, Backends, Handlers};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
+use crate::lifecycle::Subscriber;
 use crate::mail::Mailroom;
 use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
-use crate::traces::Exporting;
+use crate::traces::{Exporting, Tracer};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
+use crate::webhook::Webhooks;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
+use crate::{admin, config, dead_letters, descriptors, dev, ecs, health, tls};
+
+/// A node within a program, with the program's own handlers of messages to `/app/...`.
+///
+/// `examples/embedded.rs` shows a whole one.
+#[derive(Debug)]
+pub struct Server {
+    options: ServeOptions,
+    handlers: Handlers,
+}
+
+impl Server {
+    /// A node of this configuration.
+    pub fn new(options: ServeOptions) -> Self {
+        Self { options, handlers: Handlers::default() }
+    }
+
+    /// Has `handler` handle what the routes have that name it: those with `handler = "name"` among
+    /// `[[app.routes]]`. It runs on the runtime that [`Server::run`] runs on.
+    #[must_use]
+    pub fn app_handler(mut self, name: impl Into<String>, handler: impl AppHandler) -> Self {
+        self.handlers.add(name, Arc::new(handler));
+        self
+    }
+
+    /// Runs it until the process is told to end, by SIGTERM, SIGINT or `POST /drain`, and it has
+    /// drained. Once in a process: it installs the process' log and metrics.
+    pub async fn run(self) -> anyhow::Result<()> {
+        run(self.options, &self.handlers).await
+    }
+}
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    Server::new(options).run().await
+}
+
+async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let ServeOptions { config, warnings, dev, conformance } = options;
     telemetry::init_log(&config.log)?;
     for warning in &warnings {
@@ -61,26 +100,21 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (stomp_listener, stomp) = stomp.unzip();
     let has_api = !config.api.keys.is_empty();
     let api = has_api.then(|| reserve("listen.api", config.listen.api)).transpose()?;
-    let tls = tls::server_config("listen.tls", &config.listen.tls, tls::HTTP)
-        .map_err(ConfigError::from)?;
-    let stomp_tls = tls::server_config("listen.stomp_tls", &config.listen.stomp_tls, &[])
-        .map_err(ConfigError::from)?;
+    let (tls, stomp_tls) = server_tls(&config).map_err(ConfigError::from)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let handles = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
-    let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
+    let mut cluster =
+        Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
-    let shared =
-        Arc::new(WorkerShared { tracer: spans, ..worker_shared(&config, &cluster, clock)? });
+    let tasks = Tasks { tracker: &tracker, shutdown: &shutdown };
+    let shared = worker_shared(&config, &mut cluster, handlers, spans, clock, &tasks)?;
     fetch_keys(&shared.authenticator, &tracker, &shutdown).await;
-    let mut node = Node::new(config, &shared);
-    node.dev = dev;
-    node.conformance = conformance;
-    node.lease = cluster.lease();
-    let node = Arc::new(node);
+    let keys = Keys::new(&config.api.keys).map_err(ConfigError::from)?;
+    let node = Arc::new(new_node(config, &shared, &cluster, (dev, conformance)));
 
     let (moving, until) = (dead_letters::run(Arc::clone(&shared)), shutdown.clone());
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
@@ -91,7 +125,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let admin_routes = admin::routes(&node, &shared, metrics.clone());
     let admin_server = own_server(&node, admin_routes, Allowance::All, &tracker, &shutdown);
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    let api = api.map(|listener| serve_api(&node, listener, &tracker, &shutdown)).transpose()?;
+    let api =
+        api.map(|listener| serve_api(&node, keys, listener, &tracker, &shutdown)).transpose()?;
     start_rebalance(&node, &shared, &handles, &tracker, &shutdown);
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
@@ -113,17 +148,57 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Serves the server API to who has a key; where.
+/// What a listener encrypts with, if it does.
+type OwnTls = Option<Arc<ServerConfig>>;
+
+/// That of the public listener, and of the one for STOMP over TCP.
+fn server_tls(config: &Config) -> Result<(OwnTls, OwnTls), config::Problem> {
+    let listen = &config.listen;
+    let public = tls::server_config("listen.tls", &listen.tls, tls::HTTP)?;
+    Ok((public, tls::server_config("listen.stomp_tls", &listen.stomp_tls, &[])?))
+}
+
+fn new_node(
+    config: Config,
+    shared: &WorkerShared,
+    cluster: &Cluster,
+    (dev, conformance): (bool, bool),
+) -> Node {
+    // Their digests do from here on; only `--dev` shows its key.
+    let config = if dev { config } else { config.without_api_secrets() };
+    let mut node = Node::new(config, shared);
+    node.dev = dev;
+    node.conformance = conformance;
+    node.lease = cluster.lease();
+    node
+}
+
+/// Serves the server API to who has a key, on a thread of its own, as Redis is heard on this one;
+/// where.
 fn serve_api(
     node: &Arc<Node>,
+    keys: Keys,
     (listener, address): (Socket, SocketAddr),
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<SocketAddr> {
-    let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
     let routes = api::routes(node, keys);
-    let server = own_server(node, routes, Allowance::AllButSpare, tracker, shutdown);
-    tracker.spawn(log_end("the listener of the server API", server.run(listener)));
+    let (own, ending) = (TaskTracker::new(), shutdown.clone());
+    let server = own_server(node, routes, Allowance::AllButSpare, &own, shutdown);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, end) = oneshot::channel::<()>();
+    thread::Builder::new().name("api".into()).spawn(move || {
+        runtime.block_on(async {
+            own.spawn(log_end("the listener of the server API", server.run(listener)));
+            ending.cancelled().await;
+            own.close();
+            let _ = tokio::time::timeout(API_END_TIME, own.wait()).await;
+        });
+        drop(ended);
+    })?;
+    tracker.spawn(async move {
+        let _ = end.await;
+    });
     Ok(address)
 }
 
@@ -165,9 +240,6 @@ fn own_server(
     }
 }
 
-/// Lets no client in before the broker can be asked, if it can soon: a proxy without health checks
-/// sends clients to a node as soon as it listens, and whoever comes back then would be told that its
-/// history is unavailable. A node that starts while the broker is away serves all the same.
 /// Begins to keep keys from URLs new, and waits for the first, which is bounded by their timeout.
 async fn fetch_keys(
     authenticator: &Authenticator,
@@ -181,11 +253,16 @@ async fn fetch_keys(
     authenticator.begun().await;
 }
 
+/// Lets no client in before the broker can be asked, if it can soon: a proxy without health checks
+/// sends clients to a node as soon as it listens, and whoever comes back then would be told that its
+/// history is unavailable. A node that starts while the broker is away serves all the same.
 async fn await_broker(node: &Node) {
     let is_ready = async {
         while !matches!(node.readiness(), Readiness::Ready) {
             tokio::time::sleep(BROKER_LOOK).await;
         }
+        // Whose token is revoked is not to be let in by a node that has just started.
+        node.revocations.loaded().await;
     };
     if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
         tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
@@ -198,24 +275,48 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
-fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Result<WorkerShared> {
+/// Where a node's tasks are counted, and what ends them.
+struct Tasks<'t> {
+    tracker: &'t TaskTracker,
+    shutdown: &'t CancellationToken,
+}
+
+fn worker_shared(
+    config: &Config,
+    cluster: &mut Cluster,
+    handlers: &Handlers,
+    tracer: Option<Arc<Tracer>>,
+    clock: Clock,
+    Tasks { tracker, shutdown }: &Tasks<'_>,
+) -> anyhow::Result<Arc<WorkerShared>> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
         Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
+    let authenticator = Arc::new(authenticator.with_revoked(cluster.revocations.known()));
+    let webhooks = Arc::new(Webhooks::start(config, clock, (*shutdown).clone())?);
+    let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
+    cluster.deliver_events(config, clock, &subscribers);
+    let hooks = Hooks::new(config, Arc::clone(&webhooks), Arc::clone(&authenticator));
     let rules = Rules {
         policy,
         limits: config.session_limits(),
         heartbeats: config.heartbeats(),
         on_forbidden: config.on_forbidden(),
+        hooks: hooks.of_sessions(),
     };
-    Ok(WorkerShared {
-        rules: Arc::new(rules),
-        authenticator: Arc::new(authenticator),
+    let rules = Arc::new(rules);
+    let backends = Backends { webhooks: &webhooks, cluster, handlers, tracker };
+    let app = App::new(config, &rules, clock, &backends).map_err(ConfigError::from)?;
+    Ok(Arc::new(WorkerShared {
+        rules,
+        authenticator,
+        hooks: Arc::new(hooks),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
         registry: Arc::clone(&cluster.registry),
+        revocations: Arc::clone(&cluster.revocations),
         peers: Arc::clone(&cluster.peers),
         clock,
         outbox_limits: config.outbox_limits(),
@@ -224,8 +325,10 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         conflation_bytes: config.limits.conflation.as_bytes(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
-        tracer: None,
-    })
+        movable: (0..config.worker_count()).map(|_| AtomicU64::new(0)).collect(),
+        tracer,
+        app: Arc::new(app),
+    }))
 }
 
 /// Where one worker's connections come from.
@@ -489,6 +592,8 @@ async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hu
 const OWN_CONNECTIONS: usize = 1024;
 /// How long a node that starts waits for its broker before it takes what has connected.
 const BROKER_TIME: Duration = Duration::from_secs(3);
+/// How long requests of backends that are under way may take at the end.
+const API_END_TIME: Duration = Duration::from_millis(500);
 const BROKER_LOOK: Duration = Duration::from_millis(10);
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

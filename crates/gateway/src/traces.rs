@@ -26,7 +26,6 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use answered::Answered;
-pub(crate) use client::causes;
 pub use context::{Context, TRACEPARENT};
 pub use export::Exporting;
 pub use settings::{Origin, Settings, Target};

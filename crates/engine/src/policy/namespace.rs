@@ -47,6 +47,10 @@ pub struct NamespaceOptions {
     /// How often a subscriber gets a message of a key at most; `None`: each. Neither history nor
     /// queues go with it.
     pub conflate: Option<Conflate>,
+    /// The backend that has a say in who subscribes, beside the policy.
+    pub subscribe_hook: Option<Arc<str>>,
+    /// The same for who publishes.
+    pub publish_hook: Option<Arc<str>>,
 }
 
 /// The namespaces, ready for matching.

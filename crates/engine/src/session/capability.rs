@@ -105,7 +105,7 @@ impl Session {
             if let Some(rare) = &mut live.rare {
                 rare.capability = None;
             }
-            live.tidy();
+            live.drop_empty();
         }
         done
     }
@@ -155,7 +155,7 @@ impl Session {
             rare.capabilities_until_s =
                 live.subscriptions.iter().filter_map(Subscription::until_s).min();
         }
-        live.tidy();
+        live.drop_empty();
     }
 }
 

@@ -176,7 +176,8 @@ impl Session {
         // It can't ask again from the same place, once an id further on has come.
         let start = since.map_or(Start::Now, Start::Resume);
         let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
-        let wanted = Wanted { wire, start, presence, consuming };
+        let headers = Box::default();
+        let wanted = Wanted { wire, start, presence, consuming, headers, capability: None };
         let capability = events.listening.capability.clone();
         let subscribe =
             |session: &mut Self| session.subscribe(cx, &to, &to, wanted, Answer::Joined(index));

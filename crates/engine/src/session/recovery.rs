@@ -1,19 +1,23 @@
 //! Subscribing, with what was missed or the newest before; and asking for what was.
 
+use std::sync::Arc;
+
 use fanlight_proto::native::{HistoryWriter, RequestId};
 use fanlight_proto::{Destination, Position};
 
-use super::live::{Answer, Note, Work, parse_destination};
+use super::app::is_app;
+use super::live::{Answer, Note, Work, is_pattern, parse_destination};
 use super::native::is_named_user;
 use super::presence::may_see_presence;
 use super::queue::Consuming;
 use super::subscriptions::{Feed, Subscription};
 use super::{Cx, Effect, Fault, Session};
+use crate::auth::Capability;
 use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use crate::hub::{SubscriptionKey, Wire};
-use crate::policy::Denied;
+use crate::policy::{Denied, Right, SubscribePermit};
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
@@ -44,6 +48,10 @@ pub(super) struct Wanted<'w> {
     /// Whether to be told who comes and goes.
     pub(super) presence: bool,
     pub(super) consuming: Consuming,
+    /// For whoever answers, where that is a backend.
+    pub(super) headers: Box<[(Box<str>, Box<str>)]>,
+    /// By what it is allowed, where the session's own token does not allow it; known once it is.
+    pub(super) capability: Option<Arc<Capability>>,
 }
 
 /// A subscription whose channel is being joined.
@@ -95,9 +103,13 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         to: &str,
-        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        wanted: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
+        if is_app(to) && !is_pattern(to) {
+            return self.request(cx, id, to, wanted, answer);
+        }
+        let Wanted { wire, start, presence, consuming, .. } = wanted;
         let seen = if presence {
             may_see_presence(cx.rules, &self.subject(), to).map(drop)
         } else {
@@ -106,14 +118,48 @@ impl Session {
         let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
         let permitted =
             permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
-        let permit = match permitted {
-            Ok(permit) => permit,
+        let right = match permitted {
+            Ok(right) => right,
             Err(fault) => return Err((fault, answer)),
         };
-        let queue = permit.queue();
-        if queue.is_none() && consuming.only_queues {
+        let capability = self.capability_for(cx, to, presence);
+        let headers = Box::default();
+        let wanted = Wanted { wire, start, presence, consuming, headers, capability };
+        match right.permit() {
+            Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
+            Err(right) => {
+                self.ask_to_subscribe(cx, id, right, wanted, answer);
+                Ok(())
+            }
+        }
+    }
+
+    /// Subscribes, once nobody else is to be asked.
+    pub(super) fn subscribe_permitted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        wanted: Wanted<'_>,
+        answer: Answer,
+    ) -> Result<(), (Fault, Answer)> {
+        if permit.queue().is_none() && wanted.consuming.only_queues {
             return Err((Fault::not_a_queue(), answer));
         }
+        self.begin(cx, id, permit, wanted, answer);
+        Ok(())
+    }
+
+    /// Subscribes to what is permitted.
+    pub(super) fn begin(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        Wanted { wire, start, presence, consuming, capability, .. }: Wanted<'_>,
+        answer: Answer,
+    ) {
+        let queue = permit.queue();
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
         let recorded = permit.options().events;
         let place = permit.place().map(Box::new);
@@ -149,17 +195,21 @@ impl Session {
             channel: channel.clone(),
             place: None,
             presence,
+            by_server: matches!(answer, Answer::ByServer(_)),
             recorded,
-            capability: self.capability_for(cx, to, presence),
+            capability,
         };
         self.add(cx, subscription);
         let joining = Joining { beginning: Beginning { answer, start, feed, place }, next };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
-        Ok(())
     }
 
     fn add(&mut self, cx: &mut Cx<'_>, subscription: Subscription) {
+        let member = self.member();
         let Some(live) = self.live_mut() else { return };
+        if let Some(former) = live.subscriptions.remove(&subscription.id) {
+            live.left(cx, former, &member);
+        }
         live.note_capability(&subscription);
         live.record(cx, &subscription, true);
         live.subscriptions.add(subscription);
@@ -171,7 +221,7 @@ impl Session {
     fn permit_start(
         &self,
         cx: &Cx<'_>,
-        permit: &crate::policy::SubscribePermit,
+        permit: &Right<SubscribePermit>,
         start: Start,
     ) -> Result<(), Fault> {
         let (Start::Newest(_), Some((destination, _))) = (start, permit.history()) else {

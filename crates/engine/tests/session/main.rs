@@ -4,11 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "to panic is how a test fails")]
 #![expect(clippy::format_push_string, reason = "plain to read, and nothing here is hot")]
 
+mod app;
 mod capability;
 mod connect;
 mod drain;
 mod driver;
 mod errors;
+mod hooks;
 mod model;
 mod native;
 mod presence;
@@ -17,6 +19,8 @@ mod receipts;
 mod recovery;
 mod registry;
 mod send;
+mod server;
+mod shown;
 mod subscribe;
 mod time;
 mod transactions;

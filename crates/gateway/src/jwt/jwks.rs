@@ -24,9 +24,9 @@ use serde_json::Value;
 use tokio::sync::{Notify, watch};
 
 use super::keys::VerifyingKey;
+use crate::causes::causes;
 use crate::config::{Algorithm, Jwks, Problem};
 use crate::tls;
-use crate::traces::causes;
 
 /// All configured URLs.
 #[derive(Debug, Default)]

@@ -1,11 +1,9 @@
 //! How spans reach the collector: HTTP, with TLS or without; and what it said.
 
-use std::error::Error;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::anyhow;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -18,6 +16,8 @@ use prost::Message as _;
 use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
 
+use crate::causes::causes;
+use crate::config::ConfigError;
 use crate::tls;
 
 /// Sends requests, and remembers what came of the last one.
@@ -43,9 +43,8 @@ impl Client {
         ca_file: Option<&Path>,
         timeout: Duration,
     ) -> anyhow::Result<(Self, Arc<Mutex<Said>>)> {
-        let roots =
-            tls::roots(ca_file).map_err(|fault| anyhow!("telemetry.traces.ca_file: {fault}"))?;
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let roots = tls::roots("telemetry.traces.ca_file", ca_file).map_err(ConfigError::from)?;
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
             .with_root_certificates(roots)
@@ -85,15 +84,4 @@ impl Said {
         let rejected = partial.map_or(0, |partial| partial.rejected_spans.try_into().unwrap_or(0));
         Self { failure, rejected }
     }
-}
-
-/// An error with what caused it: the outermost only says that the request failed.
-pub fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }

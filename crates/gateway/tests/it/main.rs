@@ -4,6 +4,9 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod api;
+mod api_orders;
+mod app;
+mod backend;
 mod cluster;
 mod collector;
 mod conflation;
@@ -17,6 +20,7 @@ mod grants;
 mod handshake;
 mod haproxy;
 mod health;
+mod hooks;
 mod http;
 mod http2;
 mod jwks;
@@ -50,4 +54,5 @@ mod support;
 mod ticker;
 mod tls;
 mod traces;
+mod webhook_events;
 mod websocket;
