@@ -63,6 +63,10 @@ pub struct Capability {
     pub grants: Grants,
     /// When what it granted ends: its `exp` plus the leeway.
     pub expires_unix_s: u64,
+    /// Its `jti`, by which it can be revoked.
+    pub token_id: Option<Box<str>>,
+    /// When it was issued, in Unix seconds, if it says so.
+    pub issued_unix_s: Option<u64>,
 }
 
 /// What a token must say, and where it says who the user is.
@@ -260,8 +264,8 @@ impl TokenRules {
             claims: self.kept(claims),
             grants: self.granted(claims)?,
             expires_unix_s,
-            token_id: claims.get("jti").and_then(Value::as_str).map(Into::into),
-            issued_unix_s: seconds(claims, "iat").ok().flatten(),
+            token_id: token_id(claims),
+            issued_unix_s: issued(claims),
             is_service: false,
         })
     }
@@ -278,7 +282,13 @@ impl TokenRules {
         if grants.is_empty() {
             return Err(missing(&self.grants_claim));
         }
-        Ok(Capability { user, grants, expires_unix_s })
+        Ok(Capability {
+            user,
+            grants,
+            expires_unix_s,
+            token_id: token_id(claims),
+            issued_unix_s: issued(claims),
+        })
     }
 
     /// What these claims grant beside the policy's rules.
@@ -378,6 +388,14 @@ impl AuthError {
             _ => CloseReason::Unauthorized,
         }
     }
+}
+
+fn token_id(claims: &Claims) -> Option<Box<str>> {
+    claims.get("jti").and_then(Value::as_str).map(Into::into)
+}
+
+fn issued(claims: &Claims) -> Option<u64> {
+    seconds(claims, "iat").ok().flatten()
 }
 
 /// A `NumericDate` (RFC 7519 §2): seconds, perhaps with a fraction.

@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
-use crate::auth::Principal;
+use crate::auth::{Capability, Principal};
 use crate::time::Now;
 
 /// That some tokens are refused, for a time.
@@ -94,17 +94,34 @@ pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 impl RevokedList {
     /// Whether whoever brings the token of `principal` is to be refused.
     pub fn covers(&self, principal: &Principal, now: Now) -> bool {
-        if self.count.load(Ordering::Acquire) == 0 || principal.is_service {
+        let Principal { user, token_id, issued_unix_s, .. } = principal;
+        !principal.is_service && self.has(token_id.as_deref(), Some(user), *issued_unix_s, now)
+    }
+
+    /// Whether a capability is to be refused: itself, or all that its user has.
+    pub fn covers_capability(&self, capability: &Capability, now: Now) -> bool {
+        let Capability { user, token_id, issued_unix_s, .. } = capability;
+        self.has(token_id.as_deref(), user.as_deref(), *issued_unix_s, now)
+    }
+
+    fn has(
+        &self,
+        token_id: Option<&str>,
+        user: Option<&str>,
+        issued_unix_s: Option<u64>,
+        now: Now,
+    ) -> bool {
+        if self.is_empty() {
             return false;
         }
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        let token = principal.token_id.as_ref().and_then(|id| entries.tokens.get(id));
+        let token = token_id.and_then(|id| entries.tokens.get(id));
         if token.is_some_and(|until| *until > now.unix_ms) {
             return true;
         }
-        entries.users.get(&*principal.user).is_some_and(|(issued_until, until)| {
-            let issued = principal.issued_unix_s.unwrap_or(0);
-            *until > now.unix_ms && issued <= *issued_until
+        let of_user = user.and_then(|user| entries.users.get(user));
+        of_user.is_some_and(|(issued_until, until)| {
+            *until > now.unix_ms && issued_unix_s.unwrap_or(0) <= *issued_until
         })
     }
 
@@ -217,6 +234,7 @@ impl Revocations for MemoryRevocations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::Grants;
 
     const UNTIL: u64 = 10_000;
 
@@ -247,6 +265,29 @@ mod tests {
         assert!(!list.covers(&of(Some("u")), at(0)) && !list.covers(&of(None), at(0)));
         list.expire(UNTIL);
         assert!(list.is_empty());
+    }
+
+    #[test]
+    fn a_capability_is_refused_by_its_id_and_with_what_else_its_user_has() {
+        let list = RevokedList::default();
+        list.add(&token("t", UNTIL));
+        list.add(&user("ann", 100, UNTIL));
+        let of = |id: &str, user: Option<&str>, issued_unix_s| Capability {
+            user: user.map(Into::into),
+            grants: Grants::default(),
+            expires_unix_s: 200,
+            token_id: Some(id.into()),
+            issued_unix_s: Some(issued_unix_s),
+        };
+        for (id, user, issued_at, is_covered) in [
+            ("t", None, 101, true),
+            ("u", None, 99, false),
+            ("u", Some("ann"), 99, true),
+            ("u", Some("ann"), 101, false),
+        ] {
+            let covered = list.covers_capability(&of(id, user, issued_at), at(0));
+            assert_eq!(covered, is_covered, "{id} {user:?} {issued_at}");
+        }
     }
 
     #[test]

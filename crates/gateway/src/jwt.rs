@@ -158,7 +158,12 @@ impl Authenticator {
     /// What a capability token grants, once everything about it is known to be good.
     pub async fn authorize(&self, token: &str, now: Now) -> Result<Arc<Capability>, AuthError> {
         let read = |claims: &Claims, _| self.rules.capability(claims, now);
-        self.known(&self.capabilities, Kind::Capability, token, now, read).await
+        let known = self.known(&self.capabilities, Kind::Capability, token, now, read).await?;
+        if self.revoked.covers_capability(&known, now) {
+            metrics::counter!("fanlight_tokens_total", "result" => "revoked").increment(1);
+            return Err(AuthError::Revoked);
+        }
+        Ok(known)
     }
 
     /// What a token says, were it not revoked.

@@ -105,7 +105,7 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
-    let handles = workers.clone();
+    let senders = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
     let mut cluster =
         Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
@@ -127,8 +127,8 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
     let api =
         api.map(|listener| serve_api(&node, keys, listener, &tracker, &shutdown)).transpose()?;
-    start_rebalance(&node, &shared, &handles, &tracker, &shutdown);
-    let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
+    start_rebalance(&node, &shared, &senders, &tracker, &shutdown);
+    let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: senders };
     upkeep.start(&tracker, &shutdown);
     ecs::start(&node, &tracker, &shutdown);
     announce(&node, public, stomp, api, admin);

@@ -64,7 +64,6 @@ use conflation::Conflated;
 pub use inbox::{
     Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
 };
-use mailbox::Mailbox;
 pub use mailbox::{MailboxKind, MailboxOptions};
 use poll::{EVENTS, poll_sockets, watch};
 use queues::{QueueDone, QueueSide};
@@ -394,25 +393,6 @@ impl Worker {
         if has_unread {
             self.go_on(key);
         }
-    }
-
-    /// Opens a session to which requests will come.
-    fn open(&mut self, opened: Opened) {
-        let Opened { mailbox, opening, admitted, reply } = opened;
-        let now = self.shared.clock.now();
-        let key = SessionKey(self.slots.vacant_key() as u32);
-        let framing = mailbox.kind.framing();
-        let link = Link::Mailbox(Box::new(Mailbox::new(mailbox, now.mono_ms)));
-        let mut slot = self.slot(key, link, framing, opening, admitted, now);
-        slot.tell_beginning();
-        let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
-        let listens = slot.role.is_listener();
-        self.enter(slot);
-        if listens {
-            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
-        }
-        // Who asked for it may have gone: then nobody comes, and it ends by that.
-        let _ = reply.send(handle);
     }
 
     fn enter(&mut self, slot: Slot) {

@@ -110,6 +110,16 @@ impl Session {
         done
     }
 
+    /// The capabilities that its subscriptions are there by, or are to be.
+    pub fn capabilities(&self) -> impl Iterator<Item = &Capability> {
+        let subscriptions = self.live().into_iter().flat_map(|live| live.subscriptions.iter());
+        let waiting = match self.work.as_deref() {
+            Some(Work::Decide(deciding)) => deciding.capability(),
+            _ => None,
+        };
+        subscriptions.filter_map(|own| own.capability.as_deref()).chain(waiting)
+    }
+
     /// The capability in hand, if a subscription needs it.
     pub(super) fn capability_for(
         &self,

@@ -108,6 +108,13 @@ impl Session {
     }
 }
 
+impl Deciding {
+    /// By what it would be there.
+    pub(super) fn capability(&self) -> Option<&Capability> {
+        self.capability.as_deref()
+    }
+}
+
 impl KeptWire {
     fn of(wire: Wire<'_>) -> Self {
         match wire {

@@ -18,6 +18,8 @@ pub(crate) fn answer(driver: &mut Driver) {
         ["cap", seconds, user, grants] => {
             let claim = serde_json::from_str(grants).unwrap();
             Ok(Arc::new(Capability {
+                token_id: None,
+                issued_unix_s: None,
                 user: (!user.is_empty()).then(|| user.into()),
                 grants: Grants::read(&claim, 8).unwrap(),
                 expires_unix_s: driver.now.unix_s() + seconds.parse::<u64>().unwrap(),

@@ -79,7 +79,7 @@ fn rules() -> Rules {
         anonymous: false,
         options,
     }];
-    let policy = Policy::new(&namespaces, &[PolicyRule::new(RuleEffect::Allow, "/topic/**")]);
+    let policy = Policy::new(&namespaces, &[PolicyRule::new(RuleEffect::Allow, "/topic/*")]);
     let hooks = SessionHooks { connect: true, refresh: true };
     Rules { policy: policy.unwrap(), hooks, ..Rules::default() }
 }
@@ -173,6 +173,35 @@ fn a_subscription_is_none_until_the_backend_agrees() {
             S? publish /topic/a from ann as known application/json | 1
             D> published refused
             S< error {"code":"forbidden","id":5,"message":"not yours"}
+        "#]],
+    );
+}
+
+#[test]
+fn the_backend_is_asked_after_a_capability_allows_and_the_subscription_ends_with_that() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            C> {"type":"subscribe","to":"/topic/granted/a","token":"cap:3::{\"subscribe\":[\"/topic/granted/*\"]}","id":1}
+            S? authorize
+            D> authorized
+            S? ask backend to /topic/granted/a
+            D> decided
+            S? join /topic/granted/a
+            D> joined
+            S< ok {"id":1}
+            C> {"type":"send","to":"/topic/granted/a","data":1,"token":"cap:3::{\"subscribe\":[\"/topic/granted/*\"]}","id":2}
+            S? authorize
+            D> authorized
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+            T> 4s
+            @3s S! leave /topic/granted/a
+            @3s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/granted/a is over; it has ended; subscribe again with a new one"}
         "#]],
     );
 }

@@ -134,7 +134,7 @@ impl Model {
             }
             5 => {
                 let n = self.number(false);
-                let to = if b % 2 == 0 { "/topic/a" } else { "/app/open/x" };
+                let to = if b.is_multiple_of(2) { "/topic/a" } else { "/app/open/x" };
                 format!("SEND\ndestination:{to}\ntransaction:{small}\nreceipt:{n}\n\nt\0")
             }
             6 => format!("BEGIN\ntransaction:{small}\n\n\0"),
@@ -160,7 +160,7 @@ impl Model {
             0 | 1 => r#"{"type":"connect","token":"ann@60"}"#.into(),
             2 | 3 => {
                 let n = self.number(true);
-                let to = if b % 2 == 0 { "/topic/a" } else { "/app/open/x" };
+                let to = if b.is_multiple_of(2) { "/topic/a" } else { "/app/open/x" };
                 format!(r#"{{"type":"send","to":"{to}","data":{n},"id":{n}}}"#)
             }
             4 => {

@@ -78,7 +78,7 @@ impl Worker {
         self.start(key, publish, |result| Done::Published(result.map_err(Into::into)))
     }
 
-    fn session(&self, key: SessionKey) -> Option<&Session> {
+    pub(super) fn session(&self, key: SessionKey) -> Option<&Session> {
         match &self.slots.get(key.0 as usize)?.role {
             Role::Session(session) => Some(session),
             Role::Echo(_) => None,

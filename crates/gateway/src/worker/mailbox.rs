@@ -7,13 +7,14 @@ use fanlight_engine::hub::SessionKey;
 use fanlight_engine::outbox::{Chunk, Outbox};
 use fanlight_engine::peers::ClaimName;
 use fanlight_engine::registry::Handle;
-use fanlight_engine::session::Incoming;
+use fanlight_engine::session::{Incoming, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use fanlight_proto::cursor::Cursor;
 use fanlight_proto::sockjs::{Close, frame};
 use tokio::sync::oneshot;
 
+use super::inbox::Opened;
 use super::slot::{Link, Slot};
 use super::{CLOSE_TIME, Worker};
 use crate::mail::{Mail, MailReply, MailRequest, Receive, Wish};
@@ -358,6 +359,25 @@ impl Ended {
 }
 
 impl Worker {
+    /// Opens a session to which requests will come.
+    pub(super) fn open(&mut self, opened: Opened) {
+        let Opened { mailbox, opening, admitted, reply } = opened;
+        let now = self.shared.clock.now();
+        let key = SessionKey(self.slots.vacant_key() as u32);
+        let framing = mailbox.kind.framing();
+        let link = Link::Mailbox(Box::new(Mailbox::new(mailbox, now.mono_ms)));
+        let mut slot = self.slot(key, link, framing, opening, admitted, now);
+        slot.tell_beginning();
+        let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
+        let listens = slot.role.is_listener();
+        self.enter(slot);
+        if listens {
+            self.guarded(key, |worker| worker.with_session(key, now, Session::listen));
+        }
+        // Who asked for it may have gone: then nobody comes, and it ends by that.
+        let _ = reply.send(handle);
+    }
+
     /// Serves a request for a mailbox of this worker.
     pub(super) fn on_mail(&mut self, mail: Mail) {
         let Mail { handle, request: MailRequest { caller, what }, reply } = mail;

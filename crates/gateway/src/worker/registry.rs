@@ -79,18 +79,22 @@ impl Worker {
         self.fault(key, CloseReason::Revoked, REVOKED, now);
     }
 
-    /// Whether the token that a session has come by, or is coming by, is revoked.
+    /// Whether the token that a session has come by, or is coming by, is revoked, or a capability
+    /// that it subscribes by.
     pub(super) fn is_revoked(&self, key: SessionKey, now: Now) -> bool {
         let known = self.shared.revocations.known();
-        !known.is_empty()
-            && self.claimant(key).is_some_and(|principal| known.covers(principal, now))
+        if known.is_empty() {
+            return false;
+        }
+        let is_claimant = self.claimant(key).is_some_and(|own| known.covers(own, now));
+        is_claimant
+            || self.session(key).is_some_and(|session| {
+                session.capabilities().any(|own| known.covers_capability(own, now))
+            })
     }
 
     fn claimant(&self, key: SessionKey) -> Option<&Principal> {
-        match self.slots.get(key.0 as usize).map(|slot| &slot.role) {
-            Some(Role::Session(session)) => session.claimant().map(|principal| &**principal),
-            _ => None,
-        }
+        self.session(key)?.claimant().map(|principal| &**principal)
     }
 
     /// Once more is revoked than before, ends the sessions that have come by it: looks at some in
