@@ -40,6 +40,8 @@ fn a_send_is_acknowledged_once_its_handler_has_answered_and_what_is_sent_behind_
             S? app message /app/chat/7/send room=7 from ann | {"a":1}
             D> handled
             S< ok {"id":1,"message_id":"<id>"}
+            C> {"type":"send","to":"/app/chat/7/send","data":1,"exclude_self":true,"id":2}
+            S< error {"code":"bad_exclusion","id":2,"message":"what a backend handles goes to no subscribers, so it can't exclude any; send it without exclude_self"}
         "##]],
     );
 }
