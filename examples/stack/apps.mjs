@@ -27,8 +27,10 @@ const COMMANDS = {
     await runToEnd("go build", find("go"), ["build", "-o", program, "."], { log, cwd: source, env });
     return [program, []];
   },
-  async orders({ source, data, log }) {
-    const sources = ["Orders.java", "Order.java", "Gateway.java", "Json.java"].map((file) => join(source, file));
+  async orders({ root, source, data, log }) {
+    const own = ["Orders.java", "Order.java", "Shop.java"].map((file) => join(source, file));
+    const common = ["Fanlight.java", "Json.java"].map((file) => join(root, "docs/backends/java", file));
+    const sources = [...own, ...common];
     await runToEnd("javac", find("javac"), ["-d", data, ...sources], { log });
     return [find("java"), ["-Xmx64m", "-XX:TieredStopAtLevel=1", "-cp", data, "Orders"]];
   },
@@ -61,7 +63,7 @@ export class App {
       WEB: join(root, "examples/web"),
       STOMPJS: join(root, "tests/js/node_modules/@stomp/stompjs/bundles/stomp.umd.min.js"),
     };
-    const [command, args] = await COMMANDS[this.name]({ source, data, log, chat, env });
+    const [command, args] = await COMMANDS[this.name]({ root, source, data, log, chat, env });
     this.program = new Program(this.name, command, args, { log, env, cwd: source });
     await this.program.until(async () => (await fetch(this.url)).ok, 60);
     return this;

@@ -6,19 +6,22 @@ import { connect, createServer } from "node:net";
 import { delimiter, join } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 
-const children = new Set();
-process.on("exit", () => children.forEach((child) => child.kill("SIGKILL")));
+const children = new Map();
+process.on("exit", () => children.forEach((signal, child) => child.kill(signal)));
 
-/** A program that runs until it is stopped; what it says goes to `log`. */
+/**
+ * A program that runs until it is stopped; what it says goes to `log`. `lastSignal` ends it where
+ * there is no time to wait for that.
+ */
 export class Program {
   #child;
 
-  constructor(name, command, args, { log, ...options }) {
+  constructor(name, command, args, { log, lastSignal = "SIGKILL", ...options }) {
     Object.assign(this, { name, log });
     const output = openSync(log, "a");
     this.#child = spawn(command, args, { stdio: ["ignore", output, output], ...options });
     closeSync(output);
-    children.add(this.#child);
+    children.set(this.#child, lastSignal);
     this.ended = new Promise((resolve) => {
       this.#child.once("error", (error) => resolve(`could not be started: ${error.message}`));
       this.#child.once("exit", (code, signal) => resolve(`ended with ${signal ?? code}`));

@@ -103,7 +103,9 @@ export async function startNginx({ root, folder, ports, translate }) {
   writeFileSync(conf, translate(text).replace("http {\n", `http {\n${folders}\n`));
   const globals = `pid ${join(home, "pid")}; error_log stderr; daemon off;`;
   const log = join(home, "log");
-  const nginx = new Program("nginx", need("nginx"), ["-p", home, "-c", conf, "-g", globals], { log });
+  const args = ["-p", home, "-c", conf, "-g", globals];
+  // Its workers would outlive a master that is killed.
+  const nginx = new Program("nginx", need("nginx"), args, { log, lastSignal: "SIGTERM" });
   return nginx.until(async () => (await listens(ports.clients)) && (await listens(ports.backends)));
 }
 

@@ -1,6 +1,6 @@
 // All that the examples need, started together: for people by ../run.mjs, and for the tests.
 import { randomBytes } from "node:crypto";
-import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { chmodSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { dirname, join } from "node:path";
 import { fileURLToPath } from "node:url";
@@ -41,7 +41,6 @@ export async function startStack({ names = Object.keys(APPS), binary, chat, anyP
   const translate = (text) => text.replace(/127\.0\.0\.1:(\d+)/g, (_, port) => `127.0.0.1:${actual.get(port) ?? port}`);
   const stack = { root: ROOT, folder, ports, names, skipped, binary, chat, translate, apps: {} };
   // nginx' workers may run as another user; what is secret has folders of its own.
-  const { chmodSync } = await import("node:fs");
   chmodSync(folder, 0o755);
   writeConfiguration(stack);
   stack.secrets = writeSecrets(folder);
@@ -57,6 +56,8 @@ async function startAll(stack) {
   };
   stack.nodes = [node("node-a", "A"), node("node-b", "B")];
   const database = stack.names.includes("chat") ? startMariaDb(stack) : undefined;
+  // It is waited for below.
+  database?.catch(() => {});
   const redis = await startRedis(stack);
   const nodes = await Promise.all(stack.nodes.map((node) => node.start()));
   const nginx = await startNginx(stack);

@@ -23,10 +23,10 @@ export class Connection {
   /**
    * Subscribes, now and after each loss. `onMessage` gets each message once. `onLive` gets the
    * answer: whether what was missed has come (`recovered`, `count`), or the state is to be fetched
-   * anew, as also when a message is lost for good.
+   * anew, as also when a message is lost for good. `onRefused` gets an error, and that is the end.
    */
-  subscribe(to, { since, onMessage, onLive }) {
-    const subscription = { to, since, onMessage, onLive };
+  subscribe(to, { since, onMessage, onLive, onRefused }) {
+    const subscription = { to, since, onMessage, onLive, onRefused };
     this.#subscriptions.set(to, subscription);
     if (this.#socket?.readyState === WebSocket.OPEN) this.#subscribe(subscription);
   }
@@ -94,8 +94,12 @@ export class Connection {
     subscription.onLive?.({ recovered: false, reason, isReturn: true });
   }
 
-  on_error({ code, message }) {
-    console.error(`${code}: ${message}`);
+  on_error({ id, code, message }) {
+    const subscription = this.#requests.get(id);
+    this.#requests.delete(id);
+    if (!subscription?.onRefused) return console.error(`${code}: ${message}`);
+    this.#subscriptions.delete(subscription.to);
+    subscription.onRefused({ code, message });
   }
 
   /** Advice of a node that goes away: the close that follows is no reason to hurry. */

@@ -33,13 +33,23 @@ export function showState(state, text) {
  */
 export function login(begin) {
   const form = document.querySelector("#login form");
-  const enter = (query) => {
+  const fault = element("p", { class: "note bad", role: "alert", hidden: "" });
+  form.append(fault);
+  const enter = async (query) => {
+    const session = () => askUntilAnswered(`/session?${query}`);
+    try {
+      await session();
+    } catch (error) {
+      fault.textContent = error.message;
+      fault.hidden = false;
+      return;
+    }
     const user = query.get("user");
     document.querySelector("#login").hidden = true;
     document.querySelector("#app").hidden = false;
     document.querySelector("#me").textContent = user;
     sessionStorage.setItem("login", query);
-    begin({ user, session: () => ask(`/session?${query}`) });
+    begin({ user, session });
   };
   form.onsubmit = (event) => {
     event.preventDefault();

@@ -7,7 +7,7 @@
 
 import assert from "node:assert/strict";
 import { mkdirSync } from "node:fs";
-import { join, resolve } from "node:path";
+import { resolve } from "node:path";
 import { parseArgs } from "node:util";
 
 import { chromium } from "playwright-core";
@@ -15,7 +15,14 @@ import { chromium } from "playwright-core";
 import { APPS, missing } from "../../examples/stack/apps.mjs";
 import { find } from "../../examples/stack/processes.mjs";
 import { startStack } from "../../examples/stack/stack.mjs";
+import * as chat from "./examples/chat.mjs";
+import * as dashboard from "./examples/dashboard.mjs";
+import * as notifications from "./examples/notifications.mjs";
+import * as orders from "./examples/orders.mjs";
+import * as presence from "./examples/presence.mjs";
 import { Tabs } from "./examples/tabs.mjs";
+
+const RULES = { chat, notifications, dashboard, presence, orders };
 
 const { values: options, positionals } = parseArgs({
   allowPositionals: true,
@@ -42,8 +49,7 @@ async function main() {
   try {
     if (options.screenshots) mkdirSync(options.screenshots, { recursive: true });
     for (const name of stack.names) {
-      const { rules } = await import(`./examples/${name}.mjs`);
-      await check(name, rules, stack, browser);
+      await check(name, RULES[name].rules, stack, browser);
     }
   } finally {
     await browser.close();
