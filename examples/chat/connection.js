@@ -7,6 +7,7 @@ const TRY_AGAIN = ["unavailable", "timeout", "unknown", "overloaded"];
 
 export class Connection {
   #subscriptions = new Set();
+  #requests = new Map();
   #outbox = [];
   #isSending = false;
   #last = 0;
@@ -30,6 +31,7 @@ export class Connection {
       },
       onWebSocketClose: () => {
         this.#isSending = false;
+        this.#requests.clear();
         onState("waiting");
       },
       onStompError: ({ headers }) => console.error(headers.message),
@@ -68,13 +70,18 @@ export class Connection {
     subscription.handle = this.client.subscribe(destination, got, { ...headers, ...position, receipt });
   }
 
-  /** What the backend answers to a SUBSCRIBE; to be asked anew after a loss. */
+  /** What the backend answers to a SUBSCRIBE, once it does; to be asked anew after a loss. */
   request(destination) {
     return new Promise((resolve) => {
-      const handle = this.client.subscribe(destination, (message) => {
-        handle.unsubscribe();
-        resolve(JSON.parse(message.body));
-      });
+      const ask = () => {
+        const handle = this.client.subscribe(destination, (message) => {
+          handle.unsubscribe();
+          this.#requests.delete(destination);
+          resolve(JSON.parse(message.body));
+        });
+      };
+      this.#requests.set(destination, ask);
+      ask();
     });
   }
 
@@ -107,6 +114,10 @@ export class Connection {
   }
 
   #failed({ code, message, destination }) {
+    const ask = this.#requests.get(destination);
+    if (ask && TRY_AGAIN.includes(code)) {
+      setTimeout(() => this.client.connected && this.#requests.get(destination) === ask && ask(), 500);
+    }
     if (destination !== this.#outbox[0]?.destination) return;
     if (TRY_AGAIN.includes(code)) {
       setTimeout(() => {

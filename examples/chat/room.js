@@ -64,7 +64,7 @@ export class Room extends Conversation {
   async #older(destination) {
     const messages = await this.connection.request(destination);
     messages.forEach((message) => this.take(message));
-    this.mayHaveOlder = messages.length === 50;
+    this.mayHaveOlder = messages.length === 30;
     this.onChange();
   }
 

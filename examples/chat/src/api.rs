@@ -23,7 +23,7 @@ pub struct Api {
 
 #[derive(Deserialize)]
 struct Members {
-    users: Vec<Member>,
+    members: Vec<Member>,
 }
 
 #[derive(Deserialize)]
@@ -53,7 +53,7 @@ impl Api {
         let body = body.map_err(|error| anyhow::anyhow!(error))?.to_bytes();
         ensure!(status.is_success(), "{status}: {}", String::from_utf8_lossy(&body));
         let members: Members = serde_json::from_slice(&body).context("the members of a room")?;
-        Ok(members.users.into_iter().filter_map(|member| member.user).collect())
+        Ok(members.members.into_iter().filter_map(|member| member.user).collect())
     }
 }
 

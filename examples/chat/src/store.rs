@@ -6,7 +6,7 @@ use sqlx::mysql::MySqlPoolOptions;
 use crate::message::{Draft, Message, Name, Place, Room};
 
 /// How many messages are read at once.
-pub const PAGE: i64 = 50;
+pub const PAGE: i64 = 30;
 
 pub struct Store {
     pool: MySqlPool,

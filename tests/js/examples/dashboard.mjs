@@ -16,6 +16,14 @@ export const rules = {
   },
 
 
+  async "a page gets no more than four a second of what is published twenty times"() {
+    const rates = this.page.locator("#rates[data-made]");
+    await eventually("several seconds of it", async () => {
+      const { made, shown } = await rates.evaluate((shown) => ({ ...shown.dataset }));
+      return Number(made) > 10 && Number(shown) > 2 && Number(shown) < 4.5;
+    });
+  },
+
   async "it goes on at the other node, whichever is killed"({ stack }) {
     for (const node of stack.nodes) {
       await node.kill();
