@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 const CHAT: &str = env!("CARGO_BIN_EXE_fanlight-example-chat");
 
@@ -22,8 +22,11 @@ fn the_backends_of_the_documents_work_with_a_gateway_in_every_language_there_is_
     node("backends.mjs", &[]);
 }
 
-/// Runs a driver; it fails by itself at the first rule that does not hold.
+/// Runs a driver; it fails by itself at the first rule that does not hold. One at a time: on a
+/// machine where nothing was built yet, both would have Go build its standard library.
 fn node(driver: &str, arguments: &[&str]) {
+    static TURN: Mutex<()> = Mutex::new(());
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let mut command = Command::new("node");
     command.arg(root().join("tests/js").join(driver)).arg("--gateway").arg(gateway());
     let output = command.args(arguments).output().expect("node is needed: run `cargo xtask test`");
