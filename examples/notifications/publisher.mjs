@@ -7,12 +7,18 @@ const { GATEWAY_API, API_KEY_FILE } = process.env;
 export function publisher() {
   const apiKey = readFileSync(API_KEY_FILE, "utf8").trim();
   const queues = new Map();
-  return (user, key, data) => {
+  let waiting = 0;
+  const publish = (user, key, data) => {
+    waiting += 1;
     // What is for one user is published in the order in which it happened.
     const done = (queues.get(user) ?? Promise.resolve()).then(() => untilPublished(apiKey, user, key, data));
     queues.set(user, done);
-    done.finally(() => queues.get(user) === done && queues.delete(user));
+    done.finally(() => {
+      waiting -= 1;
+      if (queues.get(user) === done) queues.delete(user);
+    });
   };
+  return Object.assign(publish, { waiting: () => waiting });
 }
 
 async function untilPublished(apiKey, user, key, data) {

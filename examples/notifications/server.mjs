@@ -41,6 +41,7 @@ const ROUTES = {
     if (typeof text !== "string" || text.length < 1 || text.length > 500) {
       throw new Refusal(400, "`text` has 1 to 500 characters");
     }
+    if (publish.waiting() >= WAITING_MAX) throw new Refusal(503, "the gateways are away; try again later");
     const notification = { id: randomUUID(), from, to, text, at: Date.now() };
     await store.add({ type: "notification", ...notification });
     publish(to, `${notification.id}`, { type: "notification", ...notification });
@@ -62,7 +63,10 @@ const ROUTES = {
   },
 };
 
-/** What is the client's fault, and what it is told. */
+/** What may wait for the gateways. */
+const WAITING_MAX = 10_000;
+
+/** What can't be done, and what the client is told. */
 class Refusal extends Error {
   constructor(status, message) {
     super(message);
@@ -87,7 +91,7 @@ async function json(request) {
     if (text.length > 100_000) throw new Refusal(413, "too much");
   }
   try {
-    return JSON.parse(text);
+    return Object(JSON.parse(text));
   } catch {
     throw new Refusal(400, "not JSON");
   }
