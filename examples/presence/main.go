@@ -27,8 +27,8 @@ var (
 
 // What the gateway tells of a session.
 type event struct {
-	Type, Session, User, Transport string
-	Time                           time.Time
+	Type, Session, User string
+	Time                time.Time
 }
 
 type server struct{ people *people }

@@ -7,22 +7,18 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
+	"maps"
 	"net/http"
 	"os"
 	"sync"
 	"time"
 )
 
-type device struct {
-	Transport string    `json:"transport"`
-	Since     time.Time `json:"since"`
-}
-
 type person struct {
 	User string `json:"user"`
-	// By the session's id.
-	Devices  map[string]device `json:"devices"`
-	LastSeen time.Time         `json:"last_seen"`
+	// Since when each is there, by its session's id.
+	Devices  map[string]time.Time `json:"devices"`
+	LastSeen time.Time            `json:"last_seen"`
 	// Of two states of one person, the one with the higher version is the newer.
 	Version int64 `json:"version"`
 }
@@ -59,7 +55,7 @@ func (p *people) apply(event event) {
 	_, known := person.Devices[event.Session]
 	switch {
 	case event.Type == "connected" && !known:
-		person.Devices[event.Session] = device{event.Transport, event.Time}
+		person.Devices[event.Session] = event.Time
 	case event.Type == "disconnected" && (known || event.Time.After(person.LastSeen)):
 		delete(person.Devices, event.Session)
 	default:
@@ -73,7 +69,7 @@ func (p *people) apply(event event) {
 
 func (p *people) of(user string) *person {
 	if p.byUser[user] == nil {
-		p.byUser[user] = &person{User: user, Devices: map[string]device{}}
+		p.byUser[user] = &person{User: user, Devices: map[string]time.Time{}}
 	}
 	return p.byUser[user]
 }
@@ -106,10 +102,7 @@ func (p *people) list() []person {
 
 func copyOf(p *person) person {
 	copied := *p
-	copied.Devices = make(map[string]device, len(p.Devices))
-	for id, device := range p.Devices {
-		copied.Devices[id] = device
-	}
+	copied.Devices = maps.Clone(p.Devices)
 	return copied
 }
 
@@ -161,10 +154,9 @@ func (p *people) correct(status status) {
 	p.mutex.Lock()
 	defer p.mutex.Unlock()
 	person := p.of(status.User)
-	devices := map[string]device{}
+	devices := map[string]time.Time{}
 	for _, session := range status.Sessions {
-		since := time.UnixMilli(session.SinceUnixMs).UTC()
-		devices[session.Session] = device{person.Devices[session.Session].Transport, since}
+		devices[session.Session] = time.UnixMilli(session.SinceUnixMs).UTC()
 	}
 	person.Devices = devices
 	p.changes(person)

@@ -4,6 +4,9 @@
 /** The closes after which coming back is of no use: see "Close codes" in docs/protocol.md. */
 const STOPS = [1000, 1002, 1003, 1007, 1009, 4503, 4505, 4508, 4509, 4510, 4511, 4512];
 
+/** What is wrong may be over soon. */
+const TRY_AGAIN = ["unavailable", "timeout", "overloaded", "rate_limited"];
+
 export class Connection {
   #session;
   #onState;
@@ -94,12 +97,17 @@ export class Connection {
     subscription.onLive?.({ recovered: false, reason, isReturn: true });
   }
 
-  on_error({ id, code, message }) {
+  on_error({ id, code, message, retry_after_ms: after = 1000 }) {
     const subscription = this.#requests.get(id);
     this.#requests.delete(id);
+    if (subscription && TRY_AGAIN.includes(code)) {
+      const socket = this.#socket;
+      setTimeout(() => this.#socket === socket && socket.readyState === 1 && this.#subscribe(subscription), after);
+      return undefined;
+    }
     if (!subscription?.onRefused) return console.error(`${code}: ${message}`);
     this.#subscriptions.delete(subscription.to);
-    subscription.onRefused({ code, message });
+    return subscription.onRefused({ code, message });
   }
 
   /** Advice of a node that goes away: the close that follows is no reason to hurry. */
