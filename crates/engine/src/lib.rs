@@ -4,6 +4,7 @@ pub mod auth;
 pub mod broker;
 pub mod encode;
 pub mod history;
+pub mod hook;
 pub mod hub;
 pub mod ids;
 pub mod limits;

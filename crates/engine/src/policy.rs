@@ -2,6 +2,7 @@
 
 mod cover;
 mod namespace;
+mod right;
 mod rule;
 
 use std::sync::Arc;
@@ -17,6 +18,7 @@ use crate::queue::Queue;
 
 pub use crate::auth::Principal;
 pub use namespace::{Namespace, NamespaceOptions, Namespaces};
+pub use right::Right;
 pub use rule::{Action, PolicyRule, RuleEffect, Who};
 
 use cover::Glob;
@@ -224,9 +226,10 @@ impl Policy {
         &self,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<PublishPermit, Denied> {
+    ) -> Result<Right<PublishPermit>, Denied> {
         let (destination, namespace) = self.decide(Action::Publish, subject, destination)?;
-        Ok(PublishPermit::new(namespace, destination))
+        let hook = namespace.options.publish_hook.as_ref();
+        Ok(Right::new(PublishPermit::new(namespace, destination), hook))
     }
 
     /// Whether `subject` may subscribe to `destination`.
@@ -234,11 +237,12 @@ impl Policy {
         &self,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<SubscribePermit, Denied> {
+    ) -> Result<Right<SubscribePermit>, Denied> {
         let (destination, namespace) = self.decide(Action::Subscribe, subject, destination)?;
         let channel = namespace.channel_of(&destination);
         let options = Arc::clone(&namespace.options);
-        Ok(SubscribePermit { target: Target::Destination(destination), channel, options })
+        let permit = SubscribePermit { target: Target::Destination(destination), channel, options };
+        Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()))
     }
 
     /// Whether `subject` may read the history of `destination`.
@@ -271,7 +275,7 @@ impl Policy {
         &self,
         subject: &Subject<'_>,
         pattern: &DestinationPattern,
-    ) -> Result<SubscribePermit, Denied> {
+    ) -> Result<Right<SubscribePermit>, Denied> {
         let resolved = Resolved::pattern(pattern.as_str(), subject)?;
         let (absolute, shown) = (Glob::of(&resolved.absolute), Glob::of(&resolved.shown));
         let namespace = self.namespaces.covering(&absolute, &shown)?;
@@ -286,7 +290,8 @@ impl Policy {
                 if rule.covers(subject, &names) {
                     let target = Target::Pattern(Arc::new(resolved.absolute.parse()?));
                     let options = Arc::clone(&namespace.options);
-                    return Ok(SubscribePermit { target, channel, options });
+                    let permit = SubscribePermit { target, channel, options };
+                    return Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()));
                 }
             } else if globs.into_iter().flatten().any(|glob| rule.overlaps(glob)) {
                 return Err(Denied::NotAllowed);

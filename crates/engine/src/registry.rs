@@ -127,6 +127,44 @@ pub struct SubscriptionChange {
     pub began: bool,
 }
 
+/// Is told what comes about in the registry of a node that is alone, at once and in order.
+pub trait EventSink: Send + Sync + 'static {
+    /// Takes one event, without waiting.
+    fn tell(&self, event: Lifecycle);
+}
+
+/// That something came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// What.
+    pub occurrence: Occurrence,
+    /// Whose session.
+    pub session: Option<SessionId>,
+    /// Whose user.
+    pub user: Option<Arc<str>>,
+    /// Of which destination.
+    pub destination: Option<Channel>,
+    /// Why it ended.
+    pub reason: Option<CloseReason>,
+}
+
+/// What came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occurrence {
+    /// A session has begun.
+    Connected,
+    /// A session has ended.
+    Disconnected,
+    /// A session has subscribed.
+    Subscribed,
+    /// A subscription has ended.
+    Unsubscribed,
+    /// The first subscription of a destination.
+    Occupied,
+    /// The last one has ended.
+    Vacated,
+}
+
 /// A user's sessions; none: the user is offline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStatus {

@@ -14,6 +14,7 @@
 mod alone;
 mod backlog;
 mod connect;
+mod deciding;
 pub(crate) mod events;
 mod fault;
 mod headers;
@@ -35,10 +36,11 @@ use fanlight_proto::stomp::Version;
 use crate::auth::{AuthError, Credentials, Principal};
 use crate::broker::{Channel, Joined, PublishError, Published};
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
+use crate::hook::{Claimant, HookError, Introduction, Renewal, SessionHooks, SubscribeQuestion};
 use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits};
-use crate::policy::{Policy, PublishPermit, Subject};
+use crate::policy::{Policy, PublishPermit, Right, Subject};
 use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
 use crate::queue::{Consumers, QueueError};
@@ -67,6 +69,8 @@ pub struct Rules {
     pub heartbeats: Heartbeats,
     /// Whether a denied SEND or SUBSCRIBE ends the session.
     pub on_forbidden: OnForbidden,
+    /// Which questions have a backend that answers them.
+    pub hooks: SessionHooks,
 }
 
 /// Whether a denied SEND or SUBSCRIBE ends the session.
@@ -111,6 +115,13 @@ pub enum Effect {
     Ping,
     /// Check who somebody is; answered by [`Done::Authenticated`].
     Authenticate(Credentials),
+    /// Ask a backend whether a client may begin a session, and as whom; answered by
+    /// [`Done::Introduced`].
+    Introduce(Box<Claimant>),
+    /// Ask a backend whether a session may go on; answered by [`Done::Authenticated`].
+    Renew(Box<Renewal>),
+    /// Ask a backend whether a session may subscribe; answered by [`Done::Decided`].
+    AskToSubscribe(Box<SubscribeQuestion>),
     /// Enter the session in the registry; answered by [`Done::Entered`].
     Enter {
         /// Under this user.
@@ -127,10 +138,11 @@ pub enum Effect {
     },
     /// Record that a subscription began or ended. No answer.
     Record(SubscriptionChange),
-    /// Publish; answered by [`Done::Published`].
-    Publish(PublishPermit, Publication),
+    /// Publish, once the backend agrees that has a say in it, if there is one; answered by
+    /// [`Done::Published`].
+    Publish(Right<PublishPermit>, Publication),
     /// Publish unless that was done under this key before; answered by [`Done::Published`].
-    PublishOnce(PublishPermit, Publication, IdempotencyKey),
+    PublishOnce(Right<PublishPermit>, Publication, IdempotencyKey),
     /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered
     /// by [`Done::Joined`].
     Join(Channel),
@@ -157,12 +169,16 @@ pub enum Effect {
 /// The answer to an effect.
 #[derive(Debug)]
 pub enum Done {
-    /// To [`Effect::Authenticate`].
+    /// To [`Effect::Authenticate`] and [`Effect::Renew`].
     Authenticated(Result<Arc<Principal>, AuthError>),
+    /// To [`Effect::Introduce`]: as whom, or as nobody in particular.
+    Introduced(Result<Option<Arc<Principal>>, AuthError>),
+    /// To [`Effect::AskToSubscribe`].
+    Decided(Result<(), HookError>),
     /// To [`Effect::Enter`].
     Entered(Entered),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
-    Published(Result<Published, PublishError>),
+    Published(Result<Published, Unpublished>),
     /// To [`Effect::Join`].
     Joined(Joined),
     /// To [`Effect::Recover`].
@@ -173,6 +189,17 @@ pub enum Done {
     Members(Result<MembersPage, PresenceError>),
     /// To [`Effect::Settle`].
     Settled(Result<(), QueueError>),
+}
+
+/// Why something was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unpublished {
+    /// The broker did not take it.
+    #[error(transparent)]
+    ByBroker(#[from] PublishError),
+    /// The backend that has a say in it has not agreed.
+    #[error(transparent)]
+    ByHook(#[from] HookError),
 }
 
 /// One transport message.
@@ -198,6 +225,10 @@ pub struct Activity {
 pub struct Handshake {
     /// Whose token it carried, already checked.
     pub principal: Option<Arc<Principal>>,
+    /// What else it told, where a backend wants to know.
+    pub introduction: Option<Box<Introduction>>,
+    /// A backend has let it in already, as the session of this id.
+    pub let_in: Option<SessionId>,
 }
 
 /// What a session speaks.
@@ -227,6 +258,9 @@ enum State {
     AwaitConnect {
         since_ms: u64,
         principal: Option<Arc<Principal>>,
+        introduction: Option<Box<Introduction>>,
+        /// Whether a backend has decided already.
+        is_let_in: bool,
     },
     Live(Live),
     /// It ends as soon as the client has the answer it waits for.
@@ -278,7 +312,12 @@ impl Session {
             key,
             id,
             codec: protocol.map_or(Codec::Undecided, Codec::of),
-            state: State::AwaitConnect { since_ms: now.mono_ms, principal: handshake.principal },
+            state: State::AwaitConnect {
+                since_ms: now.mono_ms,
+                principal: handshake.principal,
+                introduction: handshake.introduction,
+                is_let_in: handshake.let_in.is_some(),
+            },
             work: None,
             backlog: None,
         }
@@ -319,6 +358,13 @@ impl Session {
             (Work::Connect(connecting), Done::Authenticated(result)) => {
                 self.on_authenticated(cx, connecting, result);
             }
+            (Work::Connect(connecting), Done::Introduced(result)) => {
+                self.on_introduced(cx, connecting, result);
+            }
+            (Work::Decide(deciding), Done::Decided(consent)) => {
+                self.on_decided(cx, *deciding, consent);
+            }
+            (Work::Renew, Done::Authenticated(result)) => self.on_renewed(cx, result),
             (Work::Enter(entering), Done::Entered(entered)) => {
                 self.on_entered(cx, entering, entered);
             }
@@ -371,7 +417,7 @@ impl Session {
             }
             State::Live(live) => {
                 if live.principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now)) {
-                    return self.fail(cx, &Fault::token_expired());
+                    return self.renew(cx);
                 }
                 match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
                     Due::Nothing => {}

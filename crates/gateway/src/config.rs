@@ -18,6 +18,7 @@ mod secret;
 mod sections;
 mod traces;
 mod values;
+mod webhooks;
 
 pub use accounts::Account;
 pub use api::{Api, ApiKey, Scope};
@@ -40,6 +41,7 @@ pub use traces::Traces;
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
 };
+pub use webhooks::{EventKind, EventWebhook, Hooks, Webhook};
 
 /// What `fanlight serve` serves.
 #[derive(Debug, Clone)]

@@ -98,6 +98,16 @@ impl Authenticator {
         })
     }
 
+    /// Who `login` is, if it is an account's.
+    pub fn account(&self, login: &str, passcode: &str) -> Option<Result<Principal, AuthError>> {
+        self.accounts.check(login, passcode)
+    }
+
+    /// Of these claims, those that the policy names.
+    pub fn kept_claims(&self, claims: &Claims) -> Box<[(Box<str>, Box<str>)]> {
+        self.rules.kept(claims)
+    }
+
     /// Who `token` says its bearer is, once everything about it is known to be good.
     pub fn authenticate(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
         let fingerprint = Fingerprint::of(token);

@@ -15,6 +15,7 @@ use crate::admission::Admission;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::pacer::Pacer;
 use crate::rates::Rates;
@@ -27,6 +28,8 @@ pub struct Node {
     pub config: Config,
     /// Checks tokens.
     pub authenticator: Arc<Authenticator>,
+    /// Asks backends about sessions.
+    pub hooks: Arc<Hooks>,
     /// Counts connections against their limits.
     pub admission: Arc<Admission>,
     /// The same for connections that still speak HTTP.
@@ -90,6 +93,7 @@ impl Node {
         Self {
             config,
             authenticator: Arc::clone(&shared.authenticator),
+            hooks: Arc::clone(&shared.hooks),
             admission,
             http_admission,
             pacer,

@@ -21,6 +21,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, ConfigError};
+use crate::lifecycle::{Lifecycle, MemoryEvents, Subscriber};
 use crate::presence;
 use crate::worker::{Inbox, WorkerHandle};
 
@@ -36,7 +37,15 @@ pub struct Cluster {
     pub presence: Arc<dyn Presence>,
     /// Brings requests to the nodes that have their sessions.
     pub peers: Arc<dyn Peers>,
-    redis: Option<(Arc<RedisRegistry>, Arc<Lease>)>,
+    own: Own,
+    /// Who delivers events to webhooks, if there are any to deliver to.
+    lifecycle: Option<Lifecycle>,
+}
+
+/// What is behind these.
+enum Own {
+    Alone(Arc<MemoryRegistry>),
+    Redis { broker: Arc<RedisBroker>, registry: Arc<RedisRegistry>, lease: Arc<Lease> },
 }
 
 impl Cluster {
@@ -67,11 +76,13 @@ impl Cluster {
             let node = alone(info);
             let sleep: Sleep = Arc::new(|time| tokio::time::sleep(time).boxed());
             let peers = Arc::new(MemoryPeers::new(Arc::clone(&node.id), answerer, sleep));
-            let registry = Arc::new(MemoryRegistry::new(node, limit, sessions));
+            let memory = Arc::new(MemoryRegistry::new(node, limit, sessions));
+            let registry = Arc::clone(&memory) as Arc<dyn Registry>;
             let options = config.presence_options();
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
             let queues = Arc::clone(&broker) as Arc<dyn Queues>;
-            return Ok(Self { broker, queues, registry, presence, peers, redis: None });
+            let own = Own::Alone(memory);
+            return Ok(Self { broker, queues, registry, presence, peers, own, lifecycle: None });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, mut inbox) = control();
@@ -103,20 +114,53 @@ impl Cluster {
             vec![Arc::clone(&registry) as _, Arc::clone(&presence) as _, Arc::clone(&queues) as _];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
-        let redis = Some((registry, lease));
-        Ok(Self { broker, queues, registry: shared, presence, peers, redis })
+        let own = Own::Redis { broker: Arc::clone(&broker), registry, lease };
+        Ok(Self { broker, queues, registry: shared, presence, peers, own, lifecycle: None })
+    }
+
+    /// Begins to deliver events to webhooks.
+    pub fn deliver_events(
+        &mut self,
+        config: &Config,
+        clock: Clock,
+        subscribers: &[Arc<Subscriber>],
+    ) {
+        if subscribers.is_empty() {
+            return;
+        }
+        self.lifecycle = Some(match &self.own {
+            Own::Redis { broker, .. } => {
+                Lifecycle::over_redis(broker, config.cluster.lease.0, subscribers)
+            }
+            Own::Alone(registry) => {
+                let own = registry.nodes();
+                let node = own.first().map(|node| Arc::clone(&node.id)).unwrap_or_default();
+                let max = usize::try_from(config.events.max_length).unwrap_or(usize::MAX);
+                let events = MemoryEvents::new(node, clock, subscribers, max);
+                registry.tell(Arc::clone(&events) as _);
+                Lifecycle::alone(&events)
+            }
+        });
     }
 
     /// What this node is known by to the others, where there can be some.
     pub fn lease(&self) -> Option<Arc<Lease>> {
-        self.redis.as_ref().map(|(_, lease)| Arc::clone(lease))
+        match &self.own {
+            Own::Redis { lease, .. } => Some(Arc::clone(lease)),
+            Own::Alone(_) => None,
+        }
     }
 
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so
     /// that nobody waits for its end.
     pub async fn leave(&self) {
-        if let Some((registry, lease)) = &self.redis {
+        if let Own::Redis { registry, .. } = &self.own {
             tokio::join!(registry.flush(), self.presence.settle(), self.peers.settle());
+        }
+        if let Some(lifecycle) = &self.lifecycle {
+            lifecycle.finish().await;
+        }
+        if let Own::Redis { lease, .. } = &self.own {
             lease.release().await;
         }
     }

@@ -27,17 +27,20 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
+use crate::lifecycle::Subscriber;
 use crate::mail::Mailroom;
 use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
 use crate::telemetry::{self, Metrics};
-use crate::traces::Exporting;
+use crate::traces::{Exporting, Tracer};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
+use crate::webhook::Webhooks;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 
@@ -71,10 +74,10 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let handles = workers.clone();
     let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
-    let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
+    let mut cluster =
+        Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
-    let shared = worker_shared(&config, &cluster, clock)?;
-    let shared = Arc::new(WorkerShared { tracer: spans, ..shared });
+    let shared = worker_shared(&config, &mut cluster, spans, clock, &shutdown)?;
     let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
@@ -185,20 +188,33 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
-fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Result<WorkerShared> {
+fn worker_shared(
+    config: &Config,
+    cluster: &mut Cluster,
+    tracer: Option<Arc<Tracer>>,
+    clock: Clock,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<Arc<WorkerShared>> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
         Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
+    let authenticator = Arc::new(authenticator);
+    let webhooks = Webhooks::start(config, clock, shutdown.clone())?;
+    let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
+    cluster.deliver_events(config, clock, &subscribers);
+    let hooks = Hooks::new(config, Arc::new(webhooks), Arc::clone(&authenticator));
     let rules = Rules {
         policy,
         limits: config.session_limits(),
         heartbeats: config.heartbeats(),
         on_forbidden: config.on_forbidden(),
+        hooks: hooks.of_sessions(),
     };
-    Ok(WorkerShared {
+    Ok(Arc::new(WorkerShared {
         rules: Arc::new(rules),
-        authenticator: Arc::new(authenticator),
+        authenticator,
+        hooks: Arc::new(hooks),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
@@ -210,8 +226,8 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
-        tracer: None,
-    })
+        tracer,
+    }))
 }
 
 /// Where one worker's connections come from.

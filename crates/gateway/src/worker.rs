@@ -5,6 +5,7 @@ mod departures;
 mod effects;
 mod fanout;
 mod guard;
+mod hooks;
 mod inbox;
 mod input;
 mod mailbox;
@@ -51,6 +52,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admission::Admitted;
 use crate::clock::Clock;
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::traces::Tracer;
 
@@ -76,6 +78,8 @@ pub struct WorkerShared {
     pub rules: Arc<Rules>,
     /// Checks the tokens of CONNECT, `connect` and `refresh`.
     pub authenticator: Arc<Authenticator>,
+    /// Asks backends about sessions.
+    pub hooks: Arc<Hooks>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// Keeps who is where.
@@ -398,7 +402,7 @@ impl Worker {
         admitted: Admitted,
         now: Now,
     ) -> Slot {
-        let id = self.ids.session(now);
+        let id = opening.let_in().unwrap_or_else(|| self.ids.session(now));
         self.next_serial += 1;
         Slot {
             socket: None,

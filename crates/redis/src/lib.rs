@@ -18,6 +18,7 @@
 //! | `sentinel` | which Redis is the master now |
 //! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
 //! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
+//! | [`EventFeed`] | reading that stream once for all nodes together |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 //! | [`RedisPeers`] | who has a session that its client named, and asking that node |
 //! | [`Relay`] | from the Redis of one cell into that of another |
@@ -32,6 +33,7 @@ pub mod config;
 mod connection;
 pub mod doctor;
 pub mod envelope;
+mod event_feed;
 mod events;
 mod flights;
 mod health;
@@ -66,6 +68,7 @@ mod writer;
 
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use event_feed::{Backlog, EventFeed, EventStream};
 pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
 pub use metric_table::METRICS;

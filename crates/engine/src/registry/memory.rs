@@ -3,16 +3,18 @@
 use std::collections::{BTreeMap, HashMap};
 use std::future::ready;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use fanlight_proto::CloseReason;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 
 use super::{
-    Entered, Entry, Handle, NodeStatus, Order, Registry, RegistryUnavailable, SessionLimit,
-    SessionStatus, Sessions, SubscriptionChange, Target, Told, UserStatus, WhenFull, since_unix_ms,
+    Entered, Entry, EventSink, Handle, Lifecycle, NodeStatus, Occurrence, Order, Registry,
+    RegistryUnavailable, SessionLimit, SessionStatus, Sessions, SubscriptionChange, Target, Told,
+    UserStatus, WhenFull, since_unix_ms,
 };
+use crate::broker::Channel;
 use crate::publication::SessionId;
 
 /// Keeps the sessions in this process.
@@ -23,6 +25,9 @@ pub struct MemoryRegistry {
     users: Mutex<HashMap<Arc<str>, Held>>,
     /// Of all sessions, those without a user included.
     count: AtomicU64,
+    events: OnceLock<Arc<dyn EventSink>>,
+    /// How many subscriptions each destination has, where that is told.
+    occupied: Mutex<HashMap<Channel, u64>>,
 }
 
 /// The sessions of a user. Most have one, which needs no memory of its own.
@@ -35,7 +40,27 @@ enum Held {
 impl MemoryRegistry {
     /// An empty one; `node` describes this node.
     pub fn new(node: NodeStatus, limit: SessionLimit, sessions: Arc<dyn Sessions>) -> Self {
-        Self { node, limit, sessions, users: Mutex::default(), count: AtomicU64::new(0) }
+        Self {
+            node,
+            limit,
+            sessions,
+            users: Mutex::default(),
+            count: AtomicU64::new(0),
+            events: OnceLock::new(),
+            occupied: Mutex::default(),
+        }
+    }
+
+    /// Has `events` told from now on what comes about; for the first one only.
+    pub fn tell(&self, events: Arc<dyn EventSink>) {
+        let _ = self.events.set(events);
+    }
+
+    fn session_event(&self, occurrence: Occurrence, entry: &Entry, reason: Option<CloseReason>) {
+        if let Some(events) = self.events.get() {
+            let (session, user) = (Some(entry.session), entry.user.clone());
+            events.tell(Lifecycle { occurrence, session, user, destination: None, reason });
+        }
     }
 
     /// Enters; who has to give way, or `None` where the newcomer has to.
@@ -134,11 +159,13 @@ fn remove(users: &mut HashMap<Arc<str>, Held>, user: &Arc<str>, session: Session
 impl Registry for MemoryRegistry {
     fn enter(&self, entry: Entry) -> BoxFuture<'static, Entered> {
         let Some(user) = &entry.user else {
+            self.session_event(Occurrence::Connected, &entry, None);
             return ready(Entered::Now).boxed();
         };
         let Some(replaced) = self.admit(user, &entry) else {
             return ready(Entered::Full).boxed();
         };
+        self.session_event(Occurrence::Connected, &entry, None);
         let sessions = Arc::clone(&self.sessions);
         async move {
             for (session, handle) in replaced {
@@ -149,10 +176,11 @@ impl Registry for MemoryRegistry {
         .boxed()
     }
 
-    fn leave(&self, entry: Entry, _reason: CloseReason) {
+    fn leave(&self, entry: Entry, reason: CloseReason) {
         if let Some(user) = &entry.user {
             remove(&mut self.users(), user, entry.session);
         }
+        self.session_event(Occurrence::Disconnected, &entry, Some(reason));
     }
 
     fn round(&self) -> u64 {
@@ -166,7 +194,42 @@ impl Registry for MemoryRegistry {
         true
     }
 
-    fn record(&self, _session: SessionId, _change: SubscriptionChange) {}
+    fn record(&self, session: SessionId, change: SubscriptionChange) {
+        let Some(events) = self.events.get() else { return };
+        let SubscriptionChange { user, destination, began } = change;
+        let (occurrence, destination) = if began {
+            (Occurrence::Subscribed, Some(destination))
+        } else {
+            (Occurrence::Unsubscribed, Some(destination))
+        };
+        let session = Some(session);
+        let told = Lifecycle { occurrence, session, user, destination, reason: None };
+        let destination = told.destination.clone();
+        events.tell(told);
+        let Some(channel) = destination.clone() else { return };
+        let of_all = |occurrence| Lifecycle {
+            occurrence,
+            session: None,
+            user: None,
+            destination,
+            reason: None,
+        };
+        // Held while it is told, so that both keep their order.
+        let mut occupied = self.occupied.lock().unwrap_or_else(PoisonError::into_inner);
+        if began {
+            let count = occupied.entry(channel).or_insert(0);
+            *count += 1;
+            if *count == 1 {
+                events.tell(of_all(Occurrence::Occupied));
+            }
+        } else if let Some(count) = occupied.get_mut(&channel) {
+            *count -= 1;
+            if *count == 0 {
+                occupied.remove(&channel);
+                events.tell(of_all(Occurrence::Vacated));
+            }
+        }
+    }
 
     fn status(
         &self,

@@ -7,12 +7,12 @@ use fanlight_proto::{CloseReason, DestinationError};
 
 use super::live::{Draft, Outgoing, Publisher, outgoing};
 use super::native::draft_of;
-use super::{Fault, Rules};
+use super::{Fault, Rules, Unpublished};
 use crate::auth::Principal;
 use crate::broker::PublishError;
 use crate::history::{HistoryError, IdempotencyKey};
 use crate::ids::Ids;
-use crate::policy::{Denied, PublishPermit, Subject};
+use crate::policy::{Denied, PublishPermit, Right, Subject};
 use crate::presence::PresenceError;
 use crate::publication::Publication;
 use crate::time::Now;
@@ -21,7 +21,7 @@ use crate::time::Now;
 #[derive(Debug)]
 pub struct Alone {
     /// The right.
-    pub permit: PublishPermit,
+    pub permit: Right<PublishPermit>,
     /// The publication.
     pub publication: Publication,
     /// The publisher's name for it.
@@ -151,7 +151,14 @@ macro_rules! refused_as_in_a_session {
         })+
     };
 }
-refused_as_in_a_session!(PublishError, HistoryError, PresenceError, Denied, DestinationError);
+refused_as_in_a_session!(
+    PublishError,
+    Unpublished,
+    HistoryError,
+    PresenceError,
+    Denied,
+    DestinationError
+);
 
 /// How much of a destination a message shows.
 const SHOWN_MAX: usize = 200;

@@ -7,10 +7,11 @@ use fanlight_proto::position::PositionError;
 use fanlight_proto::stomp::StompError;
 use fanlight_proto::{CloseReason, DestinationError, PatternError};
 
-use super::OnForbidden;
+use super::{OnForbidden, Unpublished};
 use crate::auth::AuthError;
 use crate::broker::PublishError;
 use crate::history::HistoryError;
+use crate::hook::HookError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
 use crate::presence::PresenceError;
@@ -311,7 +312,14 @@ impl Fault {
     }
 
     /// A COMMIT failed after `published` of its sends had been accepted.
-    pub(super) fn commit_cut_short(error: PublishError, published: u32) -> Self {
+    pub(super) fn commit_cut_short(error: &Unpublished, published: u32) -> Self {
+        let error = match error {
+            Unpublished::ByBroker(error) => *error,
+            Unpublished::ByHook(error) => {
+                let done = format!("the first {published} of the transaction's sends");
+                return Self::commit_incomplete(format!("{error}; published before: {done}"));
+            }
+        };
         let (why, also) = match error {
             PublishError::Unavailable => ("the broker can't be reached", ""),
             PublishError::Unknown => ("the broker did not answer in time", ", perhaps the next"),
@@ -365,7 +373,9 @@ impl From<AuthError> for Fault {
     fn from(error: AuthError) -> Self {
         let fault = Self::of(error.close_reason(), error.to_string(), "");
         match error {
-            AuthError::KeysUnavailable => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+            AuthError::KeysUnavailable | AuthError::BackendUnavailable => {
+                fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+            }
             _ => fault,
         }
     }
@@ -436,6 +446,33 @@ impl From<PublishError> for Fault {
             // To repeat it could publish it twice.
             PublishError::Unknown => fault,
             _ => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+        }
+    }
+}
+
+impl From<Unpublished> for Fault {
+    fn from(error: Unpublished) -> Self {
+        match error {
+            Unpublished::ByBroker(error) => error.into(),
+            Unpublished::ByHook(error) => error.into(),
+        }
+    }
+}
+
+impl From<HookError> for Fault {
+    fn from(error: HookError) -> Self {
+        let fault = |code, reason| Self::new(code, error.to_string(), "", reason);
+        match error {
+            HookError::Refused { .. } => {
+                let fault = fault("forbidden", CloseReason::Forbidden);
+                Self { gravity: Gravity::Denied, ..fault }
+            }
+            HookError::Unavailable { retry_after_ms } => {
+                fault("unavailable", CloseReason::Unavailable).retry_after(retry_after_ms)
+            }
+            HookError::Timeout => {
+                fault("timeout", CloseReason::Unavailable).retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+            }
         }
     }
 }

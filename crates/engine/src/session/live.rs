@@ -8,19 +8,20 @@ use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern, Position};
 
 use super::connect::{Connecting, Entering};
+use super::deciding::Deciding;
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
 use super::queue::{Settling, Verdict};
 use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
-use super::{Cx, Effect, Fault, Rules, Session, native};
+use super::{Cx, Effect, Fault, Rules, Session, Unpublished, native};
 use crate::auth::Principal;
-use crate::broker::{PublishError, Published, Reach};
+use crate::broker::{Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
 use crate::ids::Ids;
 use crate::limits::Gcra;
-use crate::policy::{PublishPermit, Subject, SubscribePermit};
+use crate::policy::{PublishPermit, Right, Subject, SubscribePermit};
 use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId, SessionId};
 use crate::registry::SubscriptionChange;
@@ -44,6 +45,8 @@ pub(super) enum Work {
     Connect(Connecting),
     Enter(Entering),
     Refresh { id: Option<RequestId> },
+    Renew,
+    Decide(Box<Deciding>),
     Publish(Publishing),
     Join(Joining),
     Recover(Recovering),
@@ -67,7 +70,7 @@ pub(super) struct Publishing {
 /// A publication with the right to publish it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) permit: PublishPermit,
+    pub(super) permit: Right<PublishPermit>,
     pub(super) publication: Publication,
     pub(super) key: Option<IdempotencyKey>,
 }
@@ -205,7 +208,7 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         mut publishing: Publishing,
-        result: Result<Published, PublishError>,
+        result: Result<Published, Unpublished>,
     ) {
         match (result, publishing.published) {
             (Ok(published), _) => {
@@ -221,7 +224,7 @@ impl Session {
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
             (Err(error), published) => {
-                let fault = Fault::commit_cut_short(error, published);
+                let fault = Fault::commit_cut_short(&error, published);
                 self.refuse(cx, &fault, &publishing.answer);
             }
         }
@@ -232,7 +235,7 @@ impl Session {
         cx: &Cx<'_>,
         id: &str,
         to: &str,
-    ) -> Result<SubscribePermit, Fault> {
+    ) -> Result<Right<SubscribePermit>, Fault> {
         let subscriptions = &self.live().ok_or_else(Fault::not_connected)?.subscriptions;
         if subscriptions.contains(id) {
             return Err(Fault::already_subscribed());
@@ -279,7 +282,7 @@ pub(super) fn may_subscribe(
     rules: &Rules,
     subject: &Subject<'_>,
     to: &str,
-) -> Result<SubscribePermit, Fault> {
+) -> Result<Right<SubscribePermit>, Fault> {
     if !is_pattern(to) {
         let destination = parse_destination(rules, to)?;
         return Ok(rules.policy.subscribe(subject, &destination)?);
@@ -316,7 +319,7 @@ pub(super) fn outgoing(
             (rules.policy.publish(subject, &destination)?, user)
         }
         Publisher::Backend(_) => {
-            (PublishPermit::for_backend(rules.policy.namespaces(), &destination)?, None)
+            (PublishPermit::for_backend(rules.policy.namespaces(), &destination)?.into(), None)
         }
     };
     let only_for = draft.session.map(|session| session_of(session, &permit)).transpose()?;
@@ -363,7 +366,7 @@ fn idempotency_key(
 }
 
 /// The one session of a user that a client names.
-fn session_of(text: &str, permit: &PublishPermit) -> Result<SessionId, Fault> {
+fn session_of(text: &str, permit: &Right<PublishPermit>) -> Result<SessionId, Fault> {
     let is_users = permit.destination().kind() == DestinationKind::NamedUser;
     if !is_users || permit.options().queue.is_some() {
         return Err(Fault::not_for_one_session());

@@ -20,6 +20,7 @@ use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Credentials, Principal, Token};
+use crate::hook::Renewal;
 use crate::hub::Wire;
 use crate::limits::Limits;
 use crate::queue::AckMode;
@@ -108,8 +109,15 @@ impl Session {
                 if self.principal().is_none() {
                     return Err(Fault::anonymous_refresh());
                 }
-                let token = Credentials::Token(Token::new(&token));
-                self.start(cx, Work::Refresh { id }, Effect::Authenticate(token));
+                let token = Token::new(&token);
+                let effect = match self.principal().filter(|_| cx.rules.hooks.refresh) {
+                    Some(principal) => {
+                        let principal = Arc::clone(principal);
+                        Effect::Renew(Box::new(Renewal { principal, token: Some(token) }))
+                    }
+                    None => Effect::Authenticate(Credentials::Token(token)),
+                };
+                self.start(cx, Work::Refresh { id }, effect);
                 Ok(())
             }
             ClientMessage::Ack { ids, id } => self.native_ack(cx, &ids, true, Answer::to(id)),

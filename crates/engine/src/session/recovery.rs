@@ -13,7 +13,7 @@ use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use crate::hub::{SubscriptionKey, Wire};
-use crate::policy::Denied;
+use crate::policy::{Denied, Right, SubscribePermit};
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
@@ -106,10 +106,29 @@ impl Session {
         let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
         let permitted =
             permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
-        let permit = match permitted {
-            Ok(permit) => permit,
+        let right = match permitted {
+            Ok(right) => right,
             Err(fault) => return Err((fault, answer)),
         };
+        let wanted = Wanted { wire, start, presence, consuming };
+        match right.permit() {
+            Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
+            Err(right) => {
+                self.ask_to_subscribe(cx, id, right, wanted, answer);
+                Ok(())
+            }
+        }
+    }
+
+    /// Subscribes, once nobody else is to be asked.
+    pub(super) fn subscribe_permitted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        answer: Answer,
+    ) -> Result<(), (Fault, Answer)> {
         let queue = permit.queue();
         if queue.is_none() && consuming.only_queues {
             return Err((Fault::not_a_queue(), answer));
@@ -166,7 +185,7 @@ impl Session {
     fn permit_start(
         &self,
         cx: &Cx<'_>,
-        permit: &crate::policy::SubscribePermit,
+        permit: &Right<SubscribePermit>,
         start: Start,
     ) -> Result<(), Fault> {
         let (Start::Newest(_), Some((destination, _))) = (start, permit.history()) else {

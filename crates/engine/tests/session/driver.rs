@@ -11,7 +11,7 @@ use fanlight_engine::history::{
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
-    Action, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
+    Action, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, Right, RuleEffect, Who,
 };
 use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
@@ -27,6 +27,8 @@ use fanlight_engine::timeline::{Recovered, Start};
 use fanlight_proto::stomp;
 use fanlight_proto::{CloseReason, Position};
 use uuid::Uuid;
+
+use crate::hooks;
 
 /// One session and what surrounds it.
 pub(crate) struct Driver {
@@ -60,6 +62,9 @@ pub(crate) struct Driver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pending {
     Authenticated(String),
+    Introduced,
+    Renewed,
+    Decided,
     Published(PublicationId),
     Joined,
     Members,
@@ -164,11 +169,8 @@ impl Driver {
         outcome: Result<(Option<Position>, Reach), PublishError>,
     ) {
         let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
-        self.done(Done::Published(outcome.map(|(position, reach)| Published {
-            id,
-            position,
-            reach,
-        })));
+        let published = outcome.map(|(position, reach)| Published { id, position, reach });
+        self.done(Done::Published(published.map_err(Into::into)));
     }
 
     pub(crate) fn answer_recovered(&mut self, outcome: Option<Result<(), Lost>>, count: u32) {
@@ -297,6 +299,11 @@ impl Driver {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
+            Some(Pending::Introduced) => self.done(Done::Introduced(Ok(None))),
+            Some(Pending::Renewed) => {
+                self.done(Done::Authenticated(Err(AuthError::BackendUnavailable)));
+            }
+            Some(Pending::Decided) => self.done(Done::Decided(Ok(()))),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
             Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
@@ -319,10 +326,10 @@ impl Driver {
                 self.activity.last_sent_ms = self.now.mono_ms;
                 ("S< (ping)".to_owned(), None)
             }
-            Effect::Authenticate(credentials) => {
-                let (shown, token) = shown_credentials(credentials);
-                (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
+            who @ (Effect::Authenticate(_) | Effect::Introduce(_) | Effect::Renew(_)) => {
+                hooks::asked_who(who)
             }
+            Effect::AskToSubscribe(question) => hooks::asked(&question),
             effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
                 match self.registry_effect(effect) {
                     (Some(line), pending) => (line, pending),
@@ -421,7 +428,7 @@ impl Driver {
 }
 
 /// How they are shown, and what is the token among them.
-fn shown_credentials(credentials: Credentials) -> (String, String) {
+pub(crate) fn shown_credentials(credentials: Credentials) -> (String, String) {
     match credentials {
         Credentials::Token(token) => (token.as_str().to_owned(), token.as_str().to_owned()),
         Credentials::Login { login, passcode, bearer } => {
@@ -515,7 +522,7 @@ pub(crate) fn closed_rules() -> Rules {
 
 pub(crate) fn handshake(user: &str) -> Handshake {
     let principal = principal(user, START).expect("a good token");
-    Handshake { principal: Some(Arc::new(principal)) }
+    Handshake { principal: Some(Arc::new(principal)), ..Handshake::default() }
 }
 
 fn frame_line(frame: &stomp::Frame) -> String {
@@ -595,7 +602,7 @@ fn shown_member(member: &Member) -> &str {
     member.user().map_or("<anonymous>", |user| user)
 }
 
-fn permitted_line(permit: &PublishPermit, publication: &Publication) -> String {
+fn permitted_line(permit: &Right<PublishPermit>, publication: &Publication) -> String {
     assert_eq!(*permit.destination(), publication.destination);
     let is_kept = permit.options().history.is_some();
     assert!(!(is_kept && publication.only_for.is_some()), "kept for all, but it is for one");

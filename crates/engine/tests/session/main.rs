@@ -8,6 +8,7 @@ mod connect;
 mod drain;
 mod driver;
 mod errors;
+mod hooks;
 mod model;
 mod native;
 mod presence;

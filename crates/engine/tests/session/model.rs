@@ -173,6 +173,9 @@ impl Model {
             Some(Pending::Published(_)) => self.driver.answer_published(Ok(())),
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => panic!("the model asks for no members"),
+            Some(Pending::Introduced | Pending::Renewed | Pending::Decided) => {
+                panic!("the model has no backend")
+            }
             Some(Pending::Entered) => unreachable!("it is answered unseen"),
             Some(Pending::Recovered) => self.driver.answer_recovered(None, 0),
             Some(Pending::History) => {

@@ -9,6 +9,7 @@
 //! | `C> (text) ...`, `C> (bytes) ...` | the client sends this, where `\n` and `\0` are escapes |
 //! | `D> hold` | from here on nothing is answered but by these lines: |
 //! | `D> published`, `D> joined`, `D> authenticated`, and ` unavailable`, ` degraded`, ... | |
+//! | `D> introduced ann`, `D> renewed ann@60`, `D> decided no` | a backend has decided |
 //! | `D> registry` | from here on the registry is shown too |
 //! | `D> published at e:5`, `D> published duplicate` | it has a position, or was there before |
 //! | `D> recovered 3`, `D> recovered too_old`, `D> history 4 at e:9` | of a subscription, a request |
@@ -33,6 +34,7 @@ use fanlight_proto::stomp::{Command, Version, Writer};
 use fanlight_proto::{CloseReason, Position};
 
 use crate::driver::{self, Driver};
+use crate::hooks;
 
 /// Checks a transcript under the usual rules.
 pub(crate) fn check(transcript: Expect) {
@@ -145,6 +147,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
         ("published", "queue_full") => driver.answer_published(Err(PublishError::QueueFull)),
         ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
+        ("published", "refused") => hooks::decide(driver, what, rest),
         ("published", "duplicate") => {
             driver.answer_published_at(Ok((None, Reach::Duplicate)));
         }
@@ -178,6 +181,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
         ("authenticated", "") => driver.answer_authenticated(),
+        ("introduced" | "renewed" | "decided", rest) => hooks::decide(driver, what, rest),
         ("registry", "") => driver.registry_shown = true,
         ("entered", "") => driver.done(Done::Entered(Entered::Now)),
         ("entered", "later") => driver.done(Done::Entered(Entered::Later)),

@@ -3,9 +3,9 @@
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
-use fanlight_engine::broker::{PublishError, Published};
+use fanlight_engine::broker::Published;
 use fanlight_engine::ids::Ids;
-use fanlight_engine::session::{Alone, Letter, Refusal, Sender};
+use fanlight_engine::session::{Alone, Letter, Refusal, Sender, Unpublished};
 use fanlight_proto::Destination;
 use futures_util::future::{BoxFuture, join_all};
 use http::{HeaderMap, HeaderName};
@@ -242,7 +242,7 @@ struct Desk<'d> {
     headers: &'d HeaderMap,
 }
 
-type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
+type Publishing = BoxFuture<'static, Result<Published, Unpublished>>;
 
 impl<'d> Desk<'d> {
     fn new(api: &'d Api, caller: &'d Caller, headers: &'d HeaderMap) -> Result<Self, Problem> {
@@ -263,7 +263,7 @@ impl<'d> Desk<'d> {
     }
 
     fn publish(&self, alone: Alone) -> Publishing {
-        begin(&self.api.node, self.headers, alone)
+        begin(&self.api.node, self.headers, alone, None)
     }
 
     /// In their order, and not all at once: so there is room in the broker's queue for others.
@@ -294,7 +294,7 @@ fn letter<'b>(api: &Api, body: &'b [u8]) -> Result<Letter<'b>, Problem> {
     Letter::read(&api.node.rules, text).map_err(door::refused)
 }
 
-fn settled(outcome: Result<Published, PublishError>) -> Result<Told, Problem> {
+fn settled(outcome: Result<Published, Unpublished>) -> Result<Told, Problem> {
     outcome.map(Told::from).map_err(|error| door::refused(Refusal::from(error)))
 }
 

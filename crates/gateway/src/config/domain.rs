@@ -193,7 +193,9 @@ impl Namespace {
                 }),
                 presence: self.presence,
                 queue: (self.mode == Mode::Queue).then(|| self.queue.to_domain()),
-                events: self.events,
+                events: self.events || self.occupancy.is_some(),
+                subscribe_hook: self.subscribe_hook.as_deref().map(Into::into),
+                publish_hook: self.publish_hook.as_deref().map(Into::into),
             },
         }
     }

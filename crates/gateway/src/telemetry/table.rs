@@ -8,6 +8,7 @@ pub const METRICS: &[Section] = &[
     Section { name: "connections", metrics: CONNECTIONS },
     Section { name: "messages", metrics: MESSAGES },
     Section { name: "queues", metrics: QUEUES },
+    Section { name: "webhooks", metrics: WEBHOOKS },
     Section { name: "traces", metrics: TRACES },
 ];
 
@@ -189,6 +190,47 @@ const QUEUES: &[Metric] = &[
     )
     .by(&[("result", &["moved", "dropped", "failed"])])
     .detail("`moved` to the dead-letter destination, `dropped` as none is configured, or `failed` for now"),
+];
+
+const WEBHOOKS: &[Metric] = &[
+    Metric::counter(
+        "fanlight_webhook_requests_total",
+        "Requests to webhooks, by what they were about and how they ended.",
+    )
+    .by(&[("webhook", OPEN), ("kind", OPEN), ("result", OPEN)])
+    .detail(
+        "`kind` is the `type` of the body, `result` one of [these](webhooks.md#what-can-go-wrong)",
+    ),
+    Metric::histogram(
+        "fanlight_webhook_seconds",
+        "From a request's turn to its answer or failure, with all tries.",
+    )
+    .by(&[("webhook", OPEN)]),
+    Metric::gauge("fanlight_webhook_in_flight", "Requests under way.")
+        .by(&[("webhook", OPEN)])
+        .detail("At most `concurrency` of the webhook"),
+    Metric::gauge("fanlight_webhook_waiting", "Requests that wait for their turn.")
+        .by(&[("webhook", OPEN)])
+        .detail("At most `waiting` of the webhook"),
+    Metric::gauge(
+        "fanlight_webhook_breaker_open",
+        "1 while nothing is sent, since too much failed; until a trial has succeeded.",
+    )
+    .by(&[("webhook", OPEN)]),
+    Metric::counter("fanlight_webhook_events_total", "Lifecycle events for webhooks, by what became of them.")
+        .by(&[("webhook", OPEN), ("result", &["delivered", "refused", "lost"])])
+        .detail("`refused` by a status that says that it will never be taken, or `lost` as `events.max_length` more had come. See [events](webhooks.md#events)"),
+    Metric::gauge(
+        "fanlight_webhook_events_waiting",
+        "Lifecycle events that wait for a webhook, in what this node delivers.",
+    )
+    .by(&[("webhook", OPEN)])
+    .detail("Up to 5 s old"),
+    Metric::gauge(
+        "fanlight_webhook_event_age_seconds",
+        "How old the oldest lifecycle event is that this node is delivering; 0 when there is none.",
+    )
+    .by(&[("webhook", OPEN)]),
 ];
 
 const TRACES: &[Metric] = &[

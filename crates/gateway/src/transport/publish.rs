@@ -7,18 +7,21 @@ use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use fanlight_engine::broker::{PublishError, Published, Reach};
+use fanlight_engine::broker::{Published, Reach};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::publication::Publication;
-use fanlight_engine::session::Alone;
+use fanlight_engine::session::{Alone, Unpublished};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, StatusCode, header};
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::door::Caller;
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::client_address::client_address;
+use crate::hooks::Wish;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::rates::Payer;
@@ -52,7 +55,8 @@ async fn published(
     if node.is_draining() {
         return Err(door::unavailable("draining", "this node is draining; ask another").into());
     }
-    let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+    let visitor = door::visit(node, peer, &parts.headers, &parts.uri)?;
+    let caller = door::let_in(node, &visitor, None, "publish").await?;
     if caller.is_none() && !node.rules.policy.allows_anonymous() {
         return Err(door::unauthorized("a token is needed").into());
     }
@@ -74,7 +78,7 @@ async fn published(
     let mut ids = Ids::new(rand::random());
     let alone =
         Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)?;
-    let outcome = begin(node, &parts.headers, alone).await;
+    let outcome = begin(node, &parts.headers, alone, caller).await;
     Ok(outcome.map_err(|error| door::refused(error.into()))?.into())
 }
 
@@ -115,21 +119,31 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Publishes what a request brought, as a span where that is traced. The order of the calls is the
-/// order of publication, whenever the answers are awaited.
+/// order of publication, whenever the answers are awaited, but for what a backend is asked about
+/// first.
 pub fn begin(
     node: &Node,
     headers: &HeaderMap,
-    Alone { permit, mut publication, key }: Alone,
-) -> BoxFuture<'static, Result<Published, PublishError>> {
+    Alone { permit: right, mut publication, key }: Alone,
+    principal: Caller,
+) -> BoxFuture<'static, Result<Published, Unpublished>> {
     let traced = traced(node, headers, &mut publication);
+    let watch = move |publish| match traced {
+        Some(publishing) => publishing.watch(publish),
+        None => publish,
+    };
+    let permit = match right.permit() {
+        Ok(permit) => permit,
+        Err(right) => {
+            let wish = Wish { right, publication, once: key, session: None, principal };
+            return node.hooks.publish(wish, Arc::clone(&node.broker), watch);
+        }
+    };
     let publish = match key {
         Some(key) => node.broker.publish_once(permit, publication, key),
         None => node.broker.publish(permit, publication),
     };
-    match traced {
-        Some(publishing) => publishing.watch(publish),
-        None => publish,
-    }
+    watch(publish).map(|outcome| outcome.map_err(Into::into)).boxed()
 }
 
 /// The span of a publication that is traced. What its own headers say comes before those of the

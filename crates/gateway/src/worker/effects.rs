@@ -6,7 +6,6 @@ use fanlight_engine::session::{Done, Effect};
 use fanlight_engine::time::Now;
 
 use super::Worker;
-use super::traces::watched;
 
 impl Worker {
     /// Carries out one effect; what it came to, when that is known at once.
@@ -24,19 +23,12 @@ impl Worker {
                 let entering = self.shared.registry.enter(entry);
                 self.start(key, entering, Done::Entered)
             }
-            Effect::Publish(permit, mut publication) => {
-                self.stats.published += 1;
-                let traced = self.trace(key, &mut publication);
-                let publish = self.shared.broker.publish(permit, publication);
-                let publish = watched(traced, self.stats.samples.publish(publish));
-                self.start(key, publish, Done::Published)
-            }
-            Effect::PublishOnce(permit, mut publication, once) => {
-                self.stats.published += 1;
-                let traced = self.trace(key, &mut publication);
-                let publish = self.shared.broker.publish_once(permit, publication, once);
-                let publish = watched(traced, self.stats.samples.publish(publish));
-                self.start(key, publish, Done::Published)
+            Effect::Introduce(claimant) => self.introduce(key, *claimant, now),
+            Effect::Renew(renewal) => self.renew(key, &renewal, now),
+            Effect::AskToSubscribe(question) => self.ask_to_subscribe(key, &question),
+            Effect::Publish(right, publication) => self.publish(key, right, publication, None),
+            Effect::PublishOnce(right, publication, once) => {
+                self.publish(key, right, publication, Some(once))
             }
             Effect::History(query) => {
                 let page = self.shared.broker.history(*query);
@@ -85,6 +77,9 @@ impl Worker {
             Effect::Vanish(place, member) => self.shared.presence.exit(&place, member),
             Effect::Close(reason) => self.close(key, reason, now),
             Effect::Authenticate(_)
+            | Effect::Introduce(_)
+            | Effect::Renew(_)
+            | Effect::AskToSubscribe(_)
             | Effect::Enter { .. }
             | Effect::Publish(..)
             | Effect::PublishOnce(..)

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
+use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Handle, Order};
 use fanlight_engine::session::{Handshake, Listening, Protocol};
 use tokio::sync::{mpsc, oneshot};
@@ -98,6 +99,16 @@ pub enum Opening {
     Listener(Handshake, Listening),
     /// A service for conformance suites.
     Echo(Echo),
+}
+
+impl Opening {
+    /// The session as which a backend has let it in.
+    pub(super) fn let_in(&self) -> Option<SessionId> {
+        match self {
+            Self::Session(handshake, _) | Self::Listener(handshake, _) => handshake.let_in,
+            Self::Echo(_) => None,
+        }
+    }
 }
 
 /// What a service for conformance suites answers.

@@ -27,7 +27,8 @@ mod recovery;
 
 use super::*;
 use crate::admission::Admission;
-use crate::config::Auth;
+use crate::config::{Auth, Config};
+use crate::hooks::Hooks;
 use crate::mail::Mailroom;
 use crate::socket::Socket;
 
@@ -114,6 +115,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         limits: Limits::default(),
         heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
         on_forbidden: OnForbidden::ByProtocol,
+        ..Rules::default()
     };
     let node = NodeStatus {
         id: "n".into(),
@@ -125,11 +127,13 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         is_self: true,
     };
     let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
+    let authenticator = Authenticator::new(&Auth::default(), TokenRules::default()).unwrap();
+    let authenticator = Arc::new(authenticator);
+    let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator));
     Arc::new(WorkerShared {
         rules: Arc::new(rules),
-        authenticator: Arc::new(
-            Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
-        ),
+        authenticator,
+        hooks: Arc::new(hooks),
         broker,
         presence: Arc::new(presence()),
         queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),

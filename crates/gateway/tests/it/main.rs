@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod api;
+mod backend;
 mod cluster;
 mod collector;
 mod crowd;
@@ -14,6 +15,7 @@ mod events;
 mod handshake;
 mod haproxy;
 mod health;
+mod hooks;
 mod http;
 mod http2;
 mod lifecycle;
@@ -46,4 +48,5 @@ mod support;
 mod ticker;
 mod tls;
 mod traces;
+mod webhook_events;
 mod websocket;
