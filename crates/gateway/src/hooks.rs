@@ -142,7 +142,7 @@ impl Hooks {
     ) -> Self {
         let forwarded = config.hooks.forward_headers.iter();
         Self {
-            // None is called nothing.
+            // No webhook has an empty name.
             connect: webhooks.named(&config.hooks.connect),
             refresh: webhooks.named(&config.hooks.refresh),
             forward_headers: forwarded.filter_map(|name| name.parse().ok()).collect(),

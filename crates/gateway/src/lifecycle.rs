@@ -61,6 +61,13 @@ pub struct About {
     pub owner: String,
 }
 
+/// What a node that is alone makes its events with.
+#[derive(Clone)]
+struct Stamp {
+    node: Arc<str>,
+    clock: Clock,
+}
+
 /// A webhook, and which events are for it.
 pub struct Subscriber {
     webhook: Arc<Webhook>,
@@ -144,10 +151,3 @@ fn own_id(boot: &str, number: u64) -> Box<str> {
 
 /// How long the end of the process waits for the last events.
 const LAST_TIME: Duration = Duration::from_secs(3);
-
-/// What a node that is alone makes its events with.
-#[derive(Clone)]
-struct Stamp {
-    node: Arc<str>,
-    clock: Clock,
-}

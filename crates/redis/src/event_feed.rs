@@ -132,14 +132,14 @@ impl EventFeed {
         let lost = dropped.saturating_sub(read);
         if lost > 0 {
             // Counted from where the stream begins now, so that each loss is told once.
-            let last = text_of(group, "last-delivered-id").unwrap_or_default();
+            let id = text_of(group, "last-delivered-id").unwrap_or_default();
             let dropped = dropped.to_string();
             let words: [&[u8]; 7] = [
                 b"XGROUP",
                 b"SETID",
                 &key,
                 self.group.as_bytes(),
-                last.as_bytes(),
+                id.as_bytes(),
                 b"ENTRIESREAD",
                 dropped.as_bytes(),
             ];
