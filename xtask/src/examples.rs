@@ -27,8 +27,10 @@ pub(crate) struct Options {
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     requirements::ensure()?;
     tools::npm("tests/js")?;
-    let packages = ["--package", "fanlight", "--package", "fanlight-example-chat"];
-    run_command(cargo(&["build", "--locked"]).args(packages))?;
+    // One by one: together they would share what either wants of a library, and be built anew.
+    for package in ["fanlight", "fanlight-example-chat"] {
+        run_command(&mut cargo(&["build", "--locked", "--package", package]))?;
+    }
     let target =
         env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from);
     let built = root().join(target).join("debug");
