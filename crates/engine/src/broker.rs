@@ -178,6 +178,18 @@ pub enum PublishError {
     QueueFull,
 }
 
+impl PublishError {
+    /// The stable code that clients switch on.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Overloaded => "overloaded",
+            Self::QueueFull => "queue_full",
+        }
+    }
+}
+
 /// How a join ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Joined {

@@ -1,5 +1,6 @@
 //! Fanlight's core without I/O: sessions, hub, policy, and the contracts of brokers.
 
+pub mod app;
 pub mod auth;
 pub mod broker;
 pub mod encode;

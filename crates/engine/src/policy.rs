@@ -1,5 +1,6 @@
 //! Who may subscribe and publish where: namespaces, ordered rules, default deny, permits.
 
+mod app;
 mod cover;
 mod namespace;
 mod right;
@@ -17,10 +18,12 @@ use crate::publication::SessionId;
 use crate::queue::Queue;
 
 pub use crate::auth::Principal;
+pub use app::{AppKind, AppPermit, AppRoute, AppRouteError};
 pub use namespace::{Namespace, NamespaceOptions, Namespaces};
 pub use right::Right;
 pub use rule::{Action, PolicyRule, RuleEffect, Who};
 
+use app::AppRoutes;
 use cover::Glob;
 use namespace::{Compiled, Resolved};
 use rule::Rule;
@@ -75,6 +78,7 @@ pub struct PresencePermit {
 pub struct Policy {
     namespaces: Namespaces,
     rules: Box<[Rule]>,
+    app: AppRoutes,
 }
 
 /// Who asks.
@@ -89,6 +93,9 @@ pub struct Subject<'s> {
 /// Why something is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
+    /// No route has this destination in `/app`.
+    #[error("nothing handles this destination")]
+    NoHandler,
     /// The destination is in no configured namespace.
     #[error("no namespace has this destination")]
     NoNamespace,
@@ -199,6 +206,7 @@ impl Policy {
         Ok(Self {
             namespaces: Namespaces::new(namespaces)?,
             rules: compiled.collect::<Result<_, _>>()?,
+            app: AppRoutes::default(),
         })
     }
 
@@ -218,7 +226,7 @@ impl Policy {
 
     /// Whether a session without a user could do anything.
     pub fn allows_anonymous(&self) -> bool {
-        self.namespaces.any_anonymous()
+        self.namespaces.any_anonymous() || self.app.any_anonymous()
     }
 
     /// Whether `subject` may publish to `destination`.
@@ -298,6 +306,15 @@ impl Policy {
             }
         }
         Err(Denied::NotAllowed)
+    }
+
+    /// A destination of `subject`'s own, absolute, and the channel that it comes on; `None` where
+    /// there is no namespace for it, so that nobody can have subscribed. `path` is `/queue/...`.
+    pub(crate) fn own(&self, subject: &Subject<'_>, path: &str) -> Option<(Destination, Channel)> {
+        let own = format!("/user{path}").parse().ok()?;
+        let (destination, _) = Resolved::destination(&own, subject).ok()?;
+        let channel = self.namespaces.of(&destination)?.channel_of(&destination);
+        Some((destination, channel))
     }
 
     fn decide(

@@ -12,6 +12,7 @@
 //! message waits in the backlog.
 
 mod alone;
+mod app;
 mod backlog;
 mod connect;
 mod deciding;
@@ -33,6 +34,7 @@ use std::sync::Arc;
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::Version;
 
+use crate::app::{AppBody, AppFailure, AppMessage};
 use crate::auth::{AuthError, Credentials, Principal};
 use crate::broker::{Channel, Joined, PublishError, Published};
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
@@ -48,7 +50,9 @@ use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
-pub use alone::{Alone, Letter, Refusal, Sender};
+pub use alone::{Alone, Letter, Refusal, Sender, Sent};
+pub(crate) use alone::{addressed_by_app, check_headers_of_app};
+pub use app::{AskedWire, Telling, Told};
 pub use events::{Form, Listening};
 pub use recovery::Recover;
 
@@ -143,6 +147,11 @@ pub enum Effect {
     Publish(Right<PublishPermit>, Publication),
     /// Publish unless that was done under this key before; answered by [`Done::Published`].
     PublishOnce(Right<PublishPermit>, Publication, IdempotencyKey),
+    /// Have a message to `/app/...` handled, and carry out what its handler wants; answered by
+    /// [`Done::App`] once that is done.
+    App(Box<AppMessage>),
+    /// Tell this session something, and nobody else. No answer.
+    Tell(Box<Telling>),
     /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered
     /// by [`Done::Joined`].
     Join(Channel),
@@ -179,6 +188,8 @@ pub enum Done {
     Entered(Entered),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
     Published(Result<Published, Unpublished>),
+    /// To [`Effect::App`]: the answer to a subscription, if there is one.
+    App(Result<Option<AppBody>, AppFailure>),
     /// To [`Effect::Join`].
     Joined(Joined),
     /// To [`Effect::Recover`].
@@ -374,6 +385,12 @@ impl Session {
             (Work::Publish(publishing), Done::Published(result)) => {
                 self.on_published(cx, publishing, result);
             }
+            (Work::Publish(publishing), Done::App(result)) => {
+                self.on_handled(cx, publishing, result);
+            }
+            (Work::Request(requesting), Done::App(result)) => {
+                self.on_answered(cx, requesting, result);
+            }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
             (Work::Recover(recovering), Done::Recovered(recovered)) => {
                 self.on_recovered(cx, recovering, recovered);
@@ -524,6 +541,10 @@ impl Session {
             State::Closed(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    fn is_native(&self) -> bool {
+        matches!(self.codec, Codec::Native)
     }
 
     fn is_closed(&self) -> bool {

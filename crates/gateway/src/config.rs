@@ -2,6 +2,7 @@
 
 mod accounts;
 mod api;
+mod app;
 mod check;
 mod domain;
 mod layers;
@@ -22,6 +23,7 @@ mod webhooks;
 
 pub use accounts::Account;
 pub use api::{Api, ApiKey, Scope};
+pub use app::{App, AppRoute};
 pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use limits::{Limits, OnSessionLimit};

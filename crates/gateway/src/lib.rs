@@ -7,6 +7,7 @@ pub mod accounts;
 pub mod admin;
 pub mod admission;
 pub mod api;
+pub mod app;
 pub mod body;
 pub mod bridge;
 pub mod causes;

@@ -12,6 +12,7 @@ use fanlight_redis::Lease;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
@@ -46,6 +47,8 @@ pub struct Node {
     pub peers: Arc<dyn Peers>,
     /// What it is known by to the others, where there can be some.
     pub lease: Option<Arc<Lease>>,
+    /// Has messages to `/app/...` handled.
+    pub app: Arc<App>,
     /// What those may publish who have no session.
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
@@ -102,6 +105,7 @@ impl Node {
             presence: Arc::clone(&shared.presence),
             peers: Arc::clone(&shared.peers),
             lease: None,
+            app: Arc::clone(&shared.app),
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
             tracer: shared.tracer.clone(),

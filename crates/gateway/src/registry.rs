@@ -11,7 +11,7 @@ use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
 use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
+    AppStream, Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
     RedisRegistry, RegistryOptions, control,
 };
 use futures_util::FutureExt;
@@ -147,6 +147,14 @@ impl Cluster {
     pub fn lease(&self) -> Option<Arc<Lease>> {
         match &self.own {
             Own::Redis { lease, .. } => Some(Arc::clone(lease)),
+            Own::Alone(_) => None,
+        }
+    }
+
+    /// A stream that backends consume, of about this many entries; none without Redis.
+    pub fn app_stream(&self, name: &str, max_length: u64) -> Option<AppStream> {
+        match &self.own {
+            Own::Redis { broker, .. } => Some(AppStream::new(Arc::clone(broker), name, max_length)),
             Own::Alone(_) => None,
         }
     }

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use axum::Router;
+use fanlight_engine::app::AppHandler;
 use fanlight_engine::broker::WorkerId;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
@@ -23,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use crate::accept::{self, HttpServer};
 use crate::admission::Admission;
 use crate::api::{self, Keys};
+use crate::app::{App, Backends, Handlers};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
@@ -42,10 +44,44 @@ use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
 use crate::webhook::Webhooks;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
+use crate::{admin, config, dead_letters, descriptors, dev, ecs, health, tls};
+
+/// A node within a program, with the program's own handlers of messages to `/app/...`.
+///
+/// `examples/embedded.rs` shows a whole one.
+#[derive(Debug)]
+pub struct Server {
+    options: ServeOptions,
+    handlers: Handlers,
+}
+
+impl Server {
+    /// A node of this configuration.
+    pub fn new(options: ServeOptions) -> Self {
+        Self { options, handlers: Handlers::default() }
+    }
+
+    /// Has `handler` handle what the routes have that name it: those with `handler = "name"` among
+    /// `[[app.routes]]`. It runs on the runtime that [`Server::run`] runs on.
+    #[must_use]
+    pub fn app_handler(mut self, name: impl Into<String>, handler: impl AppHandler) -> Self {
+        self.handlers.add(name, Arc::new(handler));
+        self
+    }
+
+    /// Runs it until the process is told to end, by SIGTERM, SIGINT or `POST /drain`, and it has
+    /// drained. Once in a process: it installs the process' log and metrics.
+    pub async fn run(self) -> anyhow::Result<()> {
+        run(self.options, &self.handlers).await
+    }
+}
 
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    Server::new(options).run().await
+}
+
+async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let ServeOptions { config, warnings, dev, conformance } = options;
     telemetry::init_log(&config.log)?;
     for warning in &warnings {
@@ -64,10 +100,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let (stomp_listener, stomp) = stomp.unzip();
     let has_api = !config.api.keys.is_empty();
     let api = has_api.then(|| reserve("listen.api", config.listen.api)).transpose()?;
-    let tls = tls::server_config("listen.tls", &config.listen.tls, tls::HTTP)
-        .map_err(ConfigError::from)?;
-    let stomp_tls = tls::server_config("listen.stomp_tls", &config.listen.stomp_tls, &[])
-        .map_err(ConfigError::from)?;
+    let (tls, stomp_tls) = server_tls(&config).map_err(ConfigError::from)?;
 
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
@@ -77,7 +110,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let mut cluster =
         Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
-    let shared = worker_shared(&config, &mut cluster, spans, clock, &shutdown)?;
+    let tasks = Tasks { tracker: &tracker, shutdown: &shutdown };
+    let shared = worker_shared(&config, &mut cluster, handlers, spans, clock, &tasks)?;
     let mut node = Node::new(config, &shared);
     node.dev = dev;
     node.conformance = conformance;
@@ -114,6 +148,16 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
     Ok(())
+}
+
+/// What a listener encrypts with, if it does.
+type OwnTls = Option<Arc<ServerConfig>>;
+
+/// That of the public listener, and of the one for STOMP over TCP.
+fn server_tls(config: &Config) -> Result<(OwnTls, OwnTls), config::Problem> {
+    let listen = &config.listen;
+    let public = tls::server_config("listen.tls", &listen.tls, tls::HTTP)?;
+    Ok((public, tls::server_config("listen.stomp_tls", &listen.stomp_tls, &[])?))
 }
 
 /// Serves the server API to who has a key; where.
@@ -188,22 +232,29 @@ fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketA
     })
 }
 
+/// Where a node's tasks are counted, and what ends them.
+struct Tasks<'t> {
+    tracker: &'t TaskTracker,
+    shutdown: &'t CancellationToken,
+}
+
 fn worker_shared(
     config: &Config,
     cluster: &mut Cluster,
+    handlers: &Handlers,
     tracer: Option<Arc<Tracer>>,
     clock: Clock,
-    shutdown: &CancellationToken,
+    Tasks { tracker, shutdown }: &Tasks<'_>,
 ) -> anyhow::Result<Arc<WorkerShared>> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
         Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
     let authenticator = Arc::new(authenticator);
-    let webhooks = Webhooks::start(config, clock, shutdown.clone())?;
+    let webhooks = Arc::new(Webhooks::start(config, clock, (*shutdown).clone())?);
     let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
     cluster.deliver_events(config, clock, &subscribers);
-    let hooks = Hooks::new(config, Arc::new(webhooks), Arc::clone(&authenticator));
+    let hooks = Hooks::new(config, Arc::clone(&webhooks), Arc::clone(&authenticator));
     let rules = Rules {
         policy,
         limits: config.session_limits(),
@@ -211,8 +262,11 @@ fn worker_shared(
         on_forbidden: config.on_forbidden(),
         hooks: hooks.of_sessions(),
     };
+    let rules = Arc::new(rules);
+    let backends = Backends { webhooks: &webhooks, cluster, handlers, tracker };
+    let app = App::new(config, &rules, clock, &backends).map_err(ConfigError::from)?;
     Ok(Arc::new(WorkerShared {
-        rules: Arc::new(rules),
+        rules,
         authenticator,
         hooks: Arc::new(hooks),
         broker: Arc::clone(&cluster.broker),
@@ -227,6 +281,7 @@ fn worker_shared(
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
         tracer,
+        app: Arc::new(app),
     }))
 }
 

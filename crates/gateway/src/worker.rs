@@ -51,6 +51,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admission::Admitted;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
@@ -104,6 +105,8 @@ pub struct WorkerShared {
     pub sessions: AtomicU64,
     /// Makes spans, where there are traces.
     pub tracer: Option<Arc<Tracer>>,
+    /// Has messages to `/app/...` handled.
+    pub app: Arc<App>,
 }
 
 /// One worker; it belongs to one thread.

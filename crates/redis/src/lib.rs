@@ -22,9 +22,11 @@
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 //! | [`RedisPeers`] | who has a session that its client named, and asking that node |
 //! | [`Relay`] | from the Redis of one cell into that of another |
+//! | [`AppStream`] | what clients send to backends that consume a stream |
 //! | [`RedisPresence`] | who is where, entered under the node's lease |
 
 mod agreement;
+mod app_stream;
 mod broker;
 mod canary;
 mod cluster;
@@ -66,6 +68,7 @@ mod tls;
 mod topology;
 mod writer;
 
+pub use app_stream::AppStream;
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
 pub use event_feed::{Backlog, EventFeed, EventStream};

@@ -71,7 +71,8 @@ impl Session {
             Ok(permit) => permit,
             Err(error) => return self.refuse(cx, &error.into(), &answer),
         };
-        let wanted = Wanted { wire: wire.with(&id), start, presence, consuming };
+        let headers = Box::default();
+        let wanted = Wanted { wire: wire.with(&id), start, presence, consuming, headers };
         if let Err((fault, answer)) = self.subscribe_permitted(cx, &id, permit, wanted, answer) {
             self.refuse(cx, &fault, &answer);
         }

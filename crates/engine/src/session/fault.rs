@@ -8,6 +8,7 @@ use fanlight_proto::stomp::StompError;
 use fanlight_proto::{CloseReason, DestinationError, PatternError};
 
 use super::{OnForbidden, Unpublished};
+use crate::app::AppFailure;
 use crate::auth::AuthError;
 use crate::broker::PublishError;
 use crate::history::HistoryError;
@@ -198,6 +199,17 @@ impl Fault {
         Self::new("bad_session", message, remedy, CloseReason::ProtocolError)
     }
 
+    pub(super) fn session_without_user() -> Self {
+        let message = "only a user's session can be named";
+        let remedy = "send a token, or leave it out";
+        Self::new("bad_session", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn too_many_headers(limit: usize) -> Self {
+        let message = format!("more than {limit} headers");
+        Self::of(CloseReason::TooLarge, message, "put more into the body")
+    }
+
     pub(super) fn reserved_header(name: &str) -> Self {
         let message = format!("the header {name:?} can't be set by clients");
         Self::new("bad_header", message, "choose another name", CloseReason::ProtocolError)
@@ -228,8 +240,8 @@ impl Fault {
     }
 
     pub(super) fn no_handler() -> Self {
-        let message = "nothing handles /app destinations here";
-        let remedy = "use /topic, /queue or /user";
+        let message = "nothing handles this destination";
+        let remedy = "use one of a route of [[app.routes]], or /topic, /queue or /user";
         Self::new("no_handler", message, remedy, CloseReason::Forbidden)
     }
 
@@ -330,6 +342,23 @@ impl Fault {
         Self::commit_incomplete(format!("{why}; published before: {done}"))
     }
 
+    /// A COMMIT failed at a send to a backend, which is told apart; `published` went before it.
+    pub(super) fn commit_not_handled(failure: &AppFailure, published: u32) -> Self {
+        let unsure = matches!(
+            failure,
+            AppFailure::Timeout
+                | AppFailure::Failed
+                | AppFailure::BadAnswer(_)
+                | AppFailure::Internal
+                | AppFailure::Unpublished(_)
+                | AppFailure::Undelivered(PublishError::Unknown)
+        );
+        let also = if unsure { ", perhaps the next" } else { "" };
+        Self::commit_incomplete(format!(
+            "{failure}; done before: the first {published} of the transaction's sends{also}"
+        ))
+    }
+
     /// A COMMIT failed at its ACKs and NACKs, after all its sends had been accepted.
     pub(super) fn commit_not_settled(error: QueueError, published: u32) -> Self {
         let QueueError::Unavailable = error;
@@ -410,6 +439,7 @@ impl From<Denied> for Fault {
         match denied {
             Denied::Destination(error) => error.into(),
             Denied::Pattern(error) => error.into(),
+            Denied::NoHandler => Self::no_handler(),
             Denied::NoHistory => {
                 let remedy = "give the namespace a history, or fetch the state from the backend";
                 Self::new("no_history", denied.to_string(), remedy, CloseReason::Forbidden)
@@ -435,13 +465,7 @@ impl From<PresenceError> for Fault {
 
 impl From<PublishError> for Fault {
     fn from(error: PublishError) -> Self {
-        let code = match error {
-            PublishError::Unavailable => "unavailable",
-            PublishError::Unknown => "unknown",
-            PublishError::Overloaded => "overloaded",
-            PublishError::QueueFull => "queue_full",
-        };
-        let fault = Self::new(code, error.to_string(), "", CloseReason::Unavailable);
+        let fault = Self::new(error.code(), error.to_string(), "", CloseReason::Unavailable);
         match error {
             // To repeat it could publish it twice.
             PublishError::Unknown => fault,

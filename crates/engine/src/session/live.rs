@@ -7,6 +7,7 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern, Position};
 
+use super::app::{Handling, Requesting, is_app};
 use super::connect::{Connecting, Entering};
 use super::deciding::Deciding;
 use super::heartbeat::Beats;
@@ -16,12 +17,13 @@ use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
 use super::{Cx, Effect, Fault, Rules, Session, Unpublished, native};
+use crate::app::AppMessage;
 use crate::auth::Principal;
 use crate::broker::{Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
 use crate::ids::Ids;
 use crate::limits::Gcra;
-use crate::policy::{PublishPermit, Right, Subject, SubscribePermit};
+use crate::policy::{AppKind, PublishPermit, Right, Subject, SubscribePermit};
 use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId, SessionId};
 use crate::registry::SubscriptionChange;
@@ -34,9 +36,17 @@ pub(super) struct Live {
     pub(super) principal: Option<Arc<Principal>>,
     pub(super) subscriptions: Subscriptions,
     pub(super) beats: Beats,
-    pub(super) transactions: Option<Box<Transactions>>,
+    extras: Option<Box<Extras>>,
     messages: Gcra,
     commands: Gcra,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+struct Extras {
+    transactions: Transactions,
+    /// Subscriptions to `/app/...` that were answered: clients may end them all the same.
+    requests: u16,
 }
 
 /// What the effect under way is for.
@@ -53,18 +63,38 @@ pub(super) enum Work {
     History(Asking),
     Members(Asked),
     Settle(Settling),
+    Request(Requesting),
 }
 
 /// Publications on their way, one at a time.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    answer: Answer,
-    /// What a COMMIT publishes after this one.
-    rest: VecDeque<Outgoing>,
+    pub(super) answer: Answer,
+    /// What a COMMIT sends after this one.
+    rest: VecDeque<Sending>,
     /// What a COMMIT acknowledges after that.
     verdicts: Vec<Verdict>,
-    /// How many it has published before.
-    published: u32,
+    /// How many it has published or had handled before.
+    pub(super) published: u32,
+    /// What a backend handles now.
+    pub(super) handling: Option<Handling>,
+}
+
+impl Publishing {
+    /// Whether it is about one send, and nothing else.
+    pub(super) fn is_alone(&self) -> bool {
+        self.published == 0 && self.rest.is_empty() && self.verdicts.is_empty()
+    }
+}
+
+/// What a client sends, with the right to.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are publications")]
+pub(super) enum Sending {
+    /// To subscribers.
+    Publication(Outgoing),
+    /// To a backend.
+    App(Box<AppMessage>),
 }
 
 /// A publication with the right to publish it.
@@ -126,9 +156,42 @@ impl Live {
             principal,
             subscriptions: Subscriptions::default(),
             beats,
-            transactions: None,
+            extras: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// The open transactions.
+    pub(super) fn transactions(&self) -> Option<&Transactions> {
+        self.extras.as_deref().map(|extras| &extras.transactions)
+    }
+
+    /// The same, to change them.
+    pub(super) fn transactions_mut(&mut self) -> &mut Transactions {
+        &mut self.extras.get_or_insert_default().transactions
+    }
+
+    /// A subscription to `/app/...` is answered.
+    pub(super) fn count_request(&mut self) {
+        let requests = &mut self.extras.get_or_insert_default().requests;
+        *requests = requests.saturating_add(1);
+    }
+
+    /// Such a subscription is ended, which stands no longer; whether there was one.
+    fn forget_request(&mut self) -> bool {
+        let Some(extras) = &mut self.extras else { return false };
+        let Some(left) = extras.requests.checked_sub(1) else { return false };
+        extras.requests = left;
+        self.drop_empty();
+        true
+    }
+
+    /// Gives memory back that nothing is in any more.
+    pub(super) fn drop_empty(&mut self) {
+        let is_empty = |extras: &Extras| extras.transactions.is_empty() && extras.requests == 0;
+        if self.extras.as_deref().is_some_and(is_empty) {
+            self.extras = None;
         }
     }
 
@@ -173,27 +236,42 @@ impl Live {
 }
 
 impl Session {
-    /// The publication that `draft` asks for, if the policy permits it.
-    pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
-        outgoing(cx.rules, cx.ids, cx.now, Publisher::Client(&self.subject()), draft)
+    /// What `draft` asks to be sent, if the policy permits it.
+    pub(super) fn sending(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Sending, Fault> {
+        if is_app(draft.to) {
+            let message = self.app_message(cx, AppKind::Message, draft)?;
+            return Ok(Sending::App(Box::new(message)));
+        }
+        let publisher = Publisher::Client(&self.subject());
+        outgoing(cx.rules, cx.ids, cx.now, publisher, draft).map(Sending::Publication)
     }
 
-    /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
+    /// Sends all of `sends`, one after the other, then carries out `verdicts` and answers.
     pub(super) fn publish(
         &mut self,
         cx: &mut Cx<'_>,
-        outgoing: VecDeque<Outgoing>,
+        sends: VecDeque<Sending>,
         verdicts: Vec<Verdict>,
         answer: Answer,
     ) {
-        let publishing = Publishing { answer, rest: outgoing, verdicts, published: 0 };
+        let handling = None;
+        let publishing = Publishing { answer, rest: sends, verdicts, published: 0, handling };
         self.publish_next(cx, publishing, Note::default());
     }
 
-    fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
-        let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
-            let Publishing { answer, verdicts, published, .. } = publishing;
-            return self.judge(cx, &verdicts, Settling { answer, note, published });
+    pub(super) fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
+        let Outgoing { permit, mut publication, key } = match publishing.rest.pop_front() {
+            Some(Sending::Publication(outgoing)) => outgoing,
+            Some(Sending::App(mut message)) => {
+                message.at_unix_ms = cx.now.unix_ms;
+                let to = message.destination().clone();
+                publishing.handling = Some(Handling { message: message.id, to });
+                return self.start(cx, Work::Publish(publishing), Effect::App(message));
+            }
+            None => {
+                let Publishing { answer, verdicts, published, .. } = publishing;
+                return self.judge(cx, &verdicts, Settling { answer, note, published });
+            }
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
@@ -251,7 +329,10 @@ impl Session {
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
         let member = self.member();
         let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
-        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        let Some(subscription) = live.subscriptions.remove(id) else {
+            // What `/app/...` has answered stands no longer, but clients can't know that.
+            return if live.forget_request() { Ok(()) } else { Err(Fault::not_subscribed()) };
+        };
         live.left(cx, subscription, &member);
         Ok(())
     }
@@ -289,7 +370,7 @@ pub(super) fn may_subscribe(
     }
     check_length(rules, to)?;
     let pattern: DestinationPattern = to.parse()?;
-    if to.starts_with("/app/") {
+    if is_app(to) {
         return Err(Fault::no_handler());
     }
     Ok(rules.policy.subscribe_pattern(subject, &pattern)?)

@@ -90,7 +90,8 @@ impl Session {
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
                 let answer = Answer::to(id);
-                let wanted = Wanted { wire, start, presence, consuming };
+                let headers = Box::default();
+                let wanted = Wanted { wire, start, presence, consuming, headers };
                 self.subscribe(cx, &to, &to, wanted, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
@@ -131,8 +132,8 @@ impl Session {
 
     fn native_send(&mut self, cx: &mut Cx<'_>, message: &ClientMessage<'_>) -> Result<(), Fault> {
         let draft = draft_of(message, &cx.rules.limits)?;
-        let outgoing = self.outgoing(cx, draft)?;
-        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(request_id(message)));
+        let sending = self.sending(cx, draft)?;
+        self.publish(cx, [sending].into(), Vec::new(), Answer::to(request_id(message)));
         Ok(())
     }
 

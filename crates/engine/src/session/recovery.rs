@@ -3,7 +3,8 @@
 use fanlight_proto::native::{HistoryWriter, RequestId};
 use fanlight_proto::{Destination, Position};
 
-use super::live::{Answer, Note, Work, parse_destination};
+use super::app::is_app;
+use super::live::{Answer, Note, Work, is_pattern, parse_destination};
 use super::native::is_named_user;
 use super::presence::may_see_presence;
 use super::queue::Consuming;
@@ -44,6 +45,8 @@ pub(super) struct Wanted<'w> {
     /// Whether to be told who comes and goes.
     pub(super) presence: bool,
     pub(super) consuming: Consuming,
+    /// For whoever answers, where that is a backend.
+    pub(super) headers: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// A subscription whose channel is being joined.
@@ -95,9 +98,13 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         to: &str,
-        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        wanted: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
+        if is_app(to) && !is_pattern(to) {
+            return self.request(cx, id, to, wanted, answer);
+        }
+        let Wanted { wire, start, presence, consuming, .. } = wanted;
         let seen = if presence {
             may_see_presence(cx.rules, &self.subject(), to).map(drop)
         } else {
@@ -110,7 +117,7 @@ impl Session {
             Ok(right) => right,
             Err(fault) => return Err((fault, answer)),
         };
-        let wanted = Wanted { wire, start, presence, consuming };
+        let wanted = Wanted { wire, start, presence, consuming, headers: Box::default() };
         match right.permit() {
             Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
             Err(right) => {
@@ -126,7 +133,7 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         permit: SubscribePermit,
-        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        Wanted { wire, start, presence, consuming, .. }: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
         let queue = permit.queue();

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "to panic is how a test fails")]
 #![expect(clippy::format_push_string, reason = "plain to read, and nothing here is hot")]
 
+mod app;
 mod connect;
 mod drain;
 mod driver;
@@ -17,6 +18,7 @@ mod receipts;
 mod recovery;
 mod registry;
 mod send;
+mod shown;
 mod subscribe;
 mod time;
 mod transactions;

@@ -13,6 +13,7 @@
 //! | `D> registry` | from here on the registry is shown too |
 //! | `D> published at e:5`, `D> published duplicate` | it has a position, or was there before |
 //! | `D> recovered 3`, `D> recovered too_old`, `D> history 4 at e:9` | of a subscription, a request |
+//! | `D> handled`, `D> handled reply {}`, `D> handled refused code why`, ... | what a backend says |
 //! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `D> rebalance` | the driver has too many |
@@ -25,6 +26,7 @@
 #![expect(clippy::needless_pass_by_value, reason = "`check(expect![..])` reads best")]
 
 use expect_test::Expect;
+use fanlight_engine::app::{AppBody, AppFailure};
 use fanlight_engine::broker::{Joined, PublishError, Reach};
 use fanlight_engine::history::{HistoryError, Lost};
 use fanlight_engine::queue::QueueError;
@@ -171,6 +173,7 @@ fn drive(driver: &mut Driver, line: &str) {
             let (count, top) = rest.split_once(" at ").unwrap();
             driver.answer_history(count.parse().unwrap(), top.parse().unwrap(), None);
         }
+        ("handled", outcome) => driver.done(Done::App(handled(outcome))),
         ("settled", "") => driver.answer_settled(Ok(())),
         ("settled", "unavailable") => driver.answer_settled(Err(QueueError::Unavailable)),
         ("fetched", rest) => {
@@ -197,6 +200,23 @@ fn drive(driver: &mut Driver, line: &str) {
             driver.fault(reason.unwrap(), message);
         }
         _ => panic!("how to {line:?}?"),
+    }
+}
+
+/// What a handler says: nothing, a reply, or why it does not do it.
+fn handled(outcome: &str) -> Result<Option<AppBody>, AppFailure> {
+    let (what, rest) = outcome.split_once(' ').unwrap_or((outcome, ""));
+    match what {
+        "" => Ok(None),
+        "reply" => Ok(Some(AppBody::of_json(rest.to_owned()).with_header("x-from", "backend"))),
+        "bytes" => Ok(Some(AppBody::bytes(rest.to_owned(), "application/x-thing".into()))),
+        "refused" => {
+            let (code, message) = rest.split_once(' ').unwrap();
+            Err(AppFailure::refused(code, message))
+        }
+        "timeout" => Err(AppFailure::Timeout),
+        "unavailable" => Err(AppFailure::Unavailable),
+        _ => panic!("how is {outcome:?} handled?"),
     }
 }
 

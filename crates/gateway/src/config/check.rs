@@ -2,6 +2,7 @@
 
 use super::accounts;
 use super::api;
+use super::app;
 use super::problem::Problem;
 use super::queues;
 use super::rebalance;
@@ -20,6 +21,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     identity(config, &mut problems);
     namespaces(config, &mut problems);
     queues::problems(config, &mut problems);
+    app::problems(config, &mut problems);
     api::problems(&config.api, &mut problems);
     webhooks::problems(config, &mut problems);
     limits(config, &mut problems);

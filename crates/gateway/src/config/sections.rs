@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::Account;
 use super::api::Api;
+use super::app::App;
 use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
@@ -54,6 +55,8 @@ pub struct Config {
     pub policy: Policy,
     /// What backends ask of the cluster, over HTTP at `listen.api`.
     pub api: Api,
+    /// Which backends handle what clients send to `/app/...`.
+    pub app: App,
     /// Backends that are asked and told things over HTTP; other options name them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub webhooks: Vec<Webhook>,

@@ -2,11 +2,14 @@
 
 use fanlight_engine::metric::{Metric, OPEN, Section};
 
+use crate::app;
+
 /// All of them.
 pub const METRICS: &[Section] = &[
     Section { name: "node", metrics: NODE },
     Section { name: "connections", metrics: CONNECTIONS },
     Section { name: "messages", metrics: MESSAGES },
+    Section { name: "app", metrics: APP },
     Section { name: "queues", metrics: QUEUES },
     Section { name: "webhooks", metrics: WEBHOOKS },
     Section { name: "traces", metrics: TRACES },
@@ -113,6 +116,12 @@ const CONNECTIONS: &[Metric] = &[
         "fanlight_outbox_dropped_frames_total",
         "Frames dropped when a slow consumer was closed.",
     ),
+];
+
+const APP: &[Metric] = &[
+    Metric::counter("fanlight_app_messages_total", "Messages to `/app/...`, by route and result.")
+        .by(&[("route", OPEN), ("result", &app::RESULTS)])
+        .detail("`route` is the pattern of one of `[[app.routes]]`. `handled`: the handler has answered, and the broker has accepted what it wants sent; `refused`: the handler said no; for the others see [what clients are told](app.md#what-clients-are-told)"),
 ];
 
 const MESSAGES: &[Metric] = &[

@@ -1,20 +1,25 @@
 //! `POST /publish`: for clients that only listen or poll, under the same rules as SEND.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use fanlight_engine::app::AppFailure;
 use fanlight_engine::broker::{Published, Reach};
+use fanlight_engine::encode::message_of;
 use fanlight_engine::ids::Ids;
 use fanlight_engine::publication::Publication;
-use fanlight_engine::session::{Alone, Unpublished};
+use fanlight_engine::session::{Alone, Sent, Unpublished};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::door::Caller;
@@ -39,7 +44,7 @@ async fn publish(
 ) -> Response {
     let allowed = cors::allowed(request.headers(), &station.node.config.origin);
     let response = match published(&station, peer, request).await {
-        Ok(told) => ([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response(),
+        Ok(told) => ([(header::CACHE_CONTROL, "no-store")], told).into_response(),
         Err(problem) => problem.into_response(),
     };
     cors::with(allowed, response)
@@ -49,7 +54,7 @@ async fn published(
     station: &Station,
     peer: std::net::SocketAddr,
     request: Request,
-) -> Result<Told, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     let node = &*station.node;
     let (parts, body) = request.into_parts();
     if node.is_draining() {
@@ -76,10 +81,67 @@ async fn published(
     let text = std::str::from_utf8(&body)
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
     let mut ids = Ids::new(rand::random());
-    let alone =
-        Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)?;
-    let outcome = begin(node, &parts.headers, alone, caller).await;
-    Ok(outcome.map_err(|error| door::refused(error.into()))?.into())
+    match Sent::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)? {
+        Sent::Publication(alone) => {
+            let outcome = begin(node, &parts.headers, *alone, caller).await;
+            let published = outcome.map_err(|error| door::refused(error.into()))?;
+            Ok(Json(Told::from(published)).into_response())
+        }
+        Sent::App(message) => {
+            let message_id = message.id.to_string();
+            let handled = match node.app.handle_surely(*message).await {
+                Ok(handled) => handled,
+                Err(failure) => return Ok(not_handled(&failure)),
+            };
+            let messages = handled.for_caller.iter().map(message_of).map(RawValue::from_string);
+            let messages = messages.collect::<Result<_, _>>().unwrap_or_default();
+            Ok(Json(ToldByApp { message_id, messages }).into_response())
+        }
+    }
+}
+
+/// What a backend has handled.
+#[derive(Debug, Serialize)]
+struct ToldByApp {
+    /// The message's id.
+    message_id: String,
+    /// What the backend answers to the sender alone, which has named no session for it: native
+    /// messages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<Box<RawValue>>,
+}
+
+/// That a backend has not handled a message, with the code that other protocols have for it too.
+fn not_handled(failure: &AppFailure) -> Response {
+    let (status, code) = match failure {
+        AppFailure::Refused(_) => return refused(failure),
+        AppFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+        AppFailure::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        AppFailure::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+        AppFailure::Failed => (StatusCode::BAD_GATEWAY, "unavailable"),
+        AppFailure::BadAnswer(_) => (StatusCode::BAD_GATEWAY, "bad_answer"),
+        AppFailure::Undelivered(error) => return door::refused((*error).into()).into_response(),
+        AppFailure::Unpublished(error) => (StatusCode::BAD_GATEWAY, error.code()),
+        AppFailure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    };
+    let problem = Problem::new(status, code, failure.to_string());
+    match failure.retry_after_ms() {
+        Some(after) => problem.with_retry_after(Duration::from_millis(after)).into_response(),
+        None => problem.into_response(),
+    }
+}
+
+/// The problem that a backend tells of, with its own code.
+fn refused(failure: &AppFailure) -> Response {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let problem = json!({
+        "code": failure.code(),
+        "status": status.as_u16(),
+        "title": status.canonical_reason(),
+        "detail": failure.to_string(),
+    });
+    let content_type = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, content_type)], problem.to_string()).into_response()
 }
 
 /// What the broker has accepted, as in the native protocol's `ok`.

@@ -2,8 +2,9 @@
 
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::registry::Entry;
-use fanlight_engine::session::{Done, Effect};
+use fanlight_engine::session::{Done, Effect, Telling};
 use fanlight_engine::time::Now;
+use futures_util::FutureExt;
 
 use super::Worker;
 
@@ -29,6 +30,11 @@ impl Worker {
             Effect::Publish(right, publication) => self.publish(key, right, publication, None),
             Effect::PublishOnce(right, publication, once) => {
                 self.publish(key, right, publication, Some(once))
+            }
+            Effect::App(message) => {
+                let handled = self.shared.app.handle(*message);
+                let handled = handled.map(|result| result.map(|handled| handled.reply)).boxed();
+                self.start(key, handled, Done::App)
             }
             Effect::History(query) => {
                 let page = self.shared.broker.history(*query);
@@ -60,6 +66,7 @@ impl Worker {
                 let chunk = self.encoder.frame(text, &payload, slot.framing);
                 self.stage.push(key, slot, chunk);
             }
+            Effect::Tell(telling) => self.tell(key, &telling),
             Effect::Ping => self.ping(key),
             Effect::Exit { user, reason } => {
                 if let Some(entry) = self.entry(key, user) {
@@ -83,10 +90,20 @@ impl Worker {
             | Effect::Enter { .. }
             | Effect::Publish(..)
             | Effect::PublishOnce(..)
+            | Effect::App(_)
             | Effect::History(_)
             | Effect::Join(_)
             | Effect::Settle(_)
             | Effect::Members(_) => debug_assert!(false, "{effect:?} has an answer"),
+        }
+    }
+
+    /// Tells one session something, by its own subscriptions.
+    fn tell(&mut self, key: SessionKey, telling: &Telling) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        for chunk in self.encoder.tell(telling, key, slot.framing, &self.hub) {
+            self.stats.messages_out += 1;
+            self.stage.push(key, slot, chunk);
         }
     }
 }

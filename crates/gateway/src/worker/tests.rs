@@ -127,11 +127,13 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         is_self: true,
     };
     let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
+    let (rules, clock) = (Arc::new(rules), Clock::start());
+    let app = App::without_routes(Arc::clone(&rules), Arc::clone(&broker), clock);
     let authenticator = Authenticator::new(&Auth::default(), TokenRules::default()).unwrap();
     let authenticator = Arc::new(authenticator);
     let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator));
     Arc::new(WorkerShared {
-        rules: Arc::new(rules),
+        rules,
         authenticator,
         hooks: Arc::new(hooks),
         broker,
@@ -143,13 +145,14 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
             Arc::new(|time| tokio::time::sleep(time).boxed()),
         )),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
-        clock: Clock::start(),
+        clock,
         outbox_limits,
         mailbox_limits: outbox_limits,
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
         sessions: AtomicU64::new(0),
         tracer: None,
+        app: Arc::new(app),
     })
 }
 

@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod api;
+mod app;
 mod backend;
 mod cluster;
 mod collector;
