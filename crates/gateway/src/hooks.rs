@@ -426,7 +426,8 @@ fn shown(reason: Option<String>) -> Option<Box<str>> {
     let reason = reason?;
     let line = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
     let line: String = line.take(REASON_MAX_CHARS).collect();
-    Some(line.trim().into()).filter(|line: &Box<str>| !line.is_empty())
+    let line = line.trim();
+    (!line.is_empty()).then(|| line.into())
 }
 
 /// Names and values; of a name that comes several times, its values with commas between.

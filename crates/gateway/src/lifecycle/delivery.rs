@@ -79,10 +79,7 @@ impl Delivery {
                 ..CallOptions::default()
             };
             let call = self.subscriber.webhook.call(event.kind.as_str(), &event.about, options);
-            let error = match call.await {
-                Ok(_) => return self.count("delivered", 1),
-                Err(error) => error,
-            };
+            let Err(error) = call.await else { return self.count("delivered", 1) };
             if is_final(&error) {
                 let webhook = self.subscriber.webhook.name();
                 tracing::warn!(webhook, id = event.id, %error, "an event was refused; it is dropped");

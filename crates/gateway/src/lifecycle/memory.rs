@@ -81,7 +81,7 @@ impl EventSink for MemoryEvents {
             owner: self.stamp.node.to_string(),
         };
         let of = about.session.as_deref().or(about.destination.as_deref()).unwrap_or_default();
-        let lane = (self.hasher.hash_one(of) % LANES as u64) as usize;
+        let lane = (self.hasher.hash_one(of) % u64::from(LANES)) as usize;
         let event = Event {
             id: own_id(&self.stamp.node, self.made.fetch_add(1, Ordering::Relaxed)),
             kind,

@@ -208,7 +208,7 @@ async fn a_backend_has_a_say_in_subscriptions_and_publications_after_the_policy(
     let sends = words.iter().enumerate().map(|(id, word)| {
         json!({ "type": "send", "to": "/topic/open.guarded.a", "data": { "word": word }, "id": id })
     });
-    ann.send(&Value::from_iter(sends).to_string()).await;
+    ann.send(&sends.collect::<Value>().to_string()).await;
     ann.expect("language").await;
     let mut heard = Vec::new();
     let mut confirmed = Vec::new();
