@@ -35,13 +35,13 @@ function draw() {
 }
 
 function drawPerson({ user, devices, last_seen: lastSeen }) {
-  const sessions = Object.values(devices).sort();
+  const sessions = Object.entries(devices).sort(([, a], [, b]) => a.localeCompare(b));
   const count = sessions.length === 1 ? "online" : `online on ${sessions.length} devices`;
   const state = sessions.length > 0 ? count : `last seen ${ago(lastSeen)}`;
   const words = element("div", { class: "grow" }, element("strong", {}, user));
   words.append(element("div", { class: "state", "data-state": sessions.length > 0 ? "online" : "away" }, state));
   const list = element("ul", { class: "plain small soft" });
-  list.append(...sessions.map((since) => element("li", {}, `since ${clock(since)}`)));
+  list.append(...sessions.map(([id, since]) => element("li", { "data-session": id }, `since ${clock(since)}`)));
   return element("article", { class: "card person row", "data-user": user }, avatar(user), words, list);
 }
 

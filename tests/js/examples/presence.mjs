@@ -22,7 +22,8 @@ export const rules = {
   async "a node that dies leaves no ghosts behind"({ tabs, stack }) {
     this.carl = await tabs.enter("carl");
     await says(this.ann, "carl", "online");
-    const devices = () => this.ann.locator('[data-user="carl"] li').allTextContents();
+    const devices = () =>
+      this.ann.locator('[data-user="carl"] li').evaluateAll((all) => all.map(({ dataset }) => dataset.session));
     const [before] = await devices();
     await withNodeKilled(stack, "carl", this.carl, () =>
       // The node could not say that this session ended: another one does, once its lease is over.
