@@ -149,7 +149,12 @@ impl Gateway {
 
     /// Waits for the end; whether it was a success.
     pub async fn ended(&mut self) -> bool {
-        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().success()
+        self.end_code().await == Some(0)
+    }
+
+    /// Waits for the end; the process' status, unless a signal was its end.
+    pub async fn end_code(&mut self) -> Option<i32> {
+        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code()
     }
 
     /// GETs a path of the admin listener: status and body.
