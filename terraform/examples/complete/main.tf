@@ -47,6 +47,7 @@ module "service" {
   scaling             = var.scaling
   spot                = { percent = var.spot_percent }
   prometheus          = module.observability.prometheus
+  traces              = var.traces
 
   load_balancer = {
     target_group_arn  = module.alb.target_group_arn
