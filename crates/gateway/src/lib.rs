@@ -18,6 +18,7 @@ pub mod descriptors;
 pub mod dev;
 pub mod drain;
 pub mod ecs;
+pub mod handshakes;
 pub mod health;
 pub mod http1;
 pub mod http2;

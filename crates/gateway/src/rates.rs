@@ -1,28 +1,50 @@
 //! Rates of those who have no session to keep them: by user, or by address without one.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fanlight_engine::limits::{Gcra, Rate, RetryAfterMs};
 
+use crate::admission::AddressKey;
+
 /// Whose rate it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Payer {
     /// A user.
     User(Arc<str>),
-    /// An address, of somebody without a user.
+    /// An address, of somebody without a user: for IPv6, all of its /64.
     Address(IpAddr),
 }
 
 /// The rates of a node; bounded, however many come.
-#[derive(Debug, Default)]
-pub struct Rates(Mutex<HashMap<Payer, Gcra>>);
+#[derive(Debug)]
+pub struct Rates<K = Key>(Mutex<HashMap<K, Gcra>>);
 
-impl Rates {
-    /// Counts one message of `payer` against `rate`.
-    pub fn admit(&self, payer: Payer, now_ms: u64, rate: Rate) -> Result<(), RetryAfterMs> {
-        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+/// A payer as it is counted.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Key {
+    /// A user.
+    User(Arc<str>),
+    /// An address.
+    Address(AddressKey),
+}
+
+impl<K> Default for Rates<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Rates<K> {
+    /// Counts one message, or whatever the rate is of, of `payer` against `rate`.
+    pub fn admit(&self, payer: impl Into<K>, now_ms: u64, rate: Rate) -> Result<(), RetryAfterMs> {
+        if rate.per_s == 0 {
+            return Ok(());
+        }
+        let mut rates = self.lock();
         if rates.len() >= MAX_PAYERS {
             // Who has its whole burst again is as good as unknown.
             rates.retain(|_, gcra| !gcra.is_idle(now_ms));
@@ -30,7 +52,39 @@ impl Rates {
                 rates.clear();
             }
         }
-        rates.entry(payer).or_default().admit(now_ms, rate)
+        rates.entry(payer.into()).or_default().admit(now_ms, rate)
+    }
+
+    /// Takes back what was counted last.
+    pub fn take_back<Q: Eq + Hash + ?Sized>(&self, payer: &Q, rate: Rate)
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(gcra) = self.lock().get_mut(payer) {
+            gcra.take_back(rate);
+        }
+    }
+
+    /// Whether one more would be refused.
+    pub fn is_full<Q: Eq + Hash + ?Sized>(&self, payer: &Q, now_ms: u64, rate: Rate) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        let gcra = self.lock().get(payer).copied();
+        gcra.is_some_and(|mut gcra| gcra.admit(now_ms, rate).is_err())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Gcra>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl From<Payer> for Key {
+    fn from(payer: Payer) -> Self {
+        match payer {
+            Payer::User(user) => Self::User(user),
+            Payer::Address(address) => Self::Address(address.into()),
+        }
     }
 }
 
@@ -43,7 +97,7 @@ mod tests {
 
     #[test]
     fn each_payer_has_a_rate_of_its_own() {
-        let rates = Rates::default();
+        let rates: Rates = Rates::default();
         let rate = Rate { per_s: 1, burst: 2 };
         let user = |name: &str| Payer::User(name.into());
         for _ in 0..2 {
@@ -55,8 +109,18 @@ mod tests {
     }
 
     #[test]
+    fn an_ipv6_customer_pays_for_the_whole_of_its_64_bit_prefix() {
+        let rates: Rates = Rates::default();
+        let rate = Rate { per_s: 1, burst: 1 };
+        let mut admit = |text: &str| rates.admit(Payer::Address(text.parse().unwrap()), 1000, rate);
+        assert!(admit("2001:db8::1").is_ok() && admit("2001:db8::2").is_err());
+        assert!(admit("2001:db8:0:1::1").is_ok());
+        assert!(admit("192.0.2.1").is_ok() && admit("::ffff:192.0.2.1").is_err());
+    }
+
+    #[test]
     fn those_who_are_idle_are_forgotten_when_there_are_many() {
-        let rates = Rates::default();
+        let rates: Rates = Rates::default();
         let rate = Rate { per_s: 1, burst: 2 };
         for n in 0..MAX_PAYERS as u32 + 10 {
             let address = Payer::Address(IpAddr::from(n.to_be_bytes()));

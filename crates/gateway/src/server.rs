@@ -25,6 +25,7 @@ use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
+use crate::handshakes::Handshakes;
 use crate::jwt::Authenticator;
 use crate::listeners::{OwnServer, Reserved, log_end, reachable};
 use crate::mail::Mailroom;
@@ -61,7 +62,8 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let handles = workers.clone();
-    let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(addresses.public));
+    let (answerer, address) =
+        (Arc::new(Mailroom::new(workers.clone())), reachable(addresses.public));
     let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
     let shared = worker_shared(&config, &cluster, clock)?;
@@ -175,6 +177,7 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
     Ok(WorkerShared {
         rules: Arc::new(rules),
         authenticator: Arc::new(authenticator),
+        handshakes: Arc::new(Handshakes::new(config)),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),

@@ -51,6 +51,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admission::Admitted;
 use crate::clock::Clock;
+use crate::handshakes::Handshakes;
 use crate::jwt::Authenticator;
 use crate::traces::Tracer;
 
@@ -76,6 +77,8 @@ pub struct WorkerShared {
     pub rules: Arc<Rules>,
     /// Checks the tokens of CONNECT, `connect` and `refresh`.
     pub authenticator: Arc<Authenticator>,
+    /// How often sessions may begin.
+    pub handshakes: Arc<Handshakes>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// Keeps who is where.

@@ -70,7 +70,7 @@ async fn stream(
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
         let listening = wanted.permitted(node, &caller, Form::Events)?;
         // Last: what is refused anyhow takes nobody's turn.
-        door::pace(node)?;
+        door::pace(node, peer, &parts.headers, &caller)?;
         Ok::<_, Box<Problem>>((admitted, caller, listening))
     };
     let opened = opened.await;

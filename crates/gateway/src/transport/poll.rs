@@ -93,7 +93,8 @@ impl<'s> Poll<'s> {
         {
             return Ok(page);
         }
-        door::pace(&self.station.node).inspect_err(|_| door::count_session(door::PACED))?;
+        door::pace(&self.station.node, self.peer, &self.headers, &self.caller)
+            .inspect_err(|problem| door::count_session(problem.code()))?;
         let id = format!("{:032x}", rand::random::<u128>());
         let name = mailbox_name(&id).expect("it is short");
         let mailbox = MailboxOptions {

@@ -7,6 +7,7 @@ use fanlight_engine::time::Now;
 
 use super::Worker;
 use super::traces::watched;
+use crate::transport::door;
 
 impl Worker {
     /// Carries out one effect; what it came to, when that is known at once.
@@ -16,9 +17,15 @@ impl Worker {
                 let result = self.shared.authenticator.check(&credentials, now);
                 Some(Done::Authenticated(result))
             }
-            Effect::Enter { user, is_limited } => {
+            Effect::Enter { user, is_limited, is_known } => {
                 if !is_limited && let Some(slot) = self.slots.get_mut(key.0 as usize) {
-                    slot.admitted.release_address();
+                    self.shared.handshakes.forget(slot.admitted.release_address());
+                }
+                if let Some(user) = user.as_ref().filter(|_| is_limited && !is_known)
+                    && let Err(retry) = self.shared.handshakes.admit_user(user, now.mono_ms)
+                {
+                    door::count_session(door::USER_RATE);
+                    return Some(Done::TooOften(retry));
                 }
                 let entry = Entry { is_limited, ..self.entry(key, user)? };
                 let entering = self.shared.registry.enter(entry);

@@ -139,7 +139,10 @@ async fn a_node_that_waits_for_its_broker_refuses_connections_until_it_can_serve
     let config = with_redis(CONFIG, &redis)
         .replace(&redis.url(), &format!("redis://{}", proxy.address()))
         .replace("public = \"127.0.0.1:0\"\n", &listen("stomp", &stomp))
-        .replace("admin = \"127.0.0.1:0\"\n", &(listen("public", &public) + &listen("admin", &admin)));
+        .replace(
+            "admin = \"127.0.0.1:0\"\n",
+            &(listen("public", &public) + &listen("admin", &admin)),
+        );
     let node = tokio::spawn(async move { Gateway::with_config(&config).await });
     // It takes its addresses before it asks for its broker.
     eventually("the node asks for its broker", async || proxy.accepted() > 0).await;

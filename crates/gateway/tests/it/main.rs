@@ -12,6 +12,7 @@ mod ecs;
 mod endings;
 mod events;
 mod handshake;
+mod handshake_rates;
 mod haproxy;
 mod health;
 mod http;

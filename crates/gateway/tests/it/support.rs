@@ -42,6 +42,8 @@ window = "200ms"
 [limits]
 connections_per_ip = 0
 sessions_per_user = 0
+handshakes_per_second_per_ip = 0
+handshakes_per_second_per_user = 0
 [log]
 level = "warn"
 [[auth.keys]]
