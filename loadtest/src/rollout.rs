@@ -8,6 +8,7 @@ mod nodes;
 mod proxy;
 mod publishers;
 mod report;
+mod spread;
 mod verdict;
 mod words;
 
@@ -24,10 +25,11 @@ use crate::targets::{SECRET, fanlight};
 use admission::Watch;
 pub use crowd::run as run_crowd;
 use crowds::Crowds;
-use nodes::{Nodes, Setting, Stop};
+use nodes::{Nodes, Rebalance, Setting, Stop};
 use proxy::{Kind, Proxy};
 use publishers::{Plan, Publishers};
 use report::Proof;
+use spread::{Calm, Spread};
 use verdict::{Happening, Rules};
 use words::{Command, Job, MIX};
 
@@ -100,6 +102,17 @@ impl Options {
         if self.quick { Duration::from_millis(500) } else { Duration::from_secs(5) }
     }
 
+    /// Such that nothing moves between two restarts, as nodes are younger then.
+    fn rebalance(&self) -> Rebalance {
+        let [renew, settle, window, cooldown] = if self.quick {
+            [500, 6000, 2000, 2000].map(Duration::from_millis)
+        } else {
+            [Duration::from_secs(3), *self.calm, *self.window / 2, Duration::from_secs(10)]
+        };
+        let min_sessions = (self.clients / self.nodes / 10).max(1);
+        Rebalance { renew, settle, window, cooldown, min_sessions }
+    }
+
     fn rules(&self) -> Rules {
         Rules { admitted: self.admitted, burst: self.admitted, judges_times: !self.quick }
     }
@@ -138,6 +151,7 @@ struct Rollout {
     publishers: Publishers,
     watch: Watch,
     happenings: Vec<Happening>,
+    spread: Option<Spread>,
 }
 
 impl Rollout {
@@ -151,6 +165,7 @@ impl Rollout {
             admitted: options.admitted,
             burst: options.admitted,
             history: options.history,
+            rebalance: options.rebalance(),
         };
         // The last is the one that is added.
         let mut nodes = Nodes::new(setting, options.nodes + 1)?;
@@ -196,7 +211,8 @@ impl Rollout {
         let watch = Watch::start(&nodes.admins());
         let publishers = Publishers::start(plan, stages)?;
         let options = options.clone();
-        Ok(Self { options, nodes, proxy, crowds, publishers, watch, happenings: Vec::new() })
+        let (happenings, spread) = (Vec::new(), None);
+        Ok(Self { options, nodes, proxy, crowds, publishers, watch, happenings, spread })
     }
 
     /// Calm, the nodes one after the other, one more, and calm again.
@@ -211,11 +227,40 @@ impl Rollout {
         }
         self.stage(&format!("node {} is added", self.options.nodes + 1))?;
         self.nodes.start(self.options.nodes)?;
-        self.crowds.rest(if self.nodes.abilities.rebalance { calm * 2 } else { calm })?;
+        if self.nodes.abilities.rebalance {
+            self.rebalance()?;
+        } else {
+            self.crowds.rest(calm)?;
+        }
         self.note_connections();
         self.stage("calm again")?;
         self.crowds.rest(calm)?;
         self.note_connections();
+        self.until_all_are_back("after the last calm")
+    }
+
+    /// Waits until sessions have moved to the node that was added, and all is calm again.
+    fn rebalance(&mut self) -> Result<()> {
+        let Rebalance { renew, settle, window, cooldown, .. } = self.options.rebalance();
+        // As long as the longest pause between two rounds.
+        let quiet = cooldown + renew * 4;
+        let at_most = settle + (window + cooldown) * MOST_ROUNDS + quiet + BACK_TIME;
+        let mut calm = Calm::begin(self.nodes.admins(), quiet)?;
+        let has_come =
+            self.crowds.until(at_most, |crowds| Ok(calm.has_come()? && crowds.are_live()))?;
+        self.spread = calm.seen();
+        ensure!(has_come, "sessions still move after {at_most:?}, or never did: {:?}", self.spread);
+        Ok(())
+    }
+
+    fn until_all_are_back(&mut self, when: &str) -> Result<()> {
+        let are_back = self.crowds.until(BACK_TIME, |crowds| Ok(crowds.are_live()))?;
+        ensure!(
+            are_back,
+            "{} of {} clients are live {BACK_TIME:?} {when}",
+            self.crowds.live(),
+            self.options.clients
+        );
         Ok(())
     }
 
@@ -227,14 +272,7 @@ impl Rollout {
         let has_stopped = crowds.until(at_most, |_| nodes.has_stopped(number))?;
         ensure!(has_stopped, "node {} has not gone within {at_most:?}", number + 1);
         nodes.start(number)?;
-        let are_back = crowds.until(BACK_TIME, |crowds| Ok(crowds.are_live()))?;
-        ensure!(
-            are_back,
-            "{} of {} clients are live {BACK_TIME:?} after node {} was back",
-            crowds.live(),
-            options.clients,
-            number + 1
-        );
+        self.until_all_are_back(&format!("after node {} was back", number + 1))?;
         self.note_connections();
         Ok(())
     }
@@ -290,6 +328,7 @@ impl Rollout {
             stages: std::mem::take(&mut self.crowds.stages),
             published,
             handshakes,
+            spread: self.spread,
             wrong,
         })
     }
@@ -305,5 +344,7 @@ fn end_stage(happenings: &mut [Happening]) {
 const BODY_BYTES: usize = 128;
 /// Within which all must be live again, once a node is back.
 const BACK_TIME: Duration = Duration::from_secs(60);
+/// Within which rebalancing must be done: each moves up to a quarter of a node's sessions.
+const MOST_ROUNDS: u32 = 8;
 /// How long what is outstanding is waited for at the end.
 const SETTLE_NS: u64 = 40 * SECOND_NS;

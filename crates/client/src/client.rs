@@ -83,6 +83,11 @@ pub struct Members {
 pub enum Event {
     /// A session is open; subscriptions are being renewed.
     Connected(SessionInfo),
+    /// A backend has subscribed the session to this destination. To get its messages, and to have
+    /// the subscription renewed on other connections: [`Client::subscribe`].
+    Subscribed(Box<str>),
+    /// A backend has ended the session's subscription to this destination.
+    Unsubscribed(Box<str>),
     /// The connection, or an attempt at one, failed.
     Disconnected {
         /// Why.

@@ -414,6 +414,10 @@ impl Driver {
             ServerMessage::Lost { to, reason, epoch, offset } => {
                 self.on_lost(&to, &reason, Position::from_parts(&epoch, offset).ok());
             }
+            ServerMessage::Subscribed { to, .. } => {
+                let _ = self.shared.events.send(Event::Subscribed(to.into()));
+            }
+            ServerMessage::Unsubscribed { to } => self.on_unsubscribed(&to),
             ServerMessage::Error { id: Some(id), code, message, retry_after_ms } => {
                 let retry_after = retry_after_ms.map(Duration::from_millis);
                 let code = code.into_owned();
@@ -483,6 +487,18 @@ impl Driver {
                 entry.sinks.iter_mut().for_each(|sink| sink.push_lost(reason));
             }
         }
+    }
+
+    /// A backend has ended the subscription to `to`; one that is being asked for comes after that.
+    fn on_unsubscribed(&mut self, to: &str) {
+        if self.subscribed.get(to).is_some_and(|entry| entry.joined.is_some())
+            && let Some(entry) = self.subscribed.remove(to)
+        {
+            for sink in entry.sinks {
+                sink.end("a backend has ended the subscription".to_owned());
+            }
+        }
+        let _ = self.shared.events.send(Event::Unsubscribed(to.into()));
     }
 
     fn answer(&mut self, id: &RequestId, result: Result<Answer, RequestError>) {

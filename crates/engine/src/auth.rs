@@ -45,6 +45,8 @@ pub struct Principal {
     pub expires_unix_s: Option<u64>,
     /// The token's own id (`jti`), by which it can be revoked.
     pub token_id: Option<Box<str>>,
+    /// When the token was issued (`iat`): all of a user's that are older can be revoked.
+    pub issued_unix_s: Option<u64>,
     /// Whether it is a service that acts for many: what one user may use does not bound it.
     pub is_service: bool,
 }
@@ -88,9 +90,22 @@ pub enum AuthError {
     /// The keys could not be fetched.
     #[error("the keys that check tokens can't be reached; try again later")]
     KeysUnavailable,
+    /// The backend that decides about connections says no; with what it wants the client to be
+    /// told.
+    #[error("{}", .reason.as_deref().unwrap_or("the backend does not let you in"))]
+    Rejected {
+        /// The text for the client.
+        reason: Option<Box<str>>,
+    },
+    /// That backend can't be asked, or its answer is none.
+    #[error("the backend that decides about connections can't be asked; try again later")]
+    BackendUnavailable,
     /// `exp` is over.
     #[error("the token has expired; fetch a new one")]
     Expired,
+    /// It was revoked, or all that its user had been given.
+    #[error("the token was revoked; fetch a new one")]
+    Revoked,
     /// `nbf` is yet to come.
     #[error("the token is not valid yet (`nbf`); check the issuer's clock")]
     NotYetValid,
@@ -143,8 +158,14 @@ impl Principal {
             claims: Box::default(),
             expires_unix_s: None,
             token_id: None,
+            issued_unix_s: None,
             is_service: false,
         }
+    }
+
+    /// Whether a user may be called so: 1-128 bytes without control characters.
+    pub fn is_good_name(user: &str) -> bool {
+        (1..=USER_MAX_BYTES).contains(&user.len()) && !user.contains(char::is_control)
     }
 
     /// Whether the user has this role.
@@ -198,6 +219,7 @@ impl TokenRules {
             claims: self.kept(claims),
             expires_unix_s,
             token_id: claims.get("jti").and_then(Value::as_str).map(Into::into),
+            issued_unix_s: seconds(claims, "iat").ok().flatten(),
             is_service: false,
         })
     }
@@ -241,9 +263,11 @@ impl TokenRules {
             Value::Number(number) => Some(number.to_string()),
             _ => None,
         };
-        user.filter(|user| is_good_user(user)).map(Into::into).ok_or_else(|| AuthError::BadClaim {
-            claim: claim(),
-            expected: "a name of 1-128 bytes without control characters",
+        user.filter(|user| Principal::is_good_name(user)).map(Into::into).ok_or_else(|| {
+            AuthError::BadClaim {
+                claim: claim(),
+                expected: "a name of 1-128 bytes without control characters",
+            }
         })
     }
 
@@ -262,7 +286,8 @@ impl TokenRules {
         }
     }
 
-    fn kept(&self, claims: &Claims) -> Box<[(Box<str>, Box<str>)]> {
+    /// Of these, the claims that the policy names.
+    pub fn kept(&self, claims: &Claims) -> Box<[(Box<str>, Box<str>)]> {
         let mut kept = Vec::new();
         for name in &self.kept_claims {
             let values = match claims.get(name) {
@@ -282,7 +307,8 @@ impl AuthError {
     pub fn close_reason(&self) -> CloseReason {
         match self {
             Self::Expired => CloseReason::TokenExpired,
-            Self::KeysUnavailable => CloseReason::Unavailable,
+            Self::Revoked => CloseReason::Revoked,
+            Self::KeysUnavailable | Self::BackendUnavailable => CloseReason::Unavailable,
             _ => CloseReason::Unauthorized,
         }
     }
@@ -298,10 +324,6 @@ fn seconds(claims: &Claims, claim: &str) -> Result<Option<u64>, AuthError> {
     let seconds = whole.or_else(|| value.as_f64().map(|seconds| seconds as u64));
     let expected = "a number of seconds since 1970";
     seconds.map(Some).ok_or_else(|| AuthError::BadClaim { claim: claim.into(), expected })
-}
-
-fn is_good_user(user: &str) -> bool {
-    (1..=USER_MAX_BYTES).contains(&user.len()) && !user.contains(char::is_control)
 }
 
 fn text_of(value: &Value) -> Option<String> {

@@ -9,8 +9,8 @@ use std::sync::Arc;
 use fanlight_proto::Position;
 use futures_util::future::BoxFuture;
 
-use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
-use crate::policy::PublishPermit;
+use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed};
+use crate::policy::{PublishPermit, RemovalPermit};
 use crate::publication::{Publication, PublicationId};
 
 pub use memory::{MemoryBroker, WallClock};
@@ -121,6 +121,14 @@ pub trait Broker: Send + Sync + 'static {
     fn history(&self, query: HistoryQuery)
     -> BoxFuture<'static, Result<HistoryPage, HistoryError>>;
 
+    /// Removes what is kept of a destination. Offsets go on, and who has all that there was misses
+    /// nothing; who has not is told so. Everybody who receives the destination's channel is told on
+    /// it, in order with what is published there.
+    fn remove_history(
+        &self,
+        permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>>;
+
     /// Makes `worker` receive what is published on `channel`.
     ///
     /// Resolves with [`Joined::Live`] once nothing that is published after that moment is missed,
@@ -176,6 +184,18 @@ pub enum PublishError {
     /// The destination is a queue that has no room; nothing was published.
     #[error("the queue is full; nothing was published, try again once some of it is consumed")]
     QueueFull,
+}
+
+impl PublishError {
+    /// The stable code that clients switch on.
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Unavailable => "unavailable",
+            Self::Unknown => "unknown",
+            Self::Overloaded => "overloaded",
+            Self::QueueFull => "queue_full",
+        }
+    }
 }
 
 /// How a join ended.

@@ -16,10 +16,10 @@ use fanlight_proto::ws::{self, Opcode};
 use fanlight_proto::{sockjs, sse};
 
 use crate::history::Lost;
-use crate::hub::{Hub, Member, WireKey};
+use crate::hub::{Hub, Member, SessionKey, WireKey};
 use crate::outbox::Chunk;
 use crate::publication::Publication;
-use crate::session::events;
+use crate::session::{AskedWire, Telling, Told, events};
 
 /// How frames go on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -120,6 +120,37 @@ impl Encoder {
         self.native.iter_mut().for_each(Vec::clear);
         self.events.iter_mut().for_each(Vec::clear);
         Run { encoder: self, publications, lost, last: None }
+    }
+
+    /// What is told to one session of the hub, for each of its subscriptions by which it is.
+    pub fn tell(
+        &mut self,
+        telling: &Telling,
+        session: SessionKey,
+        framing: Framing,
+        hub: &Hub,
+    ) -> Vec<Chunk> {
+        let publications = std::slice::from_ref(&telling.publication);
+        let mut run = self.run(publications);
+        let channel = match &telling.to {
+            Told::Asked(AskedWire::Native) => return vec![run.encode_native(false, framing)],
+            Told::Asked(AskedWire::Stomp { version, id }) => {
+                return vec![run.encode_stomp(*version, id, false, framing, None)];
+            }
+            Told::Subscribed(channel) => channel,
+        };
+        let destination = &telling.publication.destination;
+        let own = hub.matching(channel, destination).flatten();
+        let mut is_told = false;
+        let mut chunks = Vec::new();
+        for member in own.filter(|member| member.session == session) {
+            // As with any publication, who is not told by which subscription gets it once.
+            if member.wire.names_subscription() || !is_told {
+                chunks.push(run.chunk(member.wire, framing, hub, None).clone());
+                is_told = true;
+            }
+        }
+        chunks
     }
 
     /// Frames one message of a session's own: an answer, not a publication.

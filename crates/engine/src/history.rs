@@ -7,10 +7,12 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use fanlight_proto::{Destination, Position};
+use uuid::Uuid;
 
 use crate::broker::Channel;
-use crate::publication::Publication;
+use crate::publication::{ContentType, Publication, PublicationId};
 
 /// How much of each destination's publications is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,6 +97,32 @@ impl Lost {
             Self::NoHistory => "no_history",
             Self::Unavailable => "unavailable",
         }
+    }
+}
+
+/// That a history was removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Removed {
+    /// How many publications that were.
+    pub publications: u64,
+    /// Up to where: positions up to here are too old now, and those from here on stay good.
+    pub position: Position,
+}
+
+/// What tells everybody who receives a destination's channel that its history was removed, up to
+/// the position that it has or is given.
+pub fn removal(destination: Destination, position: Option<Position>) -> Publication {
+    Publication {
+        id: PublicationId(Uuid::nil()),
+        destination,
+        body: Bytes::new(),
+        content_type: ContentType::HistoryRemoved,
+        headers: Box::default(),
+        publisher: None,
+        at_unix_ms: 0,
+        position,
+        only_for: None,
+        is_json: false,
     }
 }
 

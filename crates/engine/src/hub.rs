@@ -207,6 +207,13 @@ impl Hub {
         Some(self.groups[place.group as usize].members[place.index as usize].wire)
     }
 
+    /// Whether a subscription is to this very destination, by its name.
+    pub fn is_to(&self, key: SubscriptionKey, destination: &Destination) -> bool {
+        let place = self.places.get(key.0 as usize);
+        let target = place.map(|place| &self.groups[place.group as usize].target);
+        matches!(target, Some(Target::Destination(own)) if own == destination)
+    }
+
     /// Whether some pattern is subscribed on `channel`.
     pub fn has_patterns(&self, channel: &Channel) -> bool {
         !self.patterns.is_empty() && self.patterns.contains_key(channel)

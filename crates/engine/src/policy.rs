@@ -1,7 +1,9 @@
 //! Who may subscribe and publish where: namespaces, ordered rules, default deny, permits.
 
+mod app;
 mod cover;
 mod namespace;
+mod right;
 mod rule;
 
 use std::sync::Arc;
@@ -16,9 +18,12 @@ use crate::publication::SessionId;
 use crate::queue::Queue;
 
 pub use crate::auth::Principal;
+pub use app::{AppKind, AppPermit, AppRoute, AppRouteError};
 pub use namespace::{Namespace, NamespaceOptions, Namespaces};
+pub use right::Right;
 pub use rule::{Action, PolicyRule, RuleEffect, Who};
 
+use app::AppRoutes;
 use cover::Glob;
 use namespace::{Compiled, Resolved};
 use rule::Rule;
@@ -54,6 +59,12 @@ pub struct HistoryPermit {
     history: History,
 }
 
+/// The right to remove one destination's history (design invariant 6).
+///
+/// Only this module makes one, and only for backends.
+#[derive(Debug, Clone)]
+pub struct RemovalPermit(HistoryPermit);
+
 /// The right to see who is at one destination (design invariant 6).
 ///
 /// Only this module makes one.
@@ -73,6 +84,7 @@ pub struct PresencePermit {
 pub struct Policy {
     namespaces: Namespaces,
     rules: Box<[Rule]>,
+    app: AppRoutes,
 }
 
 /// Who asks.
@@ -87,6 +99,9 @@ pub struct Subject<'s> {
 /// Why something is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Denied {
+    /// No route has this destination in `/app`.
+    #[error("nothing handles this destination")]
+    NoHandler,
     /// The destination is in no configured namespace.
     #[error("no namespace has this destination")]
     NoNamespace,
@@ -197,6 +212,7 @@ impl Policy {
         Ok(Self {
             namespaces: Namespaces::new(namespaces)?,
             rules: compiled.collect::<Result<_, _>>()?,
+            app: AppRoutes::default(),
         })
     }
 
@@ -216,7 +232,7 @@ impl Policy {
 
     /// Whether a session without a user could do anything.
     pub fn allows_anonymous(&self) -> bool {
-        self.namespaces.any_anonymous()
+        self.namespaces.any_anonymous() || self.app.any_anonymous()
     }
 
     /// Whether `subject` may publish to `destination`.
@@ -224,9 +240,10 @@ impl Policy {
         &self,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<PublishPermit, Denied> {
+    ) -> Result<Right<PublishPermit>, Denied> {
         let (destination, namespace) = self.decide(Action::Publish, subject, destination)?;
-        Ok(PublishPermit::new(namespace, destination))
+        let hook = namespace.options.publish_hook.as_ref();
+        Ok(Right::new(PublishPermit::new(namespace, destination), hook))
     }
 
     /// Whether `subject` may subscribe to `destination`.
@@ -234,11 +251,12 @@ impl Policy {
         &self,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<SubscribePermit, Denied> {
+    ) -> Result<Right<SubscribePermit>, Denied> {
         let (destination, namespace) = self.decide(Action::Subscribe, subject, destination)?;
         let channel = namespace.channel_of(&destination);
         let options = Arc::clone(&namespace.options);
-        Ok(SubscribePermit { target: Target::Destination(destination), channel, options })
+        let permit = SubscribePermit { target: Target::Destination(destination), channel, options };
+        Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()))
     }
 
     /// Whether `subject` may read the history of `destination`.
@@ -271,7 +289,7 @@ impl Policy {
         &self,
         subject: &Subject<'_>,
         pattern: &DestinationPattern,
-    ) -> Result<SubscribePermit, Denied> {
+    ) -> Result<Right<SubscribePermit>, Denied> {
         let resolved = Resolved::pattern(pattern.as_str(), subject)?;
         let (absolute, shown) = (Glob::of(&resolved.absolute), Glob::of(&resolved.shown));
         let namespace = self.namespaces.covering(&absolute, &shown)?;
@@ -286,13 +304,23 @@ impl Policy {
                 if rule.covers(subject, &names) {
                     let target = Target::Pattern(Arc::new(resolved.absolute.parse()?));
                     let options = Arc::clone(&namespace.options);
-                    return Ok(SubscribePermit { target, channel, options });
+                    let permit = SubscribePermit { target, channel, options };
+                    return Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()));
                 }
             } else if globs.into_iter().flatten().any(|glob| rule.overlaps(glob)) {
                 return Err(Denied::NotAllowed);
             }
         }
         Err(Denied::NotAllowed)
+    }
+
+    /// A destination of `subject`'s own, absolute, and the channel that it comes on; `None` where
+    /// there is no namespace for it, so that nobody can have subscribed. `path` is `/queue/...`.
+    pub(crate) fn own(&self, subject: &Subject<'_>, path: &str) -> Option<(Destination, Channel)> {
+        let own = format!("/user{path}").parse().ok()?;
+        let (destination, _) = Resolved::destination(&own, subject).ok()?;
+        let channel = self.namespaces.of(&destination)?.channel_of(&destination);
+        Some((destination, channel))
     }
 
     fn decide(
@@ -360,6 +388,22 @@ impl PublishPermit {
 }
 
 impl SubscribePermit {
+    /// The permit for what a backend subscribes `subject` to: wherever there is a namespace.
+    pub fn for_backend(
+        namespaces: &Namespaces,
+        subject: &Subject<'_>,
+        destination: &Destination,
+    ) -> Result<Self, Denied> {
+        let (destination, _) = Resolved::destination(destination, subject)?;
+        let namespace = namespaces.of(&destination).ok_or(Denied::NoNamespace)?;
+        if subject.principal.is_none() && !namespace.anonymous {
+            return Err(Denied::Anonymous);
+        }
+        let channel = namespace.channel_of(&destination);
+        let options = Arc::clone(&namespace.options);
+        Ok(Self { target: Target::Destination(destination), channel, options })
+    }
+
     /// What it allows to subscribe to.
     pub fn target(&self) -> &Target {
         &self.target
@@ -411,6 +455,28 @@ impl SubscribePermit {
     /// Target and channel, for the hub.
     pub fn into_parts(self) -> (Target, Channel) {
         (self.target, self.channel)
+    }
+}
+
+impl RemovalPermit {
+    /// The permit of a backend, which may remove every history that is kept.
+    pub fn for_backend(namespaces: &Namespaces, destination: &Destination) -> Result<Self, Denied> {
+        HistoryPermit::for_backend(namespaces, destination).map(Self)
+    }
+
+    /// Whose history it is.
+    pub fn destination(&self) -> &Destination {
+        &self.0.destination
+    }
+
+    /// The broker's channel for that.
+    pub fn channel(&self) -> &Channel {
+        &self.0.channel
+    }
+
+    /// What is kept of it.
+    pub fn history(&self) -> History {
+        self.0.history
     }
 }
 

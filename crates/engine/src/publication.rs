@@ -58,6 +58,9 @@ pub enum ContentType {
     /// A change of presence, from Fanlight itself: nothing that a client sends becomes one. Only
     /// subscribers that asked for presence get it.
     Presence,
+    /// That the destination's history was removed, from Fanlight itself, as above. Nobody gets it:
+    /// it tells the workers.
+    HistoryRemoved,
     /// Any other, as it was sent.
     Other(Box<str>),
 }
@@ -66,7 +69,7 @@ impl ContentType {
     /// The header's value; `None` when unspecified.
     pub fn as_str(&self) -> Option<&str> {
         match self {
-            Self::Unspecified => None,
+            Self::Unspecified | Self::HistoryRemoved => None,
             Self::Json | Self::Presence => Some("application/json"),
             Self::Text => Some("text/plain"),
             Self::Other(text) => Some(text),
@@ -89,6 +92,11 @@ impl Publication {
     /// Whether it is for those only who asked for presence.
     pub fn is_presence(&self) -> bool {
         self.content_type == ContentType::Presence
+    }
+
+    /// Whether it only tells that its destination's history was removed.
+    pub fn is_removal(&self) -> bool {
+        self.content_type == ContentType::HistoryRemoved
     }
 
     /// How much it is to write, roughly.

@@ -6,7 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
-use fanlight_proto::CloseReason;
+use fanlight_proto::{CloseReason, Destination};
 use futures_util::future::BoxFuture;
 use uuid::Uuid;
 
@@ -42,11 +42,11 @@ pub trait Registry: Send + Sync + 'static {
         users: Vec<Arc<str>>,
     ) -> BoxFuture<'static, Result<Vec<UserStatus>, RegistryUnavailable>>;
 
-    /// Ends sessions, wherever they are; tells who was told.
-    fn disconnect(
+    /// Tells sessions what to do, wherever they are; tells who was told.
+    fn order(
         &self,
         target: Target,
-        message: Arc<str>,
+        command: Command,
     ) -> BoxFuture<'static, Result<Told, RegistryUnavailable>>;
 
     /// How many sessions this node has, those without a user included, for all nodes to know.
@@ -58,8 +58,9 @@ pub trait Registry: Send + Sync + 'static {
 
 /// The sessions of one node, as its registry sees them.
 pub trait Sessions: Send + Sync + 'static {
-    /// Ends a session, if it is here still; waits while its worker has no room for the order.
-    fn disconnect(&self, order: Order) -> BoxFuture<'static, ()>;
+    /// Tells a session what to do, if it is here still; waits while its worker has no room for the
+    /// order.
+    fn order(&self, order: Order) -> BoxFuture<'static, ()>;
 }
 
 /// A session as it is entered.
@@ -73,6 +74,34 @@ pub struct Entry {
     pub handle: Handle,
     /// Whether the limit of sessions per user is for it.
     pub is_limited: bool,
+    /// What it comes by.
+    pub kind: SessionKind,
+}
+
+/// What a session comes by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionKind {
+    /// Its transport.
+    pub transport: Transport,
+    /// Whether it speaks STOMP; else the native protocol.
+    pub is_stomp: bool,
+}
+
+/// By what a session comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// A WebSocket.
+    WebSocket,
+    /// SockJS over one.
+    SockJsWebSocket,
+    /// SockJS by requests.
+    SockJsHttp,
+    /// Server-sent events.
+    Events,
+    /// Polls.
+    Poll,
+    /// STOMP over TCP.
+    StompTcp,
 }
 
 /// Where a node finds a session: which worker, where in it, and which of those that were there.
@@ -127,6 +156,44 @@ pub struct SubscriptionChange {
     pub began: bool,
 }
 
+/// Is told what comes about in the registry of a node that is alone, at once and in order.
+pub trait EventSink: Send + Sync + 'static {
+    /// Takes one event, without waiting.
+    fn tell(&self, event: Lifecycle);
+}
+
+/// That something came about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lifecycle {
+    /// What.
+    pub occurrence: Occurrence,
+    /// Whose session.
+    pub session: Option<SessionId>,
+    /// Whose user.
+    pub user: Option<Arc<str>>,
+    /// Of which destination.
+    pub destination: Option<Channel>,
+    /// Why it ended.
+    pub reason: Option<CloseReason>,
+}
+
+/// What came about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Occurrence {
+    /// A session has begun.
+    Connected,
+    /// A session has ended.
+    Disconnected,
+    /// A session has subscribed.
+    Subscribed,
+    /// A subscription has ended.
+    Unsubscribed,
+    /// The first subscription of a destination.
+    Occupied,
+    /// The last one has ended.
+    Vacated,
+}
+
 /// A user's sessions; none: the user is offline.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserStatus {
@@ -145,6 +212,8 @@ pub struct SessionStatus {
     pub node: Arc<str>,
     /// When it began, in Unix milliseconds.
     pub since_unix_ms: u64,
+    /// What it comes by, where the node that was asked knows that kind.
+    pub kind: Option<SessionKind>,
 }
 
 /// One node.
@@ -166,7 +235,7 @@ pub struct NodeStatus {
     pub is_self: bool,
 }
 
-/// Which sessions are to end.
+/// Which sessions are to do something.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Target {
     /// All sessions of a user.
@@ -175,7 +244,7 @@ pub enum Target {
     Session(SessionId),
 }
 
-/// Who was told of a disconnect.
+/// Who was told of a command.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Told {
     /// Sessions, where the registry knows which: for a single session it asks every node.
@@ -191,10 +260,29 @@ pub struct Order {
     pub session: SessionId,
     /// Where it is, if that is known.
     pub handle: Option<Handle>,
-    /// Why it ends.
-    pub reason: CloseReason,
-    /// What its client is told.
-    pub message: Arc<str>,
+    /// What.
+    pub command: Command,
+}
+
+/// Something for a session to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// End.
+    End {
+        /// Why.
+        reason: CloseReason,
+        /// What its client is told.
+        message: Arc<str>,
+    },
+    /// End, and have its token revoked.
+    Revoke {
+        /// Until when, in Unix milliseconds.
+        until_unix_ms: u64,
+    },
+    /// Subscribe to this destination, which may be the session's own.
+    Subscribe(Destination),
+    /// End what subscriptions it has to this destination.
+    Unsubscribe(Destination),
 }
 
 /// The registry can't be reached.
@@ -212,6 +300,48 @@ impl Entry {
 /// What a `UUIDv7` begins with (RFC 9562 §5.7).
 fn since_unix_ms(id: Uuid) -> u64 {
     (id.as_u128() >> 80) as u64
+}
+
+impl SessionKind {
+    /// What it speaks, as metrics call it.
+    pub fn protocol(self) -> &'static str {
+        if self.is_stomp { "stomp" } else { "native" }
+    }
+
+    /// From the names of its parts.
+    pub fn named(transport: &str, protocol: &str) -> Option<Self> {
+        let transport = Transport::ALL.into_iter().find(|known| known.name() == transport)?;
+        let is_stomp = match protocol {
+            "stomp" => true,
+            "native" => false,
+            _ => return None,
+        };
+        Some(Self { transport, is_stomp })
+    }
+}
+
+impl Transport {
+    /// All of them.
+    pub const ALL: [Self; 6] = [
+        Self::WebSocket,
+        Self::SockJsWebSocket,
+        Self::SockJsHttp,
+        Self::Events,
+        Self::Poll,
+        Self::StompTcp,
+    ];
+
+    /// As metrics call it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::WebSocket => "websocket",
+            Self::SockJsWebSocket => "sockjs_websocket",
+            Self::SockJsHttp => "sockjs_http",
+            Self::Events => "sse",
+            Self::Poll => "poll",
+            Self::StompTcp => "stomp_tcp",
+        }
+    }
 }
 
 impl fmt::Display for Handle {
@@ -258,7 +388,8 @@ mod tests {
     fn an_entry_tells_when_its_session_began() {
         let session = Ids::new(1).session(Now { mono_ms: 0, unix_ms: 1_700_000_000_123 });
         let handle = Handle { worker: WorkerId(0), slot: 0, serial: 0 };
-        let entry = Entry { user: None, session, handle, is_limited: true };
+        let kind = SessionKind { transport: Transport::WebSocket, is_stomp: false };
+        let entry = Entry { user: None, session, handle, is_limited: true, kind };
         assert_eq!(entry.since_unix_ms(), 1_700_000_000_123);
     }
 }

@@ -12,8 +12,10 @@
 //! message waits in the backlog.
 
 mod alone;
+mod app;
 mod backlog;
 mod connect;
+mod deciding;
 pub(crate) mod events;
 mod fault;
 mod headers;
@@ -23,6 +25,7 @@ mod native;
 mod presence;
 mod queue;
 mod recovery;
+mod server;
 mod stomp;
 mod subscriptions;
 mod transactions;
@@ -32,13 +35,15 @@ use std::sync::Arc;
 use fanlight_proto::CloseReason;
 use fanlight_proto::stomp::Version;
 
+use crate::app::{AppBody, AppFailure, AppMessage};
 use crate::auth::{AuthError, Credentials, Principal};
 use crate::broker::{Channel, Joined, PublishError, Published};
 use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
+use crate::hook::{Claimant, HookError, Introduction, Renewal, SessionHooks, SubscribeQuestion};
 use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
 use crate::limits::{Heartbeats, Limits, RetryAfterMs};
-use crate::policy::{Policy, PublishPermit, Subject};
+use crate::policy::{Policy, PublishPermit, Right, Subject};
 use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
 use crate::queue::{Consumers, QueueError};
@@ -46,9 +51,12 @@ use crate::registry::{Entered, SubscriptionChange};
 use crate::time::Now;
 use crate::timeline::Recovered;
 
-pub use alone::{Alone, Letter, Refusal, Sender};
+pub use alone::{Alone, Letter, Refusal, Sender, Sent};
+pub(crate) use alone::{addressed_by_app, check_headers_of_app};
+pub use app::{AskedWire, Telling, Told};
 pub use events::{Form, Listening};
 pub use recovery::Recover;
+pub use server::Order;
 
 use backlog::Backlog;
 use events::Events;
@@ -67,6 +75,8 @@ pub struct Rules {
     pub heartbeats: Heartbeats,
     /// Whether a denied SEND or SUBSCRIBE ends the session.
     pub on_forbidden: OnForbidden,
+    /// Which questions have a backend that answers them.
+    pub hooks: SessionHooks,
 }
 
 /// Whether a denied SEND or SUBSCRIBE ends the session.
@@ -111,6 +121,13 @@ pub enum Effect {
     Ping,
     /// Check who somebody is; answered by [`Done::Authenticated`].
     Authenticate(Credentials),
+    /// Ask a backend whether a client may begin a session, and as whom; answered by
+    /// [`Done::Introduced`].
+    Introduce(Box<Claimant>),
+    /// Ask a backend whether a session may go on; answered by [`Done::Authenticated`].
+    Renew(Box<Renewal>),
+    /// Ask a backend whether a session may subscribe; answered by [`Done::Decided`].
+    AskToSubscribe(Box<SubscribeQuestion>),
     /// Enter the session in the registry; answered by [`Done::Entered`], or [`Done::TooOften`].
     Enter {
         /// Under this user.
@@ -129,10 +146,16 @@ pub enum Effect {
     },
     /// Record that a subscription began or ended. No answer.
     Record(SubscriptionChange),
-    /// Publish; answered by [`Done::Published`].
-    Publish(PublishPermit, Publication),
+    /// Publish, once the backend agrees that has a say in it, if there is one; answered by
+    /// [`Done::Published`].
+    Publish(Right<PublishPermit>, Publication),
     /// Publish unless that was done under this key before; answered by [`Done::Published`].
-    PublishOnce(PublishPermit, Publication, IdempotencyKey),
+    PublishOnce(Right<PublishPermit>, Publication, IdempotencyKey),
+    /// Have a message to `/app/...` handled, and carry out what its handler wants; answered by
+    /// [`Done::App`] once that is done.
+    App(Box<AppMessage>),
+    /// Tell this session something, and nobody else. No answer.
+    Tell(Box<Telling>),
     /// Receive a channel, to which the hub is subscribed or a consumer belongs already; answered
     /// by [`Done::Joined`].
     Join(Channel),
@@ -159,14 +182,20 @@ pub enum Effect {
 /// The answer to an effect.
 #[derive(Debug)]
 pub enum Done {
-    /// To [`Effect::Authenticate`].
+    /// To [`Effect::Authenticate`] and [`Effect::Renew`].
     Authenticated(Result<Arc<Principal>, AuthError>),
+    /// To [`Effect::Introduce`]: as whom, or as nobody in particular.
+    Introduced(Result<Option<Arc<Principal>>, AuthError>),
+    /// To [`Effect::AskToSubscribe`].
+    Decided(Result<(), HookError>),
     /// To [`Effect::Enter`].
     Entered(Entered),
     /// To [`Effect::Enter`]: its user has connected too often, and nothing was done.
     TooOften(RetryAfterMs),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
-    Published(Result<Published, PublishError>),
+    Published(Result<Published, Unpublished>),
+    /// To [`Effect::App`]: the answer to a subscription, if there is one.
+    App(Result<Option<AppBody>, AppFailure>),
     /// To [`Effect::Join`].
     Joined(Joined),
     /// To [`Effect::Recover`].
@@ -177,6 +206,17 @@ pub enum Done {
     Members(Result<MembersPage, PresenceError>),
     /// To [`Effect::Settle`].
     Settled(Result<(), QueueError>),
+}
+
+/// Why something was not published.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unpublished {
+    /// The broker did not take it.
+    #[error(transparent)]
+    ByBroker(#[from] PublishError),
+    /// The backend that has a say in it has not agreed.
+    #[error(transparent)]
+    ByHook(#[from] HookError),
 }
 
 /// One transport message.
@@ -202,6 +242,10 @@ pub struct Activity {
 pub struct Handshake {
     /// Whose token it carried, already checked.
     pub principal: Option<Arc<Principal>>,
+    /// What else it told, where a backend wants to know.
+    pub introduction: Option<Box<Introduction>>,
+    /// A backend has let it in already, as the session of this id.
+    pub let_in: Option<SessionId>,
 }
 
 /// What a session speaks.
@@ -222,7 +266,7 @@ pub struct Session {
     state: State,
     /// What the effect under way is for.
     work: Option<Box<Work>>,
-    /// What came behind it in the same transport message.
+    /// What waits for it.
     backlog: Option<Box<Backlog>>,
 }
 
@@ -231,6 +275,9 @@ enum State {
     AwaitConnect {
         since_ms: u64,
         principal: Option<Arc<Principal>>,
+        introduction: Option<Box<Introduction>>,
+        /// Whether a backend has decided already.
+        is_let_in: bool,
     },
     Live(Live),
     /// It ends as soon as the client has the answer it waits for.
@@ -282,7 +329,12 @@ impl Session {
             key,
             id,
             codec: protocol.map_or(Codec::Undecided, Codec::of),
-            state: State::AwaitConnect { since_ms: now.mono_ms, principal: handshake.principal },
+            state: State::AwaitConnect {
+                since_ms: now.mono_ms,
+                principal: handshake.principal,
+                introduction: handshake.introduction,
+                is_let_in: handshake.let_in.is_some(),
+            },
             work: None,
             backlog: None,
         }
@@ -323,6 +375,13 @@ impl Session {
             (Work::Connect(connecting), Done::Authenticated(result)) => {
                 self.on_authenticated(cx, connecting, result);
             }
+            (Work::Connect(connecting), Done::Introduced(result)) => {
+                self.on_introduced(cx, connecting, result);
+            }
+            (Work::Decide(deciding), Done::Decided(consent)) => {
+                self.on_decided(cx, *deciding, consent);
+            }
+            (Work::Renew, Done::Authenticated(result)) => self.on_renewed(cx, result),
             (Work::Enter(entering), Done::Entered(entered)) => {
                 self.on_entered(cx, entering, entered);
             }
@@ -332,6 +391,12 @@ impl Session {
             }
             (Work::Publish(publishing), Done::Published(result)) => {
                 self.on_published(cx, publishing, result);
+            }
+            (Work::Publish(publishing), Done::App(result)) => {
+                self.on_handled(cx, publishing, result);
+            }
+            (Work::Request(requesting), Done::App(result)) => {
+                self.on_answered(cx, requesting, result);
             }
             (Work::Join(joining), Done::Joined(joined)) => self.on_joined(cx, joining, joined),
             (Work::Recover(recovering), Done::Recovered(recovered)) => {
@@ -376,7 +441,7 @@ impl Session {
             }
             State::Live(live) => {
                 if live.principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now)) {
-                    return self.fail(cx, &Fault::token_expired());
+                    return self.renew(cx);
                 }
                 match live.beats.due(cx.now.mono_ms, activity, &cx.rules.heartbeats) {
                     Due::Nothing => {}
@@ -467,6 +532,15 @@ impl Session {
         self.live().and_then(|live| live.principal.as_ref())
     }
 
+    /// Whose token it has come by, also while it is not connected yet.
+    pub fn claimant(&self) -> Option<&Arc<Principal>> {
+        match (&self.state, self.work.as_deref()) {
+            (State::AwaitConnect { .. }, Some(Work::Enter(entering))) => entering.principal(),
+            (State::AwaitConnect { principal, .. }, _) => principal.as_ref(),
+            _ => self.principal(),
+        }
+    }
+
     /// Its id.
     pub fn id(&self) -> SessionId {
         self.id
@@ -477,12 +551,21 @@ impl Session {
         self.live().is_some()
     }
 
+    /// Whether it is connected, and is not to end behind the answer that it waits for.
+    pub fn stays(&self) -> bool {
+        matches!(self.state, State::Live(_))
+    }
+
     /// Why it ended, once it has.
     pub fn close_reason(&self) -> Option<CloseReason> {
         match self.state {
             State::Closed(reason) => Some(reason),
             _ => None,
         }
+    }
+
+    fn is_native(&self) -> bool {
+        matches!(self.codec, Codec::Native)
     }
 
     fn is_closed(&self) -> bool {

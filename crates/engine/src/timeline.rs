@@ -13,6 +13,7 @@ mod kept;
 #[cfg(test)]
 mod loose_tests;
 mod reads;
+mod removal;
 #[cfg(test)]
 mod tests;
 
@@ -132,6 +133,9 @@ struct Timeline {
     has_gap: bool,
     /// To be told with the next publication.
     lost: Option<Lost>,
+    /// The offset up to which the history was removed: nobody is given any of that, although a read
+    /// that was under way may have it.
+    removed_up_to: u64,
     busy: Option<Box<Busy>>,
 }
 
@@ -277,6 +281,7 @@ impl Timelines {
             is_queued: false,
             has_gap: false,
             lost: None,
+            removed_up_to: 0,
             busy: None,
         });
         self.keys.insert(destination.clone(), index);

@@ -177,7 +177,8 @@ fn no_users_name_is_mistaken_for_a_part_of_a_destination() {
         ("ann/queue", "/user/ann/queue/queue/x"),
     ] {
         let permit = policy.subscribe(&subject(Some(&user(name))), &destination("/user/queue/x"));
-        let Target::Destination(own) = permit.unwrap().into_parts().0 else { panic!("{name}") };
+        let (target, _) = permit.unwrap().permit().unwrap().into_parts();
+        let Target::Destination(own) = target else { panic!("{name}") };
         assert_eq!(own.user_name().as_deref(), Some(name));
         let denied = policy.subscribe(&subject(Some(&user(name))), &destination(other));
         assert!(denied.is_err(), "{name} {other}");
@@ -315,7 +316,8 @@ fn a_permitted_pattern_is_absolute_and_on_its_namespaces_channel() {
         (subject(Some(&named)), "/user/a%2Ab/queue/n.*".to_owned()),
         (subject(None), format!("/user/~{}/queue/n.*", subject(None).session)),
     ] {
-        let permit = policy.subscribe_pattern(&subject, &pattern("/user/queue/n.*")).unwrap();
+        let right = policy.subscribe_pattern(&subject, &pattern("/user/queue/n.*")).unwrap();
+        let permit = right.permit().unwrap();
         let (Target::Pattern(absolute), channel) = permit.into_parts() else { panic!() };
         assert_eq!((absolute.as_str(), channel.as_str()), (expected.as_str(), "ns:user"));
     }
@@ -338,6 +340,7 @@ fn every_destination_of_a_permitted_pattern_is_permitted_by_itself() {
             let subject = subject(principal.as_ref());
             let Ok(permit) = policy.subscribe_pattern(&subject, &pattern) else { continue };
             permitted += 1;
+            let permit = permit.permit().unwrap();
             let (Target::Pattern(absolute), channel) = permit.into_parts() else {
                 panic!("{text}")
             };
@@ -351,6 +354,7 @@ fn every_destination_of_a_permitted_pattern_is_permitted_by_itself() {
                 let alone = alone.unwrap_or_else(|denied| {
                     panic!("{text} lets {principal:?} see {destination}: {denied}\n{policy:#?}")
                 });
+                let alone = alone.permit().unwrap();
                 assert_eq!(*alone.channel(), channel, "{text} {destination}");
             }
         }

@@ -1,9 +1,13 @@
 //! The server API: what backends ask of the cluster, over HTTP and with a key (design §9).
 
 mod caller;
+#[expect(unused_qualifications, reason = "as the macros of the document write them")]
 mod messages;
 #[expect(unused_qualifications, reason = "as the macros of the document write them")]
 mod reads;
+mod refusals;
+mod revoke;
+mod segment;
 mod users;
 
 use std::sync::Arc;
@@ -14,7 +18,7 @@ use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
-use http::{StatusCode, header};
+use http::{Method, StatusCode, header};
 use serde::de::DeserializeOwned;
 use utoipa::openapi::security::{HttpAuthScheme, HttpBuilder, SecurityScheme};
 use utoipa::{Modify, OpenApi};
@@ -66,15 +70,19 @@ fn documented() -> (Router<Api>, String) {
         .routes(routes!(messages::broadcast))
         .routes(routes!(messages::batch))
         .routes(routes!(messages::send_to_user))
-        .routes(routes!(reads::history))
+        .routes(routes!(messages::send_to_session))
+        .routes(routes!(reads::history, reads::remove_history))
         .routes(routes!(reads::presence))
         .routes(routes!(reads::presence_stats))
         .routes(routes!(reads::namespaces))
         .routes(routes!(reads::cluster))
         .routes(routes!(users::status))
         .routes(routes!(users::user))
+        .routes(routes!(users::subscribe))
+        .routes(routes!(users::unsubscribe))
         .routes(routes!(users::disconnect_user))
-        .routes(routes!(users::disconnect_session));
+        .routes(routes!(users::disconnect_session))
+        .routes(routes!(revoke::revoke));
     let router = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", operations);
     let (router, document) = router.split_for_parts();
     let text = document.to_pretty_json().expect("a document of texts and numbers is JSON");
@@ -90,6 +98,7 @@ fn documented() -> (Router<Api>, String) {
         license(name = "Apache-2.0 OR MIT"),
         contact(),
     ),
+    components(schemas(Problem)),
     modifiers(&ByKey),
     security(("key" = [])),
 )]
@@ -108,7 +117,11 @@ impl Modify for ByKey {
 }
 
 async fn count(path: MatchedPath, request: Request, next: Next) -> Response {
-    let method = if request.method() == http::Method::POST { "POST" } else { "GET" };
+    let method = match *request.method() {
+        Method::POST => "POST",
+        Method::DELETE => "DELETE",
+        _ => "GET",
+    };
     let response = next.run(request).await;
     let result = match response.status().as_u16() {
         200..300 => "2xx",

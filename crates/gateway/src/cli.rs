@@ -1,6 +1,7 @@
 //! The command line.
 
 mod admin;
+mod cluster;
 mod completions;
 mod config;
 mod doctor;
@@ -71,7 +72,7 @@ enum Command {
     /// Make and read tokens.
     #[command(subcommand)]
     Token(token::TokenCommand),
-    /// Publish one message, as a client.
+    /// Publish one message, as a client or as a backend.
     Pub(messages::Publish),
     /// Print messages as they come, as a client.
     Sub(messages::Subscribe),
@@ -81,7 +82,7 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Ask a node whether it is ready, and succeed only if it is.
     Health(health::Health),
-    /// Show how one or several nodes are.
+    /// Show how one or several nodes are, or the cluster and users of it.
     Status(status::Show),
     /// Take all connections off a node, and have it end.
     Drain(drain::Drain),

@@ -2,6 +2,7 @@
 
 mod accounts;
 mod api;
+mod app;
 mod check;
 mod domain;
 mod layers;
@@ -18,9 +19,11 @@ mod secret;
 mod sections;
 mod traces;
 mod values;
+mod webhooks;
 
 pub use accounts::Account;
 pub use api::{Api, ApiKey, Scope};
+pub use app::{App, AppRoute};
 pub use domain::DrainPlan;
 pub use layers::{ENV_PREFIX, Flag, Layers};
 pub use limits::{Limits, OnSessionLimit};
@@ -40,6 +43,7 @@ pub use traces::Traces;
 pub use values::{
     BadNetwork, BadOrigin, BadSize, BadSpan, Network, OriginRule, Secret, Size, Span,
 };
+pub use webhooks::{EventKind, EventWebhook, Hooks, Webhook};
 
 /// What `fanlight serve` serves.
 #[derive(Debug, Clone)]

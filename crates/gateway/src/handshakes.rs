@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn an_address_and_a_user_have_rates_of_their_own_and_proxies_and_nobody_have_none() {
         let handshakes = handshakes(1000);
-        let ann: Arc<str> = "ann".into();
+        let (ann, bob): (Arc<str>, Arc<str>) = ("ann".into(), "bob".into());
         let admit = |address, user| handshakes.admit(address, user, 1000, 0.0);
         for _ in 0..2 {
             assert_eq!(admit(address(1), Some(&ann)), Ok(()));
@@ -125,7 +125,7 @@ mod tests {
         assert_eq!(admit(address(1), None), Err(Crowded::Address(RetryAfterMs(1000))));
         handshakes.forget(address(1));
         assert_eq!(admit(address(1), None), Ok(()));
-        assert_eq!(admit(address(2), Some(&"bob".into())), Ok(()));
+        assert_eq!(admit(address(2), Some(&bob)), Ok(()));
         assert!((0..100).all(|_| admit(None, None).is_ok()));
     }
 

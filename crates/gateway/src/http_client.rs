@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use bytes::Bytes;
-use http::{Method, Request, Uri, header};
+use http::{HeaderValue, Method, Request, Uri, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -21,6 +21,8 @@ pub struct BaseUrl {
     port: u16,
     /// Without a slash at its end.
     path: String,
+    /// Sent with each request, and never shown.
+    authorization: Option<HeaderValue>,
 }
 
 /// Why a text is not a [`BaseUrl`].
@@ -62,7 +64,15 @@ impl BaseUrl {
             std::net::SocketAddr::V6(v6) => v6.ip().to_string(),
         };
         let (authority, port) = (address.to_string(), address.port());
-        Self { authority, host, port, path: String::new() }
+        Self { authority, host, port, path: String::new(), authorization: None }
+    }
+
+    /// The same, asked with a bearer token; `None` where that can't be a header.
+    pub fn with_bearer(mut self, token: &str) -> Option<Self> {
+        let mut value = HeaderValue::try_from(format!("Bearer {token}")).ok()?;
+        value.set_sensitive(true);
+        self.authorization = Some(value);
+        Some(self)
     }
 
     /// Whether it has no path of its own.
@@ -96,6 +106,9 @@ impl BaseUrl {
             .uri(format!("{}{path}", self.path))
             .header(header::HOST, &self.authority)
             .header(header::CONNECTION, "close");
+        if let Some(authorization) = &self.authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
         if json.is_some() {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
@@ -145,6 +158,7 @@ impl FromStr for BaseUrl {
             host: authority.host().trim_matches(['[', ']']).to_owned(),
             port,
             path: uri.path().trim_end_matches('/').to_owned(),
+            authorization: None,
         })
     }
 }

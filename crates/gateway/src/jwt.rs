@@ -10,6 +10,7 @@ use std::sync::Arc;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use fanlight_engine::auth::{AuthError, Claims, Credentials, Principal, TokenRules};
+use fanlight_engine::revocation::RevokedList;
 use fanlight_engine::time::Now;
 use jsonwebtoken::crypto;
 use serde::Deserialize;
@@ -30,6 +31,7 @@ pub struct Authenticator {
     accounts: Accounts,
     rules: TokenRules,
     verified: Verified,
+    revoked: Arc<RevokedList>,
 }
 
 /// Why a token's signature is not accepted, for `token inspect` and the log.
@@ -74,7 +76,13 @@ impl Authenticator {
     /// Reads the configured keys and accounts; `rules` say what claims must be.
     pub fn new(auth: &Auth, rules: TokenRules) -> Result<Self, Vec<Problem>> {
         let (keys, accounts) = (keys::read_all(&auth.keys)?, Accounts::new(&auth.accounts)?);
-        Ok(Self { keys, accounts, rules, verified: Verified::new() })
+        Ok(Self { keys, accounts, rules, verified: Verified::new(), revoked: Arc::default() })
+    }
+
+    /// Refuses the tokens that are on this list.
+    #[must_use]
+    pub fn with_revoked(self, revoked: &Arc<RevokedList>) -> Self {
+        Self { revoked: Arc::clone(revoked), ..self }
     }
 
     /// Who a client is that has proved itself so.
@@ -98,8 +106,28 @@ impl Authenticator {
         })
     }
 
+    /// Who `login` is, if it is an account's.
+    pub fn account(&self, login: &str, passcode: &str) -> Option<Result<Principal, AuthError>> {
+        self.accounts.check(login, passcode)
+    }
+
+    /// Of these claims, those that the policy names.
+    pub fn kept_claims(&self, claims: &Claims) -> Box<[(Box<str>, Box<str>)]> {
+        self.rules.kept(claims)
+    }
+
     /// Who `token` says its bearer is, once everything about it is known to be good.
     pub fn authenticate(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
+        let principal = self.verified(token, now)?;
+        if self.revoked.covers(&principal, now) {
+            metrics::counter!("fanlight_tokens_total", "result" => "revoked").increment(1);
+            return Err(AuthError::Revoked);
+        }
+        Ok(principal)
+    }
+
+    /// Whom it would say that, were it not revoked.
+    fn verified(&self, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
         let fingerprint = Fingerprint::of(token);
         if let Some(principal) = self.verified.principal(fingerprint, now) {
             metrics::counter!("fanlight_tokens_total", "result" => "remembered").increment(1);
@@ -109,7 +137,13 @@ impl Authenticator {
         let principal = claims.and_then(|claims| self.rules.principal(&claims, now));
         let result = if principal.is_ok() { "verified" } else { "refused" };
         metrics::counter!("fanlight_tokens_total", "result" => result).increment(1);
-        let principal = Arc::new(principal?);
+        let mut principal = principal?;
+        // What has no name of its own can be revoked with its session all the same.
+        let is_named = |id: &str| (1..=TOKEN_ID_MAX_BYTES).contains(&id.len());
+        if !principal.token_id.as_deref().is_some_and(is_named) {
+            principal.token_id = Some(fingerprint.text());
+        }
+        let principal = Arc::new(principal);
         self.verified.remember(fingerprint, &principal);
         Ok(principal)
     }
@@ -152,6 +186,9 @@ impl Authenticator {
         Ok(self.keys.iter().filter(fitting))
     }
 }
+
+/// The longest `jti` that counts.
+pub const TOKEN_ID_MAX_BYTES: usize = 256;
 
 /// What is wrong with the configured keys.
 pub fn check_keys(keys: &[AuthKey]) -> Result<(), Vec<Problem>> {

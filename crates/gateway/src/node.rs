@@ -7,15 +7,18 @@ use fanlight_engine::broker::{Broker, BrokerHealth};
 use fanlight_engine::peers::Peers;
 use fanlight_engine::presence::Presence;
 use fanlight_engine::registry::Registry;
+use fanlight_engine::revocation::Revocations;
 use fanlight_engine::session::Rules;
 use fanlight_redis::Lease;
 use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
 use crate::handshakes::Handshakes;
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::rates::Rates;
 use crate::traces::Tracer;
@@ -27,6 +30,8 @@ pub struct Node {
     pub config: Config,
     /// Checks tokens.
     pub authenticator: Arc<Authenticator>,
+    /// Asks backends about sessions.
+    pub hooks: Arc<Hooks>,
     /// Counts connections against their limits.
     pub admission: Arc<Admission>,
     /// The same for connections that still speak HTTP.
@@ -39,10 +44,14 @@ pub struct Node {
     pub registry: Arc<dyn Registry>,
     /// Knows who is where.
     pub presence: Arc<dyn Presence>,
+    /// Knows which tokens are revoked.
+    pub revocations: Arc<dyn Revocations>,
     /// Leads to the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
     /// What it is known by to the others, where there can be some.
     pub lease: Option<Arc<Lease>>,
+    /// Has messages to `/app/...` handled.
+    pub app: Arc<App>,
     /// What those may publish who have no session.
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
@@ -89,14 +98,17 @@ impl Node {
         Self {
             config,
             authenticator: Arc::clone(&shared.authenticator),
+            hooks: Arc::clone(&shared.hooks),
             admission,
             http_admission,
             handshakes: Arc::clone(&shared.handshakes),
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             presence: Arc::clone(&shared.presence),
+            revocations: Arc::clone(&shared.revocations),
             peers: Arc::clone(&shared.peers),
             lease: None,
+            app: Arc::clone(&shared.app),
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
             tracer: shared.tracer.clone(),

@@ -1,11 +1,15 @@
 //! Gives sessions away once nodes have been added: how many is a decision without I/O, and they go
 //! at the pace of a drain.
+//!
+//! What is compared are the sessions that can go, with those of the others. Services over TCP can't,
+//! and the balancer in front of the rest knows nothing of them: a node that gave away others in
+//! their place would be the one with the fewest connections, and be given them back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use fanlight_redis::{Lease, LeasedNode};
+use tokio::sync::oneshot;
 
 use crate::config;
 use crate::node::{Node, Readiness};
@@ -25,11 +29,11 @@ pub struct Rules {
 /// What a node knows of the cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct View {
-    /// How many sessions this node has.
+    /// How many sessions this node has that can go to another one.
     pub own: u64,
     /// The other nodes.
     pub others: Vec<Other>,
-    /// How many sessions there were in all when the nodes were last listed before.
+    /// How many such sessions there were in all when the nodes were last listed before.
     pub total_before: Option<u64>,
     /// Whether this node takes sessions itself, and its lease and its broker are well.
     pub is_ready: bool,
@@ -38,7 +42,7 @@ pub struct View {
 /// Another node, as it last told of itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Other {
-    /// How many sessions it has.
+    /// How many sessions it has that can go to another node.
     pub sessions: u64,
     /// Whether it takes more: it is ready, does not drain, and its lease stands.
     pub is_ready: bool,
@@ -75,7 +79,7 @@ pub enum Keep {
 }
 
 impl View {
-    /// Sessions in the cluster.
+    /// Sessions in the cluster that can go from node to node.
     pub fn total(&self) -> u64 {
         self.own + self.others.iter().map(|other| other.sessions).sum::<u64>()
     }
@@ -117,7 +121,7 @@ pub fn decide(rules: Rules, view: &View) -> Result<Shed, Keep> {
 pub struct Rebalance {
     /// The node.
     pub node: Arc<Node>,
-    /// How many sessions it has.
+    /// How many sessions its workers have.
     pub shared: Arc<WorkerShared>,
     /// Its lease, which tells of the others.
     pub lease: Arc<Lease>,
@@ -129,7 +133,10 @@ pub struct Rebalance {
 #[derive(Debug, Clone, Copy)]
 struct Round {
     shed: Shed,
-    done: u64,
+    /// How many of them have had their time. Those are not made up for who could not go then.
+    asked: u64,
+    /// How many have gone.
+    gone: u64,
     begun_ms: u64,
 }
 
@@ -166,8 +173,8 @@ impl Rebalance {
                 Some(own) => {
                     let due = own.due(now_ms, window.as_ms());
                     let stays = self.go_on(own, due, &view).await;
-                    if !stays || own.done >= own.shed.count {
-                        tracing::info!(sessions = own.done, "sessions were given to other nodes");
+                    if !stays || own.asked >= own.shed.count {
+                        tracing::info!(sessions = own.gone, "sessions were given to other nodes");
                         rest.begin(now_ms, cooldown.as_ms());
                         round = None;
                     }
@@ -177,7 +184,7 @@ impl Rebalance {
                     let Ok(shed) = decide(self.rules(), &view) else { continue };
                     rest.judge(view.own, shed.count);
                     tracing::info!(?shed, own = view.own, "giving sessions to other nodes");
-                    round = Some(Round { shed, done: 0, begun_ms: now_ms });
+                    round = Some(Round { shed, asked: 0, gone: 0, begun_ms: now_ms });
                 }
             }
         }
@@ -194,12 +201,12 @@ impl Rebalance {
         let own_boot = self.lease.boot();
         let is_other = |node: &&LeasedNode| node.owner.split(':').next() != Some(own_boot);
         let other = |node: &LeasedNode| Other {
-            sessions: node.sessions,
+            sessions: node.movable,
             is_ready: node.takes_sessions && node.left.is_some(),
             age: Duration::from_millis(unix_ms.saturating_sub(node.info.started_unix_ms)),
         };
         View {
-            own: self.shared.sessions.load(Ordering::Relaxed),
+            own: self.shared.movable().sum(),
             others: self.lease.nodes().iter().filter(is_other).map(other).collect(),
             total_before: None,
             is_ready: self.node.readiness() == Readiness::Ready,
@@ -214,17 +221,36 @@ impl Rebalance {
             return false;
         }
         // Others may also have left by themselves.
-        let count = (due - round.done).min(view.own.saturating_sub(round.shed.down_to));
-        let mut shares = vec![0; self.workers.len()];
-        for _ in 0..count {
-            shares[rand::random_range(0..self.workers.len())] += 1;
-        }
-        round.done = due;
-        for (worker, count) in self.workers.iter().zip(shares).filter(|(_, count)| *count > 0) {
-            worker.send(Inbox::Shed(count)).await;
+        let count = (due - round.asked).min(view.own.saturating_sub(round.shed.down_to));
+        round.asked = due;
+        let shares = shares(count, self.shared.movable().collect());
+        for (worker, &count) in self.workers.iter().zip(&shares).filter(|(_, count)| **count > 0) {
+            let (gone, answer) = oneshot::channel();
+            worker.send(Inbox::Shed { count, gone }).await;
+            // One that has ended sends nobody away.
+            round.gone += answer.await.unwrap_or(0) as u64;
         }
         true
     }
+}
+
+/// How many of so many sessions each worker is to send away: each session that a worker `has` is as
+/// likely to go as any other.
+fn shares(count: u64, mut has: Vec<u64>) -> Vec<usize> {
+    let mut shares = vec![0; has.len()];
+    let mut all: u64 = has.iter().sum();
+    for _ in 0..count.min(all) {
+        let mut nth = rand::random_range(0..all);
+        for (left, share) in has.iter_mut().zip(&mut shares) {
+            if nth < *left {
+                (*left, *share) = (*left - 1, *share + 1);
+                break;
+            }
+            nth -= *left;
+        }
+        all -= 1;
+    }
+    shares
 }
 
 impl Rest {
@@ -319,6 +345,16 @@ mod tests {
             assert_eq!(decide(RULES, &view), Err(why), "{view:?}");
         }
         assert!(decide(RULES, &good).is_ok());
+    }
+
+    #[test]
+    fn workers_send_sessions_away_in_proportion_to_those_that_they_have() {
+        let shares_of_each = shares(1000, vec![0, 3000, 1000]);
+        assert_eq!(shares_of_each[0], 0);
+        assert_eq!(shares_of_each.iter().sum::<usize>(), 1000);
+        // Ten times the deviation of the hypergeometric distribution.
+        assert!(shares_of_each[1].abs_diff(750) < 120, "{shares_of_each:?}");
+        assert_eq!(shares(9, vec![2, 0, 3]), [2, 0, 3], "no more than there are");
     }
 
     #[test]

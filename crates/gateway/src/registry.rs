@@ -10,9 +10,10 @@ use fanlight_engine::peers::{Answerer, MemoryPeers, Peers, Sleep};
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, Order, Registry, Sessions};
+use fanlight_engine::revocation::{MemoryRevocations, Revocations};
 use fanlight_redis::{
-    Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
-    RedisRegistry, RegistryOptions, control,
+    AppStream, Lease, NodeInfo, Reap, Reaper, RedisBroker, RedisPeers, RedisPresence, RedisQueues,
+    RedisRegistry, RedisRevocations, RegistryOptions, control,
 };
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -21,6 +22,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{BrokerKind, Config, ConfigError};
+use crate::lifecycle::{Lifecycle, MemoryEvents, Subscriber};
 use crate::presence;
 use crate::worker::{Inbox, WorkerHandle};
 
@@ -34,9 +36,19 @@ pub struct Cluster {
     pub registry: Arc<dyn Registry>,
     /// Keeps who is where.
     pub presence: Arc<dyn Presence>,
+    /// Knows which tokens are revoked.
+    pub revocations: Arc<dyn Revocations>,
     /// Brings requests to the nodes that have their sessions.
     pub peers: Arc<dyn Peers>,
-    redis: Option<(Arc<RedisRegistry>, Arc<Lease>)>,
+    own: Own,
+    /// Who delivers events to webhooks, if there are any to deliver to.
+    lifecycle: Option<Lifecycle>,
+}
+
+/// What is behind these.
+enum Own {
+    Alone(Arc<MemoryRegistry>),
+    Redis { broker: Arc<RedisBroker>, registry: Arc<RedisRegistry>, lease: Arc<Lease> },
 }
 
 impl Cluster {
@@ -62,20 +74,36 @@ impl Cluster {
             started_unix_ms: clock.now().unix_ms,
         };
         let limit = config.session_limit();
+        let max_revocations = config.limits.revocations as usize;
         if config.broker.kind == BrokerKind::Memory {
             let broker = Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)));
             let node = alone(info);
             let sleep: Sleep = Arc::new(|time| tokio::time::sleep(time).boxed());
             let peers = Arc::new(MemoryPeers::new(Arc::clone(&node.id), answerer, sleep));
-            let registry = Arc::new(MemoryRegistry::new(node, limit, sessions));
+            let memory = Arc::new(MemoryRegistry::new(node, limit, sessions));
+            let registry = Arc::clone(&memory) as Arc<dyn Registry>;
             let options = config.presence_options();
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
             let queues = Arc::clone(&broker) as Arc<dyn Queues>;
-            return Ok(Self { broker, queues, registry, presence, peers, redis: None });
+            let own = Own::Alone(memory);
+            let now = Arc::new(move || clock.now());
+            let revocations = Arc::new(MemoryRevocations::new(max_revocations, now));
+            let lifecycle = None;
+            return Ok(Self {
+                broker,
+                queues,
+                registry,
+                presence,
+                revocations,
+                peers,
+                own,
+                lifecycle,
+            });
         }
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, mut inbox) = control();
         let peer_inbox = inbox.peers().expect("nobody has taken it before");
+        let revoked = inbox.revoked();
         let control_worker = WorkerId(sinks.len() as u16);
         sinks.push(sink);
         let broker = RedisBroker::start(redis_config, sinks, tracker.clone(), shutdown.clone());
@@ -94,6 +122,8 @@ impl Cluster {
             tracker,
             shutdown,
         );
+        let told = (max_revocations, revoked);
+        let revocations = RedisRevocations::start(&broker, &lease, told, tracker, shutdown);
         let peers = RedisPeers::start(&broker, &lease, answerer, peer_inbox, tracker, shutdown);
         let options = config.presence_options();
         let presence = RedisPresence::start(&broker, &lease, options, tracker, shutdown.clone());
@@ -103,20 +133,62 @@ impl Cluster {
             vec![Arc::clone(&registry) as _, Arc::clone(&presence) as _, Arc::clone(&queues) as _];
         Reaper::start(&lease, held, tracker, shutdown.clone());
         let shared = Arc::clone(&registry) as Arc<dyn Registry>;
-        let redis = Some((registry, lease));
-        Ok(Self { broker, queues, registry: shared, presence, peers, redis })
+        let own = Own::Redis { broker: Arc::clone(&broker), registry, lease };
+        let lifecycle = None;
+        Ok(Self { broker, queues, registry: shared, presence, revocations, peers, own, lifecycle })
+    }
+
+    /// Begins to deliver events to webhooks.
+    pub fn deliver_events(
+        &mut self,
+        config: &Config,
+        clock: Clock,
+        subscribers: &[Arc<Subscriber>],
+    ) {
+        if subscribers.is_empty() {
+            return;
+        }
+        self.lifecycle = Some(match &self.own {
+            Own::Redis { broker, .. } => {
+                Lifecycle::over_redis(broker, config.cluster.lease.0, subscribers)
+            }
+            Own::Alone(registry) => {
+                let own = registry.nodes();
+                let node = own.first().map(|node| Arc::clone(&node.id)).unwrap_or_default();
+                let max = usize::try_from(config.events.max_length).unwrap_or(usize::MAX);
+                let events = MemoryEvents::new(node, clock, subscribers, max);
+                registry.tell(Arc::clone(&events) as _);
+                Lifecycle::alone(&events)
+            }
+        });
     }
 
     /// What this node is known by to the others, where there can be some.
     pub fn lease(&self) -> Option<Arc<Lease>> {
-        self.redis.as_ref().map(|(_, lease)| Arc::clone(lease))
+        match &self.own {
+            Own::Redis { lease, .. } => Some(Arc::clone(lease)),
+            Own::Alone(_) => None,
+        }
+    }
+
+    /// A stream that backends consume, of about this many entries; none without Redis.
+    pub fn app_stream(&self, name: &str, max_length: u64) -> Option<AppStream> {
+        match &self.own {
+            Own::Redis { broker, .. } => Some(AppStream::new(Arc::clone(broker), name, max_length)),
+            Own::Alone(_) => None,
+        }
     }
 
     /// Leaves it, once the last session has ended: writes what waits and gives up the lease, so
     /// that nobody waits for its end.
     pub async fn leave(&self) {
-        if let Some((registry, lease)) = &self.redis {
+        if let Own::Redis { registry, .. } = &self.own {
             tokio::join!(registry.flush(), self.presence.settle(), self.peers.settle());
+        }
+        if let Some(lifecycle) = &self.lifecycle {
+            lifecycle.finish().await;
+        }
+        if let Own::Redis { lease, .. } = &self.own {
             lease.release().await;
         }
     }
@@ -139,14 +211,14 @@ fn alone(info: NodeInfo) -> NodeStatus {
 struct WorkerSessions(Vec<WorkerHandle>);
 
 impl Sessions for WorkerSessions {
-    fn disconnect(&self, order: Order) -> BoxFuture<'static, ()> {
+    fn order(&self, order: Order) -> BoxFuture<'static, ()> {
         let workers: Vec<_> = match order.handle {
             Some(handle) => self.0.get(usize::from(handle.worker.0)).cloned().into_iter().collect(),
             None => self.0.clone(),
         };
         async move {
             for worker in workers {
-                worker.send(Inbox::Disconnect(Box::new(order.clone()))).await;
+                worker.send(Inbox::Order(Box::new(order.clone()))).await;
             }
         }
         .boxed()

@@ -10,6 +10,7 @@ use std::thread;
 use std::time::Duration;
 
 use axum::Router;
+use fanlight_engine::app::AppHandler;
 use fanlight_engine::broker::WorkerId;
 use fanlight_engine::session::Rules;
 use http::StatusCode;
@@ -21,12 +22,15 @@ use tokio_util::task::TaskTracker;
 
 use crate::accept::HttpServer;
 use crate::api::{self, Keys};
+use crate::app::{App, Backends, Handlers};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
 use crate::handshakes::Handshakes;
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
+use crate::lifecycle::Subscriber;
 use crate::listeners::{OwnServer, Reserved, log_end, reachable};
 use crate::mail::Mailroom;
 use crate::node::{Node, Readiness};
@@ -35,15 +39,50 @@ use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
 use crate::signals::Signals;
 use crate::telemetry::{self, Metrics};
-use crate::traces::Exporting;
+use crate::traces::{Exporting, Tracer};
 use crate::transport::stomp_tcp::StompServer;
 use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
+use crate::webhook::Webhooks;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
 use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 
+/// A node within a program, with the program's own handlers of messages to `/app/...`.
+///
+/// `examples/embedded.rs` shows a whole one.
+#[derive(Debug)]
+pub struct Server {
+    options: ServeOptions,
+    handlers: Handlers,
+}
+
+impl Server {
+    /// A node of this configuration.
+    pub fn new(options: ServeOptions) -> Self {
+        Self { options, handlers: Handlers::default() }
+    }
+
+    /// Has `handler` handle what the routes have that name it: those with `handler = "name"` among
+    /// `[[app.routes]]`. It runs on the runtime that [`Server::run`] runs on.
+    #[must_use]
+    pub fn app_handler(mut self, name: impl Into<String>, handler: impl AppHandler) -> Self {
+        self.handlers.add(name, Arc::new(handler));
+        self
+    }
+
+    /// Runs it until the process is told to end, by SIGTERM, SIGINT or `POST /drain`, and it has
+    /// drained. Once in a process: it installs the process' log and metrics.
+    pub async fn run(self) -> anyhow::Result<()> {
+        run(self.options, &self.handlers).await
+    }
+}
+
 /// Runs a node until it is told to end and has drained.
 pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
+    Server::new(options).run().await
+}
+
+async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let ServeOptions { config, warnings, dev, conformance } = options;
     telemetry::init_log(&config.log)?;
     for warning in &warnings {
@@ -64,15 +103,13 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let handles = workers.clone();
     let (answerer, address) =
         (Arc::new(Mailroom::new(workers.clone())), reachable(addresses.public));
-    let cluster = Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
+    let mut cluster =
+        Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
-    let shared = worker_shared(&config, &cluster, clock)?;
-    let shared = Arc::new(WorkerShared { tracer: spans, ..shared });
-    let mut node = Node::new(config, &shared);
-    node.dev = dev;
-    node.conformance = conformance;
-    node.lease = cluster.lease();
-    let node = Arc::new(node);
+    let tasks = Tasks { tracker: &tracker, shutdown: &shutdown };
+    let shared = worker_shared(&config, &mut cluster, handlers, spans, clock, &tasks)?;
+    let keys = Keys::new(&config.api.keys).map_err(ConfigError::from)?;
+    let node = Arc::new(new_node(config, &shared, &cluster, (dev, conformance)));
 
     let moving = dead_letters::run(Arc::clone(&shared));
     let until = shutdown.clone();
@@ -81,7 +118,7 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     let Open { doors, own } = listeners.open(inboxes.len())?;
     let workers = start_workers(&node, &shared, inboxes, doors, &shutdown)?;
 
-    serve_own(&node, &shared, own, metrics.clone(), &tracker, &shutdown)?;
+    serve_own(&node, &shared, own, keys, metrics.clone(), &tasks)?;
     start_rebalance(&node, &shared, &handles, &tracker, &shutdown);
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
     upkeep.start(&tracker, &shutdown);
@@ -108,14 +145,29 @@ pub async fn serve(options: ServeOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
+fn new_node(
+    config: Config,
+    shared: &WorkerShared,
+    cluster: &Cluster,
+    (dev, conformance): (bool, bool),
+) -> Node {
+    // Their digests do from here on; only `--dev` shows its key.
+    let config = if dev { config } else { config.without_api_secrets() };
+    let mut node = Node::new(config, shared);
+    node.dev = dev;
+    node.conformance = conformance;
+    node.lease = cluster.lease();
+    node
+}
+
 /// Serves operators, and backends that have a key.
 fn serve_own(
     node: &Arc<Node>,
     shared: &Arc<WorkerShared>,
     own: Own,
+    keys: Keys,
     metrics: Metrics,
-    tracker: &TaskTracker,
-    shutdown: &CancellationToken,
+    Tasks { tracker, shutdown }: &Tasks<'_>,
 ) -> anyhow::Result<()> {
     let admin = OwnServer {
         name: "the admin listener",
@@ -125,12 +177,44 @@ fn serve_own(
         shutdown,
     };
     admin.start(own.admin, admin::routes(node, shared, metrics));
-    if let Some(listener) = own.api {
-        let keys = Keys::new(&node.config.api.keys).map_err(ConfigError::from)?;
-        let (name, allowance) = ("the listener of the server API", Allowance::AllButSpare);
-        let api = OwnServer { name, allowance, ..admin };
-        api.start(listener, api::routes(node, keys));
+    match own.api {
+        Some(listener) => serve_api(node, keys, listener, tracker, shutdown),
+        None => Ok(()),
     }
+}
+
+/// Serves the server API to who has a key, on a thread of its own, as Redis is heard on this one.
+fn serve_api(
+    node: &Arc<Node>,
+    keys: Keys,
+    listener: Socket,
+    tracker: &TaskTracker,
+    shutdown: &CancellationToken,
+) -> anyhow::Result<()> {
+    let routes = api::routes(node, keys);
+    let (node, shutdown) = (Arc::clone(node), shutdown.clone());
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (ended, end) = oneshot::channel::<()>();
+    thread::Builder::new().name("api".into()).spawn(move || {
+        runtime.block_on(async {
+            let tracker = TaskTracker::new();
+            let server = OwnServer {
+                name: "the listener of the server API",
+                limits: &node.config.limits,
+                allowance: Allowance::AllButSpare,
+                tracker: &tracker,
+                shutdown: &shutdown,
+            };
+            server.start(listener, routes);
+            shutdown.cancelled().await;
+            tracker.close();
+            let _ = tokio::time::timeout(API_END_TIME, tracker.wait()).await;
+        });
+        drop(ended);
+    })?;
+    tracker.spawn(async move {
+        let _ = end.await;
+    });
     Ok(())
 }
 
@@ -157,31 +241,57 @@ async fn await_broker(node: &Node) {
         while !matches!(node.readiness(), Readiness::Ready) {
             tokio::time::sleep(BROKER_LOOK).await;
         }
+        // Whose token is revoked is not to be let in by a node that has just started.
+        node.revocations.loaded().await;
     };
     if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
         tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
     }
 }
 
-fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Result<WorkerShared> {
+/// Where a node's tasks are counted, and what ends them.
+struct Tasks<'t> {
+    tracker: &'t TaskTracker,
+    shutdown: &'t CancellationToken,
+}
+
+fn worker_shared(
+    config: &Config,
+    cluster: &mut Cluster,
+    handlers: &Handlers,
+    tracer: Option<Arc<Tracer>>,
+    clock: Clock,
+    Tasks { tracker, shutdown }: &Tasks<'_>,
+) -> anyhow::Result<Arc<WorkerShared>> {
     let policy = config.compiled_policy().map_err(ConfigError::from)?;
     let token_rules = config.token_rules(&policy);
     let authenticator =
         Authenticator::new(&config.auth, token_rules).map_err(ConfigError::Invalid)?;
+    let authenticator = Arc::new(authenticator.with_revoked(cluster.revocations.known()));
+    let webhooks = Arc::new(Webhooks::start(config, clock, (*shutdown).clone())?);
+    let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
+    cluster.deliver_events(config, clock, &subscribers);
+    let hooks = Hooks::new(config, Arc::clone(&webhooks), Arc::clone(&authenticator));
     let rules = Rules {
         policy,
         limits: config.session_limits(),
         heartbeats: config.heartbeats(),
         on_forbidden: config.on_forbidden(),
+        hooks: hooks.of_sessions(),
     };
-    Ok(WorkerShared {
-        rules: Arc::new(rules),
-        authenticator: Arc::new(authenticator),
+    let rules = Arc::new(rules);
+    let backends = Backends { webhooks: &webhooks, cluster, handlers, tracker };
+    let app = App::new(config, &rules, clock, &backends).map_err(ConfigError::from)?;
+    Ok(Arc::new(WorkerShared {
+        rules,
+        authenticator,
         handshakes: Arc::new(Handshakes::new(config)),
+        hooks: Arc::new(hooks),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
         queues: Arc::clone(&cluster.queues),
         registry: Arc::clone(&cluster.registry),
+        revocations: Arc::clone(&cluster.revocations),
         peers: Arc::clone(&cluster.peers),
         clock,
         outbox_limits: config.outbox_limits(),
@@ -189,8 +299,10 @@ fn worker_shared(config: &Config, cluster: &Cluster, clock: Clock) -> anyhow::Re
         send_time_ms: config.limits.send_time.as_ms(),
         deflate_min_bytes: config.websocket.compression_min_bytes as usize,
         sessions: AtomicU64::new(0),
-        tracer: None,
-    })
+        movable: (0..config.worker_count()).map(|_| AtomicU64::new(0)).collect(),
+        tracer,
+        app: Arc::new(app),
+    }))
 }
 
 /// What the node listens on, once it can serve.
@@ -447,6 +559,8 @@ async fn drain_workers(node: &Node, workers: Vec<Draining>, hurry: Option<Cancel
 
 /// How long a node that starts waits for its broker before it takes what has connected.
 const BROKER_TIME: Duration = Duration::from_secs(3);
+/// How long requests of backends that are under way may take at the end.
+const API_END_TIME: Duration = Duration::from_millis(500);
 const BROKER_LOOK: Duration = Duration::from_millis(10);
 /// Messages that may wait for one worker.
 const INBOX_MESSAGES: usize = 4096;

@@ -6,10 +6,10 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 
-use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::{RootCertStore, ServerConfig};
 
 use crate::config::{Problem, ServerTls};
 
@@ -61,6 +61,33 @@ pub fn server_config(
         })?;
     config.alpn_protocols = protocols.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(Some(Arc::new(config)))
+}
+
+/// Whom to trust: the authorities of the PEM file that is the option `key`, or those that browsers
+/// trust.
+pub fn roots(key: &str, file: Option<&Path>) -> Result<RootCertStore, Problem> {
+    let Some(file) = file else {
+        return Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect());
+    };
+    let problem = |fault: String, remedy: &str| Problem::new(key, fault, remedy);
+    let holds_none = || problem(format!("{} holds none", file.display()), "it must be a PEM file");
+    let authorities = CertificateDer::pem_file_iter(file)
+        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
+        .map_err(|error| match error {
+            pem::Error::Io(error) => {
+                let (fault, remedy) = unreadable(file, &error);
+                problem(fault, remedy)
+            }
+            _ => holds_none(),
+        })?;
+    let mut roots = RootCertStore::empty();
+    for authority in authorities {
+        roots.add(authority).map_err(|error| {
+            let remedy = "give the certificate of an authority, not of a server";
+            problem(format!("{}: {error}", file.display()), remedy)
+        })?;
+    }
+    if roots.is_empty() { Err(holds_none()) } else { Ok(roots) }
 }
 
 /// Counts a connection on which TLS was not agreed on.

@@ -65,6 +65,7 @@ impl Upkeep {
         }
         if let Some(lease) = &node.lease {
             lease.set_takes_sessions(ready);
+            lease.set_movable(self.shared.movable().sum());
         }
         node.registry.set_sessions(self.shared.sessions.load(Ordering::Relaxed));
         self.metrics.upkeep();

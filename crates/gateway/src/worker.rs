@@ -5,6 +5,7 @@ mod departures;
 mod effects;
 mod fanout;
 mod guard;
+mod hooks;
 mod inbox;
 mod input;
 mod mailbox;
@@ -24,7 +25,7 @@ mod traces;
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use fanlight_engine::broker::{Broker, Channel, Delivery, Notice, WorkerId};
@@ -36,6 +37,7 @@ use fanlight_engine::peers::Peers;
 use fanlight_engine::presence::Presence;
 use fanlight_engine::queue::Queues;
 use fanlight_engine::registry::{Handle, Registry};
+use fanlight_engine::revocation::Revocations;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
 use fanlight_proto::ws::deflate::Inflater;
@@ -50,12 +52,14 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Interval, MissedTickBehavior};
 
 use crate::admission::Admitted;
+use crate::app::App;
 use crate::clock::Clock;
 use crate::handshakes::Handshakes;
+use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::traces::Tracer;
 
-use census::Transport;
+use census::transport_of;
 pub use inbox::{
     Adopted, Carrier, Echo, Inbox, InboxReceiver, Opened, Opening, WorkerHandle, inbox,
 };
@@ -64,7 +68,7 @@ pub use mailbox::{MailboxKind, MailboxOptions};
 use poll::{EVENTS, poll_sockets, watch};
 use queues::{QueueDone, QueueSide};
 use recovery::Recovery;
-use registry::Reentry;
+use registry::{Reentry, Revoking};
 use slot::{Link, Phase, Role, Slot, Written};
 use stage::Stage;
 use stats::Stats;
@@ -77,6 +81,8 @@ pub struct WorkerShared {
     pub rules: Arc<Rules>,
     /// Checks the tokens of CONNECT, `connect` and `refresh`.
     pub authenticator: Arc<Authenticator>,
+    /// Asks backends about sessions.
+    pub hooks: Arc<Hooks>,
     /// How often sessions may begin.
     pub handshakes: Arc<Handshakes>,
     /// Carries publications.
@@ -87,6 +93,8 @@ pub struct WorkerShared {
     pub queues: Arc<dyn Queues>,
     /// Knows the sessions of all nodes.
     pub registry: Arc<dyn Registry>,
+    /// Knows which tokens are revoked.
+    pub revocations: Arc<dyn Revocations>,
     /// Knows who has the sessions that clients have named.
     pub peers: Arc<dyn Peers>,
     /// The time.
@@ -101,8 +109,19 @@ pub struct WorkerShared {
     pub deflate_min_bytes: usize,
     /// How many sessions are connected, on all workers; up to a second old.
     pub sessions: AtomicU64,
+    /// By worker, how many of them could go to another node; up to a second old.
+    pub movable: Box<[AtomicU64]>,
     /// Makes spans, where there are traces.
     pub tracer: Option<Arc<Tracer>>,
+    /// Has messages to `/app/...` handled.
+    pub app: Arc<App>,
+}
+
+impl WorkerShared {
+    /// By worker, how many of its sessions could go to another node.
+    pub fn movable(&self) -> impl Iterator<Item = u64> {
+        self.movable.iter().map(|count| count.load(Ordering::Relaxed))
+    }
 }
 
 /// One worker; it belongs to one thread.
@@ -129,6 +148,7 @@ pub struct Worker {
     resumed: VecDeque<Ticket>,
     sweep: Sweep,
     reentry: Reentry,
+    revoking: Revoking,
     stats: Stats,
     traces: Traces,
     buffers: Buffers,
@@ -189,6 +209,7 @@ impl Worker {
             resumed: VecDeque::new(),
             sweep: Sweep::default(),
             reentry: Reentry::default(),
+            revoking: Revoking::default(),
             stats: Stats::new(id),
             traces: Traces::new(&shared),
             buffers: Buffers { read: read_buffer(), write: Vec::new(), chunks: Vec::new() },
@@ -318,8 +339,10 @@ impl Worker {
                 Inbox::Open(opened) => self.open(*opened),
                 Inbox::Mail(mail) => self.on_mail(*mail),
                 Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
-                Inbox::Disconnect(order) => self.obey(&order),
-                Inbox::Shed(count) => self.shed(count),
+                Inbox::Order(order) => self.obey(*order),
+                Inbox::Shed { count, gone } => {
+                    let _ = gone.send(self.shed(count));
+                }
                 Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
             }
         }
@@ -386,7 +409,7 @@ impl Worker {
     }
 
     fn enter(&mut self, slot: Slot) {
-        self.stats.entered(Transport::of(&slot));
+        self.stats.entered(transport_of(&slot));
         self.traces.entered(SessionKey(self.slots.vacant_key() as u32), &slot);
         self.slots.insert(slot);
     }
@@ -401,7 +424,7 @@ impl Worker {
         admitted: Admitted,
         now: Now,
     ) -> Slot {
-        let id = self.ids.session(now);
+        let id = opening.let_in().unwrap_or_else(|| self.ids.session(now));
         self.next_serial += 1;
         Slot {
             socket: None,
@@ -600,7 +623,7 @@ impl Worker {
     /// Ends a connection without a word. The socket closes when the slot drops.
     fn remove(&mut self, key: SessionKey) {
         let Some(mut slot) = self.slots.try_remove(key.0 as usize) else { return };
-        self.stats.left(Transport::of(&slot));
+        self.stats.left(transport_of(&slot));
         if let Some(socket) = &mut slot.socket {
             let _ = self.poll.get_ref().registry().deregister(socket.stream_mut());
             // As far as it goes at once: a peer that knows our end need not wonder who cut it.

@@ -31,6 +31,8 @@ pub enum CloseReason {
     Unauthorized,
     /// The token expired and was not refreshed in time.
     TokenExpired,
+    /// The token was revoked, or all that its user had been given.
+    Revoked,
     /// The policy refused a SEND or SUBSCRIBE and is configured to close.
     Forbidden,
     /// No CONNECT within the time for it.
@@ -70,7 +72,7 @@ pub enum ReconnectAdvice {
 
 impl CloseReason {
     /// Every reason, for tables and metric registration.
-    pub const ALL: [Self; 23] = [
+    pub const ALL: [Self; 24] = [
         Self::ClientClosed,
         Self::ConnectionLost,
         Self::Draining,
@@ -82,6 +84,7 @@ impl CloseReason {
         Self::UnsupportedVersion,
         Self::Unauthorized,
         Self::TokenExpired,
+        Self::Revoked,
         Self::Forbidden,
         Self::ConnectTimeout,
         Self::HeartbeatTimeout,
@@ -125,6 +128,7 @@ impl CloseReason {
             Self::Disconnected => 4510,
             Self::SessionLimit => 4511,
             Self::Replaced => 4512,
+            Self::Revoked => 4513,
         }
     }
 
@@ -142,6 +146,7 @@ impl CloseReason {
             Self::UnsupportedVersion => "unsupported_version",
             Self::Unauthorized => "unauthorized",
             Self::TokenExpired => "token_expired",
+            Self::Revoked => "revoked",
             Self::Forbidden => "forbidden",
             Self::ConnectTimeout => "connect_timeout",
             Self::HeartbeatTimeout => "heartbeat_timeout",
@@ -169,7 +174,9 @@ impl CloseReason {
             | Self::RateLimited
             | Self::Unavailable
             | Self::Internal => ReconnectAdvice::Reconnect,
-            Self::TokenExpired | Self::Unauthorized => ReconnectAdvice::RefreshToken,
+            Self::TokenExpired | Self::Unauthorized | Self::Revoked => {
+                ReconnectAdvice::RefreshToken
+            }
             Self::ClientClosed
             | Self::ProtocolError
             | Self::InvalidUtf8

@@ -77,6 +77,18 @@ impl DestinationPattern {
         (prefix, suffix)
     }
 
+    /// The names of its variables, in order.
+    pub fn variables(&self) -> impl Iterator<Item = &str> {
+        let parts = self.segments.iter().flat_map(|segment| match segment {
+            Segment::Any => &[][..],
+            Segment::Parts(parts) => parts,
+        });
+        parts.filter_map(|part| match part {
+            Part::Variable(name) => Some(&**name),
+            Part::Literal(_) | Part::One | Part::Many => None,
+        })
+    }
+
     /// Whether `destination` matches.
     pub fn matches(&self, destination: &str) -> bool {
         self.captures(destination).is_some()

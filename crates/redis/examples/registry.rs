@@ -16,7 +16,9 @@ use bytes::Bytes;
 use fanlight_engine::broker::{Broker, Delivery, DeliverySink, Full, Joined, Notice, WorkerId};
 use fanlight_engine::policy::{Namespace, NamespaceOptions, Namespaces, PublishPermit};
 use fanlight_engine::publication::SessionId;
-use fanlight_engine::registry::{Entered, Entry, Handle, Registry, SessionLimit, WhenFull};
+use fanlight_engine::registry::{
+    Entered, Entry, Handle, Registry, SessionKind, SessionLimit, Transport, WhenFull,
+};
 use fanlight_proto::CloseReason;
 use fanlight_redis::{
     Lease, NodeInfo, Reap, RedisBroker, RedisConfig, RedisRegistry, RegistryOptions,
@@ -228,6 +230,7 @@ fn entries(prefix: &str, numbers: std::ops::Range<usize>) -> Vec<Entry> {
         session: SessionId(Uuid::now_v7()),
         handle: Handle { worker: WorkerId(0), slot: number as u32, serial: 1 },
         is_limited: true,
+        kind: SessionKind { transport: Transport::WebSocket, is_stomp: false },
     };
     numbers.map(entry).collect()
 }

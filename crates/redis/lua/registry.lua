@@ -34,14 +34,14 @@ local function record(time, type, session, user, node, destination, reason)
   recorded = recorded + 1
 end
 
--- A session's value is `owner|handle|since`. What one entry answers is bounded.
+-- A session's value is `owner|handle|since|transport|protocol`. What one entry answers is bounded.
 local GIVE_WAY_MAX = 32
 
 local function oldest_first(key)
   local all = redis.call('HGETALL', key)
   local sessions = {}
   for at = 1, #all, 2 do
-    local since = tonumber(string.match(all[at + 1], '|(%d+)$')) or 0
+    local since = tonumber(string.match(all[at + 1], '^[^|]*|[^|]*|(%d+)')) or 0
     sessions[#sessions + 1] = { session = all[at], value = all[at + 1], since = since }
   end
   table.sort(sessions, function(a, b)

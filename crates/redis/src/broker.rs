@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 use fanlight_engine::broker::{
     Broker, BrokerHealth, Channel, DeliverySink, Joined, PublishError, Published, Reach, WorkerId,
 };
-use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
-use fanlight_engine::policy::PublishPermit;
+use fanlight_engine::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed};
+use fanlight_engine::policy::{PublishPermit, RemovalPermit};
 use fanlight_engine::publication::Publication;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
@@ -181,6 +181,20 @@ impl Broker for RedisBroker {
             history::page(answer).map(Arc::new).map_err(|_| HistoryError::Unavailable)
         });
         Box::pin(async move { outcome.await.map(Arc::unwrap_or_clone) })
+    }
+
+    fn remove_history(
+        &self,
+        permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>> {
+        let partition = Partition::of(permit.channel().as_str());
+        let sharded = self.shards.sharded_pubsub();
+        let call = |link: &_| history::remove(&permit, &self.names, link, sharded);
+        let answer = self.shards.call_kept(partition, call);
+        Box::pin(async move {
+            let answer = answer.await.map_err(|_| HistoryError::Unavailable)?;
+            history::removed(&answer).map_err(|_| HistoryError::Unavailable)
+        })
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {

@@ -5,7 +5,7 @@
 //! | bytes | what |
 //! |---|---|
 //! | 1 | version, 1 |
-//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bit 3 session, bits 4-5 content type, bit 6 the body is known to be JSON, bit 7 a change of presence |
+//! | 1 | flags: bit 0 position, bit 1 publisher, bit 2 headers, bit 3 session, bits 4-5 content type, bit 6 the body is known to be JSON, bit 7 Fanlight's own word: a change of presence, or with content type 1 that the history was removed |
 //! | 16 | publication id |
 //! | 8 | time of acceptance, milliseconds since the Unix epoch |
 //! | 16 | epoch and offset, if bit 0 |
@@ -83,7 +83,7 @@ pub fn encode(publication: &Publication, out: &mut Vec<u8>) {
     flags |= u8::from(!publication.headers.is_empty()) * HEADERS;
     flags |= u8::from(publication.only_for.is_some()) * SESSION;
     flags |= u8::from(publication.is_json) * IS_JSON;
-    flags |= u8::from(publication.is_presence()) * PRESENCE;
+    flags |= u8::from(publication.is_presence() || publication.is_removal()) * OURS;
     out.extend_from_slice(&[VERSION, flags]);
     out.extend_from_slice(publication.id.0.as_bytes());
     out.extend_from_slice(&publication.at_unix_ms.to_le_bytes());
@@ -164,8 +164,9 @@ pub fn decode(
     };
     let destination = destinations.parse(fields.bytes("destination")?)?;
     let content_type = match flags >> CONTENT_TYPE_SHIFT & 3 {
-        0 if flags & PRESENCE != 0 => ContentType::Presence,
+        0 if flags & OURS != 0 => ContentType::Presence,
         0 => ContentType::Unspecified,
+        1 if flags & OURS != 0 => ContentType::HistoryRemoved,
         1 => ContentType::Json,
         2 => ContentType::Text,
         _ => ContentType::from(fields.text("content type")?),
@@ -313,7 +314,7 @@ impl<'e> Fields<'e> {
 fn content_type_code(content_type: &ContentType) -> u8 {
     match content_type {
         ContentType::Unspecified | ContentType::Presence => 0,
-        ContentType::Json => 1,
+        ContentType::Json | ContentType::HistoryRemoved => 1,
         ContentType::Text => 2,
         ContentType::Other(_) => 3,
     }
@@ -349,7 +350,7 @@ const HEADERS: u8 = 1 << 2;
 const SESSION: u8 = 1 << 3;
 const CONTENT_TYPE_SHIFT: u8 = 4;
 const IS_JSON: u8 = 1 << 6;
-const PRESENCE: u8 = 1 << 7;
+const OURS: u8 = 1 << 7;
 const FIXED_BYTES: usize = 2 + 16 + 8;
 const DESTINATION_SLOTS: usize = 1024;
 

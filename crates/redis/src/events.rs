@@ -51,10 +51,24 @@ pub struct EventId {
 
 /// What one stream has for a consumer.
 #[derive(Default)]
-struct Entries {
-    events: Vec<Event>,
+pub(crate) struct Entries {
+    pub(crate) events: Vec<Event>,
     /// Given out before, and trimmed since: of these Redis tells the id only.
-    gone: Vec<EventId>,
+    pub(crate) gone: Vec<EventId>,
+}
+
+impl EventId {
+    /// Its place in its stream.
+    pub(crate) fn entry(&self) -> &[u8] {
+        self.entry.as_bytes()
+    }
+}
+
+/// Unique among the events of a cluster, in ASCII.
+impl fmt::Display for EventId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}_{}", self.partition.0, self.entry)
+    }
 }
 
 impl Events {
@@ -168,7 +182,7 @@ impl fmt::Debug for Events {
 }
 
 /// From the answer about one stream.
-fn entries(partition: Partition, answer: &Value) -> Entries {
+pub(crate) fn entries(partition: Partition, answer: &Value) -> Entries {
     let mut found = Entries::default();
     let Value::Map(streams) = answer else { return found };
     for (_, entries) in streams {

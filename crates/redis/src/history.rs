@@ -5,8 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use fanlight_engine::broker::{Channel, Published, Reach};
 use fanlight_engine::history::{
-    History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost,
+    History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed, removal,
 };
+use fanlight_engine::policy::RemovalPermit;
 use fanlight_engine::publication::{Publication, PublicationId};
 use fanlight_proto::{Destination, Position};
 use sha1::{Digest, Sha1};
@@ -118,6 +119,31 @@ pub(crate) fn read(query: &HistoryQuery, names: &Names, link: &Link) -> Vec<u8> 
         }
     }
     scripts::HISTORY.call(&[&meta, &list], &arguments)
+}
+
+/// The call of `history_remove.lua`.
+pub(crate) fn remove(permit: &RemovalPermit, names: &Names, link: &Link, sharded: bool) -> Vec<u8> {
+    let (channel, destination) = (permit.channel(), permit.destination());
+    let partition = Partition::of(channel.as_str());
+    let [meta, list] = history_keys(names, partition, destination);
+    let mut out = Vec::new();
+    scripts::HISTORY_REMOVE.begin(&[&meta, &list], 6, &mut out);
+    command::word(if sharded { b"SPUBLISH" } else { b"PUBLISH" }, &mut out);
+    command::parts(&names.within(partition, channel), &mut out);
+    command::envelope(&removal(destination.clone(), None), &mut out);
+    command::word(link.replication_id().as_bytes(), &mut out);
+    command::word(&new_epoch(), &mut out);
+    command::word(permit.history().ttl_ms.to_string().as_bytes(), &mut out);
+    out
+}
+
+/// What `history_remove.lua` answered.
+pub(crate) fn removed(answer: &Value) -> Result<Removed, BadAnswer> {
+    let Value::Array(parts) = answer else { return Err(BadAnswer) };
+    let [Value::Bulk(top), Value::Integer(publications)] = &parts[..] else {
+        return Err(BadAnswer);
+    };
+    Ok(Removed { position: position(top)?, publications: publications.unsigned_abs() })
 }
 
 /// What `history.lua` answered.

@@ -52,6 +52,8 @@ pub struct LeasedNode {
     pub info: NodeInfo,
     /// How many sessions it had when all nodes were last listed: see [`Lease::nodes`].
     pub sessions: u64,
+    /// How many of them could go to another node then: see [`Lease::set_movable`].
+    pub movable: u64,
     /// Whether it took further sessions then: see [`Lease::set_takes_sessions`].
     pub takes_sessions: bool,
     /// How long its lease still ran then; `None` when it had expired by our last renewal.
@@ -96,6 +98,7 @@ struct State {
     troubled_at: Instant,
     replication: Masters,
     sessions: u64,
+    movable: u64,
     takes_sessions: bool,
     members: Members,
     dead: HashSet<Arc<str>>,
@@ -149,6 +152,7 @@ impl Lease {
                 troubled_at: Instant::now(),
                 replication: HashMap::new(),
                 sessions: 0,
+                movable: 0,
                 takes_sessions: false,
                 members: Members::new(),
                 dead: HashSet::new(),
@@ -221,6 +225,11 @@ impl Lease {
     /// How many sessions this node has, for the other nodes to know.
     pub fn set_sessions(&self, sessions: u64) {
         self.state().sessions = sessions;
+    }
+
+    /// How many of its sessions could go to another node, for the other nodes to know.
+    pub fn set_movable(&self, movable: u64) {
+        self.state().movable = movable;
     }
 
     /// Whether this node takes further sessions, for the other nodes to know.
@@ -362,8 +371,9 @@ impl Lease {
             let known = if state.taken { state.members.known() } else { "" };
             let owner = format!("{}:{}", self.boot, state.generation);
             let previous = state.previous.as_deref().unwrap_or_default().to_owned();
-            let description =
-                members::describe_node(&self.info, state.sessions, state.takes_sessions);
+            let State { sessions, movable, takes_sessions, .. } = *state;
+            let counts = members::Counts { sessions, movable, takes_sessions };
+            let description = members::describe_node(&self.info, counts);
             (how, owner, previous, description, known.to_owned())
         };
         let lasts_ms = self.lasts.as_millis().to_string();

@@ -18,12 +18,15 @@
 //! | `sentinel` | which Redis is the master now |
 //! | `cluster`, `slots`, `routes` | the masters of a cluster, and what is retried when they change |
 //! | [`RedisRegistry`], [`Events`] | users' sessions, and the stream of what becomes of them |
+//! | [`EventFeed`] | reading that stream once for all nodes together |
 //! | [`Lease`], [`Reaper`] | what nodes hold, and only while they live |
 //! | [`RedisPeers`] | who has a session that its client named, and asking that node |
 //! | [`Relay`] | from the Redis of one cell into that of another |
+//! | [`AppStream`] | what clients send to backends that consume a stream |
 //! | [`RedisPresence`] | who is where, entered under the node's lease |
 
 mod agreement;
+mod app_stream;
 mod broker;
 mod canary;
 mod cluster;
@@ -32,6 +35,7 @@ pub mod config;
 mod connection;
 pub mod doctor;
 pub mod envelope;
+mod event_feed;
 mod events;
 mod flights;
 mod health;
@@ -51,6 +55,7 @@ mod redirect;
 mod registry;
 mod relay;
 pub mod resp3;
+mod revocations;
 mod routes;
 mod scripts;
 mod sentinel;
@@ -64,8 +69,10 @@ mod tls;
 mod topology;
 mod writer;
 
+pub use app_stream::AppStream;
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
+pub use event_feed::{Backlog, EventFeed, EventStream};
 pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
 pub use metric_table::METRICS;
@@ -75,4 +82,5 @@ pub use queue::RedisQueues;
 pub use reaper::{Reap, Reaper};
 pub use registry::{ControlInbox, RedisRegistry, RegistryOptions, control};
 pub use relay::{Relay, RelayOptions, RelayState};
+pub use revocations::RedisRevocations;
 pub use tls::TlsError;

@@ -130,6 +130,10 @@ const CLUSTER: &[Metric] = &[
         "fanlight_registry_queue_operations",
         "Operations of the registry that wait to be written to Redis.",
     ),
+    Metric::gauge(
+        "fanlight_revocations",
+        "Revocations of tokens and users that this node knows.",
+    ),
     Metric::counter(
         "fanlight_queue_reaped_total",
         "Messages of queues that this node has taken from dead nodes.",

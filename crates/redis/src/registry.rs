@@ -22,8 +22,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use fanlight_engine::broker::{Broker, Channel, PublishError, WorkerId};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{
-    Entered, Entry, NodeStatus, Order, Registry, RegistryUnavailable, SessionLimit, SessionStatus,
-    Sessions, SubscriptionChange, Target, Told, UserStatus,
+    Command, Entered, Entry, NodeStatus, Order, Registry, RegistryUnavailable, SessionLimit,
+    SessionStatus, Sessions, SubscriptionChange, Target, Told, UserStatus,
 };
 use fanlight_proto::CloseReason;
 use futures_util::FutureExt;
@@ -42,8 +42,8 @@ use crate::names::Names;
 use crate::resp3::Value;
 use crate::shards::Shards;
 
-pub(crate) use control::destination as node_destination;
 pub use control::{ControlInbox, control};
+pub(crate) use control::{REVOKED, destination as node_destination, say};
 use lanes::{Batch, Lanes, Taken};
 pub(crate) use operation::EVENTS;
 use operation::{Held, Operation, Outcome, Record, USER, What};
@@ -214,6 +214,7 @@ impl Registry for RedisRegistry {
                     session: held.session,
                     node: held.owner.as_str().into(),
                     since_unix_ms: held.since_unix_ms,
+                    kind: held.kind,
                 });
                 UserStatus { user, sessions: sessions.collect() }
             };
@@ -222,16 +223,16 @@ impl Registry for RedisRegistry {
         .boxed()
     }
 
-    fn disconnect(
+    fn order(
         &self,
         target: Target,
-        message: Arc<str>,
+        command: Command,
     ) -> BoxFuture<'static, Result<Told, RegistryUnavailable>> {
         let inner = Arc::clone(&self.inner);
         async move {
             let told = match target {
-                Target::User(user) => inner.disconnect_user(&user, message).await,
-                Target::Session(session) => inner.disconnect_session(session, message).await,
+                Target::User(user) => inner.order_user(&user, command).await,
+                Target::Session(session) => inner.order_session(session, command).await,
             };
             told.map_err(|_| RegistryUnavailable)
         }

@@ -62,7 +62,12 @@ macro_rules! scripts {
 scripts! {
     PUBLISH = "meta.lua" "publish.lua";
     HISTORY = "meta.lua" "history.lua";
+    HISTORY_REMOVE = "meta.lua" "history_remove.lua";
+    REVOKE = "revoke.lua";
+    REVOKED_SINCE = "revoked_since.lua";
     AGREEMENT = "agreement.lua";
+    EVENTS_HOLD = "events_hold.lua";
+    EVENTS_GIVE_UP = "events_give_up.lua";
     LEASE = "node_changes.lua" "lease.lua";
     LEASE_END = "node_changes.lua" "lease_end.lua";
     PEER_CLAIM = "peer_claim.lua";

@@ -320,6 +320,7 @@ macro_rules! broker_contract {
             a_position_from_before_the_first_publication_recovers_it
             a_position_of_no_epoch_or_beyond_the_top_is_of_a_changed_epoch
             a_position_at_the_top_stays_good_when_the_publications_have_gone
+            a_history_that_is_removed_is_gone_for_all_and_its_offsets_go_on
             the_newest_are_read_oldest_first
             without_a_limit_only_the_top_is_read
             a_read_sees_all_that_was_acknowledged_before

@@ -22,7 +22,9 @@ pub use fault_proxy::{FaultProxy, alias};
 pub use inbox::Inbox;
 pub use orders::Orders;
 pub use port::PortLease;
-pub use publications::{channel, permit, permit_in, permit_keeping, publication, wall_clock};
+pub use publications::{
+    channel, permit, permit_in, permit_keeping, publication, removal_permit, wall_clock,
+};
 pub use redis_command::{RedisConnection, Reply, redis_command};
 pub use redis_server::RedisServer;
 pub use topology::{RedisCluster, RedisSentinel, RedisShards};

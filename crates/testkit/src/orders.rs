@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use fanlight_engine::publication::SessionId;
-use fanlight_engine::registry::{Handle, Order, Sessions};
+use fanlight_engine::registry::{Command, Handle, Order, Sessions};
 use fanlight_proto::CloseReason;
 use futures_util::future::BoxFuture;
 
@@ -26,12 +26,15 @@ impl Orders {
     pub fn reason_for(&self, session: SessionId, handle: Option<Handle>) -> Option<CloseReason> {
         let orders = self.all();
         let is_it = |order: &&Order| order.session == session && order.handle == handle;
-        orders.iter().find(is_it).map(|order| order.reason)
+        orders.iter().find(is_it).and_then(|order| match order.command {
+            Command::End { reason, .. } => Some(reason),
+            _ => None,
+        })
     }
 }
 
 impl Sessions for Orders {
-    fn disconnect(&self, order: Order) -> BoxFuture<'static, ()> {
+    fn order(&self, order: Order) -> BoxFuture<'static, ()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).push(order);
         Box::pin(std::future::ready(()))
     }

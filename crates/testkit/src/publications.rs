@@ -7,7 +7,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 use fanlight_engine::broker::{Channel, WallClock};
 use fanlight_engine::history::History;
-use fanlight_engine::policy::{Namespace, NamespaceOptions, Namespaces, PublishPermit};
+use fanlight_engine::policy::{
+    Namespace, NamespaceOptions, Namespaces, PublishPermit, RemovalPermit,
+};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use uuid::Uuid;
 
@@ -28,6 +30,19 @@ pub fn permit_keeping(destination: &str, history: History) -> PublishPermit {
 
 /// A permit to publish to `destination`, with or without patterns and history.
 pub fn permit_in(destination: &str, patterns: bool, history: Option<History>) -> PublishPermit {
+    let namespaces = namespaces(destination, patterns, history);
+    let destination = destination.parse().expect("a test names a destination");
+    PublishPermit::for_backend(&namespaces, &destination).expect("the namespace has it")
+}
+
+/// A permit to remove what is kept of `destination`.
+pub fn removal_permit(destination: &str, history: History) -> RemovalPermit {
+    let namespaces = namespaces(destination, false, Some(history));
+    let destination = destination.parse().expect("a test names a destination");
+    RemovalPermit::for_backend(&namespaces, &destination).expect("the namespace has it")
+}
+
+fn namespaces(destination: &str, patterns: bool, history: Option<History>) -> Namespaces {
     let kind = destination.split('/').nth(1).expect("a destination is an absolute path");
     let namespace = Namespace {
         name: kind.to_owned(),
@@ -36,9 +51,7 @@ pub fn permit_in(destination: &str, patterns: bool, history: Option<History>) ->
         anonymous: false,
         options: NamespaceOptions { history, ..NamespaceOptions::default() },
     };
-    let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
-    let destination = destination.parse().expect("a test names a destination");
-    PublishPermit::for_backend(&namespaces, &destination).expect("the namespace has it")
+    Namespaces::new(&[namespace]).expect("the namespace is a good one")
 }
 
 /// A publication with an id of its own and nothing but a body.

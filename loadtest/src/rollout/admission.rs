@@ -14,7 +14,7 @@ use crate::clock::{SECOND_NS, now_ns};
 use crate::targets::fanlight;
 
 /// One reading of a node.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Reading {
     /// It was taken after this moment,
     asked_ns: u64,
@@ -24,6 +24,10 @@ pub struct Reading {
     handshakes: u64,
     /// Connections there are.
     pub connections: u64,
+    /// Sessions there are.
+    pub sessions: u64,
+    /// Sessions that were told to go to another node, since the node started.
+    pub given: u64,
 }
 
 /// What a node admitted, at its fastest.
@@ -86,6 +90,8 @@ pub fn read(admin: SocketAddr) -> Result<Reading> {
         answered_ns: now_ns(),
         handshakes: whole(sum("fanlight_handshakes_total{", &accepted)),
         connections: whole(sum("fanlight_connections{", &|_| true)),
+        sessions: whole(sum("fanlight_sessions{", &|_| true)),
+        given: whole(sum("fanlight_rebalanced_sessions_total", &|_| true)),
     })
 }
 
@@ -125,7 +131,7 @@ mod tests {
     fn readings(handshakes: &[u64]) -> Vec<Reading> {
         let reading = |(at, &handshakes): (usize, &u64)| {
             let now_ns = at as u64 * SECOND_NS / 2;
-            Reading { asked_ns: now_ns, answered_ns: now_ns, handshakes, connections: 0 }
+            Reading { asked_ns: now_ns, answered_ns: now_ns, handshakes, ..Reading::default() }
         };
         handshakes.iter().enumerate().map(reading).collect()
     }

@@ -38,6 +38,23 @@ pub struct Setting {
     pub burst: u32,
     /// Publications that each destination keeps.
     pub history: usize,
+    /// How sessions move to the node that is added.
+    pub rebalance: Rebalance,
+}
+
+/// `[rebalance]`, and what it builds on.
+#[derive(Debug, Clone, Copy)]
+pub struct Rebalance {
+    /// How often nodes tell of themselves.
+    pub renew: Duration,
+    /// How long a node is left alone after its start.
+    pub settle: Duration,
+    /// The time over which a node gives away what it has too many.
+    pub window: Duration,
+    /// After that: how long it waits before it looks again.
+    pub cooldown: Duration,
+    /// What a node has at least.
+    pub min_sessions: usize,
 }
 
 /// What the gateway's build has, by its own account.
@@ -147,11 +164,25 @@ impl Nodes {
         } else {
             String::new()
         };
-        let rebalance = if self.abilities.rebalance { "[rebalance]\nenabled = true\n" } else { "" };
+        let Rebalance { renew, settle, window: moving, cooldown, min_sessions } =
+            self.setting.rebalance;
+        let rebalance = if self.abilities.rebalance {
+            format!(
+                "[rebalance]\nenabled = true\nthreshold_percent = {THRESHOLD_PERCENT}\n\
+                 min_sessions = {min_sessions}\nsettle = \"{}\"\nwindow = \"{}\"\n\
+                 cooldown = \"{}\"\n",
+                time(settle),
+                time(moving),
+                time(cooldown)
+            )
+        } else {
+            String::new()
+        };
         format!(
             r#"workers = 1
 [cluster]
 name = "node{}"
+lease_renew = "{}"
 [listen]
 public = "{public}"
 admin = "{admin}"
@@ -184,6 +215,7 @@ effect = "allow"
 destination = "/topic/**"
 "#,
             number + 1,
+            time(renew),
             self.redis.url(),
             time(*grace),
             time(*window),
@@ -221,6 +253,8 @@ pub fn low_address() -> Result<SocketAddr> {
     bail!("no free port among {PORTS:?}")
 }
 
+/// By how much a node may have more sessions than the mean.
+pub const THRESHOLD_PERCENT: u64 = 10;
 /// Below them are those of the tests, which run beside each other.
 const PORTS: std::ops::Range<u16> = 10_000..20_000;
 /// After the window: how long sockets that have not closed are waited for.

@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use tempfile::TempDir;
 
 use super::nodes::low_address;
@@ -121,14 +121,21 @@ fn replace(text: &mut String, from: &str, to: &str) -> Result<()> {
     Ok(())
 }
 
-/// Puts servers in the place of those that are shipped.
+/// Puts servers in the place of those that are shipped, wherever there is a list of them.
 fn replace_servers(text: &mut String, begins: &str, servers: &str) -> Result<()> {
-    let is_server = |line: &&str| line.trim_start().starts_with(begins);
-    let first = text.lines().find(is_server).context("no server in what is shipped")?.to_owned();
-    let kept = |line: &&str| *line == first || !is_server(line);
-    let lines: Vec<&str> = text.lines().filter(kept).collect();
-    *text = lines.join("\n") + "\n";
-    replace(text, &format!("{first}\n"), servers)
+    let is_server = |line: &str| line.trim_start().starts_with(begins);
+    ensure!(text.lines().any(is_server), "no server in the configuration that is shipped");
+    let (mut replaced, mut was_server) = (String::new(), false);
+    for line in text.lines() {
+        match (is_server(line), was_server) {
+            (true, false) => replaced += servers,
+            (true, true) => {}
+            (false, _) => replaced.extend([line, "\n"]),
+        }
+        was_server = is_server(line);
+    }
+    *text = replaced;
+    Ok(())
 }
 
 fn version(program: &str, option: &str) -> Result<String> {

@@ -12,6 +12,7 @@ use super::admission::{Peak, Reading, peak};
 use super::crowds::Stage;
 use super::nodes::Abilities;
 use super::publishers::Published;
+use super::spread::Spread;
 use super::verdict::{
     CALM_FLOOR_MS, Happening, MOST_CPU, MOST_LAG_MS, MOST_TIMES_CALM, Rules, milliseconds, too_slow,
 };
@@ -40,6 +41,8 @@ pub struct Proof {
     pub published: Published,
     /// What was read of each node.
     pub handshakes: Vec<Vec<Reading>>,
+    /// Where sessions were once rebalancing had become calm, if it has.
+    pub spread: Option<Spread>,
     /// What did not go as it must, or was first seen to be wrong.
     pub wrong: Vec<String>,
     /// The ends of the logs.
@@ -79,6 +82,7 @@ impl Proof {
                 broken.push(format!("node {number} admitted {} handshakes too many", peak.beyond));
             }
         }
+        broken.extend(self.spread.as_ref().and_then(Spread::lacks));
         if self.rules.judges_times {
             broken.extend(self.wrong_times());
         }
@@ -138,6 +142,7 @@ impl Proof {
         text += &self.setting();
         text += &self.verdict();
         text += &self.table();
+        text += &self.spread.as_ref().map_or_else(String::new, Spread::markdown);
         text += &self.admissions();
         text
     }
@@ -262,6 +267,7 @@ impl Proof {
             "counts": self.counts(),
             "stages": self.happenings.iter().enumerate().map(stage).collect::<Vec<_>>(),
             "handshakes": self.peaks(),
+            "spread": self.spread,
             "broken": self.broken(),
         })
     }

@@ -65,6 +65,20 @@ fn nodes_behind_nginx_that_restart_in_turn_on_sigterm_lose_nothing_for_clients_o
         assert!(closed.as_u64().unwrap() > 0, "{stage}");
         assert_eq!(closed, advised, "everybody is told for how long to stay away: {stage}");
     }
+    // Sessions move to the node that is added: two thirds at least of a fourth of 300.
+    let numbers = |of: &str| -> Vec<u64> {
+        let of_nodes = figures["spread"][of].as_array().unwrap();
+        of_nodes.iter().map(|number| number.as_u64().unwrap()).collect()
+    };
+    let (sessions, given) = (numbers("sessions"), numbers("given"));
+    assert_eq!(sessions.iter().sum::<u64>(), 300, "{sessions:?}");
+    assert!(sessions[3] >= 50 && given[3] == 0, "{sessions:?} {given:?}");
+    let stage = stages.iter().find(|stage| stage["name"] == "node 4 is added").unwrap();
+    let [advised, refused] = [&stage["advised"], &stage["counts"]["refused"]];
+    let [advised, refused] = [advised, refused].map(|count| count.as_u64().unwrap());
+    // Who is told to go before it knows that it is live counts as refused.
+    let given = given.iter().sum::<u64>();
+    assert!((advised..=advised + refused).contains(&given), "{given} were told to go: {stage}");
 }
 
 #[test]

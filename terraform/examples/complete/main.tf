@@ -45,6 +45,7 @@ module "service" {
   ecr_repository_arns = var.ecr_repository_arns
   environment         = local.options
   scaling             = var.scaling
+  rebalance           = var.rebalance
   spot                = { percent = var.spot_percent }
   prometheus          = module.observability.prometheus
   traces              = var.traces

@@ -82,6 +82,13 @@ variable "scaling" {
   nullable = false
 }
 
+variable "rebalance" {
+  description = "Whether sessions move to tasks that have fewer, as after scaling out."
+  type        = bool
+  default     = true
+  nullable    = false
+}
+
 variable "spot_percent" {
   description = "The share of tasks beyond the first two on Fargate Spot."
   type        = number

@@ -21,6 +21,7 @@ locals {
       FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT    = "${var.stop_timeout_s - 5}s"
       FANLIGHT__DRAIN__WATCH_ECS           = "true"
       FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)
+      FANLIGHT__REBALANCE__ENABLED         = tostring(var.rebalance)
       FANLIGHT__TELEMETRY__EMF             = "true"
       FANLIGHT__TELEMETRY__SERVICE         = var.name
       FANLIGHT__LOG__FORMAT                = "json"

@@ -216,6 +216,17 @@ variable "task_protection" {
   nullable    = false
 }
 
+variable "rebalance" {
+  description = <<-TEXT
+    Whether tasks that have more sessions than others give some away, as after scaling out
+    (`rebalance.enabled`). Only behind a load balancer that prefers the task with the fewest
+    connections, as the module `alb` makes it.
+  TEXT
+  type        = bool
+  default     = false
+  nullable    = false
+}
+
 variable "execute_command" {
   description = "Whether ECS Exec can run `fanlight` commands in the gateway's container, as `fanlight doctor`. Its root is then writable."
   type        = bool

@@ -7,7 +7,7 @@ pub(super) fn dashboard() -> Dashboard {
         name: "cluster",
         title: "Cluster and Redis",
         description: "The nodes among each other, and Redis between them.",
-        rows: vec![nodes(), redis(), registry(), presence()],
+        rows: vec![nodes(), redis(), registry(), presence(), webhooks()],
     }
 }
 
@@ -116,6 +116,34 @@ fn registry() -> Row {
             .line("lost", "sum(rate(fanlight_peer_claims_lost_total{@}[~]))"),
     ];
     Row { title: "Registry", panels }
+}
+
+fn webhooks() -> Row {
+    let panels = vec![
+        graph("Requests to webhooks", "cps", "By how they ended.")
+            .line(
+                "{{webhook}} {{result}}",
+                "sum by (webhook, result) (rate(fanlight_webhook_requests_total{@}[~]))",
+            )
+            .line("{{webhook}}: nothing is sent", "max by (webhook) (fanlight_webhook_breaker_open{@})")
+            .runbook("FanlightWebhookFailing"),
+        graph("Answers of webhooks, 99 %", "s", "From a request's turn to its answer.").line(
+            "{{webhook}}",
+            "histogram_quantile(0.99, sum by (webhook, le) (rate(fanlight_webhook_seconds_bucket{@}[~])))",
+        ),
+        graph("Requests under way", "short", "And those that wait for their turn.")
+            .line("{{webhook}} under way", "sum by (webhook) (fanlight_webhook_in_flight{@})")
+            .line("{{webhook}} waiting", "sum by (webhook) (fanlight_webhook_waiting{@})"),
+        graph("Events for webhooks", "short", "How many wait, and for how many seconds the oldest has.")
+            .line("{{webhook}} waiting", "sum by (webhook) (fanlight_webhook_events_waiting{@})")
+            .line("{{webhook}} seconds", "max by (webhook) (fanlight_webhook_event_age_seconds{@})")
+            .line(
+                "{{webhook}} {{result}} a second",
+                "sum by (webhook, result) (rate(fanlight_webhook_events_total{@}[~]))",
+            )
+            .runbook("FanlightWebhookEventsLate"),
+    ];
+    Row { title: "Webhooks", panels }
 }
 
 fn presence() -> Row {

@@ -16,8 +16,8 @@ use super::{
     Broker, BrokerHealth, Channel, Delivery, DeliverySink, Joined, PublishError, Published, Reach,
     WorkerId,
 };
-use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
-use crate::policy::PublishPermit;
+use crate::history::{self, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed};
+use crate::policy::{PublishPermit, RemovalPermit};
 use crate::publication::Publication;
 use crate::queue::{
     self, Batch, Dead, EntryId, Fetched, MemoryQueues, Queue, QueueError, Queues, Release,
@@ -171,6 +171,21 @@ impl Broker for MemoryBroker {
         shard.logs.expire(now_ms);
         let page = shard.logs.read(&query, || self.new_epoch(), now_ms);
         Box::pin(ready(Ok(page)))
+    }
+
+    fn remove_history(
+        &self,
+        permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>> {
+        let now_ms = (self.clock)();
+        let (channel, destination) = (permit.channel(), permit.destination());
+        let mut shard = self.shard(channel);
+        shard.logs.expire(now_ms);
+        let epoch = || self.new_epoch();
+        let removed = shard.logs.remove(destination, permit.history(), epoch, now_ms);
+        let told = history::removal(destination.clone(), Some(removed.position));
+        self.deliver(&shard, channel, Arc::new(told));
+        Box::pin(ready(Ok(removed)))
     }
 
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {

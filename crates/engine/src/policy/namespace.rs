@@ -42,6 +42,10 @@ pub struct NamespaceOptions {
     pub queue: Option<QueueOptions>,
     /// Whether it is recorded who subscribes to its destinations, and which are occupied.
     pub events: bool,
+    /// The backend that has a say in who subscribes, beside the policy.
+    pub subscribe_hook: Option<Arc<str>>,
+    /// The same for who publishes.
+    pub publish_hook: Option<Arc<str>>,
 }
 
 /// The namespaces, ready for matching.

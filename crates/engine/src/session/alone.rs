@@ -5,27 +5,38 @@ use std::sync::Arc;
 use fanlight_proto::native::{self, ClientMessage};
 use fanlight_proto::{CloseReason, DestinationError};
 
+use super::app::{AppSender, app_message, check_headers, is_app, session_to_answer};
 use super::live::{Draft, Outgoing, Publisher, outgoing};
 use super::native::draft_of;
-use super::{Fault, Rules};
+use super::{Fault, Rules, Unpublished};
+use crate::app::{AppBody, AppMessage};
 use crate::auth::Principal;
 use crate::broker::PublishError;
 use crate::history::{HistoryError, IdempotencyKey};
 use crate::ids::Ids;
-use crate::policy::{Denied, PublishPermit, Subject};
+use crate::policy::{AppKind, Denied, PublishPermit, Right, Subject};
 use crate::presence::PresenceError;
-use crate::publication::Publication;
+use crate::publication::{Publication, SessionId};
 use crate::time::Now;
 
 /// A publication with the right to publish it.
 #[derive(Debug)]
 pub struct Alone {
     /// The right.
-    pub permit: PublishPermit,
+    pub permit: Right<PublishPermit>,
     /// The publication.
     pub publication: Publication,
     /// The publisher's name for it.
     pub key: Option<IdempotencyKey>,
+}
+
+/// What a client sends by itself, with the right to.
+#[derive(Debug)]
+pub enum Sent {
+    /// To subscribers.
+    Publication(Box<Alone>),
+    /// To a backend.
+    App(Box<AppMessage>),
 }
 
 /// What a backend wants published: read once, for any number of destinations. Backends may publish
@@ -40,6 +51,8 @@ pub struct Sender<'s> {
     pub name: &'s str,
     /// Its name for a publication that does not itself have one.
     pub key: Option<&'s str>,
+    /// Of a user's sessions, the only one to get it, where the publication does not itself name one.
+    pub session: Option<&'s str>,
 }
 
 /// Why it is not published.
@@ -56,7 +69,7 @@ pub struct Refusal {
     pub retry_after_ms: Option<u64>,
 }
 
-impl Alone {
+impl Sent {
     /// Reads the native protocol's `send`, whose `type` may be left out, of a client who is
     /// `principal`.
     pub fn read(
@@ -71,13 +84,21 @@ impl Alone {
         let mut read = || {
             let message = native::parse_send(text)?;
             let draft = draft_of(&message, &rules.limits)?;
+            if is_app(draft.to) {
+                let session = session_to_answer(draft.session, principal)?;
+                let sender = AppSender { subject: &sender, principal };
+                let draft = Draft { session: None, ..draft };
+                let message = app_message(rules, ids, now, &sender, AppKind::Message, draft)?;
+                return Ok(Self::App(Box::new(AppMessage { session, ..message })));
+            }
             // Its session is no other request's, so the same key would be another one each time.
             if principal.is_none() && draft.key.is_some() {
                 return Err(Fault::key_without_user());
             }
-            outgoing(rules, ids, now, Publisher::Client(&sender), draft)
+            let outgoing = outgoing(rules, ids, now, Publisher::Client(&sender), draft)?;
+            Ok(Self::Publication(Box::new(outgoing.into())))
         };
-        Ok(read()?.into())
+        Ok(read()?)
     }
 }
 
@@ -110,10 +131,42 @@ impl<'t> Letter<'t> {
         to: &str,
     ) -> Result<Alone, Refusal> {
         let draft = draft_of(&self.0, &rules.limits)?;
-        let draft = Draft { to, key: draft.key.or(sender.key), ..draft };
+        let (key, session) = (draft.key.or(sender.key), draft.session.or(sender.session));
+        let draft = Draft { to, key, session, ..draft };
         let outgoing = outgoing(rules, ids, now, Publisher::Backend(sender.name), draft);
         Ok(outgoing.map_err(|fault| Refusal::of(fault, to))?.into())
     }
+}
+
+/// Refuses headers that a handler may not set.
+pub(crate) fn check_headers_of_app(body: &AppBody, rules: &Rules) -> Result<(), Refusal> {
+    Ok(check_headers(body, rules)?)
+}
+
+/// What a handler sends to `to`, which is absolute, and of a user's sessions only to `session`.
+pub(crate) fn addressed_by_app(
+    rules: &Rules,
+    ids: &mut Ids,
+    now: Now,
+    to: &str,
+    session: Option<SessionId>,
+    body: AppBody,
+) -> Result<(PublishPermit, Publication), Refusal> {
+    let session = session.map(|session| session.to_string());
+    let draft = Draft {
+        to,
+        body: body.body,
+        content_type: body.content_type,
+        is_json: body.is_json,
+        headers: body.headers,
+        key: None,
+        session: session.as_deref(),
+    };
+    let outgoing = outgoing(rules, ids, now, Publisher::Backend("app"), draft);
+    let Outgoing { permit, publication, .. } = outgoing.map_err(|fault| Refusal::of(fault, to))?;
+    // No hook is asked about what a backend sends.
+    let permit = permit.permit().map_err(|_| Fault::internal())?;
+    Ok((permit, publication))
 }
 
 impl From<Outgoing> for Alone {
@@ -151,7 +204,14 @@ macro_rules! refused_as_in_a_session {
         })+
     };
 }
-refused_as_in_a_session!(PublishError, HistoryError, PresenceError, Denied, DestinationError);
+refused_as_in_a_session!(
+    PublishError,
+    Unpublished,
+    HistoryError,
+    PresenceError,
+    Denied,
+    DestinationError
+);
 
 /// How much of a destination a message shows.
 const SHOWN_MAX: usize = 200;

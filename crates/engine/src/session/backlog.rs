@@ -1,15 +1,25 @@
-//! What came in one transport message behind the request that is under way.
+//! What came while a request was under way: orders of backends, and the rest of the transport
+//! message behind the request.
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
 use fanlight_proto::native::{ClientMessage, NativeError};
 
+use super::server::Order;
 use super::{Cx, Session};
 
-/// The rest of a transport message; it exists only while the session is busy.
+/// What waits; it exists only while the session is busy.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    /// At most [`super::server::ORDERS_MAX`].
+    pub(super) orders: VecDeque<Order>,
+    pub(super) input: Option<Input>,
+}
+
+/// The rest of a transport message.
 #[derive(Debug)]
-pub(super) enum Backlog {
+pub(super) enum Input {
     /// Bytes that the decoder has not seen: no larger than they came.
     Stomp(Bytes),
     /// At most [`fanlight_proto::native::MAX_BATCH`].
@@ -17,20 +27,34 @@ pub(super) enum Backlog {
 }
 
 impl Session {
-    /// Goes on with the backlog until the session is busy again.
+    /// Keeps the rest of a transport message, while the session is busy with what came before it.
+    pub(super) fn keep(&mut self, input: Input) {
+        self.backlog.get_or_insert_default().input = Some(input);
+    }
+
+    /// Goes on with the backlog until the session is busy again. Orders come first: a client that
+    /// never pauses must not keep them out.
     pub(super) fn resume(&mut self, cx: &mut Cx<'_>) {
-        let Some(backlog) = self.backlog.take() else {
-            return;
-        };
-        match *backlog {
-            Backlog::Stomp(bytes) => {
+        while !self.is_busy() && !self.is_closed() {
+            let Some(backlog) = &mut self.backlog else { return };
+            if let Some(order) = backlog.orders.pop_front() {
+                self.obey(cx, &order);
+            } else if let Some(input) = self.backlog.take().and_then(|backlog| backlog.input) {
+                self.resume_input(cx, input);
+            }
+        }
+    }
+
+    fn resume_input(&mut self, cx: &mut Cx<'_>, input: Input) {
+        match input {
+            Input::Stomp(bytes) => {
                 let mut rest: &[u8] = &bytes;
                 self.stomp_frames(cx, &mut rest);
                 if self.is_busy() && !rest.is_empty() {
-                    self.backlog = Some(Box::new(Backlog::Stomp(bytes.slice_ref(rest))));
+                    self.keep(Input::Stomp(bytes.slice_ref(rest)));
                 }
             }
-            Backlog::Native(mut messages) => {
+            Input::Native(mut messages) => {
                 while let Some(message) = messages.pop_front() {
                     self.native_message(cx, message);
                     if self.is_busy() || self.is_closed() {
@@ -38,7 +62,7 @@ impl Session {
                     }
                 }
                 if self.is_busy() && !messages.is_empty() {
-                    self.backlog = Some(Box::new(Backlog::Native(messages)));
+                    self.keep(Input::Native(messages));
                 }
             }
         }

@@ -8,6 +8,7 @@ use super::heartbeat::Beats;
 use super::live::{Live, Work};
 use super::{Codec, Cx, Effect, Fault, Session, State};
 use crate::auth::{AuthError, Credentials, Principal};
+use crate::hook::Claimant;
 use crate::registry::Entered;
 
 /// A CONNECT that waits for its token to be checked: what CONNECTED will say.
@@ -28,6 +29,10 @@ impl Entering {
         self.principal.as_ref().map(|principal| Arc::clone(&principal.user))
     }
 
+    pub(super) fn principal(&self) -> Option<&Arc<Principal>> {
+        self.principal.as_ref()
+    }
+
     fn is_limited(&self) -> bool {
         self.principal.as_ref().is_none_or(|principal| !principal.is_service)
     }
@@ -41,9 +46,17 @@ impl Session {
         credentials: Option<Credentials>,
         connecting: Connecting,
     ) -> Result<(), Fault> {
-        let State::AwaitConnect { principal, .. } = &self.state else {
+        let State::AwaitConnect { principal, introduction, is_let_in, .. } = &mut self.state else {
             return Err(Fault::already_connected());
         };
+        let is_expired = credentials.is_none()
+            && principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now));
+        if cx.rules.hooks.connect && !*is_let_in && !is_expired {
+            let (principal, introduction) = (principal.clone(), introduction.take());
+            let claimant = Claimant { credentials, principal, introduction };
+            self.start(cx, Work::Connect(connecting), Effect::Introduce(Box::new(claimant)));
+            return Ok(());
+        }
         if let Some(credentials) = credentials {
             self.start(cx, Work::Connect(connecting), Effect::Authenticate(credentials));
             return Ok(());
@@ -64,6 +77,20 @@ impl Session {
     ) {
         match result {
             Ok(principal) => self.accept(cx, Some(principal), connecting),
+            Err(error) => self.fail(cx, &Fault::from(error).fatal()),
+        }
+    }
+
+    /// The same where a backend has decided, who may have let in nobody in particular.
+    pub(super) fn on_introduced(
+        &mut self,
+        cx: &mut Cx<'_>,
+        connecting: Connecting,
+        result: Result<Option<Arc<Principal>>, AuthError>,
+    ) {
+        match result {
+            Ok(None) if !cx.rules.policy.allows_anonymous() => self.fail(cx, &Fault::no_token()),
+            Ok(principal) => self.accept(cx, principal, connecting),
             Err(error) => self.fail(cx, &Fault::from(error).fatal()),
         }
     }

@@ -166,7 +166,8 @@ impl Session {
         // It can't ask again from the same place, once an id further on has come.
         let start = since.map_or(Start::Now, Start::Resume);
         let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
-        let wanted = Wanted { wire, start, presence, consuming };
+        let headers = Box::default();
+        let wanted = Wanted { wire, start, presence, consuming, headers };
         if let Err((fault, _)) = self.subscribe(cx, &to, &to, wanted, Answer::Joined(index)) {
             self.events_fail(cx, &fault, Some(index));
         }

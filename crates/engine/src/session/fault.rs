@@ -7,10 +7,12 @@ use fanlight_proto::position::PositionError;
 use fanlight_proto::stomp::StompError;
 use fanlight_proto::{CloseReason, DestinationError, PatternError};
 
-use super::OnForbidden;
+use super::{OnForbidden, Unpublished};
+use crate::app::AppFailure;
 use crate::auth::AuthError;
 use crate::broker::PublishError;
 use crate::history::HistoryError;
+use crate::hook::HookError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
 use crate::presence::PresenceError;
@@ -203,6 +205,17 @@ impl Fault {
         Self::new("bad_session", message, remedy, CloseReason::ProtocolError)
     }
 
+    pub(super) fn session_without_user() -> Self {
+        let message = "only a user's session can be named";
+        let remedy = "send a token, or leave it out";
+        Self::new("bad_session", message, remedy, CloseReason::ProtocolError)
+    }
+
+    pub(super) fn too_many_headers(limit: usize) -> Self {
+        let message = format!("more than {limit} headers");
+        Self::of(CloseReason::TooLarge, message, "put more into the body")
+    }
+
     pub(super) fn reserved_header(name: &str) -> Self {
         let message = format!("the header {name:?} can't be set by clients");
         Self::new("bad_header", message, "choose another name", CloseReason::ProtocolError)
@@ -233,8 +246,8 @@ impl Fault {
     }
 
     pub(super) fn no_handler() -> Self {
-        let message = "nothing handles /app destinations here";
-        let remedy = "use /topic, /queue or /user";
+        let message = "nothing handles this destination";
+        let remedy = "use one of a route of [[app.routes]], or /topic, /queue or /user";
         Self::new("no_handler", message, remedy, CloseReason::Forbidden)
     }
 
@@ -317,7 +330,14 @@ impl Fault {
     }
 
     /// A COMMIT failed after `published` of its sends had been accepted.
-    pub(super) fn commit_cut_short(error: PublishError, published: u32) -> Self {
+    pub(super) fn commit_cut_short(error: &Unpublished, published: u32) -> Self {
+        let error = match error {
+            Unpublished::ByBroker(error) => *error,
+            Unpublished::ByHook(error) => {
+                let done = format!("the first {published} of the transaction's sends");
+                return Self::commit_incomplete(format!("{error}; published before: {done}"));
+            }
+        };
         let (why, also) = match error {
             PublishError::Unavailable => ("the broker can't be reached", ""),
             PublishError::Unknown => ("the broker did not answer in time", ", perhaps the next"),
@@ -326,6 +346,23 @@ impl Fault {
         };
         let done = format!("the first {published} of the transaction's sends{also}");
         Self::commit_incomplete(format!("{why}; published before: {done}"))
+    }
+
+    /// A COMMIT failed at a send to a backend, which is told apart; `published` went before it.
+    pub(super) fn commit_not_handled(failure: &AppFailure, published: u32) -> Self {
+        let unsure = matches!(
+            failure,
+            AppFailure::Timeout
+                | AppFailure::Failed
+                | AppFailure::BadAnswer(_)
+                | AppFailure::Internal
+                | AppFailure::Unpublished(_)
+                | AppFailure::Undelivered(PublishError::Unknown)
+        );
+        let also = if unsure { ", perhaps the next" } else { "" };
+        Self::commit_incomplete(format!(
+            "{failure}; done before: the first {published} of the transaction's sends{also}"
+        ))
     }
 
     /// A COMMIT failed at its ACKs and NACKs, after all its sends had been accepted.
@@ -371,7 +408,9 @@ impl From<AuthError> for Fault {
     fn from(error: AuthError) -> Self {
         let fault = Self::of(error.close_reason(), error.to_string(), "");
         match error {
-            AuthError::KeysUnavailable => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+            AuthError::KeysUnavailable | AuthError::BackendUnavailable => {
+                fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+            }
             _ => fault,
         }
     }
@@ -406,6 +445,7 @@ impl From<Denied> for Fault {
         match denied {
             Denied::Destination(error) => error.into(),
             Denied::Pattern(error) => error.into(),
+            Denied::NoHandler => Self::no_handler(),
             Denied::NoHistory => {
                 let remedy = "give the namespace a history, or fetch the state from the backend";
                 Self::new("no_history", denied.to_string(), remedy, CloseReason::Forbidden)
@@ -431,17 +471,38 @@ impl From<PresenceError> for Fault {
 
 impl From<PublishError> for Fault {
     fn from(error: PublishError) -> Self {
-        let code = match error {
-            PublishError::Unavailable => "unavailable",
-            PublishError::Unknown => "unknown",
-            PublishError::Overloaded => "overloaded",
-            PublishError::QueueFull => "queue_full",
-        };
-        let fault = Self::new(code, error.to_string(), "", CloseReason::Unavailable);
+        let fault = Self::new(error.code(), error.to_string(), "", CloseReason::Unavailable);
         match error {
             // To repeat it could publish it twice.
             PublishError::Unknown => fault,
             _ => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
+        }
+    }
+}
+
+impl From<Unpublished> for Fault {
+    fn from(error: Unpublished) -> Self {
+        match error {
+            Unpublished::ByBroker(error) => error.into(),
+            Unpublished::ByHook(error) => error.into(),
+        }
+    }
+}
+
+impl From<HookError> for Fault {
+    fn from(error: HookError) -> Self {
+        let fault = |code, reason| Self::new(code, error.to_string(), "", reason);
+        match error {
+            HookError::Refused { .. } => {
+                let fault = fault("forbidden", CloseReason::Forbidden);
+                Self { gravity: Gravity::Denied, ..fault }
+            }
+            HookError::Unavailable { retry_after_ms } => {
+                fault("unavailable", CloseReason::Unavailable).retry_after(retry_after_ms)
+            }
+            HookError::Timeout => {
+                fault("timeout", CloseReason::Unavailable).retry_after(UNAVAILABLE_RETRY_AFTER_MS)
+            }
         }
     }
 }

@@ -7,20 +7,23 @@ use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::native::RequestId;
 use fanlight_proto::{Destination, DestinationPattern, Position};
 
+use super::app::{Handling, Requesting, is_app};
 use super::connect::{Connecting, Entering};
+use super::deciding::Deciding;
 use super::heartbeat::Beats;
 use super::presence::{self, Asked};
 use super::queue::{Settling, Verdict};
 use super::recovery::{Asking, Joining, Recovering};
 use super::subscriptions::{Feed, Subscription, Subscriptions};
 use super::transactions::Transactions;
-use super::{Cx, Effect, Fault, Rules, Session, native};
+use super::{Cx, Effect, Fault, Rules, Session, Unpublished, native};
+use crate::app::AppMessage;
 use crate::auth::Principal;
-use crate::broker::{PublishError, Published, Reach};
+use crate::broker::{Published, Reach};
 use crate::history::{IdempotencyKey, Lost};
 use crate::ids::Ids;
 use crate::limits::Gcra;
-use crate::policy::{PublishPermit, Subject, SubscribePermit};
+use crate::policy::{AppKind, PublishPermit, Right, Subject, SubscribePermit};
 use crate::presence::Member;
 use crate::publication::{ContentType, Publication, PublicationId, SessionId};
 use crate::registry::SubscriptionChange;
@@ -33,9 +36,17 @@ pub(super) struct Live {
     pub(super) principal: Option<Arc<Principal>>,
     pub(super) subscriptions: Subscriptions,
     pub(super) beats: Beats,
-    pub(super) transactions: Option<Box<Transactions>>,
+    extras: Option<Box<Extras>>,
     messages: Gcra,
     commands: Gcra,
+}
+
+/// What few sessions have.
+#[derive(Debug, Default)]
+struct Extras {
+    transactions: Transactions,
+    /// Subscriptions to `/app/...` that were answered: clients may end them all the same.
+    requests: u16,
 }
 
 /// What the effect under way is for.
@@ -44,30 +55,52 @@ pub(super) enum Work {
     Connect(Connecting),
     Enter(Entering),
     Refresh { id: Option<RequestId> },
+    Renew,
+    Decide(Box<Deciding>),
     Publish(Publishing),
     Join(Joining),
     Recover(Recovering),
     History(Asking),
     Members(Asked),
     Settle(Settling),
+    Request(Requesting),
 }
 
 /// Publications on their way, one at a time.
 #[derive(Debug)]
 pub(super) struct Publishing {
-    answer: Answer,
-    /// What a COMMIT publishes after this one.
-    rest: VecDeque<Outgoing>,
+    pub(super) answer: Answer,
+    /// What a COMMIT sends after this one.
+    rest: VecDeque<Sending>,
     /// What a COMMIT acknowledges after that.
     verdicts: Vec<Verdict>,
-    /// How many it has published before.
-    published: u32,
+    /// How many it has published or had handled before.
+    pub(super) published: u32,
+    /// What a backend handles now.
+    pub(super) handling: Option<Handling>,
+}
+
+impl Publishing {
+    /// Whether it is about one send, and nothing else.
+    pub(super) fn is_alone(&self) -> bool {
+        self.published == 0 && self.rest.is_empty() && self.verdicts.is_empty()
+    }
+}
+
+/// What a client sends, with the right to.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are publications")]
+pub(super) enum Sending {
+    /// To subscribers.
+    Publication(Outgoing),
+    /// To a backend.
+    App(Box<AppMessage>),
 }
 
 /// A publication with the right to publish it.
 #[derive(Debug)]
 pub(super) struct Outgoing {
-    pub(super) permit: PublishPermit,
+    pub(super) permit: Right<PublishPermit>,
     pub(super) publication: Publication,
     pub(super) key: Option<IdempotencyKey>,
 }
@@ -84,6 +117,8 @@ pub(super) enum Answer {
     Request(RequestId),
     /// A listener that joins the n-th of its destinations.
     Joined(u16),
+    /// The client, of a subscription to this that a backend has made.
+    ByServer(Box<str>),
 }
 
 /// What else a positive answer says.
@@ -123,9 +158,42 @@ impl Live {
             principal,
             subscriptions: Subscriptions::default(),
             beats,
-            transactions: None,
+            extras: None,
             messages: Gcra::default(),
             commands: Gcra::default(),
+        }
+    }
+
+    /// The open transactions.
+    pub(super) fn transactions(&self) -> Option<&Transactions> {
+        self.extras.as_deref().map(|extras| &extras.transactions)
+    }
+
+    /// The same, to change them.
+    pub(super) fn transactions_mut(&mut self) -> &mut Transactions {
+        &mut self.extras.get_or_insert_default().transactions
+    }
+
+    /// A subscription to `/app/...` is answered.
+    pub(super) fn count_request(&mut self) {
+        let requests = &mut self.extras.get_or_insert_default().requests;
+        *requests = requests.saturating_add(1);
+    }
+
+    /// Such a subscription is ended, which stands no longer; whether there was one.
+    fn forget_request(&mut self) -> bool {
+        let Some(extras) = &mut self.extras else { return false };
+        let Some(left) = extras.requests.checked_sub(1) else { return false };
+        extras.requests = left;
+        self.drop_empty();
+        true
+    }
+
+    /// Gives memory back that nothing is in any more.
+    pub(super) fn drop_empty(&mut self) {
+        let is_empty = |extras: &Extras| extras.transactions.is_empty() && extras.requests == 0;
+        if self.extras.as_deref().is_some_and(is_empty) {
+            self.extras = None;
         }
     }
 
@@ -139,6 +207,7 @@ impl Live {
         match subscription.feed {
             Feed::Hub(key) => cx.hub.unsubscribe(key),
             Feed::Queue(key) => cx.consumers.remove(key),
+            Feed::Ended => return,
         }
         self.record(cx, &subscription, false);
         cx.effects.push(Effect::Leave(subscription.channel));
@@ -170,27 +239,42 @@ impl Live {
 }
 
 impl Session {
-    /// The publication that `draft` asks for, if the policy permits it.
-    pub(super) fn outgoing(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Outgoing, Fault> {
-        outgoing(cx.rules, cx.ids, cx.now, Publisher::Client(&self.subject()), draft)
+    /// What `draft` asks to be sent, if the policy permits it.
+    pub(super) fn sending(&self, cx: &mut Cx<'_>, draft: Draft<'_>) -> Result<Sending, Fault> {
+        if is_app(draft.to) {
+            let message = self.app_message(cx, AppKind::Message, draft)?;
+            return Ok(Sending::App(Box::new(message)));
+        }
+        let publisher = Publisher::Client(&self.subject());
+        outgoing(cx.rules, cx.ids, cx.now, publisher, draft).map(Sending::Publication)
     }
 
-    /// Publishes all of `outgoing`, one after the other, then carries out `verdicts` and answers.
+    /// Sends all of `sends`, one after the other, then carries out `verdicts` and answers.
     pub(super) fn publish(
         &mut self,
         cx: &mut Cx<'_>,
-        outgoing: VecDeque<Outgoing>,
+        sends: VecDeque<Sending>,
         verdicts: Vec<Verdict>,
         answer: Answer,
     ) {
-        let publishing = Publishing { answer, rest: outgoing, verdicts, published: 0 };
+        let handling = None;
+        let publishing = Publishing { answer, rest: sends, verdicts, published: 0, handling };
         self.publish_next(cx, publishing, Note::default());
     }
 
-    fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
-        let Some(Outgoing { permit, mut publication, key }) = publishing.rest.pop_front() else {
-            let Publishing { answer, verdicts, published, .. } = publishing;
-            return self.judge(cx, &verdicts, Settling { answer, note, published });
+    pub(super) fn publish_next(&mut self, cx: &mut Cx<'_>, mut publishing: Publishing, note: Note) {
+        let Outgoing { permit, mut publication, key } = match publishing.rest.pop_front() {
+            Some(Sending::Publication(outgoing)) => outgoing,
+            Some(Sending::App(mut message)) => {
+                message.at_unix_ms = cx.now.unix_ms;
+                let to = message.destination().clone();
+                publishing.handling = Some(Handling { message: message.id, to });
+                return self.start(cx, Work::Publish(publishing), Effect::App(message));
+            }
+            None => {
+                let Publishing { answer, verdicts, published, .. } = publishing;
+                return self.judge(cx, &verdicts, Settling { answer, note, published });
+            }
         };
         // In a transaction it may have waited for its COMMIT.
         publication.at_unix_ms = cx.now.unix_ms;
@@ -205,7 +289,7 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         mut publishing: Publishing,
-        result: Result<Published, PublishError>,
+        result: Result<Published, Unpublished>,
     ) {
         match (result, publishing.published) {
             (Ok(published), _) => {
@@ -221,7 +305,7 @@ impl Session {
             }
             (Err(error), 0) => self.refuse(cx, &error.into(), &publishing.answer),
             (Err(error), published) => {
-                let fault = Fault::commit_cut_short(error, published);
+                let fault = Fault::commit_cut_short(&error, published);
                 self.refuse(cx, &fault, &publishing.answer);
             }
         }
@@ -232,13 +316,14 @@ impl Session {
         cx: &Cx<'_>,
         id: &str,
         to: &str,
-    ) -> Result<SubscribePermit, Fault> {
+    ) -> Result<Right<SubscribePermit>, Fault> {
         let subscriptions = &self.live().ok_or_else(Fault::not_connected)?.subscriptions;
-        if subscriptions.contains(id) {
+        if subscriptions.is_clients(id) {
             return Err(Fault::already_subscribed());
         }
         let limit = cx.rules.limits.subscriptions;
-        if subscriptions.len() >= limit {
+        // One that a backend has made with this id is taken over.
+        if subscriptions.len() >= limit && !subscriptions.contains(id) {
             return Err(Fault::too_many_subscriptions(limit));
         }
         may_subscribe(cx.rules, &self.subject(), to)
@@ -248,7 +333,10 @@ impl Session {
     pub(super) fn unsubscribe(&mut self, cx: &mut Cx<'_>, id: &str) -> Result<(), Fault> {
         let member = self.member();
         let live = self.live_mut().ok_or_else(Fault::not_subscribed)?;
-        let subscription = live.subscriptions.remove(id).ok_or_else(Fault::not_subscribed)?;
+        let Some(subscription) = live.subscriptions.remove(id) else {
+            // What `/app/...` has answered stands no longer, but clients can't know that.
+            return if live.forget_request() { Ok(()) } else { Err(Fault::not_subscribed()) };
+        };
         live.left(cx, subscription, &member);
         Ok(())
     }
@@ -260,6 +348,7 @@ impl Session {
             Answer::Receipt(receipt) => self.stomp_receipt(cx, &receipt, note),
             Answer::Request(id) => native::ok(cx, id, note),
             Answer::Joined(index) => self.events_joined(cx, index, note),
+            Answer::ByServer(to) => self.tell_subscribed(cx, &to, note),
         }
     }
 
@@ -267,6 +356,8 @@ impl Session {
     pub(super) fn refuse(&mut self, cx: &mut Cx<'_>, fault: &Fault, answer: &Answer) {
         match answer {
             Answer::Nobody => self.fail(cx, fault),
+            // What a backend wants and can't have is no fault of the client.
+            Answer::ByServer(_) => {}
             Answer::Receipt(receipt) => self.stomp_fail(cx, fault, Some(receipt)),
             Answer::Request(id) => self.native_fail(cx, fault, Some(id.clone())),
             Answer::Joined(index) => self.events_fail(cx, fault, Some(*index)),
@@ -279,14 +370,14 @@ pub(super) fn may_subscribe(
     rules: &Rules,
     subject: &Subject<'_>,
     to: &str,
-) -> Result<SubscribePermit, Fault> {
+) -> Result<Right<SubscribePermit>, Fault> {
     if !is_pattern(to) {
         let destination = parse_destination(rules, to)?;
         return Ok(rules.policy.subscribe(subject, &destination)?);
     }
     check_length(rules, to)?;
     let pattern: DestinationPattern = to.parse()?;
-    if to.starts_with("/app/") {
+    if is_app(to) {
         return Err(Fault::no_handler());
     }
     Ok(rules.policy.subscribe_pattern(subject, &pattern)?)
@@ -316,7 +407,7 @@ pub(super) fn outgoing(
             (rules.policy.publish(subject, &destination)?, user)
         }
         Publisher::Backend(_) => {
-            (PublishPermit::for_backend(rules.policy.namespaces(), &destination)?, None)
+            (PublishPermit::for_backend(rules.policy.namespaces(), &destination)?.into(), None)
         }
     };
     let only_for = draft.session.map(|session| session_of(session, &permit)).transpose()?;
@@ -363,7 +454,7 @@ fn idempotency_key(
 }
 
 /// The one session of a user that a client names.
-fn session_of(text: &str, permit: &PublishPermit) -> Result<SessionId, Fault> {
+fn session_of(text: &str, permit: &Right<PublishPermit>) -> Result<SessionId, Fault> {
     let is_users = permit.destination().kind() == DestinationKind::NamedUser;
     if !is_users || permit.options().queue.is_some() {
         return Err(Fault::not_for_one_session());

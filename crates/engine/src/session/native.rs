@@ -10,7 +10,7 @@ use fanlight_proto::native::{
 };
 use fanlight_proto::{CloseReason, Destination};
 
-use super::backlog::Backlog;
+use super::backlog::Input;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::Beats;
@@ -20,6 +20,7 @@ use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Credentials, Principal, Token};
+use crate::hook::Renewal;
 use crate::hub::Wire;
 use crate::limits::Limits;
 use crate::queue::AckMode;
@@ -37,7 +38,7 @@ impl Session {
         if self.is_busy() {
             let rest: VecDeque<_> = messages.map(|message| message.map(into_owned)).collect();
             if !rest.is_empty() {
-                self.backlog = Some(Box::new(Backlog::Native(rest)));
+                self.keep(Input::Native(rest));
             }
         }
     }
@@ -89,7 +90,8 @@ impl Session {
                 // A message names the destination that its subscriber asked for.
                 let wire = Wire::Native { named: is_named_user(&to) };
                 let answer = Answer::to(id);
-                let wanted = Wanted { wire, start, presence, consuming };
+                let headers = Box::default();
+                let wanted = Wanted { wire, start, presence, consuming, headers };
                 self.subscribe(cx, &to, &to, wanted, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
@@ -108,8 +110,15 @@ impl Session {
                 if self.principal().is_none() {
                     return Err(Fault::anonymous_refresh());
                 }
-                let token = Credentials::Token(Token::new(&token));
-                self.start(cx, Work::Refresh { id }, Effect::Authenticate(token));
+                let token = Token::new(&token);
+                let effect = match self.principal().filter(|_| cx.rules.hooks.refresh) {
+                    Some(principal) => {
+                        let principal = Arc::clone(principal);
+                        Effect::Renew(Box::new(Renewal { principal, token: Some(token) }))
+                    }
+                    None => Effect::Authenticate(Credentials::Token(token)),
+                };
+                self.start(cx, Work::Refresh { id }, effect);
                 Ok(())
             }
             ClientMessage::Ack { ids, id } => self.native_ack(cx, &ids, true, Answer::to(id)),
@@ -123,8 +132,8 @@ impl Session {
 
     fn native_send(&mut self, cx: &mut Cx<'_>, message: &ClientMessage<'_>) -> Result<(), Fault> {
         let draft = draft_of(message, &cx.rules.limits)?;
-        let outgoing = self.outgoing(cx, draft)?;
-        self.publish(cx, [outgoing].into(), Vec::new(), Answer::to(request_id(message)));
+        let sending = self.sending(cx, draft)?;
+        self.publish(cx, [sending].into(), Vec::new(), Answer::to(request_id(message)));
         Ok(())
     }
 
@@ -157,7 +166,9 @@ impl Session {
 
     fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
         let Some(live) = self.live() else { return };
-        let all = live.subscriptions.iter().map(|own| (own.id.clone(), own.presence));
+        // What a backend has subscribed to, no rule allowed before either.
+        let own = live.subscriptions.iter().filter(|own| !own.by_server);
+        let all = own.map(|own| (own.id.clone(), own.presence));
         for (to, presence) in all.collect::<Vec<_>>() {
             let subject = self.subject();
             let is_allowed = may_subscribe(cx.rules, &subject, &to).is_ok()

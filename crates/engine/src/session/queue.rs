@@ -73,9 +73,8 @@ impl Session {
         match waits_for {
             None => self.judge(cx, &[verdict], Settling::alone(std::mem::take(answer))),
             Some(transaction) => {
-                let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
-                let open = open.ok_or_else(Fault::no_transaction)?;
-                open.add_verdict(transaction, verdict, &cx.rules.limits)?;
+                let live = self.live_mut().ok_or_else(Fault::no_transaction)?;
+                live.transactions_mut().add_verdict(transaction, verdict, &cx.rules.limits)?;
             }
         }
         Ok(())

@@ -3,7 +3,8 @@
 use fanlight_proto::native::{HistoryWriter, RequestId};
 use fanlight_proto::{Destination, Position};
 
-use super::live::{Answer, Note, Work, parse_destination};
+use super::app::is_app;
+use super::live::{Answer, Note, Work, is_pattern, parse_destination};
 use super::native::is_named_user;
 use super::presence::may_see_presence;
 use super::queue::Consuming;
@@ -13,7 +14,7 @@ use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use crate::hub::{SubscriptionKey, Wire};
-use crate::policy::Denied;
+use crate::policy::{Denied, Right, SubscribePermit};
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
@@ -44,6 +45,8 @@ pub(super) struct Wanted<'w> {
     /// Whether to be told who comes and goes.
     pub(super) presence: bool,
     pub(super) consuming: Consuming,
+    /// For whoever answers, where that is a backend.
+    pub(super) headers: Box<[(Box<str>, Box<str>)]>,
 }
 
 /// A subscription whose channel is being joined.
@@ -95,9 +98,13 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         to: &str,
-        Wanted { wire, start, presence, consuming }: Wanted<'_>,
+        wanted: Wanted<'_>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
+        if is_app(to) && !is_pattern(to) {
+            return self.request(cx, id, to, wanted, answer);
+        }
+        let Wanted { wire, start, presence, consuming, .. } = wanted;
         let seen = if presence {
             may_see_presence(cx.rules, &self.subject(), to).map(drop)
         } else {
@@ -106,14 +113,46 @@ impl Session {
         let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
         let permitted =
             permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
-        let permit = match permitted {
-            Ok(permit) => permit,
+        let right = match permitted {
+            Ok(right) => right,
             Err(fault) => return Err((fault, answer)),
         };
-        let queue = permit.queue();
-        if queue.is_none() && consuming.only_queues {
+        let wanted = Wanted { wire, start, presence, consuming, headers: Box::default() };
+        match right.permit() {
+            Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
+            Err(right) => {
+                self.ask_to_subscribe(cx, id, right, wanted, answer);
+                Ok(())
+            }
+        }
+    }
+
+    /// Subscribes, once nobody else is to be asked.
+    pub(super) fn subscribe_permitted(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        wanted: Wanted<'_>,
+        answer: Answer,
+    ) -> Result<(), (Fault, Answer)> {
+        if permit.queue().is_none() && wanted.consuming.only_queues {
             return Err((Fault::not_a_queue(), answer));
         }
+        self.begin(cx, id, permit, wanted, answer);
+        Ok(())
+    }
+
+    /// Subscribes to what is permitted.
+    pub(super) fn begin(
+        &mut self,
+        cx: &mut Cx<'_>,
+        id: &str,
+        permit: SubscribePermit,
+        Wanted { wire, start, presence, consuming, .. }: Wanted<'_>,
+        answer: Answer,
+    ) {
+        let queue = permit.queue();
         let history = permit.history().map(|(destination, kept)| (destination.clone(), kept));
         let recorded = permit.options().events;
         let place = permit.place().map(Box::new);
@@ -149,15 +188,19 @@ impl Session {
             channel: channel.clone(),
             place: None,
             presence,
+            by_server: matches!(answer, Answer::ByServer(_)),
             recorded,
         };
+        let member = self.member();
         if let Some(live) = self.live_mut() {
+            if let Some(former) = live.subscriptions.remove(id) {
+                live.left(cx, former, &member);
+            }
             live.record(cx, &subscription, true);
             live.subscriptions.add(subscription);
         }
         let joining = Joining { beginning: Beginning { answer, start, feed, place }, next };
         self.start(cx, Work::Join(joining), Effect::Join(channel));
-        Ok(())
     }
 
     /// The newest are read by the same right as by `history`. What follows a position is read by
@@ -166,7 +209,7 @@ impl Session {
     fn permit_start(
         &self,
         cx: &Cx<'_>,
-        permit: &crate::policy::SubscribePermit,
+        permit: &Right<SubscribePermit>,
         start: Start,
     ) -> Result<(), Fault> {
         let (Start::Newest(_), Some((destination, _))) = (start, permit.history()) else {

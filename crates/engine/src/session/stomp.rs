@@ -5,11 +5,12 @@ use bytes::Bytes;
 use fanlight_proto::Position;
 use fanlight_proto::stomp::{self, Command, Frame, Incoming, Version, Writer};
 
-use super::backlog::Backlog;
+use super::app::is_app;
+use super::backlog::Input;
 use super::connect::Connecting;
 use super::headers;
 use super::heartbeat::{self, Beats};
-use super::live::{Answer, Draft, Note};
+use super::live::{Answer, Draft, Live, Note};
 use super::queue;
 use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Session, State};
@@ -24,7 +25,7 @@ impl Session {
         self.stomp_frames(cx, &mut rest);
         if self.is_busy() && !rest.is_empty() {
             let rest = Bytes::copy_from_slice(rest);
-            self.backlog = Some(Box::new(Backlog::Stomp(rest)));
+            self.keep(Input::Stomp(rest));
         }
     }
 
@@ -91,7 +92,7 @@ impl Session {
             }
             Command::Begin => {
                 let id = transaction_id(cx, frame)?;
-                live.transactions.get_or_insert_default().begin(id, &cx.rules.limits)
+                live.transactions_mut().begin(id, &cx.rules.limits)
             }
             Command::Commit | Command::Abort => self.stomp_end_transaction(cx, frame, answer),
             Command::Ack | Command::Nack => self.stomp_ack(cx, frame, self.stomp_version(), answer),
@@ -153,23 +154,22 @@ impl Session {
             Some(_) => Some(self.open_transaction(frame)?),
             None => None,
         };
-        let passed_on = frame.headers.iter().filter(|(name, _)| !headers::is_reserved(name));
         let draft = Draft {
             to: required(frame, "destination")?,
             body: frame.body.clone(),
             content_type: frame.header("content-type").unwrap_or_default().into(),
             is_json: false,
-            headers: passed_on.map(|(name, value)| (name.into(), value.into())).collect(),
+            headers: passed_on(frame, &[]),
             key: frame.header("idempotency-key"),
             session: frame.header("session"),
         };
-        let outgoing = self.outgoing(cx, draft)?;
+        let sending = self.sending(cx, draft)?;
         let Some(transaction) = transaction else {
-            self.publish(cx, [outgoing].into(), Vec::new(), std::mem::take(answer));
+            self.publish(cx, [sending].into(), Vec::new(), std::mem::take(answer));
             return Ok(());
         };
-        let open = self.live_mut().and_then(|live| live.transactions.as_deref_mut());
-        open.ok_or_else(Fault::no_transaction)?.add(transaction, outgoing, &cx.rules.limits)
+        let live = self.live_mut().ok_or_else(Fault::no_transaction)?;
+        live.transactions_mut().add(transaction, sending, &cx.rules.limits)
     }
 
     /// "SUBSCRIBE"
@@ -201,7 +201,8 @@ impl Session {
         };
         let wire = Wire::Stomp { version, id, ack };
         let asked = std::mem::take(answer);
-        let wanted = Wanted { wire, start, presence, consuming };
+        let headers = if is_app(to) { passed_on(frame, &SUBSCRIBE_HEADERS) } else { [].into() };
+        let wanted = Wanted { wire, start, presence, consuming, headers };
         self.subscribe(cx, id, to, wanted, asked).map_err(|(fault, unanswered)| {
             *answer = unanswered;
             fault
@@ -217,11 +218,8 @@ impl Session {
     ) -> Result<(), Fault> {
         let id = transaction_id(cx, frame)?;
         let live = self.live_mut().ok_or_else(Fault::not_connected)?;
-        let transactions = live.transactions.as_mut().ok_or_else(Fault::no_transaction)?;
-        let (sends, verdicts) = transactions.end(id)?;
-        if transactions.is_empty() {
-            live.transactions = None;
-        }
+        let (sends, verdicts) = live.transactions_mut().end(id)?;
+        live.drop_empty();
         if frame.command == Command::Commit {
             self.publish(cx, sends, verdicts, std::mem::take(answer));
         }
@@ -231,7 +229,7 @@ impl Session {
     /// The transaction that a frame belongs to.
     pub(super) fn open_transaction<'f>(&self, frame: &'f Frame) -> Result<&'f str, Fault> {
         let id = required(frame, "transaction")?;
-        let open = self.live().and_then(|live| live.transactions.as_deref());
+        let open = self.live().and_then(Live::transactions);
         if open.is_some_and(|open| open.contains(id)) {
             Ok(id)
         } else {
@@ -290,7 +288,7 @@ impl Session {
     }
 
     /// The version to write in.
-    fn stomp_version(&self) -> Version {
+    pub(super) fn stomp_version(&self) -> Version {
         match &self.codec {
             Codec::Stomp { decoder, .. } => decoder.version(),
             Codec::Native | Codec::Undecided | Codec::Events(_) => Version::V10,
@@ -338,6 +336,13 @@ fn required<'f>(frame: &'f Frame, name: &str) -> Result<&'f str, Fault> {
     value.ok_or_else(|| Fault::missing_header(frame.command.as_str(), name))
 }
 
+/// The headers that others are to see: all that are not the server's own, nor among `besides`.
+fn passed_on(frame: &Frame, besides: &[&str]) -> Box<[(Box<str>, Box<str>)]> {
+    let is_for_others = |name: &str| !headers::is_reserved(name) && !besides.contains(&name);
+    let passed_on = frame.headers.iter().filter(|(name, _)| is_for_others(name));
+    passed_on.map(|(name, value)| (name.into(), value.into())).collect()
+}
+
 /// What names a subscription: in 1.0 the destination, where no id is given.
 fn subscription_id(frame: &Frame, version: Version) -> Result<&str, Fault> {
     match frame.header("id") {
@@ -351,6 +356,9 @@ fn transaction_id<'f>(cx: &Cx<'_>, frame: &'f Frame) -> Result<&'f str, Fault> {
     let limit = cx.rules.limits.id_bytes;
     if id.len() > limit { Err(Fault::id_too_long(limit)) } else { Ok(id) }
 }
+
+/// What a SUBSCRIBE says to the server.
+const SUBSCRIBE_HEADERS: [&str; 4] = ["id", "selector", "presence", "prefetch-count"];
 
 /// CONNECTED's `server`.
 const SERVER: &str = concat!("fanlight/", env!("CARGO_PKG_VERSION"));

@@ -16,6 +16,8 @@ pub(super) struct Subscription {
     pub(super) place: Option<Box<Place>>,
     /// Whether it gets changes of presence.
     pub(super) presence: bool,
+    /// Whether a backend has made it, and not the client.
+    pub(super) by_server: bool,
     /// Whether its beginning was recorded, so that its end is to be too.
     pub(super) recorded: bool,
 }
@@ -25,6 +27,16 @@ pub(super) struct Subscription {
 pub(super) enum Feed {
     Hub(SubscriptionKey),
     Queue(ConsumerKey),
+    /// Nowhere: a backend has ended it, and the client, which may not know, can still end it too.
+    Ended,
+}
+
+impl Subscription {
+    /// What is left of one that a backend has ended.
+    pub(super) fn ended(id: Box<str>, channel: Channel) -> Self {
+        let feed = Feed::Ended;
+        Self { id, feed, channel, place: None, presence: false, by_server: true, recorded: false }
+    }
 }
 
 /// The subscriptions of a session. Most sessions have one to three, so a list beats a map.
@@ -40,6 +52,11 @@ impl Subscriptions {
         self.0.iter().any(|subscription| *subscription.id == *id)
     }
 
+    /// Whether the client itself has made one with this id.
+    pub(super) fn is_clients(&self, id: &str) -> bool {
+        self.0.iter().any(|subscription| *subscription.id == *id && !subscription.by_server)
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
         self.0.iter()
     }
@@ -53,7 +70,7 @@ impl Subscriptions {
     pub(super) fn consumers(&self) -> impl Iterator<Item = (&str, ConsumerKey)> {
         self.0.iter().filter_map(|subscription| match subscription.feed {
             Feed::Queue(key) => Some((&*subscription.id, key)),
-            Feed::Hub(_) => None,
+            Feed::Hub(_) | Feed::Ended => None,
         })
     }
 

@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use super::Fault;
-use super::live::Outgoing;
+use super::live::{Outgoing, Sending};
 use super::queue::Verdict;
+use crate::app::AppMessage;
 use crate::limits::Limits;
 
 /// The open transactions of a session.
@@ -17,7 +18,7 @@ pub(super) struct Transactions {
 #[derive(Debug)]
 struct Transaction {
     id: Box<str>,
-    sends: VecDeque<Outgoing>,
+    sends: VecDeque<Sending>,
     verdicts: Vec<Verdict>,
     bytes: usize,
 }
@@ -40,7 +41,7 @@ impl Transactions {
     }
 
     /// Adds a send.
-    pub(super) fn add(&mut self, id: &str, send: Outgoing, limits: &Limits) -> Result<(), Fault> {
+    pub(super) fn add(&mut self, id: &str, send: Sending, limits: &Limits) -> Result<(), Fault> {
         let bytes = size_of_send(&send);
         self.room(id, bytes, limits)?.sends.push_back(send);
         Ok(())
@@ -74,7 +75,7 @@ impl Transactions {
     }
 
     /// Ends a transaction; its sends and its ACKs and NACKs, each in order.
-    pub(super) fn end(&mut self, id: &str) -> Result<(VecDeque<Outgoing>, Vec<Verdict>), Fault> {
+    pub(super) fn end(&mut self, id: &str) -> Result<(VecDeque<Sending>, Vec<Verdict>), Fault> {
         let at = self.open.iter().position(|transaction| *transaction.id == *id);
         let transaction = self.open.swap_remove(at.ok_or_else(Fault::no_transaction)?);
         self.bytes -= transaction.bytes;
@@ -91,11 +92,26 @@ impl Transactions {
 }
 
 /// What a send takes in memory.
-fn size_of_send(Outgoing { publication, key, .. }: &Outgoing) -> usize {
-    let headers: usize =
-        publication.headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
-    let content_type = publication.content_type.as_str().map_or(0, str::len);
-    let destination = publication.destination.as_str().len();
-    let key = key.as_ref().map_or(0, |key| key.0.len());
-    size_of::<Outgoing>() + key + publication.body.len() + content_type + destination + headers
+fn size_of_send(send: &Sending) -> usize {
+    let (own, destination, body, content_type, headers, key) = match send {
+        Sending::Publication(Outgoing { publication, key, .. }) => (
+            size_of::<Outgoing>(),
+            &publication.destination,
+            &publication.body,
+            &publication.content_type,
+            &publication.headers,
+            key.as_ref().map_or(0, |key| key.0.len()),
+        ),
+        Sending::App(message) => (
+            size_of::<AppMessage>(),
+            message.destination(),
+            &message.body,
+            &message.content_type,
+            &message.headers,
+            message.key.as_ref().map_or(0, |key| key.len()),
+        ),
+    };
+    let headers: usize = headers.iter().map(|(name, value)| name.len() + value.len() + 32).sum();
+    let content_type = content_type.as_str().map_or(0, str::len);
+    own + key + body.len() + content_type + destination.as_str().len() + headers
 }

@@ -157,6 +157,13 @@ impl Timelines {
         }
     }
 
+    /// Of what a joiner was given, some was taken back before it was sent. It goes on, and is told.
+    pub fn withdraw(&mut self, joiner: JoinerKey) {
+        if self.is_joiner(joiner.index, joiner.serial) {
+            self.joiners[joiner.index].lost = Some(Lost::TooOld);
+        }
+    }
+
     /// The joiner has gone.
     pub fn cancel(&mut self, joiner: JoinerKey) {
         if self.is_joiner(joiner.index, joiner.serial) {
@@ -215,7 +222,7 @@ impl Timelines {
         match (joiner.progress, timeline.last) {
             (Progress::Anywhere, Some(_)) => Step::Live,
             (Progress::After(position), Some(last)) if position == last => Step::Live,
-            _ if joiner.lost.is_some() => Step::Live,
+            (Progress::Anywhere, None) if joiner.lost.is_some() => Step::Live,
             (Progress::After(position), None) if joiner.is_at_top => {
                 timeline.last = Some(position);
                 if let Some(busy) = &mut timeline.busy {

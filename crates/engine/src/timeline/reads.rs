@@ -103,11 +103,16 @@ impl Timelines {
         self.reads.under_way -= 1;
         match (want, result) {
             (Want::Joiner { index, serial }, result) if self.is_joiner(index, serial) => {
+                let timeline = self.joiners[index].timeline;
+                let result = result.map(|page| self.without_removed(timeline, asked, page));
                 self.on_joiner_page(index, asked, result);
             }
             (Want::Timeline { index, serial }, result) if self.is_timeline(index, serial) => {
                 match result {
-                    Ok(page) => self.on_page(index, asked, &page, now),
+                    Ok(page) => {
+                        let page = self.without_removed(index, asked, page);
+                        self.on_page(index, asked, &page, now);
+                    }
                     Err(HistoryError::Unavailable) => self.on_failed(index, now),
                 }
             }

@@ -5,28 +5,32 @@ use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Credentials, Principal};
 use fanlight_engine::broker::{Joined, PublishError, Published, Reach};
-use fanlight_engine::history::{
-    History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, Lost,
-};
+use fanlight_engine::encode::{Encoder, Framing};
+use fanlight_engine::history::{History, HistoryError, HistoryPage, Lost};
 use fanlight_engine::hub::{Hub, SessionKey};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
-    Action, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
+    Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Who,
 };
-use fanlight_engine::presence::{Member, MembersQuery, PresenceError};
+use fanlight_engine::presence::{MembersQuery, PresenceError};
 use fanlight_engine::publication::{ContentType, Publication, PublicationId};
 use fanlight_engine::queue::{
     Batch, Consumers, DeliveryId, EntryId, Fetched, QueueError, Settlement,
 };
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Protocol, Recover, Rules, Session,
+    Activity, Cx, Done, Effect, Handshake, Incoming, Order, Protocol, Rules, Session, Telling,
 };
 use fanlight_engine::time::Now;
-use fanlight_engine::timeline::{Recovered, Start};
+use fanlight_engine::timeline::Recovered;
 use fanlight_proto::stomp;
 use fanlight_proto::{CloseReason, Position};
 use uuid::Uuid;
+
+use crate::hooks;
+use crate::shown::{
+    app_line, frame_line, history_line, native_line, permitted_line, recover_line, shown_member,
+};
 
 /// One session and what surrounds it.
 pub(crate) struct Driver {
@@ -60,6 +64,9 @@ pub(crate) struct Driver {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Pending {
     Authenticated(String),
+    Introduced,
+    Renewed,
+    Decided,
     Published(PublicationId),
     Joined,
     Members,
@@ -67,6 +74,7 @@ pub(crate) enum Pending {
     Recovered,
     History,
     Settled,
+    App,
 }
 
 const START: Now = Now { mono_ms: 5_000, unix_ms: 1_800_000_000_000 };
@@ -137,6 +145,10 @@ impl Driver {
         self.step(|session, cx| session.on_rebalance(cx, retry_after_ms, until_ms));
     }
 
+    pub(crate) fn order(&mut self, order: Order) {
+        self.step(|session, cx| assert!(session.on_order(cx, order)));
+    }
+
     pub(crate) fn fault(&mut self, reason: CloseReason, message: &str) {
         self.step(|session, cx| session.close_with_error(cx, reason, message));
     }
@@ -164,11 +176,8 @@ impl Driver {
         outcome: Result<(Option<Position>, Reach), PublishError>,
     ) {
         let Some(Pending::Published(id)) = self.pending else { panic!("{:?}", self.pending) };
-        self.done(Done::Published(outcome.map(|(position, reach)| Published {
-            id,
-            position,
-            reach,
-        })));
+        let published = outcome.map(|(position, reach)| Published { id, position, reach });
+        self.done(Done::Published(published.map_err(Into::into)));
     }
 
     pub(crate) fn answer_recovered(&mut self, outcome: Option<Result<(), Lost>>, count: u32) {
@@ -297,6 +306,11 @@ impl Driver {
             None => {}
             Some(Pending::Authenticated(_)) => self.answer_authenticated(),
             Some(Pending::Published(_)) => self.answer_published(Ok(())),
+            Some(Pending::Introduced) => self.done(Done::Introduced(Ok(None))),
+            Some(Pending::Renewed) => {
+                self.done(Done::Authenticated(Err(AuthError::BackendUnavailable)));
+            }
+            Some(Pending::Decided) => self.done(Done::Decided(Ok(()))),
             Some(Pending::Joined) => self.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => self.done(Done::Members(Err(PresenceError::Unavailable))),
             Some(Pending::Entered) => self.done(Done::Entered(Entered::Now)),
@@ -305,6 +319,7 @@ impl Driver {
                 self.done(Done::History(Err(HistoryError::Unavailable)));
             }
             Some(Pending::Settled) => self.answer_settled(Ok(())),
+            Some(Pending::App) => self.done(Done::App(Ok(None))),
         }
     }
 
@@ -319,10 +334,10 @@ impl Driver {
                 self.activity.last_sent_ms = self.now.mono_ms;
                 ("S< (ping)".to_owned(), None)
             }
-            Effect::Authenticate(credentials) => {
-                let (shown, token) = shown_credentials(credentials);
-                (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
+            who @ (Effect::Authenticate(_) | Effect::Introduce(_) | Effect::Renew(_)) => {
+                hooks::asked_who(who)
             }
+            Effect::AskToSubscribe(question) => hooks::asked(&question),
             effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
                 match self.registry_effect(effect) {
                     (Some(line), pending) => (line, pending),
@@ -341,6 +356,8 @@ impl Driver {
             }
             Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),
             Effect::History(query) => (history_line(&query), Some(Pending::History)),
+            Effect::App(message) => (app_line(&message), Some(Pending::App)),
+            Effect::Tell(telling) => return self.tell(&telling),
             Effect::Join(channel) => {
                 *self.joined.entry(channel.as_str().to_owned()).or_default() += 1;
                 (format!("S? join {}", channel.as_str()), Some(Pending::Joined))
@@ -375,6 +392,18 @@ impl Driver {
         };
         self.log.push(line.replace(&self.session.id().to_string(), "<session>"));
         pending
+    }
+
+    /// What the session is told, in the frames that its client gets.
+    fn tell(&mut self, telling: &Telling) -> Option<Pending> {
+        let mut encoder = Encoder::new(usize::MAX);
+        for chunk in encoder.tell(telling, SessionKey(3), Framing::Stream, &self.hub) {
+            let frame: Vec<u8> = chunk.pieces().concat();
+            let line = format!("S< {}", self.shown(&frame));
+            let id = telling.publication.id.to_string();
+            self.log.push(line.replace(&id, "<id>"));
+        }
+        None
     }
 
     /// What is asked of the registry; without a line where it is not shown.
@@ -423,7 +452,7 @@ impl Driver {
 }
 
 /// How they are shown, and what is the token among them.
-fn shown_credentials(credentials: Credentials) -> (String, String) {
+pub(crate) fn shown_credentials(credentials: Credentials) -> (String, String) {
     match credentials {
         Credentials::Token(token) => (token.as_str().to_owned(), token.as_str().to_owned()),
         Credentials::Login { login, passcode, bearer } => {
@@ -455,6 +484,11 @@ pub(crate) fn principal(token: &str, now: Now) -> Result<Principal, AuthError> {
 
 /// The rules that transcripts go by, where they do not say otherwise.
 pub(crate) fn rules() -> Rules {
+    rules_with(&[])
+}
+
+/// The same, after these.
+pub(crate) fn rules_with(first: &[PolicyRule]) -> Rules {
     let namespace = |name: &str, pattern: &str, patterns, anonymous| Namespace {
         name: name.to_owned(),
         pattern: pattern.to_owned(),
@@ -483,7 +517,7 @@ pub(crate) fn rules() -> Rules {
         namespace("topic", "/topic/**", true, false),
         namespace("user", "/user/**", false, true),
     ];
-    let rules = [
+    let usual = [
         PolicyRule::new(RuleEffect::Deny, "/topic/secret/**"),
         PolicyRule {
             actions: vec![Action::History],
@@ -499,6 +533,7 @@ pub(crate) fn rules() -> Rules {
             ..allow("/user/{name}/queue/**", &[Action::Publish])
         },
     ];
+    let rules = [first, &usual].concat();
     Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
 }
 
@@ -517,32 +552,7 @@ pub(crate) fn closed_rules() -> Rules {
 
 pub(crate) fn handshake(user: &str) -> Handshake {
     let principal = principal(user, START).expect("a good token");
-    Handshake { principal: Some(Arc::new(principal)) }
-}
-
-fn frame_line(frame: &stomp::Frame) -> String {
-    let mut headers: Vec<_> = frame.headers.iter().collect();
-    headers.sort_unstable();
-    let mut line = frame.command.to_string();
-    for (name, value) in headers {
-        if !matches!(name, "content-length" | "content-type") || frame.command.as_str() != "ERROR" {
-            line.push_str(&format!(" {name}:{value}"));
-        }
-    }
-    match frame.command {
-        // An error's body is its message and what to do about it.
-        stomp::Command::Error => {
-            let body = String::from_utf8_lossy(&frame.body).into_owned();
-            let message = frame.header("message").unwrap_or_default();
-            assert!(body.starts_with(message), "{body:?} explains {message:?}");
-            assert_eq!(frame.header("content-type"), Some("text/plain"));
-        }
-        stomp::Command::Message => {
-            line.push_str(&format!(" | {}", String::from_utf8_lossy(&frame.body)));
-        }
-        _ => assert!(frame.body.is_empty()),
-    }
-    line
+    Handshake { principal: Some(Arc::new(principal)), ..Handshake::default() }
 }
 
 /// The message `7` of `queue`, delivered for the first time; `7x2`: for the second.
@@ -581,50 +591,6 @@ fn settlement_line(settlement: &Settlement) -> String {
 
 /// What the ids of messages begin with in transcripts, where they are `#7`.
 pub(crate) const ID_ZEROS: &str = "0000000000000000000000000000000";
-
-/// A native message as `type field:value ...`, so that a transcript can be read aloud.
-fn native_line(payload: &[u8]) -> String {
-    let value: serde_json::Value = serde_json::from_slice(payload).unwrap();
-    let mut object = value.as_object().unwrap().clone();
-    let kind = object.remove("type").unwrap();
-    if object.contains_key("message_id") {
-        object.insert("message_id".into(), "<id>".into());
-    }
-    format!("{} {}", kind.as_str().unwrap(), serde_json::to_string(&object).unwrap())
-}
-
-fn shown_member(member: &Member) -> &str {
-    member.user().map_or("<anonymous>", |user| user)
-}
-
-fn permitted_line(permit: &PublishPermit, publication: &Publication) -> String {
-    assert_eq!(*permit.destination(), publication.destination);
-    let is_kept = permit.options().history.is_some();
-    assert!(!(is_kept && publication.only_for.is_some()), "kept for all, but it is for one");
-    publication_line(publication)
-}
-
-fn publication_line(publication: &Publication) -> String {
-    let mut line = publication.destination.to_string();
-    if let Some(user) = &publication.publisher {
-        line.push_str(&format!(" from {user}"));
-    }
-    if let Some(session) = publication.only_for {
-        line.push_str(&format!(" only for {session}"));
-    }
-    if let Some(content_type) = publication.content_type.as_str() {
-        let known = if publication.is_json { "known " } else { "" };
-        line.push_str(&format!(" as {known}{content_type}"));
-    }
-    for (name, value) in &publication.headers {
-        line.push_str(&format!(" {name}:{value}"));
-    }
-    if !publication.body.is_empty() {
-        let body = String::from_utf8_lossy(&publication.body);
-        line.push_str(&format!(" | {}", body.replace('\0', "\\0")));
-    }
-    line
-}
 
 /// A connected STOMP 1.2 session of ann.
 pub(crate) fn connected_stomp() -> Driver {
@@ -671,23 +637,4 @@ pub(crate) fn connecting(user: &str) -> Driver {
     driver.answer_authenticated();
     assert_eq!(driver.pending, Some(Pending::Entered));
     driver
-}
-
-fn recover_line(recover: &Recover) -> String {
-    let start = match recover.start {
-        Start::Now => "from now".to_owned(),
-        Start::Newest(newest) => format!("with the newest {newest}"),
-        Start::After(position) => format!("after {position}"),
-        Start::Resume(position) => format!("from {position}, however late"),
-    };
-    let degraded = if recover.is_degraded { ", degraded" } else { "" };
-    format!("S? recover {} {start}{degraded}", recover.destination)
-}
-
-fn history_line(query: &HistoryQuery) -> String {
-    let range = match query.range {
-        HistoryRange::Newest => "newest".to_owned(),
-        HistoryRange::After(position) => format!("after {position}"),
-    };
-    format!("S? history {} {range} limit {}", query.destination, query.limit)
 }

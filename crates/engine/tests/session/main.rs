@@ -4,10 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "to panic is how a test fails")]
 #![expect(clippy::format_push_string, reason = "plain to read, and nothing here is hot")]
 
+mod app;
 mod connect;
 mod drain;
 mod driver;
 mod errors;
+mod hooks;
 mod model;
 mod native;
 mod presence;
@@ -16,6 +18,8 @@ mod receipts;
 mod recovery;
 mod registry;
 mod send;
+mod server;
+mod shown;
 mod subscribe;
 mod time;
 mod transactions;

@@ -7,12 +7,13 @@
 
 use std::collections::HashSet;
 
+use fanlight_engine::app::AppFailure;
 use fanlight_engine::broker::{Joined, PublishError};
 use fanlight_engine::history::HistoryError;
 use fanlight_engine::session::{Done, Handshake};
 use fanlight_proto::CloseReason;
 
-use crate::driver::{self, Driver, Pending};
+use crate::driver::{Driver, Pending};
 
 const SMOKE_ITERATIONS: usize = 3000;
 
@@ -63,7 +64,7 @@ struct Model {
 
 impl Model {
     fn new(native: bool) -> Self {
-        let mut rules = driver::rules();
+        let mut rules = crate::app::app_rules();
         rules.limits.subscriptions = 5;
         rules.limits.transactions = 2;
         rules.limits.transaction_frames = 3;
@@ -123,13 +124,18 @@ impl Model {
         match choice % 12 {
             0 => format!("CONNECT\naccept-version:1.{small}\n\n\0"),
             1 | 2 => "CONNECT\naccept-version:1.2\npasscode:ann@60\nheart-beat:9,9\n\n\0".into(),
-            3 | 4 => {
+            3 => {
                 let n = self.number(true);
                 format!("SEND\ndestination:/topic/a\nreceipt:{n}\n\n{n}\0")
             }
+            4 => {
+                let n = self.number(true);
+                format!("SEND\ndestination:/app/open/x\nreceipt:{n}\n\n{n}\0")
+            }
             5 => {
                 let n = self.number(false);
-                format!("SEND\ndestination:/topic/a\ntransaction:{small}\nreceipt:{n}\n\nt\0")
+                let to = if b % 2 == 0 { "/topic/a" } else { "/app/open/x" };
+                format!("SEND\ndestination:{to}\ntransaction:{small}\nreceipt:{n}\n\nt\0")
             }
             6 => format!("BEGIN\ntransaction:{small}\n\n\0"),
             7 => {
@@ -141,6 +147,7 @@ impl Model {
                 let n = self.number(true);
                 format!("SUBSCRIBE\nid:{b}\ndestination:/topic/single/{n}\nreceipt:{n}\n\n\0")
             }
+            9 if b == 1 => "SUBSCRIBE\nid:1\ndestination:/app/open/x\n\n\0".into(),
             9 => format!("UNSUBSCRIBE\nid:{b}\nreceipt:u\n\n\0"),
             10 => format!("ABORT\ntransaction:{small}\n\n\0"),
             _ if b == 0 => "DISCONNECT\nreceipt:d\n\n\0".into(),
@@ -153,7 +160,8 @@ impl Model {
             0 | 1 => r#"{"type":"connect","token":"ann@60"}"#.into(),
             2 | 3 => {
                 let n = self.number(true);
-                format!(r#"{{"type":"send","to":"/topic/a","data":{n},"id":{n}}}"#)
+                let to = if b % 2 == 0 { "/topic/a" } else { "/app/open/x" };
+                format!(r#"{{"type":"send","to":"{to}","data":{n},"id":{n}}}"#)
             }
             4 => {
                 let n = self.number(true);
@@ -173,16 +181,24 @@ impl Model {
             Some(Pending::Published(_)) => self.driver.answer_published(Ok(())),
             Some(Pending::Joined) => self.driver.done(Done::Joined(Joined::Live)),
             Some(Pending::Members) => panic!("the model asks for no members"),
+            Some(Pending::Introduced | Pending::Renewed | Pending::Decided) => {
+                panic!("the model has no backend")
+            }
             Some(Pending::Entered) => unreachable!("it is answered unseen"),
             Some(Pending::Recovered) => self.driver.answer_recovered(None, 0),
             Some(Pending::History) => {
                 self.driver.done(Done::History(Err(HistoryError::Unavailable)));
             }
             Some(Pending::Settled) => self.driver.answer_settled(Ok(())),
+            Some(Pending::App) => self.driver.done(Done::App(Ok(None))),
         }
     }
 
     fn fail(&mut self, a: u8) {
+        if self.driver.pending == Some(Pending::App) {
+            self.under_way = None;
+            return self.driver.done(Done::App(Err(AppFailure::Unavailable)));
+        }
         if let Some(Pending::Published(_)) = self.driver.pending {
             let errors =
                 [PublishError::Unavailable, PublishError::Unknown, PublishError::Overloaded];

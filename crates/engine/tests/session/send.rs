@@ -118,17 +118,17 @@ fn a_destination_is_bounded() {
 }
 
 #[test]
-fn app_destinations_have_no_handler_yet() {
+fn app_destinations_without_a_route_have_no_handler() {
     check(expect![[r#"
         # stomp 1.2 ann
         C> SEND destination:/app/chat receipt:1 | hi
-        S< ERROR code:no_handler message:nothing handles /app destinations here receipt-id:1
+        S< ERROR code:no_handler message:nothing handles this destination receipt-id:1
         S| close forbidden
     "#]]);
     check(expect![[r##"
         # native ann
         C> {"type":"send","to":"/app/chat","data":1,"id":1}
-        S< error {"code":"no_handler","id":1,"message":"nothing handles /app destinations here; use /topic, /queue or /user"}
+        S< error {"code":"no_handler","id":1,"message":"nothing handles this destination; use one of a route of [[app.routes]], or /topic, /queue or /user"}
     "##]]);
 }
 

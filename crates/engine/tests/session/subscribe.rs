@@ -306,17 +306,17 @@ fn a_subscription_id_is_bounded() {
 }
 
 #[test]
-fn app_destinations_can_not_be_subscribed_to_yet() {
+fn app_destinations_without_a_route_can_not_be_subscribed_to() {
     check(expect![[r#"
         # stomp 1.2 ann
         C> SUBSCRIBE id:1 destination:/app/init receipt:1
-        S< ERROR code:no_handler message:nothing handles /app destinations here receipt-id:1
+        S< ERROR code:no_handler message:nothing handles this destination receipt-id:1
         S| close forbidden
     "#]]);
     check(expect![[r#"
         # stomp 1.2 ann
         C> SUBSCRIBE id:1 destination:/app/* receipt:1
-        S< ERROR code:no_handler message:nothing handles /app destinations here receipt-id:1
+        S< ERROR code:no_handler message:nothing handles this destination receipt-id:1
         S| close forbidden
     "#]]);
 }

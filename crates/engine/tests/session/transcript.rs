@@ -9,12 +9,15 @@
 //! | `C> (text) ...`, `C> (bytes) ...` | the client sends this, where `\n` and `\0` are escapes |
 //! | `D> hold` | from here on nothing is answered but by these lines: |
 //! | `D> published`, `D> joined`, `D> authenticated`, and ` unavailable`, ` degraded`, ... | |
+//! | `D> introduced ann`, `D> renewed ann@60`, `D> decided no` | a backend has decided |
 //! | `D> registry` | from here on the registry is shown too |
 //! | `D> published at e:5`, `D> published duplicate` | it has a position, or was there before |
 //! | `D> recovered 3`, `D> recovered too_old`, `D> history 4 at e:9` | of a subscription, a request |
+//! | `D> handled`, `D> handled reply {}`, `D> handled refused code why`, ... | what a backend says |
 //! | `D> fetched /queue/a 7 8x2` | a queue gives the messages 7 and 8, 8 for the second time |
 //! | `D> drain`, `D> gone`, `D> fault too_large ...` | the driver drains, loses, refuses |
 //! | `D> rebalance` | the driver has too many |
+//! | `D> order subscribe /topic/a`, `D> order unsubscribe ...` | a backend wants that |
 //! | `D> drain within 1s`, `D> drain over` | it waits for answers less than 5s |
 //! | `T> 11s` | time passes, with a sweep each second |
 //! | `S<` | written to the client (`S< (ping)` to its transport) |
@@ -24,16 +27,18 @@
 #![expect(clippy::needless_pass_by_value, reason = "`check(expect![..])` reads best")]
 
 use expect_test::Expect;
+use fanlight_engine::app::{AppBody, AppFailure};
 use fanlight_engine::broker::{Joined, PublishError, Reach};
 use fanlight_engine::history::{HistoryError, Lost};
 use fanlight_engine::limits::RetryAfterMs;
 use fanlight_engine::queue::QueueError;
 use fanlight_engine::registry::Entered;
-use fanlight_engine::session::{Done, Handshake, Protocol, Rules};
+use fanlight_engine::session::{Done, Handshake, Order, Protocol, Rules};
 use fanlight_proto::stomp::{Command, Version, Writer};
 use fanlight_proto::{CloseReason, Position};
 
 use crate::driver::{self, Driver};
+use crate::hooks;
 
 /// Checks a transcript under the usual rules.
 pub(crate) fn check(transcript: Expect) {
@@ -146,6 +151,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
         ("published", "queue_full") => driver.answer_published(Err(PublishError::QueueFull)),
         ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
+        ("published", "refused") => hooks::decide(driver, what, rest),
         ("published", "duplicate") => {
             driver.answer_published_at(Ok((None, Reach::Duplicate)));
         }
@@ -169,6 +175,7 @@ fn drive(driver: &mut Driver, line: &str) {
             let (count, top) = rest.split_once(" at ").unwrap();
             driver.answer_history(count.parse().unwrap(), top.parse().unwrap(), None);
         }
+        ("handled", outcome) => driver.done(Done::App(handled(outcome))),
         ("settled", "") => driver.answer_settled(Ok(())),
         ("settled", "unavailable") => driver.answer_settled(Err(QueueError::Unavailable)),
         ("fetched", rest) => {
@@ -179,6 +186,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("joined", "") => driver.done(Done::Joined(Joined::Live)),
         ("joined", "degraded") => driver.done(Done::Joined(Joined::Degraded)),
         ("authenticated", "") => driver.answer_authenticated(),
+        ("introduced" | "renewed" | "decided", rest) => hooks::decide(driver, what, rest),
         ("registry", "") => driver.registry_shown = true,
         ("entered", "") => driver.done(Done::Entered(Entered::Now)),
         ("entered", "later") => driver.done(Done::Entered(Entered::Later)),
@@ -188,6 +196,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("rebalance", "") => driver.rebalance(1500),
         ("drain", "within 1s") => driver.drain_within(1500, 1000),
         ("drain", "over") => driver.drain_within(1500, 0),
+        ("order", rest) => driver.order(order(rest)),
         ("gone", "") => driver.transport_closed(),
         ("fault", rest) => {
             let (code, message) = rest.split_once(' ').unwrap();
@@ -198,6 +207,29 @@ fn drive(driver: &mut Driver, line: &str) {
     }
 }
 
+/// What a handler says: nothing, a reply, or why it does not do it.
+fn handled(outcome: &str) -> Result<Option<AppBody>, AppFailure> {
+    let (what, rest) = outcome.split_once(' ').unwrap_or((outcome, ""));
+    match what {
+        "" => Ok(None),
+        "reply" => Ok(Some(AppBody::of_json(rest.to_owned()).with_header("x-from", "backend"))),
+        "bytes" => Ok(Some(AppBody::bytes(rest.to_owned(), "application/x-thing".into()))),
+        "refused" => {
+            let (code, message) = rest.split_once(' ').unwrap();
+            Err(AppFailure::refused(code, message))
+        }
+        "timeout" => Err(AppFailure::Timeout),
+        "unavailable" => Err(AppFailure::Unavailable),
+        _ => panic!("how is {outcome:?} handled?"),
+    }
+}
+
 fn unescape(text: &str) -> Vec<u8> {
     text.replace("\\n", "\n").replace("\\r", "\r").replace("\\0", "\0").into_bytes()
+}
+
+fn order(text: &str) -> Order {
+    let (what, to) = text.split_once(' ').unwrap();
+    let to = to.parse().unwrap();
+    if what == "subscribe" { Order::Subscribe(to) } else { Order::Unsubscribe(to) }
 }

@@ -76,7 +76,7 @@ impl Keys {
                 return Ok(Arc::clone(key));
             }
         }
-        self.failures.admit(Payer::Address(from), now_ms, FAILURES).map_err(rate_limited)?;
+        self.failures.admit(Payer::from(from), now_ms, FAILURES).map_err(rate_limited)?;
         Err(door::unauthorized(if given.is_some() {
             "no key is this one; see api.keys"
         } else {

@@ -2,18 +2,23 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use fanlight_engine::broker::{PublishError, Published};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
+use fanlight_engine::broker::Published;
 use fanlight_engine::ids::Ids;
-use fanlight_engine::session::{Alone, Letter, Refusal, Sender};
+use fanlight_engine::publication::SessionId;
+use fanlight_engine::session::{Alone, Letter, Refusal, Sender, Unpublished as NotPublished};
 use fanlight_proto::Destination;
 use futures_util::future::{BoxFuture, join_all};
 use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
-use utoipa::ToSchema;
+use utoipa::{IntoParams, ToSchema};
 
 use super::caller::Caller;
+use super::reads::bad_query;
+use super::refusals::{Refusals, Unpublished};
+use super::segment::Segment;
 use super::{Api, parse};
 use crate::config::Scope;
 use crate::problem::Problem;
@@ -99,9 +104,7 @@ pub(super) enum Outcome {
     params(("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`")),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
-        (status = "4XX", description = "It was refused", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was published; try again", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "It may have been published; try again with a key", body = Problem, content_type = "application/problem+json"),
+        Unpublished,
     ),
 )]
 pub(super) async fn publish(
@@ -111,11 +114,7 @@ pub(super) async fn publish(
     body: Body,
 ) -> Result<Json<Told>, Problem> {
     let desk = Desk::new(&api, &caller, &headers)?;
-    let body = api.body(body).await?;
-    let mut ids = Ids::new(rand::random());
-    let letter = letter(&api, &body)?;
-    let alone = desk.addressed(&letter, &mut ids, letter.to())?;
-    settled(desk.publish(alone).await).map(Json)
+    desk.publish_one(body, |to| Ok(to.to_owned())).await.map(Json)
 }
 
 /// Publishes one message to many destinations.
@@ -123,7 +122,7 @@ pub(super) async fn publish(
     post, path = "/broadcast", tag = "messages", request_body = Broadcast<'_>,
     responses(
         (status = 200, description = "What became of it at each destination", body = Outcomes),
-        (status = "4XX", description = "Nothing was published", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn broadcast(
@@ -148,7 +147,7 @@ pub(super) async fn broadcast(
     post, path = "/batch", tag = "messages", request_body = Batch<'_>,
     responses(
         (status = 200, description = "What became of each", body = Outcomes),
-        (status = "4XX", description = "Nothing was published", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn batch(
@@ -184,29 +183,78 @@ pub(super) async fn batch(
     ),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
-        (status = "4XX", description = "It was refused", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Nothing was published; try again", body = Problem, content_type = "application/problem+json"),
-        (status = 504, description = "It may have been published; try again with a key", body = Problem, content_type = "application/problem+json"),
+        Unpublished,
     ),
 )]
 pub(super) async fn send_to_user(
     State(api): State<Api>,
     caller: Caller,
-    Path(user): Path<String>,
+    Segment(user): Segment,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Told>, Problem> {
     let desk = Desk::new(&api, &caller, &headers)?;
-    let body = api.body(body).await?;
-    let letter = letter(&api, &body)?;
-    let Some(path) = letter.to().strip_prefix("/user").filter(|path| path.starts_with('/')) else {
-        let detail = "name the user's own destination, as in \"/user/queue/alerts\"";
-        return Err(door::bad_request("bad_destination", detail));
+    desk.publish_one(body, |to| of_user(&user, to)).await.map(Json)
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct SessionQuery {
+    /// Whose session it is. Absent: nobody's, that of a client without a token.
+    user: Option<String>,
+}
+
+/// Publishes a message to one session, on whichever node it is.
+///
+/// `to` is the session's own destination, as in `/user/queue/alerts`. No history keeps it.
+#[utoipa::path(
+    post, path = "/sessions/{session}/messages", tag = "messages", request_body = Message,
+    params(
+        ("session" = String, Path, description = "The session's id"),
+        SessionQuery,
+        ("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`"),
+    ),
+    responses(
+        (status = 200, description = "The broker has accepted it", body = Told),
+        Unpublished,
+    ),
+)]
+pub(super) async fn send_to_session(
+    State(api): State<Api>,
+    caller: Caller,
+    Segment(session): Segment,
+    query: Result<Query<SessionQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<Told>, Problem> {
+    let Query(SessionQuery { user }) = query.map_err(bad_query)?;
+    let session: SessionId = session
+        .parse()
+        .map_err(|_| door::bad_request("bad_session", "a session is named by its id, a UUID"))?;
+    let session = session.to_string();
+    let mut desk = Desk::new(&api, &caller, &headers)?;
+    let to = |to: &str| match &user {
+        Some(user) => of_user(user, to),
+        None => Ok(format!("/user/~{session}{}", own_path(to)?)),
     };
-    let to = Destination::for_user(&user, path).map_err(|error| door::refused(error.into()))?;
-    let mut ids = Ids::new(rand::random());
-    let alone = desk.addressed(&letter, &mut ids, to.as_str())?;
-    settled(desk.publish(alone).await).map(Json)
+    // A private destination has only one session anyhow.
+    desk.sender.session = user.is_some().then_some(&*session);
+    desk.publish_one(body, to).await.map(Json)
+}
+
+/// The destination of `user` that is the user's own `to`.
+fn of_user(user: &str, to: &str) -> Result<String, Problem> {
+    let to = Destination::for_user(user, own_path(to)?);
+    Ok(to.map_err(|error| door::refused(error.into()))?.as_str().to_owned())
+}
+
+/// What follows `/user` in somebody's own destination.
+fn own_path(to: &str) -> Result<&str, Problem> {
+    to.strip_prefix("/user").filter(|path| path.starts_with('/')).ok_or_else(|| {
+        let detail = "name an own destination of theirs, as in \"/user/queue/alerts\"";
+        door::bad_request("bad_destination", detail)
+    })
 }
 
 /// The native protocol's `send`, as far as a broadcast has it.
@@ -242,7 +290,7 @@ struct Desk<'d> {
     headers: &'d HeaderMap,
 }
 
-type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
+type Publishing = BoxFuture<'static, Result<Published, NotPublished>>;
 
 impl<'d> Desk<'d> {
     fn new(api: &'d Api, caller: &'d Caller, headers: &'d HeaderMap) -> Result<Self, Problem> {
@@ -251,7 +299,25 @@ impl<'d> Desk<'d> {
         let key = key.transpose().map_err(|_| {
             door::bad_request("bad_key", "Idempotency-Key must be visible ASCII characters")
         })?;
-        Ok(Self { api, caller, sender: Sender { name: caller.name(), key }, headers })
+        Ok(Self {
+            api,
+            caller,
+            sender: Sender { name: caller.name(), key, session: None },
+            headers,
+        })
+    }
+
+    /// Publishes the message in `body` to where `destination` makes of what it says.
+    async fn publish_one(
+        &self,
+        body: Body,
+        destination: impl FnOnce(&str) -> Result<String, Problem>,
+    ) -> Result<Told, Problem> {
+        let body = self.api.body(body).await?;
+        let letter = letter(self.api, &body)?;
+        let to = destination(letter.to())?;
+        let alone = self.addressed(&letter, &mut Ids::new(rand::random()), &to)?;
+        settled(self.publish(alone).await)
     }
 
     fn addressed(&self, letter: &Letter<'_>, ids: &mut Ids, to: &str) -> Result<Alone, Problem> {
@@ -263,7 +329,7 @@ impl<'d> Desk<'d> {
     }
 
     fn publish(&self, alone: Alone) -> Publishing {
-        begin(&self.api.node, self.headers, alone)
+        begin(&self.api.node, self.headers, alone, None)
     }
 
     /// In their order, and not all at once: so there is room in the broker's queue for others.
@@ -294,7 +360,7 @@ fn letter<'b>(api: &Api, body: &'b [u8]) -> Result<Letter<'b>, Problem> {
     Letter::read(&api.node.rules, text).map_err(door::refused)
 }
 
-fn settled(outcome: Result<Published, PublishError>) -> Result<Told, Problem> {
+fn settled(outcome: Result<Published, NotPublished>) -> Result<Told, Problem> {
     outcome.map(Told::from).map_err(|error| door::refused(Refusal::from(error)))
 }
 

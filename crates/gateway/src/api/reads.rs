@@ -5,7 +5,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use fanlight_engine::encode::message_of;
 use fanlight_engine::history::{HistoryRange, Lost};
-use fanlight_engine::policy::{HistoryPermit, PresencePermit};
+use fanlight_engine::policy::{HistoryPermit, PresencePermit, RemovalPermit};
 use fanlight_engine::presence::MembersPage;
 use fanlight_proto::{Destination, DestinationError, Position};
 use serde::{Deserialize, Serialize};
@@ -14,6 +14,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::caller::Caller;
+use super::refusals::Refusals;
 use crate::config::{Mode, Scope};
 use crate::problem::Problem;
 use crate::registry::api::ClusterAnswer;
@@ -51,8 +52,7 @@ pub(super) struct HistoryAnswer {
     get, path = "/history", tag = "destinations", params(HistoryQuery),
     responses(
         (status = 200, description = "Messages, oldest first", body = HistoryAnswer),
-        (status = "4XX", description = "Not allowed, or no such history", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn history(
@@ -97,6 +97,42 @@ pub(super) async fn history(
     Ok(Json(HistoryAnswer { messages, position, more, lost: page.lost.map(Lost::code) }))
 }
 
+/// That a history was removed.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RemovedAnswer {
+    /// How many messages that were.
+    removed: u64,
+    /// Up to where, `epoch:offset`. Who comes with this position misses nothing; an earlier one is
+    /// too old.
+    position: String,
+}
+
+/// Removes what a destination has kept, on all nodes. Offsets go on.
+#[utoipa::path(
+    delete, path = "/history", tag = "destinations", params(DestinationQuery),
+    responses(
+        (status = 200, description = "Nobody is given any of it any more", body = RemovedAnswer),
+        Refusals,
+    ),
+)]
+pub(super) async fn remove_history(
+    State(api): State<Api>,
+    caller: Caller,
+    query: Result<Query<DestinationQuery>, QueryRejection>,
+) -> Result<Json<RemovedAnswer>, Problem> {
+    caller.may(Scope::HistoryRemove)?;
+    let Query(DestinationQuery { destination }) = query.map_err(bad_query)?;
+    let destination = named(&destination)?;
+    let permit = RemovalPermit::for_backend(api.node.rules.policy.namespaces(), &destination);
+    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    caller.reaches(permit.destination())?;
+    let removed = api.node.broker.remove_history(permit).await;
+    let removed = removed.map_err(|error| door::refused(error.into()))?;
+    let position = removed.position;
+    let position = format!("{}:{}", position.epoch_text(), position.offset);
+    Ok(Json(RemovedAnswer { removed: removed.publications, position }))
+}
+
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
@@ -112,7 +148,7 @@ pub(super) struct PresenceQuery {
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct StatsQuery {
+pub(super) struct DestinationQuery {
     /// The destination; a user's in full, as in `/user/ann/queue/alerts`.
     destination: String,
 }
@@ -151,8 +187,7 @@ pub(super) struct StatsAnswer {
     get, path = "/presence", tag = "destinations", params(PresenceQuery),
     responses(
         (status = 200, description = "Some of the members", body = PresenceAnswer),
-        (status = "4XX", description = "Not allowed, or no presence there", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn presence(
@@ -171,19 +206,18 @@ pub(super) async fn presence(
 
 /// Reads how many are at a destination.
 #[utoipa::path(
-    get, path = "/presence/stats", tag = "destinations", params(StatsQuery),
+    get, path = "/presence/stats", tag = "destinations", params(DestinationQuery),
     responses(
         (status = 200, description = "How many", body = StatsAnswer),
-        (status = "4XX", description = "Not allowed, or no presence there", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn presence_stats(
     State(api): State<Api>,
     caller: Caller,
-    query: Result<Query<StatsQuery>, QueryRejection>,
+    query: Result<Query<DestinationQuery>, QueryRejection>,
 ) -> Result<Json<StatsAnswer>, Problem> {
-    let Query(StatsQuery { destination }) = query.map_err(bad_query)?;
+    let Query(DestinationQuery { destination }) = query.map_err(bad_query)?;
     let page = members(&api, &caller, &destination, None, Some(0)).await?;
     Ok(Json(StatsAnswer { count: page.count }))
 }
@@ -249,7 +283,7 @@ pub(super) struct KeptAnswer {
     get, path = "/namespaces", tag = "cluster",
     responses(
         (status = 200, description = "In the order in which they are looked at", body = NamespacesAnswer),
-        (status = "4XX", description = "Not allowed", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn namespaces(
@@ -277,7 +311,7 @@ pub(super) async fn namespaces(
     get, path = "/cluster", tag = "cluster",
     responses(
         (status = 200, description = "The nodes that this one knows", body = ClusterAnswer),
-        (status = "4XX", description = "Not allowed", body = Problem, content_type = "application/problem+json"),
+        Refusals,
     ),
 )]
 pub(super) async fn cluster(
@@ -289,12 +323,12 @@ pub(super) async fn cluster(
 }
 
 /// The destination that a query names.
-fn named(text: &str) -> Result<Destination, Problem> {
+pub(super) fn named(text: &str) -> Result<Destination, Problem> {
     text.parse().map_err(|error: DestinationError| door::refused(error.into()))
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "as map_err passes it")]
-fn bad_query(error: QueryRejection) -> Problem {
+pub(super) fn bad_query(error: QueryRejection) -> Problem {
     door::bad_request("bad_query", error.body_text())
 }
 

@@ -29,6 +29,7 @@ fn every_operation_says_how_it_fails_and_has_a_name_of_its_own() {
             let problem = &operation["responses"]["4XX"]["content"];
             let schema = &problem["application/problem+json"]["schema"]["$ref"];
             assert_eq!(schema, "#/components/schemas/Problem", "{method} {path}");
+            assert!(operation["responses"]["503"].is_object(), "{method} {path}");
         }
     }
     assert_eq!(document["openapi"], "3.1.0");

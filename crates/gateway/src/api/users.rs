@@ -1,17 +1,25 @@
-//! Users: who is online, and ending their sessions.
+//! Users: who is online, subscribing them, and ending their sessions.
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
-use bytes::Bytes;
+use axum::extract::State;
+use fanlight_engine::policy::{Principal, Subject, SubscribePermit};
+use fanlight_engine::publication::SessionId;
+use fanlight_engine::registry::{Command, Target};
+use fanlight_proto::Destination;
 use serde::Deserialize;
 use utoipa::ToSchema;
+use uuid::Uuid;
 
 use super::caller::Caller;
+use super::reads::named;
+use super::refusals::Refusals;
+use super::segment::Segment;
 use super::{Api, parse};
 use crate::config::Scope;
 use crate::problem::Problem;
-use crate::registry::api::{self as registry, DisconnectAnswer, StatusAnswer, UserAnswer};
+use crate::registry::api::{self as registry, StatusAnswer, ToldAnswer, UserAnswer};
+use crate::transport::door;
 
 /// Whose sessions to read.
 #[derive(Deserialize, ToSchema)]
@@ -29,14 +37,19 @@ pub(super) struct DisconnectRequest {
     reason: Option<String>,
 }
 
+/// To what.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct SubscriptionRequest {
+    /// One destination; the user's own as in `/user/queue/alerts`.
+    #[schema(example = "/topic/room.7")]
+    destination: String,
+}
+
 /// Reads which of many users are online, and their sessions.
 #[utoipa::path(
     post, path = "/users/status", tag = "users", request_body = StatusRequest,
-    responses(
-        (status = 200, description = "In the order asked", body = StatusAnswer),
-        (status = "4XX", description = "Not allowed, or a bad request", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, description = "In the order asked", body = StatusAnswer), Refusals),
 )]
 pub(super) async fn status(
     State(api): State<Api>,
@@ -52,16 +65,12 @@ pub(super) async fn status(
 #[utoipa::path(
     get, path = "/users/{user}", tag = "users",
     params(("user" = String, Path, description = "The user's name")),
-    responses(
-        (status = 200, description = "Online or not", body = UserAnswer),
-        (status = "4XX", description = "Not allowed", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "It can't be read now", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, description = "Online or not", body = UserAnswer), Refusals),
 )]
 pub(super) async fn user(
     State(api): State<Api>,
     caller: Caller,
-    Path(user): Path<String>,
+    Segment(user): Segment,
 ) -> Result<Json<UserAnswer>, Problem> {
     caller.may(Scope::Users)?;
     let StatusAnswer { users } = registry::status(&api.node, vec![user]).await?;
@@ -69,51 +78,104 @@ pub(super) async fn user(
     user.map(Json).ok_or_else(registry::unavailable)
 }
 
+/// Subscribes all sessions that a user has now, wherever they are.
+///
+/// Native clients are told by `subscribed`; the id of a STOMP subscription is `server:` and the
+/// destination. It lasts as long as the session, or until it is ended.
+#[utoipa::path(
+    post, path = "/users/{user}/subscribe", tag = "users", request_body = SubscriptionRequest,
+    params(("user" = String, Path, description = "The user's name")),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
+)]
+pub(super) async fn subscribe(
+    State(api): State<Api>,
+    caller: Caller,
+    Segment(user): Segment,
+    body: Body,
+) -> Result<Json<ToldAnswer>, Problem> {
+    change(&api, &caller, user, body, Command::Subscribe).await
+}
+
+/// Ends the subscriptions to a destination of all sessions that a user has now.
+#[utoipa::path(
+    post, path = "/users/{user}/unsubscribe", tag = "users", request_body = SubscriptionRequest,
+    params(("user" = String, Path, description = "The user's name")),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
+)]
+pub(super) async fn unsubscribe(
+    State(api): State<Api>,
+    caller: Caller,
+    Segment(user): Segment,
+    body: Body,
+) -> Result<Json<ToldAnswer>, Problem> {
+    change(&api, &caller, user, body, Command::Unsubscribe).await
+}
+
+async fn change(
+    api: &Api,
+    caller: &Caller,
+    user: String,
+    body: Body,
+    command: fn(Destination) -> Command,
+) -> Result<Json<ToldAnswer>, Problem> {
+    caller.may(Scope::Subscribe)?;
+    let SubscriptionRequest { destination } = api.read(body).await?;
+    let destination = named(&destination)?;
+    let principal = Principal::of_user(&user);
+    let target = registry::user(user)?;
+    let subject = Subject { principal: Some(&principal), session: SessionId(Uuid::nil()) };
+    let namespaces = api.node.rules.policy.namespaces();
+    let permit = SubscribePermit::for_backend(namespaces, &subject, &destination);
+    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    if permit.queue().is_some() {
+        let detail = "this is a queue: whoever consumes it subscribes by itself";
+        return Err(door::bad_request("bad_destination", detail));
+    }
+    if let fanlight_engine::hub::Target::Destination(absolute) = permit.target() {
+        caller.reaches(absolute)?;
+    }
+    registry::order(&api.node, target, command(destination)).await.map(Json)
+}
+
 /// Ends all sessions of a user, wherever they are.
 #[utoipa::path(
     post, path = "/users/{user}/disconnect", tag = "users", request_body = Option<DisconnectRequest>,
     params(("user" = String, Path, description = "The user's name")),
-    responses(
-        (status = 200, description = "Who was told", body = DisconnectAnswer),
-        (status = "4XX", description = "Not allowed, or a bad request", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Nobody was told; try again", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
 )]
 pub(super) async fn disconnect_user(
     State(api): State<Api>,
     caller: Caller,
-    Path(user): Path<String>,
+    Segment(user): Segment,
     body: Body,
-) -> Result<Json<DisconnectAnswer>, Problem> {
-    caller.may(Scope::Disconnect)?;
-    let reason = reason(&api.body(body).await?)?;
-    registry::disconnect(&api.node, registry::user(user)?, reason).await.map(Json)
+) -> Result<Json<ToldAnswer>, Problem> {
+    end(&api, &caller, registry::user(user), body).await
 }
 
 /// Ends one session, wherever it is.
 #[utoipa::path(
     post, path = "/sessions/{session}/disconnect", tag = "users", request_body = Option<DisconnectRequest>,
     params(("session" = String, Path, description = "The session's id")),
-    responses(
-        (status = 200, description = "Who was told", body = DisconnectAnswer),
-        (status = "4XX", description = "Not allowed, or a bad request", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "Nobody was told; try again", body = Problem, content_type = "application/problem+json"),
-    ),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
 )]
 pub(super) async fn disconnect_session(
     State(api): State<Api>,
     caller: Caller,
-    Path(session): Path<String>,
+    Segment(session): Segment,
     body: Body,
-) -> Result<Json<DisconnectAnswer>, Problem> {
-    caller.may(Scope::Disconnect)?;
-    let reason = reason(&api.body(body).await?)?;
-    registry::disconnect(&api.node, registry::session(&session)?, reason).await.map(Json)
+) -> Result<Json<ToldAnswer>, Problem> {
+    end(&api, &caller, registry::session(&session), body).await
 }
 
-fn reason(body: &Bytes) -> Result<Option<String>, Problem> {
-    if body.is_empty() {
-        return Ok(None);
-    }
-    Ok(parse::<DisconnectRequest>(body)?.reason)
+async fn end(
+    api: &Api,
+    caller: &Caller,
+    target: Result<Target, Problem>,
+    body: Body,
+) -> Result<Json<ToldAnswer>, Problem> {
+    caller.may(Scope::Disconnect)?;
+    let body = api.body(body).await?;
+    let DisconnectRequest { reason } =
+        if body.is_empty() { DisconnectRequest::default() } else { parse(&body)? };
+    registry::disconnect(&api.node, target?, reason).await.map(Json)
 }

@@ -2,23 +2,31 @@
 
 use std::io::{Read as _, Write as _};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use clap::builder::RangedI64ValueParser;
 use fanlight_client::{
     AckMode, Begin, Client, ConnectOptions, Consumer, Delivery, Event, LinkError, MAX_HISTORY,
     Message, Position, RecvError, RequestError, SendOptions, Sent, Subscription,
 };
+use fanlight_proto::native;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
-use serde::Serialize;
+use http::Method;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
+use serde_json::value::RawValue;
 
+use super::cluster::Key;
 use crate::config::Secret;
 
 /// Where and as whom.
 #[derive(Debug, clap::Args)]
 struct Connection {
-    /// Where Fanlight listens, as in <ws://127.0.0.1:8080/ws>.
+    /// Where Fanlight listens, as in <ws://127.0.0.1:8080/ws>. To publish as a backend: its server
+    /// API, as in <http://127.0.0.1:8081>.
     url: String,
     /// The token to authenticate with. Better given by the variable, which other users can't see.
     #[arg(long, env = "FANLIGHT_TOKEN", hide_env_values = true)]
@@ -28,11 +36,13 @@ struct Connection {
     json: bool,
 }
 
-/// Publish one message, as a client.
+/// Publish one message, as a client or as a backend.
 #[derive(Debug, clap::Args)]
 pub(super) struct Publish {
     #[command(flatten)]
     connection: Connection,
+    #[command(flatten)]
+    api_key: Key,
     /// Where to, as in /topic/news.
     destination: String,
     /// What; "-" reads it from standard input.
@@ -90,6 +100,9 @@ pub(super) fn publish(command: &Publish) -> anyhow::Result<()> {
         key: command.key.as_deref(),
         session: command.session.as_deref(),
     };
+    if command.connection.url.starts_with("http:") {
+        return super::block_on(publish_by_api(command, &body, is_json));
+    }
     super::block_on(async {
         let client = connect(&command.connection).await?;
         let sent = client.send_with(&command.destination, &body, &options).await;
@@ -110,6 +123,62 @@ pub(super) fn publish(command: &Publish) -> anyhow::Result<()> {
         }
         Ok(())
     })
+}
+
+/// As the server API has it.
+#[derive(Serialize)]
+struct ForApi<'m> {
+    to: &'m str,
+    data: Box<RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'m str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'m str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<&'m str>,
+}
+
+/// What the server API tells.
+#[derive(Deserialize)]
+struct Told {
+    message_id: String,
+    #[serde(default)]
+    degraded: bool,
+    #[serde(default)]
+    duplicate: bool,
+    epoch: Option<String>,
+    offset: Option<u64>,
+}
+
+/// Publishes as a backend, above the policy's rules.
+async fn publish_by_api(command: &Publish, body: &[u8], is_json: bool) -> anyhow::Result<()> {
+    let api = command.api_key.api(&command.connection.url)?;
+    let content_type = command.content_type.as_deref().or((!is_json).then_some("text/plain"));
+    let data = if native::is_json(content_type) {
+        let text = std::str::from_utf8(body).context("the message is not JSON")?;
+        RawValue::from_string(text.trim().to_owned()).context("the message is not JSON")?
+    } else {
+        serde_json::value::to_raw_value(&STANDARD.encode(body))?
+    };
+    let (key, session) = (command.key.as_deref(), command.session.as_deref());
+    let message = ForApi { to: &command.destination, data, content_type, key, session };
+    let message = serde_json::to_vec(&message)?;
+    let told = api.ask(Method::POST, "/publish", Some(message), API_TIME).await;
+    let told: Told = told.with_context(|| format!("can't publish to {}", command.destination))?;
+    if command.connection.json {
+        let position = told.epoch.zip(told.offset).map(|(epoch, at)| format!("{epoch}:{at}"));
+        let Told { message_id, degraded, duplicate, .. } = told;
+        let told = json!({
+            "message_id": message_id,
+            "degraded": degraded,
+            "duplicate": duplicate,
+            "position": position,
+        });
+        println!("{told}");
+    } else if told.degraded {
+        eprintln!("note: the broker can't be reached; only this node's subscribers were");
+    }
+    Ok(())
 }
 
 pub(super) fn subscribe(command: &Subscribe) -> anyhow::Result<()> {
@@ -321,6 +390,8 @@ fn plain(message: &Message) -> anyhow::Result<String> {
 fn report(event: Event) -> anyhow::Result<()> {
     match event {
         Event::Connected(_) => eprintln!("note: connected again"),
+        Event::Subscribed(to) => eprintln!("note: a backend has subscribed this session to {to}"),
+        Event::Unsubscribed(to) => eprintln!("note: a backend has ended the subscription to {to}"),
         Event::Disconnected { error, retry_in: Some(wait) } => {
             let wait = wait.as_secs_f32();
             eprintln!("note: {error}; connecting again in {wait:.1}s, messages may be missed");
@@ -357,5 +428,7 @@ fn remedy(error: &LinkError) -> Option<&'static str> {
     }
 }
 
+/// How long the server API may take.
+const API_TIME: Duration = Duration::from_secs(10);
 /// Messages that wait to be printed. A whole history may come before the first is.
 const WAITING_MAX: usize = 1 << 17;

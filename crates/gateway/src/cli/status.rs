@@ -10,6 +10,7 @@ use futures_util::future::join_all;
 use http::Method;
 use serde_json::json;
 
+use super::cluster::{Api, Key};
 use super::{admin, block_on, print};
 use crate::drain::Stage;
 use crate::http_client::BaseUrl;
@@ -34,6 +35,14 @@ pub(super) struct Show {
     /// be repeated for several nodes.
     #[arg(long, value_name = "URL")]
     admin: Vec<String>,
+    /// A node's server API, as in <http://127.0.0.1:8081>, to ask it for all nodes of the cluster.
+    #[arg(long, value_name = "URL", conflicts_with = "admin")]
+    api: Option<String>,
+    #[command(flatten)]
+    key: Key,
+    /// With --api: show this user's sessions too; to be repeated for several.
+    #[arg(long, value_name = "NAME", requires = "api")]
+    user: Vec<String>,
     /// The configuration file that says where the admin listener is.
     #[arg(long, value_name = "FILE", env = "FANLIGHT_CONFIG")]
     config: Option<PathBuf>,
@@ -52,6 +61,10 @@ struct Row {
 }
 
 pub(super) fn run(command: &Show) -> anyhow::Result<()> {
+    if let Some(url) = &command.api {
+        let api = command.key.api(url)?;
+        return block_on(show_cluster(&api, command));
+    }
     let config = command.config.as_deref();
     let listeners = if command.admin.is_empty() {
         vec![admin::listener(None, config)?]
@@ -83,6 +96,27 @@ pub(super) fn run(command: &Show) -> anyhow::Result<()> {
     }
 }
 
+async fn show_cluster(api: &Api, command: &Show) -> anyhow::Result<()> {
+    let interrupted = tokio::signal::ctrl_c();
+    tokio::pin!(interrupted);
+    loop {
+        let overview = api.overview(&command.user, command.timeout).await?;
+        let text = match (command.json, command.watch) {
+            (true, true) => format!("{}\n", overview.as_json()),
+            (true, false) => format!("{:#}\n", overview.as_json()),
+            (false, _) => overview.as_text()?,
+        };
+        draw(&text, command)?;
+        if !command.watch {
+            return Ok(());
+        }
+        tokio::select! {
+            () = tokio::time::sleep(command.interval) => {}
+            _ = &mut interrupted => return Ok(()),
+        }
+    }
+}
+
 async fn look(listeners: &[BaseUrl], patience: Duration) -> Vec<Row> {
     let asked = listeners.iter().map(async |listener| {
         let status = match admin::ask(listener, Method::GET, PATH, patience).await {
@@ -100,9 +134,13 @@ fn show(rows: &[Row], command: &Show) -> anyhow::Result<()> {
         (true, false) => format!("{:#}\n", as_json(rows)),
         (false, _) => table(rows),
     };
-    // Over what was there before; whatever reads it otherwise gets one after the other.
+    draw(&text, command)
+}
+
+/// Over what was there before; whatever reads it otherwise gets one after the other.
+fn draw(text: &str, command: &Show) -> anyhow::Result<()> {
     let redraws = command.watch && !command.json && std::io::stdout().is_terminal();
-    print(&if redraws { format!("{HOME_AND_CLEAR}{text}") } else { text })
+    if redraws { print(&format!("{HOME_AND_CLEAR}{text}")) } else { print(text) }
 }
 
 fn as_json(rows: &[Row]) -> serde_json::Value {
@@ -135,16 +173,22 @@ fn table(rows: &[Row]) -> String {
             }
         }
     }
-    let widths: [usize; COLUMNS.len()] = std::array::from_fn(|at| {
+    let mut text = aligned(&cells);
+    if !notes.is_empty() {
+        let _ = write!(text, "\n{notes}");
+    }
+    text
+}
+
+/// Cells as columns, each as wide as its widest.
+pub(super) fn aligned<const N: usize>(cells: &[[String; N]]) -> String {
+    let widths: [usize; N] = std::array::from_fn(|at| {
         cells.iter().map(|row| row[at].chars().count()).max().unwrap_or_default()
     });
     let mut text = String::new();
-    for row in &cells {
+    for row in cells {
         let padded = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}"));
         let _ = writeln!(text, "{}", padded.collect::<Vec<_>>().join("  ").trim_end());
-    }
-    if !notes.is_empty() {
-        let _ = write!(text, "\n{notes}");
     }
     text
 }
@@ -173,7 +217,7 @@ fn line(name: String, listener: &BaseUrl, status: &Status) -> [String; COLUMNS.l
 }
 
 /// Its two largest units.
-fn span(time: Duration) -> String {
+pub(super) fn span(time: Duration) -> String {
     let text = humantime::format_duration(time).to_string();
     text.split(' ').take(2).collect::<Vec<_>>().join(" ")
 }

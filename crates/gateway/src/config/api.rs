@@ -35,7 +35,8 @@ pub struct ApiKey {
     /// What it may do. Absent or empty: all of it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub scopes: Vec<Scope>,
-    /// To which destinations it may publish, and of which it may read history and presence. Those
+    /// To which destinations it may publish and subscribe users, and of which it may read and remove
+    /// the history and read the presence. Those
     /// of users are named in full: "/user/*/queue/**". Absent or empty: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub destinations: Vec<Pattern>,
@@ -55,12 +56,18 @@ words! {
         Publish = "publish",
         /// Read histories.
         History = "history",
+        /// Remove histories.
+        HistoryRemove = "history_remove",
         /// Read who is at a destination.
         Presence = "presence",
         /// Read which users are online, and their sessions.
         Users = "users",
+        /// Subscribe users to destinations, and end their subscriptions.
+        Subscribe = "subscribe",
         /// End sessions.
         Disconnect = "disconnect",
+        /// Revoke tokens, which ends the sessions that have come by them.
+        Revoke = "revoke",
         /// Read nodes and namespaces.
         Cluster = "cluster",
     }

@@ -2,11 +2,13 @@
 
 use super::accounts;
 use super::api;
+use super::app;
 use super::problem::Problem;
 use super::queues;
 use super::rebalance;
 use super::relay;
 use super::values::OriginRule;
+use super::webhooks;
 use super::{BrokerKind, Config, Limits, ServerTls};
 use crate::ecs;
 use crate::jwt;
@@ -19,7 +21,9 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     identity(config, &mut problems);
     namespaces(config, &mut problems);
     queues::problems(config, &mut problems);
+    app::problems(config, &mut problems);
     api::problems(&config.api, &mut problems);
+    webhooks::problems(config, &mut problems);
     limits(config, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);
@@ -171,12 +175,14 @@ fn identity(config: &Config, problems: &mut Vec<Problem>) {
     }
     accounts::problems(&auth.accounts, problems);
     let anonymous = config.namespaces.iter().any(|namespace| namespace.anonymous);
-    if auth.keys.is_empty() && auth.accounts.is_empty() && !anonymous {
+    let is_asked = !config.hooks.connect.is_empty();
+    if auth.keys.is_empty() && auth.accounts.is_empty() && !anonymous && !is_asked {
         problems.push(Problem::new(
             "auth.keys",
             "there are none, so nobody could connect",
             "add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a \
-             namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`",
+             namespace with `anonymous = true`, or have a backend decide by hooks.connect; to try \
+             Fanlight out, use `fanlight serve --dev`",
         ));
     }
     for (key, claim) in
@@ -360,17 +366,31 @@ fn cluster(config: &Config, problems: &mut Vec<Problem>) {
     if cluster.name.contains(char::is_control) {
         problems.push(Problem::new("cluster.name", "not a line", "remove control characters"));
     }
-    if config.events.enabled && config.broker.kind == BrokerKind::Memory {
+    let is_told = !config.events.webhooks.is_empty()
+        || config.namespaces.iter().any(|namespace| namespace.occupancy.is_some());
+    if config.events.enabled && config.broker.kind == BrokerKind::Memory && !is_told {
         problems.push(Problem::new(
             "events.enabled",
             "set, but without Redis there is nowhere to write events",
-            "remove it, or set broker.kind = \"redis\"",
+            "remove it, name a webhook in events.webhooks, or set broker.kind = \"redis\"",
+        ));
+    }
+    if !config.events.enabled && !config.events.webhooks.is_empty() {
+        problems.push(Problem::new(
+            "events.webhooks",
+            "set, but no events are written",
+            "set events.enabled = true",
         ));
     }
     if config.events.enabled && config.events.max_length == 0 {
         problems.push(Problem::new("events.max_length", "zero", "set it above zero"));
     }
-    for (at, namespace) in config.namespaces.iter().enumerate().filter(|(_, own)| own.events) {
+    for (at, namespace) in config.namespaces.iter().enumerate() {
+        let option = match namespace {
+            own if own.events => "events",
+            own if own.occupancy.is_some() => "occupancy",
+            _ => continue,
+        };
         let problem = if !config.events.enabled {
             ("set, but no events are written", "set events.enabled = true")
         } else if namespace.patterns {
@@ -378,7 +398,7 @@ fn cluster(config: &Config, problems: &mut Vec<Problem>) {
         } else {
             continue;
         };
-        problems.push(Problem::new(format!("namespaces[{at}].events"), problem.0, problem.1));
+        problems.push(Problem::new(format!("namespaces[{at}].{option}"), problem.0, problem.1));
     }
 }
 

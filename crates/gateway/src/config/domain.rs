@@ -17,6 +17,7 @@ use fanlight_redis::PresenceOptions;
 use fanlight_redis::config::RedisConfig;
 use rand::RngCore as _;
 
+use super::app;
 use super::problem::Problem;
 use super::values::Secret;
 use super::{
@@ -33,11 +34,21 @@ impl Config {
         }
     }
 
-    /// Namespaces and rules, compiled.
+    /// The same without the secrets of `api.keys`, once these have been read.
+    #[must_use]
+    pub fn without_api_secrets(mut self) -> Self {
+        self.api.keys.iter_mut().for_each(|key| key.secret = Secret::default());
+        self
+    }
+
+    /// Namespaces, rules and the routes of `/app`, compiled.
     pub fn compiled_policy(&self) -> Result<Policy, Problem> {
         let namespaces: Vec<_> = self.namespaces.iter().map(Namespace::to_domain).collect();
         let rules: Vec<_> = self.policy.rules.iter().map(Rule::to_domain).collect();
-        Policy::new(&namespaces, &rules).map_err(|error| self.policy_problem(&error))
+        Policy::new(&namespaces, &rules)
+            .map_err(|error| self.policy_problem(&error))?
+            .with_app_routes(&self.app.to_domain())
+            .map_err(|error| app::route_problem(&error))
     }
 
     /// What tokens must say; `policy` says which of their claims to keep.
@@ -207,7 +218,9 @@ impl Namespace {
                 }),
                 presence: self.presence,
                 queue: (self.mode == Mode::Queue).then(|| self.queue.to_domain()),
-                events: self.events,
+                events: self.events || self.occupancy.is_some(),
+                subscribe_hook: self.subscribe_hook.as_deref().map(Into::into),
+                publish_hook: self.publish_hook.as_deref().map(Into::into),
             },
         }
     }

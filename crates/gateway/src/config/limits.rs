@@ -32,6 +32,9 @@ pub struct Limits {
     /// Sessions of one user, in the whole cluster. 0: no limit. Sessions without a user are not
     /// limited.
     pub sessions_per_user: u32,
+    /// Revocations of tokens and users that are stored, in the whole cluster; each takes some 200
+    /// bytes of every node.
+    pub revocations: u32,
     /// What gives way to a session too many: `"kick_oldest"` ends the user's oldest one,
     /// `"reject"` refuses the new one.
     pub on_session_limit: OnSessionLimit,
@@ -108,6 +111,7 @@ impl Default for Limits {
             request_body_time: Span::seconds(30),
             subscriptions: 128,
             sessions_per_user: 20,
+            revocations: 100_000,
             on_session_limit: OnSessionLimit::KickOldest,
             connections: 0,
             connections_per_ip: 100,

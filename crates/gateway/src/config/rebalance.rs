@@ -16,7 +16,7 @@ pub struct Rebalance {
     pub enabled: bool,
     /// By how many percent of the nodes' mean a node may have more than it.
     pub threshold_percent: u32,
-    /// A node with fewer sessions keeps them.
+    /// A node with fewer sessions keeps them. Those of STOMP over TCP never move, and don't count.
     pub min_sessions: u64,
     /// The time over which a node gives away what it has too many, evenly.
     pub window: Span,

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accounts::Account;
 use super::api::Api;
+use super::app::App;
 use super::limits::Limits;
 use super::listen::Listen;
 use super::queues::{Mode, Queue};
@@ -19,6 +20,7 @@ use super::redis::Redis;
 use super::relay::Relay;
 use super::traces::Traces;
 use super::values::{OriginRule, Secret, Size, Span, as_text, words};
+use super::webhooks::{EventWebhook, Hooks, Webhook};
 
 /// Everything that can be configured.
 #[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
@@ -53,6 +55,13 @@ pub struct Config {
     pub policy: Policy,
     /// What backends ask of the cluster, over HTTP at `listen.api`.
     pub api: Api,
+    /// Which backends handle what clients send to `/app/...`.
+    pub app: App,
+    /// Backends that are asked and told things over HTTP; other options name them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<Webhook>,
+    /// Which backends have a say in sessions: each is the name of one of `webhooks`.
+    pub hooks: Hooks,
     /// How it is told who comes and goes, in namespaces with `presence = true`.
     pub presence: Presence,
     /// What carries messages between nodes.
@@ -61,7 +70,7 @@ pub struct Config {
     pub redis: Redis,
     /// This node among the others.
     pub cluster: Cluster,
-    /// What is told of sessions to whoever reads the event streams in Redis.
+    /// What is told of sessions, to webhooks and to whoever reads the event streams in Redis.
     pub events: Events,
     /// What `fanlight relay` brings from another cell into the one of this configuration.
     pub relay: Relay,
@@ -254,6 +263,19 @@ pub struct Namespace {
     /// all. Needs `events.enabled`, and does not go with `patterns`.
     #[serde(default)]
     pub events: bool,
+    /// One of `webhooks`, asked whether a session may subscribe here, once the policy allows it.
+    /// Absent: nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subscribe_hook: Option<String>,
+    /// One of `webhooks`, asked whether a session may publish here, once the policy allows it; it may
+    /// also change what is published. Absent: nobody is asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publish_hook: Option<String>,
+    /// One of `webhooks`, told when a destination here gets its first subscriber of the whole
+    /// cluster, and when it has lost its last. Needs `events.enabled`, and does not go with
+    /// `patterns`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub occupancy: Option<String>,
     /// What is kept of each destination's messages, for clients that were away. Absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub history: Option<History>,
@@ -390,14 +412,18 @@ pub struct Cluster {
     pub lease_renew: Span,
 }
 
-/// What is told of sessions to whoever reads the event streams in Redis.
+/// What is told of sessions, to webhooks and to whoever reads the event streams in Redis.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Events {
     /// Whether lifecycle events are written.
     pub enabled: bool,
-    /// Events that each of the 32 streams keeps, about; older ones are dropped.
+    /// Events that each of the 32 streams keeps, about; older ones are dropped. Without Redis, as
+    /// many as wait for a webhook in each of 8 lines.
     pub max_length: u64,
+    /// Webhooks that are told of sessions.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub webhooks: Vec<EventWebhook>,
 }
 
 /// How sessions leave a node that goes away.
@@ -564,7 +590,7 @@ impl Default for Cluster {
 
 impl Default for Events {
     fn default() -> Self {
-        Self { enabled: false, max_length: 100_000 }
+        Self { enabled: false, max_length: 100_000, webhooks: Vec::new() }
     }
 }
 

@@ -168,7 +168,7 @@ events = true";
         &[],
         &expect![[r#"
             events.enabled = true (f.toml:4): set, but without Redis there is nowhere to write events
-              remedy: remove it, or set broker.kind = "redis"
+              remedy: remove it, name a webhook in events.webhooks, or set broker.kind = "redis"
             events.max_length = 0 (f.toml:5): zero
               remedy: set it above zero
             namespaces[0].events = true (f.toml:13): set together with patterns
@@ -194,7 +194,7 @@ fn what_is_missing_or_does_not_fit_is_told_all_at_once() {
         &[],
         &expect![[r#"
         auth.keys: there are none, so nobody could connect
-          remedy: add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a namespace with `anonymous = true`; to try Fanlight out, use `fanlight serve --dev`
+          remedy: add an [[auth.keys]] with `algorithm` and `secret_file` or `public_key_file`, or a namespace with `anonymous = true`, or have a backend decide by hooks.connect; to try Fanlight out, use `fanlight serve --dev`
         namespaces: there are none, so no destination could be used
           remedy: add a [[namespaces]] for each part of the destination space, as in `name = "topic"`, `match = "/topic/**"`
         redis.url: not set

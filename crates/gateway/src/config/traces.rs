@@ -111,19 +111,13 @@ impl Traces {
 
     /// The headers, from wherever they are configured.
     fn resolved_headers(&self) -> Result<Vec<(HeaderName, HeaderValue)>, Problem> {
-        let Some(path) = &self.headers_file else {
-            return headers("telemetry.traces.headers", self.headers.reveal());
-        };
-        let key = "telemetry.traces.headers_file";
-        if !self.headers.is_empty() {
-            let fault = "set together with telemetry.traces.headers";
-            return Err(Problem::new(key, fault, "remove one"));
+        let (own, file) = (&self.headers, self.headers_file.as_deref());
+        if own.is_empty() && file.is_none() {
+            return Ok(Vec::new());
         }
-        let text = std::fs::read_to_string(path).map_err(|error| {
-            let fault = format!("can't read {}: {error}", path.display());
-            Problem::new(key, fault, "check the path and its permissions")
-        })?;
-        headers(key, text.trim())
+        let text = super::secret::read("telemetry.traces", "headers", own, file)?;
+        let option = if file.is_some() { "headers_file" } else { "headers" };
+        headers(&format!("telemetry.traces.{option}"), text.reveal())
     }
 }
 

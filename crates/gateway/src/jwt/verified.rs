@@ -24,6 +24,12 @@ impl Fingerprint {
         bytes.copy_from_slice(digest::digest(&SHA256, token.as_bytes()).as_ref());
         Self(bytes)
     }
+
+    /// A name for a token that has none.
+    pub(super) fn text(self) -> Box<str> {
+        let half = u128::from_be_bytes(*self.0.first_chunk().expect("it is longer than that"));
+        format!("#{half:032x}").into()
+    }
 }
 
 impl Verified {

@@ -7,7 +7,10 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use fanlight_engine::registry::{NodeStatus, RegistryUnavailable, Target, UserStatus};
+use fanlight_engine::registry::{
+    Command, NodeStatus, RegistryUnavailable, SessionKind, Target, UserStatus,
+};
+use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -109,11 +112,17 @@ pub(crate) struct SessionAnswer {
     /// The id of the node that has it.
     node: String,
     since_unix_ms: u64,
+    /// `websocket`, `sockjs_websocket`, `sockjs_http`, `sse`, `poll` or `stomp_tcp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    transport: Option<&'static str>,
+    /// `native` or `stomp`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    protocol: Option<&'static str>,
 }
 
 /// Who was told.
 #[derive(Serialize, ToSchema)]
-pub(crate) struct DisconnectAnswer {
+pub(crate) struct ToldAnswer {
     /// How many sessions, where that is known: for a single session, every node is asked.
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<usize>,
@@ -137,15 +146,25 @@ pub(crate) async fn disconnect(
     node: &Node,
     target: Target,
     reason: Option<String>,
-) -> Result<DisconnectAnswer, Problem> {
+) -> Result<ToldAnswer, Problem> {
     let message = reason.unwrap_or_else(|| "disconnected by an operator".to_owned());
     if message.len() > REASON_BYTES || message.contains(char::is_control) {
         let detail = format!("the reason must be a line of at most {REASON_BYTES} bytes");
         return Err(bad(detail));
     }
-    let told = node.registry.disconnect(target, message.into()).await;
+    let command = Command::End { reason: CloseReason::Disconnected, message: message.into() };
+    order(node, target, command).await
+}
+
+/// Tells sessions what to do, wherever they are.
+pub(crate) async fn order(
+    node: &Node,
+    target: Target,
+    command: Command,
+) -> Result<ToldAnswer, Problem> {
+    let told = node.registry.order(target, command).await;
     let told = told.map_err(|RegistryUnavailable| unavailable())?;
-    Ok(DisconnectAnswer { sessions: told.sessions, nodes: told.nodes })
+    Ok(ToldAnswer { sessions: told.sessions, nodes: told.nodes })
 }
 
 /// All sessions of this user.
@@ -183,7 +202,7 @@ fn parse<'b, T: Deserialize<'b>>(headers: &HeaderMap, body: &'b [u8]) -> Result<
         .map_err(|error| bad(format!("the body is not as it must be: {error}")))
 }
 
-fn check_user(user: &str) -> Result<(), Problem> {
+pub(crate) fn check_user(user: &str) -> Result<(), Problem> {
     if user.is_empty() || user.len() > USER_BYTES {
         return Err(bad(format!("a user's name has 1 to {USER_BYTES} bytes")));
     }
@@ -226,6 +245,8 @@ impl UserAnswer {
             session: session.session.to_string(),
             node: session.node.to_string(),
             since_unix_ms: session.since_unix_ms,
+            transport: session.kind.map(|kind| kind.transport.name()),
+            protocol: session.kind.map(SessionKind::protocol),
         });
         let sessions: Vec<_> = sessions.collect();
         Self { user: status.user.to_string(), online: !sessions.is_empty(), sessions }

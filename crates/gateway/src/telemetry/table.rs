@@ -2,12 +2,16 @@
 
 use fanlight_engine::metric::{Metric, OPEN, Section};
 
+use crate::app;
+
 /// All of them.
 pub const METRICS: &[Section] = &[
     Section { name: "node", metrics: NODE },
     Section { name: "connections", metrics: CONNECTIONS },
     Section { name: "messages", metrics: MESSAGES },
+    Section { name: "app", metrics: APP },
     Section { name: "queues", metrics: QUEUES },
+    Section { name: "webhooks", metrics: WEBHOOKS },
     Section { name: "traces", metrics: TRACES },
 ];
 
@@ -38,8 +42,14 @@ const NODE: &[Metric] = &[
     .by(&[("limit", &["connections", "http_connections", "handshakes", "worker_inbox"])])
     .detail("`connections` and `http_connections` of `[limits]`; `handshakes`, the burst of `limits.handshakes_burst`; `worker_inbox`, the fullest of the workers' inboxes"),
     Metric::counter("fanlight_api_requests_total", "Requests to the server API, by how they ended.")
-        .by(&[("path", OPEN), ("method", &["GET", "POST"]), ("result", &["2xx", "4xx", "5xx"])])
+        .by(&[("path", OPEN), ("method", &["DELETE", "GET", "POST"]), ("result", &["2xx", "4xx", "5xx"])])
         .detail("`path` as the API's document has it"),
+    Metric::counter("fanlight_revoked_total", "Revocations that backends have asked this node for.")
+        .by(&[("kind", &["token", "user", "session"])]),
+    Metric::counter(
+        "fanlight_orders_dropped_total",
+        "Subscriptions and their ends that backends wanted of sessions which have too many to do.",
+    ),
     Metric::counter("fanlight_panics_total", "Faults of our own that were contained.")
         .detail("Each ended one connection or one fan-out; please report them"),
 ];
@@ -83,8 +93,8 @@ const CONNECTIONS: &[Metric] = &[
         "fanlight_tokens_total",
         "Tokens that were given, by what they were.",
     )
-    .by(&[("result", &["verified", "remembered", "refused"])])
-    .detail("`verified`, `remembered` (verified before, and not yet expired), `refused`"),
+    .by(&[("result", &["verified", "remembered", "refused", "revoked"])])
+    .detail("`verified`, `remembered` (verified before, and not yet expired), `refused`, `revoked` (counted besides what it was first)"),
     Metric::counter("fanlight_closes_total", "Connections ended, by reason.")
         .by(&[("reason", OPEN)])
         .detail("One of the [reasons](protocol.md#close-codes)"),
@@ -112,6 +122,12 @@ const CONNECTIONS: &[Metric] = &[
         "fanlight_outbox_dropped_frames_total",
         "Frames dropped when a slow consumer was closed.",
     ),
+];
+
+const APP: &[Metric] = &[
+    Metric::counter("fanlight_app_messages_total", "Messages to `/app/...`, by route and result.")
+        .by(&[("route", OPEN), ("result", &app::RESULTS)])
+        .detail("`route` is the pattern of one of `[[app.routes]]`. `handled`: the handler has answered, and the broker has accepted what it wants sent; `refused`: the handler said no; for the others see [what clients are told](app.md#what-clients-are-told)"),
 ];
 
 const MESSAGES: &[Metric] = &[
@@ -189,6 +205,47 @@ const QUEUES: &[Metric] = &[
     )
     .by(&[("result", &["moved", "dropped", "failed"])])
     .detail("`moved` to the dead-letter destination, `dropped` as none is configured, or `failed` for now"),
+];
+
+const WEBHOOKS: &[Metric] = &[
+    Metric::counter(
+        "fanlight_webhook_requests_total",
+        "Requests to webhooks, by what they were about and how they ended.",
+    )
+    .by(&[("webhook", OPEN), ("kind", OPEN), ("result", OPEN)])
+    .detail(
+        "`kind` is the `type` of the body, `result` one of [these](webhooks.md#what-can-go-wrong)",
+    ),
+    Metric::histogram(
+        "fanlight_webhook_seconds",
+        "From a request's turn to its answer or failure, with all tries.",
+    )
+    .by(&[("webhook", OPEN)]),
+    Metric::gauge("fanlight_webhook_in_flight", "Requests under way.")
+        .by(&[("webhook", OPEN)])
+        .detail("At most `concurrency` of the webhook"),
+    Metric::gauge("fanlight_webhook_waiting", "Requests that wait for their turn.")
+        .by(&[("webhook", OPEN)])
+        .detail("At most `waiting` of the webhook"),
+    Metric::gauge(
+        "fanlight_webhook_breaker_open",
+        "1 while nothing is sent, since too much failed; until a trial has succeeded.",
+    )
+    .by(&[("webhook", OPEN)]),
+    Metric::counter("fanlight_webhook_events_total", "Lifecycle events for webhooks, by what became of them.")
+        .by(&[("webhook", OPEN), ("result", &["delivered", "refused", "lost"])])
+        .detail("`refused` by a status that says that it will never be taken, or `lost` as `events.max_length` more had come. See [events](webhooks.md#events)"),
+    Metric::gauge(
+        "fanlight_webhook_events_waiting",
+        "Lifecycle events that wait for a webhook, in what this node delivers.",
+    )
+    .by(&[("webhook", OPEN)])
+    .detail("Up to 5 s old"),
+    Metric::gauge(
+        "fanlight_webhook_event_age_seconds",
+        "How old the oldest lifecycle event is that this node is delivering; 0 when there is none.",
+    )
+    .by(&[("webhook", OPEN)]),
 ];
 
 const TRACES: &[Metric] = &[

@@ -1,11 +1,9 @@
 //! How spans reach the collector: HTTP, with TLS or without; and what it said.
 
-use std::error::Error;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use anyhow::Context as _;
 use async_trait::async_trait;
 use bytes::Bytes;
 use http::{Request, Response};
@@ -15,10 +13,12 @@ use opentelemetry_http::hyper::HyperClient;
 use opentelemetry_http::{HttpClient, HttpError};
 use opentelemetry_proto::tonic::collector::trace::v1::ExportTraceServiceResponse;
 use prost::Message as _;
+use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+
+use crate::causes::causes;
+use crate::config::ConfigError;
+use crate::tls;
 
 /// Sends requests, and remembers what came of the last one.
 #[derive(Debug)]
@@ -44,9 +44,10 @@ impl Client {
         timeout: Duration,
     ) -> anyhow::Result<(Self, Arc<Mutex<Said>>)> {
         let provider = Arc::new(aws_lc_rs::default_provider());
+        let roots = tls::roots("telemetry.traces.ca_file", ca_file).map_err(ConfigError::from)?;
         let tls = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(ca_file)?)
+            .with_root_certificates(roots)
             .with_no_client_auth();
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_tls_config(tls)
@@ -83,36 +84,4 @@ impl Said {
         let rejected = partial.map_or(0, |partial| partial.rejected_spans.try_into().unwrap_or(0));
         Self { failure, rejected }
     }
-}
-
-/// An error with what caused it: the outermost only says that the request failed.
-fn causes(error: &(dyn Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
-}
-
-fn roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
-    let Some(file) = ca_file else {
-        return Ok(webpki_roots::TLS_SERVER_ROOTS.iter().cloned().collect());
-    };
-    let authorities = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .with_context(|| format!("telemetry.traces.ca_file: can't read {}", file.display()))?;
-    let mut roots = RootCertStore::empty();
-    for authority in authorities {
-        roots.add(authority).with_context(|| {
-            format!("telemetry.traces.ca_file: {} holds no authority's", file.display())
-        })?;
-    }
-    anyhow::ensure!(
-        !roots.is_empty(),
-        "telemetry.traces.ca_file: {} holds no certificate; it must be a PEM file",
-        file.display()
-    );
-    Ok(roots)
 }

@@ -4,11 +4,17 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::digest;
 use axum::body::Body;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use fanlight_engine::auth::Principal;
+use fanlight_engine::auth::{AuthError, Principal, Token};
+use fanlight_engine::hook::{Claimant, Introduction};
+use fanlight_engine::ids::Ids;
 use fanlight_engine::limits::RetryAfterMs;
-use fanlight_engine::session::Refusal;
+use fanlight_engine::publication::SessionId;
+use fanlight_engine::session::{Handshake, Refusal};
 use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 
@@ -16,6 +22,7 @@ use crate::admission::{AddressKey, AdmissionError, Admitted};
 use crate::body::{self, Unread};
 use crate::client_address::client_address;
 use crate::handshakes::Crowded;
+use crate::hooks::Origin;
 use crate::jwt::{self, TokenSource};
 use crate::node::Node;
 use crate::origin;
@@ -60,7 +67,7 @@ pub fn pace(
     caller: &Caller,
 ) -> Result<(), Box<Problem>> {
     let (now_ms, spread) = (node.clock.now().mono_ms, rand::random_range(0.0..1.0));
-    let user = caller.as_ref().map(|caller| &caller.user);
+    let user = user_to_pace(caller);
     let address = counted_address(node, peer, headers);
     let admitted = node.handshakes.admit(address, user, now_ms, spread);
     admitted.map_err(|crowded| Box::new(told_to_wait(crowded)))
@@ -98,21 +105,118 @@ fn told_to_wait(crowded: Crowded) -> Problem {
     Problem::new(status, code, detail).with_retry_after(after)
 }
 
+/// Services have a session for each of their own clients, and no rate.
+fn user_to_pace(caller: &Caller) -> Option<&Arc<str>> {
+    caller.as_ref().filter(|caller| !caller.is_service).map(|caller| &caller.user)
+}
+
 fn counted_address(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Option<AddressKey> {
     let proxies = &node.config.listen.trusted_proxies;
     AddressKey::unless_proxy(client_address(peer.ip(), headers, proxies), proxies)
 }
 
+/// Who makes a request, as far as it is known before a backend is asked.
+#[derive(Debug, Default)]
+pub struct Visitor {
+    /// Whose token it carries, which is good.
+    pub caller: Caller,
+    /// What a backend is told, where one decides.
+    introduction: Option<Box<Introduction>>,
+}
+
+impl Visitor {
+    /// Who alone comes to what it has opened: the caller, or where a backend knows who that is,
+    /// whoever has the same token.
+    pub fn owner(&self) -> Option<Box<str>> {
+        let token = || self.introduction.as_ref()?.token.as_ref();
+        // No user is called so.
+        let of_token = |token: &Token| {
+            let digest = digest::digest(&digest::SHA256, token.as_str().as_bytes());
+            format!("\u{1}{}", STANDARD.encode(digest)).into()
+        };
+        user_of(&self.caller).or_else(|| token().map(of_token))
+    }
+
+    /// With what a session of it begins.
+    pub fn handshake(&self) -> Handshake {
+        Handshake {
+            principal: self.caller.clone(),
+            introduction: self.introduction.clone(),
+            let_in: None,
+        }
+    }
+}
+
 /// Whether the request's page may ask, and who asks.
-pub fn authenticate(node: &Node, headers: &HeaderMap, uri: &Uri) -> Result<Caller, Box<Problem>> {
+pub fn visit(
+    node: &Node,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    uri: &Uri,
+) -> Result<Visitor, Box<Problem>> {
     let token = jwt::token_from(headers, uri, &node.config.auth);
     let by_cookie = matches!(&token, Some((_, TokenSource::Cookie)));
     origin::check(headers, &node.config.origin, by_cookie).map_err(|error| {
         Problem::new(StatusCode::FORBIDDEN, "foreign_origin", error.to_string())
     })?;
-    let Some((token, _)) = token else { return Ok(None) };
-    let principal = node.authenticator.authenticate(&token, node.clock.now());
-    Ok(Some(principal.map_err(|error| unauthorized(&error.to_string()))?))
+    let token = token.map(|(token, _)| token);
+    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
+    let introduction = node.hooks.introduction(Some(address), headers, token.as_deref());
+    let Some(token) = token else { return Ok(Visitor { caller: None, introduction }) };
+    match node.authenticator.authenticate(&token, node.clock.now()) {
+        Ok(principal) => Ok(Visitor { caller: Some(principal), introduction }),
+        // It is for the backend to check.
+        Err(AuthError::Malformed | AuthError::UnknownKey) if introduction.is_some() => {
+            Ok(Visitor { caller: None, introduction })
+        }
+        Err(error) => Err(unauthorized(&error.to_string()).into()),
+    }
+}
+
+/// Whether a visitor may begin a session, or do something without one, and as whom: where a backend
+/// decides about that, it is asked.
+pub async fn let_in(
+    node: &Node,
+    visitor: &Visitor,
+    session: Option<SessionId>,
+    transport: &'static str,
+) -> Result<Caller, Box<Problem>> {
+    if !node.hooks.decides_who_connects() {
+        return Ok(visitor.caller.clone());
+    }
+    let Handshake { principal, introduction, .. } = visitor.handshake();
+    let claimant = Claimant { credentials: None, principal, introduction };
+    let origin = Origin { session, transport };
+    let decided = node.hooks.introduce(claimant, origin, node.clock.now()).await;
+    decided.map_err(|error| match error {
+        AuthError::BackendUnavailable => unavailable("unavailable", &error.to_string()).into(),
+        error => unauthorized(&error.to_string()).into(),
+    })
+}
+
+/// A session of this visitor that only listens, let in: it has had its turn then, where a backend
+/// was asked.
+pub async fn listener(
+    node: &Node,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    visitor: &Visitor,
+    transport: &'static str,
+) -> Result<Handshake, Box<Problem>> {
+    if !node.hooks.decides_who_connects() {
+        return Ok(visitor.handshake());
+    }
+    // What the backend is asked costs more than a turn.
+    pace(node, peer, headers, &visitor.caller)?;
+    let id = Ids::new(rand::random()).session(node.clock.now());
+    let principal = let_in(node, visitor, Some(id), transport).await?;
+    let user = user_to_pace(&principal);
+    if let Some(user) = user.filter(|user| user_to_pace(&visitor.caller) != Some(user)) {
+        // Only the backend has told who it is.
+        let admitted = node.handshakes.admit_user(user, node.clock.now().mono_ms);
+        admitted.map_err(|retry| Box::new(told_to_wait(Crowded::User(retry))))?;
+    }
+    Ok(Handshake { principal, introduction: None, let_in: Some(id) })
 }
 
 /// A request's body, no larger than a message may be.
@@ -147,7 +251,7 @@ pub fn refused(refusal: Refusal) -> Problem {
     let status = match refusal.code {
         "unavailable" | "overloaded" | "queue_full" => StatusCode::SERVICE_UNAVAILABLE,
         // It may have been published: not to be repeated without a key.
-        "unknown" => StatusCode::GATEWAY_TIMEOUT,
+        "unknown" | "timeout" => StatusCode::GATEWAY_TIMEOUT,
         _ => match refusal.reason {
             CloseReason::Forbidden => StatusCode::FORBIDDEN,
             CloseReason::TooLarge => StatusCode::PAYLOAD_TOO_LARGE,

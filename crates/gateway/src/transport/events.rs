@@ -10,7 +10,7 @@ use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
-use fanlight_engine::session::{Form, Handshake, Listening};
+use fanlight_engine::session::{Form, Listening};
 use fanlight_proto::sse;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
@@ -32,7 +32,7 @@ pub fn routes(station: Station) -> Router {
 }
 
 /// What a client asks for.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Clone, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Wanted {
     /// Destinations or patterns.
@@ -65,18 +65,21 @@ async fn stream(
     let allowed = cors::allowed(&parts.headers, &node.config.origin);
     let opened = async {
         let admitted = door::admit(node, peer, &parts.headers)?;
-        let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+        let visitor = door::visit(node, peer, &parts.headers, &parts.uri)?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
-        let listening = wanted.permitted(node, &caller, Form::Events)?;
+        let handshake = door::listener(node, peer, &parts.headers, &visitor, "sse").await?;
+        let listening = wanted.permitted(node, &handshake.principal, Form::Events)?;
         // Last: what is refused anyhow takes nobody's turn.
-        door::pace(node, peer, &parts.headers, &caller)?;
-        Ok::<_, Box<Problem>>((admitted, caller, listening))
+        if handshake.let_in.is_none() {
+            door::pace(node, peer, &parts.headers, &handshake.principal)?;
+        }
+        Ok::<_, Box<Problem>>((admitted, handshake, listening))
     };
     let opened = opened.await;
     let outcome = opened.as_ref().map_or_else(|problem| problem.code(), |_| "accepted");
     door::count_handshake(parts.version, outcome);
-    let (admitted, caller, listening) = match opened {
+    let (admitted, handshake, listening) = match opened {
         Ok(opened) => opened,
         Err(problem) => return refuse(&parts.headers, allowed, *problem),
     };
@@ -89,7 +92,7 @@ async fn stream(
             socket,
             answer: answer.into(),
             leftover: Bytes::new(),
-            opening: Opening::Listener(Handshake { principal: caller }, listening),
+            opening: Opening::Listener(handshake, listening),
             carrier: Carrier::Events { chunked },
             admitted,
         };

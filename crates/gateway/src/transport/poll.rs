@@ -13,10 +13,10 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use fanlight_engine::peers::{Claim, ClaimName, Holder, PeerError};
-use fanlight_engine::session::{Form, Handshake};
+use fanlight_engine::session::Form;
 use http::{HeaderMap, StatusCode, header};
 
-use super::door::Caller;
+use super::door::Visitor;
 use super::events::{Mailbox, Wanted};
 use super::mailboxes::{peers_failed, through_outage};
 use super::{Station, cors, door};
@@ -57,7 +57,7 @@ struct Poll<'s> {
     station: &'s Station,
     peer: SocketAddr,
     headers: HeaderMap,
-    caller: Caller,
+    visitor: Visitor,
     wanted: Wanted,
     until: Instant,
 }
@@ -70,22 +70,25 @@ impl<'s> Poll<'s> {
     ) -> Result<Self, Box<Problem>> {
         let node = &*station.node;
         let (parts, body) = request.into_parts();
-        let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+        let visitor = door::visit(node, peer, &parts.headers, &parts.uri)?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
         let longest = node.config.poll.max_wait.0;
         let wait = wanted.wait()?.unwrap_or(DEFAULT_WAIT).min(longest);
         let until = Instant::now() + wait;
-        Ok(Self { station, peer, headers: parts.headers, caller, wanted, until })
+        Ok(Self { station, peer, headers: parts.headers, visitor, wanted, until })
     }
 
     /// The page of messages.
     async fn answer(mut self) -> Result<Bytes, Box<Problem>> {
         let mailbox = self.wanted.take_mailbox()?;
-        let peers = &self.station.node.peers;
-        // Whatever the mailbox was opened for, the client must still be allowed it.
+        let node = &self.station.node;
+        let (peers, is_asked) = (&node.peers, node.hooks.decides_who_connects());
         let wanted = std::mem::take(&mut self.wanted);
-        let listening = wanted.permitted(&self.station.node, &self.caller, Form::Items)?;
+        if !is_asked {
+            // Whatever the mailbox was opened for, the client must still be allowed it.
+            wanted.clone().permitted(node, &self.visitor.caller, Form::Items)?;
+        }
         if let Some(Mailbox { from, id }) = mailbox
             && let Some(name) = mailbox_name(&id)
             && let Ok(Some(holder)) = peers.holder(name).await
@@ -93,18 +96,24 @@ impl<'s> Poll<'s> {
         {
             return Ok(page);
         }
-        door::pace(&self.station.node, self.peer, &self.headers, &self.caller)
-            .inspect_err(|problem| door::count_session(problem.code()))?;
+        let handshake = door::listener(node, self.peer, &self.headers, &self.visitor, "poll")
+            .await
+            .inspect_err(|problem| count_paced(problem))?;
+        let listening = wanted.permitted(node, &handshake.principal, Form::Items)?;
+        if handshake.let_in.is_none() {
+            door::pace(node, self.peer, &self.headers, &handshake.principal)
+                .inspect_err(|problem| count_paced(problem))?;
+        }
         let id = format!("{:032x}", rand::random::<u128>());
         let name = mailbox_name(&id).expect("it is short");
         let mailbox = MailboxOptions {
             kind: MailboxKind::Poll,
             name: name.clone(),
-            caller: door::user_of(&self.caller),
-            linger_ms: self.station.node.config.poll.linger.as_ms(),
+            caller: self.visitor.owner(),
+            linger_ms: node.config.poll.linger.as_ms(),
             ended: None,
         };
-        let opening = Opening::Listener(Handshake { principal: self.caller.clone() }, listening);
+        let opening = Opening::Listener(handshake, listening);
         let handle = self.station.open(self.peer, &self.headers, mailbox, opening).await?;
         let (Claim::Ours(holder) | Claim::TakenOver(holder) | Claim::Theirs(holder)) =
             through_outage(|| peers.claim(name.clone(), handle)).await.map_err(peers_failed)?;
@@ -127,8 +136,7 @@ impl<'s> Poll<'s> {
             wait_ms: u32::try_from(left.as_millis()).unwrap_or(u32::MAX),
             from: from.clone(),
         };
-        let Some(received) =
-            self.station.receive(holder, door::user_of(&self.caller), receive).await
+        let Some(received) = self.station.receive(holder, self.visitor.owner(), receive).await
         else {
             return same_again(holder, from.as_deref()).map(Some);
         };
@@ -155,6 +163,13 @@ fn same_again(holder: &Holder, from: Option<&str>) -> Result<Bytes, Box<Problem>
     let id = holder.name.as_str().rsplit('/').next().unwrap_or_default();
     let page = serde_json::json!({ "messages": [], "cursor": format!("{from}~{id}") });
     Ok(page.to_string().into())
+}
+
+/// Counts a client that has to come back for its turn.
+fn count_paced(problem: &Problem) {
+    if door::is_paced(problem.code()) {
+        door::count_session(problem.code());
+    }
 }
 
 fn mailbox_name(id: &str) -> Option<ClaimName> {

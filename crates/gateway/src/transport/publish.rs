@@ -1,24 +1,32 @@
 //! `POST /publish`: for clients that only listen or poll, under the same rules as SEND.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use fanlight_engine::broker::{PublishError, Published, Reach};
+use fanlight_engine::app::AppFailure;
+use fanlight_engine::broker::{Published, Reach};
+use fanlight_engine::encode::message_of;
 use fanlight_engine::ids::Ids;
 use fanlight_engine::publication::Publication;
-use fanlight_engine::session::Alone;
+use fanlight_engine::session::{Alone, Sent, Unpublished};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use http::{HeaderMap, StatusCode, header};
+use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde::Serialize;
+use serde_json::json;
+use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
+use super::door::Caller;
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::client_address::client_address;
+use crate::hooks::Wish;
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::rates::Payer;
@@ -36,7 +44,7 @@ async fn publish(
 ) -> Response {
     let allowed = cors::allowed(request.headers(), &station.node.config.origin);
     let response = match published(&station, peer, request).await {
-        Ok(told) => ([(header::CACHE_CONTROL, "no-store")], Json(told)).into_response(),
+        Ok(told) => ([(header::CACHE_CONTROL, "no-store")], told).into_response(),
         Err(problem) => problem.into_response(),
     };
     cors::with(allowed, response)
@@ -46,13 +54,12 @@ async fn published(
     station: &Station,
     peer: std::net::SocketAddr,
     request: Request,
-) -> Result<Told, Box<Problem>> {
+) -> Result<Response, Box<Problem>> {
     let node = &*station.node;
+    // A node that drains publishes to its end: nobody need ask again for that.
     let (parts, body) = request.into_parts();
-    if node.is_draining() {
-        return Err(door::unavailable("draining", "this node is draining; ask another").into());
-    }
-    let caller = door::authenticate(node, &parts.headers, &parts.uri)?;
+    let visitor = door::visit(node, peer, &parts.headers, &parts.uri)?;
+    let caller = door::let_in(node, &visitor, None, "publish").await?;
     if caller.is_none() && !node.rules.policy.allows_anonymous() {
         return Err(door::unauthorized("a token is needed").into());
     }
@@ -61,7 +68,7 @@ async fn published(
         Payer::User(Arc::clone(&principal.user))
     } else {
         let proxies = &node.config.listen.trusted_proxies;
-        Payer::Address(client_address(peer.ip(), &parts.headers, proxies))
+        Payer::from(client_address(peer.ip(), &parts.headers, proxies))
     };
     node.publish_rates.admit(payer, now.mono_ms, node.rules.limits.messages).map_err(|retry| {
         let detail = format!("too many messages; try again in {} ms", retry.0);
@@ -72,10 +79,67 @@ async fn published(
     let text = std::str::from_utf8(&body)
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
     let mut ids = Ids::new(rand::random());
-    let alone =
-        Alone::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)?;
-    let outcome = begin(node, &parts.headers, alone).await;
-    Ok(outcome.map_err(|error| door::refused(error.into()))?.into())
+    match Sent::read(&node.rules, &mut ids, now, caller.as_ref(), text).map_err(door::refused)? {
+        Sent::Publication(alone) => {
+            let outcome = begin(node, &parts.headers, *alone, caller).await;
+            let published = outcome.map_err(|error| door::refused(error.into()))?;
+            Ok(Json(Told::from(published)).into_response())
+        }
+        Sent::App(message) => {
+            let message_id = message.id.to_string();
+            let handled = match node.app.handle_surely(*message).await {
+                Ok(handled) => handled,
+                Err(failure) => return Ok(not_handled(&failure)),
+            };
+            let messages = handled.for_caller.iter().map(message_of).map(RawValue::from_string);
+            let messages = messages.collect::<Result<_, _>>().unwrap_or_default();
+            Ok(Json(ToldByApp { message_id, messages }).into_response())
+        }
+    }
+}
+
+/// What a backend has handled.
+#[derive(Debug, Serialize)]
+struct ToldByApp {
+    /// The message's id.
+    message_id: String,
+    /// What the backend answers to the sender alone, which has named no session for it: native
+    /// messages.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    messages: Vec<Box<RawValue>>,
+}
+
+/// That a backend has not handled a message, with the code that other protocols have for it too.
+fn not_handled(failure: &AppFailure) -> Response {
+    let (status, code) = match failure {
+        AppFailure::Refused(_) => return refused(failure),
+        AppFailure::Timeout => (StatusCode::GATEWAY_TIMEOUT, "timeout"),
+        AppFailure::Unavailable => (StatusCode::SERVICE_UNAVAILABLE, "unavailable"),
+        AppFailure::Overloaded => (StatusCode::SERVICE_UNAVAILABLE, "overloaded"),
+        AppFailure::Failed => (StatusCode::BAD_GATEWAY, "unavailable"),
+        AppFailure::BadAnswer(_) => (StatusCode::BAD_GATEWAY, "bad_answer"),
+        AppFailure::Undelivered(error) => return door::refused((*error).into()).into_response(),
+        AppFailure::Unpublished(error) => (StatusCode::BAD_GATEWAY, error.code()),
+        AppFailure::Internal => (StatusCode::INTERNAL_SERVER_ERROR, "internal"),
+    };
+    let problem = Problem::new(status, code, failure.to_string());
+    match failure.retry_after_ms() {
+        Some(after) => problem.with_retry_after(Duration::from_millis(after)).into_response(),
+        None => problem.into_response(),
+    }
+}
+
+/// The problem that a backend tells of, with its own code.
+fn refused(failure: &AppFailure) -> Response {
+    let status = StatusCode::UNPROCESSABLE_ENTITY;
+    let problem = json!({
+        "code": failure.code(),
+        "status": status.as_u16(),
+        "title": status.canonical_reason(),
+        "detail": failure.to_string(),
+    });
+    let content_type = HeaderValue::from_static("application/problem+json");
+    (status, [(header::CONTENT_TYPE, content_type)], problem.to_string()).into_response()
 }
 
 /// What the broker has accepted, as in the native protocol's `ok`.
@@ -115,21 +179,31 @@ fn is_false(value: &bool) -> bool {
 }
 
 /// Publishes what a request brought, as a span where that is traced. The order of the calls is the
-/// order of publication, whenever the answers are awaited.
+/// order of publication, whenever the answers are awaited, but for what a backend is asked about
+/// first.
 pub fn begin(
     node: &Node,
     headers: &HeaderMap,
-    Alone { permit, mut publication, key }: Alone,
-) -> BoxFuture<'static, Result<Published, PublishError>> {
+    Alone { permit: right, mut publication, key }: Alone,
+    principal: Caller,
+) -> BoxFuture<'static, Result<Published, Unpublished>> {
     let traced = traced(node, headers, &mut publication);
+    let watch = move |publish| match traced {
+        Some(publishing) => publishing.watch(publish),
+        None => publish,
+    };
+    let permit = match right.permit() {
+        Ok(permit) => permit,
+        Err(right) => {
+            let wish = Wish { right, publication, once: key, session: None, principal };
+            return node.hooks.publish(wish, Arc::clone(&node.broker), watch);
+        }
+    };
     let publish = match key {
         Some(key) => node.broker.publish_once(permit, publication, key),
         None => node.broker.publish(permit, publication),
     };
-    match traced {
-        Some(publishing) => publishing.watch(publish),
-        None => publish,
-    }
+    watch(publish).map(|outcome| outcome.map_err(Into::into)).boxed()
 }
 
 /// The span of a publication that is traced. What its own headers say comes before those of the

@@ -22,7 +22,7 @@ use fanlight_proto::sockjs::{Close, GREETING, Iframe, Info, Route, Transport, he
 use http::{HeaderMap, Method, StatusCode};
 
 use super::Station;
-use super::door::{self, Caller};
+use super::door::{self, Visitor};
 use super::mailboxes::{peers_failed, through_outage};
 use super::ws::{self, Endpoint};
 use crate::accept::Peer;
@@ -74,7 +74,7 @@ struct Visit {
     takeover: Takeover,
     transport: Transport,
     name: ClaimName,
-    caller: Caller,
+    visitor: Visitor,
 }
 
 /// What becomes of looking for a session.
@@ -221,12 +221,12 @@ async fn visit(
         return reply::not_allowed(transport.methods());
     }
     let (node, service) = (&state.station.node, state.service);
-    let caller = match service {
-        Service::Sessions => door::authenticate(node, request.headers(), request.uri()),
-        _ => Ok(None),
+    let visitor = match service {
+        Service::Sessions => door::visit(node, peer, request.headers(), request.uri()),
+        _ => Ok(Visitor::default()),
     };
-    let caller = match caller {
-        Ok(caller) => caller,
+    let visitor = match visitor {
+        Ok(visitor) => visitor,
         Err(problem) => return cors.on_problem(*problem),
     };
     let cors = cors.with_cookie(service == Service::CookieNeededEcho, request.headers());
@@ -234,7 +234,7 @@ async fn visit(
     let Ok(name) = ClaimName::new("sockjs", &[&*state.base, session]) else {
         return reply::not_found();
     };
-    let visit = Visit { state, peer, takeover, transport, name, caller };
+    let visit = Visit { state, peer, takeover, transport, name, visitor };
     if transport.is_send() {
         visit.send(request, cors).await
     } else {
@@ -255,7 +255,7 @@ impl Visit {
         }
         let node = &self.state.station.node;
         if self.state.service == Service::Sessions
-            && let Err(problem) = door::pace(node, self.peer, headers, &self.caller)
+            && let Err(problem) = door::pace(node, self.peer, headers, &self.visitor.caller)
         {
             door::count_session(problem.code());
             return Ok(Found::Over(close_for(&problem)));
@@ -281,16 +281,16 @@ impl Visit {
         let mailbox = MailboxOptions {
             kind: MailboxKind::SockJs,
             name: self.name.clone(),
-            caller: door::user_of(&self.caller),
+            caller: self.visitor.owner(),
             linger_ms: station.node.config.sockjs.disconnect_delay.as_ms(),
             ended: (self.state.service == Service::Close).then_some(Close::GO_AWAY),
         };
-        let opening = self.state.service.opening(Handshake { principal: self.caller.clone() });
+        let opening = self.state.service.opening(self.visitor.handshake());
         station.open(self.peer, headers, mailbox, opening).await
     }
 
     async fn ask(&self, holder: &Holder, what: Wish) -> Result<MailReply, PeerError> {
-        let request = MailRequest { caller: door::user_of(&self.caller), what };
+        let request = MailRequest { caller: self.visitor.owner(), what };
         let wait = self.state.station.node.config.sockjs.heartbeat.0;
         self.state.station.ask(holder, request, wait).await
     }

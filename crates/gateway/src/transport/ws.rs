@@ -2,7 +2,6 @@
 //! hands its socket to the worker.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -10,8 +9,7 @@ use axum::body::HttpBody;
 use axum::extract::{Extension, Request, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::any;
-use fanlight_engine::auth::Principal;
-use fanlight_engine::session::{Handshake, Protocol};
+use fanlight_engine::session::Protocol;
 use fanlight_proto::native;
 use fanlight_proto::sockjs::{self, Close};
 use fanlight_proto::stomp::Version as StompVersion;
@@ -20,7 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Version, head
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Station;
-use super::door::{self, bad_request};
+use super::door::{self, Visitor, bad_request};
 use super::sockjs::{Service, close_for as sockjs_close};
 use crate::accept::Peer;
 use crate::admission::Admitted;
@@ -75,7 +73,7 @@ struct Agreed {
     accept_key: Option<String>,
     protocol: Option<(Protocol, &'static str)>,
     compression: Option<String>,
-    principal: Option<Arc<Principal>>,
+    visitor: Visitor,
 }
 
 impl Agreed {
@@ -83,7 +81,7 @@ impl Agreed {
         let protocol = self.protocol.map(|(protocol, _)| protocol);
         match endpoint {
             Endpoint::Session | Endpoint::SockJs(Service::Sessions) => {
-                Opening::Session(Handshake { principal: self.principal }, protocol)
+                Opening::Session(self.visitor.handshake(), protocol)
             }
             Endpoint::SockJs(Service::Amplify) | Endpoint::Raw(Service::Amplify) => {
                 Opening::Echo(Echo::Amplified)
@@ -159,7 +157,8 @@ impl Endpoint {
 async fn turn_away(takeover: Takeover, request: Request, close: Close) -> Response {
     // Over HTTP/2 there is none.
     let accept_key = check_upgrade(request.method(), request.headers()).ok();
-    let agreed = Agreed { accept_key, protocol: None, compression: None, principal: None };
+    let visitor = Visitor::default();
+    let agreed = Agreed { accept_key, protocol: None, compression: None, visitor };
     let carried = takeover.upgrade(request, response_headers(&agreed), move |taken| async move {
         let Taken { socket, mut answer, .. } = taken;
         let mut frame = Vec::new();
@@ -214,14 +213,15 @@ fn agree(
         .flatten()
         .map(|accepted| accepted.header_value().to_string());
     if !endpoint.is_for_sessions() {
-        let agreed = Agreed { accept_key, protocol: None, compression, principal: None };
+        let visitor = Visitor::default();
+        let agreed = Agreed { accept_key, protocol: None, compression, visitor };
         return Ok((agreed, admitted));
     }
-    let principal = door::authenticate(node, headers, request.uri())?;
+    let visitor = door::visit(node, peer, headers, request.uri())?;
     let protocol = choose_protocol(headers)?;
     // Last: what is refused anyhow takes nobody's turn.
-    door::pace(node, peer, headers, &principal)?;
-    Ok((Agreed { accept_key, protocol, compression, principal }, admitted))
+    door::pace(node, peer, headers, &visitor.caller)?;
+    Ok((Agreed { accept_key, protocol, compression, visitor }, admitted))
 }
 
 /// RFC 8441 §5. That it is a CONNECT for a WebSocket is known already, if it is one.

@@ -1,28 +1,20 @@
 //! Who is connected by what, and what waits for them: counted by the sweep, a slice at a time.
 
 use fanlight_engine::encode::Framing;
+use fanlight_engine::registry::Transport;
 use fanlight_engine::session::Protocol;
 use metrics::{Gauge, gauge};
 
 use super::mailbox::MailboxKind;
 use super::slot::{Link, Role, Slot};
 
-/// By what a connection comes, as metrics call it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Transport {
-    WebSocket,
-    SockJsWebSocket,
-    SockJsHttp,
-    Events,
-    Poll,
-    StompTcp,
-}
-
 /// What a slice holds.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Tally {
     /// Connected sessions, by transport and protocol.
     sessions: [[u32; PROTOCOLS.len()]; Transport::ALL.len()],
+    /// Of those, who could go to another node.
+    movable: u32,
     /// Connections that something waits for.
     waiting: u32,
     /// How much waits for them.
@@ -36,38 +28,17 @@ pub(super) struct Census {
     waiting_bytes: Gauge,
 }
 
-impl Transport {
-    pub(super) const ALL: [Self; 6] = [
-        Self::WebSocket,
-        Self::SockJsWebSocket,
-        Self::SockJsHttp,
-        Self::Events,
-        Self::Poll,
-        Self::StompTcp,
-    ];
-
-    pub(super) fn of(slot: &Slot) -> Self {
-        match &slot.link {
-            Link::WebSocket(_) if slot.framing == Framing::SockJs => Self::SockJsWebSocket,
-            Link::WebSocket(_) => Self::WebSocket,
-            Link::Stream => Self::StompTcp,
-            Link::Events { .. } => Self::Events,
-            Link::Mailbox(mailbox) => match mailbox.kind() {
-                MailboxKind::SockJs => Self::SockJsHttp,
-                MailboxKind::Poll => Self::Poll,
-            },
-        }
-    }
-
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::WebSocket => "websocket",
-            Self::SockJsWebSocket => "sockjs_websocket",
-            Self::SockJsHttp => "sockjs_http",
-            Self::Events => "sse",
-            Self::Poll => "poll",
-            Self::StompTcp => "stomp_tcp",
-        }
+/// By what the connection in `slot` comes.
+pub(super) fn transport_of(slot: &Slot) -> Transport {
+    match &slot.link {
+        Link::WebSocket(_) if slot.framing == Framing::SockJs => Transport::SockJsWebSocket,
+        Link::WebSocket(_) => Transport::WebSocket,
+        Link::Stream => Transport::StompTcp,
+        Link::Events { .. } => Transport::Events,
+        Link::Mailbox(mailbox) => match mailbox.kind() {
+            MailboxKind::SockJs => Transport::SockJsHttp,
+            MailboxKind::Poll => Transport::Poll,
+        },
     }
 }
 
@@ -81,13 +52,19 @@ impl Tally {
             && slot.is_connected()
         {
             let protocol = usize::from(!matches!(session.protocol(), Some(Protocol::Stomp(_))));
-            self.sessions[Transport::of(slot) as usize][protocol] += 1;
+            self.sessions[transport_of(slot) as usize][protocol] += 1;
+            self.movable += u32::from(slot.is_movable());
         }
     }
 
     /// Connected sessions in all.
     pub(super) fn connected(&self) -> u64 {
         self.sessions.iter().flatten().map(|&count| u64::from(count)).sum()
+    }
+
+    /// Of those, who could go to another node.
+    pub(super) fn movable(&self) -> u64 {
+        u64::from(self.movable)
     }
 }
 

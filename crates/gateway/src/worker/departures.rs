@@ -7,7 +7,7 @@ use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use rand::seq::SliceRandom;
 
-use super::slot::{Link, Phase, Role, Slot};
+use super::slot::{Phase, Role, Slot};
 use super::{CLOSE_TIME, Ticket, Worker};
 
 /// A drain under way.
@@ -83,18 +83,17 @@ impl Worker {
         slots.map(|(at, slot)| Ticket { key: SessionKey(at as u32), serial: slot.serial }).collect()
     }
 
-    /// Sends so many sessions to other nodes, at once, whichever they are. Those stay that have
-    /// only a part in it: services over TCP, who act for many, and who has not connected yet.
-    pub(super) fn shed(&mut self, count: usize) {
-        let mut tickets = self.tickets(|slot| {
-            slot.is_open() && slot.is_connected() && !matches!(slot.link, Link::Stream)
-        });
+    /// Sends so many sessions to other nodes, at once, whichever they are of those that may go; how
+    /// many that were.
+    pub(super) fn shed(&mut self, count: usize) -> usize {
+        let mut tickets = self.tickets(Slot::is_movable);
         let now = self.shared.clock.now();
         let (chosen, _) = tickets.partial_shuffle(&mut rand::rng(), count);
         metrics::counter!("fanlight_rebalanced_sessions_total").increment(chosen.len() as u64);
-        for ticket in chosen {
+        for ticket in &*chosen {
             self.send_away(*ticket, Why::Rebalanced, now.mono_ms + ANSWER_MS, now);
         }
+        chosen.len()
     }
 
     fn send_away(&mut self, ticket: Ticket, why: Why, until_ms: u64, now: Now) {

@@ -2,11 +2,13 @@
 
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::registry::Entry;
-use fanlight_engine::session::{Done, Effect};
+use fanlight_engine::session::{Done, Effect, Telling};
 use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
+use futures_util::FutureExt;
 
 use super::Worker;
-use super::traces::watched;
+use super::registry::REVOKED;
 use crate::transport::door;
 
 impl Worker {
@@ -18,6 +20,11 @@ impl Worker {
                 Some(Done::Authenticated(result))
             }
             Effect::Enter { user, is_limited, is_known } => {
+                // It may have proved itself before its token was revoked.
+                if self.is_revoked(key, now) {
+                    self.fault(key, CloseReason::Revoked, REVOKED, now);
+                    return None;
+                }
                 if !is_limited && let Some(slot) = self.slots.get_mut(key.0 as usize) {
                     self.shared.handshakes.forget(slot.admitted.release_address());
                 }
@@ -31,19 +38,17 @@ impl Worker {
                 let entering = self.shared.registry.enter(entry);
                 self.start(key, entering, Done::Entered)
             }
-            Effect::Publish(permit, mut publication) => {
-                self.stats.published += 1;
-                let traced = self.trace(key, &mut publication);
-                let publish = self.shared.broker.publish(permit, publication);
-                let publish = watched(traced, self.stats.samples.publish(publish));
-                self.start(key, publish, Done::Published)
+            Effect::Introduce(claimant) => self.introduce(key, *claimant, now),
+            Effect::Renew(renewal) => self.renew(key, &renewal, now),
+            Effect::AskToSubscribe(question) => self.ask_to_subscribe(key, &question),
+            Effect::Publish(right, publication) => self.publish(key, right, publication, None),
+            Effect::PublishOnce(right, publication, once) => {
+                self.publish(key, right, publication, Some(once))
             }
-            Effect::PublishOnce(permit, mut publication, once) => {
-                self.stats.published += 1;
-                let traced = self.trace(key, &mut publication);
-                let publish = self.shared.broker.publish_once(permit, publication, once);
-                let publish = watched(traced, self.stats.samples.publish(publish));
-                self.start(key, publish, Done::Published)
+            Effect::App(message) => {
+                let handled = self.shared.app.handle(*message);
+                let handled = handled.map(|result| result.map(|handled| handled.reply)).boxed();
+                self.start(key, handled, Done::App)
             }
             Effect::History(query) => {
                 let page = self.shared.broker.history(*query);
@@ -75,6 +80,7 @@ impl Worker {
                 let chunk = self.encoder.frame(text, &payload, slot.framing);
                 self.stage.push(key, slot, chunk);
             }
+            Effect::Tell(telling) => self.tell(key, &telling),
             Effect::Ping => self.ping(key),
             Effect::Exit { user, reason } => {
                 if let Some(entry) = self.entry(key, user) {
@@ -92,13 +98,26 @@ impl Worker {
             Effect::Vanish(place, member) => self.shared.presence.exit(&place, member),
             Effect::Close(reason) => self.close(key, reason, now),
             Effect::Authenticate(_)
+            | Effect::Introduce(_)
+            | Effect::Renew(_)
+            | Effect::AskToSubscribe(_)
             | Effect::Enter { .. }
             | Effect::Publish(..)
             | Effect::PublishOnce(..)
+            | Effect::App(_)
             | Effect::History(_)
             | Effect::Join(_)
             | Effect::Settle(_)
             | Effect::Members(_) => debug_assert!(false, "{effect:?} has an answer"),
+        }
+    }
+
+    /// Tells one session something, by its own subscriptions.
+    fn tell(&mut self, key: SessionKey, telling: &Telling) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        for chunk in self.encoder.tell(telling, key, slot.framing, &self.hub) {
+            self.stats.messages_out += 1;
+            self.stage.push(key, slot, chunk);
         }
     }
 }

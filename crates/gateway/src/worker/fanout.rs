@@ -41,6 +41,10 @@ impl Worker {
         let first = runs.first().map(|run| run.publications[0].at_unix_ms);
         let sample = first.and_then(|at_unix_ms| self.stats.samples.fanout(at_unix_ms));
         for run in runs {
+            if run.is_removal() {
+                self.recovery.remove_history(&run.publications);
+                continue;
+            }
             self.stats.publications_in += run.publications.len() as u64;
             // A publication that we fail at must not take its subscribers' worker with it.
             let sent = async {
@@ -136,6 +140,11 @@ impl Run {
         self.publications[0].is_presence()
     }
 
+    /// Whether it is no message, but tells that the history was removed.
+    fn is_removal(&self) -> bool {
+        self.publications[0].is_removal()
+    }
+
     /// The only session that they are for.
     fn only_for(&self) -> Option<SessionId> {
         self.publications[0].only_for
@@ -152,6 +161,7 @@ fn into_runs(deliveries: Vec<Delivery>) -> Vec<Run> {
             let destination = publication.destination.to_shared();
             if let Some(&at) = latest.get(&destination)
                 && runs[at].is_presence() == publication.is_presence()
+                && runs[at].is_removal() == publication.is_removal()
                 && runs[at].only_for() == publication.only_for
                 && runs[at].bytes + bytes <= RUN_MAX_BYTES
                 && runs[at].is_positioned() == publication.position.is_some()

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use fanlight_engine::broker::{Delivery, DeliverySink, Full, Notice};
+use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Handle, Order};
 use fanlight_engine::session::{Handshake, Listening, Protocol};
 use tokio::sync::{mpsc, oneshot};
@@ -29,10 +30,15 @@ pub enum Inbox {
     Mail(Box<Mail>),
     /// Such a session has lost its claim.
     Unclaimed(Handle),
-    /// A session is to end.
-    Disconnect(Box<Order>),
-    /// So many sessions are to go to other nodes.
-    Shed(usize),
+    /// A session is to do something.
+    Order(Box<Order>),
+    /// Sessions are to go to other nodes.
+    Shed {
+        /// So many.
+        count: usize,
+        /// Told how many were sent away.
+        gone: oneshot::Sender<usize>,
+    },
     /// The node drains: connections are to be closed evenly over `window`.
     Drain {
         /// How long to take; zero closes all at once.
@@ -98,6 +104,16 @@ pub enum Opening {
     Listener(Handshake, Listening),
     /// A service for conformance suites.
     Echo(Echo),
+}
+
+impl Opening {
+    /// The session as which a backend has let it in.
+    pub(super) fn let_in(&self) -> Option<SessionId> {
+        match self {
+            Self::Session(handshake, _) | Self::Listener(handshake, _) => handshake.let_in,
+            Self::Echo(_) => None,
+        }
+    }
 }
 
 /// What a service for conformance suites answers.

@@ -97,6 +97,24 @@ impl Recovery {
         }
     }
 
+    /// The history of a destination was removed: what was taken from it and is not sent yet, is not
+    /// sent any more.
+    pub(super) fn remove_history(&mut self, told: &[Arc<Publication>]) {
+        let Some((told, top)) = told.last().and_then(|told| Some((told, told.position?))) else {
+            return;
+        };
+        let is_removed = |publication: &Arc<Publication>| {
+            publication.position.is_some_and(|position| position.offset <= top.offset)
+        };
+        for joining in self.joining.values_mut() {
+            if joining.destination == told.destination && joining.pending.iter().any(is_removed) {
+                joining.pending.retain(|publication| !is_removed(publication));
+                self.timelines.withdraw(joining.joiner);
+            }
+        }
+        self.timelines.remove_history(&told.destination, top);
+    }
+
     /// Forgets a session that has ended.
     pub(super) fn forget(&mut self, key: SessionKey) {
         if let Some(joining) = self.end(key) {

@@ -1,12 +1,19 @@
-//! A worker and the registry: what it enters, enters again, and is told to end.
+//! A worker and the registry: what it enters, enters again, and is told to do; and whose tokens are
+//! revoked.
 
 use std::sync::Arc;
 
+use fanlight_engine::auth::Principal;
 use fanlight_engine::hub::SessionKey;
-use fanlight_engine::registry::{Entry, Handle, Order};
+use fanlight_engine::registry::{Command, Entry, Handle, Order, SessionKind};
+use fanlight_engine::revocation::{Revocation, Revoked};
+use fanlight_engine::session::{self, Protocol};
+use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
 use slab::Slab;
 
 use super::Worker;
+use super::census::transport_of;
 use super::slot::{Role, Slot};
 
 /// Where entering everything again stands.
@@ -18,25 +25,95 @@ pub(super) struct Reentry {
     next: Option<usize>,
 }
 
+/// Where looking for sessions whose tokens are revoked stands.
+#[derive(Default)]
+pub(super) struct Revoking {
+    /// What was known when that last began.
+    version: u64,
+    next: usize,
+    /// How many slots are still to be looked at.
+    left: usize,
+}
+
 impl Worker {
     /// A session as the registry knows it.
     pub(super) fn entry(&self, key: SessionKey, user: Option<Arc<str>>) -> Option<Entry> {
         let slot = self.slots.get(key.0 as usize)?;
         let Role::Session(session) = &slot.role else { return None };
         let handle = Handle { worker: self.id, slot: key.0, serial: slot.serial };
-        Some(Entry { user, session: session.id(), handle, is_limited: true })
+        let is_stomp = matches!(session.protocol(), Some(Protocol::Stomp(_)));
+        let kind = SessionKind { transport: transport_of(slot), is_stomp };
+        Some(Entry { user, session: session.id(), handle, is_limited: true, kind })
     }
 
-    /// Ends a session for an order, which may have come too late.
-    pub(super) fn obey(&mut self, order: &Order) {
-        let Some(key) = find(&self.slots, order) else { return };
+    /// Does to a session what is ordered; that may have come too late.
+    pub(super) fn obey(&mut self, order: Order) {
+        let Some(key) = find(&self.slots, &order) else { return };
+        if !self.slots.get(key.0 as usize).is_some_and(Slot::is_open) {
+            return;
+        }
         let now = self.shared.clock.now();
-        self.guarded(key, |worker| {
-            let is_open = worker.slots.get(key.0 as usize).is_some_and(Slot::is_open);
-            if is_open {
-                worker.fault(key, order.reason, &order.message, now);
-            }
+        self.guarded(key, |worker| match order.command {
+            Command::End { reason, message } => worker.fault(key, reason, &message, now),
+            Command::Revoke { until_unix_ms } => worker.revoke(key, until_unix_ms, now),
+            Command::Subscribe(to) => worker.order(key, session::Order::Subscribe(to), now),
+            Command::Unsubscribe(to) => worker.order(key, session::Order::Unsubscribe(to), now),
         });
+    }
+
+    fn order(&mut self, key: SessionKey, order: session::Order, now: Now) {
+        let mut is_taken = true;
+        self.with_session(key, now, |session, cx| is_taken = session.on_order(cx, order));
+        if !is_taken {
+            metrics::counter!("fanlight_orders_dropped_total").increment(1);
+        }
+    }
+
+    /// Ends a session and has its token refused from now on.
+    fn revoke(&mut self, key: SessionKey, until_unix_ms: u64, now: Now) {
+        let token = self.claimant(key).and_then(|principal| principal.token_id.clone());
+        if let Some(id) = token {
+            let what = Revoked::Token(id);
+            self.shared.revocations.revoke_soon(Revocation { what, until_unix_ms });
+        }
+        self.fault(key, CloseReason::Revoked, REVOKED, now);
+    }
+
+    /// Whether the token that a session has come by, or is coming by, is revoked.
+    pub(super) fn is_revoked(&self, key: SessionKey, now: Now) -> bool {
+        let known = self.shared.revocations.known();
+        !known.is_empty()
+            && self.claimant(key).is_some_and(|principal| known.covers(principal, now))
+    }
+
+    fn claimant(&self, key: SessionKey) -> Option<&Principal> {
+        match self.slots.get(key.0 as usize).map(|slot| &slot.role) {
+            Some(Role::Session(session)) => session.claimant().map(|principal| &**principal),
+            _ => None,
+        }
+    }
+
+    /// Once more is revoked than before, ends the sessions that have come by it: looks at some in
+    /// each turn, until it has looked at all.
+    pub(super) fn pace_revoking(&mut self, now: Now) {
+        let version = self.shared.revocations.known().version();
+        if version != self.revoking.version {
+            // From where it is: the others are looked at in the next round.
+            self.revoking.version = version;
+            self.revoking.left = self.slots.capacity();
+        }
+        for _ in 0..self.revoking.left.min(LOOKS_EACH) {
+            self.revoking.left -= 1;
+            let at = self.revoking.next;
+            self.revoking.next = if at + 1 < self.slots.capacity() { at + 1 } else { 0 };
+            let key = SessionKey(at as u32);
+            let is_open = self.slots.get(at).is_some_and(Slot::is_open);
+            if is_open && self.is_revoked(key, now) {
+                self.guarded(key, |worker| {
+                    worker.fault(key, CloseReason::Revoked, REVOKED, now);
+                });
+            }
+        }
     }
 
     /// Enters sessions again when the registry asks for it: some in each turn, as far as there is
@@ -85,5 +162,10 @@ fn find(slots: &Slab<Slot>, order: &Order) -> Option<SessionKey> {
     Some(SessionKey(at as u32))
 }
 
+/// What a client is told whose token is revoked.
+pub(super) const REVOKED: &str = "the token was revoked; fetch a new one";
+/// Slots that are looked at for revoked tokens in one turn: a worker with 100,000 is done in half a
+/// second.
+const LOOKS_EACH: usize = 20_000;
 /// Sessions that are entered again in one turn, of which there are ten in a second.
 const REENTRIES_EACH: usize = 1000;

@@ -373,6 +373,15 @@ impl Slot {
         matches!(&self.role, Role::Session(session) if session.is_connected())
     }
 
+    /// Whether it carries a session that may be sent to another node, and was not yet. Services over
+    /// TCP may not: one such as Spring's relay ends its own client for it, and what spreads them
+    /// knows nothing of how many a node has.
+    pub(super) fn is_movable(&self) -> bool {
+        self.is_open()
+            && !matches!(self.link, Link::Stream)
+            && matches!(&self.role, Role::Session(session) if session.stays())
+    }
+
     /// Whether what comes in must wait.
     pub(super) fn is_busy(&self) -> bool {
         match &self.role {

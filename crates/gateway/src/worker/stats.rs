@@ -2,11 +2,12 @@
 
 use fanlight_engine::broker::WorkerId;
 use fanlight_engine::history::Lost;
+use fanlight_engine::registry::Transport;
 use fanlight_engine::timeline;
 use fanlight_proto::CloseReason;
 use metrics::{Counter, Gauge, counter, gauge};
 
-use super::census::{Census, Transport};
+use super::census::Census;
 use super::samples::Samples;
 
 /// Counts since the last report, and the handles they go to.

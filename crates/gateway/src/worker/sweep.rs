@@ -60,8 +60,12 @@ impl Worker {
         self.stats.census.change(&before, &tally);
         let more = tally.connected().wrapping_sub(before.connected());
         self.shared.sessions.fetch_add(more, Ordering::Relaxed);
+        if let Some(movable) = self.shared.movable.get(usize::from(self.id.0)) {
+            movable.store(self.sweep.tallies.iter().map(Tally::movable).sum(), Ordering::Relaxed);
+        }
         self.queues.consumers.sweep(now.mono_ms);
         self.pace_reentry();
+        self.pace_revoking(now);
         self.pace_drain(now);
         self.recovery.timelines.on_tick(now);
         self.report();

@@ -7,15 +7,18 @@ use fanlight_engine::auth::TokenRules;
 use fanlight_engine::broker::{
     BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach, WallClock,
 };
-use fanlight_engine::history::{History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
+use fanlight_engine::history::{
+    History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed,
+};
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
-    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RuleEffect, Who,
+    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RemovalPermit, RuleEffect, Who,
 };
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
+use fanlight_engine::revocation::MemoryRevocations;
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
 use fanlight_testkit::{Orders, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,7 +30,8 @@ mod recovery;
 
 use super::*;
 use crate::admission::Admission;
-use crate::config::Auth;
+use crate::config::{Auth, Config};
+use crate::hooks::Hooks;
 use crate::mail::Mailroom;
 use crate::socket::Socket;
 
@@ -68,6 +72,13 @@ impl Broker for ToldBroker {
         &self,
         _query: HistoryQuery,
     ) -> BoxFuture<'static, Result<HistoryPage, HistoryError>> {
+        std::future::ready(Err(HistoryError::Unavailable)).boxed()
+    }
+
+    fn remove_history(
+        &self,
+        _permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>> {
         std::future::ready(Err(HistoryError::Unavailable)).boxed()
     }
 
@@ -114,6 +125,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         limits: Limits::default(),
         heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
         on_forbidden: OnForbidden::ByProtocol,
+        ..Rules::default()
     };
     let node = NodeStatus {
         id: "n".into(),
@@ -125,11 +137,16 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         is_self: true,
     };
     let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
+    let (rules, clock) = (Arc::new(rules), Clock::start());
+    let app = App::without_routes(Arc::clone(&rules), Arc::clone(&broker), clock);
+    let authenticator = Authenticator::new(&Auth::default(), TokenRules::default()).unwrap();
+    let authenticator = Arc::new(authenticator);
+    let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator));
     Arc::new(WorkerShared {
-        rules: Arc::new(rules),
-        authenticator: Arc::new(
-            Authenticator::new(&Auth::default(), TokenRules::default()).unwrap(),
-        ),
+        rules,
+        authenticator,
+        handshakes: Arc::new(Handshakes::new(&Config::default())),
+        hooks: Arc::new(hooks),
         broker,
         presence: Arc::new(presence()),
         queues: Arc::new(MemoryBroker::new(Vec::new(), Arc::new(|| 0))),
@@ -139,13 +156,19 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
             Arc::new(|time| tokio::time::sleep(time).boxed()),
         )),
         registry: Arc::new(MemoryRegistry::new(node, unlimited, Orders::new())),
-        clock: Clock::start(),
+        revocations: Arc::new(MemoryRevocations::new(
+            100,
+            Arc::new(|| Now { mono_ms: 0, unix_ms: 0 }),
+        )),
+        clock,
         outbox_limits,
         mailbox_limits: outbox_limits,
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
         sessions: AtomicU64::new(0),
+        movable: Box::default(),
         tracer: None,
+        app: Arc::new(app),
     })
 }
 

@@ -10,7 +10,7 @@ use fanlight_engine::session::Protocol;
 use fanlight_proto::{CloseReason, Destination};
 use futures_util::future::BoxFuture;
 
-use super::census::Transport;
+use super::census::transport_of;
 use super::slot::{Role, Slot};
 use super::{Worker, WorkerShared};
 use crate::traces::{Connection, Delivering, Ended, Publishing, Tracer};
@@ -30,7 +30,7 @@ impl Traces {
     /// A connection has come.
     pub(super) fn entered(&mut self, key: SessionKey, slot: &Slot) {
         let (Some(tracer), Role::Session(session)) = (&self.tracer, &slot.role) else { return };
-        if let Some(one) = tracer.connection(session.id(), Transport::of(slot).name()) {
+        if let Some(one) = tracer.connection(session.id(), transport_of(slot).name()) {
             self.connections.insert(key, one);
         }
     }
@@ -68,7 +68,7 @@ impl Worker {
         publication: &mut Publication,
     ) -> Option<Publishing> {
         let tracer = self.traces.tracer.as_ref()?;
-        let transport = Transport::of(self.slots.get(key.0 as usize)?).name();
+        let transport = transport_of(self.slots.get(key.0 as usize)?).name();
         let connection = self.traces.connections.get(&key);
         let publishing = tracer.publish(publication, transport, connection)?;
         let namespaces = self.shared.rules.policy.namespaces();

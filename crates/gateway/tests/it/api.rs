@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::http::{self, Response, With};
 use crate::support::{CONFIG, Gateway, RawClient, eventually, with_redis};
 
-const KEY: &str = "the key of a backend that may do everything";
+pub const KEY: &str = "the key of a backend that may do everything";
 const READER: &str = "the key of a backend that may only read orders";
 const PUBLISHER: &str = "the key of a backend that publishes orders";
 
@@ -29,7 +29,7 @@ request_burst = 12
 "#;
 
 /// A node whose topics and queues of users keep history, and whose topics have presence.
-async fn node(redis: &RedisServer) -> Gateway {
+pub async fn node(redis: &RedisServer) -> Gateway {
     let kept = "history = { size = 100, ttl = \"5m\" }\n";
     let config = with_redis(CONFIG, redis)
         .replace("admin = \"127.0.0.1:0\"\n", "admin = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n")
@@ -44,7 +44,7 @@ async fn node(redis: &RedisServer) -> Gateway {
     gateway
 }
 
-async fn two() -> (RedisServer, Gateway, Gateway) {
+pub async fn two() -> (RedisServer, Gateway, Gateway) {
     let redis = RedisServer::start().unwrap();
     let (one, other) = (node(&redis).await, node(&redis).await);
     for gateway in [&one, &other] {
@@ -57,10 +57,16 @@ async fn two() -> (RedisServer, Gateway, Gateway) {
     (redis, one, other)
 }
 
-struct Backend<'g>(&'g Gateway, &'static str);
+pub struct Backend<'g>(pub &'g Gateway, pub &'static str);
 
 impl Backend<'_> {
-    async fn ask(&self, method: &str, path: &str, more: &[(&str, &str)], body: &str) -> Response {
+    pub async fn ask(
+        &self,
+        method: &str,
+        path: &str,
+        more: &[(&str, &str)],
+        body: &str,
+    ) -> Response {
         let bearer = format!("Bearer {}", self.1);
         let mut headers = vec![("Authorization", &*bearer), ("Content-Type", "application/json")];
         headers.extend(more);
@@ -68,16 +74,16 @@ impl Backend<'_> {
         http::ask(self.0.api.unwrap(), method, &format!("/api/v1{path}"), with).await
     }
 
-    async fn post(&self, path: &str, body: &Value) -> Response {
+    pub async fn post(&self, path: &str, body: &Value) -> Response {
         self.ask("POST", path, &[], &body.to_string()).await
     }
 
-    async fn get(&self, path: &str) -> Response {
+    pub async fn get(&self, path: &str) -> Response {
         self.ask("GET", path, &[], "").await
     }
 }
 
-async fn subscribed(gateway: &Gateway, user: &str, to: &str) -> RawClient {
+pub async fn subscribed(gateway: &Gateway, user: &str, to: &str) -> RawClient {
     let mut client = RawClient::native(gateway, user).await;
     client.send(&json!({ "type": "subscribe", "to": to, "id": 1 }).to_string()).await;
     client.expect("\"ok\"").await;
@@ -230,6 +236,9 @@ async fn who_is_where_and_online_is_read_on_any_node_and_sessions_are_ended() {
         status["sessions"][0]["session"].as_str().map(str::to_owned)
     };
     let anns = session("ann").await.unwrap();
+    let status = backend.get("/users/ann").await.json();
+    let kind = (&status["sessions"][0]["transport"], &status["sessions"][0]["protocol"]);
+    assert_eq!(kind, (&json!("websocket"), &json!("native")));
     let many = backend.post("/users/status", &json!({ "users": ["ann", "eve"] })).await.json();
     assert_eq!(
         (&many["users"][0]["online"], &many["users"][1]["online"]),
@@ -324,6 +333,8 @@ async fn who_has_no_key_or_asks_too_often_is_refused_and_a_good_key_is_not() {
     assert_eq!(document.json()["openapi"], "3.1.0");
     assert_eq!(http::ask(api, "GET", "/api/v1/nothing", http::BARE).await.problem().0, 404);
     assert_eq!(http::ask(api, "GET", "/api/v1/publish", http::BARE).await.problem().0, 405);
+    let no_name = Backend(&one, KEY).get("/users/%ff").await;
+    assert_eq!(no_name.problem(), (400, "bad_path".into()));
     assert!(one.metric("fanlight_api_requests_total").await >= 80);
 }
 

@@ -4,6 +4,9 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod api;
+mod api_orders;
+mod app;
+mod backend;
 mod cluster;
 mod collector;
 mod crowd;
@@ -15,6 +18,7 @@ mod handshake;
 mod handshake_rates;
 mod haproxy;
 mod health;
+mod hooks;
 mod http;
 mod http2;
 mod lifecycle;
@@ -47,4 +51,5 @@ mod support;
 mod ticker;
 mod tls;
 mod traces;
+mod webhook_events;
 mod websocket;

@@ -16,6 +16,7 @@ use tokio::time::timeout;
 
 use crate::http::{Response, Stream, get, headers, post};
 use crate::returning::{bearer, config, named, nodes, nodes_with};
+use crate::sockjs_session::{How, Session};
 use crate::support::{Gateway, Got, RawClient, eventually};
 
 /// A running nginx; it ends with this value.
@@ -88,19 +89,19 @@ fn nginx(configuration: &Path, folder: &Path, more: &str) -> Command {
 /// there are several.
 fn rendered(address: SocketAddr, nodes: &[Gateway; 3], folder: &Path) -> String {
     let mut text = fs::read_to_string(shipped()).unwrap();
-    let mut replace = |from: &str, to: &str| {
-        assert_eq!(text.matches(from).count(), 1, "{from:?} in what is shipped");
+    let mut replace = |times: usize, from: &str, to: &str| {
+        assert_eq!(text.matches(from).count(), times, "{from:?} in what is shipped");
         text = text.replace(from, to);
     };
-    replace("worker_processes auto;", "worker_processes 2;");
-    replace("listen 127.0.0.1:8000;", &format!("listen {address};"));
+    replace(1, "worker_processes auto;", "worker_processes 2;");
+    replace(1, "listen 127.0.0.1:8000;", &format!("listen {address};"));
     for (node, port) in nodes.iter().zip([8080, 8082, 8084]) {
         let to = format!("server {} max_fails=0;", node.public);
-        replace(&format!("server 127.0.0.1:{port} max_fails=0;"), &to);
+        replace(2, &format!("server 127.0.0.1:{port} max_fails=0;"), &to);
     }
     let kinds = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"];
     let folders = kinds.map(|kind| format!("{kind}_temp_path {}/{kind};", folder.display()));
-    replace("\nhttp {\n", &format!("\nhttp {{\n{}\n", folders.join("\n")));
+    replace(1, "\nhttp {\n", &format!("\nhttp {{\n{}\n", folders.join("\n")));
     text
 }
 
@@ -146,7 +147,8 @@ async fn next_json(client: &mut RawClient) -> Value {
 /// A stream of events, live.
 async fn events(to: SocketAddr, bearer: &str) -> Stream {
     let target = format!("/events?destination={TOPIC}");
-    let lines = [("Authorization", bearer)];
+    // As an EventSource does.
+    let lines = [("Authorization", bearer), ("Accept", "text/event-stream")];
     let mut stream = Stream::open(to, "GET", &target, headers(&lines)).await;
     assert_eq!(stream.status, 200);
     named(&mut stream, "connected").await;
@@ -209,18 +211,31 @@ async fn sockets_streams_and_polls_pass_through_nginx_without_delay_and_by_every
 async fn a_node_that_drains_is_not_noticed_by_who_connects_through_nginx() {
     let redis = RedisServer::start().unwrap();
     let config = config(&redis, "").replace("grace = \"0s\"", "grace = \"1m\"");
-    let nodes = nodes_with(&config).await;
+    let mut nodes = nodes_with(&config).await;
     let nginx = Nginx::before(&nodes).await;
     let ann = bearer("ann").await;
+    // One is gone besides.
+    nodes[2].signal("KILL").await;
+    assert!(!nodes[2].ended().await);
     // Without anybody connected it would end at once.
     let _connected = RawClient::native(&nodes[1], "ann").await;
     assert!(nodes[1].admin_post("/drain", &[]).await < 300);
     eventually("it refuses", async || poll(nodes[1].public, &ann, "", "0").await.status == 503)
         .await;
-    for _ in 0..4 {
+    // The one that takes clients has the most, so that the others are asked first.
+    let mut held = Vec::new();
+    let bare = ann.strip_prefix("Bearer ").unwrap();
+    for n in 0..4 {
         events(nginx.address, &ann).await;
-        RawClient::native(nginx.address, "ann").await;
+        held.push(RawClient::native(nginx.address, "ann").await);
         assert_eq!(poll(nginx.address, &ann, "", "0").await.status, 200);
+        // A POST that a node has refused is sent to another one.
+        assert_eq!(Session::at(nginx.address, bare, How::Polling).frame().await, "o");
+        let body = json!({ "to": TOPIC, "data": n }).to_string();
+        for to in [nginx.address, nodes[1].public] {
+            let published = post(to, "/publish", &[("Authorization", &*ann)], &body).await;
+            assert_eq!(published.status, 200, "a node publishes while it can: {}", published.body);
+        }
     }
 }
 
@@ -237,15 +252,9 @@ async fn who_loses_its_node_returns_through_nginx_to_another_and_gets_exactly_wh
         handshakes.push(node.metric(HANDSHAKES).await);
     }
     let victim = &nodes[handshakes.iter().position(|&count| count == 1).unwrap()];
-    // One on the same node: its turn comes again.
-    let (mut socket, since) = loop {
-        let mut socket = RawClient::native(to, "ann").await;
-        if victim.metric(HANDSHAKES).await == 2 {
-            socket.send(&json!({ "type": "subscribe", "to": TOPIC, "id": 1 }).to_string()).await;
-            let since = next_json(&mut socket).await;
-            break (socket, json!({ "epoch": since["epoch"], "offset": 2 }));
-        }
-    };
+    let mut socket = another_on(victim, to).await;
+    socket.send(&json!({ "type": "subscribe", "to": TOPIC, "id": 1 }).to_string()).await;
+    let since = json!({ "epoch": next_json(&mut socket).await["epoch"], "offset": 2 });
     // So many that each node has the mailbox of one, whichever worker of nginx has their requests.
     let mut polls = [const { Vec::new() }; 6].map(|heard| (String::new(), heard));
     for (cursor, heard) in &mut polls {
@@ -294,6 +303,18 @@ async fn who_loses_its_node_returns_through_nginx_to_another_and_gets_exactly_wh
     }
     let told = next_json(&mut socket).await;
     assert_eq!((&told["recovered"], &told["count"]), (&json!(true), &json!(50)), "{told}");
+}
+
+/// One more client of a node that has one: its turn comes again once the others have as many.
+async fn another_on(node: &Gateway, to: SocketAddr) -> RawClient {
+    let mut others = Vec::new();
+    loop {
+        let client = RawClient::native(to, "ann").await;
+        if node.metric(HANDSHAKES).await == 2 {
+            return client;
+        }
+        others.push(client);
+    }
 }
 
 /// Polls until so many numbers are heard.

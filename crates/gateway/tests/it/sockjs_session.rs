@@ -29,7 +29,15 @@ pub struct Session {
 impl Session {
     /// One that is not open yet, of whoever has this token.
     pub fn new(nodes: &[&Gateway], token: Option<&str>, how: How) -> Self {
-        let nodes: Vec<_> = nodes.iter().map(|node| node.public).collect();
+        Self::among(nodes.iter().map(|node| node.public).collect(), token, how)
+    }
+
+    /// The same at this node only.
+    pub fn at(node: SocketAddr, token: &str, how: How) -> Self {
+        Self::among(vec![node], Some(token), how)
+    }
+
+    fn among(nodes: Vec<SocketAddr>, token: Option<&str>, how: How) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         Self {
             turn: number as usize % nodes.len(),

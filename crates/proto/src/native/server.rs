@@ -63,6 +63,25 @@ pub enum ServerMessage {
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
     },
+    /// A backend has subscribed this session to a destination.
+    Subscribed {
+        /// The destination, by which it can be unsubscribed from.
+        to: String,
+        /// Whether the broker can't be reached, so that messages come once it can.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        degraded: bool,
+        /// With `offset`, the position behind which the subscription is live.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        epoch: Option<String>,
+        /// See `epoch`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        offset: Option<u64>,
+    },
+    /// A backend has ended this session's subscription to a destination.
+    Unsubscribed {
+        /// The destination.
+        to: String,
+    },
     /// A publication on a subscribed destination.
     Message(Message),
     /// Who came to and went from a destination, for a subscriber that asked for it.
@@ -320,6 +339,8 @@ enum Kind {
     History,
     Lost,
     Error,
+    Subscribed,
+    Unsubscribed,
     Message,
     Presence,
     Members,
@@ -378,7 +399,9 @@ impl Flat {
                 reason: required(self.reason, "reason")?.into(),
             },
             Kind::Pong => ServerMessage::Pong { id: request_id(self.id)? },
-            Kind::Lost | Kind::Message | Kind::Presence => return self.into_news(),
+            Kind::Lost | Kind::Message | Kind::Presence | Kind::Subscribed | Kind::Unsubscribed => {
+                return self.into_news();
+            }
         })
     }
 
@@ -391,6 +414,13 @@ impl Flat {
                 epoch: required(self.epoch, "epoch")?,
                 offset: required(self.offset, "offset")?,
             },
+            Kind::Subscribed => ServerMessage::Subscribed {
+                to: required(self.to, "to")?,
+                degraded: self.degraded,
+                epoch: self.epoch,
+                offset: self.offset,
+            },
+            Kind::Unsubscribed => ServerMessage::Unsubscribed { to: required(self.to, "to")? },
             Kind::Presence => ServerMessage::Presence {
                 to: required(self.to, "to")?,
                 change: PresenceChange {

@@ -196,10 +196,10 @@ impl Told {
 }
 
 fn leased(owner: &Arc<str>, deadline_ms: u64, now_ms: u64, text: &str) -> LeasedNode {
-    let (info, sessions, takes_sessions) = read_node(text);
+    let (info, Counts { sessions, movable, takes_sessions }) = read_node(text);
     let left_ms = deadline_ms.checked_sub(now_ms).filter(|left_ms| *left_ms > 0);
     let left = left_ms.map(Duration::from_millis);
-    LeasedNode { owner: Arc::clone(owner), info, sessions, takes_sessions, left }
+    LeasedNode { owner: Arc::clone(owner), info, sessions, movable, takes_sessions, left }
 }
 
 fn texts(value: &Value) -> impl Iterator<Item = &str> {
@@ -220,24 +220,39 @@ fn in_fours(value: &Value) -> impl Iterator<Item = [&str; 4]> {
     std::iter::from_fn(move || Some([texts.next()?, texts.next()?, texts.next()?, texts.next()?]))
 }
 
-/// `started sessions address name`; the name comes last, so that it may be any text. Behind the
-/// sessions of a node that takes no more stands a comma.
-pub(super) fn describe_node(info: &NodeInfo, sessions: u64, takes_sessions: bool) -> String {
-    let NodeInfo { name, address, started_unix_ms } = info;
-    let mark = if takes_sessions { "" } else { "," };
-    format!("{started_unix_ms} {sessions}{mark} {address} {name}")
+/// What a node tells of its sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counts {
+    pub sessions: u64,
+    /// How many of them could go to another node.
+    pub movable: u64,
+    /// Whether it takes more.
+    pub takes_sessions: bool,
 }
 
-fn read_node(text: &str) -> (NodeInfo, u64, bool) {
+/// `started sessions/movable address name`; the name comes last, so that it may be any text. Behind
+/// the counts of a node that takes no more sessions stands a comma.
+pub(super) fn describe_node(info: &NodeInfo, counts: Counts) -> String {
+    let NodeInfo { name, address, started_unix_ms } = info;
+    let Counts { sessions, movable, takes_sessions } = counts;
+    let mark = if takes_sessions { "" } else { "," };
+    format!("{started_unix_ms} {sessions}/{movable}{mark} {address} {name}")
+}
+
+fn read_node(text: &str) -> (NodeInfo, Counts) {
     let mut fields = text.splitn(4, ' ');
     let mut next = || fields.next().unwrap_or_default();
     let started_unix_ms = next().parse().unwrap_or(0);
-    let sessions = next();
-    let count = sessions.trim_end_matches(',');
-    let takes_sessions = count == sessions;
-    let sessions = count.parse().unwrap_or(0);
+    let told = next();
+    let both = told.trim_end_matches(',');
+    let (sessions, movable) = both.split_once('/').unwrap_or((both, both));
+    let counts = Counts {
+        sessions: sessions.parse().unwrap_or(0),
+        movable: movable.parse().unwrap_or(0),
+        takes_sessions: both == told,
+    };
     let info = NodeInfo { address: next().to_owned(), name: next().to_owned(), started_unix_ms };
-    (info, sessions, takes_sessions)
+    (info, counts)
 }
 
 /// How many nodes each renewal lists on average, where there are more.
@@ -288,10 +303,11 @@ mod tests {
             started_unix_ms: 1_700_000_000_000,
         };
         for takes_sessions in [true, false] {
-            let text = describe_node(&info, 7, takes_sessions);
-            assert_eq!(read_node(&text), (info.clone(), 7, takes_sessions));
+            let counts = Counts { sessions: 7, movable: 5, takes_sessions };
+            let text = describe_node(&info, counts);
+            assert_eq!(read_node(&text), (info.clone(), counts));
         }
-        assert_eq!(read_node("").1, 0);
+        assert_eq!(read_node("").1.sessions, 0);
     }
 
     #[test]

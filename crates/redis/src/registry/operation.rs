@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use fanlight_engine::broker::Channel;
 use fanlight_engine::publication::SessionId;
-use fanlight_engine::registry::{Entered, Entry, WhenFull};
+use fanlight_engine::registry::{Entered, Entry, SessionKind, WhenFull};
 use tokio::sync::oneshot;
 use uuid::Uuid;
 
@@ -56,6 +56,7 @@ pub(super) struct Held {
     /// As its node wrote it.
     pub(super) handle: String,
     pub(super) since_unix_ms: u64,
+    pub(super) kind: Option<SessionKind>,
 }
 
 /// What an operation came to.
@@ -107,7 +108,7 @@ impl Operation {
                 at,
                 id_text(entry.session),
                 entry.handle.to_string(),
-                entry.since_unix_ms().to_string(),
+                session_text(entry),
                 entry.user.as_deref().unwrap_or_default().to_owned(),
                 u8::from(!again && entry.is_limited && entry.user.is_some()).to_string(),
             ],
@@ -209,15 +210,16 @@ pub(super) fn refused(operations: &[Operation], outcomes: &[Outcome]) -> Vec<usi
 }
 
 impl Held {
-    /// From a field and its value, `owner|handle|since`.
+    /// From a field and its value, `owner|handle|since|transport|protocol`.
     pub(super) fn read(session: &Value, value: &Value) -> Option<Self> {
         let session = SessionId(Uuid::parse_str(session.as_text()?).ok()?);
-        let mut parts = value.as_text()?.splitn(3, '|');
+        let mut parts = value.as_text()?.splitn(5, '|');
         Some(Self {
             session,
             owner: parts.next()?.to_owned(),
             handle: parts.next()?.to_owned(),
             since_unix_ms: parts.next()?.parse().ok()?,
+            kind: SessionKind::named(parts.next()?, parts.next()?),
         })
     }
 
@@ -225,6 +227,12 @@ impl Held {
     pub(super) fn boot(&self) -> &str {
         boot_of(&self.owner)
     }
+}
+
+/// What a session's value ends with: `since|transport|protocol`.
+fn session_text(entry: &Entry) -> String {
+    let (since, kind) = (entry.since_unix_ms(), entry.kind);
+    format!("{since}|{}|{}", kind.transport.name(), kind.protocol())
 }
 
 /// The hash of a user's sessions; those of nobody stand together.

@@ -67,10 +67,12 @@ async fn nodes_see_each_other_while_they_live() {
     let ann = Leased::start("ann 1", leased(&server.url()));
     let bob = Leased::start("bob", leased(&server.url()));
     ann.lease.set_sessions(7);
+    ann.lease.set_movable(5);
     eventually("both see both", || ann.sees(&bob) && bob.sees(&ann)).await;
     eventually("the sessions are told", || {
         let nodes = bob.lease.nodes();
-        nodes.iter().any(|node| node.info.name == "ann 1" && node.sessions == 7)
+        let mut named = nodes.iter().filter(|node| node.info.name == "ann 1");
+        named.any(|node| (node.sessions, node.movable) == (7, 5))
     })
     .await;
     assert!(bob.lease.is_live(&ann.lease.owner()));

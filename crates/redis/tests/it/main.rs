@@ -5,6 +5,7 @@ mod cluster;
 mod contract;
 mod degraded;
 mod delivery;
+mod event_feed;
 mod events;
 mod history;
 mod idempotency;

@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use fanlight_engine::broker::{PublishError, Published, Reach, WorkerId};
 use fanlight_engine::history::{
-    History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost,
+    History, HistoryError, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed,
 };
 use fanlight_engine::publication::{ContentType, Publication};
 use fanlight_proto::Position;
 use futures_util::future::{BoxFuture, join_all};
 
 use super::{BrokerHarness, Node};
-use crate::{channel, eventually, permit, permit_in, permit_keeping, publication};
+use crate::{channel, eventually, permit, permit_in, permit_keeping, publication, removal_permit};
 
 impl Node {
     /// Publishes a body where [`KEPT`] is kept.
@@ -405,6 +405,39 @@ pub async fn concurrent_publications_with_one_key_are_published_once(harness: &i
     assert_eq!(firsts, 1);
     assert!(published.iter().all(|one| one.id == published[0].id && one.position.is_some()));
     assert_eq!(nodes[0].top("/topic/a").await.offset, 1);
+}
+
+/// Who has had all of it misses nothing; who receives the channel is told, in order.
+pub async fn a_history_that_is_removed_is_gone_for_all_and_its_offsets_go_on(
+    harness: &impl BrokerHarness,
+) {
+    let [ann, bob] = harness.nodes(1).await;
+    bob.live(0, "/topic/a").await;
+    let mut top = None;
+    for body in ["1", "2", "3"] {
+        top = Some(ann.kept("/topic/a", body).await);
+    }
+    let top = top.expect("three were published");
+    let other = ann.kept("/topic/b", "other").await;
+    let remove = async || {
+        let removed = ann.broker.remove_history(removal_permit("/topic/a", KEPT)).await;
+        removed.expect("it is removed")
+    };
+    assert_eq!(remove().await, Removed { publications: 3, position: top });
+    assert_eq!(remove().await, Removed { publications: 0, position: top });
+    assert_eq!(bob.newest("/topic/a", 10).await.publications.len(), 0);
+    let page = bob.after("/topic/a", Position { offset: 2, ..top }, 10).await;
+    assert_eq!((page.publications.len(), page.lost), (0, Some(Lost::TooOld)));
+    assert_eq!(bob.after("/topic/a", top, 10).await.lost, None);
+    assert_eq!(bob.newest("/topic/b", 10).await.top, other);
+    let next = ann.kept("/topic/a", "4").await;
+    assert_eq!(next, Position { offset: 4, ..top });
+    assert_eq!(bodies(&bob.after("/topic/a", top, 10).await), ["4"]);
+    eventually("all arrived", || bob.inboxes[0].count() == 6).await;
+    let received = bob.inboxes[0].publications("/topic/a");
+    let removals: Vec<_> = received.iter().map(|one| one.is_removal()).collect();
+    assert_eq!(removals, [false, false, false, true, true, false]);
+    assert_eq!(received[3].position, Some(top));
 }
 
 /// What is gone is told from what is not missing: nothing that a subscriber has seen is.

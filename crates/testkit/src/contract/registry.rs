@@ -7,7 +7,8 @@ use std::sync::Arc;
 use fanlight_engine::broker::WorkerId;
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{
-    Entered, Entry, Handle, Registry, SessionLimit, Target, Told, UserStatus, WhenFull,
+    Command, Entered, Entry, Handle, Registry, SessionKind, SessionLimit, Target, Told, Transport,
+    UserStatus, WhenFull,
 };
 use fanlight_proto::CloseReason;
 use futures_util::future::join_all;
@@ -41,7 +42,8 @@ impl RegistryNode {
     pub fn session(&self, user: &str) -> Entry {
         let session = SessionId(Uuid::now_v7());
         let handle = Handle { worker: self.worker, slot: 1, serial: session.0.as_u128() as u64 };
-        Entry { user: Some(user.into()), session, handle, is_limited: true }
+        let kind = SessionKind { transport: Transport::StompTcp, is_stomp: true };
+        Entry { user: Some(user.into()), session, handle, is_limited: true, kind }
     }
 
     /// A new session of `user`, entered.
@@ -87,6 +89,7 @@ pub async fn an_entered_session_is_seen_by_every_node(harness: &impl RegistryHar
         let [session] = &sessions[..] else { panic!("{sessions:?}") };
         assert_eq!(session.session, entry.session);
         assert_eq!(session.since_unix_ms, entry.since_unix_ms());
+        assert_eq!(session.kind, Some(entry.kind));
         let nodes = node.registry.nodes();
         assert!(nodes.iter().any(|node| node.id == session.node), "{nodes:?}");
         assert_eq!(nodes.iter().filter(|node| node.is_self).count(), 1);
@@ -151,14 +154,14 @@ pub async fn disconnecting_a_user_reaches_each_of_its_sessions(harness: &impl Re
     let [ann, bob] = harness.nodes(UNLIMITED).await;
     let entries = [ann.entered("u").await, bob.entered("u").await, ann.entered("u").await];
     let other = bob.entered("v").await;
-    let told = bob.registry.disconnect(Target::User("u".into()), "go away".into()).await;
+    let told = bob.registry.order(Target::User("u".into()), end("go away")).await;
     assert_eq!(told.map(|told| told.sessions), Ok(Some(3)));
     for (node, entry) in [&ann, &bob, &ann].into_iter().zip(&entries) {
         eventually("it was told", || node.was_told(entry) == Some(CloseReason::Disconnected)).await;
     }
     assert_eq!(bob.was_told(&other), None);
-    assert!(ann.orders.all().iter().all(|order| &*order.message == "go away"));
-    let nobody = ann.registry.disconnect(Target::User("w".into()), "".into()).await;
+    assert!(ann.orders.all().iter().all(|order| order.command == end("go away")));
+    let nobody = ann.registry.order(Target::User("w".into()), end("")).await;
     assert_eq!(nobody, Ok(Told { sessions: Some(0), nodes: 0 }));
 }
 
@@ -166,7 +169,7 @@ pub async fn disconnecting_a_user_reaches_each_of_its_sessions(harness: &impl Re
 pub async fn disconnecting_a_session_reaches_its_node(harness: &impl RegistryHarness) {
     let [ann, bob] = harness.nodes(UNLIMITED).await;
     let session = SessionId(Uuid::now_v7());
-    let told = ann.registry.disconnect(Target::Session(session), "bye".into()).await;
+    let told = ann.registry.order(Target::Session(session), end("bye")).await;
     assert!(told.is_ok_and(|told| told.nodes >= 1));
     for node in [&ann, &bob] {
         eventually("it was told", || {
@@ -264,6 +267,10 @@ pub async fn entering_again_changes_nothing(harness: &impl RegistryHarness) {
     assert_eq!(ann.registry.enter(entry.clone()).await, Entered::Now);
     bob.has("u", &[&entry]).await;
     assert_eq!(ann.was_told(&entry), None);
+}
+
+fn end(message: &str) -> Command {
+    Command::End { reason: CloseReason::Disconnected, message: message.into() }
 }
 
 const ATTEMPTS: usize = 4000;

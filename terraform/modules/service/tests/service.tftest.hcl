@@ -152,6 +152,28 @@ run "a_scraper_may_be_let_in" {
   }
 }
 
+run "sessions_stay_where_they_are_unless_asked" {
+  command = plan
+
+  assert {
+    condition     = local.environment.FANLIGHT__REBALANCE__ENABLED == "false"
+    error_message = "what is in front may go round"
+  }
+}
+
+run "sessions_move_to_new_tasks" {
+  command = plan
+
+  variables {
+    rebalance = true
+  }
+
+  assert {
+    condition     = local.environment.FANLIGHT__REBALANCE__ENABLED == "true"
+    error_message = "the gateway is told to rebalance"
+  }
+}
+
 run "roles_allow_what_is_needed_and_no_more" {
   command = apply
 

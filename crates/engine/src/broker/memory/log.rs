@@ -6,7 +6,9 @@ use std::sync::Arc;
 use fanlight_proto::{Destination, Position};
 
 use crate::broker::Published;
-use crate::history::{History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost};
+use crate::history::{
+    History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed,
+};
 use crate::publication::Publication;
 
 /// The histories and idempotency keys of one shard.
@@ -108,6 +110,20 @@ impl Logs {
         };
         let rest = log.publications.iter().skip(skipped as usize);
         HistoryPage { publications: rest.take(limit as usize).cloned().collect(), top, lost }
+    }
+
+    /// Removes what is kept; epoch and offsets go on.
+    pub(super) fn remove(
+        &mut self,
+        destination: &Destination,
+        history: History,
+        epoch: impl FnOnce() -> u64,
+        now_ms: u64,
+    ) -> Removed {
+        let log = self.log(destination, history, epoch, now_ms);
+        let removed = std::mem::take(&mut log.publications);
+        let position = Position { epoch: log.epoch, offset: log.top };
+        Removed { publications: removed.len() as u64, position }
     }
 
     /// Forgets what is over; looks at a few things only, but at more than one call can add.

@@ -21,7 +21,6 @@ use super::{Found, Visit};
 use crate::mail::{MailReply, Receive, Wish};
 use crate::socket::Socket;
 use crate::takeover::Taken;
-use crate::transport::door;
 
 impl Visit {
     pub(super) async fn receive(self, request: Request, cors: Cors) -> Response {
@@ -67,7 +66,7 @@ impl Visit {
             wait_ms: self.state.station.node.config.sockjs.heartbeat.as_ms() as u32,
             from: None,
         };
-        let caller = door::user_of(&self.caller);
+        let caller = self.visitor.owner();
         match self.state.station.receive(holder, caller, receive).await {
             Some(Ok(MailReply::Frame(frame))) => Ok(frame),
             Some(Ok(MailReply::Last(frame))) => Err(frame),

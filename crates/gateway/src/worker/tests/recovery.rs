@@ -80,6 +80,13 @@ impl Broker for Flaky {
         self.memory.history(query)
     }
 
+    fn remove_history(
+        &self,
+        permit: RemovalPermit,
+    ) -> BoxFuture<'static, Result<Removed, HistoryError>> {
+        self.memory.remove_history(permit)
+    }
+
     fn subscribe(&self, worker: WorkerId, channel: &Channel) -> BoxFuture<'static, Joined> {
         let joined = self.memory.subscribe(worker, channel);
         let is_down = self.is_down.load(Ordering::Relaxed);

@@ -1,0 +1,79 @@
+//! What the policy grants: a permit, perhaps only once a backend agrees.
+
+use std::sync::Arc;
+
+use fanlight_proto::Destination;
+
+use super::{NamespaceOptions, PublishPermit, SubscribePermit};
+use crate::history::History;
+use crate::hook::HookError;
+use crate::hub::Target;
+
+/// The right to something, as far as the policy goes. Where the namespace has a hook for it, the
+/// permit comes out only with that backend's consent (design invariant 6).
+#[derive(Debug)]
+pub struct Right<P> {
+    permit: P,
+    hook: Option<Arc<str>>,
+}
+
+impl<P> Right<P> {
+    pub(super) fn new(permit: P, hook: Option<&Arc<str>>) -> Self {
+        Self { permit, hook: hook.cloned() }
+    }
+
+    /// The permit, where nobody else is to be asked.
+    pub fn permit(self) -> Result<P, Self> {
+        if self.hook.is_none() { Ok(self.permit) } else { Err(self) }
+    }
+
+    /// The backend to ask.
+    pub fn hook(&self) -> Option<&Arc<str>> {
+        self.hook.as_ref()
+    }
+
+    /// What came of asking.
+    pub fn decided(self, consent: Result<(), HookError>) -> Result<P, HookError> {
+        consent.map(|()| self.permit)
+    }
+}
+
+impl Right<PublishPermit> {
+    /// Where it allows to publish.
+    pub fn destination(&self) -> &Destination {
+        self.permit.destination()
+    }
+
+    /// What its namespace does with publications.
+    pub fn options(&self) -> &Arc<NamespaceOptions> {
+        self.permit.options()
+    }
+
+    /// See [`PublishPermit::without_history`].
+    #[must_use]
+    pub fn without_history(self) -> Self {
+        Self { permit: self.permit.without_history(), ..self }
+    }
+}
+
+impl Right<SubscribePermit> {
+    /// See [`SubscribePermit::history`].
+    pub fn history(&self) -> Option<(&Destination, History)> {
+        self.permit.history()
+    }
+
+    /// What it is for, absolute, as text.
+    pub fn name(&self) -> &str {
+        match self.permit.target() {
+            Target::Destination(destination) => destination.as_str(),
+            Target::Pattern(pattern) => pattern.as_str(),
+        }
+    }
+}
+
+/// Who has a permit needs nobody's consent.
+impl<P> From<P> for Right<P> {
+    fn from(permit: P) -> Self {
+        Self { permit, hook: None }
+    }
+}

@@ -1,0 +1,273 @@
+//! Revoking: tokens that are not accepted any more, though they are signed and have not expired.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+
+use crate::auth::Principal;
+use crate::time::Now;
+
+/// That some tokens are refused, for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// Which.
+    pub what: Revoked,
+    /// Until when, in Unix milliseconds. They should have expired by then.
+    pub until_unix_ms: u64,
+}
+
+/// Which tokens are refused.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Revoked {
+    /// The one with this id.
+    Token(Box<str>),
+    /// All of a user that were issued until then.
+    User {
+        /// The user.
+        user: Box<str>,
+        /// Unix seconds, as `iat` counts: one that was issued in the same second is refused, and
+        /// so is one that does not say when it was issued.
+        issued_until_unix_s: u64,
+    },
+}
+
+/// Makes tokens be refused on every node, and ends the sessions that have come by them.
+pub trait Revocations: Send + Sync + 'static {
+    /// Revokes; resolves once every node that starts from now on knows it, and those that run have
+    /// been told.
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'static, Result<(), RevokeError>>;
+
+    /// The same, where nobody waits for it. It is repeated until it is done.
+    fn revoke_soon(&self, revocation: Revocation);
+
+    /// What this node knows to be revoked.
+    fn known(&self) -> &Arc<RevokedList>;
+
+    /// Resolves once this node knows what was revoked before it started.
+    fn loaded(&self) -> BoxFuture<'static, ()>;
+}
+
+/// Why nothing was revoked, or that is not known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RevokeError {
+    /// There is no room.
+    #[error(
+        "as much is revoked as limits.revocations allows; raise it, or let shorter expiries end some"
+    )]
+    Full,
+    /// Redis can't be reached, or did not answer in time.
+    #[error("the revocation can't be stored now; try again")]
+    Unavailable,
+}
+
+/// What is revoked, as one node knows it; asked for every token.
+#[derive(Debug, Default)]
+pub struct RevokedList {
+    /// How many there are: most nodes have none, and need not look.
+    count: AtomicUsize,
+    /// Grows with everything that is added.
+    version: AtomicU64,
+    entries: RwLock<Entries>,
+}
+
+#[derive(Debug, Default)]
+struct Entries {
+    /// By id, until when.
+    tokens: HashMap<Box<str>, u64>,
+    /// By user, issued until when and until when.
+    users: HashMap<Box<str>, (u64, u64)>,
+}
+
+/// Revocations of a node that is alone.
+pub struct MemoryRevocations {
+    known: Arc<RevokedList>,
+    max: usize,
+    clock: Clock,
+}
+
+/// Tells the time.
+pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
+
+impl RevokedList {
+    /// Whether whoever brings the token of `principal` is to be refused.
+    pub fn covers(&self, principal: &Principal, now: Now) -> bool {
+        if self.count.load(Ordering::Acquire) == 0 || principal.is_service {
+            return false;
+        }
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let token = principal.token_id.as_ref().and_then(|id| entries.tokens.get(id));
+        if token.is_some_and(|until| *until > now.unix_ms) {
+            return true;
+        }
+        entries.users.get(&*principal.user).is_some_and(|(issued_until, until)| {
+            let issued = principal.issued_unix_s.unwrap_or(0);
+            *until > now.unix_ms && issued <= *issued_until
+        })
+    }
+
+    /// Adds one; of two of the same, whatever reaches further counts. Whether it says anything new.
+    pub fn add(&self, revocation: &Revocation) -> bool {
+        let Revocation { what, until_unix_ms } = revocation;
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let is_new = match what {
+            Revoked::Token(id) => {
+                let until = entries.tokens.entry(id.clone()).or_insert(0);
+                let is_new = *until < *until_unix_ms;
+                *until = (*until).max(*until_unix_ms);
+                is_new
+            }
+            Revoked::User { user, issued_until_unix_s } => {
+                let entry = entries.users.entry(user.clone()).or_insert((0, 0));
+                let before = *entry;
+                *entry = (entry.0.max(*issued_until_unix_s), entry.1.max(*until_unix_ms));
+                *entry != before
+            }
+        };
+        self.count.store(entries.len(), Ordering::Release);
+        if is_new {
+            self.version.fetch_add(1, Ordering::Release);
+        }
+        is_new
+    }
+
+    /// Grows whenever more is revoked than before: sessions are to be looked at then.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Acquire)
+    }
+
+    /// Forgets what is over.
+    pub fn expire(&self, now_unix_ms: u64) {
+        if self.count.load(Ordering::Acquire) == 0 {
+            return;
+        }
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        entries.tokens.retain(|_, until| *until > now_unix_ms);
+        entries.users.retain(|_, (_, until)| *until > now_unix_ms);
+        self.count.store(entries.len(), Ordering::Release);
+    }
+
+    /// All that there are.
+    pub fn all(&self) -> Vec<Revocation> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = entries.tokens.iter().map(|(id, until)| Revocation {
+            what: Revoked::Token(id.clone()),
+            until_unix_ms: *until,
+        });
+        let users = entries.users.iter().map(|(user, (issued_until, until))| Revocation {
+            what: Revoked::User { user: user.clone(), issued_until_unix_s: *issued_until },
+            until_unix_ms: *until,
+        });
+        tokens.chain(users).collect()
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.count.load(Ordering::Acquire)
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl Entries {
+    fn len(&self) -> usize {
+        self.tokens.len() + self.users.len()
+    }
+}
+
+impl MemoryRevocations {
+    /// None yet, and at most `max`.
+    pub fn new(max: usize, clock: Clock) -> Self {
+        Self { known: Arc::default(), max, clock }
+    }
+
+    fn add(&self, revocation: &Revocation) -> Result<(), RevokeError> {
+        self.known.expire((self.clock)().unix_ms);
+        if self.known.len() >= self.max {
+            return Err(RevokeError::Full);
+        }
+        self.known.add(revocation);
+        Ok(())
+    }
+}
+
+impl Revocations for MemoryRevocations {
+    fn revoke(&self, revocation: Revocation) -> BoxFuture<'static, Result<(), RevokeError>> {
+        std::future::ready(self.add(&revocation)).boxed()
+    }
+
+    fn revoke_soon(&self, revocation: Revocation) {
+        let _ = self.add(&revocation);
+    }
+
+    fn known(&self) -> &Arc<RevokedList> {
+        &self.known
+    }
+
+    fn loaded(&self) -> BoxFuture<'static, ()> {
+        std::future::ready(()).boxed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNTIL: u64 = 10_000;
+
+    fn at(unix_ms: u64) -> Now {
+        Now { mono_ms: 0, unix_ms }
+    }
+
+    fn token(id: &str, until_unix_ms: u64) -> Revocation {
+        Revocation { what: Revoked::Token(id.into()), until_unix_ms }
+    }
+
+    fn user(user: &str, issued_until_unix_s: u64, until_unix_ms: u64) -> Revocation {
+        let what = Revoked::User { user: user.into(), issued_until_unix_s };
+        Revocation { what, until_unix_ms }
+    }
+
+    #[test]
+    fn a_revoked_token_is_refused_until_its_time_and_no_other_is() {
+        let list = RevokedList::default();
+        let of = |id: Option<&str>| Principal {
+            token_id: id.map(Into::into),
+            ..Principal::of_user("ann")
+        };
+        assert!(list.add(&token("t", UNTIL)));
+        assert!(!list.add(&token("t", UNTIL - 1)), "the longer counts");
+        assert!(list.covers(&of(Some("t")), at(UNTIL - 1)));
+        assert!(!list.covers(&of(Some("t")), at(UNTIL)));
+        assert!(!list.covers(&of(Some("u")), at(0)) && !list.covers(&of(None), at(0)));
+        list.expire(UNTIL);
+        assert!(list.is_empty());
+    }
+
+    #[test]
+    fn of_a_user_what_was_issued_until_then_is_refused_and_what_does_not_say() {
+        let list = RevokedList::default();
+        list.add(&user("ann", 100, UNTIL));
+        list.add(&user("ann", 90, UNTIL + 1));
+        let issued =
+            |user: &str, issued_unix_s| Principal { issued_unix_s, ..Principal::of_user(user) };
+        for (who, issued_at, is_covered) in [
+            ("ann", Some(99), true),
+            ("ann", Some(100), true),
+            ("ann", Some(101), false),
+            ("ann", None, true),
+            ("bob", Some(1), false),
+        ] {
+            let covered = list.covers(&issued(who, issued_at), at(UNTIL));
+            assert_eq!(covered, is_covered, "{who} {issued_at:?}");
+        }
+        let service = Principal { is_service: true, ..Principal::of_user("ann") };
+        assert!(!list.covers(&service, at(0)), "an account has no token");
+        assert_eq!(list.all(), [user("ann", 100, UNTIL + 1)]);
+    }
+}

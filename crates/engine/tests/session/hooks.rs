@@ -1,0 +1,215 @@
+//! Hooks: what waits for a backend's word, and what follows each of its answers.
+
+use std::sync::Arc;
+
+use expect_test::expect;
+use fanlight_engine::auth::AuthError;
+use fanlight_engine::hook::{HookError, SessionHooks, SubscribeQuestion};
+use fanlight_engine::policy::{
+    Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Subject,
+};
+use fanlight_engine::session::{Done, Effect, Handshake, Rules};
+
+use crate::driver::{self, Driver, Pending, shown_credentials};
+use crate::transcript::{check_rules, check_with};
+
+/// How it is asked who a client is, and which answer that waits for.
+pub(crate) fn asked_who(effect: Effect) -> (String, Option<Pending>) {
+    match effect {
+        Effect::Authenticate(credentials) => {
+            let (shown, token) = shown_credentials(credentials);
+            (format!("S? authenticate {shown}"), Some(Pending::Authenticated(token)))
+        }
+        Effect::Introduce(claimant) => {
+            let given = claimant.credentials.map(|given| shown_credentials(given).0);
+            let known = claimant.principal.map(|known| format!(" as {}", known.user));
+            let (given, known) = (given.unwrap_or_default(), known.unwrap_or_default());
+            (format!("S? introduce {given}{known}"), Some(Pending::Introduced))
+        }
+        Effect::Renew(renewal) => {
+            let token = renewal.token.as_ref().map_or("nothing", |token| token.as_str());
+            let line = format!("S? renew {} by {token}", renewal.principal.user);
+            (line, Some(Pending::Renewed))
+        }
+        effect => unreachable!("{effect:?} asks for nobody"),
+    }
+}
+
+/// What a backend is asked, and which answer that waits for.
+pub(crate) fn asked(question: &SubscribeQuestion) -> (String, Option<Pending>) {
+    let line = format!("S? ask {} to {}", question.hook, question.destination);
+    (line, Some(Pending::Decided))
+}
+
+/// The answer to that, or to a publication, as transcripts have it.
+pub(crate) fn decide(driver: &mut Driver, what: &str, answer: &str) {
+    let refused = || HookError::Refused { reason: Some("not yours".into()) };
+    driver.done(match (what, answer) {
+        ("introduced", "") => Done::Introduced(Ok(None)),
+        ("introduced", "rejected") => {
+            Done::Introduced(Err(AuthError::Rejected { reason: Some("not today".into()) }))
+        }
+        ("introduced", user) => {
+            let user = driver::principal(user, driver.now).map(Arc::new);
+            Done::Introduced(user.map(Some))
+        }
+        ("renewed", user) => Done::Authenticated(driver::principal(user, driver.now).map(Arc::new)),
+        ("decided", "") => Done::Decided(Ok(())),
+        ("decided", "no") => Done::Decided(Err(refused())),
+        ("decided", "timeout") => Done::Decided(Err(HookError::Timeout)),
+        ("decided", "unavailable") => {
+            Done::Decided(Err(HookError::Unavailable { retry_after_ms: 5000 }))
+        }
+        ("published", "refused") => Done::Published(Err(refused().into())),
+        other => panic!("how to {other:?}?"),
+    });
+}
+
+/// Topics that a backend has a say in, and sessions too.
+fn rules() -> Rules {
+    let options = NamespaceOptions {
+        subscribe_hook: Some("backend".into()),
+        publish_hook: Some("backend".into()),
+        ..NamespaceOptions::default()
+    };
+    let namespaces = [Namespace {
+        name: "topic".to_owned(),
+        pattern: "/topic/**".to_owned(),
+        patterns: false,
+        anonymous: false,
+        options,
+    }];
+    let policy = Policy::new(&namespaces, &[PolicyRule::new(RuleEffect::Allow, "/topic/**")]);
+    let hooks = SessionHooks { connect: true, refresh: true };
+    Rules { policy: policy.unwrap(), hooks, ..Rules::default() }
+}
+
+#[test]
+fn a_connect_waits_for_the_backend_which_says_who_it_is() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> CONNECT accept-version:1.2 login:a passcode:b
+            S? introduce a:b or b
+            D> introduced ann
+            S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:ann version:1.2
+        "#]],
+    );
+    check_with(
+        rules(),
+        driver::handshake("ann"),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect"}
+            S? introduce  as ann
+            D> introduced rejected
+            S< error {"code":"unauthorized","message":"not today"}
+            S| close unauthorized
+        "#]],
+    );
+}
+
+#[test]
+fn whom_the_backend_lets_in_as_nobody_needs_a_namespace_for_that() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect"}
+            S? introduce 
+            D> introduced
+            S< error {"code":"unauthorized","message":"a token is needed; connect with a token: STOMP takes it as `Authorization: Bearer` or `passcode`, the native protocol as `token`"}
+            S| close unauthorized
+        "#]],
+    );
+}
+
+#[test]
+fn nobody_is_asked_twice_about_who_was_let_in_already() {
+    let handshake = driver::handshake("ann");
+    let let_in = Driver::new(rules(), None, Handshake::default()).session.id();
+    check_with(
+        rules(),
+        Handshake { let_in: Some(let_in), ..handshake },
+        expect![[r#"
+            C> {"type":"connect"}
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+        "#]],
+    );
+}
+
+#[test]
+fn a_subscription_is_none_until_the_backend_agrees() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            C> {"type":"subscribe","to":"/topic/a","id":1}
+            S? ask backend to /topic/a
+            C> {"type":"ping"}
+            D> decided
+            S? join /topic/a
+            D> joined
+            S< ok {"id":1}
+            S< pong {}
+            C> {"type":"subscribe","to":"/topic/b","id":2}
+            S? ask backend to /topic/b
+            D> decided no
+            S< error {"code":"forbidden","id":2,"message":"not yours"}
+            C> {"type":"subscribe","to":"/topic/c","id":3}
+            S? ask backend to /topic/c
+            D> decided unavailable
+            S< error {"code":"unavailable","id":3,"message":"the backend that decides about this can't be asked; try again later","retry_after_ms":5000}
+            C> {"type":"subscribe","to":"/topic/c","id":4}
+            S? ask backend to /topic/c
+            D> decided timeout
+            S< error {"code":"timeout","id":4,"message":"the backend that decides about this did not answer in time; try again later","retry_after_ms":1000}
+            C> {"type":"send","to":"/topic/a","data":1,"id":5}
+            S? publish /topic/a from ann as known application/json | 1
+            D> published refused
+            S< error {"code":"forbidden","id":5,"message":"not yours"}
+        "#]],
+    );
+}
+
+#[test]
+fn a_session_whose_time_is_over_goes_on_if_the_backend_says_so() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann@3
+            S< connected {"expires":1800000003000,"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            T> 4s
+            @3s S? renew ann by nothing
+            D> renewed ann@3
+            T> 3s
+            @3s S? renew ann by nothing
+            D> renewed expired
+            S< error {"code":"token_expired","message":"the token has expired; connect again with a new token"}
+            S| close token_expired
+        "#]],
+    );
+}
+
+#[test]
+fn a_permit_comes_out_only_with_consent() {
+    let rules = rules();
+    let principal = fanlight_engine::auth::Principal::of_user("ann");
+    let session = Driver::new(Rules::default(), None, Handshake::default()).session.id();
+    let subject = Subject { principal: Some(&principal), session };
+    let to = "/topic/a".parse().unwrap();
+    let right = rules.policy.publish(&subject, &to).unwrap();
+    let right = right.permit().expect_err("a backend is to be asked");
+    let refused = HookError::Refused { reason: None };
+    assert_eq!(right.decided(Err(refused.clone())).err(), Some(refused));
+    let right = rules.policy.publish(&subject, &to).unwrap();
+    assert_eq!(right.decided(Ok(())).unwrap().destination(), &to);
+}

@@ -1,0 +1,199 @@
+//! Messages to `/app/...`: who handles which, and carrying out what the handlers want sent.
+
+mod answer;
+mod embedded;
+mod meters;
+mod stream;
+mod webhook;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use fanlight_engine::broker::Broker;
+use fanlight_engine::ids::Ids;
+use fanlight_engine::policy::PublishPermit;
+use fanlight_engine::publication::Publication;
+use fanlight_engine::session::Rules;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, join_all};
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::config::{AppRoute, Config, Problem};
+use crate::registry::Cluster;
+use crate::webhook::Webhooks;
+
+pub use embedded::Handlers;
+pub use fanlight_engine::app::{
+    AppBody, AppError, AppFailure, AppHandler, AppMessage, AppReply, AppSend,
+};
+pub use fanlight_engine::policy::AppKind;
+pub use fanlight_engine::publication::ContentType;
+pub(crate) use meters::RESULTS;
+
+use embedded::Embedded;
+
+use meters::Meters;
+use stream::Stream;
+use webhook::ByWebhook;
+
+/// The routes of a node, with who handles what they have.
+pub struct App {
+    routes: Box<[Route]>,
+    desk: Arc<Desk>,
+    timeout: Duration,
+    tracker: TaskTracker,
+}
+
+/// What came of a message.
+#[derive(Debug, Default)]
+pub struct Handled {
+    /// The answer to a subscription.
+    pub reply: Option<AppBody>,
+    /// What is for the sender, who has no session.
+    pub for_caller: Vec<Publication>,
+}
+
+/// Where the routes' backends are.
+pub struct Backends<'b> {
+    /// Those asked over HTTP.
+    pub webhooks: &'b Webhooks,
+    /// Where streams are.
+    pub cluster: &'b Cluster,
+    /// Those within this program.
+    pub handlers: &'b Handlers,
+    /// Counts what is done for those who don't wait.
+    pub tracker: &'b TaskTracker,
+}
+
+struct Route {
+    handler: Arc<dyn AppHandler>,
+    meters: Arc<Meters>,
+}
+
+/// Where what handlers want sent is handed in.
+struct Desk {
+    rules: Arc<Rules>,
+    broker: Arc<dyn Broker>,
+    clock: Clock,
+}
+
+impl App {
+    /// The routes of `config`, whose policy is among `rules`. What the handlers of this program do
+    /// is done on the current runtime.
+    pub fn new(
+        config: &Config,
+        rules: &Arc<Rules>,
+        clock: Clock,
+        backends: &Backends<'_>,
+    ) -> Result<Self, Problem> {
+        let route = |(at, route): (usize, &AppRoute)| -> Result<Route, Problem> {
+            let handler = handler_of(config, at, route, backends)?;
+            Ok(Route { handler, meters: Arc::new(Meters::new(&route.destination.to_string())) })
+        };
+        let routes = config.app.routes.iter().enumerate().map(route);
+        let broker = Arc::clone(&backends.cluster.broker);
+        Ok(Self {
+            routes: routes.collect::<Result<_, _>>()?,
+            desk: Arc::new(Desk { rules: Arc::clone(rules), broker, clock }),
+            timeout: config.app.timeout.0,
+            tracker: backends.tracker.clone(),
+        })
+    }
+
+    /// No routes.
+    #[cfg(test)]
+    pub(crate) fn without_routes(rules: Arc<Rules>, broker: Arc<dyn Broker>, clock: Clock) -> Self {
+        let desk = Arc::new(Desk { rules, broker, clock });
+        let tracker = TaskTracker::new();
+        Self { routes: Box::default(), desk, timeout: Duration::ZERO, tracker }
+    }
+
+    /// Has a message handled, and publishes what its handler wants sent. The answer is there once
+    /// the broker has accepted all of that.
+    pub fn handle(&self, message: AppMessage) -> BoxFuture<'static, Result<Handled, AppFailure>> {
+        let Some(route) = self.routes.get(message.permit.route()) else {
+            // The permit is of another policy.
+            return std::future::ready(Err(AppFailure::Internal)).boxed();
+        };
+        let (handler, meters) = (Arc::clone(&route.handler), Arc::clone(&route.meters));
+        let (desk, time) = (Arc::clone(&self.desk), self.timeout);
+        async move {
+            let handling = async {
+                let reply = handler.handle(message.clone()).await?;
+                let (now, mut ids) = (desk.clock.now(), Ids::new(rand::random()));
+                let outcome = message.outcome(&desk.rules, &mut ids, now, reply)?;
+                desk.publish(outcome.publish).await?;
+                let (reply, for_caller) = (outcome.reply, outcome.for_caller);
+                Ok::<_, AppFailure>(Handled { reply, for_caller })
+            };
+            let timed = tokio::time::timeout(time, handling).await;
+            let result = timed.unwrap_or(Err(AppFailure::Timeout));
+            meters.count(&result);
+            if let Err(AppFailure::BadAnswer(fault)) = &result {
+                let route = message.permit.pattern();
+                tracing::warn!(route, ?fault, "a backend's answer can't be used");
+            }
+            result
+        }
+        .boxed()
+    }
+}
+
+impl App {
+    /// The same for who may stop waiting: what was begun is carried out all the same.
+    pub async fn handle_surely(&self, message: AppMessage) -> Result<Handled, AppFailure> {
+        let task = self.tracker.spawn(self.handle(message));
+        task.await.unwrap_or(Err(AppFailure::Internal))
+    }
+}
+
+impl Desk {
+    /// Publishes in this order; the broker has accepted all of it then, or not all.
+    async fn publish(&self, sends: Vec<(PublishPermit, Publication)>) -> Result<(), AppFailure> {
+        let begun =
+            sends.into_iter().map(|(permit, publication)| self.broker.publish(permit, publication));
+        // All are begun before the first is awaited: that is their order.
+        let begun: Vec<_> = begun.collect();
+        for published in join_all(begun).await {
+            published.map_err(AppFailure::Unpublished)?;
+        }
+        Ok(())
+    }
+}
+
+fn handler_of(
+    config: &Config,
+    at: usize,
+    route: &AppRoute,
+    backends: &Backends<'_>,
+) -> Result<Arc<dyn AppHandler>, Problem> {
+    let option = |name: &str| format!("app.routes[{at}].{name}");
+    if let Some(name) = &route.webhook {
+        let webhook = backends.webhooks.named(name);
+        let webhook = webhook.ok_or_else(|| {
+            let remedy = "name one of [[webhooks]], or add it there";
+            Problem::new(option("webhook"), format!("there is no webhook {name:?}"), remedy)
+        })?;
+        return Ok(Arc::new(ByWebhook(webhook)));
+    }
+    if let Some(name) = &route.stream {
+        let stream = backends.cluster.app_stream(name, config.app.stream_max_length);
+        let stream = stream.ok_or_else(|| {
+            let remedy = "use a webhook, or set broker.kind = \"redis\"";
+            Problem::new(option("stream"), "without Redis there are no streams", remedy)
+        })?;
+        let route = route.destination.to_string();
+        tracing::info!(%route, key = %stream.key(), "messages of a route go to a stream");
+        return Ok(Arc::new(Stream::new(stream, config.node_name())));
+    }
+    let name = route.handler.as_deref().unwrap_or_default();
+    let handler = backends.handlers.named(name).ok_or_else(|| {
+        let known = backends.handlers.names().join(", ");
+        let known = if known.is_empty() { "none".to_owned() } else { known };
+        let fault = format!("this program has no handler {name:?}; it has {known}");
+        let remedy = "give it to the server with `Server::app_handler`, or use a webhook";
+        Problem::new(option("handler"), fault, remedy)
+    })?;
+    Ok(Arc::new(Embedded::new(handler, config.app.concurrency)))
+}

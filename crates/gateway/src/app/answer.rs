@@ -1,0 +1,189 @@
+//! What a webhook answers to a message or a request.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use fanlight_engine::app::{AppBody, AppError, AppFailure, AppReply, AppSend};
+use fanlight_engine::publication::ContentType;
+use fanlight_proto::native::is_json;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Answer<'a> {
+    #[serde(borrow, default)]
+    send: Vec<Send<'a>>,
+    #[serde(borrow)]
+    reply: Option<Reply<'a>>,
+    error: Option<Refusal>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Send<'a> {
+    to: Box<str>,
+    only: Option<Only>,
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    content_type: Option<String>,
+    encoding: Option<Encoding>,
+    #[serde(default)]
+    headers: BTreeMap<Box<str>, Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Reply<'a> {
+    #[serde(borrow)]
+    data: Option<&'a RawValue>,
+    content_type: Option<String>,
+    encoding: Option<Encoding>,
+    #[serde(default)]
+    headers: BTreeMap<Box<str>, Box<str>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refusal {
+    code: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// Whom else than all of the sender's sessions.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Only {
+    Session,
+}
+
+/// How a body stands in JSON.
+#[derive(Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Encoding {
+    Json,
+    Text,
+    Base64,
+}
+
+/// Reads an answer; an empty one says that nothing is to be sent.
+pub(super) fn read(body: &[u8]) -> Result<AppReply, AppFailure> {
+    if body.trim_ascii().is_empty() {
+        return Ok(AppReply::nothing());
+    }
+    let answer: Answer<'_> = serde_json::from_slice(body)
+        .map_err(|error| AppFailure::BadAnswer(format!("it can't be read: {error}")))?;
+    let Answer { send, reply, error } = answer;
+    if let Some(Refusal { code, message }) = error {
+        if !send.is_empty() || reply.is_some() {
+            let fault = "it holds an error, and also what is to be sent";
+            return Err(AppFailure::BadAnswer(fault.to_owned()));
+        }
+        return Err(AppError::new(&code, &message).into());
+    }
+    let sends = send.into_iter().enumerate().map(|(at, send)| -> Result<AppSend, AppFailure> {
+        let Send { to, only, data, content_type, encoding, headers } = send;
+        let body = decoded(&format!("send[{at}]"), data, content_type, encoding, headers)?;
+        Ok(AppSend { to, only_session: matches!(only, Some(Only::Session)), body })
+    });
+    let reply = reply.map(|Reply { data, content_type, encoding, headers }| {
+        decoded("reply", data, content_type, encoding, headers)
+    });
+    Ok(AppReply { sends: sends.collect::<Result<_, _>>()?, reply: reply.transpose()? })
+}
+
+/// A body from JSON: as its `encoding` says, or else its type.
+fn decoded(
+    what: &str,
+    data: Option<&RawValue>,
+    content_type: Option<String>,
+    encoding: Option<Encoding>,
+    headers: BTreeMap<Box<str>, Box<str>>,
+) -> Result<AppBody, AppFailure> {
+    let bad = |fault: &str| AppFailure::BadAnswer(format!("{what}.data: {fault}"));
+    let name = content_type.as_deref();
+    let is_text = |name: &str| name.starts_with("text/");
+    let encoding = encoding.unwrap_or(match name {
+        name if is_json(name) => Encoding::Json,
+        Some(name) if is_text(name) => Encoding::Text,
+        _ => Encoding::Base64,
+    });
+    let text = || {
+        let text = data.and_then(|data| serde_json::from_str::<String>(data.get()).ok());
+        text.ok_or_else(|| bad("not a string, which its type or encoding wants"))
+    };
+    let (body, fallback): (Bytes, _) = match encoding {
+        Encoding::Json => {
+            let body = data.map_or_else(Bytes::new, |data| data.get().to_owned().into());
+            (body, ContentType::Json)
+        }
+        Encoding::Text => (text()?.into(), ContentType::Text),
+        Encoding::Base64 => {
+            let body = STANDARD.decode(text()?).map_err(|_| bad("not base64"))?;
+            (body.into(), ContentType::Unspecified)
+        }
+    };
+    let is_json_body = matches!(encoding, Encoding::Json) && !body.is_empty();
+    Ok(AppBody {
+        body,
+        content_type: name.map_or(fallback, ContentType::from),
+        is_json: is_json_body,
+        headers: headers.into_iter().collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_what_the_contract_says() {
+        assert_eq!(read(b" \n"), Ok(AppReply::nothing()));
+        assert_eq!(read(b"{}"), Ok(AppReply::nothing()));
+        let answer = br#"{"send": [
+            {"to": "/topic/a", "data": {"a": 1}, "headers": {"x": "y"}},
+            {"to": "/user/queue/b", "only": "session", "data": "hi", "content_type": "text/plain"},
+            {"to": "/topic/c", "data": "aGk=", "content_type": "image/png"},
+            {"to": "/topic/d", "data": "hi", "encoding": "text"},
+            {"to": "/topic/e"}
+        ], "reply": {"data": [1]}}"#;
+        let send = |to: &str, body| AppSend { to: to.into(), only_session: false, body };
+        let hi = AppSend { only_session: true, ..send("/user/queue/b", AppBody::text("hi")) };
+        let image = AppBody::bytes("hi", ContentType::Other("image/png".into()));
+        let empty = AppBody { is_json: false, ..AppBody::of_json("") };
+        let expected = AppReply {
+            sends: vec![
+                send("/topic/a", AppBody::of_json("{\"a\": 1}").with_header("x", "y")),
+                hi,
+                send("/topic/c", image),
+                send("/topic/d", AppBody::text("hi")),
+                send("/topic/e", empty),
+            ],
+            reply: Some(AppBody::of_json("[1]")),
+        };
+        assert_eq!(read(answer), Ok(expected));
+        let refusal = read(br#"{"error": {"code": "room_full", "message": "Full"}}"#);
+        assert_eq!(refusal, Err(AppFailure::refused("room_full", "Full")));
+    }
+
+    #[test]
+    fn an_answer_that_can_not_be_meant_says_what_is_wrong_with_it() {
+        for (answer, fault) in [
+            ("ok", "it can't be read"),
+            (r#"{"sends": []}"#, "unknown field `sends`"),
+            (r#"{"send": [{"data": 1}]}"#, "missing field `to`"),
+            (r#"{"send": [{"to": "/topic/a", "only": "user", "data": 1}]}"#, "unknown variant"),
+            (r#"{"reply": {"data": 1, "content_type": "text/plain"}}"#, "reply.data: not a string"),
+            (r#"{"reply": {"data": "?", "encoding": "base64"}}"#, "reply.data: not base64"),
+            (r#"{"reply": {"data": 1}, "error": {"code": "a"}}"#, "holds an error, and also"),
+        ] {
+            match read(answer.as_bytes()) {
+                Err(AppFailure::BadAnswer(told)) => assert!(told.contains(fault), "{told}"),
+                other => panic!("{answer}: {other:?}"),
+            }
+        }
+    }
+}

@@ -1,0 +1,484 @@
+//! Hooks: what backends are asked before something happens in a session, and what they answer.
+
+mod identity;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use fanlight_engine::auth::{AuthError, Claims, Principal, Token};
+use fanlight_engine::broker::{Broker, PublishError, Published};
+use fanlight_engine::history::IdempotencyKey;
+use fanlight_engine::hook::{
+    Claimant, HookError, Introduction, Renewal, SessionHooks, SubscribeQuestion,
+};
+use fanlight_engine::policy::{PublishPermit, Right};
+use fanlight_engine::publication::{Publication, SessionId};
+use fanlight_engine::session::Unpublished;
+use fanlight_engine::time::Now;
+use futures_util::FutureExt;
+use futures_util::future::{BoxFuture, ready};
+use http::{HeaderMap, HeaderName};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use crate::config::Config;
+use crate::jwt::Authenticator;
+use crate::traces;
+use crate::webhook::payload::{Body, Payload};
+use crate::webhook::{CallOptions, Webhook, WebhookError, Webhooks};
+
+use identity::Identity;
+
+/// Asks backends about sessions.
+pub struct Hooks {
+    webhooks: Arc<Webhooks>,
+    authenticator: Arc<Authenticator>,
+    connect: Option<Arc<Webhook>>,
+    refresh: Option<Arc<Webhook>>,
+    forward_headers: Box<[HeaderName]>,
+    message_max_bytes: usize,
+}
+
+/// Where a session is to begin.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    /// The session, if there is to be one.
+    pub session: Option<SessionId>,
+    /// By what it comes, as metrics call it.
+    pub transport: &'static str,
+}
+
+/// Something to publish that a backend has a say in.
+pub struct Wish {
+    /// The right to it.
+    pub right: Right<PublishPermit>,
+    /// What it is.
+    pub publication: Publication,
+    /// The publisher's name for it.
+    pub once: Option<IdempotencyKey>,
+    /// The session that wants it, if there is one.
+    pub session: Option<SessionId>,
+    /// Who wants it.
+    pub principal: Option<Arc<Principal>>,
+}
+
+/// What the broker has been asked for.
+pub type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
+
+/// Whether a client may begin a session, as a backend sees it.
+#[derive(Debug, Deserialize)]
+struct Connected {
+    allow: bool,
+    reason: Option<String>,
+    user: Option<String>,
+    roles: Option<Vec<Box<str>>>,
+    claims: Option<Claims>,
+    expires_at: Option<u64>,
+}
+
+/// Whether something may be done.
+#[derive(Debug, Deserialize)]
+struct Decided {
+    allow: bool,
+    reason: Option<String>,
+    /// What is to be published in place of what was to be.
+    data: Option<Box<RawValue>>,
+}
+
+/// A session, as backends are told of it.
+#[derive(Debug, Serialize)]
+struct Whose<'w> {
+    #[serde(serialize_with = "simple")]
+    session: Option<SessionId>,
+    user: Option<&'w str>,
+    roles: &'w [Box<str>],
+}
+
+#[derive(Serialize)]
+struct ConnectFields<'f> {
+    #[serde(serialize_with = "simple")]
+    session: Option<SessionId>,
+    transport: &'static str,
+    address: Option<IpAddr>,
+    user: Option<&'f str>,
+    claims: Option<&'f Claims>,
+    token: Option<&'f str>,
+    login: Option<&'f str>,
+    passcode: Option<&'f str>,
+    headers: serde_json::Map<String, serde_json::Value>,
+}
+
+#[derive(Serialize)]
+struct RefreshFields<'f> {
+    #[serde(flatten)]
+    whose: Whose<'f>,
+    claims: Option<&'f Claims>,
+    token: Option<&'f str>,
+}
+
+#[derive(Serialize)]
+struct SubscribeFields<'f> {
+    #[serde(flatten)]
+    whose: Whose<'f>,
+    destination: &'f str,
+}
+
+#[derive(Serialize)]
+struct PublishFields<'f> {
+    #[serde(flatten)]
+    whose: Whose<'f>,
+    destination: &'f str,
+    #[serde(flatten)]
+    payload: Payload<'f>,
+    headers: serde_json::Map<String, serde_json::Value>,
+}
+
+impl Hooks {
+    /// Those of `config`, whose names are those of `webhooks`.
+    pub fn new(
+        config: &Config,
+        webhooks: Arc<Webhooks>,
+        authenticator: Arc<Authenticator>,
+    ) -> Self {
+        let forwarded = config.hooks.forward_headers.iter();
+        Self {
+            // No webhook has an empty name.
+            connect: webhooks.named(&config.hooks.connect),
+            refresh: webhooks.named(&config.hooks.refresh),
+            forward_headers: forwarded.filter_map(|name| name.parse().ok()).collect(),
+            message_max_bytes: config.limits.message.as_bytes(),
+            webhooks,
+            authenticator,
+        }
+    }
+
+    /// Which questions of sessions it answers.
+    pub fn of_sessions(&self) -> SessionHooks {
+        SessionHooks { connect: self.connect.is_some(), refresh: self.refresh.is_some() }
+    }
+
+    /// Whether a backend decides who connects: then a token that is none of ours is for it to
+    /// check.
+    pub fn decides_who_connects(&self) -> bool {
+        self.connect.is_some()
+    }
+
+    /// What a backend is to be told of a request.
+    pub fn introduction(
+        &self,
+        address: Option<IpAddr>,
+        headers: &HeaderMap,
+        token: Option<&str>,
+    ) -> Option<Box<Introduction>> {
+        self.connect.as_ref()?;
+        let forwarded = self.forward_headers.iter().flat_map(|name| {
+            let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+            values.map(|value| (name.as_str().into(), value.into()))
+        });
+        let headers = forwarded.collect();
+        Some(Box::new(Introduction { address, token: token.map(Token::new), headers }))
+    }
+
+    /// Whether a client may begin a session, and as whom; `None`: as nobody in particular.
+    pub fn introduce(
+        &self,
+        claimant: Claimant,
+        origin: Origin,
+        now: Now,
+    ) -> BoxFuture<'static, Result<Option<Arc<Principal>>, AuthError>> {
+        let identity = match identity::of(&self.authenticator, &claimant, now) {
+            Ok(identity) => identity,
+            Err(error) => return ready(Err(error)).boxed(),
+        };
+        // A service acts for many, and is let in by its passcode alone.
+        let is_service = identity.principal.as_ref().is_some_and(|known| known.is_service);
+        let Some(webhook) = self.connect.as_ref().filter(|_| !is_service) else {
+            return ready(Ok(identity.principal)).boxed();
+        };
+        let introduction = claimant.introduction.unwrap_or_default();
+        let fields = ConnectFields {
+            session: origin.session,
+            transport: origin.transport,
+            address: introduction.address,
+            user: identity.principal.as_ref().map(|principal| &*principal.user),
+            claims: identity.claims.as_ref(),
+            token: identity.token.as_ref().map(Token::as_str),
+            login: identity.login.as_deref(),
+            passcode: identity.passcode.as_ref().map(Token::as_str),
+            headers: as_object(&introduction.headers),
+        };
+        let asked = webhook.call("connect", &fields, idempotent());
+        let authenticator = Arc::clone(&self.authenticator);
+        asked
+            .map(move |answer| {
+                let answer: Connected = read(answer, "connect").map_err(|_| UNAVAILABLE)?;
+                connected(answer, identity, &authenticator)
+            })
+            .boxed()
+    }
+
+    /// Whether a session may go on, and until when.
+    pub fn renew(
+        &self,
+        renewal: &Renewal,
+        session: SessionId,
+        now: Now,
+    ) -> BoxFuture<'static, Result<Arc<Principal>, AuthError>> {
+        let Some(webhook) = &self.refresh else {
+            return ready(Err(AuthError::Expired)).boxed();
+        };
+        let known = identity::by_token(&self.authenticator, renewal.token.as_ref(), now);
+        let identity = match known {
+            Ok(identity) => identity,
+            Err(error) => return ready(Err(error)).boxed(),
+        };
+        let fields = RefreshFields {
+            whose: Whose::of(Some(session), Some(&renewal.principal)),
+            claims: identity.claims.as_ref(),
+            token: identity.token.as_ref().map(Token::as_str),
+        };
+        let asked = webhook.call("refresh", &fields, idempotent());
+        let authenticator = Arc::clone(&self.authenticator);
+        let identity = Identity {
+            principal: identity.principal.or_else(|| Some(Arc::clone(&renewal.principal))),
+            ..identity
+        };
+        asked
+            .map(move |answer| {
+                let answer: Connected = read(answer, "refresh").map_err(|_| UNAVAILABLE)?;
+                connected(answer, identity, &authenticator)?.ok_or(UNAVAILABLE)
+            })
+            .boxed()
+    }
+
+    /// Whether a session may subscribe.
+    pub fn subscribe(
+        &self,
+        question: &SubscribeQuestion,
+    ) -> BoxFuture<'static, Result<(), HookError>> {
+        let SubscribeQuestion { hook, session, principal, destination } = question;
+        let Some(webhook) = self.webhooks.named(hook) else {
+            return ready(Err(unavailable(None))).boxed();
+        };
+        let whose = Whose::of(Some(*session), principal.as_ref());
+        let fields = SubscribeFields { whose, destination };
+        let asked = webhook.call("subscribe", &fields, idempotent());
+        asked.map(|answer| consent(answer, "subscribe").map(drop)).boxed()
+    }
+
+    /// Publishes once the backend agrees that has a say in it, in the way that it wants. `watch` is
+    /// given what the broker has been asked for.
+    pub fn publish(
+        &self,
+        wish: Wish,
+        broker: Arc<dyn Broker>,
+        watch: impl FnOnce(Publishing) -> Publishing + Send + 'static,
+    ) -> BoxFuture<'static, Result<Published, Unpublished>> {
+        let Wish { right, mut publication, once, session, principal } = wish;
+        let asked = self.ask_to_publish(right.hook(), session, principal.as_ref(), &publication);
+        async move {
+            let answer = asked.await;
+            if let Ok(Some(Body { body, content_type, is_json })) = &answer {
+                publication.body.clone_from(body);
+                publication.content_type.clone_from(content_type);
+                publication.is_json = *is_json;
+            }
+            let permit = right.decided(answer.map(drop))?;
+            let publishing = match once {
+                Some(once) => broker.publish_once(permit, publication, once),
+                None => broker.publish(permit, publication),
+            };
+            watch(publishing).await.map_err(Into::into)
+        }
+        .boxed()
+    }
+
+    /// With what the backend wants published instead, if anything.
+    fn ask_to_publish(
+        &self,
+        hook: Option<&Arc<str>>,
+        session: Option<SessionId>,
+        principal: Option<&Arc<Principal>>,
+        publication: &Publication,
+    ) -> BoxFuture<'static, Result<Option<Body>, HookError>> {
+        let Some(webhook) = hook.and_then(|hook| self.webhooks.named(hook)) else {
+            return ready(Err(unavailable(None))).boxed();
+        };
+        let content_type = publication.content_type.clone();
+        let payload = Payload::of(&publication.body, &publication.content_type);
+        let encoding = payload.encoding();
+        let fields = PublishFields {
+            whose: Whose::of(session, principal),
+            destination: publication.destination.as_str(),
+            payload,
+            headers: as_object(&publication.headers),
+        };
+        let traceparent = traces::Context::of(publication).map(|trace| trace.to_string().into());
+        let options = CallOptions { traceparent, ..idempotent() };
+        let asked = webhook.call("publish", &fields, options);
+        let max_bytes = self.message_max_bytes;
+        let rewritten = move |answer| {
+            let Some(data) = consent(answer, "publish")? else { return Ok(None) };
+            let body = Body::read(&data, encoding, &content_type);
+            let body = body.map_err(|error| failed(&error, "publish"))?;
+            if body.body.len() > max_bytes {
+                let error = WebhookError::Malformed("its data exceeds limits.message".into());
+                return Err(failed(&error, "publish"));
+            }
+            Ok(Some(body))
+        };
+        asked.map(rewritten).boxed()
+    }
+}
+
+impl<'w> Whose<'w> {
+    fn of(session: Option<SessionId>, principal: Option<&'w Arc<Principal>>) -> Self {
+        Self {
+            session,
+            user: principal.map(|principal| &*principal.user),
+            roles: principal.map_or(&[], |principal| &*principal.roles),
+        }
+    }
+}
+
+/// The principal that a backend makes of a client.
+fn connected(
+    answer: Connected,
+    identity: Identity,
+    authenticator: &Authenticator,
+) -> Result<Option<Arc<Principal>>, AuthError> {
+    if !answer.allow {
+        return Err(AuthError::Rejected { reason: shown(answer.reason) });
+    }
+    let base = identity.principal;
+    let user: Arc<str> = match (answer.user, &base) {
+        (Some(user), _) if Principal::is_good_name(&user) => user.into(),
+        (None, Some(base)) => Arc::clone(&base.user),
+        (None, None) if answer.roles.is_none() && answer.claims.is_none() => return Ok(None),
+        (user, _) => {
+            let fault = if user.is_some() { "is not a user's name" } else { "is missing" };
+            tracing::warn!("what a webhook has answered to connect can't be used: `user` {fault}");
+            return Err(UNAVAILABLE);
+        }
+    };
+    let base = base.as_deref();
+    Ok(Some(Arc::new(Principal {
+        user,
+        roles: match answer.roles {
+            Some(roles) => roles.into(),
+            None => base.map_or_else(Box::default, |base| base.roles.clone()),
+        },
+        claims: match answer.claims {
+            Some(claims) => authenticator.kept_claims(&claims),
+            None => base.map_or_else(Box::default, |base| base.claims.clone()),
+        },
+        expires_unix_s: answer.expires_at.or(base.and_then(|base| base.expires_unix_s)),
+        token_id: base.and_then(|base| base.token_id.clone()),
+        issued_unix_s: base.and_then(|base| base.issued_unix_s),
+        is_service: false,
+    })))
+}
+
+/// What a backend wants published instead, if it agrees.
+fn consent(
+    answer: Result<crate::webhook::Answer, WebhookError>,
+    kind: &'static str,
+) -> Result<Option<Box<RawValue>>, HookError> {
+    let decided: Decided = read(answer, kind).map_err(|error| failed_quietly(&error))?;
+    if decided.allow {
+        Ok(decided.data)
+    } else {
+        Err(HookError::Refused { reason: shown(decided.reason) })
+    }
+}
+
+fn read<T: for<'de> Deserialize<'de>>(
+    answer: Result<crate::webhook::Answer, WebhookError>,
+    kind: &'static str,
+) -> Result<T, WebhookError> {
+    answer?.json().inspect_err(|error| {
+        tracing::warn!(kind, %error, "what a webhook has answered can't be used");
+    })
+}
+
+fn failed(error: &WebhookError, kind: &'static str) -> HookError {
+    tracing::warn!(kind, %error, "what a webhook has answered can't be used");
+    failed_quietly(error)
+}
+
+/// That a backend has not decided. It has been logged.
+fn failed_quietly(error: &WebhookError) -> HookError {
+    match error {
+        WebhookError::Timeout(_) => HookError::Timeout,
+        error => unavailable(error.retry_after().map(|after| after.as_millis() as u64)),
+    }
+}
+
+fn unavailable(retry_after_ms: Option<u64>) -> HookError {
+    HookError::Unavailable { retry_after_ms: retry_after_ms.unwrap_or(RETRY_AFTER_MS) }
+}
+
+fn idempotent() -> CallOptions {
+    CallOptions { idempotent: true, ..CallOptions::default() }
+}
+
+/// A text of a backend for its client: one line of bounded length.
+fn shown(reason: Option<String>) -> Option<Box<str>> {
+    let reason = reason?;
+    let line = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let line: String = line.take(REASON_MAX_CHARS).collect();
+    let line = line.trim();
+    (!line.is_empty()).then(|| line.into())
+}
+
+/// Names and values; of a name that comes several times, its values with commas between.
+fn as_object(headers: &[(Box<str>, Box<str>)]) -> serde_json::Map<String, serde_json::Value> {
+    let mut object = serde_json::Map::new();
+    for (name, value) in headers {
+        match object.get_mut(&**name) {
+            Some(serde_json::Value::String(before)) => {
+                before.push_str(if &**name == "cookie" { "; " } else { ", " });
+                before.push_str(value);
+            }
+            _ => {
+                object.insert(name.to_string(), value.to_string().into());
+            }
+        }
+    }
+    object
+}
+
+#[expect(clippy::ref_option, reason = "as serde passes it")]
+fn simple<S: serde::Serializer>(id: &Option<SessionId>, serializer: S) -> Result<S::Ok, S::Error> {
+    match id {
+        Some(id) => serializer.collect_str(id),
+        None => serializer.serialize_none(),
+    }
+}
+
+const UNAVAILABLE: AuthError = AuthError::BackendUnavailable;
+/// Where nothing better is known.
+const RETRY_AFTER_MS: u64 = 1000;
+const REASON_MAX_CHARS: usize = 200;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_is_one_line_of_bounded_length() {
+        let shown = |text: &str| shown(Some(text.to_owned())).map(String::from);
+        assert_eq!(shown("no\r\nlock:\0"), Some("no  lock:".into()));
+        assert_eq!(shown(&"x".repeat(1000)).unwrap().len(), 200);
+        assert_eq!(shown(" \n"), None);
+    }
+
+    #[test]
+    fn headers_of_one_name_are_one_value() {
+        let header = |name: &str, value: &str| (name.into(), value.into());
+        let headers =
+            [header("cookie", "a=1"), header("cookie", "b=2"), header("x", "1"), header("x", "2")];
+        let object = serde_json::to_string(&as_object(&headers)).unwrap();
+        assert_eq!(object, r#"{"cookie":"a=1; b=2","x":"1, 2"}"#);
+    }
+}

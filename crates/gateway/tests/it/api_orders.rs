@@ -1,0 +1,374 @@
+//! What backends have done to sessions and histories by the server API of real nodes over a real
+//! Redis: subscribing users, revoking tokens, removing histories, sending to one session.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::api::{Backend, KEY, node, subscribed, two};
+use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually};
+
+const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "fanlight.v1.json");
+
+/// A token with these claims besides `sub`, `iat` and `exp`.
+async fn token_with(user: &str, claims: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
+    command.args(["token", "mint", "--secret", SECRET, "--user", user]);
+    for claim in claims {
+        command.args(["--claim", claim]);
+    }
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A connected native client, and its session's id; or the response that refused it.
+async fn connect(gateway: &Gateway, token: &str) -> Result<(RawClient, String), String> {
+    let bearer = format!("Bearer {token}");
+    let headers = [NATIVE, ("Authorization", &*bearer)];
+    let mut client = RawClient::try_connect(gateway, "/ws", &headers).await?;
+    client.send(r#"{"type":"connect"}"#).await;
+    let connected: Value = serde_json::from_str(&client.expect("\"connected\"").await).unwrap();
+    Ok((client, connected["session"].as_str().unwrap().to_owned()))
+}
+
+/// Whether the handshake with this token is refused.
+async fn is_refused(gateway: &Gateway, token: &str) -> bool {
+    let bearer = format!("Bearer {token}");
+    let headers = [NATIVE, ("Authorization", &*bearer)];
+    RawClient::try_connect(gateway, "/ws", &headers).await.is_err()
+}
+
+fn parsed(text: &str) -> Value {
+    serde_json::from_str(text).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_is_refused_everywhere_also_by_nodes_that_start_later() {
+    let (mut redis, one, other) = two().await;
+    let backend = Backend(&one, KEY);
+    let bad = token_with("ann", &["jti=bad"]).await;
+    let good = token_with("ann", &["jti=good"]).await;
+    let (mut here, _) = connect(&one, &bad).await.unwrap();
+    let (mut there, _) = connect(&other, &bad).await.unwrap();
+    let (mut kept, _) = connect(&other, &good).await.unwrap();
+    // The registry has nothing to do with it: one that has only shaken hands goes too.
+    let bearer = format!("Bearer {bad}");
+    let headers = [NATIVE, ("Authorization", &*bearer)];
+    let mut silent = RawClient::connect(&other, "/ws", &headers).await;
+
+    let begun = Instant::now();
+    let revoked = backend.post("/revoke", &json!({ "token": "bad", "ttl_s": 3600 })).await;
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    for client in [&mut here, &mut there, &mut silent] {
+        client.expect("\"revoked\"").await;
+        assert_eq!(client.close_code().await, 4513);
+    }
+    let took = begun.elapsed();
+    eprintln!("sessions of two nodes were ended {took:?} after the revocation was asked for");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+
+    let third = node(&redis).await;
+    for gateway in [&one, &other, &third] {
+        let refused = connect(gateway, &bad).await.err().expect("it is refused");
+        assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
+        connect(gateway, &good).await.expect("the other token is good");
+    }
+    let refresh = |token: &str| json!({ "type": "refresh", "token": token, "id": 9 }).to_string();
+    kept.send(&refresh(&bad)).await;
+    kept.expect("\"revoked\"").await;
+    kept.send(&refresh(&good)).await;
+    kept.expect("\"ok\"").await;
+    assert!(other.metric_of("fanlight_tokens_total{result=\"revoked\"}").await >= 2);
+    assert_eq!(other.metric("fanlight_revocations").await, 1);
+
+    // Redis comes back without its data: who knows it gives it back, for those who start then.
+    redis.kill();
+    redis.launch().unwrap();
+    let fourth = node(&redis).await;
+    eventually("it is refused there too", async || is_refused(&fourth, &bad).await).await;
+    eventually("Redis is used again", async || {
+        backend.post("/revoke", &json!({ "token": "x", "ttl_s": 60 })).await.status == 200
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_or_a_session_is_revoked_with_the_tokens_issued_until_then() {
+    let (_redis, one, other) = two().await;
+    let backend = Backend(&one, KEY);
+    let old = token_with("ann", &["iat=1000"]).await;
+    let undated = token_with("ann", &["iat=null"]).await;
+    let (mut client, _) = connect(&other, &old).await.unwrap();
+    let (mut undated_client, _) = connect(&one, &undated).await.unwrap();
+    let (mut bob, _) = connect(&other, &token_with("bob", &["iat=1000"]).await).await.unwrap();
+    let request = json!({ "user": "ann", "issued_until": 2000, "ttl_s": 3600 });
+    assert_eq!(backend.post("/revoke", &request).await.status, 200);
+    for client in [&mut client, &mut undated_client] {
+        client.expect("\"revoked\"").await;
+    }
+    assert!(connect(&other, &old).await.is_err());
+    let later = token_with("ann", &["iat=2001"]).await;
+    let (mut ann, session) = connect(&other, &later).await.expect("it was issued later");
+    bob.send(r#"{"type":"ping"}"#).await;
+    bob.expect("\"pong\"").await;
+
+    // A session's token has no name here, and can be revoked all the same.
+    let (mut again, _) = connect(&one, &later).await.unwrap();
+    let request = json!({ "session": session, "ttl_s": 3600 });
+    let told = backend.post("/revoke", &request).await;
+    assert_eq!((told.status, &told.json()["nodes"]), (200, &json!(2)), "{told:?}");
+    ann.expect("\"revoked\"").await;
+    again.expect("\"revoked\"").await;
+    for gateway in [&one, &other] {
+        eventually("it is refused", async || is_refused(gateway, &later).await).await;
+    }
+    for bad in [
+        json!({ "ttl_s": 60 }),
+        json!({ "token": "a", "user": "b", "ttl_s": 60 }),
+        json!({ "token": "a", "ttl_s": 0 }),
+        json!({ "token": "", "ttl_s": 60 }),
+        json!({ "token": "a", "issued_until": 5, "ttl_s": 60 }),
+        json!({ "session": "x", "ttl_s": 60 }),
+    ] {
+        assert_eq!(backend.post("/revoke", &bad).await.problem().0, 400, "{bad}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_node_revokes_too_and_has_a_bound() {
+    let config = CONFIG
+        .replace("admin = \"127.0.0.1:0\"\n", "admin = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n")
+        .replace("sessions_per_user = 0\n", "sessions_per_user = 0\nrevocations = 1\n");
+    let key = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
+    let gateway = Gateway::with_config(&format!("{config}\n{key}")).await;
+    let token = token_with("ann", &["jti=one"]).await;
+    let (mut client, _) = connect(&gateway, &token).await.unwrap();
+    let backend = Backend(&gateway, KEY);
+    let revoke =
+        async |id: &str| backend.post("/revoke", &json!({ "token": id, "ttl_s": 60 })).await;
+    assert_eq!(revoke("one").await.status, 200);
+    client.expect("\"revoked\"").await;
+    assert!(connect(&gateway, &token).await.is_err());
+    assert_eq!(revoke("two").await.problem(), (507, "full".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_is_subscribed_on_every_node_and_told_in_its_protocol() {
+    let (_redis, one, other) = two().await;
+    let backend = Backend(&one, KEY);
+    let mut native = RawClient::native(&other, "ann").await;
+    let mut stomp = RawClient::stomp(&one, "ann").await;
+    let mut own = RawClient::native(&other, "ann").await;
+    own.send(r#"{"type":"subscribe","to":"/topic/closed/7","id":1}"#).await;
+    own.expect("\"forbidden\"").await;
+    let change = async |what: &str, to: &str| {
+        let body = json!({ "destination": to });
+        backend.post(&format!("/users/ann/{what}"), &body).await.json()
+    };
+    // No rule allows clients to subscribe here: the backend may.
+    let told = change("subscribe", "/topic/closed/7").await;
+    assert_eq!(told, json!({ "sessions": 3, "nodes": 2 }));
+    for client in [&mut native, &mut own] {
+        let told = parsed(&client.expect("\"subscribed\"").await);
+        assert_eq!((&told["to"], &told["offset"]), (&json!("/topic/closed/7"), &json!(0)));
+    }
+    let publish = async |data: &str| {
+        let message = json!({ "to": "/topic/closed/7", "data": data });
+        assert_eq!(backend.post("/publish", &message).await.status, 200);
+    };
+    // Nothing tells a STOMP client; but its own requests wait until the subscription is live.
+    let settled = async |stomp: &mut RawClient, id: &str| {
+        eventually("the order has come", async || one.metric("fanlight_subscriptions").await == 1)
+            .await;
+        stomp.send(&format!("BEGIN\ntransaction:{id}\nreceipt:{id}\n\n\0")).await;
+        stomp.expect(&format!("receipt-id:{id}")).await;
+    };
+    settled(&mut stomp, "one").await;
+    publish("first").await;
+    native.expect("\"first\"").await;
+    own.expect("\"first\"").await;
+    let frame = stomp.expect("first").await;
+    assert!(frame.contains("\nsubscription:server\\c/topic/closed/7\n"), "{frame}");
+
+    // Once is enough.
+    assert_eq!(change("subscribe", "/topic/closed/7").await["sessions"], 3);
+    publish("second").await;
+    native.expect("\"second\"").await;
+    stomp.expect("second").await;
+
+    let told = change("unsubscribe", "/topic/closed/7").await;
+    assert_eq!(told, json!({ "sessions": 3, "nodes": 2 }));
+    let told = parsed(&native.expect("\"unsubscribed\"").await);
+    assert_eq!(told["to"], "/topic/closed/7");
+    eventually("nobody is subscribed", async || {
+        one.metric("fanlight_subscriptions").await + other.metric("fanlight_subscriptions").await
+            == 0
+    })
+    .await;
+    publish("third").await;
+    native.send(r#"{"type":"ping"}"#).await;
+    let next = native.expect("\"").await;
+    assert!(next.contains("\"pong\""), "{next}");
+
+    // Its own destination, which the client then takes over.
+    assert_eq!(change("subscribe", "/user/queue/orders").await["sessions"], 3);
+    native.expect("\"subscribed\"").await;
+    native.send(r#"{"type":"subscribe","to":"/user/queue/orders","id":1}"#).await;
+    native.expect("\"ok\"").await;
+    settled(&mut stomp, "two").await;
+    let message = json!({ "to": "/user/queue/orders", "data": "paid" });
+    assert_eq!(backend.post("/users/ann/messages", &message).await.status, 200);
+    native.expect("\"paid\"").await;
+    stomp.expect("paid").await;
+    assert_eq!(change("subscribe", "/queue/x").await["code"], "forbidden");
+    assert_eq!(change("subscribe", "/topic/*").await["status"], 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_removed_history_had_is_given_to_nobody_and_live_subscribers_go_on() {
+    let (_redis, one, other) = two().await;
+    let backend = Backend(&one, KEY);
+    let to = "/topic/open.orders";
+    let mut live = subscribed(&other, "ann", to).await;
+    let publish = async |n: usize| {
+        let told = backend.post("/publish", &json!({ "to": to, "data": n })).await.json();
+        (told["epoch"].as_str().unwrap().to_owned(), told["offset"].as_u64().unwrap())
+    };
+    let (epoch, _) = publish(1).await;
+    publish(2).await;
+    let (_, top) = publish(3).await;
+    for n in 1..=3 {
+        live.expect(&format!("\"data\":{n},")).await;
+    }
+    let path = format!("/history?destination={to}");
+    let removed = backend.ask("DELETE", &path, &[], "").await;
+    let position = format!("{epoch}:{top}");
+    assert_eq!(removed.json(), json!({ "removed": 3, "position": position }));
+    for gateway in [&one, &other] {
+        let page = Backend(gateway, KEY).get(&path).await.json();
+        assert_eq!(page["messages"], json!([]), "{page}");
+    }
+    let since = |offset: u64| {
+        let since = json!({ "epoch": epoch, "offset": offset });
+        json!({ "type": "subscribe", "to": to, "since": since, "id": 1 }).to_string()
+    };
+    for (offset, recovered) in [(1, false), (top, true)] {
+        let mut back = RawClient::native(&other, "bob").await;
+        back.send(&since(offset)).await;
+        let told = parsed(&back.expect("\"ok\"").await);
+        assert_eq!(told["recovered"], recovered, "{told}");
+    }
+    // Nothing was lost to who had all of it.
+    publish(4).await;
+    let next = live.expect("\"").await;
+    assert!(next.contains("\"data\":4,"), "{next}");
+    let reader = Backend(&one, "the key of a backend that may only read orders");
+    let refused = reader.ask("DELETE", &path, &[], "").await;
+    assert_eq!(refused.problem(), (403, "forbidden".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_session_is_sent_to_by_its_id() {
+    let (_redis, one, other) = two().await;
+    let backend = Backend(&one, KEY);
+    let token = token_with("ann", &[]).await;
+    let (mut first, session) = connect(&other, &token).await.unwrap();
+    let (mut second, _) = connect(&other, &token).await.unwrap();
+    for client in [&mut first, &mut second] {
+        client.send(r#"{"type":"subscribe","to":"/user/queue/replies","id":1}"#).await;
+        client.expect("\"ok\"").await;
+    }
+    let path = format!("/sessions/{session}/messages?user=ann");
+    let message = json!({ "to": "/user/queue/replies", "data": "for one" });
+    let told = backend.post(&path, &message).await;
+    assert_eq!(told.status, 200, "{told:?}");
+    assert!(told.json().get("offset").is_none(), "no history keeps it");
+    let all = json!({ "to": "/user/queue/replies", "data": "for all" });
+    assert_eq!(backend.post("/users/ann/messages", &all).await.status, 200);
+    first.expect("for one").await;
+    first.expect("for all").await;
+    let next = second.expect("\"").await;
+    assert!(next.contains("for all"), "{next}");
+    let bad = backend.post("/sessions/x/messages", &message).await;
+    assert_eq!(bad.problem(), (400, "bad_session".into()));
+    let elsewhere = json!({ "to": "/topic/open.a", "data": 1 });
+    assert_eq!(backend.post(&path, &elsewhere).await.problem().0, 400);
+}
+
+/// Runs the product's own command with the key in a file: success, standard output and error.
+async fn command(args: &[&str]) -> (bool, String, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
+    command.args(args).args(["--key-file", file.path().to_str().unwrap()]);
+    let output = command.env_remove("FANLIGHT_API_KEY").output().await.unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_command_line_publishes_as_a_backend_and_shows_the_cluster_and_users() {
+    let (_redis, one, other) = two().await;
+    let mut ann = subscribed(&other, "ann", "/topic/open.a").await;
+    let api = format!("http://{}", one.api.unwrap());
+    let (ok, out, err) = command(&["pub", &api, "/topic/open.a", "{\"n\":1.50}", "--json"]).await;
+    assert!(ok, "{err}");
+    let told = parsed(&out);
+    assert!(told["position"].as_str().unwrap().ends_with(":1"), "{told}");
+    assert!(ann.expect("\"message\"").await.contains("\"data\":{\"n\":1.50}"));
+    let (ok, _, err) = command(&["pub", &api, "/topic/open.a", "plain words"]).await;
+    assert!(ok, "{err}");
+    assert!(ann.expect("\"message\"").await.contains("text/plain"));
+    let (ok, _, err) = command(&["pub", &api, "/queue/x", "1"]).await;
+    assert!(!ok && err.contains("forbidden: "), "{err}");
+
+    let (ok, out, err) =
+        command(&["status", "--api", &api, "--user", "ann", "--user", "eve"]).await;
+    assert!(ok, "{err}");
+    assert_eq!(out.lines().filter(|line| line.contains("websocket  native")).count(), 1, "{out}");
+    assert!(out.contains("eve") && out.contains("offline"), "{out}");
+    let (ok, out, err) = command(&["status", "--api", &api, "--user", "ann", "--json"]).await;
+    assert!(ok, "{err}");
+    let told = parsed(&out);
+    assert_eq!(told["cluster"]["nodes"].as_array().unwrap().len(), 2);
+    assert_eq!(told["users"][0]["sessions"][0]["transport"], "websocket");
+    let elsewhere = format!("http://{}", one.admin);
+    let (ok, _, err) = command(&["status", "--api", &elsewhere]).await;
+    assert!(!ok && err.contains("404"), "{err}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_of_the_document_is_there_and_the_examples_of_the_guide_work() {
+    let (_redis, one, _other) = two().await;
+    let backend = Backend(&one, KEY);
+    let document = backend.get("/openapi.json").await.json();
+    let mut operations = 0;
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let path = path.strip_prefix("/api/v1").unwrap();
+        let named = path.replace("{user}", "nobody").replace("{session}", "none");
+        for method in methods.as_object().unwrap().keys() {
+            let response = backend.ask(&method.to_uppercase(), &named, &[], "").await;
+            assert!(!matches!(response.status, 404 | 405), "{method} {path}: {response:?}");
+            if response.status != 200 {
+                assert_eq!(response.problem().0, 400, "{method} {path}");
+            }
+            operations += 1;
+        }
+    }
+    assert!(operations >= 18, "{operations}");
+
+    let guide = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/server-api.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    let mut examples = 0;
+    for call in guide.split("curl ").skip(1) {
+        let call = call.split("```").next().unwrap();
+        let path = call.split_once("/api/v1").unwrap().1.split_whitespace().next().unwrap();
+        let body = call.split_once("-d '").unwrap().1.split_once('\'').unwrap().0;
+        let response = backend.ask("POST", path, &[], body).await;
+        assert_eq!(response.status, 200, "{call}: {response:?}");
+        examples += 1;
+    }
+    assert!(examples >= 2, "{examples}");
+}

@@ -1,0 +1,143 @@
+//! Lifecycle events that are told to webhooks: in order per session, at least once, whatever dies.
+
+use std::collections::HashMap;
+
+use fanlight_testkit::RedisServer;
+use serde_json::Value;
+
+use crate::backend::Backend;
+use crate::support::{CONFIG, Gateway, RawClient, eventually, with_redis};
+
+/// Events of all topics, for everything that comes about.
+const EVENTS: &str = r#"
+[[events.webhooks]]
+webhook = "backend"
+kinds = ["connected", "disconnected", "subscribed", "unsubscribed"]
+"#;
+
+fn config(backend: &Backend) -> String {
+    let cluster = "[cluster]\nlease = \"1s\"\nlease_renew = \"200ms\"\n[events]\nenabled = true\n";
+    let topics = "match = \"/topic/**\"\nevents = true\noccupancy = \"backend\"\n";
+    let config = CONFIG
+        .replace("match = \"/topic/**\"\n", topics)
+        .replace("[drain]\n", &format!("{cluster}{EVENTS}[drain]\n"));
+    format!("{config}\n{}", backend.config("breaker_pause = \"200ms\""))
+}
+
+async fn subscribed(gateway: &Gateway, user: &str, to: &str) -> RawClient {
+    let mut client = RawClient::native(gateway, user).await;
+    client.send(&format!(r#"{{"type":"subscribe","to":"{to}","id":1}}"#)).await;
+    client.expect("\"ok\"").await;
+    client
+}
+
+/// What was told of each user's session, each event once, in the order in which it was told first.
+fn stories(events: &[Value]) -> HashMap<String, Vec<String>> {
+    let mut told = Vec::new();
+    let mut stories: HashMap<String, Vec<String>> = HashMap::new();
+    for event in events {
+        let Some(user) = event["user"].as_str() else { continue };
+        if !told.contains(&event["id"]) {
+            told.push(event["id"].clone());
+            let kind = event["type"].as_str().unwrap().to_owned();
+            stories.entry(user.to_owned()).or_default().push(kind);
+        }
+    }
+    stories
+}
+
+const ALL: [&str; 6] =
+    ["connected", "disconnected", "subscribed", "unsubscribed", "occupied", "vacated"];
+const STORY: [&str; 4] = ["connected", "subscribed", "unsubscribed", "disconnected"];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_is_alone_tells_a_backend_that_was_away_everything_in_order() {
+    let backend = Backend::start().await;
+    let gateway = Gateway::with_config(&config(&backend)).await;
+    backend.fail(true);
+    let mut ann = subscribed(&gateway, "ann", "/topic/open.a").await;
+    let bob = subscribed(&gateway, "bob", "/topic/open.a").await;
+    backend.until(&ALL, 3).await;
+    drop(bob);
+    ann.send(r#"{"type":"unsubscribe","to":"/topic/open.a","id":2}"#).await;
+    ann.expect("\"ok\"").await;
+    drop(ann);
+    backend.fail(false);
+    eventually("all is told", async || {
+        let stories = stories(&backend.seen(&ALL));
+        ["ann", "bob"].iter().all(|user| stories.get(*user).is_some_and(|story| story.len() == 4))
+            && !backend.seen(&["vacated"]).is_empty()
+    })
+    .await;
+    let seen = backend.seen(&ALL);
+    for (user, story) in stories(&seen) {
+        assert_eq!(story, STORY, "{user}: {seen:#?}");
+    }
+    let gone = seen.iter().rfind(|event| event["type"] == "disconnected").unwrap();
+    assert_eq!(gone["reason"], "connection_lost");
+    let of = |kind: &str| backend.seen(&[kind]).into_iter().next_back().unwrap();
+    assert_eq!(of("occupied")["destination"], "/topic/open.a");
+    assert_eq!(of("vacated")["destination"], "/topic/open.a");
+    let delivered = r#"fanlight_webhook_events_total{webhook="backend",result="delivered"}"#;
+    eventually("all is counted", async || gateway.metric_of(delivered).await == 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_node_had_and_had_to_tell_is_told_by_another() {
+    let redis = RedisServer::start().unwrap();
+    let backend = Backend::start().await;
+    let config = with_redis(&config(&backend), &redis);
+    let (a, b) = (Gateway::with_config(&config).await, Gateway::with_config(&config).await);
+    for node in [&a, &b] {
+        eventually("it is ready", async || node.admin_get("/readyz").await.0 == 200).await;
+    }
+    // The first of the whole cluster occupies.
+    let ann = subscribed(&a, "ann", "/topic/open.a").await;
+    let bob = subscribed(&b, "bob", "/topic/open.a").await;
+    let only = subscribed(&a, "cy", "/topic/open.only").await;
+    backend.until(&["subscribed"], 3).await;
+    let occupied = backend.until(&["occupied"], 2).await;
+    assert_eq!(occupied.len(), 2, "{occupied:#?}");
+    // What comes about while the backend is away waits, also when the node dies that had it.
+    backend.fail(true);
+    let dan = subscribed(&a, "dan", "/topic/open.a").await;
+    a.signal("KILL").await;
+    drop((ann, dan, only));
+    eventually("some wait", async || {
+        b.metric_of(r#"fanlight_webhook_breaker_open{webhook="backend"}"#).await == 1
+    })
+    .await;
+    backend.fail(false);
+    eventually("all is told", async || {
+        let stories = stories(&backend.seen(&ALL));
+        let is_over = |user| {
+            stories
+                .get(user)
+                .is_some_and(|story: &Vec<String>| story.last().unwrap() == "disconnected")
+        };
+        ["ann", "cy", "dan"].into_iter().all(is_over) && !backend.seen(&["vacated"]).is_empty()
+    })
+    .await;
+    let seen = backend.seen(&ALL);
+    for (user, story) in stories(&seen) {
+        // Nobody can tell of the end of a dead node's subscriptions, nor of one that it had no time
+        // to write down.
+        let expected: &[&[&str]] = match &*user {
+            "bob" => &[&["connected", "subscribed"]],
+            "dan" => {
+                &[&["connected", "subscribed", "disconnected"], &["connected", "disconnected"]]
+            }
+            _ => &[&["connected", "subscribed", "disconnected"]],
+        };
+        assert!(expected.iter().any(|expected| story == *expected), "{user}: {story:?}, {seen:#?}");
+    }
+    let lost = seen.iter().rfind(|event| event["type"] == "disconnected").unwrap();
+    assert_eq!(lost["reason"], "node_lost");
+    let vacated = backend.seen(&["vacated"]);
+    assert!(vacated.iter().all(|event| event["destination"] == "/topic/open.only"), "{vacated:#?}");
+    drop(bob);
+    eventually("the last one goes", async || {
+        backend.seen(&["vacated"]).iter().any(|event| event["destination"] == "/topic/open.a")
+    })
+    .await;
+}

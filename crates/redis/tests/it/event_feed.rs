@@ -1,0 +1,84 @@
+//! Reading the events as one reader that all nodes are together: who reads, in which order, and
+//! what is lost.
+
+use std::time::Duration;
+
+use fanlight_redis::{Backlog, EventFeed, EventStream};
+use fanlight_testkit::RedisServer;
+
+use crate::nodes::{RedisNode, config};
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+/// One stream, and what Redis calls it.
+fn stream() -> (EventStream, &'static str) {
+    (EventFeed::streams().next().unwrap(), "fl:{460}:events:")
+}
+
+fn add(server: &RedisServer, range: std::ops::Range<u32>) {
+    for number in range {
+        let fields = format!("type connected at {number} node n:1 session s{number}");
+        server.command(&format!("XADD {} {number}-0 {fields}", stream().1)).unwrap();
+    }
+}
+
+/// The numbers of what is read, and how much was lost.
+async fn read(feed: &EventFeed, count: usize) -> (Vec<u64>, u64) {
+    let (events, lost) = feed.read(stream().0, count).await.unwrap();
+    (events.iter().map(|event| event.at_unix_ms).collect(), lost)
+}
+
+async fn acknowledge(feed: &EventFeed, count: usize) {
+    let (events, _) = feed.read(stream().0, count).await.unwrap();
+    let ids: Vec<_> = events.into_iter().map(|event| event.id).collect();
+    feed.ack(stream().0, &ids).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_reads_at_a_time_and_the_next_begins_with_what_was_not_acknowledged() {
+    let server = RedisServer::start().unwrap();
+    let node = RedisNode::ready(config(&server.url()), 1).await;
+    let broker = &node.redis;
+    let [a, b, other] = ["g", "g", "h"].map(|group| EventFeed::new(broker, group));
+    let held = async |feed: &EventFeed, time| feed.hold(stream().0, time).await.unwrap();
+    assert!(held(&a, MINUTE).await && !held(&b, MINUTE).await && held(&a, MINUTE).await);
+    assert!(held(&other, MINUTE).await, "another group has its own readers");
+    add(&server, 1..6);
+    assert_eq!(read(&a, 2).await, (vec![1, 2], 0));
+    b.give_up(stream().0).await;
+    assert!(!held(&b, MINUTE).await, "only its own");
+    a.give_up(stream().0).await;
+    assert!(held(&b, Duration::from_millis(1)).await);
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    assert!(held(&a, Duration::from_millis(1)).await, "its time was over");
+    // The same again, until it is acknowledged.
+    assert_eq!(read(&b, 9).await, (vec![1, 2], 0));
+    acknowledge(&b, 9).await;
+    assert_eq!(read(&b, 9).await, (vec![3, 4, 5], 0));
+    assert_eq!(read(&other, 9).await, (vec![1, 2, 3, 4, 5], 0));
+}
+
+#[tokio::test]
+async fn what_was_dropped_unread_is_told_once_with_how_much_waits() {
+    let server = RedisServer::start().unwrap();
+    let node = RedisNode::ready(config(&server.url()), 1).await;
+    let feed = EventFeed::new(&node.redis, "g");
+    assert_eq!(read(&feed, 9).await, (vec![], 0));
+    add(&server, 1..6);
+    acknowledge(&feed, 2).await;
+    let backlog = async || feed.backlog(stream().0).await.unwrap();
+    assert_eq!(backlog().await, Backlog { waiting: 3, lost: 0 });
+    server.command(&format!("XTRIM {} MAXLEN 1", stream().1)).unwrap();
+    assert_eq!(backlog().await, Backlog { waiting: 1, lost: 2 });
+    assert_eq!(backlog().await, Backlog { waiting: 1, lost: 0 });
+    assert_eq!(read(&feed, 9).await, (vec![5], 0));
+    assert_eq!(backlog().await, Backlog { waiting: 0, lost: 0 });
+    // Given, not acknowledged, and dropped.
+    server.command(&format!("XTRIM {} MAXLEN 0", stream().1)).unwrap();
+    assert_eq!(read(&feed, 9).await, (vec![], 1));
+    assert_eq!(read(&feed, 9).await, (vec![], 0));
+    // Of what is there after all data was lost, nothing is missed.
+    server.command("FLUSHALL").unwrap();
+    add(&server, 7..9);
+    assert_eq!(read(&feed, 9).await, (vec![7, 8], 0));
+}
