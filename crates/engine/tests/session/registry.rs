@@ -70,6 +70,8 @@ fn a_user_that_connects_too_often_is_told_when_to_come_back() {
         D> authenticated
         S? enter ann
         D> entered too often
+        S< ERROR code:user_rate message:this user connects too often retry-after:2
+        S| close rate_limited
     "#]]);
     check(expect![[r#"
         D> registry
@@ -79,6 +81,8 @@ fn a_user_that_connects_too_often_is_told_when_to_come_back() {
         D> authenticated
         S? enter ann
         D> entered too often
+        S< error {"code":"user_rate","message":"this user connects too often; wait","retry_after_ms":1500}
+        S| close rate_limited
     "#]]);
 }
 
