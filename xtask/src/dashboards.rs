@@ -8,6 +8,7 @@ mod cluster;
 mod delivery;
 mod drain;
 mod overview;
+mod relay;
 
 use serde_json::{Value, json};
 
@@ -49,13 +50,14 @@ struct Query {
 }
 
 /// All of them.
-pub(crate) fn all() -> [Dashboard; 5] {
+pub(crate) fn all() -> [Dashboard; 6] {
     [
         overview::dashboard(),
         delivery::dashboard(),
         cluster::dashboard(),
         drain::dashboard(),
         capacity::dashboard(),
+        relay::dashboard(),
     ]
 }
 

@@ -1,4 +1,4 @@
-//! Fanlight's development commands: `cargo xtask ci|test|tidy|deploy|sbom|bench|fuzz|chaos|rollout`.
+//! Fanlight's development commands: `cargo xtask ci|test|examples|tidy|deploy|sbom|bench|fuzz|chaos|rollout`.
 
 mod bench;
 mod chaos;
@@ -6,6 +6,7 @@ mod ci;
 mod counts;
 mod dashboards;
 mod deploy;
+mod examples;
 mod fuzz;
 mod process;
 mod requirements;
@@ -30,6 +31,8 @@ enum Task {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Runs the applications of `examples/` with all that they need, until Ctrl-C.
+    Examples(examples::Options),
     /// Checks the rules of the tree that compilers do not: arrows, budgets, dead files.
     Tidy,
     /// Checks what is shipped for running Fanlight: compose, Terraform, manifests, dashboards.
@@ -94,6 +97,7 @@ fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Ci => ci::run(),
         Task::Test { arguments } => test::run(&arguments),
+        Task::Examples(options) => examples::run(&options),
         Task::Tidy => tidy::run(),
         Task::Deploy { filter } => deploy::run(&filter),
         Task::Sbom => deploy::write_sbom(&mut std::io::stdout()),

@@ -16,12 +16,13 @@ struct Requirement {
     variable: Option<&'static str>,
 }
 
-const REQUIREMENTS: [Requirement; 10] = [
+const REQUIREMENTS: [Requirement; 11] = [
     Requirement::new("make", "make"),
     Requirement::new("redis-server", "redis-server"),
     Requirement::new("nginx", "nginx"),
     Requirement::new("haproxy", "haproxy"),
     Requirement::new("buildah", "buildah"),
+    Requirement::new("mariadbd", "mariadb-server"),
     Requirement::new("node", "nodejs"),
     Requirement::new("npm", "npm"),
     Requirement::new("docker-compose", "docker-compose"),
@@ -74,12 +75,22 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     }
 }
 
-/// Not everybody has Java: what needs it is left out, and that is said.
+/// Not everybody has Java or Go: what needs them is left out, and that is said.
 pub(crate) fn say_what_is_skipped() {
-    let missing = ["java", "mvn"].into_iter().filter(|program| find_program(program).is_none());
-    let missing: Vec<_> = missing.collect();
-    if !missing.is_empty() {
-        println!("skipped: the tests of examples/spring-relay; missing {}", missing.join(", "));
+    let tests: [(&str, &[&str]); 3] = [
+        ("the tests of examples/spring-relay", &["java", "mvn"]),
+        ("examples/orders and docs/backends/java", &["java", "javac"]),
+        ("examples/presence and docs/backends/go", &["go"]),
+    ];
+    for (what, programs) in tests {
+        let is_missing = |program: &&&str| {
+            let place = Path::new("/usr/local/go/bin").join(program);
+            find_program(program).is_none() && !place.is_file()
+        };
+        let missing: Vec<_> = programs.iter().filter(is_missing).copied().collect();
+        if !missing.is_empty() {
+            println!("skipped: {what}; missing {}", missing.join(", "));
+        }
     }
 }
 

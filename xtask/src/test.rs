@@ -34,10 +34,10 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     rust.and(page).and(shipped)
 }
 
-/// Most of a test is waiting, for servers that start and leases that end: on two cores, six at a
-/// time take a third of the time that two take.
+/// Most of a test is waiting, for servers that start and leases that end: on two cores, four at a
+/// time take half of the time that two take.
 fn test_threads() -> usize {
-    3 * thread::available_parallelism().map_or(2, NonZero::get)
+    2 * thread::available_parallelism().map_or(2, NonZero::get)
 }
 
 fn npm(arguments: &[&str]) -> Command {

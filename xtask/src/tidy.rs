@@ -3,6 +3,7 @@
 mod allow;
 mod arrows;
 mod code;
+mod includes;
 mod links;
 mod manifests;
 mod reach;
@@ -79,6 +80,7 @@ fn check(tree: &Tree, metadata: &Metadata) -> anyhow::Result<Vec<Finding>> {
     findings.extend(reach::check_modules(tree, &target_roots(metadata)?)?);
     findings.extend(reach::check_assets(tree));
     findings.extend(links::check(tree));
+    findings.extend(includes::check(tree));
     for file in tree.files() {
         findings.extend(text::check(file));
         findings.extend(code::check(file)?);

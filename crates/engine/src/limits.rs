@@ -115,6 +115,14 @@ impl Gcra {
         Ok(())
     }
 
+    /// Takes back the last one that was admitted.
+    pub fn take_back(&mut self, rate: Rate) {
+        if rate.per_s > 0 {
+            let interval_us = (1_000_000 / u64::from(rate.per_s)).max(1);
+            self.theoretical_us = self.theoretical_us.saturating_sub(interval_us);
+        }
+    }
+
     /// How much of its burst is used: 1 is all.
     pub fn used_ratio(&self, now_ms: u64, rate: Rate) -> f64 {
         let ahead_us = self.theoretical_us.saturating_sub(now_ms.saturating_mul(1000));
@@ -143,6 +151,19 @@ mod tests {
         assert_eq!(gcra.admit(5_019, rate), Err(RetryAfterMs(1)));
         assert_eq!(gcra.admit(5_020, rate), Ok(()));
         assert!(gcra.admit(5_020, rate).is_err());
+    }
+
+    #[test]
+    fn what_is_taken_back_can_be_had_again() {
+        let rate = Rate { per_s: 1, burst: 2 };
+        let mut gcra = Gcra::default();
+        gcra.admit(5_000, rate).unwrap();
+        for _ in 0..3 {
+            gcra.admit(5_000, rate).unwrap();
+            assert_eq!(gcra.admit(5_000, rate), Err(RetryAfterMs(1000)));
+            gcra.take_back(rate);
+        }
+        assert!(gcra.admit(5_000, rate).is_ok() && gcra.admit(5_000, rate).is_err());
     }
 
     #[test]

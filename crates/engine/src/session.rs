@@ -44,7 +44,7 @@ use crate::history::{HistoryError, HistoryPage, HistoryQuery, IdempotencyKey};
 use crate::hook::{Claimant, HookError, Introduction, Renewal, SessionHooks, SubscribeQuestion};
 use crate::hub::{Hub, SessionKey};
 use crate::ids::Ids;
-use crate::limits::{Heartbeats, Limits};
+use crate::limits::{Heartbeats, Limits, RetryAfterMs};
 use crate::policy::{Policy, PublishPermit, Right, Subject};
 use crate::presence::{Member, MembersPage, MembersQuery, Place, PresenceError};
 use crate::publication::{Publication, SessionId};
@@ -133,12 +133,14 @@ pub enum Effect {
     Renew(Box<Renewal>),
     /// Ask a backend whether a session may subscribe; answered by [`Done::Decided`].
     AskToSubscribe(Box<SubscribeQuestion>),
-    /// Enter the session in the registry; answered by [`Done::Entered`].
+    /// Enter the session in the registry; answered by [`Done::Entered`], or [`Done::TooOften`].
     Enter {
         /// Under this user.
         user: Option<Arc<str>>,
-        /// Whether the limit of sessions per user is for it.
+        /// Whether the limits of what one user may have are for it.
         is_limited: bool,
+        /// Whether the handshake has told this user already.
+        is_known: bool,
     },
     /// Undo that. No answer.
     Exit {
@@ -195,6 +197,8 @@ pub enum Done {
     Decided(Result<(), HookError>),
     /// To [`Effect::Enter`].
     Entered(Entered),
+    /// To [`Effect::Enter`]: its user has connected too often, and nothing was done.
+    TooOften(RetryAfterMs),
     /// To [`Effect::Publish`] and [`Effect::PublishOnce`].
     Published(Result<Published, Unpublished>),
     /// To [`Effect::App`]: the answer to a subscription, if there is one.
@@ -388,6 +392,7 @@ impl Session {
             (Work::Enter(entering), Done::Entered(entered)) => {
                 self.on_entered(cx, entering, entered);
             }
+            (Work::Enter(_), Done::TooOften(retry)) => self.fail(cx, &Fault::user_rate(retry)),
             (Work::Refresh { id }, Done::Authenticated(result)) => {
                 self.on_refreshed(cx, id, result);
             }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use axum::Router;
 use rustls::ServerConfig;
-use socket2::{Domain, Socket, Type};
+use socket2::Socket;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
@@ -22,32 +22,6 @@ use crate::{http2, socket, tls};
 /// The address that a request came from.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer(pub SocketAddr);
-
-/// Listens on `address` without yet sharing it: fails when another process has the port, which
-/// `SO_REUSEPORT` alone would hide.
-pub fn reserve(address: SocketAddr) -> io::Result<(Socket, SocketAddr)> {
-    drop(bind(address, false)?);
-    let socket = bind(address, true)?;
-    let bound = socket.local_addr()?.as_socket().ok_or(io::ErrorKind::AddrNotAvailable)?;
-    Ok((socket, bound))
-}
-
-/// One more listener on an address that this process holds: the kernel spreads connections.
-pub fn share(address: SocketAddr) -> io::Result<Socket> {
-    bind(address, true)
-}
-
-fn bind(address: SocketAddr, shared: bool) -> io::Result<Socket> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-    socket.set_reuse_address(true)?;
-    socket.set_reuse_port(shared)?;
-    socket.set_nonblocking(true)?;
-    socket.bind(&address.into())?;
-    if shared {
-        socket.listen(BACKLOG)?;
-    }
-    Ok(socket)
-}
 
 /// The next connection; `None` after the shutdown.
 pub async fn next(
@@ -182,7 +156,6 @@ impl HttpServer {
     }
 }
 
-const BACKLOG: i32 = 4096;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long after the shutdown a connection may still bring a request.
 const LAST_REQUEST_TIME: Duration = Duration::from_millis(300);

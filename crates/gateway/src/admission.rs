@@ -68,11 +68,9 @@ impl Admission {
         }
         // From here on, dropping it gives the node's place back.
         let mut admitted = Admitted { admission: Arc::clone(self), address: None };
-        let address = address.to_canonical();
-        if self.unlimited.iter().any(|Network(network)| network.contains(&address)) {
+        let Some(key) = AddressKey::unless_proxy(address, &self.unlimited) else {
             return Ok(admitted);
-        }
-        let key = AddressKey::from(address);
+        };
         let mut shard = self.shard(key);
         let count = shard.entry(key).or_insert(0);
         if *count >= self.max_per_address {
@@ -111,9 +109,9 @@ impl Admission {
 }
 
 impl Admitted {
-    /// Counts for its address no longer: it is known by more than that now.
-    pub fn release_address(&mut self) {
-        let Some(address) = self.address.take() else { return };
+    /// Counts for its address no longer: it is known by more than that now. The address, if it did.
+    pub fn release_address(&mut self) -> Option<AddressKey> {
+        let address = self.address.take()?;
         let mut shard = self.admission.shard(address);
         if let Some(count) = shard.get_mut(&address) {
             *count -= 1;
@@ -121,6 +119,7 @@ impl Admitted {
                 shard.remove(&address);
             }
         }
+        Some(address)
     }
 }
 
@@ -128,6 +127,15 @@ impl Drop for Admitted {
     fn drop(&mut self) {
         self.admission.connections.fetch_sub(1, Ordering::Relaxed);
         self.release_address();
+    }
+}
+
+impl AddressKey {
+    /// Of an address that is none of the proxies', behind which are many.
+    pub fn unless_proxy(address: IpAddr, proxies: &[Network]) -> Option<Self> {
+        let address = address.to_canonical();
+        let is_proxy = proxies.iter().any(|Network(network)| network.contains(&address));
+        (!is_proxy).then(|| address.into())
     }
 }
 

@@ -17,9 +17,9 @@ use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::drain::{Progress, Report, Trigger};
+use crate::handshakes::Handshakes;
 use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
-use crate::pacer::Pacer;
 use crate::rates::Rates;
 use crate::traces::Tracer;
 use crate::worker::WorkerShared;
@@ -36,8 +36,8 @@ pub struct Node {
     pub admission: Arc<Admission>,
     /// The same for connections that still speak HTTP.
     pub http_admission: Arc<Admission>,
-    /// How fast they are admitted.
-    pub pacer: Pacer,
+    /// How often sessions may begin.
+    pub handshakes: Arc<Handshakes>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// Knows the sessions of all nodes.
@@ -95,14 +95,13 @@ impl Node {
         };
         let (admission, http_admission) =
             (admission(limits.connections), admission(limits.http_connections));
-        let pacer = Pacer::new(config.handshake_rate());
         Self {
             config,
             authenticator: Arc::clone(&shared.authenticator),
             hooks: Arc::clone(&shared.hooks),
             admission,
             http_admission,
-            pacer,
+            handshakes: Arc::clone(&shared.handshakes),
             broker: Arc::clone(&shared.broker),
             registry: Arc::clone(&shared.registry),
             presence: Arc::clone(&shared.presence),

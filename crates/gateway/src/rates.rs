@@ -1,8 +1,10 @@
 //! Rates of those who have no session to keep them: by user, or by address without one.
 
+use std::borrow::Borrow;
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use fanlight_engine::limits::{Gcra, Rate, RetryAfterMs};
 
@@ -24,13 +26,22 @@ impl From<IpAddr> for Payer {
 }
 
 /// The rates of a node; bounded, however many come.
-#[derive(Debug, Default)]
-pub struct Rates(Mutex<HashMap<Payer, Gcra>>);
+#[derive(Debug)]
+pub struct Rates<K = Payer>(Mutex<HashMap<K, Gcra>>);
 
-impl Rates {
-    /// Counts one message of `payer` against `rate`.
-    pub fn admit(&self, payer: Payer, now_ms: u64, rate: Rate) -> Result<(), RetryAfterMs> {
-        let mut rates = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+impl<K> Default for Rates<K> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<K: Eq + Hash> Rates<K> {
+    /// Counts one message, or whatever the rate is of, of `payer` against `rate`.
+    pub fn admit(&self, payer: K, now_ms: u64, rate: Rate) -> Result<(), RetryAfterMs> {
+        if rate.per_s == 0 {
+            return Ok(());
+        }
+        let mut rates = self.lock();
         if rates.len() >= MAX_PAYERS {
             // Who has its whole burst again is as good as unknown.
             rates.retain(|_, gcra| !gcra.is_idle(now_ms));
@@ -39,6 +50,29 @@ impl Rates {
             }
         }
         rates.entry(payer).or_default().admit(now_ms, rate)
+    }
+
+    /// Takes back what was counted last.
+    pub fn take_back<Q: Eq + Hash + ?Sized>(&self, payer: &Q, rate: Rate)
+    where
+        K: Borrow<Q>,
+    {
+        if let Some(gcra) = self.lock().get_mut(payer) {
+            gcra.take_back(rate);
+        }
+    }
+
+    /// Whether one more would be refused.
+    pub fn is_full<Q: Eq + Hash + ?Sized>(&self, payer: &Q, now_ms: u64, rate: Rate) -> bool
+    where
+        K: Borrow<Q>,
+    {
+        let gcra = self.lock().get(payer).copied();
+        gcra.is_some_and(|mut gcra| gcra.admit(now_ms, rate).is_err())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<K, Gcra>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -51,7 +85,7 @@ mod tests {
 
     #[test]
     fn each_payer_has_a_rate_of_its_own() {
-        let rates = Rates::default();
+        let rates: Rates = Rates::default();
         let rate = Rate { per_s: 1, burst: 2 };
         let user = |name: &str| Payer::User(name.into());
         for _ in 0..2 {
@@ -63,11 +97,12 @@ mod tests {
         let from = |address: &str| Payer::from(address.parse::<IpAddr>().unwrap());
         assert_eq!(from("2001:db8::1"), from("2001:db8::ffff:1"), "of one /64");
         assert_ne!(from("2001:db8::1"), from("2001:db8:0:1::1"));
+        assert_eq!(from("192.0.2.1"), from("::ffff:192.0.2.1"));
     }
 
     #[test]
     fn those_who_are_idle_are_forgotten_when_there_are_many() {
-        let rates = Rates::default();
+        let rates: Rates = Rates::default();
         let rate = Rate { per_s: 1, burst: 2 };
         for n in 0..MAX_PAYERS as u32 + 10 {
             let address = Payer::from(IpAddr::from(n.to_be_bytes()));

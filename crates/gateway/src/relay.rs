@@ -5,7 +5,6 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use axum::Router;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::get;
@@ -14,52 +13,37 @@ use http::{StatusCode, header};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::{self, HttpServer};
-use crate::admission::Admission;
 use crate::config::{Config, ConfigError};
 use crate::descriptors::Allowance;
+use crate::listeners::{OwnServer, Reserved, reachable};
 use crate::problem::Problem;
-use crate::server::{Signals, reachable};
+use crate::signals::Signals;
 use crate::telemetry::{self, Metrics};
 
 /// Relays until it is told to end.
 pub async fn run(config: Config) -> anyhow::Result<()> {
     telemetry::init_log(&config.log)?;
+    // First: as process 1 of a container, it would not hear of those that nobody listens for.
+    let signals = Signals::listen()?;
     let metrics = Metrics::install_for_relay()?;
     let (tracker, shutdown) = (TaskTracker::new(), CancellationToken::new());
     let relay = start(&config, &tracker, &shutdown)?;
-    let (listener, admin) = accept::reserve(config.listen.admin).with_context(|| {
-        let address = config.listen.admin;
-        format!("listen.admin: can't listen on {address}; free the port or choose another address")
-    })?;
-    let server = HttpServer {
-        router: routes(&relay, metrics.clone()),
-        tracker: tracker.clone(),
-        shutdown: shutdown.clone(),
-        head_time: config.limits.request_head_time.0,
-        admission: Admission::new(ADMIN_CONNECTIONS, 0, &[]),
-        tls: None,
-        patience: config.limits.send_time.0,
-        max_streams: config.limits.http2_streams,
-        leaving: shutdown.clone(),
+    let admin = Reserved::new("listen.admin", config.listen.admin)?;
+    let address = reachable(admin.address());
+    let server = OwnServer {
+        name: "the admin listener",
+        limits: &config.limits,
         allowance: Allowance::All,
+        tracker: &tracker,
+        shutdown: &shutdown,
     };
-    tracker.spawn(async move {
-        if let Err(error) = server.run(listener).await {
-            tracing::error!(%error, "the admin listener has failed");
-        }
-    });
+    server.start(admin.listen()?, routes(&relay, metrics.clone()));
     let until = shutdown.clone();
     tracker.spawn(async move { until.run_until_cancelled(upkeep(metrics)).await });
-    announce(&config, reachable(admin));
+    announce(&config, address);
 
-    let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
-    let signalled = async {
-        signals.next().await;
-        stop.cancel();
-    };
-    tokio::join!(relay.run(&stop), signalled);
+    signals.end_with(relay.run(&stop), Some(stop.clone())).await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
@@ -119,5 +103,3 @@ fn announce(config: &Config, admin: SocketAddr) {
     ];
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }
-
-const ADMIN_CONNECTIONS: usize = 64;

@@ -1,14 +1,14 @@
 //! A node's life: config → build → run → drain.
 
 use std::io::Write;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::iter;
+use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::Context;
 use axum::Router;
 use fanlight_engine::app::AppHandler;
 use fanlight_engine::broker::WorkerId;
@@ -16,27 +16,28 @@ use fanlight_engine::session::Rules;
 use http::StatusCode;
 use rustls::ServerConfig;
 use socket2::Socket;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Barrier, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::accept::{self, HttpServer};
-use crate::admission::Admission;
+use crate::accept::HttpServer;
 use crate::api::{self, Keys};
 use crate::app::{App, Backends, Handlers};
 use crate::clock::Clock;
 use crate::config::{Config, ConfigError, ServeOptions, ServerTls};
 use crate::descriptors::Allowance;
 use crate::drain::{self, Draining, Trigger};
+use crate::handshakes::Handshakes;
 use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::lifecycle::Subscriber;
+use crate::listeners::{OwnServer, Reserved, log_end, reachable};
 use crate::mail::Mailroom;
 use crate::node::{Node, Readiness};
 use crate::problem::Problem;
 use crate::rebalance::Rebalance;
 use crate::registry::Cluster;
+use crate::signals::Signals;
 use crate::telemetry::{self, Metrics};
 use crate::traces::{Exporting, Tracer};
 use crate::transport::stomp_tcp::StompServer;
@@ -44,7 +45,7 @@ use crate::transport::{Station, cors, events, poll, publish, sockjs, ws};
 use crate::upkeep::Upkeep;
 use crate::webhook::Webhooks;
 use crate::worker::{InboxReceiver, Worker, WorkerHandle, WorkerShared, inbox};
-use crate::{admin, config, dead_letters, descriptors, dev, ecs, health, tls};
+use crate::{admin, dead_letters, descriptors, dev, ecs, health, tls};
 
 /// A node within a program, with the program's own handlers of messages to `/app/...`.
 ///
@@ -94,19 +95,14 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let tracker = TaskTracker::new();
     let shutdown = CancellationToken::new();
 
-    let (public_listener, public) = reserve("listen.public", config.listen.public)?;
-    let (admin_listener, admin) = reserve("listen.admin", config.listen.admin)?;
-    let stomp = config.listen.stomp.map(|address| reserve("listen.stomp", address)).transpose()?;
-    let (stomp_listener, stomp) = stomp.unzip();
-    let has_api = !config.api.keys.is_empty();
-    let api = has_api.then(|| reserve("listen.api", config.listen.api)).transpose()?;
-    let (tls, stomp_tls) = server_tls(&config).map_err(ConfigError::from)?;
-
+    let listeners = Listeners::reserve(&config)?;
+    let addresses = listeners.addresses();
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
     let senders = workers.clone();
-    let (answerer, address) = (Arc::new(Mailroom::new(workers.clone())), reachable(public));
+    let (answerer, address) =
+        (Arc::new(Mailroom::new(workers.clone())), reachable(addresses.public));
     let mut cluster =
         Cluster::join(&config, workers, answerer, address, clock, &tracker, &shutdown)?;
     let (spans, exporting) = Exporting::configured(&config, clock)?.unzip();
@@ -119,43 +115,34 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let (moving, until) = (dead_letters::run(Arc::clone(&shared)), shutdown.clone());
     tracker.spawn(async move { until.run_until_cancelled(moving).await });
     await_broker(&node).await;
-    let listeners = Listeners { public: public_listener, tls, stomp: stomp_listener, stomp_tls };
-    let workers = start_workers(&node, &shared, inboxes, listeners, &shutdown)?;
+    let Open { doors, own } = listeners.open(inboxes.len())?;
+    let workers = start_workers(&node, &shared, inboxes, doors, &shutdown)?;
 
-    let admin_routes = admin::routes(&node, &shared, metrics.clone());
-    let admin_server = own_server(&node, admin_routes, Allowance::All, &tracker, &shutdown);
-    tracker.spawn(log_end("the admin listener", admin_server.run(admin_listener)));
-    let api =
-        api.map(|listener| serve_api(&node, keys, listener, &tracker, &shutdown)).transpose()?;
+    serve_own(&node, &shared, own, keys, metrics.clone(), &tasks)?;
     start_rebalance(&node, &shared, &senders, &tracker, &shutdown);
     let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: senders };
     upkeep.start(&tracker, &shutdown);
     ecs::start(&node, &tracker, &shutdown);
-    announce(&node, public, stomp, api, admin);
+    announce(&node, &addresses);
 
     let is_to_end = tokio::select! {
         () = signals.next() => true,
         () = node.drain.begun() => false,
     };
-    drain_and_end(&node, workers, signals, is_to_end).await;
-    cluster.leave().await;
-    if let Some(exporting) = exporting {
-        exporting.finish().await;
-    }
+    // A signal gives the time there is until a kill follows.
+    let hurry = (!is_to_end).then(CancellationToken::new);
+    let leave = async {
+        drain_workers(&node, workers, hurry.clone()).await;
+        cluster.leave().await;
+        if let Some(exporting) = exporting {
+            exporting.finish().await;
+        }
+    };
+    signals.end_with(leave, hurry.clone()).await;
     shutdown.cancel();
     tracker.close();
     let _ = tokio::time::timeout(Duration::from_secs(1), tracker.wait()).await;
     Ok(())
-}
-
-/// What a listener encrypts with, if it does.
-type OwnTls = Option<Arc<ServerConfig>>;
-
-/// That of the public listener, and of the one for STOMP over TCP.
-fn server_tls(config: &Config) -> Result<(OwnTls, OwnTls), config::Problem> {
-    let listen = &config.listen;
-    let public = tls::server_config("listen.tls", &listen.tls, tls::HTTP)?;
-    Ok((public, tls::server_config("listen.stomp_tls", &listen.stomp_tls, &[])?))
 }
 
 fn new_node(
@@ -173,33 +160,62 @@ fn new_node(
     node
 }
 
-/// Serves the server API to who has a key, on a thread of its own, as Redis is heard on this one;
-/// where.
+/// Serves operators, and backends that have a key.
+fn serve_own(
+    node: &Arc<Node>,
+    shared: &Arc<WorkerShared>,
+    own: Own,
+    keys: Keys,
+    metrics: Metrics,
+    Tasks { tracker, shutdown }: &Tasks<'_>,
+) -> anyhow::Result<()> {
+    let admin = OwnServer {
+        name: "the admin listener",
+        limits: &node.config.limits,
+        allowance: Allowance::All,
+        tracker,
+        shutdown,
+    };
+    admin.start(own.admin, admin::routes(node, shared, metrics));
+    match own.api {
+        Some(listener) => serve_api(node, keys, listener, tracker, shutdown),
+        None => Ok(()),
+    }
+}
+
+/// Serves the server API to who has a key, on a thread of its own, as Redis is heard on this one.
 fn serve_api(
     node: &Arc<Node>,
     keys: Keys,
-    (listener, address): (Socket, SocketAddr),
+    listener: Socket,
     tracker: &TaskTracker,
     shutdown: &CancellationToken,
-) -> anyhow::Result<SocketAddr> {
+) -> anyhow::Result<()> {
     let routes = api::routes(node, keys);
-    let (own, ending) = (TaskTracker::new(), shutdown.clone());
-    let server = own_server(node, routes, Allowance::AllButSpare, &own, shutdown);
+    let (node, shutdown) = (Arc::clone(node), shutdown.clone());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let (ended, end) = oneshot::channel::<()>();
     thread::Builder::new().name("api".into()).spawn(move || {
         runtime.block_on(async {
-            own.spawn(log_end("the listener of the server API", server.run(listener)));
-            ending.cancelled().await;
-            own.close();
-            let _ = tokio::time::timeout(API_END_TIME, own.wait()).await;
+            let tracker = TaskTracker::new();
+            let server = OwnServer {
+                name: "the listener of the server API",
+                limits: &node.config.limits,
+                allowance: Allowance::AllButSpare,
+                tracker: &tracker,
+                shutdown: &shutdown,
+            };
+            server.start(listener, routes);
+            shutdown.cancelled().await;
+            tracker.close();
+            let _ = tokio::time::timeout(API_END_TIME, tracker.wait()).await;
         });
         drop(ended);
     })?;
     tracker.spawn(async move {
         let _ = end.await;
     });
-    Ok(address)
+    Ok(())
 }
 
 /// Gives sessions away to nodes that have fewer, where that is wanted and there are others.
@@ -215,29 +231,6 @@ fn start_rebalance(
     let rebalance = Rebalance { node, shared, lease, workers: workers.to_vec() };
     let until = shutdown.clone();
     tracker.spawn(async move { until.run_until_cancelled(rebalance.run()).await });
-}
-
-/// What serves a listener that is not for clients. Its connections are counted apart from theirs,
-/// who must not be able to shut operators and backends out.
-fn own_server(
-    node: &Node,
-    router: Router,
-    allowance: Allowance,
-    tracker: &TaskTracker,
-    shutdown: &CancellationToken,
-) -> HttpServer {
-    HttpServer {
-        router,
-        tracker: tracker.clone(),
-        shutdown: shutdown.clone(),
-        head_time: node.config.limits.request_head_time.0,
-        admission: Admission::new(OWN_CONNECTIONS, 0, &[]),
-        tls: None,
-        patience: node.config.limits.send_time.0,
-        max_streams: node.config.limits.http2_streams,
-        leaving: shutdown.clone(),
-        allowance,
-    }
 }
 
 /// Begins to keep keys from URLs new, and waits for the first, which is bounded by their timeout.
@@ -267,12 +260,6 @@ async fn await_broker(node: &Node) {
     if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
         tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
     }
-}
-
-fn reserve(option: &str, address: SocketAddr) -> anyhow::Result<(Socket, SocketAddr)> {
-    accept::reserve(address).with_context(|| {
-        format!("{option}: can't listen on {address}; free the port or choose another address")
-    })
 }
 
 /// Where a node's tasks are counted, and what ends them.
@@ -311,6 +298,7 @@ fn worker_shared(
     Ok(Arc::new(WorkerShared {
         rules,
         authenticator,
+        handshakes: Arc::new(Handshakes::new(config)),
         hooks: Arc::new(hooks),
         broker: Arc::clone(&cluster.broker),
         presence: Arc::clone(&cluster.presence),
@@ -331,8 +319,39 @@ fn worker_shared(
     }))
 }
 
-/// Where one worker's connections come from.
+/// What the node listens on, once it can serve.
 struct Listeners {
+    public: Reserved,
+    tls: Option<Arc<ServerConfig>>,
+    stomp: Option<Reserved>,
+    stomp_tls: Option<Arc<ServerConfig>>,
+    admin: Reserved,
+    api: Option<Reserved>,
+}
+
+/// Where that is.
+struct Addresses {
+    public: SocketAddr,
+    stomp: Option<SocketAddr>,
+    admin: SocketAddr,
+    api: Option<SocketAddr>,
+}
+
+/// All of it, listening.
+struct Open {
+    /// One for each worker.
+    doors: Vec<Doors>,
+    own: Own,
+}
+
+/// Where those come who are no clients.
+struct Own {
+    admin: Socket,
+    api: Option<Socket>,
+}
+
+/// Where one worker's connections come from.
+struct Doors {
     public: Socket,
     tls: Option<Arc<ServerConfig>>,
     stomp: Option<Socket>,
@@ -340,44 +359,67 @@ struct Listeners {
 }
 
 impl Listeners {
-    /// Others on the same addresses.
-    fn share(&self) -> anyhow::Result<Self> {
-        let share = |listener: &Socket| {
-            let address = listener.local_addr()?.as_socket().context("not an internet address")?;
-            anyhow::Ok(accept::share(address)?)
-        };
+    fn reserve(config: &Config) -> anyhow::Result<Self> {
+        let listen = &config.listen;
+        let stomp = listen.stomp.map(|address| Reserved::new("listen.stomp", address));
+        let has_api = !config.api.keys.is_empty();
         Ok(Self {
-            public: share(&self.public)?,
-            tls: self.tls.clone(),
-            stomp: self.stomp.as_ref().map(share).transpose()?,
-            stomp_tls: self.stomp_tls.clone(),
+            public: Reserved::new("listen.public", listen.public)?,
+            tls: tls::server_config("listen.tls", &listen.tls, tls::HTTP)
+                .map_err(ConfigError::from)?,
+            stomp: stomp.transpose()?,
+            stomp_tls: tls::server_config("listen.stomp_tls", &listen.stomp_tls, &[])
+                .map_err(ConfigError::from)?,
+            admin: Reserved::new("listen.admin", listen.admin)?,
+            api: has_api.then(|| Reserved::new("listen.api", listen.api)).transpose()?,
         })
+    }
+
+    fn addresses(&self) -> Addresses {
+        Addresses {
+            public: self.public.address(),
+            stomp: self.stomp.as_ref().map(Reserved::address),
+            admin: self.admin.address(),
+            api: self.api.as_ref().map(Reserved::address),
+        }
+    }
+
+    /// Listens: for clients by a socket for each worker.
+    fn open(self, workers: usize) -> anyhow::Result<Open> {
+        let public = self.public.listen_by(workers)?;
+        let stomp = self.stomp.map(|stomp| stomp.listen_by(workers)).transpose()?;
+        let stomp = stomp.into_iter().flatten().map(Some).chain(iter::repeat_with(|| None));
+        let doors = public.into_iter().zip(stomp).map(|(public, stomp)| Doors {
+            public,
+            tls: self.tls.clone(),
+            stomp,
+            stomp_tls: self.stomp_tls.clone(),
+        });
+        let admin = self.admin.listen()?;
+        let api = self.api.map(Reserved::listen).transpose()?;
+        Ok(Open { doors: doors.collect(), own: Own { admin, api } })
     }
 }
 
-/// Starts a thread for each inbox, each with listeners of its own on the same addresses.
+/// Starts a thread for each inbox, each with doors of its own on the same addresses.
 fn start_workers(
     node: &Arc<Node>,
     shared: &Arc<WorkerShared>,
     inboxes: Vec<(WorkerHandle, InboxReceiver)>,
-    first: Listeners,
+    doors: Vec<Doors>,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<Vec<Draining>> {
-    let mut listeners = vec![first];
-    while listeners.len() < inboxes.len() {
-        listeners.push(listeners[0].share()?);
-    }
     let all_served = Arc::new(Barrier::new(inboxes.len()));
-    let parts = inboxes.into_iter().zip(listeners).enumerate();
+    let parts = inboxes.into_iter().zip(doors).enumerate();
     parts
-        .map(|(at, ((handle, receiver), listeners))| {
+        .map(|(at, ((handle, receiver), doors))| {
             let thread = WorkerThread {
                 id: WorkerId(at as u16),
                 node: Arc::clone(node),
                 shared: Arc::clone(shared),
                 handle,
                 receiver,
-                listeners,
+                doors,
                 shutdown: shutdown.clone(),
                 all_served: Arc::clone(&all_served),
             };
@@ -393,7 +435,7 @@ struct WorkerThread {
     shared: Arc<WorkerShared>,
     handle: WorkerHandle,
     receiver: InboxReceiver,
-    listeners: Listeners,
+    doors: Doors,
     shutdown: CancellationToken,
     /// Where each waits until the sessions of all have ended.
     all_served: Arc<Barrier>,
@@ -426,7 +468,7 @@ impl WorkerThread {
         runtime.block_on(async move {
             let tracker = TaskTracker::new();
             let ending = self.shutdown.child_token();
-            let Listeners { public, tls, stomp, stomp_tls } = self.listeners;
+            let Doors { public, tls, stomp, stomp_tls } = self.doors;
             if let Some(listener) = stomp {
                 let (node, worker) = (Arc::clone(&self.node), self.handle.clone());
                 let server = StompServer::new(node, worker, stomp_tls, tracker.clone());
@@ -480,31 +522,9 @@ fn public_routes(station: &Station) -> Router {
     })
 }
 
-async fn log_end(what: &'static str, end: impl Future<Output = std::io::Result<()>>) {
-    if let Err(error) = end.await {
-        tracing::error!(%error, "{what} has failed");
-    }
-}
-
-/// An address to connect to, where the node listens on all.
-pub(crate) fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
-}
-
 /// Says on standard output where the node is to be found; nobody has to listen.
-fn announce(
-    node: &Node,
-    public: SocketAddr,
-    stomp: Option<SocketAddr>,
-    api: Option<SocketAddr>,
-    admin: SocketAddr,
-) {
-    let (public, admin) = (reachable(public), reachable(admin));
+fn announce(node: &Node, addresses: &Addresses) {
+    let (public, admin) = (reachable(addresses.public), reachable(addresses.admin));
     let path = &node.config.websocket.path;
     let scheme = |tls: &ServerTls, plain, within_tls| {
         if *tls == ServerTls::default() { plain } else { within_tls }
@@ -516,10 +536,10 @@ fn announce(
         format!("  health    http://{admin}/readyz"),
         format!("  metrics   http://{admin}/metrics"),
     ];
-    if let Some(api) = api.map(reachable) {
+    if let Some(api) = addresses.api.map(reachable) {
         lines.insert(2, format!("  API       http://{api}/api/v1/openapi.json"));
     }
-    if let Some(stomp) = stomp.map(reachable) {
+    if let Some(stomp) = addresses.stomp.map(reachable) {
         let scheme = scheme(&listen.stomp_tls, "stomp", "stomp+ssl");
         lines.insert(2, format!("  STOMP     {scheme}://{stomp}"));
     }
@@ -536,60 +556,21 @@ fn announce(
     let _ = writeln!(std::io::stdout(), "{}", lines.join("\n"));
 }
 
-/// SIGTERM and SIGINT: a kill follows.
-pub(crate) struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    pub(crate) fn listen() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    pub(crate) async fn next(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-}
-
-/// Drains, without hurry unless a signal said that a kill follows. The first signal gives the time
-/// there is until then; whoever signals twice does not want to wait.
-async fn drain_and_end(node: &Node, workers: Vec<Draining>, signals: Signals, hurried: bool) {
+/// Drains, without hurry while nothing says that a kill follows: a signal before, where `hurry` is
+/// not given, or `hurry`.
+async fn drain_workers(node: &Node, workers: Vec<Draining>, hurry: Option<CancellationToken>) {
     let after_signal = node.config.drain.after_sigterm();
-    let plan = if hurried { after_signal } else { node.config.drain.unhurried() };
-    if hurried {
+    let Some(hurry) = hurry else {
         node.begin_drain(Trigger::Sigterm);
-    }
-    let (told, asked_to_hurry) = oneshot::channel();
-    let hurry = async {
-        match asked_to_hurry.await {
-            Ok(()) => after_signal,
-            Err(_) => std::future::pending().await,
-        }
+        return drain::run(node, workers, after_signal, true, std::future::pending()).await;
     };
-    let listen = async move {
-        let mut signals = signals;
-        if !hurried {
-            signals.next().await;
-            let _ = told.send(());
-        }
-        signals.next().await;
-        tracing::warn!("ended by a second signal, before the drain was over");
-        std::process::exit(130);
+    let hurried = async {
+        hurry.cancelled().await;
+        after_signal
     };
-    tokio::select! {
-        () = drain::run(node, workers, plan, hurried, hurry) => {}
-        () = listen => {}
-    }
+    drain::run(node, workers, node.config.drain.unhurried(), false, hurried).await;
 }
 
-const OWN_CONNECTIONS: usize = 1024;
 /// How long a node that starts waits for its broker before it takes what has connected.
 const BROKER_TIME: Duration = Duration::from_secs(3);
 /// How long requests of backends that are under way may take at the end.

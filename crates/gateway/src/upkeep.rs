@@ -58,7 +58,7 @@ impl Upkeep {
         for (limit, used) in [
             ("connections", node.admission.used_ratio()),
             ("http_connections", node.http_admission.used_ratio()),
-            ("handshakes", node.pacer.used_ratio(node.clock.now().mono_ms)),
+            ("handshakes", node.handshakes.node.used_ratio(node.clock.now().mono_ms)),
             ("worker_inbox", fullest),
         ] {
             metrics::gauge!("fanlight_limit_used_ratio", "limit" => limit).set(used);

@@ -55,6 +55,7 @@ use tokio::time::{Interval, MissedTickBehavior};
 use crate::admission::Admitted;
 use crate::app::App;
 use crate::clock::Clock;
+use crate::handshakes::Handshakes;
 use crate::hooks::Hooks;
 use crate::jwt::Authenticator;
 use crate::traces::Tracer;
@@ -83,6 +84,8 @@ pub struct WorkerShared {
     pub authenticator: Arc<Authenticator>,
     /// Asks backends about sessions.
     pub hooks: Arc<Hooks>,
+    /// How often sessions may begin.
+    pub handshakes: Arc<Handshakes>,
     /// Carries publications.
     pub broker: Arc<dyn Broker>,
     /// Keeps who is where.

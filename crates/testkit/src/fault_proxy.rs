@@ -63,6 +63,11 @@ impl FaultProxy {
         self.address
     }
 
+    /// How many connections there have been.
+    pub fn accepted(&self) -> u64 {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
     /// Whether everything is held back, both ways and for new connections too: a partition. What
     /// was held goes on when it is over, unless it was cut.
     pub fn hold(&self, held: bool) {

@@ -192,6 +192,8 @@ kind = "redis"
 url = "{}"
 [limits]
 connections_per_ip = 0
+handshakes_per_second_per_ip = 0
+handshakes_per_second_per_user = 0
 messages_per_second = 0
 commands_per_second = 0
 {pacing}[drain]

@@ -108,6 +108,8 @@ pub fn ask_at(admin: SocketAddr, method: &str, path: &str) -> Result<String> {
 const FIXED: &str = r#"
 [limits]
 connections_per_ip = 0
+handshakes_per_second_per_ip = 0
+handshakes_per_second_per_user = 0
 handshakes_per_second = 0
 sessions_per_user = 0
 messages_per_second = 0

@@ -48,6 +48,7 @@ module "service" {
   rebalance           = var.rebalance
   spot                = { percent = var.spot_percent }
   prometheus          = module.observability.prometheus
+  traces              = var.traces
 
   load_balancer = {
     target_group_arn  = module.alb.target_group_arn

@@ -129,6 +129,17 @@ variable "prometheus" {
   nullable    = false
 }
 
+variable "traces" {
+  description = "Where spans are sent, by OTLP over HTTPS, as in `{ endpoint = \"https://otlp.example.com\" }`; the module `service` says what else. Null: nowhere."
+  type = object({
+    endpoint                = string
+    publication_ratio       = optional(number, 0.01)
+    publications_per_second = optional(number, 100)
+    connection_ratio        = optional(number, 0.01)
+  })
+  default = null
+}
+
 variable "grafana" {
   description = "Whether there is a Managed Grafana to see them."
   type        = bool

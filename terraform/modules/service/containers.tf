@@ -2,6 +2,13 @@ locals {
   admin_port = 9090
   admin_host = length(var.admin_security_group_ids) > 0 ? "0.0.0.0" : "127.0.0.1"
 
+  traces = var.traces == null ? {} : {
+    FANLIGHT__TELEMETRY__TRACES__ENDPOINT                = var.traces.endpoint
+    FANLIGHT__TELEMETRY__TRACES__PUBLICATION_RATIO       = tostring(var.traces.publication_ratio)
+    FANLIGHT__TELEMETRY__TRACES__PUBLICATIONS_PER_SECOND = tostring(var.traces.publications_per_second)
+    FANLIGHT__TELEMETRY__TRACES__CONNECTION_RATIO        = tostring(var.traces.connection_ratio)
+  }
+
   # What is given by the user wins.
   environment = merge(
     {
@@ -19,6 +26,7 @@ locals {
       FANLIGHT__TELEMETRY__SERVICE         = var.name
       FANLIGHT__LOG__FORMAT                = "json"
     },
+    local.traces,
     var.environment,
   )
   secrets = merge({ FANLIGHT__REDIS__URL = var.cache.url_secret_arn }, var.secrets)

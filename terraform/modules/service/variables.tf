@@ -307,6 +307,33 @@ variable "prometheus" {
   default = null
 }
 
+variable "traces" {
+  description = <<-TEXT
+    Where the gateway sends spans, by OTLP over HTTP (`telemetry.traces`): a collector of yours, or a
+    vendor's endpoint, by `https`, in `https_egress_cidrs`. A key that it asks for goes into `secrets`
+    as `FANLIGHT__TELEMETRY__TRACES__HEADERS`. Null: there are no traces.
+  TEXT
+  type = object({
+    endpoint                = string
+    publication_ratio       = optional(number, 0.01)
+    publications_per_second = optional(number, 100)
+    connection_ratio        = optional(number, 0.01)
+  })
+  default = null
+
+  validation {
+    condition     = var.traces == null || can(regex("^https://[A-Za-z0-9.-]+(:443)?(/[^ ?#]*)?$", var.traces.endpoint))
+    error_message = "traces.endpoint must be https://HOST or https://HOST/PATH, at port 443, to which tasks may connect."
+  }
+
+  validation {
+    condition = var.traces == null || alltrue([
+      for ratio in [try(var.traces.publication_ratio, 0), try(var.traces.connection_ratio, 0)] : ratio >= 0 && ratio <= 1
+    ])
+    error_message = "traces.publication_ratio and traces.connection_ratio must be from 0 to 1."
+  }
+}
+
 variable "container_insights" {
   description = "Container Insights of a cluster that is made here: `enabled`, `enhanced` or `disabled`."
   type        = string

@@ -38,7 +38,7 @@ fn limits() -> Row {
             .warn(0.7, 0.85)
             .runbook("FanlightLimitNear"),
         graph("Refused for a limit", "cps", "Handshakes, and connections before their upgrade.")
-            .line("{{result}}", "sum by (result) (rate(fanlight_handshakes_total{@,result=~\"node_full|address_full\"}[~]))")
+            .line("{{result}}", "sum by (result) (rate(fanlight_handshakes_total{@,result=~\"node_full|address_full|address_rate|user_rate\"}[~]))")
             .line("before the upgrade", "sum(rate(fanlight_http_connections_refused_total{@}[~]))")
             .line("{{reason}}", "sum by (reason) (rate(fanlight_closes_total{@,reason=~\"rate_limited|limit_exceeded|session_limit\"}[~]))"),
     ];

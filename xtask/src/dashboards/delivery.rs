@@ -7,7 +7,7 @@ pub(super) fn dashboard() -> Dashboard {
         name: "delivery",
         title: "Delivery",
         description: "What becomes of messages: published, fanned out, delivered, recovered, queued.",
-        rows: vec![publish(), deliver(), slow(), history(), queues()],
+        rows: vec![publish(), deliver(), slow(), history(), queues(), traces()],
     }
 }
 
@@ -93,4 +93,21 @@ fn queues() -> Row {
             .line("messages", "sum(rate(fanlight_queue_reaped_total{@}[~]))"),
     ];
     Row { title: "Queues", panels }
+}
+
+fn traces() -> Row {
+    let panels = vec![
+        graph("Spans", "cps", "By what became of them.")
+            .line("{{result}}", "sum by (result) (rate(fanlight_trace_spans_total{@}[~]))"),
+        graph(
+            "Not traced for their number",
+            "cps",
+            "Publications beyond telemetry.traces.publications_per_second.",
+        )
+        .line(
+            "{{instance}}",
+            "sum by (instance) (rate(fanlight_trace_publications_over_rate_total{@}[~]))",
+        ),
+    ];
+    Row { title: "Traces", panels }
 }

@@ -40,6 +40,13 @@ fn nodes() -> Row {
         graph("Ready and draining", "short", "1 while it is so.")
             .line("ready {{instance}}", "fanlight_ready{@}")
             .line("draining {{instance}}", "fanlight_draining{@}"),
+        graph(
+            "Tasks of ECS",
+            "short",
+            "Tasks that are protected from scale-in, and failed calls of the agent a second.",
+        )
+        .line("protected", "sum(fanlight_ecs_task_protected{@})")
+        .line("failed {{call}}", "sum by (call) (rate(fanlight_ecs_failures_total{@}[~]))"),
         graph("Nodes by version", "short", "How far the deployment is.")
             .line("{{version}}", "count by (version) (fanlight_build_info{@})"),
         graph("Age of nodes", "s", "Since the process started.")
@@ -53,6 +60,10 @@ fn clients() -> Row {
         graph("Sent away", "cps", "Connections that a drain has closed.").line(
             "{{instance}}",
             "sum by (instance) (rate(fanlight_closes_total{@,reason=\"draining\"}[~]))",
+        ),
+        graph("Rebalanced", "cps", "Sessions told to go to a node that has fewer.").line(
+            "{{instance}}",
+            "sum by (instance) (rate(fanlight_rebalanced_sessions_total{@}[~]))",
         ),
         graph("Connecting", "cps", "Connections opened: where clients go.")
             .line("{{instance}}", "rate(fanlight_connections_opened_total{@}[~])")

@@ -112,6 +112,12 @@ fn traffic() -> Row {
         graph("Bytes", "Bps", "From clients, and to them, within TLS.")
             .line("received", "sum(rate(fanlight_received_bytes_total{@}[~]))")
             .line("sent", "sum(rate(fanlight_sent_bytes_total{@}[~]))"),
+        graph("Server API", "cps", "Requests of backends, by how they ended.")
+            .line("{{result}}", "sum by (result) (rate(fanlight_api_requests_total{@}[~]))"),
+        graph("Server API by request", "cps", "Which requests they are.").line(
+            "{{method}} {{path}}",
+            "sum by (method, path) (rate(fanlight_api_requests_total{@}[~]))",
+        ),
         graph("Handshakes", "cps", "By result; all but accepted are codes of refusals.")
             .line("{{result}}", "sum by (result) (rate(fanlight_handshakes_total{@}[~])) > 0")
             .runbook("FanlightHandshakeBudgetBurn"),

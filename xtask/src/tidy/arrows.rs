@@ -7,7 +7,7 @@ use super::Finding;
 /// A crate and the crates of this workspace it may use.
 type Rule = (&'static str, &'static [&'static str]);
 
-const RULES: [Rule; 8] = [
+const RULES: [Rule; 9] = [
     ("fanlight-proto", &[]),
     ("fanlight-engine", &["fanlight-proto"]),
     ("fanlight-redis", &["fanlight-engine", "fanlight-proto"]),
@@ -22,6 +22,8 @@ const RULES: [Rule; 8] = [
             "fanlight-client",
         ],
     ),
+    // Talks to gateways as any backend does.
+    ("fanlight-example-chat", &[]),
     ("fanlight-loadtest", &["fanlight-client", "fanlight-proto"]),
     ("fanlight-testkit", &["fanlight-engine", "fanlight-proto"]),
     ("xtask", &[]),

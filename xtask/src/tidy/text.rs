@@ -7,15 +7,16 @@ use super::tree::File;
 const MAX_FILE_LINES: usize = 700;
 
 /// Kinds of files in which people write code.
-const CODE: [&str; 9] = ["rs", "js", "mjs", "ts", "css", "html", "java", "lua", "py"];
+const CODE: [&str; 11] = ["rs", "js", "mjs", "ts", "css", "go", "html", "java", "lua", "py", "sql"];
 
 /// Every other kind of file that has a place here.
-const OTHER_KINDS: [&str; 14] = [
+const OTHER_KINDS: [&str; 15] = [
     "cfg",
     "conf",
     "hcl",
     "json",
     "md",
+    "mod",
     "pem",
     "properties",
     "svg",

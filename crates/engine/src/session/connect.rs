@@ -104,7 +104,12 @@ impl Session {
     ) {
         let entering = Entering { principal, connecting };
         let (user, is_limited) = (entering.user(), entering.is_limited());
-        let effect = Effect::Enter { user, is_limited };
+        let told = match &self.state {
+            State::AwaitConnect { principal, .. } => principal.as_ref().map(|told| &told.user),
+            _ => None,
+        };
+        let is_known = told == user.as_ref();
+        let effect = Effect::Enter { user, is_limited, is_known };
         self.start(cx, Work::Enter(entering), effect);
     }
 

@@ -141,6 +141,12 @@ impl Fault {
         Self::of(CloseReason::TokenExpired, "the token has expired", remedy).fatal()
     }
 
+    pub(super) fn user_rate(RetryAfterMs(retry_after_ms): RetryAfterMs) -> Self {
+        let message = "this user connects too often";
+        let fault = Self::new("user_rate", message, "wait", CloseReason::RateLimited);
+        fault.fatal().retry_after(retry_after_ms)
+    }
+
     pub(super) fn connect_timeout() -> Self {
         let message = "not connected in time";
         let remedy = "send CONNECT as soon as the connection is open";

@@ -416,10 +416,12 @@ impl Driver {
         let is_shown = self.registry_shown;
         let shown = |line: String| is_shown.then_some(line);
         match effect {
-            Effect::Enter { user, is_limited } => {
+            Effect::Enter { user, is_limited, is_known } => {
                 self.entered += 1;
                 let bound = if is_limited { "" } else { " without limit" };
-                let line = format!("S? enter {}{bound}", user.as_deref().unwrap_or("nobody"));
+                let known = if is_known && user.is_some() { " known" } else { "" };
+                let user = user.as_deref().unwrap_or("nobody");
+                let line = format!("S? enter {user}{known}{bound}");
                 (shown(line), Some(Pending::Entered))
             }
             Effect::Exit { user, reason } => {

@@ -61,6 +61,32 @@ fn a_user_with_too_many_sessions_is_refused_in_the_sessions_protocol() {
 }
 
 #[test]
+fn a_user_that_connects_too_often_is_told_when_to_come_back() {
+    check(expect![[r#"
+        D> registry
+        D> hold
+        C> CONNECT accept-version:1.2 passcode:ann heart-beat:0,0
+        S? authenticate ann
+        D> authenticated
+        S? enter ann
+        D> entered too often
+        S< ERROR code:user_rate message:this user connects too often retry-after:2
+        S| close rate_limited
+    "#]]);
+    check(expect![[r#"
+        D> registry
+        D> hold
+        C> {"type":"connect","token":"ann"}
+        S? authenticate ann
+        D> authenticated
+        S? enter ann
+        D> entered too often
+        S< error {"code":"user_rate","message":"this user connects too often; wait","retry_after_ms":1500}
+        S| close rate_limited
+    "#]]);
+}
+
+#[test]
 fn a_session_that_ends_while_it_is_entered_leaves() {
     for end in ["D> gone", "D> drain"] {
         let mut driver = crate::driver::connecting("ann");

@@ -30,6 +30,7 @@ use expect_test::Expect;
 use fanlight_engine::app::{AppBody, AppFailure};
 use fanlight_engine::broker::{Joined, PublishError, Reach};
 use fanlight_engine::history::{HistoryError, Lost};
+use fanlight_engine::limits::RetryAfterMs;
 use fanlight_engine::queue::QueueError;
 use fanlight_engine::registry::Entered;
 use fanlight_engine::session::{Done, Handshake, Order, Protocol, Rules};
@@ -190,6 +191,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("registry", "") => driver.registry_shown = true,
         ("entered", "") => driver.done(Done::Entered(Entered::Now)),
         ("entered", "later") => driver.done(Done::Entered(Entered::Later)),
+        ("entered", "too often") => driver.done(Done::TooOften(RetryAfterMs(1500))),
         ("entered", "full") => driver.done(Done::Entered(Entered::Full)),
         ("drain", "") => driver.drain(1500),
         ("rebalance", "") => driver.rebalance(1500),

@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 
 use crate::config::{Config, Layers};
 use crate::http_client::{Answer, AskError, BaseUrl};
-use crate::server::reachable;
+use crate::listeners::reachable;
 
 /// The listener at `url`, or else the configured one, as far as that concerns this machine.
 pub(super) fn listener(url: Option<&str>, config: Option<&Path>) -> anyhow::Result<BaseUrl> {

@@ -335,6 +335,20 @@ fn bursts(limits: &Limits, problems: &mut Vec<Problem>) {
             "set it to twice limits.handshakes_per_second",
         ));
     }
+    if limits.handshakes_per_second_per_ip > 0 && limits.handshakes_burst_per_ip == 0 {
+        problems.push(Problem::new(
+            "limits.handshakes_burst_per_ip",
+            "zero, with limits.handshakes_per_second_per_ip set: nobody could connect",
+            "set it to twice limits.connections_per_ip",
+        ));
+    }
+    if limits.handshakes_per_second_per_user > 0 && limits.handshakes_burst_per_user == 0 {
+        problems.push(Problem::new(
+            "limits.handshakes_burst_per_user",
+            "zero, with limits.handshakes_per_second_per_user set: no user could connect",
+            "set it to twice limits.sessions_per_user",
+        ));
+    }
     if limits.messages_per_second > 0 && limits.message_burst == 0 {
         problems.push(Problem::new(
             "limits.message_burst",

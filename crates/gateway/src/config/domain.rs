@@ -93,6 +93,20 @@ impl Config {
         Rate { per_s: self.limits.handshakes_per_second, burst: self.limits.handshakes_burst }
     }
 
+    /// How often it admits one address.
+    pub fn handshake_rate_per_ip(&self) -> Rate {
+        let limits = &self.limits;
+        let per_s = limits.handshakes_per_second_per_ip;
+        Rate { per_s, burst: limits.handshakes_burst_per_ip }
+    }
+
+    /// How often it admits one user.
+    pub fn handshake_rate_per_user(&self) -> Rate {
+        let limits = &self.limits;
+        let per_s = limits.handshakes_per_second_per_user;
+        Rate { per_s, burst: limits.handshakes_burst_per_user }
+    }
+
     /// What may wait for one slow connection.
     pub fn outbox_limits(&self) -> OutboxLimits {
         OutboxLimits { bytes: self.limits.outbox.as_bytes(), frames: self.limits.outbox_frames }

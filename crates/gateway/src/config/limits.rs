@@ -59,6 +59,17 @@ pub struct Limits {
     /// Handshakes that this node admits at once. Keep it at twice the rate or more: who comes back
     /// does so on a whole second.
     pub handshakes_burst: u32,
+    /// Handshakes per second that this node admits of one IP address (for IPv6, of one /64), in the
+    /// long run. 0: no limit. Addresses in `listen.trusted_proxies` are not limited.
+    pub handshakes_per_second_per_ip: u32,
+    /// Handshakes that this node admits of one IP address at once. Keep it at twice
+    /// `connections_per_ip` or more: all of them may have to come back at once.
+    pub handshakes_burst_per_ip: u32,
+    /// Handshakes per second that this node admits of one user, in the long run. 0: no limit.
+    pub handshakes_per_second_per_user: u32,
+    /// Handshakes that this node admits of one user at once. Keep it at twice `sessions_per_user`
+    /// or more.
+    pub handshakes_burst_per_user: u32,
     /// Messages per second that one session may send, in the long run. 0: no limit.
     pub messages_per_second: u32,
     /// Messages that one session may send at once.
@@ -112,6 +123,10 @@ impl Default for Limits {
             http2_streams: 128,
             handshakes_per_second: 2000,
             handshakes_burst: 4000,
+            handshakes_per_second_per_ip: 50,
+            handshakes_burst_per_ip: 200,
+            handshakes_per_second_per_user: 10,
+            handshakes_burst_per_user: 40,
             messages_per_second: 50,
             message_burst: 100,
             commands_per_second: 100,

@@ -12,14 +12,16 @@ use bytes::Bytes;
 use fanlight_engine::auth::{AuthError, Capability, Principal, Token};
 use fanlight_engine::hook::{Claimant, Introduction};
 use fanlight_engine::ids::Ids;
+use fanlight_engine::limits::RetryAfterMs;
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::session::{Handshake, Refusal, usable};
 use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, Uri, Version, header};
 
-use crate::admission::{AdmissionError, Admitted};
+use crate::admission::{AddressKey, AdmissionError, Admitted};
 use crate::body::{self, Unread};
 use crate::client_address::client_address;
+use crate::handshakes::Crowded;
 use crate::hooks::Origin;
 use crate::jwt::{self, TokenSource};
 use crate::node::Node;
@@ -56,17 +58,61 @@ pub fn admit(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Result<Admit
     node.admission.admit(address).map_err(|error| Box::new(not_admitted(error)))
 }
 
-/// A turn among those who want a session. It comes behind every check that costs little, and before
-/// those that cost much.
-pub fn pace(node: &Node) -> Result<(), Box<Problem>> {
+/// A turn among those who want a session: of its address, of its user, and of the node. It comes
+/// behind all other checks, so that what is refused anyhow takes nobody's.
+pub fn pace(
+    node: &Node,
+    peer: SocketAddr,
+    headers: &HeaderMap,
+    caller: &Caller,
+) -> Result<(), Box<Problem>> {
     let (now_ms, spread) = (node.clock.now().mono_ms, rand::random_range(0.0..1.0));
-    node.pacer.admit(now_ms, spread).map_err(|ComeBack(after)| paced(after).into())
+    let user = user_to_pace(caller);
+    let address = counted_address(node, peer, headers);
+    let admitted = node.handshakes.admit(address, user, now_ms, spread);
+    admitted.map_err(|crowded| Box::new(told_to_wait(crowded)))
 }
 
-/// The answer to who is to come back after that time.
-pub fn paced(after: Duration) -> Problem {
-    let detail = "too many connect to this node at once; come back when `Retry-After` says";
-    Problem::new(StatusCode::SERVICE_UNAVAILABLE, PACED, detail).with_retry_after(after)
+/// The answer to who would get no turn now, as far as its address tells.
+pub fn crowded(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Option<Problem> {
+    let address = counted_address(node, peer, headers);
+    let is_full = node.handshakes.is_full(address, node.clock.now().mono_ms);
+    is_full.then(|| told_to_wait(Crowded::Node(ComeBack(Duration::from_secs(1)))))
+}
+
+/// Whether a refusal with this code is for a time only, and by a rate of handshakes.
+pub fn is_paced(code: &str) -> bool {
+    [PACED, ADDRESS_RATE, USER_RATE].contains(&code)
+}
+
+fn told_to_wait(crowded: Crowded) -> Problem {
+    let (status, code, detail, after) = match crowded {
+        Crowded::Node(ComeBack(after)) => {
+            let detail = "too many connect to this node at once; come back when `Retry-After` says";
+            (StatusCode::SERVICE_UNAVAILABLE, PACED, detail, after)
+        }
+        Crowded::Address(RetryAfterMs(after_ms)) => {
+            let detail = "this address connects too often; come back when `Retry-After` says, \
+                          and keep connections open (limits.handshakes_per_second_per_ip)";
+            (StatusCode::TOO_MANY_REQUESTS, ADDRESS_RATE, detail, Duration::from_millis(after_ms))
+        }
+        Crowded::User(RetryAfterMs(after_ms)) => {
+            let detail = "this user connects too often; come back when `Retry-After` says, and \
+                          keep connections open (limits.handshakes_per_second_per_user)";
+            (StatusCode::TOO_MANY_REQUESTS, USER_RATE, detail, Duration::from_millis(after_ms))
+        }
+    };
+    Problem::new(status, code, detail).with_retry_after(after)
+}
+
+/// Services have a session for each of their own clients, and no rate.
+fn user_to_pace(caller: &Caller) -> Option<&Arc<str>> {
+    caller.as_ref().filter(|caller| !caller.is_service).map(|caller| &caller.user)
+}
+
+fn counted_address(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Option<AddressKey> {
+    let proxies = &node.config.listen.trusted_proxies;
+    AddressKey::unless_proxy(client_address(peer.ip(), headers, proxies), proxies)
 }
 
 /// Who makes a request, as far as it is known before a backend is asked.
@@ -149,6 +195,8 @@ pub async fn let_in(
 /// was asked.
 pub async fn listener(
     node: &Node,
+    peer: SocketAddr,
+    headers: &HeaderMap,
     visitor: &Visitor,
     transport: &'static str,
 ) -> Result<Handshake, Box<Problem>> {
@@ -156,9 +204,15 @@ pub async fn listener(
         return Ok(visitor.handshake());
     }
     // What the backend is asked costs more than a turn.
-    pace(node)?;
+    pace(node, peer, headers, &visitor.caller)?;
     let id = Ids::new(rand::random()).session(node.clock.now());
     let principal = let_in(node, visitor, Some(id), transport).await?;
+    let user = user_to_pace(&principal);
+    if let Some(user) = user.filter(|user| user_to_pace(&visitor.caller) != Some(user)) {
+        // Only the backend has told who it is.
+        let admitted = node.handshakes.admit_user(user, node.clock.now().mono_ms);
+        admitted.map_err(|retry| Box::new(told_to_wait(Crowded::User(retry))))?;
+    }
     Ok(Handshake { principal, introduction: None, let_in: Some(id) })
 }
 
@@ -250,4 +304,8 @@ pub fn unavailable(code: &'static str, detail: &str) -> Problem {
 }
 
 /// The code of those who have to come back when there is a turn for them.
-pub const PACED: &str = "paced";
+const PACED: &str = "paced";
+/// The code where an address connects too often.
+const ADDRESS_RATE: &str = "address_rate";
+/// The code where a user does; sessions have it too.
+pub const USER_RATE: &str = "user_rate";

@@ -72,11 +72,11 @@ async fn stream(
         let visitor = door::visit(node, peer, &parts.headers, &parts.uri).await?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
-        let handshake = door::listener(node, &visitor, "sse").await?;
+        let handshake = door::listener(node, peer, &parts.headers, &visitor, "sse").await?;
         let listening = wanted.permitted(node, &handshake.principal, Form::Events).await?;
         // Last: what is refused anyhow takes nobody's turn.
         if handshake.let_in.is_none() {
-            door::pace(node)?;
+            door::pace(node, peer, &parts.headers, &handshake.principal)?;
         }
         Ok::<_, Box<Problem>>((admitted, handshake, listening))
     };

@@ -96,10 +96,13 @@ impl<'s> Poll<'s> {
         {
             return Ok(page);
         }
-        let handshake = door::listener(node, &self.visitor, "poll").await?;
+        let handshake = door::listener(node, self.peer, &self.headers, &self.visitor, "poll")
+            .await
+            .inspect_err(|problem| count_paced(problem))?;
         let listening = wanted.permitted(node, &handshake.principal, Form::Items).await?;
         if handshake.let_in.is_none() {
-            door::pace(node).inspect_err(|_| door::count_session(door::PACED))?;
+            door::pace(node, self.peer, &self.headers, &handshake.principal)
+                .inspect_err(|problem| count_paced(problem))?;
         }
         let id = format!("{:032x}", rand::random::<u128>());
         let name = mailbox_name(&id).expect("it is short");
@@ -160,6 +163,13 @@ fn same_again(holder: &Holder, from: Option<&str>) -> Result<Bytes, Box<Problem>
     let id = holder.name.as_str().rsplit('/').next().unwrap_or_default();
     let page = serde_json::json!({ "messages": [], "cursor": format!("{from}~{id}") });
     Ok(page.to_string().into())
+}
+
+/// Counts a client that has to come back for its turn.
+fn count_paced(problem: &Problem) {
+    if door::is_paced(problem.code()) {
+        door::count_session(problem.code());
+    }
 }
 
 fn mailbox_name(id: &str) -> Option<ClaimName> {

@@ -9,7 +9,6 @@ mod send;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Extension, Request, State};
@@ -120,7 +119,7 @@ async fn serve(
     match Route::parse(&path) {
         None => reply::not_found(),
         Some(Route::Greeting) => reply::text(StatusCode::OK, GREETING),
-        Some(Route::Info) => info(&state, &request),
+        Some(Route::Info) => info(&state, peer, &request),
         Some(Route::Iframe) => reply::iframe(&state.iframe, request.headers()),
         Some(Route::RawWebSocket | Route::Session { transport: Transport::WebSocket, .. })
             if !state.service.has_websocket() =>
@@ -184,14 +183,16 @@ fn refuse_plain(request: &Request) -> Option<Response> {
     }
 }
 
-fn info(state: &SockJsState, request: &Request) -> Response {
+fn info(state: &SockJsState, peer: SocketAddr, request: &Request) -> Response {
     let cors = reply::Cors::of(request.headers());
     match *request.method() {
-        // A client that fails here comes back later; at a transport it would try the next one.
-        Method::GET if state.service == Service::Sessions && is_full(&state.station.node) => {
-            cors.on_problem(door::paced(Duration::from_secs(1)))
-        }
         Method::GET => {
+            // A client that fails here comes back later; at a transport it would try the next one.
+            if state.service == Service::Sessions
+                && let Some(problem) = door::crowded(&state.station.node, peer, request.headers())
+            {
+                return cors.on_problem(problem);
+            }
             let base_url = &*state.station.node.config.sockjs.base_url;
             let base_url = Some(base_url).filter(|url| !url.is_empty());
             let info = Info::new(state.service.has_websocket(), rand::random())
@@ -202,10 +203,6 @@ fn info(state: &SockJsState, request: &Request) -> Response {
         Method::OPTIONS => cors.preflight(headers::INFO_METHODS),
         _ => reply::not_allowed(headers::INFO_METHODS),
     }
-}
-
-fn is_full(node: &Node) -> bool {
-    node.pacer.is_full(node.clock.now().mono_ms)
 }
 
 async fn visit(
@@ -256,10 +253,12 @@ impl Visit {
             Err(PeerError::Gone) => return Ok(Found::Over(Close::INTERRUPTED)),
             Err(error) => return Err(peers_failed(error).into()),
         }
-        if self.state.service == Service::Sessions && door::pace(&self.state.station.node).is_err()
+        let node = &self.state.station.node;
+        if self.state.service == Service::Sessions
+            && let Err(problem) = door::pace(node, self.peer, headers, &self.visitor.caller)
         {
-            door::count_session(door::PACED);
-            return Ok(Found::Over(PACED));
+            door::count_session(problem.code());
+            return Ok(Found::Over(close_for(&problem)));
         }
         let handle = self.open(headers).await?;
         match through_outage(|| peers.claim(self.name.clone(), handle)).await {
@@ -299,5 +298,6 @@ impl Visit {
 
 /// What a session that has to come back later is told, whatever its transport: a client whom that
 /// is refused tries all other transports at once, and after a close its application decides.
-pub(super) const PACED: Close =
-    Close { code: CloseReason::Unavailable.websocket_code(), reason: door::PACED };
+pub(super) fn close_for(paced: &Problem) -> Close {
+    Close { code: CloseReason::Unavailable.websocket_code(), reason: paced.code() }
+}

@@ -53,8 +53,9 @@ impl StompServer {
         let listener = TcpListener::from_std(listener.into())?;
         let allowance = Allowance::AllButSpare;
         while let Some((stream, peer)) = accept::next(&listener, &shutdown, allowance).await {
-            let admitted = door::admit(&self.node, peer, &HeaderMap::new())
-                .and_then(|admitted| door::pace(&self.node).map(|()| admitted));
+            let none = HeaderMap::new();
+            let admitted = door::admit(&self.node, peer, &none)
+                .and_then(|admitted| door::pace(&self.node, peer, &none, &None).map(|()| admitted));
             match admitted {
                 Ok(admitted) => self.welcome(stream, admitted, &shutdown).await,
                 Err(problem) => self.refuse(stream, &problem),

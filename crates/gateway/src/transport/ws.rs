@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Station;
 use super::door::{self, Visitor, bad_request};
-use super::sockjs::{PACED, Service};
+use super::sockjs::{Service, close_for as sockjs_close};
 use crate::accept::Peer;
 use crate::admission::Admitted;
 use crate::node::Node;
@@ -111,8 +111,8 @@ pub(super) async fn upgrade(
     door::count_handshake(request.version(), outcome);
     let (agreed, admitted) = match agreed {
         Ok(agreed) => agreed,
-        Err(problem) if problem.code() == door::PACED && endpoint.is_framed() => {
-            return turn_away(takeover, request).await;
+        Err(problem) if door::is_paced(problem.code()) && endpoint.is_framed() => {
+            return turn_away(takeover, request, sockjs_close(&problem)).await;
         }
         Err(problem) => return problem.into_response(),
     };
@@ -160,18 +160,18 @@ impl Endpoint {
     }
 }
 
-/// Accepts a WebSocket of SockJS to say that it is to come back: see [`PACED`].
-async fn turn_away(takeover: Takeover, request: Request) -> Response {
+/// Accepts a WebSocket of SockJS to say that it is to come back: see [`sockjs_close`].
+async fn turn_away(takeover: Takeover, request: Request, close: Close) -> Response {
     // Over HTTP/2 there is none.
     let accept_key = check_upgrade(request.method(), request.headers()).ok();
     let visitor = Visitor::default();
     let agreed = Agreed { accept_key, protocol: None, compression: None, visitor };
-    let carried = takeover.upgrade(request, response_headers(&agreed), |taken| async move {
+    let carried = takeover.upgrade(request, response_headers(&agreed), move |taken| async move {
         let Taken { socket, mut answer, .. } = taken;
         let mut frame = Vec::new();
-        sockjs::frame::close(&mut frame, &PACED);
+        sockjs::frame::close(&mut frame, &close);
         ws::frame(&mut answer, Opcode::Text, &frame);
-        say_goodbye(socket, answer, PACED).await;
+        say_goodbye(socket, answer, close).await;
     });
     carried.await
 }
@@ -236,7 +236,7 @@ async fn agree(
     let visitor = door::visit(node, peer, headers, uri).await?;
     let protocol = choose_protocol(headers)?;
     // Last: what is refused anyhow takes nobody's turn.
-    door::pace(node)?;
+    door::pace(node, peer, headers, &visitor.caller)?;
     Ok((Agreed { accept_key, protocol, compression, visitor }, admitted))
 }
 

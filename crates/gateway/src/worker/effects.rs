@@ -11,6 +11,7 @@ use futures_util::FutureExt;
 
 use super::Worker;
 use super::registry::REVOKED;
+use crate::transport::door;
 
 impl Worker {
     /// Carries out one effect; what it came to, when that is known at once.
@@ -26,14 +27,20 @@ impl Worker {
                 let checked = async move { authenticator.authorize(token.as_str(), now).await };
                 self.start(key, checked.boxed(), Done::Authorized)
             }
-            Effect::Enter { user, is_limited } => {
+            Effect::Enter { user, is_limited, is_known } => {
                 // It may have proved itself before its token was revoked.
                 if self.is_revoked(key, now) {
                     self.fault(key, CloseReason::Revoked, REVOKED, now);
                     return None;
                 }
                 if !is_limited && let Some(slot) = self.slots.get_mut(key.0 as usize) {
-                    slot.admitted.release_address();
+                    self.shared.handshakes.forget(slot.admitted.release_address());
+                }
+                if let Some(user) = user.as_ref().filter(|_| is_limited && !is_known)
+                    && let Err(retry) = self.shared.handshakes.admit_user(user, now.mono_ms)
+                {
+                    door::count_session(door::USER_RATE);
+                    return Some(Done::TooOften(retry));
                 }
                 let entry = Entry { is_limited, ..self.entry(key, user)? };
                 let entering = self.shared.registry.enter(entry);

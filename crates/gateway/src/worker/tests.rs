@@ -145,6 +145,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
     Arc::new(WorkerShared {
         rules,
         authenticator,
+        handshakes: Arc::new(Handshakes::new(&Config::default())),
         hooks: Arc::new(hooks),
         broker,
         presence: Arc::new(presence()),

@@ -215,6 +215,8 @@ enabled = true
 heartbeat_send = "2s"
 [limits]
 connections_per_ip = 0
+handshakes_per_second_per_ip = 0
+handshakes_per_second_per_user = 0
 messages_per_second = 0
 commands_per_second = 0
 outbox = "96KiB"

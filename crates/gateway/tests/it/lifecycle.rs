@@ -1,10 +1,13 @@
 //! A node's life: health, metrics, drain, ports.
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use fanlight_proto::ws::Opcode;
-use fanlight_testkit::RedisServer;
+use fanlight_testkit::{FaultProxy, PortLease, RedisServer};
+use tokio::net::TcpStream;
 
+use crate::collector::{Collector, Mood};
 use crate::support::{CONFIG, Gateway, Got, RawClient, eventually, with_redis};
 
 #[tokio::test(flavor = "multi_thread")]
@@ -124,6 +127,55 @@ async fn sigterm_hurries_a_drain_that_an_operator_began_and_cuts_nobody() {
     }
     drop(clients);
     assert!(gateway.ended().await, "a drained node ends with success");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_waits_for_its_broker_refuses_connections_until_it_can_serve_them() {
+    let redis = RedisServer::start().unwrap();
+    let proxy = FaultProxy::start(redis.address()).await.unwrap();
+    proxy.hold(true);
+    let [public, admin, stomp] = [(); 3].map(|()| PortLease::take().unwrap());
+    let listen = |name, lease: &PortLease| format!("{name} = \"127.0.0.1:{}\"\n", lease.port());
+    let config = with_redis(CONFIG, &redis)
+        .replace(&redis.url(), &format!("redis://{}", proxy.address()))
+        .replace("public = \"127.0.0.1:0\"\n", &listen("stomp", &stomp))
+        .replace(
+            "admin = \"127.0.0.1:0\"\n",
+            &(listen("public", &public) + &listen("admin", &admin)),
+        );
+    let node = tokio::spawn(async move { Gateway::with_config(&config).await });
+    // It takes its addresses before it asks for its broker.
+    eventually("the node asks for its broker", async || proxy.accepted() > 0).await;
+    for _ in 0..20 {
+        for lease in [&public, &admin, &stomp] {
+            let refused = TcpStream::connect(("127.0.0.1", lease.port())).await.unwrap_err();
+            assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    proxy.hold(false);
+    let gateway = node.await.unwrap();
+    assert_eq!(gateway.public.port(), public.port());
+    RawClient::native(&gateway, "ann").await;
+    TcpStream::connect(gateway.stomp.unwrap()).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_ends_a_node_that_has_drained_and_still_waits_for_something() {
+    let collector = Collector::start().await;
+    collector.set_mood(Mood::Silent);
+    let endpoint = collector.endpoint();
+    let traces = format!(
+        "[telemetry.traces]\nendpoint = \"{endpoint}\"\nconnection_ratio = 1\n\
+         interval = \"1m\"\ntimeout = \"1m\"\nflush_timeout = \"10m\"\n"
+    );
+    let mut gateway = Gateway::start(&traces).await;
+    drop(RawClient::native(&gateway, "ann").await);
+    gateway.connections(0, 1).await;
+    gateway.signal("TERM").await;
+    eventually("the last spans are on their way", async || collector.requests() > 0).await;
+    gateway.signal("INT").await;
+    assert_eq!(gateway.end_code().await, Some(130));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -18,6 +18,7 @@ mod events;
 mod exclusion;
 mod grants;
 mod handshake;
+mod handshake_rates;
 mod haproxy;
 mod health;
 mod hooks;

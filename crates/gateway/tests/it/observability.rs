@@ -11,7 +11,10 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::collector::Collector;
+use crate::http::get;
 use crate::prometheus::{Prometheus, shipped};
+use crate::relay::Relay;
 use crate::returning::{bearer, config, nodes_with};
 use crate::support::{CONFIG, Gateway, Got, PATIENCE, RawClient, eventually};
 
@@ -20,14 +23,20 @@ const TOPIC: &str = "/topic/open.a";
 #[tokio::test(flavor = "multi_thread")]
 async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
     let redis = RedisServer::start().unwrap();
-    let nodes: [Gateway; 3] = nodes_with(&cluster(&redis)).await;
-    let prometheus = Prometheus::over(&nodes).await;
+    let collector = Collector::start().await;
+    let config = cluster(&redis) + &traces(&collector);
+    let nodes: [Gateway; 3] = nodes_with(&config).await;
+    let other_cell = RedisServer::start().unwrap();
+    let relay = Relay::with_config(&(cluster(&other_cell) + &relay(&redis))).await;
+    relay.is("active").await;
+    let prometheus = Prometheus::over(&nodes, &[relay.admin]).await;
     let load = Load::begin(&nodes).await;
     assert_eq!(nodes[2].admin_post("/drain", &[]).await, 202);
 
     let documented = documented();
     let exposed = nodes[0].admin_get("/metrics").await.1;
-    check_exposition(&exposed, &documented);
+    let of_relay = get(relay.admin, "/metrics", &[]).await.body;
+    check_exposition(&exposed, &of_relay, &documented);
 
     let rules = prometheus.rules().await;
     let recorded = rules.iter().filter(|rule| rule["type"] == "recording");
@@ -64,6 +73,14 @@ async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
         assert_eq!(rule["health"], "ok", "{rule}");
     }
     assert!(!prometheus.has_data("sum(fanlight_conections)").await, "a misspelt name has none");
+    // What these panels show is not only zeros that are there from the beginning.
+    for counted in [
+        "fanlight_trace_spans_total{result=\"exported\"}",
+        "fanlight_relay_relayed_total",
+        "fanlight_api_requests_total",
+    ] {
+        assert!(prometheus.has_data(&format!("sum({counted}) > 0")).await, "{counted}");
+    }
 }
 
 /// All that the documentation lists, by the nodes' own tables.
@@ -73,16 +90,19 @@ fn documented() -> BTreeSet<String> {
     rows.map(|row| format!("fanlight_{}", row.split('`').next().unwrap())).collect()
 }
 
-/// A loaded node exposes nothing that is not documented, and all that is.
-fn check_exposition(exposed: &str, documented: &BTreeSet<String>) {
-    let types = exposed.lines().filter_map(|line| line.strip_prefix("# TYPE fanlight_"));
-    let exposed: BTreeSet<_> =
-        types.map(|rest| format!("fanlight_{}", rest.split(' ').next().unwrap())).collect();
+/// A loaded node and a relay expose nothing that is not documented, and together all that is.
+fn check_exposition(of_node: &str, of_relay: &str, documented: &BTreeSet<String>) {
+    let exposed_by = |text: &str| -> BTreeSet<String> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE fanlight_"));
+        types.map(|rest| format!("fanlight_{}", rest.split(' ').next().unwrap())).collect()
+    };
+    let mut exposed = exposed_by(of_node);
+    assert!(!exposed.iter().any(|name| name.starts_with("fanlight_relay_")));
+    let relays = exposed_by(of_relay);
+    exposed.extend(relays.into_iter().filter(|name| name.starts_with("fanlight_relay_")));
     let unknown: Vec<_> = exposed.difference(documented).collect();
     assert!(unknown.is_empty(), "exposed, and not documented: {unknown:?}");
-    // Relays are processes of their own.
-    let of_nodes = |name: &&String| !name.starts_with("fanlight_relay_");
-    let missing: Vec<_> = documented.difference(&exposed).filter(of_nodes).collect();
+    let missing: Vec<_> = documented.difference(&exposed).collect();
     let of_a_redis_cluster =
         ["fanlight_redis_redirections_total", "fanlight_redis_slot_map_fetches_total"];
     assert_eq!(missing, of_a_redis_cluster, "documented, and not exposed");
@@ -150,6 +170,25 @@ secret = "a key of the server API, thirty-two bytes or more"
         .replace("[limits]\n", "[limits]\noutbox = \"128KiB\"\n")
 }
 
+/// Nodes that send spans there.
+fn traces(collector: &Collector) -> String {
+    let endpoint = collector.endpoint();
+    format!(
+        "[telemetry.traces]\nendpoint = \"{endpoint}\"\nconnection_ratio = 1\n\
+         publication_ratio = 1\npublications_per_second = 1000000\ninterval = \"100ms\"\n"
+    )
+}
+
+/// A relay from the cell with this Redis.
+fn relay(source: &RedisServer) -> String {
+    let url = source.url();
+    format!(
+        "[relay]\ncell = \"b\"\nsource_cell = \"a\"\nnamespaces = [\"topic\"]\n\
+         scan_interval = \"200ms\"\npoll_interval = \"50ms\"\n\
+         [relay.source]\nurl = \"{url}\"\n"
+    )
+}
+
 /// What keeps the nodes busy.
 struct Load<'n> {
     nodes: &'n [Gateway; 3],
@@ -177,7 +216,7 @@ impl<'n> Load<'n> {
         }
         let load = Self { nodes, position, _crowd: crowd };
         let (api, target) = (nodes[0].api.unwrap(), "/api/v1/openapi.json");
-        assert_eq!(crate::http::get(api, target, &[]).await.status, 200);
+        assert_eq!(get(api, target, &[]).await.status, 200);
         load.overwhelm().await;
         load
     }
@@ -219,7 +258,7 @@ impl<'n> Load<'n> {
         RawClient::try_connect(a, "/ws", &headers).await.err().unwrap();
         let headers = [("Authorization", &*bearer("dan").await)];
         let target = format!("/poll?destination={TOPIC}&wait=0");
-        assert_eq!(crate::http::get(a.public, &target, &headers).await.status, 200);
+        assert_eq!(get(a.public, &target, &headers).await.status, 200);
     }
 }
 

@@ -28,13 +28,13 @@ pub fn shipped(path: &str) -> PathBuf {
 }
 
 impl Prometheus {
-    /// Scrapes `nodes` each second; it has scraped each.
-    pub async fn over(nodes: &[Gateway]) -> Self {
+    /// Scrapes `nodes`, and relays by their admin listeners, each second; it has scraped each.
+    pub async fn over(nodes: &[Gateway], relays: &[SocketAddr]) -> Self {
         let lease = PortLease::take().unwrap();
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, lease.port()));
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("prometheus.yml");
-        fs::write(&path, configuration(nodes)).unwrap();
+        fs::write(&path, configuration(nodes, relays)).unwrap();
         let child = Command::new("prometheus")
             .arg(format!("--config.file={}", path.display()))
             .arg(format!("--storage.tsdb.path={}", folder.path().join("data").display()))
@@ -50,8 +50,8 @@ impl Prometheus {
                 && get(address, "/-/ready", &[]).await.status == 200
         })
         .await;
-        let all_up = format!("sum(up) == {}", nodes.len());
-        eventually("it has scraped the nodes", async || prometheus.has_data(&all_up).await).await;
+        let all_up = format!("sum(up) == {}", nodes.len() + relays.len());
+        eventually("it has scraped all", async || prometheus.has_data(&all_up).await).await;
         prometheus
     }
 
@@ -82,12 +82,14 @@ impl Prometheus {
     }
 }
 
-/// What is shipped, for these nodes and with no patience.
-fn configuration(nodes: &[Gateway]) -> String {
+/// What is shipped, for these nodes and relays and with no patience.
+fn configuration(nodes: &[Gateway], relays: &[SocketAddr]) -> String {
     let text = fs::read_to_string(shipped("deploy/prometheus/prometheus.yml")).unwrap();
     let targets: Vec<_> = nodes.iter().map(|node| node.admin.to_string()).collect();
     let (before, rest) = text.split_once("targets: ").unwrap();
     let (_, after) = rest.split_once('\n').unwrap_or((rest, ""));
+    let relays: Vec<_> = relays.iter().map(SocketAddr::to_string).collect();
+    let after = after.replace("targets: []", &format!("targets: {relays:?}"));
     let rules = shipped("deploy/prometheus/rules");
     format!("{before}targets: {targets:?}\n{after}")
         .replace("15s", "1s")

@@ -1,9 +1,10 @@
 //! Two cells, each with a Redis and a gateway of its own, and relays between them.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::Stdio;
 
-use fanlight_testkit::{RedisCluster, RedisServer};
+use fanlight_testkit::{RedisCluster, RedisSentinel, RedisServer};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{Child, Command};
@@ -20,17 +21,20 @@ struct Cell {
     url: String,
     patterns: bool,
     size: u32,
+    /// The authority of its Redis' certificate, where that is spoken to by TLS.
+    authority: Option<PathBuf>,
 }
 
 impl Cell {
     fn new(name: &'static str, url: String) -> Self {
-        Self { name, url, patterns: false, size: 2000 }
+        Self { name, url, patterns: false, size: 2000, authority: None }
     }
 
     /// What its gateways run with.
     fn config(&self) -> String {
         let Self { url, patterns, size, .. } = self;
-        let redis = format!("[broker]\nkind = \"redis\"\n[redis]\nurl = \"{url}\"\n");
+        let tls = self.tls("redis");
+        let redis = format!("[broker]\nkind = \"redis\"\n[redis]\nurl = \"{url}\"\n{tls}");
         let kept = format!(
             "match = \"/topic/**\"\npatterns = {patterns}\nhistory = {{ size = {size}, ttl = \"10m\" }}\n"
         );
@@ -39,6 +43,13 @@ impl Cell {
             .replace("[broker]\nkind = \"memory\"\n", &redis)
             .replace("match = \"/topic/**\"\n", &kept)
             .replace("connections_per_ip = 0", unlimited)
+    }
+
+    /// What a section `{of}.tls` says of this Redis.
+    fn tls(&self, of: &str) -> String {
+        let section =
+            |file: &PathBuf| format!("[{of}.tls]\nca_file = {:?}\n", file.display().to_string());
+        self.authority.as_ref().map(section).unwrap_or_default()
     }
 
     async fn gateway(&self) -> Gateway {
@@ -52,19 +63,20 @@ impl Cell {
         format!(
             "{}\n[relay]\ncell = \"{}\"\nsource_cell = \"{}\"\nnamespaces = [\"topic\"]\n\
              scan_interval = \"200ms\"\npoll_interval = \"50ms\"\nlease = \"1s\"\n\
-             [relay.source]\nurl = \"{}\"\n",
+             [relay.source]\nurl = \"{}\"\n{}",
             self.config(),
             self.name,
             source.name,
-            source.url
+            source.url,
+            source.tls("relay.source")
         )
     }
 }
 
 /// A relay's process; it ends with this value.
-struct Relay {
+pub struct Relay {
     child: Child,
-    admin: SocketAddr,
+    pub admin: SocketAddr,
 }
 
 impl Relay {
@@ -72,7 +84,7 @@ impl Relay {
         Self::with_config(&target.relay_config(source)).await
     }
 
-    async fn with_config(config: &str) -> Self {
+    pub async fn with_config(config: &str) -> Self {
         let file = tempfile::Builder::new().suffix(".toml").tempfile().unwrap();
         std::fs::write(file.path(), config).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_fanlight"))
@@ -92,7 +104,7 @@ impl Relay {
         }
     }
 
-    async fn is(&self, state: &str) {
+    pub async fn is(&self, state: &str) {
         let what = format!("the relay is {state}");
         let is_so = async || {
             let answer = get(self.admin, "/readyz", &[]).await;
@@ -449,6 +461,101 @@ async fn a_relay_brings_messages_into_a_redis_cluster_and_through_a_failover_of_
         eventually("all has come", async || newest().await.len() >= 40).await;
         assert!(newest().await.into_iter().eq(0..40), "each once and in order");
     }
+}
+
+/// Publishes numbers to a topic, each until it is accepted, and once.
+async fn publish_through_a_failover(
+    client: &mut RawClient,
+    to: &str,
+    numbers: std::ops::Range<u64>,
+) {
+    for n in numbers {
+        let key = format!("{to} {n}");
+        let send = json!({ "type": "send", "to": to, "data": n, "id": n, "key": key }).to_string();
+        let mut accepted = async || {
+            client.send(&send).await;
+            matches!(client.next().await, Got::Text(text) if text.contains("\"ok\""))
+        };
+        let until = tokio::time::Instant::now() + PATIENCE;
+        while !accepted().await {
+            assert!(tokio::time::Instant::now() < until, "{n} to {to} is never accepted");
+            tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Relays from `a` to `b`, lets the source of `a` fail over, and sees that all comes over, once.
+async fn through_a_failover_of_the_source(a: &Cell, b: &Cell, fail_over: impl AsyncFnOnce()) {
+    let (at_a, at_b) = (a.gateway().await, b.gateway().await);
+    let relay = Relay::start(a, b).await;
+    relay.is("active").await;
+    let mut sender = RawClient::native(&at_a, "ann").await;
+    let topics: Vec<_> = (0..6).map(|n| format!("/topic/open.{n}")).collect();
+    for topic in &topics {
+        publish(&mut sender, topic, 0..20).await;
+    }
+    for topic in &topics {
+        has(&at_b, topic, 0..20).await;
+    }
+    fail_over().await;
+    for topic in &topics {
+        publish_through_a_failover(&mut sender, topic, 20..40).await;
+    }
+    for topic in &topics {
+        has(&at_b, topic, 0..40).await;
+    }
+    assert_eq!(relay.metric("fanlight_relay_lost_total", "").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_reads_a_redis_cluster_through_a_failover_and_publishes_within_tls() {
+    let cluster = RedisCluster::start(3, 1).unwrap();
+    let tls = RedisServer::start_tls().unwrap();
+    let a = Cell::new("a", cluster.url());
+    let mut b = Cell::new("b", tls.url());
+    b.authority = tls.authority().map(Into::into);
+    through_a_failover_of_the_source(&a, &b, async || {
+        let master = cluster.masters().unwrap()[0];
+        cluster.failover(master).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_follows_the_sentinels_of_its_source_when_the_master_dies() {
+    let mut watched = RedisSentinel::start(1, 3).unwrap();
+    let target = RedisServer::start().unwrap();
+    let (a, b) = (Cell::new("a", watched.url()), Cell::new("b", target.url()));
+    through_a_failover_of_the_source(&a, &b, async || {
+        let [master, replica] = watched.servers()[..] else { panic!("two servers") };
+        let (old, new) = (watched.server(master).unwrap(), watched.server(replica).unwrap());
+        new.wait_until_replica_of(old).unwrap();
+        let old = watched.kill_master().unwrap();
+        watched.wait_for_failover(old).unwrap();
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_reads_within_tls_and_trusts_only_the_authority_that_it_is_given() {
+    let source = RedisServer::start_tls().unwrap();
+    let target = RedisServer::start().unwrap();
+    let mut a = Cell::new("a", source.url());
+    let b = Cell::new("b", target.url());
+    let wary = Relay::start(&a, &b).await;
+    eventually("it does not trust the source", async || {
+        wary.metric("fanlight_redis_connections_total", "source-").await > 0
+            && get(wary.admin, "/readyz", &[]).await.status == 503
+    })
+    .await;
+    wary.kill().await;
+    a.authority = source.authority().map(Into::into);
+    let (at_a, at_b) = (a.gateway().await, b.gateway().await);
+    let relay = Relay::start(&a, &b).await;
+    relay.is("active").await;
+    let mut sender = RawClient::native(&at_a, "ann").await;
+    publish(&mut sender, TOPIC, 0..5).await;
+    has(&at_b, TOPIC, 0..5).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

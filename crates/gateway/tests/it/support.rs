@@ -42,6 +42,8 @@ window = "200ms"
 [limits]
 connections_per_ip = 0
 sessions_per_user = 0
+handshakes_per_second_per_ip = 0
+handshakes_per_second_per_user = 0
 [log]
 level = "warn"
 [[auth.keys]]
@@ -149,7 +151,12 @@ impl Gateway {
 
     /// Waits for the end; whether it was a success.
     pub async fn ended(&mut self) -> bool {
-        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().success()
+        self.end_code().await == Some(0)
+    }
+
+    /// Waits for the end; the process' status, unless a signal was its end.
+    pub async fn end_code(&mut self) -> Option<i32> {
+        timeout(PATIENCE, self.child.wait()).await.unwrap().unwrap().code()
     }
 
     /// GETs a path of the admin listener: status and body.

@@ -389,6 +389,43 @@ run "what_can_not_be_is_refused" {
   ]
 }
 
+run "spans_go_where_they_are_wanted_and_nowhere_by_default" {
+  command = plan
+
+  variables {
+    traces = { endpoint = "https://otlp.example.com/v1/traces", connection_ratio = 0.001 }
+  }
+
+  assert {
+    condition = { for name, value in local.environment : trimprefix(name, "FANLIGHT__TELEMETRY__TRACES__") => value if startswith(name, "FANLIGHT__TELEMETRY__TRACES__") } == {
+      ENDPOINT                = "https://otlp.example.com/v1/traces"
+      PUBLICATION_RATIO       = "0.01"
+      PUBLICATIONS_PER_SECOND = "100"
+      CONNECTION_RATIO        = "0.001"
+    }
+    error_message = "the options of traces"
+  }
+}
+
+run "without_traces_no_option_of_them_is_set" {
+  command = plan
+
+  assert {
+    condition     = length([for name in keys(local.environment) : name if strcontains(name, "TRACES")]) == 0
+    error_message = "no traces unless asked for"
+  }
+}
+
+run "spans_go_by_tls_only_and_ratios_are_parts" {
+  command = plan
+
+  variables {
+    traces = { endpoint = "http://otlp.example.com:4318", publication_ratio = 2 }
+  }
+
+  expect_failures = [var.traces]
+}
+
 run "what_does_not_go_together_is_refused" {
   command = plan
 

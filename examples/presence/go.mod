@@ -1,0 +1,7 @@
+module example.com/presence
+
+go 1.21
+
+require example.com/backend v0.0.0
+
+replace example.com/backend => ../../docs/backends/go

@@ -1,0 +1,210 @@
+// The code of docs/backends in each language there is here, against a real gateway: webhooks'
+// signatures, connect and message, publishing by the server API, tokens.
+//
+//   node backends.mjs --gateway PATH
+//
+// Prints one JSON line per language; exits with 1, and says why, where something did not hold.
+
+import assert from "node:assert/strict";
+import { createHmac, randomBytes } from "node:crypto";
+import { mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from "node:fs";
+import { tmpdir } from "node:os";
+import { join, resolve } from "node:path";
+import { parseArgs } from "node:util";
+
+import WebSocket from "ws";
+
+import { Program, find, listens, runToEnd, takePort } from "../../examples/stack/processes.mjs";
+import { ROOT } from "../../examples/stack/stack.mjs";
+
+const { values: options } = parseArgs({ options: { gateway: { type: "string" } } });
+const FOLDER = join(ROOT, "docs/backends");
+
+const LANGUAGES = {
+  node: { needs: ["node"], start: () => [process.execPath, [join(FOLDER, "node/backend.mjs")]] },
+  python: { needs: ["python3"], start: () => [find("python3"), [join(FOLDER, "python/backend.py")]] },
+  go: {
+    needs: ["go"],
+    async start(folder, log) {
+      const program = join(folder, "backend");
+      await runToEnd("go build", find("go"), ["build", "-o", program, "."], { log, cwd: join(FOLDER, "go") });
+      return [program, []];
+    },
+  },
+  java: {
+    needs: ["java", "javac"],
+    async start(folder, log) {
+      const sources = ["Backend", "Fanlight", "Json"].map((name) => join(FOLDER, "java", `${name}.java`));
+      await runToEnd("javac", find("javac"), ["-d", folder, ...sources], { log });
+      return [find("java"), ["-XX:TieredStopAtLevel=1", "-cp", folder, "Backend"]];
+    },
+  },
+};
+
+/** As the specification of Standard Webhooks says; its own example is in `main`. */
+function sign({ secret, id, timestamp, body }) {
+  const key = secret.startsWith("whsec_") ? Buffer.from(secret.slice(6), "base64") : Buffer.from(secret);
+  return `v1,${createHmac("sha256", key).update(`${id}.${timestamp}.${body}`).digest("base64")}`;
+}
+
+async function check(language) {
+  const folder = mkdtempSync(join(tmpdir(), `fanlight-backend-${language}-`));
+  process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
+  const log = join(folder, "log");
+  // Once as a text, and once as other tools write such secrets.
+  const secret = ["go", "node"].includes(language)
+    ? `whsec_${randomBytes(32).toString("base64")}`
+    : randomBytes(32).toString("hex");
+  const secrets = { jwt: randomBytes(32).toString("hex"), webhook: secret, "api-key": randomBytes(32).toString("hex") };
+  mkdirSync(join(folder, "secrets"));
+  for (const [name, value] of Object.entries(secrets)) writeFileSync(join(folder, "secrets", name), value);
+  const [port, api, clients, admin] = await Promise.all([0, 0, 0, 0].map(takePort));
+  const text = readFileSync(join(FOLDER, "fanlight.toml"), "utf8").replace(":9000/", `:${port}/`);
+  writeFileSync(join(folder, "fanlight.toml"), text);
+
+  const [command, args] = await LANGUAGES[language].start(folder, log);
+  const env = {
+    ...process.env,
+    PORT: port,
+    WEBHOOK_SECRET: secret,
+    JWT_SECRET: secrets.jwt,
+    API_KEY: secrets["api-key"],
+    GATEWAY_API: `http://127.0.0.1:${api}/api/v1`,
+  };
+  const backend = new Program(language, command, args, { log, env });
+  const listen = ["--listen", clients, "--api", api, "--admin", admin];
+  const at = listen.map((each) => (typeof each === "number" ? `127.0.0.1:${each}` : each));
+  const gateway = new Program("gateway", resolve(options.gateway), ["serve", "--config", "fanlight.toml", ...at], {
+    log,
+    cwd: folder,
+  });
+  try {
+    await backend.until(() => listens(port));
+    await gateway.until(async () => (await fetch(`http://127.0.0.1:${admin}/readyz`)).ok);
+    await onlyGoodSignaturesAreTaken(`http://127.0.0.1:${port}/fanlight`, secret);
+    await theGatewayAndTheBackendWorkTogether(`http://127.0.0.1:${port}`, `ws://127.0.0.1:${clients}/ws`);
+  } catch (error) {
+    throw new Error(`${language}: ${error.stack}\n${backend.said()}`);
+  } finally {
+    await Promise.all([backend.stop(), gateway.stop()]);
+  }
+}
+
+async function onlyGoodSignaturesAreTaken(url, secret) {
+  const now = Math.floor(Date.now() / 1000);
+  const good = { secret, id: "msg_1", timestamp: now, body: '{"type":"connected","user":"änn"}' };
+  const headers = (signature, { id, timestamp } = good) => ({
+    "webhook-id": id,
+    "webhook-timestamp": `${timestamp}`,
+    ...(signature !== undefined && { "webhook-signature": signature }),
+  });
+  const other = { ...good, secret: "another secret, which is long enough" };
+  const cases = [
+    [200, headers(sign(good)), good.body],
+    [200, headers(`${sign(other)} ${sign(good)}`), good.body],
+    [401, headers(sign(other)), good.body],
+    [401, headers(sign(good)), good.body.replace("connected", "connecteD")],
+    [401, headers(sign(good), { ...good, id: "msg_2" }), good.body],
+    [401, headers(sign(good), { ...good, timestamp: now - 1 }), good.body],
+    [401, headers(sign(good).replace("v1,", "v2,")), good.body],
+    [401, headers(sign(good).slice(0, 20)), good.body],
+    [401, headers(""), good.body],
+    [401, headers(), good.body],
+    [401, {}, good.body],
+  ];
+  for (const seconds of [-400, 400]) {
+    const late = { ...good, timestamp: now + seconds };
+    cases.push([401, headers(sign(late), late), good.body]);
+  }
+  for (const [status, header, body] of cases) {
+    const response = await fetch(url, { method: "POST", headers: header, body });
+    assert.equal(response.status, status, `${JSON.stringify(header)} ${body}: ${await response.text()}`);
+  }
+}
+
+async function theGatewayAndTheBackendWorkTogether(backend, gateway) {
+  const token = async (user) => (await fetch(`${backend}/token?user=${user}`)).text();
+  const mallory = new Client(gateway, await token("mallory"));
+  await mallory.expect(({ type, message }) => type === "error" && /not welcome/.test(message));
+
+  const [ann, bob] = [new Client(gateway, await token("ann")), new Client(gateway, await token("bob"))];
+  for (const client of [ann, bob]) {
+    await client.expect(({ type }) => type === "connected");
+    client.send({ type: "subscribe", to: "/topic/greetings", id: 1 });
+    client.send({ type: "subscribe", to: "/user/queue/replies", id: 2 });
+    await client.expect(({ type, id }) => type === "ok" && id === 2);
+  }
+  ann.send({ type: "send", to: "/app/greet", data: { text: 'hello "all" – 🪭' }, id: 3 });
+  await ann.expect(({ type, id }) => type === "ok" && id === 3);
+  await ann.expect(({ to, data }) => to === "/user/queue/replies" && data.heard === 'hello "all" – 🪭');
+  for (const client of [ann, bob]) {
+    await client.expect(({ to, data }) => to === "/topic/greetings" && data.from === "ann" && /"all" – 🪭/.test(data.text));
+  }
+  assert.equal(bob.has(({ to }) => to === "/user/queue/replies"), false);
+  for (const client of [ann, bob, mallory]) client.close();
+}
+
+/** Speaks the native protocol, and keeps what came. */
+class Client {
+  #socket;
+  #got = [];
+  #wake = () => {};
+
+  constructor(url, token) {
+    this.#socket = new WebSocket(url, "fanlight.v1.json");
+    this.#socket.on("open", () => this.send({ type: "connect", token }));
+    this.#socket.on("message", (text) => {
+      this.#got.push(...[JSON.parse(text)].flat());
+      this.#wake();
+    });
+    this.#socket.on("error", (error) => this.#got.push({ type: "broken", message: error.message }));
+  }
+
+  send(message) {
+    this.#socket.send(JSON.stringify(message));
+  }
+
+  has(is) {
+    return this.#got.some(is);
+  }
+
+  async expect(is) {
+    const deadline = Date.now() + 20_000;
+    while (!this.has(is)) {
+      assert(Date.now() < deadline, `${is} never came, but ${JSON.stringify(this.#got)}`);
+      await Promise.race([new Promise((wake) => (this.#wake = wake)), new Promise((wake) => setTimeout(wake, 100))]);
+    }
+  }
+
+  close() {
+    this.#socket.terminate();
+  }
+}
+
+async function main() {
+  const example = {
+    secret: "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw",
+    id: "msg_p5jXN8AQM9LWM0D4loKWxJek",
+    timestamp: 1614265330,
+    body: '{"test": 2432232314}',
+  };
+  assert.equal(sign(example), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+  const outcomes = await Promise.allSettled(
+    Object.entries(LANGUAGES).map(async ([language, { needs }]) => {
+      const missing = needs.filter((program) => !find(program));
+      if (missing.length > 0) return print({ skipped: language, missing });
+      const started = Date.now();
+      await check(language);
+      print({ language, held: true, ms: Date.now() - started });
+    }),
+  );
+  const failed = outcomes.filter(({ reason }) => reason);
+  for (const { reason } of failed) console.error(reason.message);
+  process.exit(failed.length > 0 ? 1 : 0);
+}
+
+function print(line) {
+  process.stdout.write(`${JSON.stringify(line)}\n`);
+}
+
+await main();
