@@ -101,8 +101,8 @@ mod tests {
         Handshakes::new(&config)
     }
 
-    fn address(last: u8) -> Option<AddressKey> {
-        Some(IpAddr::from([192, 0, 2, last]).into())
+    fn address(last: u8) -> AddressKey {
+        IpAddr::from([192, 0, 2, last]).into()
     }
 
     #[test]
@@ -111,21 +111,24 @@ mod tests {
         let (ann, bob): (Arc<str>, Arc<str>) = ("ann".into(), "bob".into());
         let admit = |address, user| handshakes.admit(address, user, 1000, 0.0);
         for _ in 0..2 {
-            assert_eq!(admit(address(1), Some(&ann)), Ok(()));
+            assert_eq!(admit(Some(address(1)), Some(&ann)), Ok(()));
         }
         // Refused for the user, which costs the address nothing.
         for _ in 0..5 {
             let refused = Err(Crowded::User(RetryAfterMs(1000)));
-            assert_eq!(admit(address(1), Some(&ann)), refused);
+            assert_eq!(admit(Some(address(1)), Some(&ann)), refused);
         }
         assert_eq!(handshakes.admit_user(&ann, 1000), Err(RetryAfterMs(1000)));
-        assert!(!handshakes.is_full(address(1), 1000));
-        assert_eq!(admit(address(1), None), Ok(()));
-        assert!(handshakes.is_full(address(1), 1000) && !handshakes.is_full(address(2), 1000));
-        assert_eq!(admit(address(1), None), Err(Crowded::Address(RetryAfterMs(1000))));
-        handshakes.forget(address(1));
-        assert_eq!(admit(address(1), None), Ok(()));
-        assert_eq!(admit(address(2), Some(&bob)), Ok(()));
+        assert!(!handshakes.is_full(Some(address(1)), 1000));
+        assert_eq!(admit(Some(address(1)), None), Ok(()));
+        assert!(
+            handshakes.is_full(Some(address(1)), 1000)
+                && !handshakes.is_full(Some(address(2)), 1000)
+        );
+        assert_eq!(admit(Some(address(1)), None), Err(Crowded::Address(RetryAfterMs(1000))));
+        handshakes.forget(Some(address(1)));
+        assert_eq!(admit(Some(address(1)), None), Ok(()));
+        assert_eq!(admit(Some(address(2)), Some(&bob)), Ok(()));
         assert!((0..100).all(|_| admit(None, None).is_ok()));
     }
 
@@ -133,7 +136,7 @@ mod tests {
     fn who_is_refused_by_the_node_or_by_its_address_has_used_up_nothing() {
         let handshakes = handshakes(4);
         let ann: Arc<str> = "ann".into();
-        let admit = |last, user| handshakes.admit(address(last), user, 1000, 0.0);
+        let admit = |last, user| handshakes.admit(Some(address(last)), user, 1000, 0.0);
         assert!((0..3).all(|_| admit(1, None).is_ok()));
         for _ in 0..10 {
             assert!(matches!(admit(1, None), Err(Crowded::Address(_))));
@@ -146,6 +149,6 @@ mod tests {
         for _ in 0..2 {
             assert_eq!(handshakes.admit_user(&ann, 1000), Ok(()));
         }
-        assert!(!handshakes.addresses.is_full(&address(3).unwrap(), 1000, handshakes.per_address));
+        assert!(!handshakes.addresses.is_full(&address(3), 1000, handshakes.per_address));
     }
 }

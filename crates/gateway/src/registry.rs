@@ -73,33 +73,14 @@ impl Cluster {
             address: address.to_string(),
             started_unix_ms: clock.now().unix_ms,
         };
-        let limit = config.session_limit();
-        let max_revocations = config.limits.revocations as usize;
         if config.broker.kind == BrokerKind::Memory {
             let broker = Arc::new(MemoryBroker::new(sinks, Arc::new(move || clock.now().unix_ms)));
-            let node = alone(info);
-            let sleep: Sleep = Arc::new(|time| tokio::time::sleep(time).boxed());
-            let peers = Arc::new(MemoryPeers::new(Arc::clone(&node.id), answerer, sleep));
-            let memory = Arc::new(MemoryRegistry::new(node, limit, sessions));
-            let registry = Arc::clone(&memory) as Arc<dyn Registry>;
             let options = config.presence_options();
             let presence = presence::start_alone(&broker, options, clock, tracker, shutdown);
-            let queues = Arc::clone(&broker) as Arc<dyn Queues>;
-            let own = Own::Alone(memory);
-            let now = Arc::new(move || clock.now());
-            let revocations = Arc::new(MemoryRevocations::new(max_revocations, now));
-            let lifecycle = None;
-            return Ok(Self {
-                broker,
-                queues,
-                registry,
-                presence,
-                revocations,
-                peers,
-                own,
-                lifecycle,
-            });
+            return Ok(Self::alone(config, &broker, presence, sessions, info, answerer, clock));
         }
+        let limit = config.session_limit();
+        let max_revocations = config.limits.revocations as usize;
         let redis_config = config.redis_config().map_err(ConfigError::from)?;
         let (sink, mut inbox) = control();
         let peer_inbox = inbox.peers().expect("nobody has taken it before");
@@ -136,6 +117,32 @@ impl Cluster {
         let own = Own::Redis { broker: Arc::clone(&broker), registry, lease };
         let lifecycle = None;
         Ok(Self { broker, queues, registry: shared, presence, revocations, peers, own, lifecycle })
+    }
+
+    fn alone(
+        config: &Config,
+        broker: &Arc<MemoryBroker>,
+        presence: Arc<dyn Presence>,
+        sessions: Arc<dyn Sessions>,
+        info: NodeInfo,
+        answerer: Arc<dyn Answerer>,
+        clock: Clock,
+    ) -> Self {
+        let node = alone(info);
+        let sleep: Sleep = Arc::new(|time| tokio::time::sleep(time).boxed());
+        let peers = Arc::new(MemoryPeers::new(Arc::clone(&node.id), answerer, sleep));
+        let memory = Arc::new(MemoryRegistry::new(node, config.session_limit(), sessions));
+        let (max, now) = (config.limits.revocations as usize, Arc::new(move || clock.now()));
+        Self {
+            broker: Arc::clone(broker) as _,
+            queues: Arc::clone(broker) as _,
+            registry: Arc::clone(&memory) as _,
+            presence,
+            revocations: Arc::new(MemoryRevocations::new(max, now)),
+            peers,
+            own: Own::Alone(memory),
+            lifecycle: None,
+        }
     }
 
     /// Begins to deliver events to webhooks.

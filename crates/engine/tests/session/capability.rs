@@ -3,12 +3,17 @@
 use std::sync::Arc;
 
 use expect_test::expect;
-use fanlight_engine::auth::{AuthError, Capability};
+use fanlight_engine::auth::{AuthError, Capability, Token};
 use fanlight_engine::policy::Grants;
 use fanlight_engine::session::Done;
 
 use crate::driver::{Driver, Pending};
 use crate::transcript::check;
+
+/// That a capability is to be checked.
+pub(crate) fn asked(token: &Token) -> (String, Option<Pending>) {
+    ("S? authorize".to_owned(), Some(Pending::Authorized(token.as_str().to_owned())))
+}
 
 /// A capability is `cap:SECONDS:USER:JSON`: how long it lasts, whose it is if anybody's, and what
 /// it grants.

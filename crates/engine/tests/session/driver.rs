@@ -340,9 +340,7 @@ impl Driver {
             who @ (Effect::Authenticate(_) | Effect::Introduce(_) | Effect::Renew(_)) => {
                 hooks::asked_who(who)
             }
-            Effect::Authorize(token) => {
-                ("S? authorize".to_owned(), Some(Pending::Authorized(token.as_str().to_owned())))
-            }
+            Effect::Authorize(token) => crate::capability::asked(&token),
             Effect::AskToSubscribe(question) => hooks::asked(&question),
             effect @ (Effect::Enter { .. } | Effect::Exit { .. } | Effect::Record(_)) => {
                 match self.registry_effect(effect) {

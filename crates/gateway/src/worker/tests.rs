@@ -13,7 +13,7 @@ use fanlight_engine::history::{
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
-    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RemovalPermit, RuleEffect, Who,
+    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RemovalPermit, RuleEffect,
 };
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
@@ -111,15 +111,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
             ..NamespaceOptions::default()
         },
     };
-    let rule = PolicyRule {
-        effect: RuleEffect::Allow,
-        actions: Vec::new(),
-        destination: "/topic/**".into(),
-        who: Who::Anyone,
-        users: Vec::new(),
-        roles: Vec::new(),
-        claims: std::collections::BTreeMap::default(),
-    };
+    let rule = PolicyRule::new(RuleEffect::Allow, "/topic/**");
     let rules = Rules {
         policy: Policy::new(&[namespace], &[rule]).unwrap(),
         limits: Limits::default(),

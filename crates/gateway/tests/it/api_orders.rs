@@ -13,11 +13,13 @@ const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "fanlight.v1.json");
 
 /// A token with these claims besides `sub`, `iat` and `exp`.
 async fn token_with(user: &str, claims: &[&str]) -> String {
+    let claims = claims.iter().flat_map(|claim| ["--claim", claim]);
+    minted(&["--user", user].into_iter().chain(claims).collect::<Vec<_>>()).await
+}
+
+async fn minted(arguments: &[&str]) -> String {
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
-    command.args(["token", "mint", "--secret", SECRET, "--user", user]);
-    for claim in claims {
-        command.args(["--claim", claim]);
-    }
+    command.args(["token", "mint", "--secret", SECRET]).args(arguments);
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
@@ -136,13 +138,41 @@ async fn a_user_or_a_session_is_revoked_with_the_tokens_issued_until_then() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_single_node_revokes_too_and_has_a_bound() {
+/// A node without Redis that has the server API and stores so many revocations.
+async fn single(revocations: u32) -> Gateway {
+    let revocations = format!("sessions_per_user = 0\nrevocations = {revocations}\n");
     let config = CONFIG
         .replace("admin = \"127.0.0.1:0\"\n", "admin = \"127.0.0.1:0\"\napi = \"127.0.0.1:0\"\n")
-        .replace("sessions_per_user = 0\n", "sessions_per_user = 0\nrevocations = 1\n");
+        .replace("sessions_per_user = 0\n", &revocations);
     let key = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
-    let gateway = Gateway::with_config(&format!("{config}\n{key}")).await;
+    Gateway::with_config(&format!("{config}\n{key}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_capability_is_refused_and_ends_the_sessions_that_subscribe_by_it() {
+    let gateway = single(10).await;
+    let grant = ["--capability", "--grant", "subscribe:/topic/orders.*", "--claim", "jti=order"];
+    let capability = minted(&grant).await;
+    let token = token_with("ann", &[]).await;
+    let (mut ann, _) = connect(&gateway, &token).await.unwrap();
+    let (mut other, _) = connect(&gateway, &token).await.unwrap();
+    let subscribe =
+        json!({ "type": "subscribe", "to": "/topic/orders.42", "token": capability, "id": 1 });
+    ann.send(&subscribe.to_string()).await;
+    ann.expect("\"ok\"").await;
+    let request = json!({ "token": "order", "ttl_s": 3600 });
+    assert_eq!(Backend(&gateway, KEY).post("/revoke", &request).await.status, 200);
+    ann.expect("\"revoked\"").await;
+    assert_eq!(ann.close_code().await, 4513);
+    // It was not the token to connect with.
+    other.send(&subscribe.to_string()).await;
+    let told = other.expect("\"error\"").await;
+    assert!(told.contains("bad_capability") && told.contains("revoked"), "{told}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_single_node_revokes_too_and_has_a_bound() {
+    let gateway = single(1).await;
     let token = token_with("ann", &["jti=one"]).await;
     let (mut client, _) = connect(&gateway, &token).await.unwrap();
     let backend = Backend(&gateway, KEY);
