@@ -100,7 +100,7 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let inboxes: Vec<_> = (0..config.worker_count()).map(|_| inbox(INBOX_MESSAGES)).collect();
     let clock = Clock::start();
     let workers: Vec<WorkerHandle> = inboxes.iter().map(|(handle, _)| handle.clone()).collect();
-    let handles = workers.clone();
+    let to_workers = workers.clone();
     let (answerer, address) =
         (Arc::new(Mailroom::new(workers.clone())), reachable(addresses.public));
     let mut cluster =
@@ -119,8 +119,8 @@ async fn run(options: ServeOptions, handlers: &Handlers) -> anyhow::Result<()> {
     let workers = start_workers(&node, &shared, inboxes, doors, &shutdown)?;
 
     serve_own(&node, &shared, own, keys, metrics.clone(), &tasks)?;
-    start_rebalance(&node, &shared, &handles, &tracker, &shutdown);
-    let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: handles };
+    start_rebalance(&node, &shared, &to_workers, &tracker, &shutdown);
+    let upkeep = Upkeep { metrics, node: Arc::clone(&node), shared, inboxes: to_workers };
     upkeep.start(&tracker, &shutdown);
     ecs::start(&node, &tracker, &shutdown);
     announce(&node, &addresses);

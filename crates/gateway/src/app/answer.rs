@@ -86,11 +86,12 @@ pub(super) fn read(body: &[u8]) -> Result<AppReply, AppFailure> {
     }
     let sends = send.into_iter().enumerate().map(|(at, send)| -> Result<AppSend, AppFailure> {
         let Send { to, only, data, content_type, encoding, headers } = send;
-        let body = decoded(&format!("send[{at}]"), data, content_type, encoding, headers)?;
+        let body =
+            decoded(&format!("send[{at}]"), data, content_type.as_deref(), encoding, headers)?;
         Ok(AppSend { to, only_session: matches!(only, Some(Only::Session)), body })
     });
     let reply = reply.map(|Reply { data, content_type, encoding, headers }| {
-        decoded("reply", data, content_type, encoding, headers)
+        decoded("reply", data, content_type.as_deref(), encoding, headers)
     });
     Ok(AppReply { sends: sends.collect::<Result<_, _>>()?, reply: reply.transpose()? })
 }
@@ -99,14 +100,13 @@ pub(super) fn read(body: &[u8]) -> Result<AppReply, AppFailure> {
 fn decoded(
     what: &str,
     data: Option<&RawValue>,
-    content_type: Option<String>,
+    content_type: Option<&str>,
     encoding: Option<Encoding>,
     headers: BTreeMap<Box<str>, Box<str>>,
 ) -> Result<AppBody, AppFailure> {
     let bad = |fault: &str| AppFailure::BadAnswer(format!("{what}.data: {fault}"));
-    let name = content_type.as_deref();
     let is_text = |name: &str| name.starts_with("text/");
-    let encoding = encoding.unwrap_or(match name {
+    let encoding = encoding.unwrap_or(match content_type {
         name if is_json(name) => Encoding::Json,
         Some(name) if is_text(name) => Encoding::Text,
         _ => Encoding::Base64,
@@ -129,7 +129,7 @@ fn decoded(
     let is_json_body = matches!(encoding, Encoding::Json) && !body.is_empty();
     Ok(AppBody {
         body,
-        content_type: name.map_or(fallback, ContentType::from),
+        content_type: content_type.map_or(fallback, ContentType::from),
         is_json: is_json_body,
         headers: headers.into_iter().collect(),
     })
