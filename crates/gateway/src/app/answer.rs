@@ -105,9 +105,8 @@ fn decoded(
     headers: BTreeMap<Box<str>, Box<str>>,
 ) -> Result<AppBody, AppFailure> {
     let bad = |fault: &str| AppFailure::BadAnswer(format!("{what}.data: {fault}"));
-    let name = content_type;
     let is_text = |name: &str| name.starts_with("text/");
-    let encoding = encoding.unwrap_or(match name {
+    let encoding = encoding.unwrap_or(match content_type {
         name if is_json(name) => Encoding::Json,
         Some(name) if is_text(name) => Encoding::Text,
         _ => Encoding::Base64,
@@ -130,7 +129,7 @@ fn decoded(
     let is_json_body = matches!(encoding, Encoding::Json) && !body.is_empty();
     Ok(AppBody {
         body,
-        content_type: name.map_or(fallback, ContentType::from),
+        content_type: content_type.map_or(fallback, ContentType::from),
         is_json: is_json_body,
         headers: headers.into_iter().collect(),
     })

@@ -100,6 +100,18 @@ fn presence() -> MemoryPresence {
 
 const OUTBOX: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000 };
 
+fn alone() -> NodeStatus {
+    NodeStatus {
+        id: "n".into(),
+        name: String::new(),
+        address: String::new(),
+        started_unix_ms: 0,
+        sessions: 0,
+        lease_left_ms: 0,
+        is_self: true,
+    }
+}
+
 fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerShared> {
     let namespace = Namespace {
         name: "open".into(),
@@ -119,20 +131,12 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         on_forbidden: OnForbidden::ByProtocol,
         ..Rules::default()
     };
-    let node = NodeStatus {
-        id: "n".into(),
-        name: String::new(),
-        address: String::new(),
-        started_unix_ms: 0,
-        sessions: 0,
-        lease_left_ms: 0,
-        is_self: true,
-    };
+    let node = alone();
     let unlimited = SessionLimit { sessions_per_user: 0, when_full: WhenFull::KickOldest };
     let (rules, clock) = (Arc::new(rules), Clock::start());
     let app = App::without_routes(Arc::clone(&rules), Arc::clone(&broker), clock);
-    let authenticator = Authenticator::new(&Auth::default(), TokenRules::default()).unwrap();
-    let authenticator = Arc::new(authenticator);
+    let authenticator =
+        Arc::new(Authenticator::new(&Auth::default(), TokenRules::default()).unwrap());
     let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator));
     Arc::new(WorkerShared {
         rules,

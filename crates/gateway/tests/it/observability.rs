@@ -11,6 +11,7 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::backend::Backend;
 use crate::collector::Collector;
 use crate::http::get;
 use crate::prometheus::{Prometheus, shipped};
@@ -24,7 +25,9 @@ const TOPIC: &str = "/topic/open.a";
 async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
     let redis = RedisServer::start().unwrap();
     let collector = Collector::start().await;
-    let config = cluster(&redis) + &traces(&collector);
+    let backend = Backend::start().await;
+    backend.on("message", |_| (200, json!({})));
+    let config = cluster(&redis) + &traces(&collector) + &webhook(&backend);
     let nodes: [Gateway; 3] = nodes_with(&config).await;
     let other_cell = RedisServer::start().unwrap();
     let relay = Relay::with_config(&(cluster(&other_cell) + &relay(&redis))).await;
@@ -34,7 +37,12 @@ async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
     assert_eq!(nodes[2].admin_post("/drain", &[]).await, 202);
 
     let documented = documented();
-    let exposed = nodes[0].admin_get("/metrics").await.1;
+    // Which of them delivers events is for them to settle.
+    eventually("an event is told", async || {
+        exposed_by(&nodes).await.contains("fanlight_webhook_events_total{")
+    })
+    .await;
+    let exposed = exposed_by(&nodes).await;
     let of_relay = get(relay.admin, "/metrics", &[]).await.body;
     check_exposition(&exposed, &of_relay, &documented);
 
@@ -78,9 +86,20 @@ async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
         "fanlight_trace_spans_total{result=\"exported\"}",
         "fanlight_relay_relayed_total",
         "fanlight_api_requests_total",
+        "fanlight_app_messages_total",
+        "fanlight_webhook_events_total{result=\"delivered\"}",
     ] {
         assert!(prometheus.has_data(&format!("sum({counted}) > 0")).await, "{counted}");
     }
+}
+
+/// What all of them expose.
+async fn exposed_by(nodes: &[Gateway]) -> String {
+    let mut exposed = String::new();
+    for node in nodes {
+        exposed += &node.admin_get("/metrics").await.1;
+    }
+    exposed
 }
 
 /// All that the documentation lists, by the nodes' own tables.
@@ -90,15 +109,15 @@ fn documented() -> BTreeSet<String> {
     rows.map(|row| format!("fanlight_{}", row.split('`').next().unwrap())).collect()
 }
 
-/// A loaded node and a relay expose nothing that is not documented, and together all that is.
+/// Loaded nodes and a relay expose nothing that is not documented, and together all that is.
 fn check_exposition(of_node: &str, of_relay: &str, documented: &BTreeSet<String>) {
-    let exposed_by = |text: &str| -> BTreeSet<String> {
+    let names_in = |text: &str| -> BTreeSet<String> {
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE fanlight_"));
         types.map(|rest| format!("fanlight_{}", rest.split(' ').next().unwrap())).collect()
     };
-    let mut exposed = exposed_by(of_node);
+    let mut exposed = names_in(of_node);
     assert!(!exposed.iter().any(|name| name.starts_with("fanlight_relay_")));
-    let relays = exposed_by(of_relay);
+    let relays = names_in(of_relay);
     exposed.extend(relays.into_iter().filter(|name| name.starts_with("fanlight_relay_")));
     let unknown: Vec<_> = exposed.difference(documented).collect();
     assert!(unknown.is_empty(), "exposed, and not documented: {unknown:?}");
@@ -179,6 +198,14 @@ fn traces(collector: &Collector) -> String {
     )
 }
 
+/// A backend that handles messages and hears of events.
+fn webhook(backend: &Backend) -> String {
+    let routes = "[[app.routes]]\ndestination = \"/app/work\"\nwebhook = \"backend\"\n\
+                  [[events.webhooks]]\nwebhook = \"backend\"\n\
+                  kinds = [\"connected\", \"disconnected\"]\n";
+    backend.config(routes)
+}
+
 /// A relay from the cell with this Redis.
 fn relay(source: &RedisServer) -> String {
     let url = source.url();
@@ -218,6 +245,7 @@ impl<'n> Load<'n> {
         let (api, target) = (nodes[0].api.unwrap(), "/api/v1/openapi.json");
         assert_eq!(get(api, target, &[]).await.status, 200);
         load.overwhelm().await;
+        load.step().await;
         load
     }
 
@@ -239,7 +267,7 @@ impl<'n> Load<'n> {
         }
     }
 
-    /// A client comes, recovers, publishes to both kinds of destinations and leaves; another is
+    /// A client comes, recovers, publishes to all kinds of destinations and leaves; another is
     /// refused, and a third polls.
     async fn step(&self) {
         let [a, b, _] = self.nodes;
@@ -247,7 +275,7 @@ impl<'n> Load<'n> {
         let subscribe =
             json!({ "type": "subscribe", "to": TOPIC, "since": self.position, "id": 1 });
         client.send(&subscribe.to_string()).await;
-        for to in [TOPIC, "/queue/jobs"] {
+        for to in [TOPIC, "/queue/jobs", "/app/work"] {
             let send = json!({ "type": "send", "to": to, "data": 1, "id": to }).to_string();
             client.send(&send).await;
             while !matches!(client.next().await, Got::Text(text) if text.contains(&format!("\"id\":\"{to}\"")))
