@@ -499,8 +499,8 @@ fn policy(patterns: &[&str], rules: &[PolicyRule]) -> Policy {
     Policy::new(&namespaces, rules).unwrap()
 }
 
-fn granting(user_name: &str, claim: serde_json::Value) -> Principal {
-    let grants = Grants::read(&claim, 8).unwrap();
+fn granting(user_name: &str, claim: &serde_json::Value) -> Principal {
+    let grants = Grants::read(claim, 8).unwrap();
     Principal { grants, ..user(user_name) }
 }
 
@@ -516,7 +516,7 @@ fn grants_add_what_no_rule_decides_and_a_rule_that_denies_wins() {
         "subscribe": ["/topic/orders.*", "/topic/carts/{user}/*", "/user/queue/x"],
         "publish": ["/user/bob/queue/x"],
     });
-    let ann = granting("ann", claim);
+    let ann = granting("ann", &claim);
     for (to, allowed) in [
         ("/topic/orders.1", true),
         ("/topic/orders.secret", false),
