@@ -143,7 +143,9 @@ fn pass(
             assert!(noted);
             continue;
         }
-        publications.iter().for_each(|publication| one.get(now_ms, publication));
+        for publication in publications {
+            one.get(now_ms, publication);
+        }
     }
 }
 
@@ -203,7 +205,9 @@ proptest! {
                 }
             }
         }
-        subscribers.iter_mut().for_each(|one| one.is_blocked = false);
+        for one in &mut subscribers {
+            one.is_blocked = false;
+        }
         for _ in 0..4 * INTERVAL_MS {
             now_ms += 1;
             tick(&mut conflation, &mut subscribers, now_ms);
