@@ -109,7 +109,7 @@ impl Session {
         if is_app(to) && !is_pattern(to) {
             return self.request(cx, id, to, wanted, answer);
         }
-        let Wanted { wire, start, presence, consuming, .. } = wanted;
+        let (start, presence) = (wanted.start, wanted.presence);
         let seen = if presence {
             may_see_presence(cx.rules, &self.subject(), to).map(drop)
         } else {
@@ -123,8 +123,7 @@ impl Session {
             Err(fault) => return Err((fault, answer)),
         };
         let capability = self.capability_for(cx, to, presence);
-        let headers = Box::default();
-        let wanted = Wanted { wire, start, presence, consuming, headers, capability };
+        let wanted = Wanted { capability, ..wanted };
         match right.permit() {
             Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
             Err(right) => {

@@ -93,7 +93,7 @@ pub(super) async fn history(
     if !more {
         position = page.top;
     }
-    let position = format!("{}:{}", position.epoch_text(), position.offset);
+    let position = position.to_string();
     Ok(Json(HistoryAnswer { messages, position, more, lost: page.lost.map(Lost::code) }))
 }
 
@@ -128,8 +128,7 @@ pub(super) async fn remove_history(
     caller.reaches(permit.destination())?;
     let removed = api.node.broker.remove_history(permit).await;
     let removed = removed.map_err(|error| door::refused(error.into()))?;
-    let position = removed.position;
-    let position = format!("{}:{}", position.epoch_text(), position.offset);
+    let position = removed.position.to_string();
     Ok(Json(RemovedAnswer { removed: removed.publications, position }))
 }
 
