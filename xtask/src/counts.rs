@@ -9,12 +9,14 @@ use std::fs;
 use std::io::BufReader;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 
 use anyhow::{Context, bail};
 use cargo_metadata::Message;
 use serde::{Deserialize, Serialize};
 
-use crate::process::{cargo, find_program, root};
+use crate::process::{cargo, cores, find_program, root};
 
 /// What is recorded.
 #[derive(Deserialize, Serialize)]
@@ -42,10 +44,12 @@ pub(crate) fn check() -> anyhow::Result<()> {
         return Ok(());
     }
     let executables = build()?;
+    let wanted: Vec<(&str, f64)> =
+        recorded.instructions.iter().map(|(path, &before)| (path.as_str(), before)).collect();
+    let counted = count_all(&executables, &wanted)?;
     let mut slower = 0;
     println!("{:>12} {:>12} {:>8}", "recorded", "now", "change");
-    for (path, &before) in &recorded.instructions {
-        let now = count(&executables, path, before)?;
+    for ((path, before), now) in wanted.into_iter().zip(counted) {
         let change = 100.0 * (now - before) / before.max(1.0);
         let is_slower = now > before + SLACK.max(before * TOLERANCE);
         slower += usize::from(is_slower);
@@ -146,6 +150,26 @@ fn leaves(tree: &str) -> Vec<String> {
         }
     }
     leaves
+}
+
+/// Counts on every core at once: instructions are the same on a busy one.
+fn count_all(executables: &Executables, wanted: &[(&str, f64)]) -> anyhow::Result<Vec<f64>> {
+    let next = AtomicUsize::new(0);
+    let work = || -> anyhow::Result<Vec<(usize, f64)>> {
+        let mut counted = Vec::new();
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(&(path, guess)) = wanted.get(at) else { return Ok(counted) };
+            counted.push((at, count(executables, path, guess)?));
+        }
+    };
+    let mut counted = thread::scope(|scope| {
+        let workers: Vec<_> = (0..cores()).map(|_| scope.spawn(work)).collect();
+        let joined = workers.into_iter().map(|worker| worker.join().expect("a count panicked"));
+        joined.collect::<anyhow::Result<Vec<_>>>().map(|parts| parts.concat())
+    })?;
+    counted.sort_unstable_by_key(|&(at, _)| at);
+    Ok(counted.into_iter().map(|(_, instructions)| instructions).collect())
 }
 
 /// Instructions of one iteration, of which there will be as many as `guess` allows.

@@ -12,6 +12,7 @@ mod terraform;
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Instant;
 
 use anyhow::{Context, bail};
 
@@ -64,8 +65,9 @@ pub(crate) fn run(filter: &str) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     for Check { name, run } in chosen {
         println!("\n── deploy: {name}");
+        let started = Instant::now();
         match run().with_context(|| format!("deploy: {name}")) {
-            Ok(Outcome::Passed) => println!("{name}: passed"),
+            Ok(Outcome::Passed) => println!("{name}: passed in {:.0?}", started.elapsed()),
             Ok(Outcome::Skipped(what)) => println!("{name}: skipped: {what}"),
             Err(error) => {
                 eprintln!("{name}: failed: {error:#}");

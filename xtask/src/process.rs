@@ -1,9 +1,10 @@
 //! Running other programs from the repository's root, visibly.
 
-use std::env;
 use std::ffi::OsStr;
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::{env, thread};
 
 use anyhow::{Context, bail};
 
@@ -17,6 +18,11 @@ pub(crate) fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     command.args(arguments).current_dir(root());
     command
+}
+
+/// How many commands of one thread this machine runs at once.
+pub(crate) fn cores() -> usize {
+    thread::available_parallelism().map_or(2, NonZero::get)
 }
 
 /// Prints the command, runs it, and fails when it fails.

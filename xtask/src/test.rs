@@ -1,10 +1,9 @@
 //! `cargo xtask test`: everything that is tested, with real Redis, Node and Chromium.
 
-use std::num::NonZero;
+use std::env;
 use std::process::Command;
-use std::{env, thread};
 
-use crate::process::{cargo, root, run as run_command};
+use crate::process::{cargo, cores, root, run as run_command};
 use crate::{deploy, requirements, tools};
 
 /// How many tests of a binary run at once; who sets it decides.
@@ -37,7 +36,7 @@ pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
 /// Most of a test is waiting, for servers that start and leases that end: on two cores, four at a
 /// time take half of the time that two take.
 fn test_threads() -> usize {
-    2 * thread::available_parallelism().map_or(2, NonZero::get)
+    2 * cores()
 }
 
 fn npm(arguments: &[&str]) -> Command {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
-use fanlight_engine::peers::Peers;
+use fanlight_engine::peers::{Holder, Peers};
 use fanlight_engine::presence::Presence;
 use fanlight_engine::registry::Registry;
 use fanlight_engine::revocation::Revocations;
@@ -135,6 +135,20 @@ impl Node {
             }
             BrokerHealth::Unhealthy(why) => Readiness::BrokerUnhealthy(why),
         }
+    }
+
+    /// Whether a session is one of its own, not another node's.
+    pub fn holds(&self, holder: &Holder) -> bool {
+        self.lease.as_ref().is_none_or(|lease| lease.owner() == holder.owner)
+    }
+
+    /// Resolves when a request is to end that waits here for another node's session, as this one
+    /// leaves: at a time of its own within the drain's window, so that not all of them come to the
+    /// other nodes at once.
+    pub async fn parting(&self) {
+        self.leaving.cancelled().await;
+        let left = self.drain.window_left(self.clock.now().mono_ms);
+        tokio::time::sleep(left.mul_f64(rand::random_range(0.0..1.0))).await;
     }
 
     /// Whether it has been ready since its start.

@@ -163,6 +163,14 @@ impl Progress {
         }
     }
 
+    /// What is left of the time in which connections are closed.
+    pub(crate) fn window_left(&self, now_ms: u64) -> Duration {
+        self.state().as_ref().map_or(Duration::ZERO, |state| {
+            let of_plan = Duration::from_millis(now_ms.saturating_sub(state.plan_began_ms));
+            (state.plan.grace + state.plan.window).saturating_sub(of_plan)
+        })
+    }
+
     /// How far it is, for somebody who may ask again.
     pub fn asked(&self, connections: u64, now_ms: u64) -> Report {
         if let Some(state) = &mut *self.state() {
@@ -276,6 +284,8 @@ mod tests {
         let begun = report.begun.expect("it has begun");
         assert_eq!((report.state, begun.hurried), (Stage::Closing, true));
         assert_eq!((begun.elapsed_s, begun.left_s), (70.0, 20.0));
+        assert_eq!(progress.window_left(71_000), Duration::from_secs(15));
+        assert_eq!(progress.window_left(90_000), Duration::ZERO);
     }
 
     #[test]

@@ -35,7 +35,18 @@ impl Station {
         Ok(handle?)
     }
 
-    /// Receives from the mailbox of `holder`. `None`: this thread ends, and nothing was received.
+    /// Refuses a poll that would wait for the mailbox of `holder` where that is another node's and
+    /// this one's sessions leave: a proxy that prefers the node with the fewest connections would
+    /// bring all polls here, to be sent on at once when this node ends.
+    pub(super) fn may_wait(&self, holder: &Holder) -> Result<(), Box<Problem>> {
+        if self.node.leaving.is_cancelled() && !self.node.holds(holder) {
+            let detail = "this node is draining; ask again, another";
+            return Err(door::unavailable("draining", detail).into());
+        }
+        Ok(())
+    }
+
+    /// Receives from the mailbox of `holder`. `None`: this node leaves, and nothing was received.
     pub(super) async fn receive(
         &self,
         holder: &Holder,
@@ -48,6 +59,7 @@ impl Station {
         tokio::select! {
             answer = &mut answer => return Some(answer),
             () = self.ending.cancelled() => {}
+            () = self.node.parting(), if !self.node.holds(holder) => {}
         }
         // It may have answered already, and then the answer is on its way: it must not be lost.
         let leave = MailRequest { caller, what: Wish::Leave { receiver, is_lost: false } };

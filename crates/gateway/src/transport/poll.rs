@@ -92,9 +92,11 @@ impl<'s> Poll<'s> {
         if let Some(Mailbox { from, id }) = mailbox
             && let Some(name) = mailbox_name(&id)
             && let Ok(Some(holder)) = peers.holder(name).await
-            && let Some(page) = self.ask(&holder, Some(from)).await?
         {
-            return Ok(page);
+            self.station.may_wait(&holder)?;
+            if let Some(page) = self.ask(&holder, Some(from)).await? {
+                return Ok(page);
+            }
         }
         let handshake = door::listener(node, self.peer, &self.headers, &self.visitor, "poll")
             .await

@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use fanlight_testkit::RedisServer;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use serde_json::{Value, json};
 
 use crate::http::{BARE, Stream, With, ask, get, headers, post};
-use crate::returning::{bearer, nodes, publish};
+use crate::returning::{bearer, config, nodes, nodes_with, publish};
 use crate::support::{CONFIG, Gateway, RawClient, eventually, token};
 
 const TARGET: &str = "/poll?destination=/topic/open.a";
@@ -420,4 +422,40 @@ async fn who_publishes_too_fast_is_told_when_to_go_on_whatever_connections_it_ma
     let bob = bearer("bob").await;
     let response = post(gateway.public, "/publish", &[("Authorization", &bob)], &body).await;
     assert_eq!(response.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn polls_leave_a_node_that_drains_one_after_another_and_no_more_wait_there() {
+    let redis = RedisServer::start().unwrap();
+    let config = config(&redis, "").replace("window = \"200ms\"", "window = \"4s\"");
+    let [a, b] = nodes_with(&config).await;
+    let ann = bearer("ann").await;
+    let mut cursors = Vec::new();
+    for _ in 0..8 {
+        cursors.push(cursor_of(&poll(&a, &ann, "", "0").await).to_owned());
+    }
+    // It keeps the node until the window's end.
+    let _last = RawClient::native(&b, "last").await;
+    let mut waiting: FuturesUnordered<_> =
+        cursors.iter().map(async |cursor| (cursor, poll(&b, &ann, cursor, "40s").await)).collect();
+    let is_same = |(cursor, page): (&String, Value)| {
+        assert_eq!((cursor_of(&page), &page["messages"]), (&**cursor, &json!([])));
+    };
+    let drained = async {
+        let are_waiting = async || b.metric("fanlight_peer_asks_pending").await == 8;
+        eventually("they wait", are_waiting).await;
+        b.signal("TERM").await;
+    };
+    let (first, ()) = tokio::join!(waiting.next(), drained);
+    is_same(first.unwrap());
+    // Others wait there still, but nobody new may.
+    let target = format!("{TARGET}&cursor={}&wait=40s", cursors[0]);
+    let refused = get(b.public, &target, &[("Authorization", &*ann)]).await;
+    assert_eq!((refused.status, &refused.json()["code"]), (503, &json!("draining")));
+    assert!(refused.header("retry-after").is_some(), "{refused:?}");
+    assert!(b.metric("fanlight_peer_asks_pending").await > 0, "all of them left at once");
+    waiting.map(is_same).collect::<()>().await;
+    // Elsewhere, everything is as it was.
+    let page = poll(&a, &ann, &cursors[0], "0").await;
+    assert_eq!(page["messages"], json!([]), "{page}");
 }

@@ -307,7 +307,7 @@ async fn a_node_that_goes_hands_on_those_who_wait_there_for_sessions_of_another(
         gone
     );
     assert_eq!(held.body, "h\n");
-    assert!(streamed.body.ends_with("h\nh\n"), "{streamed:?}");
+    assert_eq!(streamed.body.trim_start_matches('h'), "\n", "more than a prelude");
     assert_eq!(page.json(), json!({ "messages": [], "cursor": cursor }));
     publisher.send(r#"{"type":"send","to":"/topic/open.a","data":"on","id":1}"#).await;
     publisher.expect("\"ok\"").await;

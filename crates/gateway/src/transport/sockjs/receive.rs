@@ -38,17 +38,25 @@ impl Visit {
         if self.transport.is_streaming() {
             return self.stream(found, receiver, request.version(), &cors).await;
         }
-        let (Ok(frame) | Err(frame)) = match &found {
+        let next = match &found {
             Found::Holder(holder) => self.next(holder, rand::random(), false).await,
             Found::Over(close) => Err(closing(close)),
         };
+        let (Ok(frame) | Err(frame)) =
+            next.map(|frame| frame.unwrap_or(Bytes::from_static(frame::HEARTBEAT)));
         let mut body = Vec::new();
         receiver.frame(&mut body, &frame);
         cors.on(reply::of(self.transport, StatusCode::OK, body))
     }
 
-    /// The next frame; `Err` when it is the last.
-    async fn next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
+    /// The next frame; `Err` when it is the last. `None`: the client is to come again, to another
+    /// node.
+    async fn next(
+        &self,
+        holder: &Holder,
+        receiver: u64,
+        stays: bool,
+    ) -> Result<Option<Bytes>, Bytes> {
         let next = self.try_next(holder, receiver, stays).await;
         if next.as_ref().is_err_and(|last| *last == closing(&Close::ANOTHER_CONNECTION)) {
             // That it was cut, and its client is here again, may just not be known yet.
@@ -58,7 +66,12 @@ impl Visit {
         next
     }
 
-    async fn try_next(&self, holder: &Holder, receiver: u64, stays: bool) -> Result<Bytes, Bytes> {
+    async fn try_next(
+        &self,
+        holder: &Holder,
+        receiver: u64,
+        stays: bool,
+    ) -> Result<Option<Bytes>, Bytes> {
         let receive = Receive {
             receiver,
             stays,
@@ -68,12 +81,11 @@ impl Visit {
         };
         let caller = self.visitor.owner();
         match self.state.station.receive(holder, caller, receive).await {
-            Some(Ok(MailReply::Frame(frame))) => Ok(frame),
+            Some(Ok(MailReply::Frame(frame))) => Ok(Some(frame)),
             Some(Ok(MailReply::Last(frame))) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
             Some(Ok(MailReply::Sent | MailReply::NotHere) | Err(_)) => Err(interrupted()),
-            // The client comes again, to another node.
-            None => Ok(Bytes::from_static(frame::HEARTBEAT)),
+            None => Ok(None),
         }
     }
 
@@ -141,7 +153,7 @@ impl Stream {
         let station = &visit.state.station;
         let limit = visit.state.service.stream_bytes(&station.node);
         let mut sent = 0;
-        while sent < limit && !station.ending.is_cancelled() {
+        while sent < limit {
             let next = match found {
                 Found::Holder(holder) => {
                     tokio::select! {
@@ -152,7 +164,10 @@ impl Stream {
                 Found::Over(close) => Err(closing(close)),
             };
             let is_last = next.is_err();
-            let (Ok(frame) | Err(frame)) = next;
+            let frame = match next {
+                Ok(Some(frame)) | Err(frame) => frame,
+                Ok(None) => return Ok(false),
+            };
             let mut body = Vec::new();
             self.receiver.frame(&mut body, &frame);
             sent += body.len();
