@@ -2,6 +2,7 @@
 //
 //   node examples/run.mjs --gateway target/debug/fanlight --chat target/debug/fanlight-example-chat [--any-ports] [NAME...]
 import { resolve } from "node:path";
+import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
 import { APPS, missing } from "./stack/apps.mjs";
@@ -23,6 +24,9 @@ if (unknown.length > 0 || !values.gateway) {
   console.error(unknown.length > 0 ? `no example is called ${unknown}; there are ${known}` : "--gateway is missing");
   process.exit(2);
 }
+
+/** For how long a node stays away that was killed. */
+const AWAY_S = 10;
 
 let stack;
 let leaving = false;
@@ -50,5 +54,23 @@ console.log("The examples are running; each is best seen in two windows.");
 for (const { name, url } of Object.values(stack.apps)) console.log(`  ${name.padEnd(14)} ${url}`);
 for (const name of stack.skipped) console.log(`  ${name.padEnd(14)} skipped: missing ${missing(name).join(", ")}`);
 console.log(`  ${"gateway".padEnd(14)} http://127.0.0.1:${stack.ports.clients} (nginx before two nodes)`);
+for (const { name, program } of stack.nodes) console.log(`  ${name.padEnd(14)} kill -9 ${program.pid}`);
 console.log(`  ${"logs, config".padEnd(14)} ${stack.folder}`);
-console.log("Ctrl-C ends all.");
+console.log("Kill a node while you look: it starts again after a while. Ctrl-C ends all.");
+stack.nodes.forEach(keepRunning);
+
+async function keepRunning(node) {
+  while (true) {
+    const how = await node.program.ended;
+    if (leaving) return;
+    console.log(`${node.name} ${how}; it starts again in ${AWAY_S} s`);
+    await sleep(AWAY_S * 1000);
+    if (leaving) return;
+    try {
+      await node.start();
+      console.log(`${node.name} is back: kill -9 ${node.program.pid}`);
+    } catch (error) {
+      if (!leaving) console.error(error.message);
+    }
+  }
+}

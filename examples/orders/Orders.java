@@ -124,7 +124,8 @@ final class Orders {
         if ((Double) Json.get(claims, "exp") < System.currentTimeMillis() / 1000.0) {
             throw new Refusal(401, "the token has expired");
         }
-        return new User((String) Json.get(claims, "sub"), ((List<?>) Json.get(claims, "roles")).contains("staff"));
+        boolean isStaff = Json.get(claims, "roles") instanceof List<?> roles && roles.contains("staff");
+        return new User((String) Json.get(claims, "sub"), isStaff);
     }
 
     private void handle(HttpExchange exchange) throws IOException {

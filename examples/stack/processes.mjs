@@ -29,6 +29,10 @@ export class Program {
     this.ended.then((how) => (this.how = how));
   }
 
+  get pid() {
+    return this.#child.pid;
+  }
+
   /** Waits until `condition` holds; fails if the program ends before, or does not get there. */
   async until(condition, seconds = 30) {
     const deadline = Date.now() + seconds * 1000;

@@ -1,5 +1,6 @@
 // The code of docs/backends in each language there is here, against a real gateway: webhooks'
-// signatures, connect and message, publishing by the server API, tokens.
+// signatures, connect, message and disconnected, publishing to topics and users by the server API,
+// tokens.
 //
 //   node backends.mjs --gateway PATH
 //
@@ -123,26 +124,42 @@ async function onlyGoodSignaturesAreTaken(url, secret) {
 }
 
 async function theGatewayAndTheBackendWorkTogether(backend, gateway) {
-  const token = async (user) => (await fetch(`${backend}/token?user=${user}`)).text();
+  const token = async (user) => (await fetch(`${backend}/token?user=${encodeURIComponent(user)}`)).text();
   const mallory = new Client(gateway, await token("mallory"));
   await mallory.expect(({ type, message }) => type === "error" && /not welcome/.test(message));
 
-  const [ann, bob] = [new Client(gateway, await token("ann")), new Client(gateway, await token("bob"))];
+  const [ann, bob] = [new Client(gateway, await token("ann")), new Client(gateway, await token(BOB))];
   for (const client of [ann, bob]) {
     await client.expect(({ type }) => type === "connected");
     client.send({ type: "subscribe", to: "/topic/greetings", id: 1 });
     client.send({ type: "subscribe", to: "/user/queue/replies", id: 2 });
-    await client.expect(({ type, id }) => type === "ok" && id === 2);
+    client.send({ type: "subscribe", to: "/user/queue/alerts", id: 3 });
+    await client.expect(({ type, id }) => type === "ok" && id === 3);
   }
-  ann.send({ type: "send", to: "/app/greet", data: { text: 'hello "all" – 🪭' }, id: 3 });
-  await ann.expect(({ type, id }) => type === "ok" && id === 3);
+  ann.send({ type: "send", to: "/app/greet", data: { text: 'hello "all" – 🪭' }, id: 4 });
+  await ann.expect(({ type, id }) => type === "ok" && id === 4);
   await ann.expect(({ to, data }) => to === "/user/queue/replies" && data.heard === 'hello "all" – 🪭');
   for (const client of [ann, bob]) {
     await client.expect(({ to, data }) => to === "/topic/greetings" && data.from === "ann" && /"all" – 🪭/.test(data.text));
   }
   assert.equal(bob.has(({ to }) => to === "/user/queue/replies"), false);
-  for (const client of [ann, bob, mallory]) client.close();
+  for (const data of [null, "hello", { text: 1 }]) {
+    ann.send({ type: "send", to: "/app/greet", data, id: "bad" });
+    await ann.expect(({ type, id, code }) => type === "error" && id === "bad" && code === "bad_greeting");
+    ann.forget(({ id }) => id === "bad");
+  }
+
+  const notified = await fetch(`${backend}/notify?user=${encodeURIComponent(BOB)}`, { method: "POST", body: "paid – 🪭" });
+  assert.equal(notified.status, 200);
+  await bob.expect(({ to, data }) => to === "/user/queue/alerts" && data.text === "paid – 🪭");
+  bob.close();
+  await ann.expect(({ to, data }) => to === "/topic/greetings" && data.left === BOB);
+  assert.equal(ann.has(({ to }) => to === "/user/queue/alerts"), false);
+  for (const client of [ann, mallory]) client.close();
 }
+
+/** A user whose name has to be encoded in a destination. */
+const BOB = "bob/ö & 1";
 
 /** Speaks the native protocol, and keeps what came. */
 class Client {
@@ -166,6 +183,10 @@ class Client {
 
   has(is) {
     return this.#got.some(is);
+  }
+
+  forget(is) {
+    this.#got = this.#got.filter((message) => !is(message));
   }
 
   async expect(is) {

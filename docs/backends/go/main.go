@@ -1,11 +1,15 @@
-// A backend behind Fanlight: says who may connect, answers messages, publishes, mints tokens.
+// A backend behind Fanlight: says who may connect, answers messages, hears of disconnects, pushes to
+// users, mints tokens.
 package main
 
 import (
+	"crypto/rand"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"log"
 	"net/http"
+	"net/url"
 	"os"
 	"time"
 
@@ -17,7 +21,8 @@ var api = fanlight.API{URL: os.Getenv("GATEWAY_API"), Key: os.Getenv("API_KEY")}
 // What the gateway tells; other kinds have other fields.
 type event struct {
 	Type, ID, User, Session, Destination string
-	Data                                 struct{ Text string }
+	// What the client sent, whatever that is.
+	Data json.RawMessage
 }
 
 type object = map[string]any
@@ -30,13 +35,25 @@ func answer(event event) (object, error) {
 		}
 		return object{"allow": true}, nil
 	case "message":
-		// To all by the server API, under the webhook's own id: a retry publishes nothing twice.
-		err := api.Publish("/topic/greetings", object{"from": event.User, "text": event.Data.Text}, event.ID)
-		// To the session that sent it, as the answer.
-		reply := object{"to": "/user/queue/replies", "only": "session", "data": object{"heard": event.Data.Text}}
-		return object{"send": []object{reply}}, err
+		return greet(event)
+	case "disconnected":
+		// Of one session; its user may have others. Told again until this succeeds.
+		return object{}, api.Publish("/topic/greetings", object{"left": event.User}, event.ID)
 	}
 	return object{}, nil
+}
+
+func greet(event event) (object, error) {
+	var greeting struct{ Text *string }
+	if json.Unmarshal(event.Data, &greeting) != nil || greeting.Text == nil {
+		// What is the client's fault is an answer: failures count against this backend.
+		return object{"error": object{"code": "bad_greeting", "message": "`text` is missing"}}, nil
+	}
+	// To all by the server API, under the webhook's own id: a retry publishes nothing twice.
+	err := api.Publish("/topic/greetings", object{"from": event.User, "text": *greeting.Text}, event.ID)
+	// To the session that sent it, as the answer.
+	reply := object{"to": "/user/queue/replies", "only": "session", "data": object{"heard": *greeting.Text}}
+	return object{"send": []object{reply}}, err
 }
 
 func webhook(w http.ResponseWriter, r *http.Request) {
@@ -63,6 +80,21 @@ func webhook(w http.ResponseWriter, r *http.Request) {
 	json.NewEncoder(w).Encode(reply)
 }
 
+// To all sessions of a user, wherever they are. A real one has nobody else notify its users.
+func notify(w http.ResponseWriter, r *http.Request) {
+	text, err := io.ReadAll(http.MaxBytesReader(w, r.Body, 1<<16))
+	if err == nil {
+		to := "/user/" + url.PathEscape(r.URL.Query().Get("user")) + "/queue/alerts"
+		// Of what happened, not of the attempt.
+		key := make([]byte, 16)
+		rand.Read(key)
+		err = api.Publish(to, object{"text": string(text)}, hex.EncodeToString(key))
+	}
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+	}
+}
+
 func token(w http.ResponseWriter, r *http.Request) {
 	// A real one asks who is there.
 	token, err := fanlight.MintToken(r.URL.Query().Get("user"), time.Hour, os.Getenv("JWT_SECRET"))
@@ -75,6 +107,7 @@ func token(w http.ResponseWriter, r *http.Request) {
 
 func main() {
 	http.HandleFunc("/fanlight", webhook)
+	http.HandleFunc("/notify", notify)
 	http.HandleFunc("/token", token)
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), nil))
 }

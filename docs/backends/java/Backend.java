@@ -1,39 +1,64 @@
 import com.sun.net.httpserver.HttpExchange;
+import com.sun.net.httpserver.HttpHandler;
 import com.sun.net.httpserver.HttpServer;
 import java.io.IOException;
 import java.net.InetSocketAddress;
+import java.net.URLEncoder;
 import java.nio.charset.StandardCharsets;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.List;
 import java.util.Map;
+import java.util.UUID;
 import java.util.concurrent.Executors;
 
-/** A backend behind Fanlight: says who may connect, answers messages, publishes, mints tokens. */
+/**
+ * A backend behind Fanlight: says who may connect, answers messages, hears of disconnects, pushes to
+ * users, mints tokens.
+ */
 final class Backend {
     private static final Map<String, String> ENV = System.getenv();
 
     static Object answer(Object event) throws IOException, InterruptedException {
-        Object user = Json.get(event, "user");
-        switch (String.valueOf(Json.get(event, "type"))) {
-            case "connect":
-                boolean welcome = user != null && !user.equals("mallory");
-                return welcome ? Map.of("allow", true) : Map.of("allow", false, "reason", "not welcome");
-            case "message":
-                Object text = Json.get(Json.get(event, "data"), "text");
-                // To all by the server API, under the webhook's own id: a retry publishes nothing twice.
-                var greeting = Map.of("from", user, "text", text);
-                String key = Json.get(event, "id").toString();
-                Fanlight.publish(ENV.get("GATEWAY_API"), ENV.get("API_KEY"), "/topic/greetings", greeting, key);
-                // To the session that sent it, as the answer.
-                var reply = Map.of("to", "/user/queue/replies", "only", "session", "data", Map.of("heard", text));
-                return Map.of("send", List.of(reply));
-            default:
-                return Map.of();
-        }
+        String id = String.valueOf(Json.get(event, "id"));
+        String user = (String) Json.get(event, "user");
+        return switch (String.valueOf(Json.get(event, "type"))) {
+            case "connect" -> user != null && !user.equals("mallory")
+                ? Map.of("allow", true)
+                : Map.of("allow", false, "reason", "not welcome");
+            case "message" -> greet(id, user, Json.get(event, "data"));
+            case "disconnected" -> {
+                // Of one session; its user may have others. Told again until this succeeds.
+                publish("/topic/greetings", Map.of("left", String.valueOf(user)), id);
+                yield Map.of();
+            }
+            default -> Map.of();
+        };
     }
 
-    static void webhook(HttpExchange exchange) throws IOException {
+    static Object greet(String id, String user, Object data) throws IOException, InterruptedException {
+        if (!(Json.get(data, "text") instanceof String text)) {
+            // What is the client's fault is an answer: failures count against this backend.
+            return Map.of("error", Map.of("code", "bad_greeting", "message", "`text` is missing"));
+        }
+        // To all by the server API, under the webhook's own id: a retry publishes nothing twice.
+        publish("/topic/greetings", Map.of("from", user, "text", text), id);
+        // To the session that sent it, as the answer.
+        return Map.of("send", List.of(
+            Map.of("to", "/user/queue/replies", "only", "session", "data", Map.of("heard", text))));
+    }
+
+    /** To all sessions of a user, wherever they are. The key is of what happened, not of the attempt. */
+    static String notify(String user, String text) throws IOException, InterruptedException {
+        String name = URLEncoder.encode(user, StandardCharsets.UTF_8).replace("+", "%20");
+        return publish("/user/" + name + "/queue/alerts", Map.of("text", text), UUID.randomUUID().toString());
+    }
+
+    static String publish(String to, Object data, String key) throws IOException, InterruptedException {
+        return Fanlight.publish(ENV.get("GATEWAY_API"), ENV.get("API_KEY"), to, data, key);
+    }
+
+    static void webhook(HttpExchange exchange) throws IOException, InterruptedException {
         byte[] body = exchange.getRequestBody().readAllBytes();
         var headers = exchange.getRequestHeaders();
         boolean genuine = Fanlight.isGenuine(
@@ -43,19 +68,24 @@ final class Backend {
             respond(exchange, 401, "no good signature");
             return;
         }
-        try {
-            Object event = Json.read(new String(body, StandardCharsets.UTF_8));
-            respond(exchange, 200, Json.write(answer(event)));
-        } catch (IOException | InterruptedException error) {
-            // The sender is told that it did not work.
-            respond(exchange, 503, error.toString());
-        }
+        Object event = Json.read(new String(body, StandardCharsets.UTF_8));
+        respond(exchange, 200, Json.write(answer(event)));
     }
 
+    /** A real one has nobody else notify its users. */
+    static void notify(HttpExchange exchange) throws IOException, InterruptedException {
+        String text = new String(exchange.getRequestBody().readAllBytes(), StandardCharsets.UTF_8);
+        respond(exchange, 200, notify(user(exchange), text));
+    }
+
+    /** A real one asks who is there. */
     static void token(HttpExchange exchange) throws IOException {
-        // A real one asks who is there.
-        String user = exchange.getRequestURI().getQuery().replace("user=", "");
-        respond(exchange, 200, Fanlight.mintToken(user, Map.of(), Duration.ofHours(1), ENV.get("JWT_SECRET")));
+        String token = Fanlight.mintToken(user(exchange), Map.of(), Duration.ofHours(1), ENV.get("JWT_SECRET"));
+        respond(exchange, 200, token);
+    }
+
+    static String user(HttpExchange exchange) {
+        return exchange.getRequestURI().getQuery().replace("user=", "");
     }
 
     static void respond(HttpExchange exchange, int status, String text) throws IOException {
@@ -65,11 +95,27 @@ final class Backend {
         exchange.close();
     }
 
+    interface Handler {
+        void handle(HttpExchange exchange) throws IOException, InterruptedException;
+    }
+
+    /** What fails is told to the sender. */
+    static HttpHandler handler(Handler handler) {
+        return exchange -> {
+            try {
+                handler.handle(exchange);
+            } catch (IOException | InterruptedException | RuntimeException error) {
+                respond(exchange, 503, error.toString());
+            }
+        };
+    }
+
     public static void main(String[] args) throws IOException {
         var address = new InetSocketAddress("127.0.0.1", Integer.parseInt(ENV.get("PORT")));
         var server = HttpServer.create(address, 0);
-        server.createContext("/fanlight", Backend::webhook);
-        server.createContext("/token", Backend::token);
+        server.createContext("/fanlight", handler(Backend::webhook));
+        server.createContext("/notify", handler(Backend::notify));
+        server.createContext("/token", handler(Backend::token));
         server.setExecutor(Executors.newCachedThreadPool());
         server.start();
     }

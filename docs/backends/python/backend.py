@@ -1,9 +1,11 @@
-"""A backend behind Fanlight: says who may connect, answers messages, publishes, mints tokens."""
+"""A backend behind Fanlight: says who may connect, answers messages, hears of disconnects, pushes
+to users, mints tokens."""
 
 import json
 import os
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs, quote, urlsplit
+from uuid import uuid4
 
 from fanlight import is_genuine, mint_token, publish
 
@@ -11,18 +13,34 @@ API = (os.environ["GATEWAY_API"], os.environ["API_KEY"])
 
 
 def answer(event: dict) -> dict:
-    if event["type"] == "connect":
-        if event["user"] in (None, "mallory"):
-            return {"allow": False, "reason": "not welcome"}
-        return {"allow": True}
-    if event["type"] == "message":
-        text = event["data"]["text"]
-        # To all by the server API, under the webhook's own id: a retry publishes nothing twice.
-        publish(*API, "/topic/greetings", {"from": event["user"], "text": text}, event["id"])
-        # To the session that sent it, as the answer.
-        reply = {"to": "/user/queue/replies", "only": "session", "data": {"heard": text}}
-        return {"send": [reply]}
+    match event["type"]:
+        case "connect":
+            if event["user"] in (None, "mallory"):
+                return {"allow": False, "reason": "not welcome"}
+            return {"allow": True}
+        case "message":
+            return greet(event["id"], event["user"], event["data"])
+        case "disconnected":
+            # Of one session; its user may have others. Told again until this succeeds.
+            publish(*API, "/topic/greetings", {"left": event.get("user")}, event["id"])
     return {}
+
+
+def greet(id: str, user: str, data) -> dict:
+    text = data.get("text") if isinstance(data, dict) else None
+    if not isinstance(text, str):
+        # What is the client's fault is an answer: failures count against this backend.
+        return {"error": {"code": "bad_greeting", "message": "`text` is missing"}}
+    # To all by the server API, under the webhook's own id: a retry publishes nothing twice.
+    publish(*API, "/topic/greetings", {"from": user, "text": text}, id)
+    # To the session that sent it, as the answer.
+    reply = {"to": "/user/queue/replies", "only": "session", "data": {"heard": text}}
+    return {"send": [reply]}
+
+
+def notify(user: str, text: str) -> dict:
+    """To all sessions of a user, wherever they are. The key is of what happened, not of the attempt."""
+    return publish(*API, f"/user/{quote(user, safe='')}/queue/alerts", {"text": text}, str(uuid4()))
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -30,18 +48,24 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self):
         body = self.rfile.read(int(self.headers["content-length"]))
-        if not is_genuine(self.headers, body, os.environ["WEBHOOK_SECRET"]):
-            return self.respond(401, "no good signature")
         try:
-            self.respond(200, json.dumps(answer(json.loads(body))))
+            # A real one has nobody else notify its users.
+            if urlsplit(self.path).path == "/notify":
+                self.respond(200, json.dumps(notify(self.user(), body.decode())))
+            elif is_genuine(self.headers, body, os.environ["WEBHOOK_SECRET"]):
+                self.respond(200, json.dumps(answer(json.loads(body))))
+            else:
+                self.respond(401, "no good signature")
         except OSError as error:
             # The sender is told that it did not work.
             self.respond(503, str(error))
 
     def do_GET(self):
         # A real one asks who is there.
-        user = parse_qs(urlsplit(self.path).query)["user"][0]
-        self.respond(200, mint_token(user, 3600, os.environ["JWT_SECRET"]))
+        self.respond(200, mint_token(self.user(), 3600, os.environ["JWT_SECRET"]))
+
+    def user(self) -> str:
+        return parse_qs(urlsplit(self.path).query)["user"][0]
 
     def respond(self, status: int, text: str):
         self.send_response(status)

@@ -76,7 +76,8 @@ impl Keys {
                 return Ok(Arc::clone(key));
             }
         }
-        self.failures.admit(Payer::from(from), now_ms, FAILURES).map_err(rate_limited)?;
+        let admitted = self.failures.admit(Payer::from(from), now_ms, FAILURES);
+        admitted.map_err(|retry| rate_limited("too many requests without a good key", retry))?;
         Err(door::unauthorized(if given.is_some() {
             "no key is this one; see api.keys"
         } else {
@@ -113,7 +114,9 @@ impl Caller {
 
     fn spend(&self, now_ms: u64) -> Result<(), Problem> {
         let mut spent = self.0.spent.lock().unwrap_or_else(PoisonError::into_inner);
-        spent.admit(now_ms, self.0.rate).map_err(rate_limited)
+        let admitted = spent.admit(now_ms, self.0.rate);
+        let what = "too many requests with this key (requests_per_second of api.keys)";
+        admitted.map_err(|retry| rate_limited(what, retry))
     }
 }
 
@@ -146,8 +149,8 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case("bearer").then(|| key.trim().as_bytes())
 }
 
-fn rate_limited(RetryAfterMs(retry_ms): RetryAfterMs) -> Problem {
-    let detail = format!("too many requests; try again in {retry_ms} ms");
+fn rate_limited(what: &str, RetryAfterMs(retry_ms): RetryAfterMs) -> Problem {
+    let detail = format!("{what}; try again in {retry_ms} ms");
     let seconds = HeaderValue::from(retry_ms.div_ceil(1000));
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
         .with_value(header::RETRY_AFTER, seconds)

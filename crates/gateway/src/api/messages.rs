@@ -251,8 +251,10 @@ fn of_user(user: &str, to: &str) -> Result<String, Problem> {
 
 /// What follows `/user` in somebody's own destination.
 fn own_path(to: &str) -> Result<&str, Problem> {
-    to.strip_prefix("/user").filter(|path| path.starts_with('/')).ok_or_else(|| {
-        let detail = "name an own destination of theirs, as in \"/user/queue/alerts\"";
+    let is_own = |path: &&str| path.starts_with("/queue/") || path.starts_with("/topic/");
+    to.strip_prefix("/user").filter(is_own).ok_or_else(|| {
+        let detail = "`to` is one of the user's own destinations, as in \"/user/queue/alerts\"; whose, \
+                      the path of the request says";
         door::bad_request("bad_destination", detail)
     })
 }
@@ -357,7 +359,14 @@ impl<'d> Desk<'d> {
 fn letter<'b>(api: &Api, body: &'b [u8]) -> Result<Letter<'b>, Problem> {
     let text = std::str::from_utf8(body)
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
-    Letter::read(&api.node.rules, text).map_err(door::refused)
+    if !text.trim_start().starts_with('{') {
+        let detail = "a message is a JSON object with `to` and `data`";
+        return Err(door::bad_request("bad_body", detail));
+    }
+    Letter::read(&api.node.rules, text).map_err(|refusal| match refusal.code {
+        "protocol_error" => door::bad_request("bad_body", refusal.message),
+        _ => door::refused(refusal),
+    })
 }
 
 fn settled(outcome: Result<Published, NotPublished>) -> Result<Told, Problem> {

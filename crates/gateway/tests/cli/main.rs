@@ -7,7 +7,8 @@ use fanlight_testkit::{RedisCluster, RedisSentinel, RedisServer};
 use process::{Node, run, run_with};
 use serde_json::Value;
 
-const SECRET: &str = "0123456789abcdef0123456789abcdef";
+/// It begins as one that is made at random may.
+const SECRET: &str = "-123456789abcdef0123456789abcdef";
 
 fn mint(args: &[&str]) -> String {
     let args = [&["token", "mint", "--secret", SECRET, "--user", "ann"], args].concat();

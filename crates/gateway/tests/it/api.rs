@@ -141,7 +141,7 @@ async fn many_messages_are_published_in_order_and_each_is_answered_for() {
     let answer = backend.post("/batch", &json!({ "messages": messages })).await.json();
     assert_eq!(answer["published"], 200);
     let code = |at: usize| answer["outcomes"][at]["error"]["code"].as_str().unwrap().to_owned();
-    assert_eq!([code(20), code(51), code(102)], ["protocol_error", "too_large", "forbidden"]);
+    assert_eq!([code(20), code(51), code(102)], ["bad_body", "too_large", "forbidden"]);
     for n in 0..200 {
         client.expect(&format!("\"data\":{n},")).await;
     }

@@ -22,7 +22,7 @@ pub(in crate::cli) struct Inspect {
     #[arg(long, value_name = "FILE", conflicts_with = "secret")]
     config: Option<PathBuf>,
     /// Check its signature with this shared secret, for HS*.
-    #[arg(long, env = "FANLIGHT_SECRET", hide_env_values = true)]
+    #[arg(long, env = "FANLIGHT_SECRET", hide_env_values = true, allow_hyphen_values = true)]
     secret: Option<Secret>,
     /// Print as JSON.
     #[arg(long)]

@@ -15,7 +15,14 @@ use crate::jwt::{SigningKey, mint, mint_capability};
 #[derive(Debug, clap::Args)]
 pub(in crate::cli) struct Mint {
     /// The shared secret, for HS*. Better given by the variable, which other users can't see.
-    #[arg(long, env = "FANLIGHT_SECRET", hide_env_values = true, conflicts_with = "key_file")]
+    #[arg(
+        long,
+        env = "FANLIGHT_SECRET",
+        hide_env_values = true,
+        conflicts_with = "key_file",
+        // As one made at random may begin.
+        allow_hyphen_values = true
+    )]
     secret: Option<Secret>,
     /// The private key as a PEM file, for all other algorithms.
     #[arg(long, value_name = "FILE", requires = "algorithm")]
