@@ -121,6 +121,9 @@ pub enum AuthError {
     /// The keys could not be fetched.
     #[error("the keys that check tokens can't be reached; try again later")]
     KeysUnavailable,
+    /// What is revoked is still to be read, by a node that has started while Redis was away.
+    #[error("this node does not know yet which tokens are revoked; try again later")]
+    RevocationsUnknown,
     /// The backend that decides about connections says no; with what it wants the client to be
     /// told.
     #[error("{}", .reason.as_deref().unwrap_or("the backend does not let you in"))]
@@ -384,9 +387,14 @@ impl AuthError {
         match self {
             Self::Expired => CloseReason::TokenExpired,
             Self::Revoked => CloseReason::Revoked,
-            Self::KeysUnavailable | Self::BackendUnavailable => CloseReason::Unavailable,
+            _ if self.is_temporary() => CloseReason::Unavailable,
             _ => CloseReason::Unauthorized,
         }
+    }
+
+    /// Whether the same token may be good a little later.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::KeysUnavailable | Self::RevocationsUnknown | Self::BackendUnavailable)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Revoking: tokens that are not accepted any more, though they are signed and have not expired.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
 use futures_util::FutureExt;
@@ -45,9 +45,6 @@ pub trait Revocations: Send + Sync + 'static {
 
     /// What this node knows to be revoked.
     fn known(&self) -> &Arc<RevokedList>;
-
-    /// Resolves once this node knows what was revoked before it started.
-    fn loaded(&self) -> BoxFuture<'static, ()>;
 }
 
 /// Why nothing was revoked, or that is not known.
@@ -71,6 +68,8 @@ pub struct RevokedList {
     /// Grows with everything that is added.
     version: AtomicU64,
     entries: RwLock<Entries>,
+    /// What was revoked before is still to be read.
+    is_incomplete: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -92,6 +91,21 @@ pub struct MemoryRevocations {
 pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
 
 impl RevokedList {
+    /// That of a node which has still to read what was revoked before it started.
+    pub fn incomplete() -> Self {
+        Self { is_incomplete: AtomicBool::new(true), ..Self::default() }
+    }
+
+    /// Everything that was revoked before has been added.
+    pub fn complete(&self) {
+        self.is_incomplete.store(false, Ordering::Release);
+    }
+
+    /// Whether it says of every token if that is revoked. Until then none is to be accepted.
+    pub fn is_complete(&self) -> bool {
+        !self.is_incomplete.load(Ordering::Acquire)
+    }
+
     /// Whether whoever brings the token of `principal` is to be refused.
     pub fn covers(&self, principal: &Principal, now: Now) -> bool {
         let Principal { user, token_id, issued_unix_s, .. } = principal;
@@ -224,10 +238,6 @@ impl Revocations for MemoryRevocations {
 
     fn known(&self) -> &Arc<RevokedList> {
         &self.known
-    }
-
-    fn loaded(&self) -> BoxFuture<'static, ()> {
-        std::future::ready(()).boxed()
     }
 }
 

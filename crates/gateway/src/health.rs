@@ -30,9 +30,14 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
         Readiness::Ready => "ready\n".into_response(),
         Readiness::Draining => refuse("draining", "this node is draining".into()),
         Readiness::NotLeased => refuse("not_leased", NOT_LEASED.into()),
+        Readiness::RevocationsUnknown => refuse("revocations_unknown", REVOCATIONS_UNKNOWN.into()),
         Readiness::BrokerUnhealthy(why) => refuse("broker_unhealthy", why),
     }
 }
 
 /// What [`Readiness::NotLeased`] means.
 pub const NOT_LEASED: &str = "this node has no lease in Redis; it tries again by itself";
+
+/// What [`Readiness::RevocationsUnknown`] means.
+pub const REVOCATIONS_UNKNOWN: &str =
+    "this node has not read yet which tokens are revoked; it tries again by itself";

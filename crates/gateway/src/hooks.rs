@@ -199,7 +199,12 @@ impl Hooks {
             let asked = webhook.call("connect", &fields, idempotent());
             drop(fields);
             let answer: Connected = read(asked.await, "connect").map_err(|_| UNAVAILABLE)?;
-            connected(answer, identity, &authenticator)
+            let principal = connected(answer, identity, &authenticator)?;
+            if principal.is_some() {
+                // Of a user, all tokens may be revoked, and so whoever comes without one.
+                authenticator.knows_revoked()?;
+            }
+            Ok(principal)
         }
         .boxed()
     }

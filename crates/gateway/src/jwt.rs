@@ -148,10 +148,7 @@ impl Authenticator {
             self.rules.principal(claims, now).map(|principal| named(principal, fingerprint))
         };
         let principal = self.known(&self.verified, Kind::Bearer, token, now, read).await?;
-        if self.revoked.covers(&principal, now) {
-            metrics::counter!("fanlight_tokens_total", "result" => "revoked").increment(1);
-            return Err(AuthError::Revoked);
-        }
+        self.refuse_revoked(|revoked| revoked.covers(&principal, now))?;
         Ok(principal)
     }
 
@@ -159,11 +156,22 @@ impl Authenticator {
     pub async fn authorize(&self, token: &str, now: Now) -> Result<Arc<Capability>, AuthError> {
         let read = |claims: &Claims, _| self.rules.capability(claims, now);
         let known = self.known(&self.capabilities, Kind::Capability, token, now, read).await?;
-        if self.revoked.covers_capability(&known, now) {
+        self.refuse_revoked(|revoked| revoked.covers_capability(&known, now))?;
+        Ok(known)
+    }
+
+    fn refuse_revoked(&self, covers: impl FnOnce(&RevokedList) -> bool) -> Result<(), AuthError> {
+        self.knows_revoked()?;
+        if covers(&self.revoked) {
             metrics::counter!("fanlight_tokens_total", "result" => "revoked").increment(1);
             return Err(AuthError::Revoked);
         }
-        Ok(known)
+        Ok(())
+    }
+
+    /// Who is to be let in only while it is known whom not to.
+    pub fn knows_revoked(&self) -> Result<(), AuthError> {
+        self.revoked.is_complete().then_some(()).ok_or(AuthError::RevocationsUnknown)
     }
 
     /// What a token says, were it not revoked.

@@ -83,10 +83,13 @@ pub enum Readiness {
     BrokerUnhealthy(String),
     /// The other nodes don't know it yet, or not any more.
     NotLeased,
+    /// It has still to read which tokens are revoked.
+    RevocationsUnknown,
 }
 
 impl Node {
-    /// A node that takes connections as soon as its broker is healthy and it has its lease.
+    /// A node that takes connections as soon as its broker is healthy, it has its lease, and it knows
+    /// what is revoked.
     pub fn new(config: Config, shared: &WorkerShared) -> Self {
         let limits = &config.limits;
         let admission = |connections: u32| {
@@ -129,6 +132,9 @@ impl Node {
         match self.broker.health() {
             // Without it, nobody's session could be claimed.
             BrokerHealth::Healthy if !self.has_lease() => Readiness::NotLeased,
+            BrokerHealth::Healthy if !self.revocations.known().is_complete() => {
+                Readiness::RevocationsUnknown
+            }
             BrokerHealth::Healthy => {
                 self.has_been_ready.store(true, Ordering::Relaxed);
                 Readiness::Ready

@@ -45,7 +45,8 @@ impl<K: Eq + Hash> Rates<K> {
         if rates.len() >= MAX_PAYERS {
             // Who has its whole burst again is as good as unknown.
             rates.retain(|_, gcra| !gcra.is_idle(now_ms));
-            if rates.len() >= MAX_PAYERS {
+            // Not to look through all of them at each of those who come.
+            if rates.len() > MAX_PAYERS / 4 * 3 {
                 rates.clear();
             }
         }
@@ -109,5 +110,18 @@ mod tests {
             assert!(rates.admit(address, 1000 + u64::from(n), rate).is_ok());
         }
         assert!(rates.0.lock().unwrap().len() <= MAX_PAYERS);
+    }
+
+    #[test]
+    fn where_hardly_any_is_idle_all_are_forgotten_as_looking_for_those_costs_more() {
+        let rates: Rates<u32> = Rates::default();
+        let rate = Rate { per_s: 1, burst: 2 };
+        for payer in 0..MAX_PAYERS as u32 {
+            // The first hundred have their burst again when there is no more room.
+            let at_ms = if payer < 100 { 0 } else { 60_000 };
+            assert!(rates.admit(payer, at_ms, rate).is_ok());
+        }
+        assert!(rates.admit(u32::MAX, 60_000, rate).is_ok());
+        assert_eq!(rates.0.lock().unwrap().len(), 1);
     }
 }

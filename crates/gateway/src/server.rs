@@ -248,17 +248,19 @@ async fn fetch_keys(
 
 /// Lets no client in before the broker can be asked, if it can soon: a proxy without health checks
 /// sends clients to a node as soon as it listens, and whoever comes back then would be told that its
-/// history is unavailable. A node that starts while the broker is away serves all the same.
+/// history is unavailable. A node that starts while the broker is away serves all the same, but for
+/// those who come by a token: it does not know which are revoked.
 async fn await_broker(node: &Node) {
     let is_ready = async {
         while !matches!(node.readiness(), Readiness::Ready) {
             tokio::time::sleep(BROKER_LOOK).await;
         }
-        // Whose token is revoked is not to be let in by a node that has just started.
-        node.revocations.loaded().await;
     };
     if tokio::time::timeout(BROKER_TIME, is_ready).await.is_err() {
-        tracing::warn!("the broker can't be asked yet; clients are served without it meanwhile");
+        tracing::warn!(
+            "the broker can't be asked yet; clients are served without it meanwhile, but for those \
+             with tokens, as it is not known which of these are revoked"
+        );
     }
 }
 

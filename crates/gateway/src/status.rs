@@ -152,6 +152,9 @@ impl State {
                 (Self::Draining, Some(format!("a drain that {began} began")))
             }
             Readiness::NotLeased => (not_ready, Some(crate::health::NOT_LEASED.into())),
+            Readiness::RevocationsUnknown => {
+                (not_ready, Some(crate::health::REVOCATIONS_UNKNOWN.into()))
+            }
             Readiness::BrokerUnhealthy(why) => (not_ready, Some(why)),
         }
     }

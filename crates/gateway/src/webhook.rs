@@ -35,6 +35,8 @@ pub use error::WebhookError;
 pub use guard::Guard;
 pub use sign::SigningKey;
 
+pub use request::time;
+
 use request::Line;
 
 /// All that are configured.
@@ -64,6 +66,8 @@ pub struct Settings {
     pub concurrency: usize,
     /// How many may wait to be.
     pub waiting: usize,
+    /// How many lifecycle events one request may tell.
+    pub event_batch: usize,
     /// The largest answer that is read, in bytes.
     pub answer_max_bytes: usize,
     /// After so many failures in a row nothing is sent.
@@ -139,6 +143,16 @@ impl Webhook {
     /// Its name.
     pub fn name(&self) -> &str {
         self.line.name()
+    }
+
+    /// How many requests may be under way at once.
+    pub fn concurrency(&self) -> usize {
+        self.line.concurrency()
+    }
+
+    /// How many lifecycle events one request may tell.
+    pub fn event_batch(&self) -> usize {
+        self.line.event_batch()
     }
 
     /// Whether nothing can be sent now, since too much failed.

@@ -10,6 +10,7 @@
 --   3 "forked" where the epoch that was asked for ended earlier, and the content up to that place
 --     is known to be the same; "epoch" where it is not known at all; or ""
 --   4 how many publications between the position and the first entry are gone
+--   5 for how many milliseconds the history is kept still, if nothing is published
 --   and then the entries, oldest first
 local state = redis.call('HMGET', KEYS[1], 'e', 'o', 'f')
 if not state[1] then
@@ -42,7 +43,10 @@ if ARGV[1] ~= '' then
   end
 end
 
-local page = { epoch .. struct.pack('<I8', top), tostring(after), verdict, tostring(lost) }
+local kept = math.max(redis.call('PTTL', KEYS[2]), 0)
+local page = {
+  epoch .. struct.pack('<I8', top), tostring(after), verdict, tostring(lost), tostring(kept),
+}
 local entries_max, bytes_max = tonumber(ARGV[2]), tonumber(ARGV[3])
 local CHUNK = 16
 local bytes, first, wanted = 0, after - before_oldest, math.min(top - after, entries_max)
@@ -50,7 +54,7 @@ for from = 0, wanted - 1, CHUNK do
   local to = math.min(from + CHUNK, wanted) - 1
   for _, entry in ipairs(redis.call('LRANGE', KEYS[2], first + from, first + to)) do
     bytes = bytes + #entry
-    if bytes > bytes_max and #page > 4 then
+    if bytes > bytes_max and #page > 5 then
       return page
     end
     page[#page + 1] = entry

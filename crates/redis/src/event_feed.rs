@@ -12,7 +12,7 @@ use fanlight_engine::broker::PublishError;
 
 use crate::broker::RedisBroker;
 use crate::command;
-use crate::events::{Entries, Event, EventId, entries};
+use crate::events::{Entries, Event, EventId, begin, entries};
 use crate::lease::{held_partitions, refuse_errors};
 use crate::names::{Kind, Names, Partition};
 use crate::registry::EVENTS;
@@ -74,7 +74,7 @@ impl EventFeed {
 
     /// Sees to it that the stream and the group are there.
     pub async fn begin(&self, stream: EventStream) -> Result<(), PublishError> {
-        self.create_group(stream).await
+        begin(&self.shards, &self.names, stream.0, &self.group).await
     }
 
     /// Up to `count` events: first those that were given before and not acknowledged. With how many
@@ -168,21 +168,10 @@ impl EventFeed {
         ];
         let mut answer = self.call(stream, &words).await?;
         if matches!(&answer, Value::Error(text) if text.starts_with(b"NOGROUP")) {
-            self.create_group(stream).await?;
+            self.begin(stream).await?;
             answer = self.call(stream, &words).await?;
         }
         Ok(entries(stream.0, &refuse_errors(answer)?))
-    }
-
-    async fn create_group(&self, stream: EventStream) -> Result<(), PublishError> {
-        let key = self.stream_key(stream);
-        let group = self.group.as_bytes();
-        let words: [&[u8]; 8] =
-            [b"XGROUP", b"CREATE", &key, group, b"0", b"MKSTREAM", b"ENTRIESREAD", b"0"];
-        match self.call(stream, &words).await? {
-            Value::Error(text) if !text.starts_with(b"BUSYGROUP") => Err(PublishError::Unavailable),
-            _ => Ok(()),
-        }
     }
 
     fn stream_key(&self, EventStream(partition): EventStream) -> Vec<u8> {

@@ -13,6 +13,7 @@ use crate::lease::{held_partitions, refuse_errors};
 use crate::names::{Names, Partition};
 use crate::registry::EVENTS;
 use crate::resp3::Value;
+use crate::scripts;
 use crate::shards::Shards;
 
 /// Reads lifecycle events, each at least once per group and in order per session.
@@ -53,7 +54,7 @@ pub struct EventId {
 #[derive(Default)]
 pub(crate) struct Entries {
     pub(crate) events: Vec<Event>,
-    /// Given out before, and trimmed since: of these Redis tells the id only.
+    /// Given out before and trimmed since, of which Redis tells the id only; or not readable.
     pub(crate) gone: Vec<EventId>,
 }
 
@@ -80,18 +81,8 @@ impl Events {
 
     /// Makes the group, where it is not there yet. It begins with the oldest event there is.
     pub async fn create_group(&self, group: &str) -> Result<(), PublishError> {
-        let creating = held_partitions().map(|partition| async move {
-            let key = self.names.key(partition, EVENTS, "");
-            let words: [&[u8]; 6] =
-                [b"XGROUP", b"CREATE", &key, group.as_bytes(), b"0", b"MKSTREAM"];
-            match self.call(partition, &words).await? {
-                Value::Error(text) if !text.starts_with(b"BUSYGROUP") => {
-                    Err(PublishError::Unavailable)
-                }
-                _ => Ok(()),
-            }
-        });
-        try_join_all(creating).await.map(drop)
+        let begin = |partition| begin(&self.shards, &self.names, partition, group);
+        try_join_all(held_partitions().map(begin)).await.map(drop)
     }
 
     /// Up to `count` events of each stream that no consumer of the group was given before.
@@ -181,34 +172,47 @@ impl fmt::Debug for Events {
     }
 }
 
-/// From the answer about one stream.
+/// Sees to it that a stream and a group of its readers are there.
+pub(crate) async fn begin(
+    shards: &Shards,
+    names: &Names,
+    partition: Partition,
+    group: &str,
+) -> Result<(), PublishError> {
+    let key = names.key(partition, EVENTS, "");
+    let command = scripts::EVENTS_BEGIN.call(&[&key], &[group.as_bytes()]);
+    refuse_errors(shards.call(partition, |_| command).await?).map(drop)
+}
+
+/// From the answer about one stream. What can't be read at all would stand in the way of what comes
+/// after it, and counts as gone.
 pub(crate) fn entries(partition: Partition, answer: &Value) -> Entries {
     let mut found = Entries::default();
     let Value::Map(streams) = answer else { return found };
     for (_, entries) in streams {
         let Value::Array(entries) = entries else { continue };
         for entry in entries {
-            match entry {
-                Value::Array(parts) if let [id, Value::Null] = &parts[..] => {
-                    let entry = id.as_text().map(str::to_owned);
-                    found.gone.extend(entry.map(|entry| EventId { partition, entry }));
-                }
-                entry => found.events.extend(event(partition, entry)),
+            let Value::Array(parts) = entry else { continue };
+            let [id, fields] = &parts[..] else { continue };
+            let Some(entry) = id.as_text().map(str::to_owned) else { continue };
+            let id = EventId { partition, entry };
+            match event(&id, fields) {
+                Some(event) => found.events.push(event),
+                None => found.gone.push(id),
             }
         }
     }
     found
 }
 
-fn event(partition: Partition, entry: &Value) -> Option<Event> {
-    let Value::Array(parts) = entry else { return None };
-    let [id, Value::Array(fields)] = &parts[..] else { return None };
+fn event(id: &EventId, fields: &Value) -> Option<Event> {
+    let Value::Array(fields) = fields else { return None };
     let field = |name: &str| {
         let pair = fields.chunks_exact(2).find(|pair| pair[0].as_text() == Some(name))?;
         pair[1].as_text().map(str::to_owned)
     };
     Some(Event {
-        id: EventId { partition, entry: id.as_text()?.to_owned() },
+        id: id.clone(),
         kind: field("type")?,
         at_unix_ms: field("at")?.parse().ok()?,
         node: field("node")?,

@@ -2,8 +2,9 @@
 //!
 //! Redis has all of it, numbered, until it is over; each node reads what is newer than the number
 //! up to which it has read. It does so when another node says that there is something, and every
-//! two seconds in case that was not heard. A Redis that has lost its data gets back what the nodes
-//! know: so a revocation is forgotten only where all of Redis and all nodes have ended.
+//! two seconds in case that was not heard. Until it has read all once, it accepts no token. A Redis
+//! that has lost its data gets back what the nodes know: so a revocation is forgotten only where all
+//! of Redis and all nodes have ended.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,7 +16,7 @@ use fanlight_engine::revocation::{Revocation, Revocations, RevokeError, Revoked,
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
 use tokio::select;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -42,7 +43,6 @@ struct Inner {
     /// Somebody says that there is more to read.
     news: Arc<Notify>,
     read: Mutex<Read>,
-    loaded: watch::Sender<bool>,
     soon: mpsc::Sender<Revocation>,
 }
 
@@ -78,10 +78,9 @@ impl RedisRevocations {
             names,
             lease: Arc::clone(lease),
             max,
-            known: Arc::default(),
+            known: Arc::new(RevokedList::incomplete()),
             news,
             read: Mutex::default(),
-            loaded: watch::Sender::new(false),
             soon,
         });
         let run = |job: BoxFuture<'static, ()>| {
@@ -112,14 +111,6 @@ impl Revocations for RedisRevocations {
 
     fn known(&self) -> &Arc<RevokedList> {
         &self.0.known
-    }
-
-    fn loaded(&self) -> BoxFuture<'static, ()> {
-        let mut loaded = self.0.loaded.subscribe();
-        async move {
-            let _ = loaded.wait_for(|loaded| *loaded).await;
-        }
-        .boxed()
     }
 }
 
@@ -157,7 +148,7 @@ impl Inner {
         loop {
             let wait = match self.read().await {
                 Ok(()) => {
-                    self.loaded.send_replace(true);
+                    self.known.complete();
                     LOOK_EVERY
                 }
                 Err(_) => RETRY_AFTER,

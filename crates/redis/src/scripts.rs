@@ -66,6 +66,7 @@ scripts! {
     REVOKE = "revoke.lua";
     REVOKED_SINCE = "revoked_since.lua";
     AGREEMENT = "agreement.lua";
+    EVENTS_BEGIN = "events_begin.lua";
     EVENTS_HOLD = "events_hold.lua";
     EVENTS_GIVE_UP = "events_give_up.lua";
     LEASE = "node_changes.lua" "lease.lua";

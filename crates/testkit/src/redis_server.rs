@@ -54,6 +54,14 @@ impl RedisServer {
         Ok(server)
     }
 
+    /// The same with a certificate that others have too, whose files outlive it.
+    pub(crate) fn start_tls_by(files: &TlsFiles, options: &[&str]) -> anyhow::Result<Self> {
+        let mut server = Self::stopped_with(options)?;
+        server.tls = Some(files.clone());
+        server.launch()?;
+        Ok(server)
+    }
+
     /// Starts a replica of a server that needs no login, and waits until it is in step.
     pub fn start_replica_of(master: &Self) -> anyhow::Result<Self> {
         let mut replica = Self::stopped_replica_of(master)?;

@@ -1,4 +1,4 @@
-//! A certificate authority and a server certificate for one Redis of a test.
+//! A certificate authority and a server certificate for the Redis of a test.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,7 @@ use rcgen::{
 };
 
 /// Where the PEM files are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct TlsFiles {
     pub(crate) authority: PathBuf,
     certificate: PathBuf,
@@ -32,7 +32,9 @@ impl TlsFiles {
         let mut server =
             CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()])?;
         server.distinguished_name.push(DnType::CommonName, "localhost");
-        server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+        // Nodes of a cluster show it to each other as clients too.
+        server.extended_key_usages =
+            vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
         let server_pem = server.signed_by(&key, &issuer)?.pem();
 
         let write = |name: &str, pem: String| {

@@ -417,15 +417,10 @@ impl Fault {
 
     /// The capability that a request was given with is of no use.
     pub(super) fn bad_capability(error: &AuthError) -> Self {
-        let reason = match error {
-            AuthError::KeysUnavailable => CloseReason::Unavailable,
-            _ => CloseReason::Forbidden,
-        };
+        let is_temporary = error.is_temporary();
+        let reason = if is_temporary { CloseReason::Unavailable } else { CloseReason::Forbidden };
         let fault = Self::new("bad_capability", error.to_string(), "", reason);
-        match error {
-            AuthError::KeysUnavailable => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
-            _ => fault,
-        }
+        if is_temporary { fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS) } else { fault }
     }
 
     pub(super) fn needless_capability() -> Self {
@@ -454,12 +449,7 @@ impl Fault {
 impl From<AuthError> for Fault {
     fn from(error: AuthError) -> Self {
         let fault = Self::of(error.close_reason(), error.to_string(), "");
-        match error {
-            AuthError::KeysUnavailable | AuthError::BackendUnavailable => {
-                fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS)
-            }
-            _ => fault,
-        }
+        if error.is_temporary() { fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS) } else { fault }
     }
 }
 

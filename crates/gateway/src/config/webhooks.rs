@@ -33,13 +33,19 @@ pub struct Webhook {
     /// How long an answer may take once a request has its turn, with all tries. "3s" if not set.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
-    /// How many requests of this node may be under way at once. 64 if not set.
+    /// How many requests of this node may be under way at once. Events take half of them at most.
+    /// 64 if not set.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
     /// How many may wait for their turn, each for no longer than `timeout`. One more is refused at
     /// once. 1024 if not set.
     #[serde(default = "default_waiting")]
     pub waiting: u32,
+    /// How many lifecycle events one request may tell, 1 to 64. With 1, each has a request of its
+    /// own; with more, they come in a list, of which there is one for each of the event streams at a
+    /// time. 1 if not set.
+    #[serde(default = "default_event_batch")]
+    pub event_batch: u32,
     /// The largest answer that is read. "1MiB" if not set.
     #[serde(default = "default_max_answer")]
     pub max_answer: Size,
@@ -126,6 +132,7 @@ impl Webhook {
             timeout: self.timeout.0,
             concurrency: self.concurrency as usize,
             waiting: self.waiting as usize,
+            event_batch: self.event_batch as usize,
             answer_max_bytes: self.max_answer.as_bytes(),
             breaker_failures: self.breaker_failures,
             breaker_pause: self.breaker_pause.0,
@@ -242,6 +249,11 @@ pub(super) fn problems(config: &Config, problems: &mut Vec<Problem>) {
                 problems.push(Problem::new(format!("{option}.{key}"), fault, remedy));
             }
         }
+        if !(1..=EVENT_BATCH_MAX).contains(&webhook.event_batch) {
+            let fault = format!("not from 1 to {EVENT_BATCH_MAX}");
+            let remedy = "leave it out for a request of each event's own";
+            problems.push(Problem::new(format!("{option}.event_batch"), fault, remedy));
+        }
         problems.extend(webhook.settings(&option).err());
     }
     hooks(config, problems);
@@ -309,6 +321,10 @@ fn default_waiting() -> u32 {
     1024
 }
 
+fn default_event_batch() -> u32 {
+    1
+}
+
 fn default_max_answer() -> Size {
     Size::kib(1024)
 }
@@ -321,6 +337,8 @@ fn default_breaker_pause() -> Span {
     Span::seconds(5)
 }
 
+/// As many as are read of a stream at once.
+const EVENT_BATCH_MAX: u32 = 64;
 /// Headers that requests have anyhow.
 const OWN_HEADERS: [&str; 11] = [
     "connection",

@@ -48,6 +48,19 @@ fn authenticator(keys: &[AuthKey]) -> Authenticator {
     Authenticator::new(&Auth { keys: keys.into(), ..Auth::default() }, rules()).unwrap()
 }
 
+#[test]
+fn until_it_is_known_what_is_revoked_a_good_token_waits_and_a_bad_one_is_refused() {
+    let revoked = Arc::new(RevokedList::incomplete());
+    let keys = authenticator(&[hmac("", SECRET)]).with_revoked(&revoked);
+    let now = Now { mono_ms: 0, unix_ms: 1_000_000 };
+    let good = signed(Algorithm::Hs256, SECRET, "");
+    let foreign = signed(Algorithm::Hs256, &SECRET.replace('0', "9"), "");
+    assert_eq!(now_of(&keys, &good, now).unwrap_err(), AuthError::RevocationsUnknown);
+    assert_eq!(now_of(&keys, &foreign, now).unwrap_err(), AuthError::BadSignature);
+    revoked.complete();
+    assert!(now_of(&keys, &good, now).is_ok());
+}
+
 /// What is answered without waiting for anything.
 fn now_of(keys: &Authenticator, token: &str, now: Now) -> Result<Arc<Principal>, AuthError> {
     keys.authenticate(token, now).now_or_never().unwrap()

@@ -5,12 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use serde::Serialize;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
-use super::{Event, Subscriber};
+use super::{About, Event, Subscriber};
 use crate::clock::Clock;
 use crate::repeated::Repeated;
-use crate::webhook::{CallOptions, WebhookError};
+use crate::webhook::{self, CallOptions, WebhookError};
 
 /// Delivers, and tells how far behind it is.
 pub(super) struct Delivery {
@@ -19,7 +21,25 @@ pub(super) struct Delivery {
     /// Of each part that is delivered by itself: since when its oldest event waits, and how many
     /// wait behind what is under way.
     parts: Mutex<BTreeMap<u8, Part>>,
+    /// However many events wait, whoever asks the same backend has turns left.
+    turns: Semaphore,
     failures: Repeated,
+}
+
+/// Several events in one request.
+#[derive(Serialize)]
+struct Together<'e> {
+    events: Vec<One<'e>>,
+}
+
+/// One of these, as it would be by itself but for who sends it.
+#[derive(Serialize)]
+struct One<'e> {
+    r#type: &'static str,
+    id: &'e str,
+    time: String,
+    #[serde(flatten)]
+    about: &'e About,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -34,6 +54,7 @@ impl Delivery {
             subscriber: Arc::clone(subscriber),
             clock: Clock::start(),
             parts: Mutex::default(),
+            turns: Semaphore::new((subscriber.webhook.concurrency() / 2).max(1)),
             failures: Repeated::new(),
         };
         for result in ["delivered", "refused", "lost"] {
@@ -51,39 +72,85 @@ impl Delivery {
     /// Delivers all of `events` that are wanted. Those of different sessions go at the same time.
     pub(super) async fn deliver(&self, part: u8, events: &[Event]) {
         self.note(part, |part| part.oldest_unix_ms = events.first().map(|one| one.at_unix_ms));
-        let mut lanes: HashMap<&str, Vec<&Event>> = HashMap::new();
-        for event in events {
-            let about = &event.about;
-            if self.subscriber.wants(event.kind, about.destination.as_deref()) {
-                let of = about.session.as_deref().or(about.destination.as_deref());
-                lanes.entry(of.unwrap_or_default()).or_default().push(event);
+        let is_wanted =
+            |event: &&Event| self.subscriber.wants(event.kind, event.about.destination.as_deref());
+        let wanted: Vec<_> = events.iter().filter(is_wanted).collect();
+        match self.subscriber.webhook.event_batch() {
+            0 | 1 => self.deliver_each(&wanted).await,
+            most => {
+                for some in wanted.chunks(most) {
+                    self.deliver_together(some).await;
+                }
             }
         }
-        join_all(lanes.into_values().map(|lane| self.deliver_in_order(lane))).await;
         self.note(part, |part| part.oldest_unix_ms = None);
+    }
+
+    async fn deliver_each(&self, events: &[&Event]) {
+        let mut lanes: HashMap<&str, Vec<&Event>> = HashMap::new();
+        for &event in events {
+            let about = &event.about;
+            let of = about.session.as_deref().or(about.destination.as_deref());
+            lanes.entry(of.unwrap_or_default()).or_default().push(event);
+        }
+        join_all(lanes.into_values().map(|lane| self.deliver_in_order(lane))).await;
     }
 
     async fn deliver_in_order(&self, lane: Vec<&Event>) {
         for event in lane {
-            self.deliver_one(event).await;
+            let told = self.tell(event.kind.as_str(), &event.about, &event.id, event.at_unix_ms);
+            match told.await {
+                Ok(()) => self.count("delivered", 1),
+                Err(error) => self.refuse(event, &error),
+            }
         }
     }
 
+    /// In one request. Where that is refused, each by itself, so that only what is refused itself
+    /// is dropped.
+    async fn deliver_together(&self, events: &[&Event]) {
+        match (self.tell_together(events).await, events) {
+            (Ok(()), events) => self.count("delivered", events.len() as u64),
+            (Err(error), [event]) => self.refuse(event, &error),
+            (Err(_), events) => {
+                for &event in events {
+                    match self.tell_together(&[event]).await {
+                        Ok(()) => self.count("delivered", 1),
+                        Err(error) => self.refuse(event, &error),
+                    }
+                }
+            }
+        }
+    }
+
+    async fn tell_together(&self, events: &[&Event]) -> Result<(), WebhookError> {
+        let [first, ..] = events else { return Ok(()) };
+        let id = format!("{}_{}", first.id, events.len());
+        let fields = Together { events: events.iter().map(|event| One::of(event)).collect() };
+        self.tell("events", &fields, &id, first.at_unix_ms).await
+    }
+
     /// Until it is taken, or refused for what it is.
-    async fn deliver_one(&self, event: &Event) {
+    async fn tell(
+        &self,
+        kind: &'static str,
+        fields: &impl Serialize,
+        id: &str,
+        at_unix_ms: u64,
+    ) -> Result<(), WebhookError> {
         let mut pause = PAUSE_MIN;
         loop {
             let options = CallOptions {
-                id: Some(event.id.clone()),
-                at_unix_ms: Some(event.at_unix_ms),
+                id: Some(id.into()),
+                at_unix_ms: Some(at_unix_ms),
                 ..CallOptions::default()
             };
-            let call = self.subscriber.webhook.call(event.kind.as_str(), &event.about, options);
-            let Err(error) = call.await else { return self.count("delivered", 1) };
+            let turn = self.turns.acquire().await;
+            let called = self.subscriber.webhook.call(kind, fields, options).await;
+            drop(turn);
+            let Err(error) = called else { return Ok(()) };
             if is_final(&error) {
-                let webhook = self.subscriber.webhook.name();
-                tracing::warn!(webhook, id = event.id, %error, "an event was refused; it is dropped");
-                return self.count("refused", 1);
+                return Err(error);
             }
             if let Some(suppressed) = self.failures.happened(Instant::now()) {
                 let webhook = self.subscriber.webhook.name();
@@ -93,6 +160,12 @@ impl Delivery {
             sleep(error.retry_after().unwrap_or(pause).max(pause).mul_f64(jitter)).await;
             pause = (pause * 2).min(PAUSE_MAX);
         }
+    }
+
+    fn refuse(&self, event: &Event, error: &WebhookError) {
+        let webhook = self.subscriber.webhook.name();
+        tracing::warn!(webhook, id = event.id, %error, "an event was refused; it is dropped");
+        self.count("refused", 1);
     }
 
     /// That so many were dropped before they could be delivered.
@@ -146,6 +219,14 @@ impl Delivery {
 
     fn gauge(&self, name: &'static str) -> metrics::Gauge {
         metrics::gauge!(name, "webhook" => self.subscriber.webhook.name().to_owned())
+    }
+}
+
+impl<'e> One<'e> {
+    fn of(event: &'e Event) -> Self {
+        let Event { id, kind, at_unix_ms, about } = event;
+        let time = webhook::time(*at_unix_ms);
+        Self { r#type: kind.as_str(), id, time, about }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The streams in Redis: each is held by one node at a time, which delivers what it has.
 
+use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -98,11 +99,9 @@ impl Pump {
         loop {
             // Before more is read: what is dropped unread is seen only until then.
             if (is_behind || looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY))
-                && let Ok(backlog) = self.feed.backlog(self.stream).await
+                && self.look().await
             {
                 looked = Some(Instant::now());
-                self.delivery.lose(backlog.lost);
-                self.delivery.waiting(part, backlog.waiting);
             }
             let Ok((events, lost)) = self.feed.read(self.stream, AT_ONCE).await else {
                 sleep(RETRY_AFTER).await;
@@ -120,11 +119,30 @@ impl Pump {
             let (ids, events): (Vec<_>, Vec<_>) =
                 events.into_iter().map(|event| (event.id.clone(), of_redis(event))).unzip();
             let events: Vec<_> = events.into_iter().flatten().collect();
-            self.delivery.deliver(part, &events).await;
+            tokio::select! {
+                () = self.delivery.deliver(part, &events) => {}
+                // It may take as long as the backend is away.
+                never = self.look_on() => match never {},
+            }
             while self.feed.ack(self.stream, &ids).await.is_err() {
                 sleep(RETRY_AFTER).await;
             }
         }
+    }
+
+    async fn look_on(&self) -> Infallible {
+        loop {
+            sleep(LOOK_EVERY).await;
+            self.look().await;
+        }
+    }
+
+    /// Tells how many wait and how many were lost, if that is known.
+    async fn look(&self) -> bool {
+        let Ok(backlog) = self.feed.backlog(self.stream).await else { return false };
+        self.delivery.lose(backlog.lost);
+        self.delivery.waiting(self.stream.number(), backlog.waiting);
+        true
     }
 }
 

@@ -231,6 +231,7 @@ pub async fn authorize(
 fn not_authenticated(error: &AuthError) -> Problem {
     match error {
         AuthError::KeysUnavailable => unavailable("keys_unavailable", &error.to_string()),
+        AuthError::RevocationsUnknown => unavailable("revocations_unknown", &error.to_string()),
         AuthError::BackendUnavailable => unavailable("unavailable", &error.to_string()),
         _ => unauthorized(&error.to_string()),
     }

@@ -31,8 +31,10 @@ pub(super) struct Line {
     timeout: Duration,
     answer_max_bytes: usize,
     client: Client<HttpsConnector<Connector>, Body>,
-    /// For those under way.
+    /// For those under way, of which there are at most so many.
     turns: Semaphore,
+    concurrency: usize,
+    event_batch: usize,
     /// For these and those that wait.
     places: Arc<Semaphore>,
     breaker: Arc<Breaker>,
@@ -83,6 +85,8 @@ impl Line {
             answer_max_bytes: settings.answer_max_bytes,
             client,
             turns: Semaphore::new(settings.concurrency),
+            concurrency: settings.concurrency,
+            event_batch: settings.event_batch,
             places: Arc::new(Semaphore::new(settings.concurrency + settings.waiting)),
             breaker: Arc::new(Breaker::new(settings.breaker_failures, settings.breaker_pause)),
             clock,
@@ -92,6 +96,14 @@ impl Line {
 
     pub(super) fn name(&self) -> &str {
         &self.name
+    }
+
+    pub(super) fn concurrency(&self) -> usize {
+        self.concurrency
+    }
+
+    pub(super) fn event_batch(&self) -> usize {
+        self.event_batch
     }
 
     pub(super) fn is_broken(&self) -> bool {
@@ -122,8 +134,7 @@ impl Line {
         let place = place.map_err(|_| WebhookError::Overloaded)?;
         let id = options.id.unwrap_or_else(new_id);
         let at_ms = options.at_unix_ms.unwrap_or_else(|| self.clock.now().unix_ms);
-        let time = UNIX_EPOCH + Duration::from_millis(at_ms);
-        let time = humantime::format_rfc3339_millis(time).to_string();
+        let time = time(at_ms);
         let envelope = Envelope { r#type: kind, id: &id, time, node: &self.node, fields };
         let body = serde_json::to_vec(&envelope)
             .map_err(|error| WebhookError::Unwritable(error.to_string()))?;
@@ -249,6 +260,12 @@ impl Entered {
         line.meters.breaker(line.breaker.is_closed());
         answer
     }
+}
+
+/// A time in Unix milliseconds, as bodies have it.
+pub fn time(at_unix_ms: u64) -> String {
+    let time = UNIX_EPOCH + Duration::from_millis(at_unix_ms);
+    humantime::format_rfc3339_millis(time).to_string()
 }
 
 fn new_id() -> Box<str> {

@@ -3,11 +3,12 @@
 
 use std::time::{Duration, Instant};
 
+use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::api::{Backend, KEY, node, subscribed, two};
-use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually};
+use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually, with_redis};
 
 const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "fanlight.v1.json");
 
@@ -94,6 +95,37 @@ async fn a_revoked_token_is_refused_everywhere_also_by_nodes_that_start_later() 
         backend.post("/revoke", &json!({ "token": "x", "ttl_s": 60 })).await.status == 200
     })
     .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_that_starts_while_redis_is_away_lets_no_token_in_before_it_knows_what_is_revoked() {
+    let redis = RedisServer::start().unwrap();
+    let [bad, good] = [token_with("ann", &["jti=bad"]).await, token_with("bob", &[]).await];
+    let first = node(&redis).await;
+    let revoked =
+        Backend(&first, KEY).post("/revoke", &json!({ "token": "bad", "ttl_s": 3600 })).await;
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    redis.pause().unwrap();
+    let config = CONFIG.replace("name = \"topic\"\n", "name = \"topic\"\nanonymous = true\n");
+    let late = Gateway::with_config(&with_redis(&config, &redis)).await;
+    for token in [&bad, &good] {
+        let refused = connect(&late, token).await.err().expect("it is refused");
+        assert!(refused.starts_with("HTTP/1.1 503"), "{refused}");
+        assert!(refused.contains("revocations_unknown"), "{refused}");
+    }
+    // By CONNECT too; and who comes without a token is served.
+    let mut client = RawClient::connect(&late, "/ws", &[NATIVE]).await;
+    client.send(&json!({ "type": "connect", "token": good }).to_string()).await;
+    client.expect("\"unavailable\"").await;
+    let mut nobody = RawClient::connect(&late, "/ws", &[NATIVE]).await;
+    nobody.send(r#"{"type":"connect"}"#).await;
+    nobody.expect("\"connected\"").await;
+    assert_eq!(late.admin_get("/readyz").await.0, 503);
+    redis.resume().unwrap();
+    eventually("it is ready", async || late.admin_get("/readyz").await.0 == 200).await;
+    connect(&late, &good).await.expect("it is good");
+    let refused = connect(&late, &bad).await.err().expect("it is revoked");
+    assert!(refused.starts_with("HTTP/1.1 401"), "{refused}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -33,8 +33,8 @@ struct Shared {
     seen: Mutex<Vec<Value>>,
     answers: Mutex<HashMap<&'static str, Answer>>,
     fails: AtomicBool,
-    /// Whether requests wait for their answers.
-    hangs: watch::Sender<bool>,
+    /// Of which types requests wait for their answers.
+    hangs: watch::Sender<fn(&str) -> bool>,
 }
 
 impl Backend {
@@ -45,7 +45,7 @@ impl Backend {
             seen: Mutex::default(),
             answers: Mutex::default(),
             fails: AtomicBool::new(false),
-            hangs: watch::Sender::new(false),
+            hangs: watch::Sender::new(|_| false),
         });
         let router = Router::new().fallback(take).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -77,7 +77,12 @@ impl Backend {
 
     /// From now on requests wait for their answers, or not any more.
     pub fn hang(&self, hangs: bool) {
-        self.shared.hangs.send_replace(hangs);
+        self.hang_on(if hangs { |_| true } else { |_| false });
+    }
+
+    /// From now on requests of these types wait for their answers, and no others.
+    pub fn hang_on(&self, kinds: fn(&str) -> bool) {
+        self.shared.hangs.send_replace(kinds);
     }
 
     /// All that it has seen of these types.
@@ -103,7 +108,8 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     assert_eq!(event["id"], headers["webhook-id"].to_str().unwrap());
     shared.seen.lock().unwrap().push(event.clone());
     let mut hangs = shared.hangs.subscribe();
-    let _ = hangs.wait_for(|hangs| !hangs).await;
+    let kind = event["type"].as_str().unwrap();
+    let _ = hangs.wait_for(|hangs| !hangs(kind)).await;
     if shared.fails.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }

@@ -14,6 +14,7 @@ use crate::http::get;
 use crate::support::{CONFIG, Gateway, Got, PATIENCE, RawClient, eventually};
 
 const TOPIC: &str = "/topic/open.relayed";
+const MONTH_MS: i64 = 30 * 24 * 60 * 60 * 1000;
 
 /// One of the cells.
 struct Cell {
@@ -186,14 +187,20 @@ fn cells() -> ([RedisServer; 2], [Cell; 2]) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_one_cell_publishes_the_others_subscribers_get_live_and_from_history() {
-    let (_servers, [a, b]) = cells();
+    let (servers, [a, b]) = cells();
     let (at_a, at_b) = (a.gateway().await, b.gateway().await);
     let mut sender = RawClient::native(&at_a, "ann").await;
     publish(&mut sender, TOPIC, 0..3).await;
+    // As in a source that keeps it for much longer than the target does.
+    let list = key(&servers[0], &format!("hl:{TOPIC}")).unwrap();
+    servers[0].call(&["PEXPIRE", &list, &MONTH_MS.to_string()]).unwrap().ok().unwrap();
 
     let relay = Relay::start(&a, &b).await;
     relay.is("active").await;
     has(&at_b, TOPIC, 0..3).await;
+    let position = key(&servers[1], &format!("relay-at:a:{TOPIC}")).unwrap();
+    let kept_ms = servers[1].call(&["PTTL", &position]).unwrap().integer().unwrap();
+    assert!(kept_ms > MONTH_MS, "it outlives what it tells of, so that nothing comes twice");
     let mut receiver = RawClient::native(&at_b, "bob").await;
     receiver.send(&json!({ "type": "subscribe", "to": TOPIC, "id": 1 }).to_string()).await;
     receiver.expect("\"ok\"").await;
@@ -365,11 +372,15 @@ async fn neither_redis_being_stopped_or_killed_for_a_while_loses_or_doubles_anyt
 
 /// The numbers in the list of a destination's history.
 fn bodies(server: &RedisServer, to: &str) -> Vec<u64> {
-    let keys = server.call(&["KEYS", &format!("fl:*:hl:{to}")]).unwrap().array().unwrap();
-    let Some(key) = keys.into_iter().next() else { return Vec::new() };
-    let key = key.text().unwrap();
+    let Some(key) = key(server, &format!("hl:{to}")) else { return Vec::new() };
     let entries = server.call(&["LRANGE", &key, "0", "-1"]).unwrap().array().unwrap();
     entries.into_iter().map(number_of).collect()
+}
+
+/// The key whose name ends so.
+fn key(server: &RedisServer, end: &str) -> Option<String> {
+    let keys = server.call(&["KEYS", &format!("fl:*:{end}")]).unwrap().array().unwrap();
+    keys.into_iter().next().map(|key| key.text().unwrap())
 }
 
 /// The number at the end of an envelope.
@@ -508,10 +519,12 @@ async fn through_a_failover_of_the_source(a: &Cell, b: &Cell, fail_over: impl As
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_relay_reads_a_redis_cluster_through_a_failover_and_publishes_within_tls() {
-    let cluster = RedisCluster::start(3, 1).unwrap();
+async fn a_relay_reads_a_redis_cluster_through_a_failover_within_tls_and_publishes_within_it() {
+    let cluster = RedisCluster::start_tls(3, 1).unwrap();
     let tls = RedisServer::start_tls().unwrap();
-    let a = Cell::new("a", cluster.url());
+    // Each has an authority of its own.
+    let mut a = Cell::new("a", cluster.url());
+    a.authority = cluster.authority().map(Into::into);
     let mut b = Cell::new("b", tls.url());
     b.authority = tls.authority().map(Into::into);
     through_a_failover_of_the_source(&a, &b, async || {

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use fanlight_testkit::RedisServer;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::backend::Backend;
 use crate::support::{CONFIG, Gateway, RawClient, eventually, with_redis};
@@ -80,6 +80,94 @@ async fn a_node_that_is_alone_tells_a_backend_that_was_away_everything_in_order(
     assert_eq!(of("vacated")["destination"], "/topic/open.a");
     let delivered = r#"fanlight_webhook_events_total{webhook="backend",result="delivered"}"#;
     eventually("all is counted", async || gateway.metric_of(delivered).await == 10).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_that_a_backend_takes_slowly_keep_no_hook_from_being_asked() {
+    let backend = Backend::start().await;
+    let few = "concurrency = 2\nwaiting = 2\ntimeout = \"20s\"\n[hooks]\nconnect = \"backend\"";
+    let config = config(&backend).replace("breaker_pause = \"200ms\"", few);
+    let gateway = Gateway::with_config(&config).await;
+    backend.hang_on(|kind| kind == "connected");
+    let mut clients = Vec::new();
+    for number in 0..8 {
+        // It is let in though the events of all before it are not taken.
+        clients.push(RawClient::native(&gateway, &format!("user{number}")).await);
+    }
+    assert_eq!(backend.seen(&["connect"]).len(), 8);
+    backend.hang(false);
+    eventually("all are told", async || backend.seen(&["connected"]).len() >= 8).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backend_may_be_told_many_events_at_once_and_only_what_it_refuses_is_dropped() {
+    let backend = Backend::start().await;
+    let config = config(&backend).replace("breaker_pause", "event_batch = 50\nbreaker_pause");
+    let gateway = Gateway::with_config(&config).await;
+    let is_bad =
+        |event: &Value| event["type"] == "subscribed" && event["destination"] == "/topic/open.bad";
+    backend.on("events", move |told| {
+        let has_bad = told["events"].as_array().unwrap().iter().any(is_bad);
+        (if has_bad { 422 } else { 200 }, Value::Null)
+    });
+    backend.fail(true);
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    backend.until(&["events"], 1).await;
+    for (id, name) in ["a", "bad", "b"].into_iter().enumerate() {
+        let to = format!("/topic/open.{name}");
+        ann.send(&json!({ "type": "subscribe", "to": to, "id": id }).to_string()).await;
+        ann.expect("\"ok\"").await;
+    }
+    backend.fail(false);
+    let count = async |result: &str| {
+        let series = "fanlight_webhook_events_total{webhook=\"backend\",result=";
+        gateway.metric_of(&format!("{series}\"{result}\"}}")).await
+    };
+    // That it connected, two of its subscriptions, and that three destinations are occupied.
+    eventually("all but one are taken", async || count("delivered").await == 6).await;
+    assert_eq!(count("refused").await, 1);
+    let lists: Vec<_> = backend
+        .seen(&["events"])
+        .iter()
+        .map(|told| {
+            let of_ann = |event: &&Value| event["user"] == "ann";
+            let events = told["events"].as_array().unwrap().iter().filter(of_ann);
+            let name = |event: &Value| match event["destination"].as_str() {
+                Some(to) => to.trim_start_matches("/topic/open.").to_owned(),
+                None => event["type"].as_str().unwrap().to_owned(),
+            };
+            events.map(name).collect::<Vec<_>>().join(" ")
+        })
+        .filter(|list| !list.is_empty() && list != "connected")
+        .collect();
+    assert_eq!(lists, ["a bad b", "a", "bad", "b"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn how_many_events_wait_is_told_all_the_while_that_a_backend_is_away() {
+    let redis = RedisServer::start().unwrap();
+    let backend = Backend::start().await;
+    let node = Gateway::with_config(&with_redis(&config(&backend), &redis)).await;
+    eventually("it is ready", async || node.admin_get("/readyz").await.0 == 200).await;
+    backend.fail(true);
+    let mut ann = RawClient::native(&node, "ann").await;
+    backend.until(&["connected"], 1).await;
+    // Its first event is under way from now on, and these come behind.
+    let to = "/topic/open.a";
+    for id in 0..5 {
+        ann.send(&json!({ "type": "subscribe", "to": to, "id": id }).to_string()).await;
+        ann.expect("\"ok\"").await;
+        ann.send(&json!({ "type": "unsubscribe", "to": to, "id": id }).to_string()).await;
+        ann.expect("\"ok\"").await;
+    }
+    let waiting = r#"fanlight_webhook_events_waiting{webhook="backend"}"#;
+    eventually("they are counted", async || node.metric_of(waiting).await >= 10).await;
+    backend.fail(false);
+    eventually("none waits", async || node.metric_of(waiting).await == 0).await;
+    eventually("all are told", async || {
+        stories(&backend.seen(&ALL)).get("ann").is_some_and(|story| story.len() == 11)
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -24,6 +24,8 @@ pub(super) struct Page {
     pub(super) epoch: EpochOf,
     /// Publications that came after the asked position and are gone.
     pub(super) lost: u64,
+    /// For how long the source keeps it still.
+    pub(super) kept_ms: u64,
     /// Oldest first.
     pub(super) entries: Vec<Bytes>,
 }
@@ -58,6 +60,8 @@ pub(super) struct Publish<'p> {
     pub(super) token: u64,
     pub(super) from: Option<Position>,
     pub(super) to: Position,
+    /// For how long the source keeps what it has of it.
+    pub(super) kept_ms: u64,
     pub(super) publications: &'p [Publication],
     pub(super) sharded: bool,
 }
@@ -91,9 +95,9 @@ pub(super) fn page(answer: Value) -> Result<Option<Page>, BadAnswer> {
         b"epoch" => EpochOf::Unknown,
         _ => return Err(BadAnswer),
     };
-    let lost = number(&next()?)?;
+    let (lost, kept_ms) = (number(&next()?)?, number(&next()?)?);
     let entries = elements.collect::<Result<_, _>>()?;
-    Ok(Some(Page { top, after, epoch, lost, entries }))
+    Ok(Some(Page { top, after, epoch, lost, kept_ms, entries }))
 }
 
 /// The call of `relay_tops.lua`, for destinations of one partition with their known tops.
@@ -156,7 +160,8 @@ impl Publish<'_> {
         let fence = names.key(*partition, FENCE, self.relay);
         let History { size, ttl_ms } = self.history;
         // For longer than anything of the source's history, so that nothing of it comes again.
-        let keep_ms = ttl_ms.saturating_mul(2).saturating_add(KEEP_MORE_MS);
+        let lasts_ms = ttl_ms.saturating_mul(2).max(self.kept_ms);
+        let keep_ms = lasts_ms.saturating_add(KEEP_MORE_MS);
         let envelopes: usize = self.publications.iter().map(envelope::encoded_bytes).sum();
         let mut out = Vec::with_capacity(CALL_OVERHEAD_BYTES + envelopes);
         scripts::RELAY_PUBLISH.begin(
@@ -232,13 +237,14 @@ mod tests {
 
     #[test]
     fn a_page_says_where_it_begins_and_what_is_missing_before() {
-        let head = [bulk(&written(Some(AT))), bulk(b"7"), bulk(b"epoch"), bulk(b"3")];
+        let head = [bulk(&written(Some(AT))), bulk(b"7"), bulk(b"epoch"), bulk(b"3"), bulk(b"60")];
         let read = page(Value::Array([&head[..], &[bulk(b"a"), bulk(b"b")]].concat()));
         let entries = vec![Bytes::from_static(b"a"), Bytes::from_static(b"b")];
-        let expected = Page { top: AT, after: 7, epoch: EpochOf::Unknown, lost: 3, entries };
+        let epoch = EpochOf::Unknown;
+        let expected = Page { top: AT, after: 7, epoch, lost: 3, kept_ms: 60, entries };
         assert_eq!(read, Ok(Some(expected)));
         assert_eq!(page(Value::Array(Vec::new())), Ok(None));
-        assert_eq!(page(Value::Array(head[..3].to_vec())), Err(BadAnswer));
+        assert_eq!(page(Value::Array(head[..4].to_vec())), Err(BadAnswer));
         assert_eq!(page(Value::Null), Err(BadAnswer));
     }
 

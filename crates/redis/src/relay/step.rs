@@ -71,6 +71,7 @@ struct Batch {
     publications: Vec<Publication>,
     skipped: Vec<Skip>,
     to: Position,
+    kept_ms: u64,
     tidings: Tidings,
 }
 
@@ -157,6 +158,7 @@ async fn publish(
         token,
         from,
         to: batch.to,
+        kept_ms: batch.kept_ms,
         publications: &batch.publications,
         sharded: core.target.shards.sharded_pubsub(),
     };
@@ -195,7 +197,7 @@ fn batch(core: &Core, page: Page, from: Option<Position>) -> Batch {
             }
         }
     }
-    Batch { publications, skipped, to, tidings }
+    Batch { publications, skipped, to, kept_ms: page.kept_ms, tidings }
 }
 
 fn on_published(core: &Core, batch: &Batch) {

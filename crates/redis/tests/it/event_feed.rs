@@ -40,6 +40,11 @@ async fn one_reads_at_a_time_and_the_next_begins_with_what_was_not_acknowledged(
     let node = RedisNode::ready(config(&server.url()), 1).await;
     let broker = &node.redis;
     let [a, b, other] = ["g", "g", "h"].map(|group| EventFeed::new(broker, group));
+    for feed in [&a, &b, &other, &a] {
+        feed.begin(stream().0).await.unwrap();
+    }
+    let errors = server.call(&["INFO", "errorstats"]).unwrap().text().unwrap();
+    assert!(!errors.contains("BUSYGROUP"), "that others have begun is no error: {errors}");
     let held = async |feed: &EventFeed, time| feed.hold(stream().0, time).await.unwrap();
     assert!(held(&a, MINUTE).await && !held(&b, MINUTE).await && held(&a, MINUTE).await);
     assert!(held(&other, MINUTE).await, "another group has its own readers");
@@ -81,4 +86,10 @@ async fn what_was_dropped_unread_is_told_once_with_how_much_waits() {
     server.command("FLUSHALL").unwrap();
     add(&server, 7..9);
     assert_eq!(read(&feed, 9).await, (vec![7, 8], 0));
+    // What no node has written stands in the way of nothing.
+    acknowledge(&feed, 9).await;
+    server.command(&format!("XADD {} 9-0 foreign 1", stream().1)).unwrap();
+    add(&server, 10..11);
+    assert_eq!(read(&feed, 1).await, (vec![], 0));
+    assert_eq!(read(&feed, 9).await, (vec![10], 1));
 }

@@ -2,14 +2,17 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
 
 use super::cluster_view::{ClusterView, Role, SLOTS};
 use crate::port::PortLease;
 use crate::redis_command::Reply;
 use crate::redis_server::RedisServer;
+use crate::redis_tls::TlsFiles;
 use crate::redis_wait::wait_for;
 
 /// Masters with their replicas, each a process; killed when dropped.
@@ -20,6 +23,14 @@ use crate::redis_wait::wait_for;
 pub struct RedisCluster {
     nodes: Vec<Node>,
     groups: usize,
+    tls: Option<Tls>,
+}
+
+/// One certificate for all nodes.
+#[derive(Debug)]
+struct Tls {
+    files: TlsFiles,
+    _directory: TempDir,
 }
 
 #[derive(Debug)]
@@ -33,10 +44,22 @@ impl RedisCluster {
     /// Forms a cluster, its slots spread evenly; returns when every node agrees and every replica
     /// is in step.
     pub fn start(masters: usize, replicas_per_master: usize) -> anyhow::Result<Self> {
+        Self::form(masters, replicas_per_master, None)
+    }
+
+    /// The same, whose nodes speak TLS only, to clients and to each other. Slots can't be moved.
+    pub fn start_tls(masters: usize, replicas_per_master: usize) -> anyhow::Result<Self> {
+        let directory = TempDir::new().context("making the directory of a certificate")?;
+        let tls = Tls { files: TlsFiles::generate(directory.path())?, _directory: directory };
+        Self::form(masters, replicas_per_master, Some(tls))
+    }
+
+    fn form(masters: usize, replicas_per_master: usize, tls: Option<Tls>) -> anyhow::Result<Self> {
         ensure!(masters > 0, "a cluster without a master");
         let count = masters * (1 + replicas_per_master);
-        let nodes = (0..count).map(|_| Node::start()).collect::<anyhow::Result<Vec<_>>>()?;
-        let cluster = Self { nodes, groups: masters };
+        let files = tls.as_ref().map(|tls| &tls.files);
+        let nodes = (0..count).map(|_| Node::start(files)).collect::<anyhow::Result<Vec<_>>>()?;
+        let cluster = Self { nodes, groups: masters, tls };
         cluster.introduce()?;
         cluster.assign_slots(masters)?;
         for replica in masters..count {
@@ -53,7 +76,13 @@ impl RedisCluster {
 
     /// All nodes: `redis-cluster://127.0.0.1:20000,127.0.0.1:20002`.
     pub fn url(&self) -> String {
-        super::url("redis-cluster", &self.endpoints())
+        let scheme = if self.tls.is_some() { "rediss-cluster" } else { "redis-cluster" };
+        super::url(scheme, &self.endpoints())
+    }
+
+    /// The PEM file of the authority that signed the nodes' certificate, if they speak TLS.
+    pub fn authority(&self) -> Option<&Path> {
+        self.tls.as_ref().map(|tls| tls.files.authority.as_path())
     }
 
     /// The process of a node, to run commands on.
@@ -275,12 +304,17 @@ impl RedisCluster {
 }
 
 impl Node {
-    fn start() -> anyhow::Result<Self> {
+    fn start(tls: Option<&TlsFiles>) -> anyhow::Result<Self> {
         let bus = PortLease::take()?;
         let port = bus.port().to_string();
         let mut options = vec!["--cluster-port", &port];
         options.extend(CLUSTER_OPTIONS);
-        let server = RedisServer::start_with(&options)?;
+        let server = if let Some(files) = tls {
+            options.extend(["--tls-cluster", "yes", "--tls-replication", "yes"]);
+            RedisServer::start_tls_by(files, &options)?
+        } else {
+            RedisServer::start_with(&options)?
+        };
         let id = server.call(&["CLUSTER", "MYID"])?.text()?;
         Ok(Self { server, bus, id })
     }
