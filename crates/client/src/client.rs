@@ -14,13 +14,13 @@ use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 
-use crate::consumer::{AckMode, Acks, Consumer, CurrentConnection, Delivery};
+use crate::consumer::{AckMode, Acks, ConsumeOptions, Consumer, CurrentConnection, Delivery};
 use crate::driver::{Answer, Command, Driver, Settlement, Shared};
 use crate::error::{LinkError, RequestError};
 use crate::link::SessionInfo;
 use crate::options::ConnectOptions;
 use crate::outgoing::{self, Outgoing, SendOptions};
-use crate::subscription::{Begin, Subscription, Wants};
+use crate::subscription::{Begin, SubscribeOptions, Subscription, Wants};
 
 /// A session with Fanlight that outlives its connections. Clones share it; it ends when it is
 /// closed or when the last clone is dropped.
@@ -136,7 +136,7 @@ impl Client {
     /// as long as the connection holds; where the server keeps a history, also what is published
     /// while it does not.
     pub async fn subscribe(&self, to: &str) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, Begin::Now, Wants::default()).await
+        self.subscribe_with(to, SubscribeOptions::default()).await
     }
 
     /// Subscribes to a destination and begins with a part of its history.
@@ -145,7 +145,7 @@ impl Client {
         to: &str,
         begin: Begin,
     ) -> Result<Subscription, RequestError> {
-        self.subscribe_as(to, begin, Wants::default()).await
+        self.subscribe_with(to, SubscribeOptions { begin, ..SubscribeOptions::default() }).await
     }
 
     /// Subscribes to a destination, and [`Subscription::recv_any`] also tells who comes to it and
@@ -154,8 +154,18 @@ impl Client {
     /// Where the client is subscribed to it without presence already, that subscription is made
     /// anew: without a history, what is published at that very moment is missed.
     pub async fn subscribe_with_presence(&self, to: &str) -> Result<Subscription, RequestError> {
-        let wants = Wants { presence: true, acks: None };
-        self.subscribe_as(to, Begin::Now, wants).await
+        let options = SubscribeOptions { presence: true, ..SubscribeOptions::default() };
+        self.subscribe_with(to, options).await
+    }
+
+    /// Subscribes as [`subscribe`](Self::subscribe) does, in any way that there is.
+    pub async fn subscribe_with(
+        &self,
+        to: &str,
+        options: SubscribeOptions,
+    ) -> Result<Subscription, RequestError> {
+        let SubscribeOptions { begin, presence, capability } = options;
+        self.subscribe_as(to, begin, Wants { presence, acks: None, capability }).await
     }
 
     async fn subscribe_as(
@@ -186,9 +196,20 @@ impl Client {
         mode: AckMode,
         prefetch: Option<u16>,
     ) -> Result<Consumer, RequestError> {
+        self.consume_with(to, mode, ConsumeOptions { prefetch, capability: None }).await
+    }
+
+    /// Consumes a queue as [`consume`](Self::consume) does, also by a capability.
+    pub async fn consume_with(
+        &self,
+        to: &str,
+        mode: AckMode,
+        options: ConsumeOptions,
+    ) -> Result<Consumer, RequestError> {
+        let ConsumeOptions { prefetch, capability } = options;
         let room = u16::try_from(self.inner.subscription_queue).unwrap_or(u16::MAX).max(1);
         let acks = Acks { mode, prefetch: prefetch.unwrap_or(room) };
-        let wants = Wants { presence: false, acks: Some(acks) };
+        let wants = Wants { presence: false, acks: Some(acks), capability };
         let subscription = self.subscribe_as(to, Begin::Now, wants).await?;
         Ok(Consumer::new(subscription, self.inner.shared.connection.clone()))
     }
@@ -253,7 +274,8 @@ impl Client {
         self.send_with(to, body, &SendOptions { content_type, ..SendOptions::default() }).await
     }
 
-    /// Publishes as [`send`](Self::send) does, once for a key or to one session.
+    /// Publishes as [`send`](Self::send) does: once for a key, to one session, to all but the own
+    /// one, or by a capability.
     pub async fn send_with(
         &self,
         to: &str,

@@ -11,11 +11,14 @@ use fanlight_proto::native::Message;
 use futures_util::Stream;
 use serde::Serialize;
 
+use crate::capability::Capability;
 #[cfg(doc)]
 use crate::client::Client;
 use crate::error::RecvError;
 #[cfg(doc)]
 use crate::error::RequestError;
+#[cfg(doc)]
+use crate::subscription::SubscribeOptions;
 use crate::subscription::{Item, Missed, Subscription};
 
 /// What acknowledging a message means for those before it.
@@ -26,6 +29,16 @@ pub enum AckMode {
     Client,
     /// It is for this message alone.
     ClientIndividual,
+}
+
+/// How a queue is consumed.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ConsumeOptions {
+    /// How many messages are held at the same time; `None`: as many as the queue's own option says.
+    pub prefetch: Option<u16>,
+    /// What allows it, where the session's own token does not: as
+    /// [`SubscribeOptions::capability`].
+    pub capability: Option<Capability>,
 }
 
 /// A consumer's share of the messages of a queue. Each is to be acknowledged with [`Client::ack`],

@@ -14,13 +14,14 @@ use tokio_util::sync::CancellationToken;
 
 use crate::client::{Event, Members};
 use crate::consumer::{CurrentConnection, Held};
+use crate::entry::Entry;
 use crate::error::{LinkError, RequestError};
 use crate::link::{Link, SessionInfo};
 use crate::options::ConnectOptions;
 use crate::outgoing::Outgoing;
 use crate::postponed::Postponed;
 use crate::recent::Recent;
-use crate::subscription::{Begin, Sink, Wants};
+use crate::subscription::{Begin, Sink};
 
 /// What a handle asks of the driver.
 #[derive(Debug)]
@@ -62,7 +63,7 @@ pub(crate) struct Joined {
 }
 
 type RequestReply = oneshot::Sender<Result<Answer, RequestError>>;
-type SubscribeReply = oneshot::Sender<Result<Joined, RequestError>>;
+pub(crate) type SubscribeReply = oneshot::Sender<Result<Joined, RequestError>>;
 
 /// What the handles and the driver share.
 #[derive(Debug, Clone)]
@@ -86,24 +87,6 @@ pub(crate) struct Driver {
     next_id: u64,
     /// When the server advised to come back.
     advised: Option<Duration>,
-}
-
-/// All subscriptions to one destination or pattern: one at the server.
-struct Entry {
-    sinks: Vec<Sink>,
-    /// The request that subscribes or subscribed it on this connection.
-    request: u64,
-    /// What was asked for.
-    wants: Wants,
-    /// What is to be acknowledged.
-    held: Held,
-    /// How it began on this connection, once that is known.
-    joined: Option<Joined>,
-    waiting: Vec<SubscribeReply>,
-    /// Where it has come to in the destination's history.
-    position: Option<Position>,
-    /// Whether it is renewed, so that nobody else learns how that ended.
-    is_renewed: bool,
 }
 
 enum Pending {
@@ -304,17 +287,17 @@ impl Driver {
         }
         let to = Arc::clone(&sink.to);
         self.forget_abandoned(&to, link);
-        let wants = sink.wants;
+        let wants = sink.wants.clone();
         if let Some(entry) = self.subscribed.get_mut(&to) {
             if begin != Begin::Now || wants.acks.is_some() || entry.wants.acks.is_some() {
                 let _ = reply.send(Err(RequestError::AlreadySubscribed));
                 return;
             }
-            entry.sinks.push(sink);
+            entry.add(sink);
             if wants.presence && !entry.wants.presence {
                 // The server has one subscription of a name, so it is made anew.
                 link.send(&Outgoing::Unsubscribe { to: &to }.to_text());
-                (entry.request, entry.wants, entry.joined) = (id, wants, None);
+                (entry.request, entry.wants.presence, entry.joined) = (id, true, None);
                 link.send(&entry.renew(&to).to_text());
                 self.pending.insert(id, Pending::Subscribe { to });
                 entry.waiting.push(reply);
@@ -328,7 +311,7 @@ impl Driver {
             }
             return;
         }
-        link.send(&Outgoing::subscribe(&to, begin, wants, id).to_text());
+        link.send(&Outgoing::subscribe(&to, begin, &wants, id).to_text());
         self.pending.insert(id, Pending::Subscribe { to: Arc::clone(&to) });
         let position = match begin {
             Begin::After(position) => Some(position),
@@ -417,19 +400,25 @@ impl Driver {
             ServerMessage::Subscribed { to, .. } => {
                 let _ = self.shared.events.send(Event::Subscribed(to.into()));
             }
-            ServerMessage::Unsubscribed { to } => self.on_unsubscribed(&to),
-            ServerMessage::Error { id: Some(id), code, message, retry_after_ms } => {
+            ServerMessage::Unsubscribed { to } => {
+                self.on_ended(&to, "a backend has ended the subscription");
+                let _ = self.shared.events.send(Event::Unsubscribed(to.into()));
+            }
+            ServerMessage::Error { id, code, message, retry_after_ms, to } => {
                 let retry_after = retry_after_ms.map(Duration::from_millis);
                 let code = code.into_owned();
-                self.answer(&id, Err(RequestError::Refused { code, message, retry_after }));
+                let refused = RequestError::Refused { code, message, retry_after };
+                match (id, to) {
+                    (Some(id), _) => self.answer(&id, Err(refused)),
+                    (None, Some(to)) => self.on_ended(&to, &refused.to_string()),
+                    // One without either comes before a close and is told with it.
+                    (None, None) => {}
+                }
             }
             ServerMessage::Reconnect { after_ms, .. } => {
                 self.advised = Some(Duration::from_millis(after_ms));
             }
-            // An error without a request comes before a close and is told with it.
-            ServerMessage::Error { id: None, .. }
-            | ServerMessage::Connected { .. }
-            | ServerMessage::Pong { .. } => {}
+            ServerMessage::Connected { .. } | ServerMessage::Pong { .. } => {}
         }
     }
 
@@ -489,16 +478,15 @@ impl Driver {
         }
     }
 
-    /// A backend has ended the subscription to `to`; one that is being asked for comes after that.
-    fn on_unsubscribed(&mut self, to: &str) {
+    /// The server has ended the subscription to `to`; one that is being asked for comes after that.
+    fn on_ended(&mut self, to: &str, reason: &str) {
         if self.subscribed.get(to).is_some_and(|entry| entry.joined.is_some())
             && let Some(entry) = self.subscribed.remove(to)
         {
             for sink in entry.sinks {
-                sink.end("a backend has ended the subscription".to_owned());
+                sink.end(reason.to_owned());
             }
         }
-        let _ = self.shared.events.send(Event::Unsubscribed(to.into()));
     }
 
     fn answer(&mut self, id: &RequestId, result: Result<Answer, RequestError>) {
@@ -615,34 +603,6 @@ impl Driver {
                 Command::Unsubscribe { .. } => {}
             }
         }
-    }
-}
-
-impl Entry {
-    /// The request that subscribes it anew where it has come to.
-    fn renew<'r>(&mut self, to: &'r str) -> Outgoing<'r> {
-        self.is_renewed = true;
-        let begin = self.position.map_or(Begin::Now, Begin::After);
-        Outgoing::subscribe(to, begin, self.wants, self.request)
-    }
-
-    /// Whether it is to one destination: a pattern has no one position.
-    fn is_exact(&self) -> bool {
-        self.sinks.first().is_some_and(Sink::is_exact)
-    }
-
-    /// Notes where it has come to; whether that is new.
-    fn advance(&mut self, position: Position) -> bool {
-        if !self.is_exact() {
-            return true;
-        }
-        let is_old = self
-            .position
-            .is_some_and(|last| last.epoch == position.epoch && position.offset <= last.offset);
-        if !is_old {
-            self.position = Some(position);
-        }
-        !is_old
     }
 }
 

@@ -27,9 +27,11 @@
 //! Everything is bounded: see [`ConnectOptions`]. A [`Client`] owns one task, which ends when the
 //! client is closed or dropped.
 
+mod capability;
 mod client;
 mod consumer;
 mod driver;
+mod entry;
 mod error;
 mod handshake;
 mod link;
@@ -39,8 +41,9 @@ mod postponed;
 mod recent;
 mod subscription;
 
+pub use capability::Capability;
 pub use client::{Client, Event, Events, Members, Page, Sent};
-pub use consumer::{AckMode, Consumer, Delivery};
+pub use consumer::{AckMode, ConsumeOptions, Consumer, Delivery};
 pub use error::{LinkError, RecvError, RequestError, UrlError};
 pub use fanlight_proto::native::{
     MAX_HISTORY, Message, PresenceChange, PresenceMember, SessionLimits,
@@ -49,4 +52,4 @@ pub use fanlight_proto::{Position, ReconnectAdvice};
 pub use link::SessionInfo;
 pub use options::{Backoff, ConnectOptions};
 pub use outgoing::SendOptions;
-pub use subscription::{Begin, Missed, Received, Subscription};
+pub use subscription::{Begin, Missed, Received, SubscribeOptions, Subscription};

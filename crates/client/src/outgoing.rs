@@ -7,6 +7,7 @@ use fanlight_proto::native::is_json;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
+use crate::capability::Capability;
 use crate::consumer::AckMode;
 use crate::error::RequestError;
 use crate::subscription::{Begin, Wants};
@@ -28,6 +29,8 @@ pub(crate) enum Outgoing<'r> {
         ack: Option<AckMode>,
         #[serde(skip_serializing_if = "Option::is_none")]
         prefetch: Option<u16>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        token: Option<&'r str>,
         id: u64,
     },
     Unsubscribe {
@@ -83,6 +86,10 @@ struct Send<'r> {
     key: Option<&'r str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<&'r str>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    exclude_self: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<&'r str>,
     id: u64,
 }
 
@@ -97,18 +104,25 @@ pub struct SendOptions<'s> {
     /// Of the user's sessions, the only one to get it: the id that it was told at its connect. To
     /// be used with `/user/{name}/...`; no history keeps it.
     pub session: Option<&'s str>,
+    /// Whether this client does not get it, though it has subscribed: for who shows what it sends
+    /// itself already. What it recovers on a later connection may have it all the same, as that is
+    /// another session.
+    pub exclude_self: bool,
+    /// What allows it, where the session's own token does not.
+    pub capability: Option<&'s Capability>,
 }
 
 impl<'r> Outgoing<'r> {
-    pub(crate) fn subscribe(to: &'r str, begin: Begin, wants: Wants, id: u64) -> Self {
+    pub(crate) fn subscribe(to: &'r str, begin: Begin, wants: &'r Wants, id: u64) -> Self {
         let (since, history) = match begin {
             Begin::Now => (None, None),
             Begin::Newest(newest) => (None, Some(newest)),
             Begin::After(position) => (Some(position.into()), None),
         };
-        let Wants { presence, acks } = wants;
+        let Wants { presence, acks, capability } = wants;
         let (ack, prefetch) = acks.map(|acks| (acks.mode, acks.prefetch)).unzip();
-        Self::Subscribe { to, since, history, presence, ack, prefetch, id }
+        let token = capability.as_ref().map(Capability::as_str);
+        Self::Subscribe { to, since, history, presence: *presence, ack, prefetch, token, id }
     }
 
     pub(crate) fn to_text(&self) -> String {
@@ -123,7 +137,7 @@ pub(crate) fn send(
     options: &SendOptions<'_>,
     id: u64,
 ) -> Result<String, RequestError> {
-    let SendOptions { content_type, key, session } = *options;
+    let SendOptions { content_type, key, session, exclude_self, capability } = *options;
     let data = if is_json(content_type) {
         serde_json::from_slice::<Box<RawValue>>(body)
     } else {
@@ -131,8 +145,10 @@ pub(crate) fn send(
     };
     let not_json = |error: serde_json::Error| RequestError::NotJson { reason: error.to_string() };
     let data = data.map_err(not_json)?;
-    serde_json::to_string(&Send { r#type: "send", to, data, content_type, key, session, id })
-        .map_err(not_json)
+    let token = capability.map(Capability::as_str);
+    let r#type = "send";
+    let send = Send { r#type, to, data, content_type, key, session, exclude_self, token, id };
+    serde_json::to_string(&send).map_err(not_json)
 }
 
 #[cfg(test)]
@@ -154,8 +170,9 @@ mod tests {
             (Begin::Newest(2), false, Some(individual), (None, Some(2))),
             (Begin::After(since), true, Some(cumulative), (Some(since), None)),
         ] {
-            let wants = Wants { presence, acks };
-            let text = Outgoing::subscribe("/topic/\"a", begin, wants, 7).to_text();
+            let capability = presence.then(|| Capability::new("c.a.p"));
+            let wants = Wants { presence, acks, capability };
+            let text = Outgoing::subscribe("/topic/\"a", begin, &wants, 7).to_text();
             let read = ClientMessage::Subscribe {
                 to: "/topic/\"a".into(),
                 since: read.0,
@@ -166,7 +183,7 @@ mod tests {
                     AckMode::ClientIndividual => "client-individual".into(),
                 }),
                 prefetch: acks.map(|acks| acks.prefetch),
-                token: None,
+                token: presence.then(|| "c.a.p".into()),
                 id: Some(7.into()),
             };
             assert_eq!(parse(&text).next(), Some(Ok(read)));
@@ -188,21 +205,29 @@ mod tests {
         let (read, id) = ([Cow::from("a")].into(), Some(8.into()));
         let text = Outgoing::Nack { ids: &ids[..1], id: 8 }.to_text();
         assert_eq!(parse(&text).next(), Some(Ok(ClientMessage::Nack { ids: read, id })));
+        let capability = Capability::new("c.a.p");
         for (body, content_type) in [
             (&br#"{"a": 1}"#[..], None),
             (b"[1]", Some("application/json")),
             (b"plain \xff", Some("text/plain")),
         ] {
-            let options = SendOptions { content_type, key: Some("k"), session: Some("s") };
+            let (key, session, exclude_self) = (Some("k"), Some("s"), content_type.is_none());
+            let capability = exclude_self.then_some(&capability);
+            let options = SendOptions { content_type, key, session, exclude_self, capability };
+            assert!(!format!("{options:?}").contains("c.a.p"));
             let text = send("/user/a/queue/a", body, &options, 1).unwrap();
-            let Some(Ok(ClientMessage::Send {
-                body: read, content_type: kind, key, session, ..
-            })) = parse(&text).next()
-            else {
-                panic!("{text}")
+            let read = ClientMessage::Send {
+                to: "/user/a/queue/a".into(),
+                body: body.into(),
+                content_type: content_type.map(Cow::from),
+                headers: Vec::new(),
+                key: Some("k".into()),
+                session: Some("s".into()),
+                exclude_self,
+                token: capability.map(|token| token.as_str().into()),
+                id: Some(1.into()),
             };
-            assert_eq!((&*read, kind.as_deref()), (body, content_type));
-            assert_eq!((key.as_deref(), session.as_deref()), (Some("k"), Some("s")));
+            assert_eq!(parse(&text).next(), Some(Ok(read)));
         }
     }
 

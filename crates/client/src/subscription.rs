@@ -11,6 +11,7 @@ use fanlight_proto::{DestinationPattern, Position};
 use futures_util::Stream;
 use tokio::sync::mpsc;
 
+use crate::capability::Capability;
 use crate::consumer::Acks;
 use crate::driver::{Command, Joined};
 use crate::error::RecvError;
@@ -52,6 +53,19 @@ pub enum Begin {
     After(Position),
 }
 
+/// How a subscription is made.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SubscribeOptions {
+    /// What it begins with.
+    pub begin: Begin,
+    /// Whether it also tells who comes to the destination and goes.
+    pub presence: bool,
+    /// What allows it, where the session's own token does not. It is given again whenever the
+    /// subscription is renewed; once it has expired, the subscription ends
+    /// ([`RecvError::Ended`]), and that of others of this client to the same destination.
+    pub capability: Option<Capability>,
+}
+
 /// What comes on a subscription with presence.
 #[derive(Debug, Clone)]
 pub enum Received {
@@ -74,12 +88,14 @@ pub(crate) enum Item {
 }
 
 /// What a subscription wants besides messages.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Wants {
     /// Changes of presence.
     pub(crate) presence: bool,
     /// To acknowledge.
     pub(crate) acks: Option<Acks>,
+    /// With what it is asked for.
+    pub(crate) capability: Option<Capability>,
 }
 
 /// The driver's end of a subscription.

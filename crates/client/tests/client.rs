@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use fanlight_client::{
-    AckMode, Backoff, Begin, Client, ConnectOptions, Consumer, Event, LinkError, Position,
-    Received, RecvError, RequestError, Sent, Subscription,
+    AckMode, Backoff, Begin, Capability, Client, ConnectOptions, ConsumeOptions, Consumer, Event,
+    LinkError, Position, Received, RecvError, RequestError, SendOptions, Sent, SubscribeOptions,
+    Subscription,
 };
 use peer::{Peer, Server};
 use serde_json::{Value, json};
@@ -620,4 +621,61 @@ async fn a_subscription_that_begins_with_a_position_tells_why_it_can_not_have_al
     let news = news.unwrap();
     assert_eq!((news.is_recovered(), news.lost_reason()), (Some(false), Some("epoch_changed")));
     assert_eq!(news.begun_at(), Some(Position { epoch: 0xf, offset: 9 }));
+}
+
+/// Grants the next request, which is asked for with this capability.
+async fn grant_by(peer: &mut Peer, to: &str, token: &str) {
+    let request = peer.hear().await;
+    assert_eq!((&request["to"], &request["token"]), (&json!(to), &json!(token)));
+    peer.say(&json!({ "type": "ok", "id": request["id"] })).await;
+}
+
+#[tokio::test]
+async fn a_capability_is_given_again_on_each_connection_and_its_end_ends_what_it_allowed() {
+    let server = Server::start().await;
+    let (client, mut peer) = connected(&server).await;
+    let by = |token: &str| Some(Capability::new(token));
+    let options = SubscribeOptions { capability: by("one"), ..SubscribeOptions::default() };
+    let (news, ()) = tokio::join!(
+        client.subscribe_with("/topic/a", options.clone()),
+        grant_by(&mut peer, "/topic/a", "one")
+    );
+    let mut news = news.unwrap();
+    // It is subscribed already; but what counts from now on is this one.
+    let options = SubscribeOptions { capability: by("two"), ..options };
+    let mut more = client.subscribe_with("/topic/a", options).await.unwrap();
+    let options = ConsumeOptions { capability: by("three"), prefetch: None };
+    let (jobs, ()) = tokio::join!(
+        client.consume_with(JOBS, AckMode::Client, options),
+        grant_by(&mut peer, JOBS, "three")
+    );
+    drop(jobs.unwrap());
+    assert_eq!(peer.hear().await["type"], "unsubscribe");
+    drop(peer);
+    let mut peer = server.welcome().await;
+    grant_by(&mut peer, "/topic/a", "two").await;
+
+    let (exclude_self, capability) = (true, Capability::new("four"));
+    let capability = Some(&capability);
+    let own = SendOptions { exclude_self, capability, ..SendOptions::default() };
+    let answer = async {
+        let request = peer.hear().await;
+        assert_eq!((&request["exclude_self"], &request["token"]), (&json!(true), &json!("four")));
+        peer.say(&json!({ "type": "ok", "id": request["id"] })).await;
+    };
+    let (sent, ()) = tokio::join!(client.send_with("/topic/a", b"1", &own), answer);
+    assert!(sent.is_ok());
+    peer.publish("/topic/a", 2).await;
+    peer.say(&json!({ "type": "error", "code": "capability_expired", "message": "it is over",
+        "to": "/topic/a" }))
+        .await;
+    for subscription in [&mut news, &mut more] {
+        assert_eq!(subscription.recv().await.unwrap().data.get(), "2");
+        match subscription.recv().await.unwrap_err() {
+            RecvError::Ended(reason) => assert!(reason.contains("capability_expired"), "{reason}"),
+            other => panic!("{other}"),
+        }
+    }
+    // The session goes on, and the destination is free.
+    subscribed(&client, &mut peer, "/topic/a").await;
 }

@@ -49,6 +49,16 @@ pub trait Peers: Send + Sync + 'static {
         patience: Duration,
     ) -> BoxFuture<'static, Result<Bytes, PeerError>>;
 
+    /// Asks a node itself, as [`NodeStatus::id`](crate::registry::NodeStatus::id) names it, this
+    /// one included, in the way of [`Peers::ask`]. [`PeerError::Gone`] also where it does not
+    /// understand the request.
+    fn ask_node(
+        &self,
+        node: &Arc<str>,
+        request: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>>;
+
     /// Waits, for a bounded time, until the other nodes have their answers; for a node whose
     /// sessions have ended, and that is about to end itself.
     fn settle(&self) -> BoxFuture<'static, ()>;
@@ -61,6 +71,9 @@ pub trait Answerer: Send + Sync + 'static {
     /// It is called in the order in which one node has asked, and the futures are polled side by
     /// side. A future that nobody waits for any more is dropped.
     fn answer(&self, handle: Handle, request: Bytes) -> BoxFuture<'static, Option<Bytes>>;
+
+    /// Answers a request for this node itself, in the same way; `None`: it is not understood.
+    fn answer_node(&self, request: Bytes) -> BoxFuture<'static, Option<Bytes>>;
 
     /// Another session has the claim now, or may have it: this node was paused, or its claim was
     /// lost. The session must end, and must not release the claim.

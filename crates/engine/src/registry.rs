@@ -251,6 +251,8 @@ pub struct Told {
     pub sessions: Option<usize>,
     /// Nodes.
     pub nodes: usize,
+    /// Living nodes that may have such sessions and have not heard it.
+    pub unheard: usize,
 }
 
 /// What a node is told to do with a session.

@@ -567,6 +567,11 @@ impl Session {
         self.live().is_some()
     }
 
+    /// How many subscriptions it has.
+    pub fn subscription_count(&self) -> usize {
+        self.live().map_or(0, |live| live.subscriptions.len())
+    }
+
     /// Whether it is connected, and is not to end behind the answer that it waits for.
     pub fn stays(&self) -> bool {
         matches!(self.state, State::Live(_))

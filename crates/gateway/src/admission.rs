@@ -1,7 +1,8 @@
 //! Who may connect: the limits per node and per address, given back when a connection ends.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU64;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -109,6 +110,11 @@ impl Admission {
 }
 
 impl Admitted {
+    /// The address that it counts for.
+    pub fn address(&self) -> Option<AddressKey> {
+        self.address
+    }
+
     /// Counts for its address no longer: it is known by more than that now. The address, if it did.
     pub fn release_address(&mut self) -> Option<AddressKey> {
         let address = self.address.take()?;
@@ -142,8 +148,7 @@ impl AddressKey {
 impl From<IpAddr> for AddressKey {
     fn from(address: IpAddr) -> Self {
         let bits = match address.to_canonical() {
-            // The upper half of fc00::/7 is private, so no real /64 collides with an IPv4 address.
-            IpAddr::V4(v4) => 0xffff_ffff_0000_0000 | u64::from(u32::from(v4)),
+            IpAddr::V4(v4) => IPV4 << 32 | u64::from(u32::from(v4)),
             IpAddr::V6(v6) => (u128::from(v6) >> 64) as u64,
         };
         // Only ::/64 is zero: loopback, which may share the key of a prefix that nobody has.
@@ -151,6 +156,20 @@ impl From<IpAddr> for AddressKey {
     }
 }
 
+/// The address, or the prefix.
+impl fmt::Display for AddressKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bits = self.0.get();
+        if bits >> 32 == IPV4 {
+            return write!(f, "{}", Ipv4Addr::from(bits as u32));
+        }
+        write!(f, "{}/64", Ipv6Addr::from(u128::from(bits) << 64))
+    }
+}
+
+/// The upper half of the key of an IPv4 address. That of `fc00::/7` is private, so no real /64
+/// collides with one.
+const IPV4: u64 = 0xffff_ffff;
 const SHARDS: usize = 16;
 
 #[cfg(test)]
@@ -191,6 +210,18 @@ mod tests {
         let _held = [10, 10].map(|last| admission.admit([10, 0, 0, last].into()).unwrap());
         let refused = admission.admit([10, 0, 0, 10].into()).map(drop);
         assert_eq!(refused, Err(AdmissionError::NodeFull { limit: 2 }));
+    }
+
+    #[test]
+    fn an_address_is_shown_as_what_is_counted() {
+        for (address, shown) in [
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+            ("255.255.255.255", "255.255.255.255"),
+            ("2001:db8:1:2:3::4", "2001:db8:1:2::/64"),
+        ] {
+            assert_eq!(AddressKey::from(address.parse::<IpAddr>().unwrap()).to_string(), shown);
+        }
     }
 
     #[test]

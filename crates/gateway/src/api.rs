@@ -3,11 +3,12 @@
 mod caller;
 #[expect(unused_qualifications, reason = "as the macros of the document write them")]
 mod messages;
+mod parts;
 #[expect(unused_qualifications, reason = "as the macros of the document write them")]
 mod reads;
 mod refusals;
 mod revoke;
-mod segment;
+mod sessions;
 mod users;
 
 use std::sync::Arc;
@@ -82,6 +83,7 @@ fn documented() -> (Router<Api>, String) {
         .routes(routes!(users::unsubscribe))
         .routes(routes!(users::disconnect_user))
         .routes(routes!(users::disconnect_session))
+        .routes(routes!(sessions::session))
         .routes(routes!(revoke::revoke));
     let router = OpenApiRouter::with_openapi(Document::openapi()).nest("/api/v1", operations);
     let (router, document) = router.split_for_parts();
@@ -99,20 +101,22 @@ fn documented() -> (Router<Api>, String) {
         contact(),
     ),
     components(schemas(Problem)),
-    modifiers(&ByKey),
+    modifiers(&Components),
     security(("key" = [])),
 )]
 struct Document;
 
-struct ByKey;
+/// The key that every operation needs, and an example of each refusal.
+struct Components;
 
-impl Modify for ByKey {
+impl Modify for Components {
     fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
         let description = "One of `api.keys`; `X-API-Key` does as well.";
         let bearer =
             HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(description));
         let components = document.components.get_or_insert_default();
         components.add_security_scheme("key", SecurityScheme::Http(bearer.build()));
+        components.examples.extend(refusals::examples());
     }
 }
 

@@ -9,6 +9,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
+use crate::session_lookup;
 use crate::worker::{Inbox, WorkerHandle};
 
 /// A request to a mailbox.
@@ -114,7 +115,7 @@ impl MailReply {
     }
 }
 
-/// The mailboxes of this node, as the others see them.
+/// What the other nodes ask this one: its mailboxes, and whether it has a session.
 pub struct Mailroom(Vec<WorkerHandle>);
 
 impl Mailroom {
@@ -140,6 +141,11 @@ impl Answerer for Mailroom {
             Some(answer.await.ok()?.encode())
         }
         .boxed()
+    }
+
+    fn answer_node(&self, request: Bytes) -> BoxFuture<'static, Option<Bytes>> {
+        let workers = self.0.clone();
+        async move { session_lookup::answer(&workers, &request).await }.boxed()
     }
 
     fn lost(&self, name: ClaimName, handle: Handle) -> BoxFuture<'static, ()> {

@@ -16,6 +16,7 @@ use crate::admission::Admission;
 use crate::app::App;
 use crate::clock::Clock;
 use crate::config::Config;
+use crate::decisions::Decisions;
 use crate::drain::{Progress, Report, Trigger};
 use crate::handshakes::Handshakes;
 use crate::hooks::Hooks;
@@ -52,6 +53,8 @@ pub struct Node {
     pub lease: Option<Arc<Lease>>,
     /// Has messages to `/app/...` handled.
     pub app: Arc<App>,
+    /// Whom a backend has let in without a session.
+    pub decisions: Decisions,
     /// What those may publish who have no session.
     pub publish_rates: Rates,
     /// Who may do what, and the bounds.
@@ -98,6 +101,7 @@ impl Node {
         };
         let (admission, http_admission) =
             (admission(limits.connections), admission(limits.http_connections));
+        let decisions = Decisions::new(config.hooks.connect_reuse.0);
         Self {
             config,
             authenticator: Arc::clone(&shared.authenticator),
@@ -112,6 +116,7 @@ impl Node {
             peers: Arc::clone(&shared.peers),
             lease: None,
             app: Arc::clone(&shared.app),
+            decisions,
             publish_rates: Rates::default(),
             rules: Arc::clone(&shared.rules),
             tracer: shared.tracer.clone(),

@@ -349,6 +349,7 @@ impl Worker {
                 Inbox::Mail(mail) => self.on_mail(*mail),
                 Inbox::Unclaimed(handle) => self.on_unclaimed(handle),
                 Inbox::Order(order) => self.obey(*order),
+                Inbox::Find { session, reply } => self.tell_of(session, reply),
                 Inbox::Shed { count, gone } => {
                     let _ = gone.send(self.shed(count));
                 }

@@ -176,17 +176,17 @@ impl Peers for RedisPeers {
         request: Bytes,
         patience: Duration,
     ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        let asking = self.inner.ask(holder, request, patience);
-        let mut asked = Asked(None);
-        async move {
-            let result = match asking {
-                Ok(asking) => timeout(patience, asking).await.unwrap_or(Err(PeerError::Timeout)),
-                Err(error) => Err(error),
-            };
-            asked.on_result(&result);
-            result
-        }
-        .boxed()
+        let session = Some((holder.name.clone(), holder.handle));
+        within(patience, self.inner.ask(&holder.owner, session, request, patience))
+    }
+
+    fn ask_node(
+        &self,
+        node: &Arc<str>,
+        request: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        within(patience, self.inner.ask(node, None, request, patience))
     }
 
     fn settle(&self) -> BoxFuture<'static, ()> {
@@ -198,6 +198,23 @@ impl Peers for RedisPeers {
         .boxed()
     }
 }
+
+/// What was asked, with an end, and counted.
+fn within(patience: Duration, asking: Result<Asking, PeerError>) -> Asking {
+    let mut asked = Asked(None);
+    async move {
+        let result = match asking {
+            Ok(asking) => timeout(patience, asking).await.unwrap_or(Err(PeerError::Timeout)),
+            Err(error) => Err(error),
+        };
+        asked.on_result(&result);
+        result
+    }
+    .boxed()
+}
+
+/// An ask under way.
+type Asking = BoxFuture<'static, Result<Bytes, PeerError>>;
 
 /// Counts an ask by its result when it is dropped, answered or not.
 struct Asked(Option<Result<(), PeerError>>);
@@ -218,31 +235,24 @@ impl Inner {
     /// Asks; what this returns waits for the answer without an end.
     fn ask(
         self: &Arc<Self>,
-        holder: &Holder,
+        owner: &Arc<str>,
+        session: Option<(ClaimName, Handle)>,
         request: Bytes,
         patience: Duration,
-    ) -> Result<BoxFuture<'static, Result<Bytes, PeerError>>, PeerError> {
+    ) -> Result<Asking, PeerError> {
         if request.len() > MESSAGE_MAX_BYTES {
             return Err(PeerError::TooLarge);
         }
-        if self.is_own(holder) {
-            self.may_answer(&holder.name, holder.handle)?;
-            let answering = self.answerer.answer(holder.handle, request);
-            return Ok(answering.map(serve::outcome).boxed());
+        if boot_of(owner) == self.lease.boot() {
+            return Ok(self.answer(session.as_ref(), request)?.map(serve::outcome).boxed());
         }
-        let boot = Uuid::parse_str(boot_of(&holder.owner)).map_err(|_| PeerError::Gone)?;
+        let boot = Uuid::parse_str(boot_of(owner)).map_err(|_| PeerError::Gone)?;
         let listed = self.lease.listed();
         let waiting = self.asks.begin().ok_or(PeerError::Overloaded)?;
-        let message = Message::Ask(Ask {
-            asker: self.boot,
-            number: waiting.number,
-            patience,
-            name: holder.name.clone(),
-            handle: holder.handle,
-            request,
-        });
+        let (asker, number) = (self.boot, waiting.number);
+        let message = Message::Ask(Ask { asker, number, patience, session, request });
         let sent = self.tell(boot, &message);
-        let (inner, owner) = (Arc::clone(self), Arc::clone(&holder.owner));
+        let (inner, owner) = (Arc::clone(self), Arc::clone(owner));
         let cancelling = Cancelling { inner, boot, owner, waiting, is_over: false };
         Ok(cancelling.answered(sent, listed).boxed())
     }
@@ -273,6 +283,17 @@ impl Inner {
             _ => Err(PublishError::Unknown),
         };
         answer.map(heard).boxed()
+    }
+
+    /// What a session of this node answers, if it may be asked, or this node itself.
+    fn answer(
+        &self,
+        session: Option<&(ClaimName, Handle)>,
+        request: Bytes,
+    ) -> Result<BoxFuture<'static, Option<Bytes>>, PeerError> {
+        let Some((name, handle)) = session else { return Ok(self.answerer.answer_node(request)) };
+        self.may_answer(name, *handle)?;
+        Ok(self.answerer.answer(*handle, request))
     }
 
     /// Whether this session may be asked: it has the claim, and nobody else can have it.

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 #[derive(Debug)]
 pub struct Answers {
     asked: Mutex<Vec<(Handle, Bytes)>>,
+    asked_itself: Mutex<Vec<Bytes>>,
     lost: Mutex<Vec<(ClaimName, Handle)>>,
     held: Arc<AtomicUsize>,
     go: Arc<Semaphore>,
@@ -33,6 +34,7 @@ impl Answers {
     pub fn new() -> Arc<Self> {
         Arc::new(Self {
             asked: Mutex::default(),
+            asked_itself: Mutex::default(),
             lost: Mutex::default(),
             held: Arc::default(),
             go: Arc::new(Semaphore::new(0)),
@@ -42,6 +44,11 @@ impl Answers {
     /// What was asked, in order.
     pub fn asked(&self) -> Vec<(Handle, Bytes)> {
         lock(&self.asked).clone()
+    }
+
+    /// What the node itself was asked, in order.
+    pub fn asked_itself(&self) -> Vec<Bytes> {
+        lock(&self.asked_itself).clone()
     }
 
     /// Whose claims were lost, in order.
@@ -63,6 +70,22 @@ impl Answers {
 impl Answerer for Answers {
     fn answer(&self, handle: Handle, request: Bytes) -> BoxFuture<'static, Option<Bytes>> {
         lock(&self.asked).push((handle, request.clone()));
+        self.said(request)
+    }
+
+    fn answer_node(&self, request: Bytes) -> BoxFuture<'static, Option<Bytes>> {
+        lock(&self.asked_itself).push(request.clone());
+        self.said(request)
+    }
+
+    fn lost(&self, name: ClaimName, handle: Handle) -> BoxFuture<'static, ()> {
+        lock(&self.lost).push((name, handle));
+        Box::pin(std::future::ready(()))
+    }
+}
+
+impl Answers {
+    fn said(&self, request: Bytes) -> BoxFuture<'static, Option<Bytes>> {
         if request == "none" {
             return Box::pin(std::future::ready(None));
         }
@@ -82,11 +105,6 @@ impl Answerer for Answers {
             drop(held);
             Some(request)
         })
-    }
-
-    fn lost(&self, name: ClaimName, handle: Handle) -> BoxFuture<'static, ()> {
-        lock(&self.lost).push((name, handle));
-        Box::pin(std::future::ready(()))
     }
 }
 

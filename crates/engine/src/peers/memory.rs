@@ -36,6 +36,24 @@ impl MemoryPeers {
         holder.owner == self.owner && claimed_by == Some(holder.handle)
     }
 
+    fn within(
+        &self,
+        patience: Duration,
+        answering: BoxFuture<'static, Option<Bytes>>,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        let sleeping = (self.sleep)(patience);
+        async move {
+            match select(answering, sleeping).await {
+                Either::Left((Some(answer), _)) if answer.len() > MESSAGE_MAX_BYTES => {
+                    Err(PeerError::TooLarge)
+                }
+                Either::Left((answer, _)) => answer.ok_or(PeerError::Gone),
+                Either::Right(_) => Err(PeerError::Timeout),
+            }
+        }
+        .boxed()
+    }
+
     fn claims(&self) -> MutexGuard<'_, HashMap<ClaimName, Handle>> {
         lock(&self.claims)
     }
@@ -87,18 +105,22 @@ impl Peers for MemoryPeers {
         if !self.has(holder) {
             return ready(Err(PeerError::Gone)).boxed();
         }
-        let answering = self.answerer.answer(holder.handle, request);
-        let sleeping = (self.sleep)(patience);
-        async move {
-            match select(answering, sleeping).await {
-                Either::Left((Some(answer), _)) if answer.len() > MESSAGE_MAX_BYTES => {
-                    Err(PeerError::TooLarge)
-                }
-                Either::Left((answer, _)) => answer.ok_or(PeerError::Gone),
-                Either::Right(_) => Err(PeerError::Timeout),
-            }
+        self.within(patience, self.answerer.answer(holder.handle, request))
+    }
+
+    fn ask_node(
+        &self,
+        node: &Arc<str>,
+        request: Bytes,
+        patience: Duration,
+    ) -> BoxFuture<'static, Result<Bytes, PeerError>> {
+        if request.len() > MESSAGE_MAX_BYTES {
+            return ready(Err(PeerError::TooLarge)).boxed();
         }
-        .boxed()
+        if *node != self.owner {
+            return ready(Err(PeerError::Gone)).boxed();
+        }
+        self.within(patience, self.answerer.answer_node(request))
     }
 
     fn settle(&self) -> BoxFuture<'static, ()> {

@@ -262,7 +262,7 @@ impl Registry for MemoryRegistry {
             for order in orders {
                 sessions.order(order).await;
             }
-            Ok(Told { sessions: known, nodes })
+            Ok(Told { sessions: known, nodes, unheard: 0 })
         }
         .boxed()
     }

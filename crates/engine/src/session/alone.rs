@@ -52,7 +52,7 @@ pub struct Sender<'s> {
     pub name: &'s str,
     /// Its name for a publication that does not itself have one.
     pub key: Option<&'s str>,
-    /// Of a user's sessions, the only one to get it, where the publication does not itself name one.
+    /// Of a user's sessions, the only one to get it; then the publication itself names none.
     pub session: Option<&'s str>,
 }
 
@@ -147,6 +147,9 @@ impl<'t> Letter<'t> {
         to: &str,
     ) -> Result<Alone, Refusal> {
         let draft = draft_of(&self.0, &rules.limits)?;
+        if draft.session.is_some() && sender.session.is_some() {
+            return Err(Fault::session_named_twice().into());
+        }
         let (key, session) = (draft.key.or(sender.key), draft.session.or(sender.session));
         let draft = Draft { to, key, session, ..draft };
         let outgoing = outgoing(rules, ids, now, Publisher::Backend(sender.name), draft);

@@ -218,6 +218,7 @@ impl Session {
                     code: failure.code().to_owned().into(),
                     message: failure.to_string(),
                     retry_after_ms: failure.retry_after_ms(),
+                    to: None,
                 },
             );
         }

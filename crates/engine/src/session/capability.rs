@@ -157,7 +157,7 @@ impl Session {
                 return self.fail(cx, &Fault::capability_expired(&id).fatal());
             }
             if self.unsubscribe(cx, &id).is_ok() {
-                self.native_fail(cx, &Fault::capability_expired(&id), None);
+                self.native_ended(cx, &Fault::capability_expired(&id), &id);
             }
         }
         let Some(live) = self.live_mut() else { return };

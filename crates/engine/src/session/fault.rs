@@ -204,6 +204,11 @@ impl Fault {
         Self::new("bad_session", "this is no session's id", remedy, CloseReason::ProtocolError)
     }
 
+    pub(super) fn session_named_twice() -> Self {
+        let message = "the request itself names the session";
+        Self::new("bad_session", message, "leave `session` out", CloseReason::ProtocolError)
+    }
+
     pub(super) fn not_for_one_session() -> Self {
         let message = "only what a user's sessions subscribe to can be sent to one of them";
         let remedy = "send to /user/{name}/..., outside of namespaces of queues";

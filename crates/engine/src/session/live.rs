@@ -427,8 +427,8 @@ pub(super) fn outgoing(
         permit = permit.without_history();
     }
     let except = if draft.exclude_self { Some(excluded(publisher, &permit)?) } else { None };
-    let key =
-        draft.key.map(|key| idempotency_key(publisher, permit.destination(), key)).transpose()?;
+    let named = |key| idempotency_key(publisher, permit.destination(), only_for, key);
+    let key = draft.key.map(named).transpose()?;
     let publication = Publication {
         id: ids.publication(now),
         destination: permit.destination().clone(),
@@ -446,10 +446,11 @@ pub(super) fn outgoing(
 }
 
 /// A publisher's name for a publication, made its own: it counts for this user, or where there is
-/// none for this session, or for this backend, and for one destination.
+/// none for this session, or for this backend, and for one destination, or one session there.
 fn idempotency_key(
     publisher: Publisher<'_>,
     destination: &Destination,
+    only_for: Option<SessionId>,
     key: &str,
 ) -> Result<IdempotencyKey, Fault> {
     if key.is_empty() || key.len() > IdempotencyKey::MAX_BYTES {
@@ -462,9 +463,14 @@ fn idempotency_key(
         Publisher::Client(subject) => ('s', subject.session.to_string()),
         Publisher::Backend(name) => ('b', name.to_owned()),
     };
-    // With lengths, so that no two tell the same.
+    // With lengths, which all sessions' ids have in common, so that no two tell the same.
     let (length, to) = (publisher.len(), destination.as_str());
-    Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{}:{to}{key}", to.len()).into()))
+    let (kind, session) = match only_for {
+        Some(session) => (kind.to_ascii_uppercase(), session.to_string()),
+        None => (kind, String::new()),
+    };
+    let to_length = to.len();
+    Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{to_length}:{to}{session}{key}").into()))
 }
 
 /// The publisher's own session, which is not to get what it publishes.

@@ -192,7 +192,7 @@ impl Session {
         let all = own.map(|own| own.id.clone());
         for to in all.collect::<Vec<_>>() {
             if !self.is_still_allowed(cx.rules, &to) && self.unsubscribe(cx, &to).is_ok() {
-                self.native_fail(cx, &Fault::subscription_revoked(&to), None);
+                self.native_ended(cx, &Fault::subscription_revoked(&to), &to);
             }
         }
     }
@@ -205,6 +205,17 @@ impl Session {
         write(cx, &error(fault, id));
         if ends {
             self.end(cx, fault.reason);
+        }
+    }
+
+    /// Tells that the subscription to `to` has ended, and why.
+    pub(super) fn native_ended(&self, cx: &mut Cx<'_>, fault: &Fault, to: &str) {
+        if !self.is_closed() {
+            let mut told = error(fault, None);
+            if let ServerMessage::Error { to: ended, .. } = &mut told {
+                *ended = Some(to.to_owned());
+            }
+            write(cx, &told);
         }
     }
 
@@ -290,6 +301,7 @@ pub(super) fn error(fault: &Fault, id: Option<RequestId>) -> ServerMessage {
         code: Cow::Borrowed(fault.code),
         message: fault.text(),
         retry_after_ms: fault.retry_after_ms,
+        to: None,
     }
 }
 

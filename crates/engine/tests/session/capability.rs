@@ -101,11 +101,11 @@ fn a_subscription_ends_with_its_capability_unless_the_policy_allows_it() {
         T> 4s
         @3s S! unsubscribed nobody /topic/told/a
         @3s S! leave /topic/told/a
-        @3s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/a is over; it has ended; subscribe again with a new one"}
+        @3s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/a is over; it has ended; subscribe again with a new one","to":"/topic/told/a"}
         T> 2s
         @1s S! unsubscribed nobody /topic/told/b
         @1s S! leave /topic/told/b
-        @1s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/b is over; it has ended; subscribe again with a new one"}
+        @1s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/b is over; it has ended; subscribe again with a new one","to":"/topic/told/b"}
     "##]]);
 }
 

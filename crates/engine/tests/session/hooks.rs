@@ -201,7 +201,7 @@ fn the_backend_is_asked_after_a_capability_allows_and_the_subscription_ends_with
             S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
             T> 4s
             @3s S! leave /topic/granted/a
-            @3s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/granted/a is over; it has ended; subscribe again with a new one"}
+            @3s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/granted/a is over; it has ended; subscribe again with a new one","to":"/topic/granted/a"}
         "#]],
     );
 }

@@ -108,7 +108,7 @@ fn a_send_may_name_one_session_of_a_user_and_is_then_not_kept() {
     check(expect![[r##"
         # native root+admin
         C> {"type":"send","to":"/user/bob/queue/kept.a","session":"0198f5a2b3c47d5e8f900123456789ab","data":1,"key":"k","id":1}
-        S? publish once u4:root22:/user/bob/queue/kept.ak /user/bob/queue/kept.a from root only for 0198f5a2b3c47d5e8f900123456789ab as known application/json | 1
+        S? publish once U4:root22:/user/bob/queue/kept.a0198f5a2b3c47d5e8f900123456789abk /user/bob/queue/kept.a from root only for 0198f5a2b3c47d5e8f900123456789ab as known application/json | 1
         S< ok {"id":1,"message_id":"<id>"}
         C> {"type":"send","to":"/user/bob/queue/kept.a","session":null,"data":1,"id":2}
         S? publish /user/bob/queue/kept.a from root as known application/json | 1

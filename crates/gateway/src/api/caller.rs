@@ -2,6 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use aws_lc_rs::digest::{self, Digest, SHA256};
@@ -9,7 +10,7 @@ use axum::extract::FromRequestParts;
 use fanlight_engine::limits::{Gcra, Rate, RetryAfterMs};
 use fanlight_proto::{Destination, DestinationPattern};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use http::{HeaderMap, HeaderName, StatusCode, header};
 
 use super::Api;
 use crate::accept::Peer;
@@ -151,9 +152,8 @@ fn presented(headers: &HeaderMap) -> Option<&[u8]> {
 
 fn rate_limited(what: &str, RetryAfterMs(retry_ms): RetryAfterMs) -> Problem {
     let detail = format!("{what}; try again in {retry_ms} ms");
-    let seconds = HeaderValue::from(retry_ms.div_ceil(1000));
     Problem::new(StatusCode::TOO_MANY_REQUESTS, "rate_limited", detail)
-        .with_value(header::RETRY_AFTER, seconds)
+        .with_retry_after(Duration::from_millis(retry_ms))
 }
 
 fn digest_of(secret: &[u8]) -> Digest {

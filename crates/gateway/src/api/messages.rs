@@ -2,12 +2,10 @@
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use fanlight_engine::broker::Published;
 use fanlight_engine::ids::Ids;
-use fanlight_engine::publication::SessionId;
-use fanlight_engine::session::{Alone, Letter, Refusal, Sender, Unpublished as NotPublished};
+use fanlight_engine::session::{Alone, Letter, Refusal, Sender, Unpublished};
 use fanlight_proto::Destination;
 use futures_util::future::{BoxFuture, join_all};
 use http::{HeaderMap, HeaderName};
@@ -16,24 +14,24 @@ use serde_json::value::RawValue;
 use utoipa::{IntoParams, ToSchema};
 
 use super::caller::Caller;
-use super::reads::bad_query;
-use super::refusals::{Refusals, Unpublished};
-use super::segment::Segment;
+use super::parts::{Asked, Segment};
+use super::refusals::{OfBatch, OfBroadcast, OfMessage, OfMessageTo};
 use super::{Api, parse};
 use crate::config::Scope;
 use crate::problem::Problem;
+use crate::registry::api as registry;
 use crate::transport::door;
 use crate::transport::publish::{Told, begin};
 
 /// A message. What is no JSON travels as base64, with its type.
-#[derive(ToSchema)]
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 #[expect(dead_code, reason = "it documents what the protocol crate reads")]
 pub(super) struct Message {
     /// Where it goes: `/topic/orders.42`, or `/user/ann/queue/alerts`.
     #[schema(example = "/topic/orders.42")]
     to: String,
     /// The body: any JSON; with another `content_type` a text with the bytes as base64.
-    #[schema(value_type = Object)]
     data: serde_json::Value,
     /// What the body is. Absent: JSON.
     content_type: Option<String>,
@@ -54,7 +52,7 @@ pub(super) struct Broadcast<'b> {
     to: Vec<String>,
     /// The body: any JSON; with another `content_type` a text with the bytes as base64.
     #[serde(borrow)]
-    #[schema(value_type = Object)]
+    #[schema(value_type = serde_json::Value)]
     data: &'b RawValue,
     /// What the body is. Absent: JSON.
     content_type: Option<String>,
@@ -104,7 +102,7 @@ pub(super) enum Outcome {
     params(("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`")),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
-        Unpublished,
+        OfMessage,
     ),
 )]
 pub(super) async fn publish(
@@ -120,9 +118,10 @@ pub(super) async fn publish(
 /// Publishes one message to many destinations.
 #[utoipa::path(
     post, path = "/broadcast", tag = "messages", request_body = Broadcast<'_>,
+    params(("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`")),
     responses(
         (status = 200, description = "What became of it at each destination", body = Outcomes),
-        Refusals,
+        OfBroadcast,
     ),
 )]
 pub(super) async fn broadcast(
@@ -147,7 +146,7 @@ pub(super) async fn broadcast(
     post, path = "/batch", tag = "messages", request_body = Batch<'_>,
     responses(
         (status = 200, description = "What became of each", body = Outcomes),
-        Refusals,
+        OfBatch,
     ),
 )]
 pub(super) async fn batch(
@@ -183,7 +182,7 @@ pub(super) async fn batch(
     ),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
-        Unpublished,
+        OfMessageTo,
     ),
 )]
 pub(super) async fn send_to_user(
@@ -217,23 +216,19 @@ pub(super) struct SessionQuery {
     ),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
-        Unpublished,
+        OfMessageTo,
     ),
 )]
 pub(super) async fn send_to_session(
     State(api): State<Api>,
     caller: Caller,
     Segment(session): Segment,
-    query: Result<Query<SessionQuery>, QueryRejection>,
+    Asked(SessionQuery { user }): Asked<SessionQuery>,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Told>, Problem> {
-    let Query(SessionQuery { user }) = query.map_err(bad_query)?;
-    let session: SessionId = session
-        .parse()
-        .map_err(|_| door::bad_request("bad_session", "a session is named by its id, a UUID"))?;
-    let session = session.to_string();
     let mut desk = Desk::new(&api, &caller, &headers)?;
+    let session = registry::session_id(&session)?.to_string();
     let to = |to: &str| match &user {
         Some(user) => of_user(user, to),
         None => Ok(format!("/user/~{session}{}", own_path(to)?)),
@@ -292,7 +287,7 @@ struct Desk<'d> {
     headers: &'d HeaderMap,
 }
 
-type Publishing = BoxFuture<'static, Result<Published, NotPublished>>;
+type Publishing = BoxFuture<'static, Result<Published, Unpublished>>;
 
 impl<'d> Desk<'d> {
     fn new(api: &'d Api, caller: &'d Caller, headers: &'d HeaderMap) -> Result<Self, Problem> {
@@ -369,7 +364,7 @@ fn letter<'b>(api: &Api, body: &'b [u8]) -> Result<Letter<'b>, Problem> {
     })
 }
 
-fn settled(outcome: Result<Published, NotPublished>) -> Result<Told, Problem> {
+fn settled(outcome: Result<Published, Unpublished>) -> Result<Told, Problem> {
     outcome.map(Told::from).map_err(|error| door::refused(Refusal::from(error)))
 }
 

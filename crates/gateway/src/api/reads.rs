@@ -1,11 +1,10 @@
 //! Reading: histories, who is where, namespaces, nodes.
 
 use axum::Json;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use fanlight_engine::encode::message_of;
 use fanlight_engine::history::{HistoryRange, Lost};
-use fanlight_engine::policy::{HistoryPermit, PresencePermit, RemovalPermit};
+use fanlight_engine::policy::{Denied, HistoryPermit, Namespaces, PresencePermit, RemovalPermit};
 use fanlight_engine::presence::MembersPage;
 use fanlight_proto::{Destination, DestinationError, Position};
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,8 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
 use super::caller::Caller;
-use super::refusals::Refusals;
+use super::parts::Asked;
+use super::refusals::{OfHistory, OfNode, OfPresence, OfRemoval};
 use crate::config::{Mode, Scope};
 use crate::problem::Problem;
 use crate::registry::api::ClusterAnswer;
@@ -52,17 +52,17 @@ pub(super) struct HistoryAnswer {
     get, path = "/history", tag = "destinations", params(HistoryQuery),
     responses(
         (status = 200, description = "Messages, oldest first", body = HistoryAnswer),
-        Refusals,
+        OfHistory,
     ),
 )]
 pub(super) async fn history(
     State(api): State<Api>,
     caller: Caller,
-    query: Result<Query<HistoryQuery>, QueryRejection>,
+    Asked(HistoryQuery { destination, since, limit }): Asked<HistoryQuery>,
 ) -> Result<Json<HistoryAnswer>, Problem> {
     caller.may(Scope::History)?;
-    let Query(HistoryQuery { destination, since, limit }) = query.map_err(bad_query)?;
-    let destination = named(&destination)?;
+    let (ask, of) = (HistoryPermit::for_backend, HistoryPermit::destination);
+    let permit = permitted(&api, &caller, &destination, ask, of)?;
     let since: Option<Position> = since.map(|since| since.parse()).transpose().map_err(|_| {
         door::bad_request("bad_position", "`since` is a position, epoch:offset, as was told before")
     })?;
@@ -71,10 +71,6 @@ pub(super) async fn history(
         let detail = format!("`limit` is 1 to {HISTORY_MAX}, not {limit}");
         return Err(door::bad_request("bad_query", detail));
     }
-    let namespaces = api.node.rules.policy.namespaces();
-    let permit = HistoryPermit::for_backend(namespaces, &destination);
-    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
-    caller.reaches(permit.destination())?;
     let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
     let page = api.node.broker.history(permit.into_query(range, limit)).await;
     let page = page.map_err(|error| door::refused(error.into()))?;
@@ -112,20 +108,17 @@ pub(super) struct RemovedAnswer {
     delete, path = "/history", tag = "destinations", params(DestinationQuery),
     responses(
         (status = 200, description = "Nobody is given any of it any more", body = RemovedAnswer),
-        Refusals,
+        OfRemoval,
     ),
 )]
 pub(super) async fn remove_history(
     State(api): State<Api>,
     caller: Caller,
-    query: Result<Query<DestinationQuery>, QueryRejection>,
+    Asked(DestinationQuery { destination }): Asked<DestinationQuery>,
 ) -> Result<Json<RemovedAnswer>, Problem> {
     caller.may(Scope::HistoryRemove)?;
-    let Query(DestinationQuery { destination }) = query.map_err(bad_query)?;
-    let destination = named(&destination)?;
-    let permit = RemovalPermit::for_backend(api.node.rules.policy.namespaces(), &destination);
-    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
-    caller.reaches(permit.destination())?;
+    let (ask, of) = (RemovalPermit::for_backend, RemovalPermit::destination);
+    let permit = permitted(&api, &caller, &destination, ask, of)?;
     let removed = api.node.broker.remove_history(permit).await;
     let removed = removed.map_err(|error| door::refused(error.into()))?;
     let position = removed.position.to_string();
@@ -186,15 +179,14 @@ pub(super) struct StatsAnswer {
     get, path = "/presence", tag = "destinations", params(PresenceQuery),
     responses(
         (status = 200, description = "Some of the members", body = PresenceAnswer),
-        Refusals,
+        OfPresence,
     ),
 )]
 pub(super) async fn presence(
     State(api): State<Api>,
     caller: Caller,
-    query: Result<Query<PresenceQuery>, QueryRejection>,
+    Asked(PresenceQuery { destination, cursor, limit }): Asked<PresenceQuery>,
 ) -> Result<Json<PresenceAnswer>, Problem> {
-    let Query(PresenceQuery { destination, cursor, limit }) = query.map_err(bad_query)?;
     let page = members(&api, &caller, &destination, cursor, limit).await?;
     let members = page.members.into_iter().map(|present| MemberAnswer {
         user: present.user.map(|user| user.to_string()),
@@ -208,15 +200,14 @@ pub(super) async fn presence(
     get, path = "/presence/stats", tag = "destinations", params(DestinationQuery),
     responses(
         (status = 200, description = "How many", body = StatsAnswer),
-        Refusals,
+        OfPresence,
     ),
 )]
 pub(super) async fn presence_stats(
     State(api): State<Api>,
     caller: Caller,
-    query: Result<Query<DestinationQuery>, QueryRejection>,
+    Asked(DestinationQuery { destination }): Asked<DestinationQuery>,
 ) -> Result<Json<StatsAnswer>, Problem> {
-    let Query(DestinationQuery { destination }) = query.map_err(bad_query)?;
     let page = members(&api, &caller, &destination, None, Some(0)).await?;
     Ok(Json(StatsAnswer { count: page.count }))
 }
@@ -229,12 +220,24 @@ async fn members(
     limit: Option<u32>,
 ) -> Result<MembersPage, Problem> {
     caller.may(Scope::Presence)?;
-    let destination = named(destination)?;
-    let permit = PresencePermit::for_backend(api.node.rules.policy.namespaces(), &destination);
-    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
-    caller.reaches(permit.destination())?;
+    let (ask, of) = (PresencePermit::for_backend, PresencePermit::destination);
+    let permit = permitted(api, caller, destination, ask, of)?;
     let query = permit.into_query(cursor.map(Into::into), limit);
     api.node.presence.members(query).await.map_err(|error| door::refused(error.into()))
+}
+
+/// The permit for a destination that the caller's key reaches; `of` tells which one that is.
+fn permitted<P>(
+    api: &Api,
+    caller: &Caller,
+    destination: &str,
+    for_backend: impl FnOnce(&Namespaces, &Destination) -> Result<P, Denied>,
+    of: impl FnOnce(&P) -> &Destination,
+) -> Result<P, Problem> {
+    let permit = for_backend(api.node.rules.policy.namespaces(), &named(destination)?);
+    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    caller.reaches(of(&permit))?;
+    Ok(permit)
 }
 
 /// The namespaces, in the order in which they are looked at.
@@ -282,7 +285,7 @@ pub(super) struct KeptAnswer {
     get, path = "/namespaces", tag = "cluster",
     responses(
         (status = 200, description = "In the order in which they are looked at", body = NamespacesAnswer),
-        Refusals,
+        OfNode,
     ),
 )]
 pub(super) async fn namespaces(
@@ -310,7 +313,7 @@ pub(super) async fn namespaces(
     get, path = "/cluster", tag = "cluster",
     responses(
         (status = 200, description = "The nodes that this one knows", body = ClusterAnswer),
-        Refusals,
+        OfNode,
     ),
 )]
 pub(super) async fn cluster(
@@ -324,11 +327,6 @@ pub(super) async fn cluster(
 /// The destination that a query names.
 pub(super) fn named(text: &str) -> Result<Destination, Problem> {
     text.parse().map_err(|error: DestinationError| door::refused(error.into()))
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "as map_err passes it")]
-pub(super) fn bad_query(error: QueryRejection) -> Problem {
-    door::bad_request("bad_query", error.body_text())
 }
 
 const HISTORY_LIMIT: u32 = 100;

@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::caller::Caller;
-use super::refusals::Refusals;
+use super::refusals::OfRevocation;
 use crate::config::Scope;
 use crate::jwt::TOKEN_ID_MAX_BYTES;
 use crate::problem::Problem;
@@ -50,7 +50,7 @@ pub(super) struct RevokeAnswer {
 /// come by them.
 #[utoipa::path(
     post, path = "/revoke", tag = "users", request_body = RevokeRequest,
-    responses((status = 200, description = "It is stored", body = RevokeAnswer), Refusals),
+    responses((status = 200, description = "It is stored", body = RevokeAnswer), OfRevocation),
 )]
 pub(super) async fn revoke(
     State(api): State<Api>,
@@ -83,8 +83,14 @@ pub(super) async fn revoke(
         }
         (None, None, Some(session)) => {
             let target = registry::session(&session)?;
-            let told = api.node.registry.order(target, Command::Revoke { until_unix_ms }).await;
-            ("session", Some(told.map_err(|_| registry::unavailable())?.nodes))
+            let command = Command::Revoke { until_unix_ms };
+            let told = registry::order(&api.node, target, command).await?;
+            if told.unheard > 0 {
+                // It may be one of these that has the session.
+                let detail = format!("{} nodes have not heard it; try again", told.unheard);
+                return Err(door::unavailable("unavailable", &detail));
+            }
+            ("session", Some(told.nodes))
         }
         _ => {
             let detail = "name one of `token`, `user` and `session`";

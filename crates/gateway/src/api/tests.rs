@@ -22,17 +22,45 @@ fn the_document_is_the_one_that_is_shipped() {
 fn every_operation_says_how_it_fails_and_has_a_name_of_its_own() {
     let document = parsed();
     let mut names = std::collections::HashSet::new();
+    let mut unused: std::collections::HashSet<_> =
+        refusals::ALL.iter().map(|(code, ..)| (*code).to_owned()).collect();
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
             let name = operation["operationId"].as_str().unwrap();
             assert!(names.insert(name.to_owned()), "{name}");
-            let problem = &operation["responses"]["4XX"]["content"];
-            let schema = &problem["application/problem+json"]["schema"]["$ref"];
-            assert_eq!(schema, "#/components/schemas/Problem", "{method} {path}");
-            assert!(operation["responses"]["503"].is_object(), "{method} {path}");
+            let responses = operation["responses"].as_object().unwrap();
+            let [unauthorized, forbidden, limited] =
+                ["401", "403", "429"].map(|status| responses[status].is_object());
+            assert!(unauthorized && forbidden && limited, "{method} {path}");
+            for (status, response) in responses.iter().filter(|(status, _)| *status != "200") {
+                let content = &response["content"]["application/problem+json"];
+                assert_eq!(content["schema"]["$ref"], "#/components/schemas/Problem");
+                for (code, example) in content["examples"].as_object().unwrap() {
+                    assert_eq!(example["$ref"], format!("#/components/examples/{code}"));
+                    let example = &document["components"]["examples"][code]["value"];
+                    assert_eq!(example["status"].to_string(), *status, "{method} {path} {code}");
+                    unused.remove(code);
+                }
+            }
         }
     }
+    assert_eq!(unused, std::collections::HashSet::new());
     assert_eq!(document["openapi"], "3.1.0");
+}
+
+#[test]
+fn the_guide_names_every_code_with_its_status() {
+    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/server-api.md");
+    let guide = std::fs::read_to_string(guide).unwrap();
+    for (code, status, meaning) in refusals::ALL {
+        let is_told = |line: &str| {
+            let mut cells = line.split('|').skip(1);
+            let is_of = cells.next().is_some_and(|all| all.contains(&status.to_string()));
+            is_of && cells.next().is_some_and(|codes| codes.contains(&format!("`{code}`")))
+        };
+        assert!(guide.lines().any(is_told), "{status} {code}");
+        assert!(!meaning.is_empty());
+    }
 }
 
 #[test]

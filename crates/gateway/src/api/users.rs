@@ -12,9 +12,9 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use super::caller::Caller;
+use super::parts::Segment;
 use super::reads::named;
-use super::refusals::Refusals;
-use super::segment::Segment;
+use super::refusals::{OfSessionOrder, OfSubscription, OfUser, OfUserOrder, OfUsers};
 use super::{Api, parse};
 use crate::config::Scope;
 use crate::problem::Problem;
@@ -49,7 +49,7 @@ pub(super) struct SubscriptionRequest {
 /// Reads which of many users are online, and their sessions.
 #[utoipa::path(
     post, path = "/users/status", tag = "users", request_body = StatusRequest,
-    responses((status = 200, description = "In the order asked", body = StatusAnswer), Refusals),
+    responses((status = 200, description = "In the order asked", body = StatusAnswer), OfUsers),
 )]
 pub(super) async fn status(
     State(api): State<Api>,
@@ -65,7 +65,7 @@ pub(super) async fn status(
 #[utoipa::path(
     get, path = "/users/{user}", tag = "users",
     params(("user" = String, Path, description = "The user's name")),
-    responses((status = 200, description = "Online or not", body = UserAnswer), Refusals),
+    responses((status = 200, description = "Online or not", body = UserAnswer), OfUser),
 )]
 pub(super) async fn user(
     State(api): State<Api>,
@@ -85,7 +85,7 @@ pub(super) async fn user(
 #[utoipa::path(
     post, path = "/users/{user}/subscribe", tag = "users", request_body = SubscriptionRequest,
     params(("user" = String, Path, description = "The user's name")),
-    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), OfSubscription),
 )]
 pub(super) async fn subscribe(
     State(api): State<Api>,
@@ -100,7 +100,7 @@ pub(super) async fn subscribe(
 #[utoipa::path(
     post, path = "/users/{user}/unsubscribe", tag = "users", request_body = SubscriptionRequest,
     params(("user" = String, Path, description = "The user's name")),
-    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), OfSubscription),
 )]
 pub(super) async fn unsubscribe(
     State(api): State<Api>,
@@ -141,7 +141,7 @@ async fn change(
 #[utoipa::path(
     post, path = "/users/{user}/disconnect", tag = "users", request_body = Option<DisconnectRequest>,
     params(("user" = String, Path, description = "The user's name")),
-    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), OfUserOrder),
 )]
 pub(super) async fn disconnect_user(
     State(api): State<Api>,
@@ -156,7 +156,7 @@ pub(super) async fn disconnect_user(
 #[utoipa::path(
     post, path = "/sessions/{session}/disconnect", tag = "users", request_body = Option<DisconnectRequest>,
     params(("session" = String, Path, description = "The session's id")),
-    responses((status = 200, description = "Who was told", body = ToldAnswer), Refusals),
+    responses((status = 200, description = "Who was told", body = ToldAnswer), OfSessionOrder),
 )]
 pub(super) async fn disconnect_session(
     State(api): State<Api>,

@@ -5,15 +5,17 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context as _, anyhow, bail};
+use futures_util::future::try_join_all;
 use http::Method;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
+use uuid::Uuid;
 
 use super::admin;
 use super::status::{aligned, span};
 use crate::config::Secret;
-use crate::http_client::BaseUrl;
+use crate::http_client::{Answer, BaseUrl};
 use crate::registry::api::ClusterAnswer;
 
 /// The key of the server API.
@@ -31,6 +33,11 @@ pub(super) struct Key {
 pub(super) struct Api(BaseUrl);
 
 impl Key {
+    /// Whether a file was named for it.
+    pub(super) fn is_from_file(&self) -> bool {
+        self.key_file.is_some()
+    }
+
     /// The API at `url`.
     pub(super) fn api(&self, url: &str) -> anyhow::Result<Api> {
         let base: Option<BaseUrl> = url.parse().ok().filter(BaseUrl::is_root);
@@ -60,35 +67,61 @@ impl Api {
         body: Option<Vec<u8>>,
         patience: Duration,
     ) -> anyhow::Result<T> {
+        let (path, answer) = self.answer(method, path, body, patience).await?;
+        admin::read(&self.0, &path, &answer)
+    }
+
+    async fn answer(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+        patience: Duration,
+    ) -> anyhow::Result<(String, Answer)> {
         let path = format!("/api/v1{path}");
         let answer = self.0.ask(method, &path, body, patience).await;
         let answer = answer.map_err(|error| {
             anyhow!("{}{path}: {error}; does the node run, and its server API?", self.0)
         })?;
+        Ok((path, answer))
+    }
+
+    /// A session, or only its id where it is not there.
+    async fn session(&self, id: Uuid, patience: Duration) -> anyhow::Result<Value> {
+        let path = format!("/sessions/{}", id.simple());
+        let (path, answer) = self.answer(Method::GET, &path, None, patience).await?;
+        let is_gone = answer.status == 404 && admin::said(&answer).starts_with("no_session");
+        if is_gone {
+            return Ok(json!({ "session": id.simple().to_string() }));
+        }
         admin::read(&self.0, &path, &answer)
     }
 
-    /// What there is to show: the cluster, and these users.
+    /// What there is to show: the cluster, these users, and these sessions.
     pub(super) async fn overview(
         &self,
         users: &[String],
+        sessions: &[Uuid],
         patience: Duration,
     ) -> anyhow::Result<Overview> {
         let cluster = self.ask(Method::GET, "/cluster", None, patience).await?;
+        let asked = sessions.iter().map(|id| self.session(*id, patience));
+        let sessions = try_join_all(asked).await?;
         let users = if users.is_empty() {
             Value::Null
         } else {
             let asked = json!({ "users": users }).to_string().into_bytes();
             self.ask(Method::POST, "/users/status", Some(asked), patience).await?
         };
-        Ok(Overview { cluster, users })
+        Ok(Overview { cluster, users, sessions })
     }
 }
 
-/// The cluster, and users of it.
+/// The cluster, and users and sessions of it.
 pub(super) struct Overview {
     cluster: Value,
     users: Value,
+    sessions: Vec<Value>,
 }
 
 #[derive(Deserialize)]
@@ -106,21 +139,27 @@ struct User {
 struct Session {
     #[serde(rename = "session")]
     id: String,
-    node: String,
-    since_unix_ms: u64,
-    #[serde(default)]
+    /// Whose it is, where it was asked for by its id; so is the address.
+    user: Option<String>,
+    node: Option<String>,
+    /// Absent where it is not there.
+    since_unix_ms: Option<u64>,
     transport: Option<String>,
-    #[serde(default)]
     protocol: Option<String>,
+    address: Option<String>,
 }
 
 impl Overview {
     /// As it was answered.
     pub(super) fn as_json(&self) -> Value {
-        match &self.users {
-            Value::Null => json!({ "cluster": self.cluster }),
-            users => json!({ "cluster": self.cluster, "users": users["users"] }),
+        let mut all = json!({ "cluster": self.cluster });
+        if !self.users.is_null() {
+            all["users"] = self.users["users"].clone();
         }
+        if !self.sessions.is_empty() {
+            all["sessions"] = self.sessions.clone().into();
+        }
+        all
     }
 
     /// A line for each node, then one for each session.
@@ -147,36 +186,56 @@ impl Overview {
             ]
         }));
         let mut text = aligned(&nodes);
-        if self.users.is_null() {
-            return Ok(text);
+        let users: Option<Users> =
+            serde_json::from_value(self.users.clone()).context(unexpected)?;
+        let users = users.map_or_else(Vec::new, |Users { users }| users);
+        let sessions = self.sessions.iter().map(|one| serde_json::from_value(one.clone()));
+        let sessions: Vec<Session> = sessions.collect::<Result<_, _>>().context(unexpected)?;
+        if !users.is_empty() || !sessions.is_empty() {
+            text.push('\n');
+            text += &aligned(&rows(&users, &sessions, now));
         }
-        let Users { users } = serde_json::from_value(self.users.clone()).context(unexpected)?;
-        let head = ["USER", "SESSION", "NODE", "TRANSPORT", "PROTOCOL", "FOR"];
-        let mut sessions = vec![head.map(String::from)];
-        for User { user, sessions: own } in &users {
-            if own.is_empty() {
-                let none = || "-".to_owned();
-                let offline = "offline".to_owned();
-                sessions.push([admin::one_line(user), offline, none(), none(), none(), none()]);
-            }
-            sessions.extend(own.iter().map(|one| {
-                let shown = |text: &Option<String>| admin::one_line(text.as_deref().unwrap_or("-"));
-                [
-                    admin::one_line(user),
-                    admin::one_line(&one.id),
-                    admin::one_line(&one.node),
-                    shown(&one.transport),
-                    shown(&one.protocol),
-                    ago(one.since_unix_ms),
-                ]
-            }));
-        }
-        text.push('\n');
-        text += &aligned(&sessions);
         Ok(text)
     }
+}
+
+/// A line for each session, and for who has none.
+fn rows(users: &[User], sessions: &[Session], now: Duration) -> Vec<[String; HEAD.len()]> {
+    let mut rows = vec![HEAD.map(String::from)];
+    for User { user, sessions: own } in users {
+        if own.is_empty() {
+            rows.push(row(Some(user), "offline", None, now));
+        }
+        rows.extend(own.iter().map(|one| row(Some(user), &one.id, Some(one), now)));
+    }
+    rows.extend(sessions.iter().map(|one| {
+        let there = one.since_unix_ms.is_some().then_some(one);
+        row(one.user.as_deref(), &one.id, there, now)
+    }));
+    rows
+}
+
+fn row(
+    user: Option<&str>,
+    session: &str,
+    there: Option<&Session>,
+    now: Duration,
+) -> [String; HEAD.len()] {
+    let shown = |text: Option<&str>| admin::one_line(text.unwrap_or("-"));
+    let since = there.and_then(|there| there.since_unix_ms);
+    [
+        shown(user),
+        shown(Some(session)),
+        shown(there.and_then(|there| there.node.as_deref())),
+        shown(there.and_then(|there| there.transport.as_deref())),
+        shown(there.and_then(|there| there.protocol.as_deref())),
+        shown(there.and_then(|there| there.address.as_deref())),
+        since.map_or_else(|| "-".to_owned(), |since| span_since(now, since)),
+    ]
 }
 
 fn span_since(now: Duration, unix_ms: u64) -> String {
     span(Duration::from_secs(now.saturating_sub(Duration::from_millis(unix_ms)).as_secs()))
 }
+
+const HEAD: [&str; 7] = ["USER", "SESSION", "NODE", "TRANSPORT", "PROTOCOL", "ADDRESS", "FOR"];

@@ -9,8 +9,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::builder::RangedI64ValueParser;
 use fanlight_client::{
-    AckMode, Begin, Client, ConnectOptions, Consumer, Delivery, Event, LinkError, MAX_HISTORY,
-    Message, Position, RecvError, RequestError, SendOptions, Sent, Subscription,
+    AckMode, Begin, Capability, Client, ConnectOptions, ConsumeOptions, Consumer, Delivery, Event,
+    LinkError, MAX_HISTORY, Message, Position, RecvError, RequestError, SendOptions, Sent,
+    SubscribeOptions, Subscription,
 };
 use fanlight_proto::native;
 use futures_util::stream::{self, BoxStream, StreamExt as _};
@@ -31,6 +32,10 @@ struct Connection {
     /// The token to authenticate with. Better given by the variable, which other users can't see.
     #[arg(long, env = "FANLIGHT_TOKEN", hide_env_values = true)]
     token: Option<Secret>,
+    /// A capability to publish or subscribe with, where the token does not allow it. Better given
+    /// by the variable, too.
+    #[arg(long, value_name = "TOKEN", env = "FANLIGHT_CAPABILITY", hide_env_values = true)]
+    capability: Option<Secret>,
     /// Print as JSON, one object per line.
     #[arg(long)]
     json: bool,
@@ -80,6 +85,12 @@ pub(super) struct Subscribe {
     ack: bool,
 }
 
+impl Connection {
+    fn capability(&self) -> Option<Capability> {
+        self.capability.as_ref().map(|token| Capability::new(token.reveal().trim()))
+    }
+}
+
 fn newest() -> RangedI64ValueParser<u32> {
     RangedI64ValueParser::new().range(1..=i64::from(MAX_HISTORY))
 }
@@ -95,14 +106,20 @@ pub(super) fn publish(command: &Publish) -> anyhow::Result<()> {
     };
     let is_json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
     let given = command.content_type.as_deref();
+    if command.connection.url.starts_with("http:") {
+        return super::block_on(publish_by_api(command, &body, is_json));
+    }
+    if command.api_key.is_from_file() {
+        bail!("a key is for a server API, whose URL begins with http://; leave --key-file out");
+    }
+    let capability = command.connection.capability();
     let options = SendOptions {
         content_type: given.or((!is_json).then_some("text/plain")),
         key: command.key.as_deref(),
         session: command.session.as_deref(),
+        capability: capability.as_ref(),
+        ..SendOptions::default()
     };
-    if command.connection.url.starts_with("http:") {
-        return super::block_on(publish_by_api(command, &body, is_json));
-    }
     super::block_on(async {
         let client = connect(&command.connection).await?;
         let sent = client.send_with(&command.destination, &body, &options).await;
@@ -152,6 +169,9 @@ struct Told {
 
 /// Publishes as a backend, above the policy's rules.
 async fn publish_by_api(command: &Publish, body: &[u8], is_json: bool) -> anyhow::Result<()> {
+    if command.connection.capability.is_some() {
+        bail!("a backend publishes by its key; leave --capability and FANLIGHT_CAPABILITY out");
+    }
     let api = command.api_key.api(&command.connection.url)?;
     let content_type = command.content_type.as_deref().or((!is_json).then_some("text/plain"));
     let data = if native::is_json(content_type) {
@@ -234,8 +254,11 @@ impl Source {
         destination: &str,
         command: &Subscribe,
     ) -> Result<Self, RequestError> {
+        let capability = command.connection.capability();
         if command.ack {
-            let consumer = client.consume(destination, AckMode::ClientIndividual, Some(1)).await?;
+            let options = ConsumeOptions { prefetch: Some(1), capability };
+            let mode = AckMode::ClientIndividual;
+            let consumer = client.consume_with(destination, mode, options).await?;
             note_degraded(consumer.is_degraded(), destination);
             return Ok(Self::Deliveries(consumer));
         }
@@ -244,7 +267,8 @@ impl Source {
             (None, Some(newest)) => Begin::Newest(newest),
             (None, None) => Begin::Now,
         };
-        let subscription = client.subscribe_from(destination, begin).await?;
+        let options = SubscribeOptions { begin, presence: false, capability };
+        let subscription = client.subscribe_with(destination, options).await?;
         note_degraded(subscription.is_degraded(), destination);
         note_beginning(&subscription, command);
         Ok(Self::Messages(subscription))

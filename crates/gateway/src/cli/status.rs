@@ -9,6 +9,7 @@ use anyhow::bail;
 use futures_util::future::join_all;
 use http::Method;
 use serde_json::json;
+use uuid::Uuid;
 
 use super::cluster::{Api, Key};
 use super::{admin, block_on, print};
@@ -43,6 +44,9 @@ pub(super) struct Show {
     /// With --api: show this user's sessions too; to be repeated for several.
     #[arg(long, value_name = "NAME", requires = "api")]
     user: Vec<String>,
+    /// With --api: show this session too, wherever it is; to be repeated for several.
+    #[arg(long, value_name = "ID", requires = "api")]
+    session: Vec<Uuid>,
     /// The configuration file that says where the admin listener is.
     #[arg(long, value_name = "FILE", env = "FANLIGHT_CONFIG")]
     config: Option<PathBuf>,
@@ -100,7 +104,7 @@ async fn show_cluster(api: &Api, command: &Show) -> anyhow::Result<()> {
     let interrupted = tokio::signal::ctrl_c();
     tokio::pin!(interrupted);
     loop {
-        let overview = api.overview(&command.user, command.timeout).await?;
+        let overview = api.overview(&command.user, &command.session, command.timeout).await?;
         let text = match (command.json, command.watch) {
             (true, true) => format!("{}\n", overview.as_json()),
             (true, false) => format!("{:#}\n", overview.as_json()),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -101,18 +102,33 @@ words! {
 }
 
 /// Which backends have a say in sessions: each is the name of one of `webhooks`.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize, JsonSchema)]
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Hooks {
     /// Asked before a session begins: it may refuse it, and say whose it is, with which roles and
     /// claims, and until when. Tokens that no key of `auth.keys` is for are its to check. Empty:
     /// nobody is asked.
     pub connect: String,
+    /// For how long `connect` is not asked anew about `POST /publish`, once it has let a request in:
+    /// for the same token, address and forwarded headers, and no longer than its `expires_at`. Who
+    /// is revoked is refused at once. "0s": it is asked each time. At most "5m".
+    pub connect_reuse: Span,
     /// Asked when the time of a session is over, or its client has sent a new token: it may let it
     /// go on. Empty: nobody is asked.
     pub refresh: String,
     /// The headers of a client's request that `connect` is told, as in `["cookie"]`.
     pub forward_headers: Vec<String>,
+}
+
+impl Default for Hooks {
+    fn default() -> Self {
+        Self {
+            connect: String::new(),
+            connect_reuse: Span::seconds(0),
+            refresh: String::new(),
+            forward_headers: Vec::new(),
+        }
+    }
 }
 
 impl Webhook {
@@ -279,6 +295,17 @@ fn hooks(config: &Config, problems: &mut Vec<Problem>) {
         let remedy = "set hooks.connect, or remove it";
         problems.push(Problem::new("hooks.forward_headers", fault, remedy));
     }
+    let reuse = hooks.connect_reuse.0;
+    if reuse > CONNECT_REUSE_MAX {
+        let fault = "longer than five minutes";
+        let remedy = "choose \"5m\" or less, as what `connect` answers may change";
+        problems.push(Problem::new("hooks.connect_reuse", fault, remedy));
+    }
+    if !reuse.is_zero() && hooks.connect.is_empty() {
+        let fault = "set, but nobody is asked";
+        let remedy = "set hooks.connect, or remove it";
+        problems.push(Problem::new("hooks.connect_reuse", fault, remedy));
+    }
     for (at, namespace) in config.namespaces.iter().enumerate() {
         for (key, name) in [
             ("subscribe_hook", &namespace.subscribe_hook),
@@ -358,6 +385,8 @@ const SECRET_MIN_BYTES: usize = 32;
 /// As Standard Webhooks demands.
 const KEY_MIN_BYTES: usize = 24;
 const CALLS_MAX: u32 = 65_536;
+/// The longest that an answer of `connect` may count.
+const CONNECT_REUSE_MAX: Duration = Duration::from_secs(300);
 
 #[cfg(test)]
 mod tests {

@@ -7,8 +7,9 @@ use axum::extract::DefaultBodyLimit;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{
-    Command, NodeStatus, RegistryUnavailable, SessionKind, Target, UserStatus,
+    Command, NodeStatus, RegistryUnavailable, SessionKind, SessionStatus, Target, Told, UserStatus,
 };
 use fanlight_proto::CloseReason;
 use http::{HeaderMap, StatusCode, header};
@@ -127,7 +128,11 @@ pub(crate) struct ToldAnswer {
     #[serde(skip_serializing_if = "Option::is_none")]
     sessions: Option<usize>,
     /// How many nodes.
-    nodes: usize,
+    pub(crate) nodes: usize,
+    /// How many nodes have not heard it, though they may have such sessions: they are just losing
+    /// or finding Redis. To be asked for again.
+    #[serde(skip_serializing_if = "is_none")]
+    pub(crate) unheard: usize,
 }
 
 /// The sessions of `users`.
@@ -164,7 +169,13 @@ pub(crate) async fn order(
 ) -> Result<ToldAnswer, Problem> {
     let told = node.registry.order(target, command).await;
     let told = told.map_err(|RegistryUnavailable| unavailable())?;
-    Ok(ToldAnswer { sessions: told.sessions, nodes: told.nodes })
+    let Told { sessions, nodes, unheard } = told;
+    Ok(ToldAnswer { sessions, nodes, unheard })
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "as serde passes it")]
+fn is_none(count: &usize) -> bool {
+    *count == 0
 }
 
 /// All sessions of this user.
@@ -175,8 +186,13 @@ pub(crate) fn user(user: String) -> Result<Target, Problem> {
 
 /// The session with this id.
 pub(crate) fn session(id: &str) -> Result<Target, Problem> {
-    let id = id.parse().map_err(|_| bad("a session is named by its id, a UUID"))?;
-    Ok(Target::Session(id))
+    session_id(id).map(Target::Session)
+}
+
+/// The id that a session is named by.
+pub(crate) fn session_id(text: &str) -> Result<SessionId, Problem> {
+    text.parse()
+        .map_err(|_| door::bad_request("bad_session", "a session is named by its id, a UUID"))
 }
 
 /// The registry can't be asked.
@@ -241,15 +257,28 @@ impl ClusterAnswer {
 
 impl UserAnswer {
     fn of(status: UserStatus) -> Self {
-        let sessions = status.sessions.into_iter().map(|session| SessionAnswer {
-            session: session.session.to_string(),
-            node: session.node.to_string(),
-            since_unix_ms: session.since_unix_ms,
-            transport: session.kind.map(|kind| kind.transport.name()),
-            protocol: session.kind.map(SessionKind::protocol),
-        });
-        let sessions: Vec<_> = sessions.collect();
+        let answer = |SessionStatus { session, node, since_unix_ms, kind }: SessionStatus| {
+            SessionAnswer::new(session, &node, since_unix_ms, kind)
+        };
+        let sessions: Vec<_> = status.sessions.into_iter().map(answer).collect();
         Self { user: status.user.to_string(), online: !sessions.is_empty(), sessions }
+    }
+}
+
+impl SessionAnswer {
+    pub(crate) fn new(
+        session: SessionId,
+        node: &str,
+        since_unix_ms: u64,
+        kind: Option<SessionKind>,
+    ) -> Self {
+        Self {
+            session: session.to_string(),
+            node: node.to_owned(),
+            since_unix_ms,
+            transport: kind.map(|kind| kind.transport.name()),
+            protocol: kind.map(SessionKind::protocol),
+        }
     }
 }
 

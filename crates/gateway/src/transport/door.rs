@@ -184,11 +184,31 @@ pub async fn let_in(
     if !node.hooks.decides_who_connects() {
         return Ok(visitor.caller.clone());
     }
+    let now = node.clock.now();
+    // What has no session comes again and again.
+    let introduction = visitor.introduction.as_deref().filter(|_| session.is_none());
+    let question = node.decisions.question(introduction);
+    if let Some(known) = question.and_then(|question| node.decisions.of(question, now)) {
+        return not_revoked(node, known);
+    }
     let Handshake { principal, introduction, .. } = visitor.handshake();
     let claimant = Claimant { credentials: None, principal, introduction };
-    let origin = Origin { session, transport };
-    let decided = node.hooks.introduce(claimant, origin, node.clock.now()).await;
-    decided.map_err(|error| not_authenticated(&error).into())
+    let decided = node.hooks.introduce(claimant, Origin { session, transport }, now).await;
+    let caller = decided.map_err(|error| not_authenticated(&error))?;
+    if let Some(question) = question {
+        node.decisions.keep(question, &caller, node.clock.now());
+    }
+    not_revoked(node, caller)
+}
+
+/// A caller that is not among those whose tokens are revoked, whoever has said who it is.
+fn not_revoked(node: &Node, caller: Caller) -> Result<Caller, Box<Problem>> {
+    let now = node.clock.now();
+    let known = node.revocations.known();
+    if caller.as_ref().is_some_and(|caller| known.covers(caller, now)) {
+        return Err(not_authenticated(&AuthError::Revoked).into());
+    }
+    Ok(caller)
 }
 
 /// A session of this visitor that only listens, let in: it has had its turn then, where a backend
@@ -279,7 +299,11 @@ pub fn refused(refusal: Refusal) -> Problem {
             _ => StatusCode::BAD_REQUEST,
         },
     };
-    Problem::new(status, refusal.code, refusal.message)
+    let problem = Problem::new(status, refusal.code, refusal.message);
+    match refusal.retry_after_ms {
+        Some(after_ms) => problem.with_retry_after(Duration::from_millis(after_ms)),
+        None => problem,
+    }
 }
 
 /// A request without a good token.

@@ -14,6 +14,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::mailbox::MailboxOptions;
 use crate::admission::Admitted;
 use crate::mail::Mail;
+use crate::session_lookup::Found;
 use crate::socket::Socket;
 
 /// What a worker is told.
@@ -32,6 +33,13 @@ pub enum Inbox {
     Unclaimed(Handle),
     /// A session is to do something.
     Order(Box<Order>),
+    /// Somebody looks for a session.
+    Find {
+        /// Its id.
+        session: SessionId,
+        /// Told of it, or dropped where it is not here.
+        reply: oneshot::Sender<Found>,
+    },
     /// Sessions are to go to other nodes.
     Shed {
         /// So many.

@@ -5,16 +5,19 @@ use std::sync::Arc;
 
 use fanlight_engine::auth::Principal;
 use fanlight_engine::hub::SessionKey;
+use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Command, Entry, Handle, Order, SessionKind};
 use fanlight_engine::revocation::{Revocation, Revoked};
 use fanlight_engine::session::{self, Protocol};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use slab::Slab;
+use tokio::sync::oneshot;
 
 use super::Worker;
 use super::census::transport_of;
 use super::slot::{Role, Slot};
+use crate::session_lookup::Found;
 
 /// Where entering everything again stands.
 #[derive(Default)]
@@ -46,9 +49,32 @@ impl Worker {
         Some(Entry { user, session: session.id(), handle, is_limited: true, kind })
     }
 
+    /// Tells of a session, if it is here and has connected.
+    pub(super) fn tell_of(&self, session: SessionId, reply: oneshot::Sender<Found>) {
+        if let Some(found) = self.found(session) {
+            let _ = reply.send(found);
+        }
+    }
+
+    fn found(&self, session: SessionId) -> Option<Found> {
+        let key = find(&self.slots, session, None)?;
+        let slot = self.slots.get(key.0 as usize).filter(|slot| slot.is_connected())?;
+        let Role::Session(session) = &slot.role else { return None };
+        let user = session.principal().map(|principal| Arc::clone(&principal.user));
+        let entry = self.entry(key, user)?;
+        Some(Found {
+            since_unix_ms: entry.since_unix_ms(),
+            transport: entry.kind.transport.name().to_owned(),
+            protocol: entry.kind.protocol().to_owned(),
+            address: slot.admitted.address().map(|address| address.to_string()),
+            subscriptions: session.subscription_count(),
+            user: entry.user.map(|user| user.to_string()),
+        })
+    }
+
     /// Does to a session what is ordered; that may have come too late.
     pub(super) fn obey(&mut self, order: Order) {
-        let Some(key) = find(&self.slots, &order) else { return };
+        let Some(key) = find(&self.slots, order.session, order.handle) else { return };
         if !self.slots.get(key.0 as usize).is_some_and(Slot::is_open) {
             return;
         }
@@ -148,13 +174,13 @@ impl Worker {
     }
 }
 
-/// The slot of the session that an order is about.
-fn find(slots: &Slab<Slot>, order: &Order) -> Option<SessionKey> {
+/// The slot of a session, which may be known to have been there.
+fn find(slots: &Slab<Slot>, session: SessionId, handle: Option<Handle>) -> Option<SessionKey> {
     let is_it = |slot: &Slot| match &slot.role {
-        Role::Session(session) => session.id() == order.session,
+        Role::Session(own) => own.id() == session,
         Role::Echo(_) => false,
     };
-    let at = match order.handle {
+    let at = match handle {
         Some(handle) => {
             let at = handle.slot as usize;
             slots.get(at).filter(|slot| slot.serial == handle.serial && is_it(slot))?;

@@ -3,6 +3,7 @@
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
 
+use crate::api_document;
 use crate::http::{self, Response, With};
 use crate::support::{CONFIG, Gateway, RawClient, eventually, with_redis};
 
@@ -71,7 +72,10 @@ impl Backend<'_> {
         let mut headers = vec![("Authorization", &*bearer), ("Content-Type", "application/json")];
         headers.extend(more);
         let with = With { headers: &headers, body };
-        http::ask(self.0.api.unwrap(), method, &format!("/api/v1{path}"), with).await
+        let response =
+            http::ask(self.0.api.unwrap(), method, &format!("/api/v1{path}"), with).await;
+        api_document::check(method, path, &response);
+        response
     }
 
     pub async fn post(&self, path: &str, body: &Value) -> Response {
@@ -333,6 +337,9 @@ async fn who_has_no_key_or_asks_too_often_is_refused_and_a_good_key_is_not() {
     assert_eq!(document.json()["openapi"], "3.1.0");
     assert_eq!(http::ask(api, "GET", "/api/v1/nothing", http::BARE).await.problem().0, 404);
     assert_eq!(http::ask(api, "GET", "/api/v1/publish", http::BARE).await.problem().0, 405);
+    let long = "x".repeat(40_000);
+    let refused = Backend(&one, KEY).ask("GET", "/cluster", &[("X-Long", &long)], "").await;
+    assert_eq!(refused.problem(), (431, "head_too_large".into()));
     let no_name = Backend(&one, KEY).get("/users/%ff").await;
     assert_eq!(no_name.problem(), (400, "bad_path".into()));
     assert!(one.metric("fanlight_api_requests_total").await >= 80);
@@ -347,4 +354,9 @@ async fn a_publication_that_redis_did_not_take_is_not_acknowledged() {
     let (status, code) = refused.problem();
     assert!(matches!((status, &*code), (503, "unavailable") | (504, "unknown")), "{status} {code}");
     assert_eq!(backend.get("/users/ann").await.problem().0, 503);
+    assert_eq!(backend.get("/presence?destination=/topic/open.a").await.problem().0, 503);
+    assert_eq!(
+        backend.ask("DELETE", "/history?destination=/topic/open.a", &[], "").await.problem().0,
+        503
+    );
 }

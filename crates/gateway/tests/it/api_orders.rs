@@ -332,12 +332,58 @@ async fn what_a_removed_history_had_is_given_to_nobody_and_live_subscribers_go_o
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_session_is_found_by_its_id_on_whichever_node_it_is() {
+    let (mut redis, one, other) = two().await;
+    let bearer = format!("Bearer {}", token_with("ann", &[]).await);
+    let (_here, here) = connect(&one, &token_with("bob", &[]).await).await.unwrap();
+    let headers = [("Authorization", &*bearer), ("Sec-WebSocket-Protocol", "v12.stomp")];
+    let mut there = RawClient::connect(&other, "/ws", &headers).await;
+    there.send("CONNECT\naccept-version:1.2\nhost:x\n\n\0").await;
+    let connected = there.expect("CONNECTED").await;
+    let session = connected.split("\nsession:").nth(1).unwrap().split('\n').next().unwrap();
+    there.send("SUBSCRIBE\nid:s\nreceipt:r\ndestination:/topic/open.a\n\n\0").await;
+    there.expect("RECEIPT").await;
+
+    let backend = Backend(&one, KEY);
+    let nodes = backend.get("/cluster").await.json();
+    let others = nodes["nodes"].as_array().unwrap().iter().find(|node| node["is_self"] == false);
+    let found = backend.get(&format!("/sessions/{session}")).await;
+    assert_eq!(found.status, 200, "{found:?}");
+    let mut found = found.json();
+    assert!(found["since_unix_ms"].take().as_u64().is_some_and(|since| since > 1 << 40));
+    assert_eq!(
+        found,
+        json!({ "session": session, "node": others.unwrap()["id"], "user": "ann",
+            "since_unix_ms": null, "transport": "websocket", "protocol": "stomp",
+            "address": "127.0.0.1", "subscriptions": 1 })
+    );
+    let own = backend.get(&format!("/sessions/{here}")).await.json();
+    assert_eq!((&own["user"], &own["protocol"]), (&json!("bob"), &json!("native")));
+    there.send("DISCONNECT\nreceipt:d\n\n\0").await;
+    there.expect("RECEIPT").await;
+    let gone = async |id: &str| backend.get(&format!("/sessions/{id}")).await.problem();
+    eventually("it has ended", async || {
+        backend.get(&format!("/sessions/{session}")).await.status == 404
+    })
+    .await;
+    assert_eq!(gone(session).await, (404, "no_session".into()));
+    assert_eq!(gone("x").await, (400, "bad_session".into()));
+    let reader = Backend(&one, "the key of a backend that may only read orders");
+    assert_eq!(reader.get(&format!("/sessions/{here}")).await.problem().0, 403);
+
+    // Its own sessions a node finds by itself; of another's nothing is known then.
+    redis.kill();
+    assert_eq!(backend.get(&format!("/sessions/{here}")).await.json()["user"], "bob");
+    assert_eq!(gone(session).await, (503, "unavailable".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn one_session_is_sent_to_by_its_id() {
     let (_redis, one, other) = two().await;
     let backend = Backend(&one, KEY);
     let token = token_with("ann", &[]).await;
     let (mut first, session) = connect(&other, &token).await.unwrap();
-    let (mut second, _) = connect(&other, &token).await.unwrap();
+    let (mut second, second_session) = connect(&other, &token).await.unwrap();
     for client in [&mut first, &mut second] {
         client.send(r#"{"type":"subscribe","to":"/user/queue/replies","id":1}"#).await;
         client.expect("\"ok\"").await;
@@ -353,10 +399,22 @@ async fn one_session_is_sent_to_by_its_id() {
     first.expect("for all").await;
     let next = second.expect("\"").await;
     assert!(next.contains("for all"), "{next}");
+    // One name for what both get, each once.
+    let key = [("Idempotency-Key", "both")];
+    for (session, duplicate) in [(&session, None), (&second_session, None), (&session, Some(true))]
+    {
+        let path = format!("/sessions/{session}/messages?user=ann");
+        let told = backend.ask("POST", &path, &key, &message.to_string()).await.json();
+        assert_eq!(told.get("duplicate"), duplicate.map(Value::from).as_ref(), "{told}");
+    }
+    first.expect("for one").await;
+    second.expect("for one").await;
     let bad = backend.post("/sessions/x/messages", &message).await;
     assert_eq!(bad.problem(), (400, "bad_session".into()));
     let elsewhere = json!({ "to": "/topic/open.a", "data": 1 });
     assert_eq!(backend.post(&path, &elsewhere).await.problem().0, 400);
+    let twice = json!({ "to": "/user/queue/replies", "data": 1, "session": second_session });
+    assert_eq!(backend.post(&path, &twice).await.problem(), (400, "bad_session".into()));
 }
 
 /// Runs the product's own command with the key in a file: success, standard output and error.
@@ -396,6 +454,24 @@ async fn the_command_line_publishes_as_a_backend_and_shows_the_cluster_and_users
     let told = parsed(&out);
     assert_eq!(told["cluster"]["nodes"].as_array().unwrap().len(), 2);
     assert_eq!(told["users"][0]["sessions"][0]["transport"], "websocket");
+    let id = told["users"][0]["sessions"][0]["session"].as_str().unwrap();
+    let nobody = "019a0000-0000-7000-8000-000000000000";
+    let by_id = ["status", "--api", &api, "--session", id, "--session", nobody];
+    let (ok, out, err) = command(&by_id).await;
+    assert!(ok, "{err}");
+    let line = out.lines().find(|line| line.contains(id)).unwrap_or_else(|| panic!("{out}"));
+    assert!(line.starts_with("ann ") && line.contains("  127.0.0.1  "), "{out}");
+    assert!(out.contains(&nobody.replace('-', "")), "{out}");
+    let (ok, out, err) = command(&[&by_id[..], &["--json"]].concat()).await;
+    assert!(ok, "{err}");
+    assert_eq!(parsed(&out)["sessions"][0]["user"], "ann", "{out}");
+    for (args, remedy) in [
+        (["pub", &api, "/topic/open.a", "1", "--capability", "x"], "--capability"),
+        (["pub", "ws://127.0.0.1:1/ws", "/topic/open.a", "1", "--key", "k"], "--key-file"),
+    ] {
+        let (ok, _, err) = command(&args).await;
+        assert!(!ok && err.contains(remedy), "{err}");
+    }
     let elsewhere = format!("http://{}", one.admin);
     let (ok, _, err) = command(&["status", "--api", &elsewhere]).await;
     assert!(!ok && err.contains("404"), "{err}");

@@ -1,11 +1,18 @@
 //! What tokens grant beyond the policy: the connection's own, and capabilities given with requests.
 
+use std::process::{Output, Stdio};
+
+use fanlight_client::{
+    Capability, Client, ConnectOptions, RecvError, RequestError, SendOptions, SubscribeOptions,
+};
 use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
+use tokio::time::timeout;
 
 use crate::http::{Stream, get, headers, post};
 use crate::returning::named;
-use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually};
+use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, SECRET, eventually};
 
 const ORDERS: &str = "/topic/orders.42";
 
@@ -13,6 +20,12 @@ const ORDERS: &str = "/topic/orders.42";
 fn config() -> String {
     let denied = "[[policy.rules]]\neffect = \"deny\"\ndestination = \"/topic/orders.secret\"\n[[policy.rules]]";
     CONFIG.replacen("[[policy.rules]]", denied, 1)
+}
+
+/// The same with tokens that end with their time to the second.
+fn to_the_second() -> String {
+    let config = config().replace("workers = 2", "");
+    format!("workers = 2\n[auth]\nleeway = \"0s\"\n{config}")
 }
 
 /// A token with these further arguments, made by the product's own command.
@@ -125,9 +138,7 @@ async fn a_capability_allows_what_it_says_to_every_protocol_and_ends_with_its_ti
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_capability_ends_its_subscription_and_no_other() {
-    // Capabilities end with their time to the second.
-    let config = format!("[auth]\nleeway = \"0s\"\n{}", config().replace("workers = 2", ""));
-    let gateway = Gateway::with_config(&format!("workers = 2\n{config}")).await;
+    let gateway = Gateway::with_config(&to_the_second()).await;
     let short = ["--capability", "--expires", "3s", "--grant", "subscribe:/topic/orders.*"];
     let mut ann = native(&gateway, &minted(&["--user", "ann"]).await).await;
     let capability = minted(&short).await;
@@ -160,4 +171,61 @@ async fn the_end_of_a_capability_ends_its_subscription_and_no_other() {
         gateway.metric("fanlight_subscriptions").await == 1
     })
     .await;
+}
+
+/// The product's own client on the command line, with a capability.
+fn fanlight(args: &[&str], token: &str, capability: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
+    command.args(args).kill_on_drop(true).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command.env("FANLIGHT_TOKEN", token).env("FANLIGHT_CAPABILITY", capability);
+    command
+}
+
+fn succeeded(output: Output) -> String {
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_client_and_the_command_line_give_capabilities_and_can_exclude_themselves() {
+    let gateway = Gateway::with_config(&to_the_second()).await;
+    let url = gateway.ws_url();
+    let token = minted(&["--user", "ann"]).await;
+    let (subscribe, publish) = (format!("subscribe:{ORDERS}"), format!("publish:{ORDERS}"));
+    let reading = minted(&["--capability", "--grant", &subscribe]).await;
+    let writing = minted(&["--capability", "--grant", &publish]).await;
+    let options = ConnectOptions::new(&url).unwrap().token(token.clone());
+    let client = Client::connect(options).await.unwrap();
+    let is_forbidden = |error: &RequestError| matches!(error, RequestError::Refused { code, .. } if code == "forbidden");
+    assert!(is_forbidden(&client.subscribe(ORDERS).await.unwrap_err()));
+    assert!(is_forbidden(&client.send(ORDERS, b"0", None).await.unwrap_err()));
+    let by = |token: &str| SubscribeOptions {
+        capability: Some(Capability::new(token)),
+        ..SubscribeOptions::default()
+    };
+    let mut orders = client.subscribe_with(ORDERS, by(&reading)).await.unwrap();
+
+    let mut other = fanlight(&["sub", &url, ORDERS, "--count", "1"], &token, &reading);
+    let mut other = other.spawn().unwrap();
+    let mut notes = BufReader::new(other.stderr.take().unwrap()).lines();
+    let note = timeout(PATIENCE, notes.next_line()).await.unwrap().unwrap().unwrap();
+    assert!(note.contains("subscribed to"), "{note}");
+    let (exclude_self, capability) = (true, Capability::new(writing.clone()));
+    let capability = Some(&capability);
+    let own = SendOptions { exclude_self, capability, ..SendOptions::default() };
+    client.send_with(ORDERS, b"1", &own).await.unwrap();
+    let output = timeout(PATIENCE, other.wait_with_output()).await.unwrap().unwrap();
+    assert_eq!(succeeded(output), format!("{ORDERS} 1\n"));
+    let published = fanlight(&["pub", &url, ORDERS, "2"], &token, &writing).output().await.unwrap();
+    succeeded(published);
+    assert_eq!(orders.recv().await.unwrap().data.get(), "2");
+
+    let short = ["--capability", "--expires", "3s", "--grant", "subscribe:/topic/orders.*"];
+    let short = minted(&short).await;
+    let mut passing = client.subscribe_with("/topic/orders.43", by(&short)).await.unwrap();
+    let end = timeout(PATIENCE, passing.recv()).await.unwrap().unwrap_err();
+    let is_told = matches!(&end, RecvError::Ended(why) if why.contains("capability_expired"));
+    assert!(is_told, "{end}");
+    client.send_with(ORDERS, b"3", &SendOptions { exclude_self: false, ..own }).await.unwrap();
+    assert_eq!(orders.recv().await.unwrap().data.get(), "3");
 }

@@ -134,6 +134,48 @@ async fn a_backend_decides_about_requests_too_and_a_refusal_is_a_status() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_was_let_in_publishes_for_a_while_without_a_question_but_not_once_revoked() {
+    let backend = Backend::start().await;
+    lets_in_ann(&backend);
+    let key = crate::api::KEY;
+    let more = format!(
+        "[hooks]\nconnect = \"backend\"\nconnect_reuse = \"5m\"\nforward_headers = [\"x-page\"]\n\
+         [[api.keys]]\nname = \"a\"\nsecret = \"{key}\"\n"
+    );
+    let config =
+        keyless(&backend, &more).replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
+    let gateway = Gateway::with_config(&config).await;
+    let publish = async |token: &str, page: &str| {
+        let bearer = format!("Bearer {token}");
+        let headers = [("Authorization", &*bearer), ("X-Page", page)];
+        post(gateway.public, "/publish", &headers, r#"{"to":"/topic/open.a","data":1}"#)
+            .await
+            .status
+    };
+    let asked = || backend.seen(&["connect"]).len();
+    for (token, page, status, questions) in [
+        ("t-ann", "0", 200, 1),
+        ("t-ann", "0", 200, 1),
+        ("t-ann", "1", 200, 2),
+        ("t-bob", "0", 200, 3),
+        // A refusal is not kept.
+        ("t-mallory", "0", 401, 4),
+        ("t-mallory", "0", 401, 5),
+    ] {
+        let got = publish(token, page).await;
+        assert_eq!((got, asked()), (status, questions), "{token} {page}");
+    }
+    let revoked = crate::api::Backend(&gateway, key);
+    let revoked = revoked.post("/revoke", &json!({ "user": "ann", "ttl_s": 60 })).await;
+    assert_eq!(revoked.status, 200, "{revoked:?}");
+    for (token, status) in [("t-ann", 401), ("t-bob", 200)] {
+        assert_eq!(publish(token, "0").await, status, "{token}");
+    }
+    // Nor is ann let in where the backend is asked.
+    assert_eq!((publish("t-ann", "2").await, asked()), (401, 6));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_whose_time_is_over_goes_on_for_as_long_as_the_backend_says() {
     let backend = Backend::start().await;
     backend.on("connect", |_| {

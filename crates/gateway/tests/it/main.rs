@@ -4,6 +4,7 @@
 #![expect(clippy::disallowed_methods, reason = "a test's tasks end with its runtime")]
 
 mod api;
+mod api_document;
 mod api_orders;
 mod app;
 mod backend;

@@ -327,7 +327,8 @@ async fn what_is_asked_wrongly_is_refused_with_the_reason() {
         let (status, answer) = gateway.admin_ask(path, body).await;
         assert_eq!(status, 400, "{path} {body}: {answer}");
         let problem: Value = serde_json::from_str(&answer).unwrap();
-        assert_eq!(problem["code"], "bad_request", "{answer}");
+        let code = if body.contains("no id") { "bad_session" } else { "bad_request" };
+        assert_eq!(problem["code"], code, "{answer}");
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.len() > 10), "{answer}");
     }
     let foreign = [("Origin", "https://evil.example")];

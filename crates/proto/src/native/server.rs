@@ -62,6 +62,9 @@ pub enum ServerMessage {
         /// When to try again.
         #[serde(skip_serializing_if = "Option::is_none")]
         retry_after_ms: Option<u64>,
+        /// The subscription that has ended with it, and nothing else has.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        to: Option<String>,
     },
     /// A backend has subscribed this session to a destination.
     Subscribed {
@@ -386,6 +389,7 @@ impl Flat {
                 code: required(self.code, "code")?.into(),
                 message: required(self.message, "message")?,
                 retry_after_ms: self.retry_after_ms,
+                to: self.to,
             },
             Kind::Members => ServerMessage::Members {
                 id: required(request_id(self.id)?, "id")?,

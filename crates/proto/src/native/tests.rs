@@ -368,9 +368,22 @@ fn server_messages_have_their_form_and_are_read_back() {
             code: CloseReason::RateLimited.code().into(),
             message: "slow down".into(),
             retry_after_ms: Some(500),
+            to: None,
         },
         expect![[
             r#"{"type":"error","code":"rate_limited","message":"slow down","retry_after_ms":500}"#
+        ]],
+    );
+    check(
+        ServerMessage::Error {
+            id: None,
+            code: "capability_expired".into(),
+            message: "it has ended".into(),
+            retry_after_ms: None,
+            to: Some("/topic/a".into()),
+        },
+        expect![[
+            r#"{"type":"error","code":"capability_expired","message":"it has ended","to":"/topic/a"}"#
         ]],
     );
     check(

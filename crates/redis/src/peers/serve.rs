@@ -99,10 +99,10 @@ impl Inner {
 
     /// Calls the answerer, in the order in which the asks have come.
     fn begin(&self, ask: Ask) -> BoxFuture<'static, Result<Bytes, PeerError>> {
-        if let Err(error) = self.may_answer(&ask.name, ask.handle) {
-            return std::future::ready(Err(error)).boxed();
-        }
-        let answering = self.answerer.answer(ask.handle, ask.request);
+        let answering = match self.answer(ask.session.as_ref(), ask.request) {
+            Ok(answering) => answering,
+            Err(error) => return std::future::ready(Err(error)).boxed(),
+        };
         // A fault in one session must not end the others' answers.
         let caught = AssertUnwindSafe(answering).catch_unwind();
         caught

@@ -8,6 +8,7 @@
 //! | 1 ask | asker (16), patience in milliseconds (4), worker (2), slot (4), serial (8), length of the claim's name (2), name, request |
 //! | 2 answer | what came of it (1), answer |
 //! | 3 cancel | asker (16) |
+//! | 4 ask of a node | asker (16), patience in milliseconds (4), request |
 //!
 //! Integers are little endian. What can't be read is none: a later version may say more.
 
@@ -34,7 +35,7 @@ pub(super) enum Message {
     },
 }
 
-/// A request for a session of the node that reads it.
+/// A request for a session of the node that reads it, or for that node itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Ask {
     /// The process that asks.
@@ -42,8 +43,8 @@ pub(super) struct Ask {
     /// Which of its asks this is.
     pub(super) number: u64,
     pub(super) patience: Duration,
-    pub(super) name: ClaimName,
-    pub(super) handle: Handle,
+    /// Which session.
+    pub(super) session: Option<(ClaimName, Handle)>,
     pub(super) request: Bytes,
 }
 
@@ -57,19 +58,20 @@ impl Message {
         let mut out = vec![MAGIC, VERSION];
         match self {
             Self::Ask(ask) => {
-                let name = ask.name.as_str();
+                let name = ask.session.as_ref().map_or("", |(name, _)| name.as_str());
                 out.reserve(ASK_FIXED_BYTES + name.len() + ask.request.len());
-                out.push(ASK);
+                out.push(if ask.session.is_some() { ASK } else { ASK_NODE });
                 out.extend_from_slice(&ask.number.to_le_bytes());
                 out.extend_from_slice(ask.asker.as_bytes());
                 let patience_ms = u32::try_from(ask.patience.as_millis()).unwrap_or(u32::MAX);
                 out.extend_from_slice(&patience_ms.to_le_bytes());
-                let Handle { worker, slot, serial } = ask.handle;
-                out.extend_from_slice(&worker.0.to_le_bytes());
-                out.extend_from_slice(&slot.to_le_bytes());
-                out.extend_from_slice(&serial.to_le_bytes());
-                out.extend_from_slice(&(name.len() as u16).to_le_bytes());
-                out.extend_from_slice(name.as_bytes());
+                if let Some((_, Handle { worker, slot, serial })) = ask.session {
+                    out.extend_from_slice(&worker.0.to_le_bytes());
+                    out.extend_from_slice(&slot.to_le_bytes());
+                    out.extend_from_slice(&serial.to_le_bytes());
+                    out.extend_from_slice(&(name.len() as u16).to_le_bytes());
+                    out.extend_from_slice(name.as_bytes());
+                }
                 out.extend_from_slice(&ask.request);
             }
             Self::Answer { number, outcome } => {
@@ -95,22 +97,12 @@ impl Message {
         let kind = body.try_get_u8().ok()?;
         let number = body.try_get_u64_le().ok()?;
         match kind {
-            ASK => {
+            ASK | ASK_NODE => {
                 let asker = uuid(&mut body)?;
                 let patience = Duration::from_millis(body.try_get_u32_le().ok()?.into());
-                let handle = Handle {
-                    worker: WorkerId(body.try_get_u16_le().ok()?),
-                    slot: body.try_get_u32_le().ok()?,
-                    serial: body.try_get_u64_le().ok()?,
-                };
-                let length = usize::from(body.try_get_u16_le().ok()?);
-                if length > body.len() {
-                    return None;
-                }
-                let name = body.split_to(length);
-                let name = ClaimName::from_escaped(std::str::from_utf8(&name).ok()?)?;
+                let session = if kind == ASK { Some(session(&mut body)?) } else { None };
                 let request = within_bounds(body)?;
-                Some(Self::Ask(Ask { asker, number, patience, name, handle, request }))
+                Some(Self::Ask(Ask { asker, number, patience, session, request }))
             }
             ANSWER => {
                 let code = body.try_get_u8().ok()?;
@@ -130,6 +122,20 @@ fn uuid(body: &mut Bytes) -> Option<Uuid> {
     let mut bytes = [0; 16];
     body.try_copy_to_slice(&mut bytes).ok()?;
     Some(Uuid::from_bytes(bytes))
+}
+
+fn session(body: &mut Bytes) -> Option<(ClaimName, Handle)> {
+    let handle = Handle {
+        worker: WorkerId(body.try_get_u16_le().ok()?),
+        slot: body.try_get_u32_le().ok()?,
+        serial: body.try_get_u64_le().ok()?,
+    };
+    let length = usize::from(body.try_get_u16_le().ok()?);
+    if length > body.len() {
+        return None;
+    }
+    let name = body.split_to(length);
+    Some((ClaimName::from_escaped(std::str::from_utf8(&name).ok()?)?, handle))
 }
 
 fn within_bounds(body: Bytes) -> Option<Bytes> {
@@ -160,6 +166,7 @@ const VERSION: u8 = 1;
 const ASK: u8 = 1;
 const ANSWER: u8 = 2;
 const CANCEL: u8 = 3;
+const ASK_NODE: u8 = 4;
 const ANSWERED: u8 = 0;
 /// An ask without name and request, rounded up.
 const ASK_FIXED_BYTES: usize = 48;
@@ -171,15 +178,19 @@ mod tests {
 
     fn ask() -> impl Strategy<Value = Message> {
         let place = (any::<u16>(), any::<u32>(), any::<u64>());
+        let session = prop::option::of((".{0,40}", place));
         let bytes = prop::collection::vec(any::<u8>(), 0..64);
-        (any::<u128>(), any::<u64>(), any::<u32>(), ".{0,40}", place, bytes).prop_map(
-            |(asker, number, patience_ms, name, (worker, slot, serial), request)| {
+        (any::<u128>(), any::<u64>(), any::<u32>(), session, bytes).prop_map(
+            |(asker, number, patience_ms, session, request)| {
+                let session = session.map(|(name, (worker, slot, serial))| {
+                    let handle = Handle { worker: WorkerId(worker), slot, serial };
+                    (ClaimName::new("test", &[&name]).unwrap(), handle)
+                });
                 Message::Ask(Ask {
                     asker: Uuid::from_u128(asker),
                     number,
                     patience: Duration::from_millis(patience_ms.into()),
-                    name: ClaimName::new("test", &[&name]).unwrap(),
-                    handle: Handle { worker: WorkerId(worker), slot, serial },
+                    session,
                     request: request.into(),
                 })
             },
@@ -215,7 +226,7 @@ mod tests {
             as_ours in any::<bool>(),
         ) {
             if as_ours && bytes.len() > 2 {
-                let kind = 1 + bytes[2] % 3;
+                let kind = 1 + bytes[2] % 4;
                 bytes[..3].copy_from_slice(&[MAGIC, VERSION, kind]);
             }
             if let Some(message) = Message::read(bytes.clone().into()) {

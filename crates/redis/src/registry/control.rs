@@ -108,7 +108,7 @@ impl Inner {
             let order = order(&held, command.clone());
             nodes.entry(held.boot().to_owned()).or_default().push(order);
         }
-        let mut told = Told { sessions: Some(0), nodes: 0 };
+        let mut told = Told { sessions: Some(0), ..Told::default() };
         let telling = nodes
             .iter()
             .map(|(boot, orders)| async move { (orders.len(), self.tell(boot, orders).await) });
@@ -116,6 +116,8 @@ impl Inner {
             if heard? {
                 told.nodes += 1;
                 told.sessions = told.sessions.map(|sessions| sessions + orders);
+            } else {
+                told.unheard += 1;
             }
         }
         Ok(told)
@@ -129,10 +131,16 @@ impl Inner {
     ) -> Result<Told, PublishError> {
         let orders = [Order { session, handle: None, command }];
         let nodes = self.lease.nodes();
+        if nodes.is_empty() {
+            // None were ever listed, not even this one.
+            return Err(PublishError::Unavailable);
+        }
         let telling = nodes.iter().map(|node| self.tell(boot_of(&node.owner), &orders));
         let mut told = Told::default();
-        for heard in join_all(telling).await {
-            told.nodes += usize::from(heard?);
+        for (node, heard) in nodes.iter().zip(join_all(telling).await) {
+            let heard = heard?;
+            told.nodes += usize::from(heard);
+            told.unheard += usize::from(!heard && node.left.is_some());
         }
         Ok(told)
     }

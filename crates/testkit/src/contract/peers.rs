@@ -347,6 +347,29 @@ pub async fn requests_and_answers_may_be_any_bytes(harness: &impl PeersHarness) 
     }
 }
 
+/// Whatever sessions it has, and without reaching one.
+pub async fn a_node_is_asked_itself(harness: &impl PeersHarness) {
+    let [ann, bob] = harness.nodes().await;
+    ann.claimed("a").await;
+    let owner = bob.finds("a").await.owner;
+    let asked = ann.answers.asked().len();
+    let ask = async |node: &PeerNode, owner: &Arc<str>, request: &'static [u8]| {
+        node.peers.ask_node(owner, Bytes::from_static(request), PATIENCE).await
+    };
+    for node in [&ann, &bob] {
+        assert_eq!(ask(node, &owner, b"x\xff").await.as_deref(), Ok(&b"x\xff"[..]));
+        assert_eq!(ask(node, &owner, b"none").await, Err(PeerError::Gone));
+        let slow = node.peers.ask_node(&owner, "hold".into(), Duration::from_millis(50)).await;
+        assert_eq!(slow, Err(PeerError::Timeout));
+    }
+    let nobody = format!("{}:1", "0".repeat(32)).into();
+    for owner in [&nobody, &"{}\r\n".into()] {
+        assert_eq!(ask(&bob, owner, b"x").await, Err(PeerError::Gone));
+    }
+    eventually("all have come", || ann.answers.asked_itself().len() == 6).await;
+    assert_eq!(ann.answers.asked().len(), asked, "none of these reached a session");
+}
+
 /// For what is to be answered, on a machine that may be busy.
 const PATIENCE: Duration = Duration::from_secs(20);
 const ATTEMPTS: usize = 4000;
@@ -371,6 +394,7 @@ macro_rules! peers_contract {
             who_gives_up_asking_is_not_answered
             what_is_too_large_is_refused
             requests_and_answers_may_be_any_bytes
+            a_node_is_asked_itself
         );
     };
     (@tests $harness:expr; $($rule:ident)*) => {
