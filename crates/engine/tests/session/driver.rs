@@ -19,7 +19,8 @@ use fanlight_engine::queue::{
 };
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Order, Protocol, Rules, Session, Telling,
+    Activity, Cx, Done, Effect, Handshake, Incoming, Listening, Order, Protocol, Rules, Session,
+    Telling,
 };
 use fanlight_engine::time::Now;
 use fanlight_engine::timeline::Recovered;
@@ -29,7 +30,8 @@ use uuid::Uuid;
 
 use crate::hooks;
 use crate::shown::{
-    app_line, frame_line, history_line, native_line, permitted_line, recover_line, shown_member,
+    app_line, event_line, frame_line, history_line, native_line, permitted_line, recover_line,
+    shown_member,
 };
 
 /// One session and what surrounds it.
@@ -103,6 +105,13 @@ impl Driver {
             unread: VecDeque::new(),
             frames: stomp::Decoder::new(),
         }
+    }
+
+    /// Begins a session that listens, in place of the one that waits for its client.
+    pub(crate) fn listen(&mut self, handshake: Handshake, listening: Listening) {
+        let (key, id) = (SessionKey(3), self.session.id());
+        self.session = Session::listener(key, id, listening, handshake, self.now);
+        self.step(Session::listen);
     }
 
     /// A transport message from the client.
@@ -443,6 +452,9 @@ impl Driver {
         if payload.starts_with(b"{") {
             return native_line(payload);
         }
+        if self.session.listens_from().is_some() {
+            return event_line(payload);
+        }
         let is_connected = payload.starts_with(b"CONNECTED");
         let frame = self.frames.next(&mut payload, &stomp::Limits::default()).unwrap();
         let Some(stomp::Incoming::Frame(frame)) = frame else { panic!("not a frame: {frame:?}") };
@@ -493,11 +505,9 @@ pub(crate) fn rules() -> Rules {
 /// The same, after these.
 pub(crate) fn rules_with(first: &[PolicyRule]) -> Rules {
     let namespace = |name: &str, pattern: &str, patterns, anonymous| Namespace {
-        name: name.to_owned(),
-        pattern: pattern.to_owned(),
         patterns,
         anonymous,
-        options: NamespaceOptions::default(),
+        ..Namespace::new(name, pattern)
     };
     let allow = |destination: &str, actions: &[Action]| PolicyRule {
         actions: actions.to_vec(),
@@ -542,13 +552,7 @@ pub(crate) fn rules_with(first: &[PolicyRule]) -> Rules {
 
 /// The same, but nobody is anonymous.
 pub(crate) fn closed_rules() -> Rules {
-    let namespaces = [Namespace {
-        name: "topic".to_owned(),
-        pattern: "/topic/**".to_owned(),
-        patterns: false,
-        anonymous: false,
-        options: NamespaceOptions::default(),
-    }];
+    let namespaces = [Namespace::new("topic", "/topic/**")];
     let rules = [PolicyRule::new(RuleEffect::Allow, "/topic/**")];
     Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
 }
@@ -616,13 +620,7 @@ fn connected(connect: &[u8]) -> Driver {
 
 /// `/topic/ops` is for those with the role ops.
 pub(crate) fn role_policy() -> Policy {
-    let namespaces = [Namespace {
-        name: "topic".to_owned(),
-        pattern: "/topic/**".to_owned(),
-        patterns: false,
-        anonymous: false,
-        options: NamespaceOptions::default(),
-    }];
+    let namespaces = [Namespace::new("topic", "/topic/**")];
     let ops = PolicyRule {
         roles: vec!["ops".to_owned()],
         ..PolicyRule::new(RuleEffect::Allow, "/topic/ops")

@@ -71,7 +71,9 @@ impl Visit {
             Some(Ok(MailReply::Frame(frame))) => Ok(frame),
             Some(Ok(MailReply::Last(frame))) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
-            Some(Ok(MailReply::Sent | MailReply::NotHere) | Err(_)) => Err(interrupted()),
+            Some(Ok(MailReply::Sent | MailReply::NotHere | MailReply::Full) | Err(_)) => {
+                Err(interrupted())
+            }
             // The client comes again, to another node.
             None => Ok(Bytes::from_static(frame::HEARTBEAT)),
         }
