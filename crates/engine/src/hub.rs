@@ -130,8 +130,7 @@ pub struct Hub {
     vacated: Vec<Destination>,
 }
 
-/// Names a group. A type of its own also keeps the map of destinations apart from others in the
-/// program that lead to numbers: the compiler then has it in line where it is used.
+/// Names a group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct GroupKey(u32);
 
