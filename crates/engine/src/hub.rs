@@ -130,7 +130,8 @@ pub struct Hub {
     vacated: Vec<Destination>,
 }
 
-/// Names a group.
+/// Names a group. As a type of its own it keeps the map of destinations apart from others that lead
+/// to numbers: shared with them, subscribing takes a tenth more instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct GroupKey(u32);
 

@@ -19,8 +19,8 @@ use fanlight_engine::queue::{
 };
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Listening, Order, Protocol, Rules, Session,
-    Telling,
+    Activity, Cx, Done, Effect, Form, Handshake, Incoming, Listening, Order, Protocol, Rules,
+    Session, Telling,
 };
 use fanlight_engine::time::Now;
 use fanlight_engine::timeline::Recovered;
@@ -55,6 +55,7 @@ pub(crate) struct Driver {
     pub(crate) present: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
     pub(crate) log: Vec<String>,
+    framing: Framing,
     ids: Ids,
     activity: Activity,
     /// Messages that wait because the session is busy.
@@ -100,6 +101,7 @@ impl Driver {
             joined: BTreeMap::new(),
             present: BTreeMap::new(),
             log: Vec::new(),
+            framing: Framing::Stream,
             ids,
             activity: Activity { last_received_ms: START.mono_ms, last_sent_ms: START.mono_ms },
             unread: VecDeque::new(),
@@ -108,7 +110,10 @@ impl Driver {
     }
 
     /// Begins a session that listens, in place of the one that waits for its client.
-    pub(crate) fn listen(&mut self, handshake: Handshake, listening: Listening) {
+    pub(crate) fn listen(&mut self, handshake: Handshake, listening: Listening, form: Form) {
+        if form == Form::Items {
+            self.framing = Framing::Items;
+        }
         let (key, id) = (SessionKey(3), self.session.id());
         self.session = Session::listener(key, id, listening, handshake, self.now);
         self.step(Session::listen);
@@ -409,9 +414,10 @@ impl Driver {
     /// What the session is told, in the frames that its client gets.
     fn tell(&mut self, telling: &Telling) -> Option<Pending> {
         let mut encoder = Encoder::new(usize::MAX);
-        for chunk in encoder.tell(telling, SessionKey(3), Framing::Stream, &self.hub) {
+        for chunk in encoder.tell(telling, SessionKey(3), self.framing, &self.hub) {
             let frame: Vec<u8> = chunk.pieces().concat();
-            let line = format!("S< {}", self.shown(&frame));
+            // What is for an array has a comma before it.
+            let line = format!("S< {}", self.shown(frame.strip_prefix(b",").unwrap_or(&frame)));
             let id = telling.publication.id.to_string();
             self.log.push(line.replace(&id, "<id>"));
         }

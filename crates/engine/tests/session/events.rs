@@ -37,7 +37,7 @@ fn a_listener_is_answered_by_a_backend_once_and_goes_on_with_what_else_it_wants(
             # polls ann /app/chat/7/send /app/open/x
             S? app request /app/chat/7/send room=7 from ann
             D> handled reply {"members":3}
-            S< event message: message {"at":1800000000000,"data":{"members":3},"headers":{"x-from":"backend"},"id":"<id>","to":"/app/chat/7/send"}
+            S< message {"at":1800000000000,"data":{"members":3},"headers":{"x-from":"backend"},"id":"<id>","to":"/app/chat/7/send"}
             S< ok {"id":0}
             S? app request /app/open/x from ann
             D> handled
@@ -136,7 +136,7 @@ fn a_capability_counts_while_a_listener_subscribes_by_it_and_not_beyond_its_end(
     let wanted = ["/topic/public/a", "/topic/told/a"].map(Into::into).into();
     let listening = Listening::new(wanted, None, false, Form::Events).unwrap();
     let listening = listening.with_capability(Some(Arc::new(capability)));
-    driver.listen(Handshake::default(), listening);
+    driver.listen(Handshake::default(), listening, Form::Events);
     let revocable = |driver: &Driver| driver.session.capabilities().count();
     assert_eq!(revocable(&driver), 1, "it may subscribe by it yet");
     driver.log.clear();

@@ -91,7 +91,7 @@ fn begin(driver: &mut Driver, who: &str) {
         let handshake = driver::handshake(user);
         let checked = listening.check(&driver.rules, handshake.principal.as_deref());
         match checked {
-            Ok(()) => driver.listen(handshake, listening),
+            Ok(()) => driver.listen(handshake, listening, form),
             Err(refusal) => driver.log.push(format!("S| {}: {refusal}", refusal.code)),
         }
         return;
