@@ -238,6 +238,11 @@ impl Capability {
         let user = principal.map(|principal| &principal.user);
         self.user.is_none() || self.user.as_ref() == user
     }
+
+    /// Whether its time is over.
+    pub fn is_over(&self, now: Now) -> bool {
+        self.expires_unix_s <= now.unix_s()
+    }
 }
 
 impl Default for TokenRules {

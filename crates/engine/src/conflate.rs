@@ -7,6 +7,7 @@
 //! at a later tick it is given the latest of every key beyond that.
 
 use std::cmp::Reverse;
+use std::collections::hash_map::Entry;
 use std::collections::{BinaryHeap, HashMap};
 use std::sync::Arc;
 
@@ -235,14 +236,22 @@ impl Conflation {
         passed: u64,
     ) -> bool {
         let Some(&at) = self.by_destination.get(destination) else { return false };
-        if self.used_bytes + BEHIND_BYTES > self.max_bytes {
-            return false;
-        }
+        let has_room = self.used_bytes + BEHIND_BYTES <= self.max_bytes;
         let behind = Behind { session, passed };
-        match self.feeds[at].behind.insert(subscription, behind) {
-            Some(before) if before.session == session => return true,
-            Some(before) => forget_one(&mut self.behind, before.session, at, subscription),
-            None => self.used_bytes += BEHIND_BYTES,
+        match self.feeds[at].behind.entry(subscription) {
+            Entry::Vacant(_) if !has_room => return false,
+            Entry::Vacant(vacant) => {
+                vacant.insert(behind);
+                self.used_bytes += BEHIND_BYTES;
+            }
+            // It takes no more room than before.
+            Entry::Occupied(mut occupied) => {
+                let before = occupied.insert(behind);
+                if before.session == session {
+                    return true;
+                }
+                forget_one(&mut self.behind, before.session, at, subscription);
+            }
         }
         self.behind.entry(session).or_default().push((at, subscription));
         true

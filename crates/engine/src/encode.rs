@@ -134,6 +134,10 @@ impl Encoder {
         let mut run = self.run(publications);
         let channel = match &telling.to {
             Told::Asked(AskedWire::Native) => return vec![run.encode_native(false, framing)],
+            Told::Asked(AskedWire::Events) => {
+                let wire = WireKey::Events { index: None, named: false };
+                return vec![run.encode((wire, framing, false), hub)];
+            }
             Told::Asked(AskedWire::Stomp { version, id }) => {
                 return vec![run.encode_stomp(*version, id, false, framing, None)];
             }
@@ -196,11 +200,11 @@ impl Encoder {
         &mut self,
         message: &[u8],
         position: Position,
-        index: u16,
+        index: Option<u16>,
         cursor: &mut Cursor,
         framing: Framing,
     ) -> Chunk {
-        if let Some(entry) = cursor.positions_mut().get_mut(usize::from(index)) {
+        if let Some(entry) = place_in(cursor, index) {
             *entry = Some(position);
         }
         if framing == Framing::Items {
@@ -240,7 +244,7 @@ impl Run<'_> {
 
     fn chunk_of(&mut self, key: ChunkKey, hub: &Hub, cursor: Option<&mut Cursor>) -> &Chunk {
         if let ((WireKey::Events { index, named }, framing, _), Some(cursor)) = (key, cursor) {
-            let chunk = self.events_chunk(usize::from(index), named, framing, cursor);
+            let chunk = self.events_chunk(index, named, framing, cursor);
             return &self.last.insert((key, chunk)).1;
         }
         if !matches!(&self.last, Some((last, _)) if *last == key) {
@@ -260,6 +264,9 @@ impl Run<'_> {
     fn encode(&mut self, (wire, framing, tells): ChunkKey, hub: &Hub) -> Chunk {
         match wire {
             WireKey::Native { named } => self.encode_native(named, framing),
+            WireKey::Events { named, .. } if framing == Framing::Items => {
+                self.encode_native(named, framing)
+            }
             WireKey::Events { named, .. } => self.encode_events(named, framing, |_, _| {}),
             WireKey::Stomp { version, id, ack } => {
                 let lost = self.lost.filter(|_| tells);
@@ -288,38 +295,36 @@ impl Run<'_> {
     /// else shares them, and so does everybody where there are no positions.
     fn events_chunk(
         &mut self,
-        index: usize,
+        index: Option<u16>,
         named: bool,
         framing: Framing,
         cursor: &mut Cursor,
     ) -> Chunk {
         let newest = self.publications.last().and_then(|newest| newest.position);
-        if framing == Framing::Items {
-            // Where the listener stands is told once, behind all of them.
-            if let Some(entry) = cursor.positions_mut().get_mut(index) {
-                *entry = newest.or(*entry);
-            }
-            return self.encode_native(named, framing);
-        }
         let is_alone = cursor.positions().len() == 1;
-        let Some(position) = cursor.positions_mut().get_mut(index) else {
-            return Chunk::new([], 0);
-        };
-        if newest.is_some() && !is_alone {
+        let place = place_in(cursor, index);
+        let has_place = place.is_some();
+        if newest.is_some() && has_place && !is_alone && framing != Framing::Items {
             return self.encode_events(named, framing, |publication, out| {
-                if let Some(entry) = cursor.positions_mut().get_mut(index) {
-                    *entry = publication.position.or(*entry);
+                if let Some(position) = place_in(cursor, index) {
+                    *position = publication.position.or(*position);
                 }
                 sse::cursor_id(out, cursor);
             });
         }
-        *position = newest.or(*position);
-        let key = (WireKey::Events { index: 0, named }, framing, false);
+        if let Some(position) = place {
+            *position = newest.or(*position);
+        }
+        if framing == Framing::Items {
+            // Where the listener stands is told once, behind all of them.
+            return self.encode_native(named, framing);
+        }
+        let key = (WireKey::Events { index: has_place.then_some(0), named }, framing, false);
         if let Some(known) = self.encoder.chunks.get(&key) {
             return known.clone();
         }
         let chunk = self.encode_events(named, framing, |publication, out| {
-            if let Some(position) = publication.position {
+            if let Some(position) = publication.position.filter(|_| has_place) {
                 sse::position_id(out, position);
             }
         });
@@ -481,6 +486,11 @@ impl StompRest {
         });
         made.clone()
     }
+}
+
+/// Where a listener stands in one of its destinations, if that has a place in its cursor.
+fn place_in(cursor: &mut Cursor, index: Option<u16>) -> Option<&mut Option<Position>> {
+    cursor.positions_mut().get_mut(usize::from(index?))
 }
 
 /// The same publication, its body in base64.

@@ -57,6 +57,8 @@ pub struct Outbox {
     written: usize,
     bytes: usize,
     frames: u32,
+    /// When it last began to wait or got on, in monotonic milliseconds.
+    waits_since_ms: u64,
 }
 
 /// The bounds of an outbox.
@@ -146,6 +148,16 @@ impl Outbox {
             self.frames -= first.frames;
             self.chunks.pop_front();
         }
+    }
+
+    /// Notes that it begins to wait, or gets on.
+    pub fn waits_from(&mut self, now_ms: u64) {
+        self.waits_since_ms = now_ms;
+    }
+
+    /// How long it has waited without getting on, in milliseconds.
+    pub fn waits_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.waits_since_ms)
     }
 
     /// How many bytes wait.

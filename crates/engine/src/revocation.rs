@@ -139,6 +139,15 @@ impl RevokedList {
         })
     }
 
+    /// Whether it is revoked already, for whatever time.
+    fn has_entry(&self, what: &Revoked) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        match what {
+            Revoked::Token(id) => entries.tokens.contains_key(id),
+            Revoked::User { user, .. } => entries.users.contains_key(user),
+        }
+    }
+
     /// Adds one; of two of the same, whatever reaches further counts. Whether it says anything new.
     pub fn add(&self, revocation: &Revocation) -> bool {
         let Revocation { what, until_unix_ms } = revocation;
@@ -219,7 +228,7 @@ impl MemoryRevocations {
 
     fn add(&self, revocation: &Revocation) -> Result<(), RevokeError> {
         self.known.expire((self.clock)().unix_ms);
-        if self.known.len() >= self.max {
+        if self.known.len() >= self.max && !self.known.has_entry(&revocation.what) {
             return Err(RevokeError::Full);
         }
         self.known.add(revocation);
@@ -298,6 +307,18 @@ mod tests {
             let covered = list.covers_capability(&of(id, user, issued_at), at(0));
             assert_eq!(covered, is_covered, "{id} {user:?} {issued_at}");
         }
+    }
+
+    #[test]
+    fn what_is_revoked_again_needs_no_more_room() {
+        let revocations = MemoryRevocations::new(2, Arc::new(|| at(0)));
+        let revoke = |one: &Revocation| revocations.add(one);
+        assert_eq!(revoke(&token("t", UNTIL)), Ok(()));
+        assert_eq!(revoke(&user("ann", 1, UNTIL)), Ok(()));
+        assert_eq!(revoke(&token("u", UNTIL)), Err(RevokeError::Full));
+        assert_eq!(revoke(&token("t", UNTIL + 1)), Ok(()));
+        assert_eq!(revoke(&user("ann", 2, UNTIL)), Ok(()));
+        assert_eq!(revocations.known.len(), 2);
     }
 
     #[test]

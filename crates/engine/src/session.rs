@@ -27,6 +27,7 @@ mod native;
 mod presence;
 mod queue;
 mod recovery;
+mod rights;
 mod server;
 mod stomp;
 mod subscriptions;
@@ -287,27 +288,24 @@ enum State {
         is_let_in: bool,
     },
     Live(Live),
-    /// It ends as soon as the client has the answer it waits for.
-    Draining {
-        live: Live,
-        until_ms: u64,
-        advice: Advice,
-    },
+    /// It ends as soon as the client has the answer it waits for. In a box, or each session would
+    /// have room for it.
+    Draining(Box<Draining>),
     Closed(CloseReason),
+}
+
+#[derive(Debug)]
+struct Draining {
+    live: Live,
+    until_ms: u64,
+    advice: Advice,
 }
 
 /// What a session is told that goes to another node.
 #[derive(Debug, Clone, Copy)]
 struct Advice {
     reason: CloseReason,
-    /// Of 32 bits: every session has room for it.
-    retry_after_ms: u32,
-}
-
-impl Advice {
-    fn new(reason: CloseReason, retry_after_ms: u64) -> Self {
-        Self { reason, retry_after_ms: u32::try_from(retry_after_ms).unwrap_or(u32::MAX) }
-    }
+    retry_after_ms: u64,
 }
 
 #[derive(Debug)]
@@ -427,8 +425,13 @@ impl Session {
         if self.is_busy() {
             return;
         }
-        match self.state {
-            State::Draining { advice, .. } => self.say_goodbye(cx, advice),
+        match &self.state {
+            State::Draining(draining) => {
+                let advice = draining.advice;
+                self.say_goodbye(cx, advice);
+            }
+            // What waits would go on and on, and a sweep never find the session at rest.
+            State::Live(_) if self.is_to_renew(cx) => self.renew(cx),
             State::AwaitConnect { .. } | State::Live(_) => self.resume(cx),
             State::Closed(_) => {}
         }
@@ -443,9 +446,9 @@ impl Session {
                     self.fail(cx, &Fault::connect_timeout());
                 }
             }
-            State::Draining { until_ms, advice, .. } => {
-                if cx.now.mono_ms >= *until_ms {
-                    let advice = *advice;
+            State::Draining(draining) => {
+                if cx.now.mono_ms >= draining.until_ms {
+                    let advice = draining.advice;
                     self.say_goodbye(cx, advice);
                 }
             }
@@ -453,9 +456,7 @@ impl Session {
                 if live.principal.as_ref().is_some_and(|principal| principal.is_expired(cx.now)) {
                     return self.renew(cx);
                 }
-                // One that is being joined ends once it is live.
-                let joins = matches!(self.work.as_deref(), Some(Work::Join(_) | Work::Recover(_)));
-                if live.is_capability_over(cx.now) && !joins {
+                if live.is_capability_over(cx.now) {
                     self.end_capabilities(cx);
                 }
                 let Some(live) = self.live_mut() else { return };
@@ -478,26 +479,28 @@ impl Session {
     /// Ends the session because its node goes away. A client that waits for an answer gets it
     /// first, unless that takes until `until_ms`. May be called again, also to make it earlier.
     pub fn on_drain(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64, until_ms: u64) {
-        self.depart(cx, Advice::new(CloseReason::Draining, retry_after_ms), until_ms);
+        self.depart(cx, Advice { reason: CloseReason::Draining, retry_after_ms }, until_ms);
     }
 
     /// The same where this node has too many, and goes on without it.
     pub fn on_rebalance(&mut self, cx: &mut Cx<'_>, retry_after_ms: u64, until_ms: u64) {
-        self.depart(cx, Advice::new(CloseReason::Rebalanced, retry_after_ms), until_ms);
+        self.depart(cx, Advice { reason: CloseReason::Rebalanced, retry_after_ms }, until_ms);
     }
 
     fn depart(&mut self, cx: &mut Cx<'_>, advice: Advice, until_ms: u64) {
         let is_over = cx.now.mono_ms >= until_ms;
         match &mut self.state {
             State::Closed(_) => {}
-            State::Draining { until_ms: until, .. } if !is_over => *until = until_ms.min(*until),
+            State::Draining(draining) if !is_over => {
+                draining.until_ms = until_ms.min(draining.until_ms);
+            }
             State::Live(_) if self.work.is_some() && !is_over => {
                 let closed = State::Closed(advice.reason);
                 if let State::Live(live) = std::mem::replace(&mut self.state, closed) {
-                    self.state = State::Draining { live, until_ms, advice };
+                    self.state = State::Draining(Box::new(Draining { live, until_ms, advice }));
                 }
             }
-            State::AwaitConnect { .. } | State::Live(_) | State::Draining { .. } => {
+            State::AwaitConnect { .. } | State::Live(_) | State::Draining(_) => {
                 self.say_goodbye(cx, advice);
             }
         }
@@ -585,24 +588,22 @@ impl Session {
         }
     }
 
-    fn is_native(&self) -> bool {
-        matches!(self.codec, Codec::Native)
-    }
-
     fn is_closed(&self) -> bool {
         matches!(self.state, State::Closed(_))
     }
 
     fn live(&self) -> Option<&Live> {
         match &self.state {
-            State::Live(live) | State::Draining { live, .. } => Some(live),
+            State::Live(live) => Some(live),
+            State::Draining(draining) => Some(&draining.live),
             State::AwaitConnect { .. } | State::Closed(_) => None,
         }
     }
 
     fn live_mut(&mut self) -> Option<&mut Live> {
         match &mut self.state {
-            State::Live(live) | State::Draining { live, .. } => Some(live),
+            State::Live(live) => Some(live),
+            State::Draining(draining) => Some(&mut draining.live),
             State::AwaitConnect { .. } | State::Closed(_) => None,
         }
     }
@@ -633,8 +634,7 @@ impl Session {
         }
     }
 
-    fn say_goodbye(&mut self, cx: &mut Cx<'_>, advice: Advice) {
-        let (reason, retry_after_ms) = (advice.reason, u64::from(advice.retry_after_ms));
+    fn say_goodbye(&mut self, cx: &mut Cx<'_>, Advice { reason, retry_after_ms }: Advice) {
         match self.codec {
             Codec::Native => self.native_reconnect(cx, retry_after_ms, reason),
             Codec::Events(_) => self.events_reconnect(cx, retry_after_ms, reason),
@@ -685,6 +685,6 @@ mod tests {
 
     #[test]
     fn an_idle_session_is_small() {
-        assert!(size_of::<Session>() <= 176, "{}", size_of::<Session>());
+        assert!(size_of::<Session>() <= 136, "{}", size_of::<Session>());
     }
 }

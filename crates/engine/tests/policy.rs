@@ -6,8 +6,8 @@ use fanlight_engine::auth::Principal;
 use fanlight_engine::hub::Target;
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{
-    Action, Denied, Grants, Namespace, NamespaceOptions, Namespaces, Policy, PolicyError,
-    PolicyRule, PublishPermit, RuleEffect, Subject, Who,
+    Action, Denied, Grants, Namespace, Namespaces, Policy, PolicyError, PolicyRule, PublishPermit,
+    RuleEffect, Subject, Who,
 };
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::time::Now;
@@ -484,8 +484,7 @@ fn deny(destination: &str) -> PolicyRule {
 }
 
 fn namespace(name: &str, pattern: &str, anonymous: bool) -> Namespace {
-    let (name, pattern) = (name.to_owned(), pattern.to_owned());
-    Namespace { name, pattern, patterns: false, anonymous, options: NamespaceOptions::default() }
+    Namespace { anonymous, ..Namespace::new(name, pattern) }
 }
 
 /// Everything is `/topic/**` and `/user/**`, where it does not matter.

@@ -67,6 +67,8 @@ pub enum MailReply {
     Sent,
     /// It is somebody else's, or nobody's any more.
     NotHere,
+    /// As many requests with messages wait as may.
+    Full,
 }
 
 /// A request on its way to the worker that has the mailbox.
@@ -94,6 +96,7 @@ impl MailReply {
             Self::Last(frame) => (b'l', frame),
             Self::Sent => (b's', b""),
             Self::NotHere => (b'n', b""),
+            Self::Full => (b'o', b""),
         };
         let mut out = BytesMut::with_capacity(1 + frame.len());
         out.put_u8(tag);
@@ -110,6 +113,7 @@ impl MailReply {
             b'l' => Some(Self::Last(frame)),
             b's' => Some(Self::Sent),
             b'n' => Some(Self::NotHere),
+            b'o' => Some(Self::Full),
             _ => None,
         }
     }
@@ -176,6 +180,7 @@ mod tests {
             MailReply::Last(Bytes::from_static(b"c[1000,\"\"]")),
             MailReply::Sent,
             MailReply::NotHere,
+            MailReply::Full,
         ] {
             assert_eq!(MailReply::decode(reply.encode()), Some(reply));
         }

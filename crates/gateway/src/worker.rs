@@ -268,7 +268,10 @@ impl Worker {
             self.settle().await;
             self.flush_stage();
             self.tend_queues();
-            if !self.resumed.is_empty() || self.recovery.has_more || !self.inbox.messages.is_empty()
+            if !self.resumed.is_empty()
+                || self.recovery.has_more
+                || !self.inbox.messages.is_empty()
+                || self.has_conflation_due()
             {
                 // Else the loop would not wait, and what shares this thread would: accepting,
                 // handshakes, and the runtime that tells of sockets and time.
@@ -434,7 +437,6 @@ impl Worker {
             serial: self.next_serial,
             last_received_ms: now.mono_ms,
             last_sent_ms: now.mono_ms,
-            blocked_since_ms: 0,
             phase: Phase::Open,
             framing,
             paused: false,
@@ -507,6 +509,7 @@ impl Worker {
     fn on_done(&mut self, ticket: Ticket, done: Done) {
         if self.is_current(ticket) {
             let now = self.shared.clock.now();
+            let done = self.unless_revoked(done, now);
             self.guarded(ticket.key, |worker| {
                 worker.with_session(ticket.key, now, |session, cx| session.on_done(cx, done));
             });

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, ensure};
 use bytes::Bytes;
 use fanlight_engine::broker::{Broker, Delivery, DeliverySink, Full, Joined, Notice, WorkerId};
-use fanlight_engine::policy::{Namespace, NamespaceOptions, Namespaces, PublishPermit};
+use fanlight_engine::policy::{Namespace, Namespaces, PublishPermit};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{
     Entered, Entry, Handle, Registry, SessionKind, SessionLimit, Transport, WhenFull,
@@ -197,14 +197,7 @@ async fn send(
 }
 
 fn permit(name: &str) -> anyhow::Result<PublishPermit> {
-    let namespace = |name: &str, pattern: &str| Namespace {
-        name: name.to_owned(),
-        pattern: pattern.to_owned(),
-        patterns: false,
-        anonymous: false,
-        options: NamespaceOptions::default(),
-    };
-    let all = [namespace("users", "/user/queue/**"), namespace("topics", "/topic/**")];
+    let all = [Namespace::new("users", "/user/queue/**"), Namespace::new("topics", "/topic/**")];
     Ok(PublishPermit::for_backend(&Namespaces::new(&all)?, &name.parse()?)?)
 }
 

@@ -45,11 +45,9 @@ pub fn removal_permit(destination: &str, history: History) -> RemovalPermit {
 fn namespaces(destination: &str, patterns: bool, history: Option<History>) -> Namespaces {
     let kind = destination.split('/').nth(1).expect("a destination is an absolute path");
     let namespace = Namespace {
-        name: kind.to_owned(),
-        pattern: format!("/{kind}/**"),
         patterns,
-        anonymous: false,
         options: NamespaceOptions { history, ..NamespaceOptions::default() },
+        ..Namespace::new(kind, &format!("/{kind}/**"))
     };
     Namespaces::new(&[namespace]).expect("the namespace is a good one")
 }

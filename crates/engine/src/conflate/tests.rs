@@ -87,6 +87,26 @@ fn what_has_no_room_passes_unconflated_and_nothing_of_its_key_waits() {
     assert_eq!(conflation.take_counts(), Counts { replaced: 0, skipped: 0, unconflated: 2 });
 }
 
+#[test]
+fn who_is_behind_goes_on_though_there_is_no_room_for_others() {
+    let (key, other) = (SessionKey(1), SessionKey(2));
+    let mut hub = Hub::new();
+    let (own, others) = (subscription(key, &mut hub), subscription(other, &mut hub));
+    let room = FEED_BYTES + WINDOW_BYTES + publication("x", 0).encoded_bytes() + 1 + BEHIND_BYTES;
+    let mut conflation = Conflation::new(room + FEED_BYTES);
+    conflation.offer(&channel(), &publication("x", 1), &by_header(), 0);
+    let to = "/topic/a".parse().unwrap();
+    // The room that opening another destination would take is for these.
+    let mut sessions = (3..).map(SessionKey);
+    assert!(conflation.fall_behind(&to, key, own, 0));
+    while let Some(one) = sessions.next()
+        && conflation.fall_behind(&to, one, subscription(one, &mut hub), 0)
+    {}
+    assert!(!conflation.fall_behind(&to, other, others, 0));
+    assert!(conflation.fall_behind(&to, key, own, 1));
+    assert_eq!(conflation.behind_of(key), [(to, own, 1)]);
+}
+
 /// What happens to a destination with two keys and three subscribers.
 #[derive(Debug, Clone, Copy)]
 enum Step {

@@ -204,3 +204,36 @@ fn a_loss_is_told_to_those_who_missed_something_by_the_first_stomp_frame_of_the_
         assert_eq!(told(member), [is_told, false], "{member:?}");
     }
 }
+
+#[test]
+fn a_listener_is_told_in_its_form_and_moves_on_only_where_a_destination_has_a_place() {
+    let position = |offset| Some(Position { epoch: 0xab, offset });
+    let wires = [Some(1), None].map(|index| Wire::Events { index, named: false });
+    let (hub, members) = hub(wires);
+    let publications = [publication(1, b"hi")];
+    let mut encoder = Encoder::new(64);
+    for (member, moved) in members.iter().zip([position(7), position(3)]) {
+        for framing in [Framing::Stream, Framing::Items] {
+            let mut cursor = Cursor::new(vec![None, position(3)]).unwrap();
+            let mut run = encoder.run(&publications);
+            let chunk = run.chunk(member.wire, framing, &hub, Some(&mut cursor)).clone();
+            let text = String::from_utf8(chunk.pieces().concat()).unwrap();
+            let (begins, has_id) = match framing {
+                Framing::Items => (",{\"type\":\"message\"", false),
+                _ if moved == position(7) => ("id: -,ab:7\ndata: {", true),
+                _ => ("data: {", false),
+            };
+            assert!(text.starts_with(begins), "{text}");
+            assert_eq!((cursor.positions()[1], text.contains("id: -")), (moved, has_id));
+        }
+    }
+    let channel = Channel::of_destination("/topic/a".into());
+    for to in [Told::Asked(AskedWire::Events), Told::Subscribed(channel)] {
+        let telling = Telling { publication: Arc::clone(&publications[0]), to };
+        for (framing, begins) in [(Framing::Stream, "data: {"), (Framing::Items, ",{\"type\"")] {
+            let chunks = encoder.tell(&telling, SessionKey(1), framing, &hub);
+            let [chunk] = &chunks[..] else { panic!("{chunks:?}") };
+            assert!(chunk.pieces().concat().starts_with(begins.as_bytes()), "{chunk:?}");
+        }
+    }
+}

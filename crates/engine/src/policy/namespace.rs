@@ -32,6 +32,19 @@ pub struct Namespace {
     pub options: NamespaceOptions,
 }
 
+impl Namespace {
+    /// One for users, without patterns and options.
+    pub fn new(name: &str, pattern: &str) -> Self {
+        Self {
+            name: name.to_owned(),
+            pattern: pattern.to_owned(),
+            patterns: false,
+            anonymous: false,
+            options: NamespaceOptions::default(),
+        }
+    }
+}
+
 /// What a namespace does with its publications.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NamespaceOptions {

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanlight_proto::native::ServerMessage;
-use fanlight_proto::{Destination, DestinationError};
+use fanlight_proto::{CloseReason, Destination};
 use serde_json::json;
 
 use super::headers;
 use super::live::{Answer, Draft, Note, Publishing, Work};
 use super::recovery::Wanted;
-use super::{Cx, Effect, Fault, Rules, Session, native};
+use super::{Codec, Cx, Effect, Fault, Rules, Session, native};
 use crate::app::{AppBody, AppFailure, AppMessage, AppOutcome, KEY_MAX_BYTES};
 use crate::auth::Principal;
 use crate::broker::Channel;
@@ -45,6 +45,8 @@ pub enum Told {
 pub enum AskedWire {
     /// As native JSON.
     Native,
+    /// As an event, or to who polls as native JSON.
+    Events,
     /// As a MESSAGE.
     Stomp {
         /// The session's version.
@@ -97,22 +99,15 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         to: &str,
-        wanted: Wanted<'_>,
+        wanted: Wanted<Wire<'_>>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
         let Wanted { wire, start, headers, consuming, presence, .. } = wanted;
         let wire = match wire {
             Wire::Native { .. } => AskedWire::Native,
             Wire::Stomp { version, id, .. } => AskedWire::Stomp { version, id: id.into() },
-            // What is listened to is to come again and again.
-            Wire::Events { .. } => return Err((Fault::no_handler(), answer)),
+            Wire::Events { .. } => AskedWire::Events,
         };
-        if consuming.only_queues {
-            return Err((Fault::not_a_queue(), answer));
-        }
-        if presence {
-            return Err((Denied::NoPresence.into(), answer));
-        }
         let draft = Draft {
             to,
             body: Bytes::new(),
@@ -125,16 +120,15 @@ impl Session {
         };
         let admitted = match self.live_mut() {
             None => Err(Fault::not_connected()),
+            Some(_) if consuming.only_queues => Err(Fault::not_a_queue()),
+            Some(_) if presence => Err(Denied::NoPresence.into()),
             Some(live) if live.subscriptions.contains(id) => Err(Fault::already_subscribed()),
             // It costs a backend what a message does.
             Some(live) => live.admit(cx, true),
         };
         let message = admitted.and_then(|()| self.app_message(cx, AppKind::Request, draft));
-        let message = match message {
-            Ok(message) => message,
-            Err(fault) => return Err((fault, answer)),
-        };
-        if let Some(live) = self.live_mut() {
+        let (message, answer) = answer.along(message)?;
+        if let Some(live) = self.live_mut().filter(|_| !matches!(wire, AskedWire::Events)) {
             live.count_request();
         }
         let to = message.destination().clone();
@@ -208,19 +202,25 @@ impl Session {
         let id = match answer {
             Answer::Request(id) => Some(id.clone()),
             Answer::Nobody => None,
-            Answer::Receipt(_) | Answer::Joined(_) | Answer::ByServer(_) => return,
+            Answer::Joined(index) => Some(u64::from(*index).into()),
+            Answer::Receipt(_) | Answer::ByServer(_) => return,
         };
-        if self.is_native() {
-            native::write(
-                cx,
-                &ServerMessage::Error {
-                    id,
-                    code: failure.code().to_owned().into(),
-                    message: failure.to_string(),
-                    retry_after_ms: failure.retry_after_ms(),
-                    to: None,
-                },
-            );
+        let error = ServerMessage::Error {
+            id,
+            code: failure.code().to_owned().into(),
+            message: failure.to_string(),
+            retry_after_ms: failure.retry_after_ms(),
+            to: None,
+        };
+        match self.codec {
+            Codec::Native => native::write(cx, &error),
+            Codec::Events(_) => {
+                let is_refused = matches!(failure, AppFailure::Refused(_));
+                let reason =
+                    if is_refused { CloseReason::Forbidden } else { CloseReason::Unavailable };
+                self.events_end(cx, &error, reason);
+            }
+            Codec::Stomp { .. } | Codec::Undecided => {}
         }
     }
 
@@ -259,15 +259,10 @@ pub(super) fn app_message(
     kind: AppKind,
     draft: Draft<'_>,
 ) -> Result<AppMessage, Fault> {
-    let limit = rules.limits.destination_bytes;
-    if draft.to.len() > limit {
-        return Err(Fault::destination_too_long(limit));
-    }
     if draft.exclude_self {
         return Err(Fault::exclude_self_in_app());
     }
-    let destination: Destination =
-        draft.to.parse().map_err(|error: DestinationError| Fault::from(error))?;
+    let destination = read_destination(rules, draft.to)?;
     let permit = rules.policy.app(sender.subject, kind, &destination)?;
     if draft.key.is_some_and(|key| key.is_empty() || key.len() > KEY_MAX_BYTES) {
         return Err(Fault::bad_key(KEY_MAX_BYTES));
@@ -284,6 +279,29 @@ pub(super) fn app_message(
         key: draft.key.map(Into::into),
         at_unix_ms: now.unix_ms,
     })
+}
+
+/// Whether `subject` may have a backend answer a subscription to `to`.
+pub(super) fn may_ask(
+    rules: &Rules,
+    subject: &Subject<'_>,
+    to: &str,
+    presence: bool,
+) -> Result<(), Fault> {
+    if presence {
+        return Err(Denied::NoPresence.into());
+    }
+    let destination = read_destination(rules, to)?;
+    rules.policy.app(subject, AppKind::Request, &destination)?;
+    Ok(())
+}
+
+fn read_destination(rules: &Rules, to: &str) -> Result<Destination, Fault> {
+    let limit = rules.limits.destination_bytes;
+    if to.len() > limit {
+        return Err(Fault::destination_too_long(limit));
+    }
+    Ok(to.parse::<Destination>()?)
 }
 
 /// The session that a request over HTTP names to be answered: one of its own user's, since nobody

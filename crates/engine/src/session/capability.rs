@@ -7,7 +7,7 @@ use fanlight_proto::stomp::Frame;
 
 use super::live::{Answer, Live, Work, may_subscribe};
 use super::presence::may_see_presence;
-use super::subscriptions::Subscription;
+use super::subscriptions::{Feed, Subscription};
 use super::{Codec, Cx, Effect, Fault, Rules, Session};
 use crate::auth::{AuthError, Capability, Principal, Token};
 use crate::policy::Subject;
@@ -117,7 +117,12 @@ impl Session {
             Some(Work::Decide(deciding)) => deciding.capability(),
             _ => None,
         };
-        subscriptions.filter_map(|own| own.capability.as_deref()).chain(waiting)
+        let listening = match &self.codec {
+            Codec::Events(events) => events.capability_in_use(),
+            _ => None,
+        };
+        let own = subscriptions.filter_map(|own| own.capability.as_deref());
+        own.chain(waiting).chain(listening)
     }
 
     /// The capability in hand, if a subscription needs it.
@@ -133,27 +138,28 @@ impl Session {
         is_needed.then(|| Arc::clone(capability))
     }
 
-    /// Whether a subscription would be allowed now.
-    pub(super) fn is_still_allowed(&self, rules: &Rules, to: &str) -> bool {
-        let Some(subscription) = self.live().and_then(|live| live.subscriptions.of(to)) else {
-            return true;
-        };
-        let capability = subscription.capability.as_ref().map(|capability| &capability.grants);
-        let subject = Subject { capability, ..self.subject() };
-        may(rules, &subject, to, subscription.presence)
+    /// The subscription that is being joined.
+    fn joining(&self) -> Option<Feed> {
+        match self.work.as_deref()? {
+            Work::Join(joining) => Some(joining.feed()),
+            Work::Recover(recovering) => Some(recovering.feed()),
+            _ => None,
+        }
     }
 
     /// Ends the subscriptions whose capabilities are over. STOMP and events can't end one alone and
     /// say why, so there the session ends.
     pub(super) fn end_capabilities(&mut self, cx: &mut Cx<'_>) {
         let Some(live) = self.live() else { return };
-        let over =
-            |own: &&Subscription| own.until_s().is_some_and(|until| until <= cx.now.unix_s());
-        let over: Vec<_> =
-            live.subscriptions.iter().filter(over).map(|own| own.id.clone()).collect();
-        let is_native = matches!(self.codec, Codec::Native);
-        for id in over {
-            if !is_native {
+        let (is_native, joining) = (matches!(self.codec, Codec::Native), self.joining());
+        let over = live.subscriptions.iter().filter(|own| own.is_over(cx.now));
+        let over: Vec<_> = over
+            // One that is being joined ends once it is live, if that comes soon.
+            .filter(|own| !is_native || Some(own.feed) != joining || own.is_late(cx.now))
+            .map(|own| (own.id.clone(), own.feed))
+            .collect();
+        for (id, feed) in over {
+            if !is_native || Some(feed) == joining {
                 return self.fail(cx, &Fault::capability_expired(&id).fatal());
             }
             if self.unsubscribe(cx, &id).is_ok() {
@@ -189,6 +195,16 @@ impl Subscription {
     fn until_s(&self) -> Option<u64> {
         self.capability.as_ref().map(|capability| capability.expires_unix_s)
     }
+
+    fn is_over(&self, now: Now) -> bool {
+        self.until_s().is_some_and(|until_s| until_s <= now.unix_s())
+    }
+
+    /// Whether that was long ago.
+    fn is_late(&self, now: Now) -> bool {
+        let end_s = self.until_s().map(|until_s| until_s.saturating_add(JOIN_MAX_S));
+        end_s.is_some_and(|end_s| end_s <= now.unix_s())
+    }
 }
 
 /// A capability that a session of `principal` may use now.
@@ -200,7 +216,7 @@ pub(super) fn check(
     if !capability.is_for(principal) {
         return Err(AuthError::OtherUser);
     }
-    if capability.expires_unix_s <= now.unix_s() {
+    if capability.is_over(now) {
         return Err(AuthError::Expired);
     }
     Ok(capability)
@@ -211,5 +227,8 @@ fn may(rules: &Rules, subject: &Subject<'_>, to: &str, presence: bool) -> bool {
         && (!presence || may_see_presence(rules, subject, to).is_ok())
 }
 
+/// How long a subscription may go on to be joined beyond its capability, in seconds: a client that
+/// reads slowly decides how long its history takes.
+const JOIN_MAX_S: u64 = 15;
 /// The header of STOMP that a capability comes in.
 pub(super) const TOKEN: &str = "token";

@@ -1,29 +1,21 @@
-//! What waits for a backend to agree: subscriptions, and the time of a session.
-
-use std::sync::Arc;
+//! Subscriptions that wait for a backend to agree.
 
 use fanlight_proto::stomp::Version;
 
 use super::live::{Answer, Work};
-use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
-use crate::auth::{AuthError, Capability, Principal};
-use crate::hook::{HookError, Renewal, SubscribeQuestion};
+use crate::auth::Capability;
+use crate::hook::{HookError, SubscribeQuestion};
 use crate::hub::Wire;
 use crate::policy::{Right, SubscribePermit};
-use crate::timeline::Start;
 
 /// A subscription that waits for a backend's consent.
 #[derive(Debug)]
 pub(super) struct Deciding {
     right: Right<SubscribePermit>,
     id: Box<str>,
-    wire: KeptWire,
-    start: Start,
-    presence: bool,
-    consuming: Consuming,
-    capability: Option<Arc<Capability>>,
+    wanted: Wanted<KeptWire>,
     answer: Answer,
 }
 
@@ -32,7 +24,7 @@ pub(super) struct Deciding {
 enum KeptWire {
     Native { named: bool },
     Stomp { version: Version, ack: bool },
-    Events { index: u16, named: bool },
+    Events { index: Option<u16>, named: bool },
 }
 
 impl Session {
@@ -42,7 +34,7 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         right: Right<SubscribePermit>,
-        wanted: Wanted<'_>,
+        wanted: Wanted<Wire<'_>>,
         answer: Answer,
     ) {
         let Some(hook) = right.hook().cloned() else {
@@ -54,9 +46,8 @@ impl Session {
             principal: self.principal().cloned(),
             destination: right.name().into(),
         };
-        let Wanted { wire, start, presence, consuming, capability, .. } = wanted;
-        let (id, wire) = (id.into(), KeptWire::of(wire));
-        let deciding = Deciding { right, id, wire, start, presence, consuming, capability, answer };
+        let wire = KeptWire::of(wanted.wire);
+        let deciding = Deciding { right, id: id.into(), wanted: wanted.in_wire(wire), answer };
         let effect = Effect::AskToSubscribe(Box::new(question));
         self.start(cx, Work::Decide(Box::new(deciding)), effect);
     }
@@ -64,46 +55,17 @@ impl Session {
     pub(super) fn on_decided(
         &mut self,
         cx: &mut Cx<'_>,
-        deciding: Deciding,
+        Deciding { right, id, wanted, answer }: Deciding,
         consent: Result<(), HookError>,
     ) {
-        let Deciding { right, id, wire, start, presence, consuming, capability, answer } = deciding;
         let permit = match right.decided(consent) {
             Ok(permit) => permit,
             Err(error) => return self.refuse(cx, &error.into(), &answer),
         };
-        let (wire, headers) = (wire.with(&id), Box::default());
-        let wanted = Wanted { wire, start, presence, consuming, headers, capability };
+        let wire = wanted.wire.with(&id);
+        let wanted = wanted.in_wire(wire);
         if let Err((fault, answer)) = self.subscribe_permitted(cx, &id, permit, wanted, answer) {
             self.refuse(cx, &fault, &answer);
-        }
-    }
-
-    /// Has a session go on whose time is over, where a backend decides about that. Without one, or
-    /// while it does something else for longer than it may, it ends.
-    pub(super) fn renew(&mut self, cx: &mut Cx<'_>) {
-        let Some(principal) = self.principal().cloned() else { return };
-        let expired_s = principal.expires_unix_s.unwrap_or(u64::MAX);
-        let is_late = cx.now.unix_s() >= expired_s.saturating_add(RENEWAL_MAX_S);
-        if !cx.rules.hooks.refresh || is_late {
-            return self.fail(cx, &Fault::token_expired());
-        }
-        if !self.is_busy() {
-            let effect = Effect::Renew(Box::new(Renewal { principal, token: None }));
-            self.start(cx, Work::Renew, effect);
-        }
-    }
-
-    pub(super) fn on_renewed(
-        &mut self,
-        cx: &mut Cx<'_>,
-        result: Result<Arc<Principal>, AuthError>,
-    ) {
-        match (result, self.live_mut()) {
-            (Ok(principal), Some(live)) if !principal.is_expired(cx.now) => {
-                live.principal = Some(principal);
-            }
-            _ => self.fail(cx, &Fault::token_expired()),
         }
     }
 }
@@ -111,7 +73,7 @@ impl Session {
 impl Deciding {
     /// By what it would be there.
     pub(super) fn capability(&self) -> Option<&Capability> {
-        self.capability.as_deref()
+        self.wanted.capability.as_deref()
     }
 }
 
@@ -133,6 +95,3 @@ impl KeptWire {
         }
     }
 }
-
-/// How long after its end a session may wait for its backend's word, in seconds.
-const RENEWAL_MAX_S: u64 = 15;

@@ -14,9 +14,10 @@ use fanlight_proto::{CloseReason, Position};
 use uuid::Uuid;
 
 use super::alone::Refusal;
+use super::app::{is_app, may_ask};
 use super::connect::Connecting;
 use super::heartbeat::Beats;
-use super::live::{Answer, Note, may_subscribe};
+use super::live::{Answer, Note, is_pattern, may_subscribe};
 use super::native::{self, is_named_user};
 use super::presence::may_see_presence;
 use super::queue::Consuming;
@@ -89,12 +90,9 @@ impl Listening {
         let subject = Subject { capability, ..own };
         let mut named = HashSet::new();
         for to in &self.wanted {
-            let mut checked = may_subscribe(rules, &subject, to).map(drop);
+            let mut checked = may_listen(rules, &subject, to, self.presence);
             if checked.is_ok() && !named.insert(to) {
                 checked = Err(Fault::repeated_destination());
-            }
-            if self.presence && checked.is_ok() {
-                checked = may_see_presence(rules, &subject, to).map(drop);
             }
             checked.map_err(|fault| Refusal::of(fault, to))?;
         }
@@ -172,7 +170,7 @@ impl Session {
         let Codec::Events(events) = &self.codec else { return };
         let Some((index, to, since)) = events.next() else { return };
         let presence = events.listening.presence;
-        let wire = Wire::Events { index, named: is_named_user(&to) };
+        let wire = Wire::Events { index: Some(index), named: is_named_user(&to) };
         // It can't ask again from the same place, once an id further on has come.
         let start = since.map_or(Start::Now, Start::Resume);
         let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
@@ -211,10 +209,31 @@ impl Session {
             return;
         }
         let id = index.map(|index| u64::from(index).into());
+        self.events_end(cx, &native::error(fault, id), fault.reason);
+    }
+
+    /// Ends it with this as its last word.
+    pub(super) fn events_end(
+        &mut self,
+        cx: &mut Cx<'_>,
+        error: &ServerMessage,
+        reason: CloseReason,
+    ) {
         if let Some(form) = self.form() {
-            write(cx, form, None, Some(FAULT), &native::error(fault, id));
+            write(cx, form, None, Some(FAULT), error);
         }
-        self.end(cx, fault.reason);
+        self.end(cx, reason);
+    }
+
+    /// Tells of a subscription that a backend has made or ended.
+    pub(super) fn events_told(&mut self, cx: &mut Cx<'_>, message: &ServerMessage) {
+        let event = match message {
+            ServerMessage::Unsubscribed { .. } => UNSUBSCRIBED,
+            _ => SUBSCRIBED,
+        };
+        if let Some(form) = self.form() {
+            write(cx, form, None, Some(event), message);
+        }
     }
 
     pub(super) fn events_reconnect(&mut self, cx: &mut Cx<'_>, after_ms: u64, reason: CloseReason) {
@@ -233,7 +252,22 @@ impl Session {
     }
 }
 
+/// Whether `subject` may listen to `to`: subscribe, or have a backend answer it.
+fn may_listen(rules: &Rules, subject: &Subject<'_>, to: &str, presence: bool) -> Result<(), Fault> {
+    if is_app(to) && !is_pattern(to) {
+        return may_ask(rules, subject, to, presence);
+    }
+    may_subscribe(rules, subject, to)?;
+    if presence { may_see_presence(rules, subject, to).map(drop) } else { Ok(()) }
+}
+
 impl Events {
+    /// By which it may still subscribe, while it does.
+    pub(super) fn capability_in_use(&self) -> Option<&Capability> {
+        let joins = usize::from(self.joined) < self.listening.wanted.len();
+        self.listening.capability.as_deref().filter(|_| joins)
+    }
+
     /// What is to be joined next: its place, its name, and where the client stands in it.
     fn next(&self) -> Option<(u16, Box<str>, Option<Position>)> {
         let at = usize::from(self.joined);
@@ -295,6 +329,7 @@ const fn name(text: &'static str) -> Field<'static> {
 
 const CONNECTED: Field<'static> = name("connected");
 const SUBSCRIBED: Field<'static> = name("subscribed");
+const UNSUBSCRIBED: Field<'static> = name("unsubscribed");
 const RECONNECT: Field<'static> = name("reconnect");
 /// Not `error`, which is `EventSource`'s own.
 const FAULT: Field<'static> = name("fault");

@@ -128,6 +128,16 @@ pub(super) enum Answer {
     ByServer(Box<str>),
 }
 
+impl Answer {
+    /// Goes on along with what went well, or goes back to be told what did not.
+    pub(super) fn along<T>(self, outcome: Result<T, Fault>) -> Result<(T, Self), (Fault, Self)> {
+        match outcome {
+            Ok(value) => Ok((value, self)),
+            Err(fault) => Err((fault, self)),
+        }
+    }
+}
+
 /// What else a positive answer says.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Note {

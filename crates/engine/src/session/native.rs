@@ -19,7 +19,7 @@ use super::presence::Page;
 use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Cx, Effect, Fault, Session};
-use crate::auth::{AuthError, Credentials, Principal, Token};
+use crate::auth::{Credentials, Token};
 use crate::hook::Renewal;
 use crate::hub::Wire;
 use crate::limits::Limits;
@@ -163,40 +163,6 @@ impl Session {
         write(cx, &message);
     }
 
-    /// A refreshed token must be the same user's, and what it no longer allows ends.
-    pub(super) fn on_refreshed(
-        &mut self,
-        cx: &mut Cx<'_>,
-        id: Option<RequestId>,
-        result: Result<Arc<Principal>, AuthError>,
-    ) {
-        let former = self.principal().cloned();
-        let principal = match (result, former.as_deref()) {
-            (Ok(principal), Some(former)) if principal.user == former.user => principal,
-            (Ok(_), _) => return self.native_fail(cx, &Fault::other_user(), id),
-            (Err(error), _) => return self.native_fail(cx, &error.into(), id),
-        };
-        let may_do_the_same = former.is_some_and(|former| former.has_rights_of(&principal));
-        let Some(live) = self.live_mut() else { return };
-        live.principal = Some(principal);
-        if !may_do_the_same {
-            self.end_what_is_no_longer_allowed(cx);
-        }
-        self.confirm(cx, Answer::to(id), Note::default());
-    }
-
-    fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
-        let Some(live) = self.live() else { return };
-        // What a backend has subscribed to, no rule allowed before either.
-        let own = live.subscriptions.iter().filter(|own| !own.by_server);
-        let all = own.map(|own| own.id.clone());
-        for to in all.collect::<Vec<_>>() {
-            if !self.is_still_allowed(cx.rules, &to) && self.unsubscribe(cx, &to).is_ok() {
-                self.native_ended(cx, &Fault::subscription_revoked(&to), &to);
-            }
-        }
-    }
-
     pub(super) fn native_fail(&mut self, cx: &mut Cx<'_>, fault: &Fault, id: Option<RequestId>) {
         if self.is_closed() {
             return;
@@ -227,7 +193,7 @@ impl Session {
 }
 
 impl Answer {
-    fn to(id: Option<RequestId>) -> Self {
+    pub(super) fn to(id: Option<RequestId>) -> Self {
         id.map_or(Self::Nobody, Self::Request)
     }
 }

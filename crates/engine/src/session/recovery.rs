@@ -41,8 +41,8 @@ pub struct Recover {
 
 /// How a client wants to subscribe.
 #[derive(Debug)]
-pub(super) struct Wanted<'w> {
-    pub(super) wire: Wire<'w>,
+pub(super) struct Wanted<W> {
+    pub(super) wire: W,
     /// What to begin with.
     pub(super) start: Start,
     /// Whether to be told who comes and goes.
@@ -96,6 +96,28 @@ pub(super) struct Asking {
     to: Box<str>,
 }
 
+impl<W> Wanted<W> {
+    /// The same, written in another way.
+    pub(super) fn in_wire<V>(self, wire: V) -> Wanted<V> {
+        let Self { start, presence, consuming, headers, capability, .. } = self;
+        Wanted { wire, start, presence, consuming, headers, capability }
+    }
+}
+
+impl Joining {
+    /// The subscription.
+    pub(super) fn feed(&self) -> Feed {
+        self.beginning.feed
+    }
+}
+
+impl Recovering {
+    /// The subscription.
+    pub(super) fn feed(&self) -> Feed {
+        self.beginning.feed
+    }
+}
+
 impl Session {
     /// Subscribes `id` to the destination or pattern `to`, if the policy permits it.
     pub(super) fn subscribe(
@@ -103,7 +125,7 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         to: &str,
-        wanted: Wanted<'_>,
+        wanted: Wanted<Wire<'_>>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
         if is_app(to) && !is_pattern(to) {
@@ -118,10 +140,7 @@ impl Session {
         let permitted = seen.and_then(|()| self.permit_subscription(cx, id, to));
         let permitted =
             permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
-        let right = match permitted {
-            Ok(right) => right,
-            Err(fault) => return Err((fault, answer)),
-        };
+        let (right, answer) = answer.along(permitted)?;
         let capability = self.capability_for(cx, to, presence);
         let wanted = Wanted { capability, ..wanted };
         match right.permit() {
@@ -139,11 +158,15 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         permit: SubscribePermit,
-        wanted: Wanted<'_>,
+        wanted: Wanted<Wire<'_>>,
         answer: Answer,
     ) -> Result<(), (Fault, Answer)> {
         if permit.queue().is_none() && wanted.consuming.only_queues {
             return Err((Fault::not_a_queue(), answer));
+        }
+        // It was good when the request came, or the one that began this stream.
+        if wanted.capability.as_ref().is_some_and(|capability| capability.is_over(cx.now)) {
+            return Err((Fault::capability_expired(id), answer));
         }
         self.begin(cx, id, permit, wanted, answer);
         Ok(())
@@ -155,7 +178,7 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         permit: SubscribePermit,
-        Wanted { wire, start, presence, consuming, capability, .. }: Wanted<'_>,
+        Wanted { wire, start, presence, consuming, capability, .. }: Wanted<Wire<'_>>,
         answer: Answer,
     ) {
         let queue = permit.queue();

@@ -27,7 +27,7 @@ impl Session {
     /// too much of this waits already, and it is not done.
     ///
     /// What can't be done is left: a subscription that there is already or that there is no room
-    /// for, one of a client that only listens, which chose its destinations when it came.
+    /// for.
     pub fn on_order(&mut self, cx: &mut Cx<'_>, order: Order) -> bool {
         if self.is_closed() {
             return true;
@@ -72,7 +72,8 @@ impl Session {
                 let version = self.stomp_version();
                 (&*stomp_id, Wire::Stomp { version, id: &stomp_id, ack: false })
             }
-            Codec::Undecided | Codec::Events(_) => return,
+            Codec::Events(_) => (text, Wire::Events { index: None, named: is_named_user(text) }),
+            Codec::Undecided => return,
         };
         if live.subscriptions.contains(id) {
             return;
@@ -91,9 +92,6 @@ impl Session {
     fn server_unsubscribe(&mut self, cx: &mut Cx<'_>, to: &Destination) {
         let Some(permit) = self.server_permit(cx, to) else { return };
         let Target::Destination(destination) = permit.target() else { return };
-        if matches!(self.codec, Codec::Undecided | Codec::Events(_)) {
-            return;
-        }
         let Some(live) = self.live() else { return };
         let is_meant = |feed| match feed {
             Feed::Hub(key) => cx.hub.is_to(key, destination),
@@ -106,8 +104,9 @@ impl Session {
             if self.unsubscribe(cx, &id).is_err() {
                 continue;
             }
-            if matches!(self.codec, Codec::Native) {
-                write(cx, &ServerMessage::Unsubscribed { to: id.into() });
+            let is_stomp = matches!(self.codec, Codec::Stomp { .. });
+            if !is_stomp {
+                self.tell(cx, &ServerMessage::Unsubscribed { to: id.into() });
             } else if !by_server && let Some(live) = self.live_mut() {
                 // STOMP has no frame to tell it: its own UNSUBSCRIBE must not be an error.
                 live.subscriptions.add(Subscription::ended(id, permit.channel().clone()));
@@ -118,14 +117,20 @@ impl Session {
     /// The client learns of a subscription that it has not asked for. STOMP has no frame for that:
     /// the subscription's first MESSAGE tells.
     pub(super) fn tell_subscribed(&mut self, cx: &mut Cx<'_>, to: &str, note: Note) {
-        if matches!(self.codec, Codec::Native) {
-            let message = ServerMessage::Subscribed {
-                to: to.to_owned(),
-                degraded: note.degraded,
-                epoch: note.position.map(|position| position.epoch_text()),
-                offset: note.position.map(|position| position.offset),
-            };
-            write(cx, &message);
+        let message = ServerMessage::Subscribed {
+            to: to.to_owned(),
+            degraded: note.degraded,
+            epoch: note.position.map(|position| position.epoch_text()),
+            offset: note.position.map(|position| position.offset),
+        };
+        self.tell(cx, &message);
+    }
+
+    fn tell(&mut self, cx: &mut Cx<'_>, message: &ServerMessage) {
+        match self.codec {
+            Codec::Native => write(cx, message),
+            Codec::Events(_) => self.events_told(cx, message),
+            Codec::Stomp { .. } | Codec::Undecided => {}
         }
     }
 

@@ -65,10 +65,6 @@ impl Subscriptions {
         self.0.iter().any(|subscription| *subscription.id == *id)
     }
 
-    pub(super) fn of(&self, id: &str) -> Option<&Subscription> {
-        self.0.iter().find(|subscription| *subscription.id == *id)
-    }
-
     /// Whether the client itself has made one with this id.
     pub(super) fn is_clients(&self, id: &str) -> bool {
         self.0.iter().any(|subscription| *subscription.id == *id && !subscription.by_server)

@@ -109,6 +109,45 @@ fn a_subscription_ends_with_its_capability_unless_the_policy_allows_it() {
     "##]]);
 }
 
+/// Else who always joins something, or reads its history slowly, would keep all of them.
+#[test]
+fn while_one_subscription_is_joined_others_end_with_their_capabilities_and_it_soon_after() {
+    check(expect![[r##"
+        # native
+        C> {"type":"subscribe","to":"/topic/told/a","token":"cap:2::{\"subscribe\":[\"/topic/told/*\"]}"}
+        S? authorize
+        S! subscribed nobody /topic/told/a
+        S? join /topic/told/a
+        D> hold
+        C> {"type":"subscribe","to":"/topic/told/b","token":"cap:4::{\"subscribe\":[\"/topic/told/*\"]}","id":1}
+        S? authorize
+        D> authorized
+        S! subscribed nobody /topic/told/b
+        S? join /topic/told/b
+        T> 6s
+        @2s S! unsubscribed nobody /topic/told/a
+        @2s S! leave /topic/told/a
+        @2s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/a is over; it has ended; subscribe again with a new one"}
+        D> joined
+        S< ok {"id":1}
+        T> 1s
+        @1s S! unsubscribed nobody /topic/told/b
+        @1s S! leave /topic/told/b
+        @1s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/b is over; it has ended; subscribe again with a new one"}
+        C> {"type":"subscribe","to":"/topic/told/c","token":"cap:2::{\"subscribe\":[\"/topic/told/*\"]}","id":2}
+        S? authorize
+        D> authorized
+        S! subscribed nobody /topic/told/c
+        S? join /topic/told/c
+        T> 16s
+        T> 2s
+        @1s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/c is over; it has ended; subscribe again with a new one"}
+        @1s S! unsubscribed nobody /topic/told/c
+        @1s S! leave /topic/told/c
+        @1s S| close token_expired
+    "##]]);
+}
+
 #[test]
 fn in_stomp_a_capability_comes_as_a_header_and_its_end_is_the_session_s() {
     check(expect![[r##"

@@ -19,7 +19,8 @@ use fanlight_engine::queue::{
 };
 use fanlight_engine::registry::{Entered, SubscriptionChange};
 use fanlight_engine::session::{
-    Activity, Cx, Done, Effect, Handshake, Incoming, Order, Protocol, Rules, Session, Telling,
+    Activity, Cx, Done, Effect, Form, Handshake, Incoming, Listening, Order, Protocol, Rules,
+    Session, Telling,
 };
 use fanlight_engine::time::Now;
 use fanlight_engine::timeline::Recovered;
@@ -29,7 +30,8 @@ use uuid::Uuid;
 
 use crate::hooks;
 use crate::shown::{
-    app_line, frame_line, history_line, native_line, permitted_line, recover_line, shown_member,
+    app_line, event_line, frame_line, history_line, native_line, permitted_line, recover_line,
+    shown_member,
 };
 
 /// One session and what surrounds it.
@@ -53,6 +55,7 @@ pub(crate) struct Driver {
     pub(crate) present: BTreeMap<String, i32>,
     /// What was written down since it was last taken.
     pub(crate) log: Vec<String>,
+    framing: Framing,
     ids: Ids,
     activity: Activity,
     /// Messages that wait because the session is busy.
@@ -98,11 +101,22 @@ impl Driver {
             joined: BTreeMap::new(),
             present: BTreeMap::new(),
             log: Vec::new(),
+            framing: Framing::Stream,
             ids,
             activity: Activity { last_received_ms: START.mono_ms, last_sent_ms: START.mono_ms },
             unread: VecDeque::new(),
             frames: stomp::Decoder::new(),
         }
+    }
+
+    /// Begins a session that listens, in place of the one that waits for its client.
+    pub(crate) fn listen(&mut self, handshake: Handshake, listening: Listening, form: Form) {
+        if form == Form::Items {
+            self.framing = Framing::Items;
+        }
+        let (key, id) = (SessionKey(3), self.session.id());
+        self.session = Session::listener(key, id, listening, handshake, self.now);
+        self.step(Session::listen);
     }
 
     /// A transport message from the client.
@@ -400,9 +414,10 @@ impl Driver {
     /// What the session is told, in the frames that its client gets.
     fn tell(&mut self, telling: &Telling) -> Option<Pending> {
         let mut encoder = Encoder::new(usize::MAX);
-        for chunk in encoder.tell(telling, SessionKey(3), Framing::Stream, &self.hub) {
+        for chunk in encoder.tell(telling, SessionKey(3), self.framing, &self.hub) {
             let frame: Vec<u8> = chunk.pieces().concat();
-            let line = format!("S< {}", self.shown(&frame));
+            // What is for an array has a comma before it.
+            let line = format!("S< {}", self.shown(frame.strip_prefix(b",").unwrap_or(&frame)));
             let id = telling.publication.id.to_string();
             self.log.push(line.replace(&id, "<id>"));
         }
@@ -442,6 +457,9 @@ impl Driver {
         }
         if payload.starts_with(b"{") {
             return native_line(payload);
+        }
+        if self.session.listens_from().is_some() {
+            return event_line(payload);
         }
         let is_connected = payload.starts_with(b"CONNECTED");
         let frame = self.frames.next(&mut payload, &stomp::Limits::default()).unwrap();
@@ -493,11 +511,9 @@ pub(crate) fn rules() -> Rules {
 /// The same, after these.
 pub(crate) fn rules_with(first: &[PolicyRule]) -> Rules {
     let namespace = |name: &str, pattern: &str, patterns, anonymous| Namespace {
-        name: name.to_owned(),
-        pattern: pattern.to_owned(),
         patterns,
         anonymous,
-        options: NamespaceOptions::default(),
+        ..Namespace::new(name, pattern)
     };
     let allow = |destination: &str, actions: &[Action]| PolicyRule {
         actions: actions.to_vec(),
@@ -542,13 +558,7 @@ pub(crate) fn rules_with(first: &[PolicyRule]) -> Rules {
 
 /// The same, but nobody is anonymous.
 pub(crate) fn closed_rules() -> Rules {
-    let namespaces = [Namespace {
-        name: "topic".to_owned(),
-        pattern: "/topic/**".to_owned(),
-        patterns: false,
-        anonymous: false,
-        options: NamespaceOptions::default(),
-    }];
+    let namespaces = [Namespace::new("topic", "/topic/**")];
     let rules = [PolicyRule::new(RuleEffect::Allow, "/topic/**")];
     Rules { policy: Policy::new(&namespaces, &rules).unwrap(), ..Rules::default() }
 }
@@ -616,13 +626,7 @@ fn connected(connect: &[u8]) -> Driver {
 
 /// `/topic/ops` is for those with the role ops.
 pub(crate) fn role_policy() -> Policy {
-    let namespaces = [Namespace {
-        name: "topic".to_owned(),
-        pattern: "/topic/**".to_owned(),
-        patterns: false,
-        anonymous: false,
-        options: NamespaceOptions::default(),
-    }];
+    let namespaces = [Namespace::new("topic", "/topic/**")];
     let ops = PolicyRule {
         roles: vec!["ops".to_owned()],
         ..PolicyRule::new(RuleEffect::Allow, "/topic/ops")

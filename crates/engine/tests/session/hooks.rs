@@ -72,13 +72,7 @@ fn rules() -> Rules {
         publish_hook: Some("backend".into()),
         ..NamespaceOptions::default()
     };
-    let namespaces = [Namespace {
-        name: "topic".to_owned(),
-        pattern: "/topic/**".to_owned(),
-        patterns: false,
-        anonymous: false,
-        options,
-    }];
+    let namespaces = [Namespace { options, ..Namespace::new("topic", "/topic/**") }];
     let policy = Policy::new(&namespaces, &[PolicyRule::new(RuleEffect::Allow, "/topic/*")]);
     let hooks = SessionHooks { connect: true, refresh: true };
     Rules { policy: policy.unwrap(), hooks, ..Rules::default() }
@@ -207,6 +201,29 @@ fn the_backend_is_asked_after_a_capability_allows_and_the_subscription_ends_with
 }
 
 #[test]
+fn a_capability_that_is_over_when_the_backend_agrees_allows_nothing_any_more() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            C> {"type":"subscribe","to":"/topic/granted/a","token":"cap:3::{\"subscribe\":[\"/topic/granted/*\"]}","id":1}
+            S? authorize
+            D> authorized
+            S? ask backend to /topic/granted/a
+            T> 4s
+            D> decided
+            S< error {"code":"capability_expired","id":1,"message":"the capability for the subscription to /topic/granted/a is over; it has ended; subscribe again with a new one"}
+            C> {"type":"ping"}
+            S< pong {}
+        "#]],
+    );
+}
+
+#[test]
 fn a_session_whose_time_is_over_goes_on_if_the_backend_says_so() {
     check_rules(
         rules(),
@@ -225,6 +242,78 @@ fn a_session_whose_time_is_over_goes_on_if_the_backend_says_so() {
             S< error {"code":"token_expired","message":"the token has expired; connect again with a new token"}
             S| close token_expired
         "#]],
+    );
+}
+
+/// Of [`driver::role_policy`], with a backend that decides about the time of sessions.
+fn renewed_rules() -> Rules {
+    let hooks = SessionHooks { connect: false, refresh: true };
+    Rules { policy: driver::role_policy(), hooks, ..Rules::default() }
+}
+
+#[test]
+fn what_a_renewed_session_may_not_do_any_more_ends() {
+    check_rules(
+        renewed_rules(),
+        expect![[r##"
+            # native ann+ops@3
+            C> [{"type":"subscribe","to":"/topic/ops"},{"type":"subscribe","to":"/topic/all"}]
+            S? join /topic/ops
+            S? join /topic/all
+            D> hold
+            T> 3s
+            @3s S? renew ann by nothing
+            D> renewed ann@3
+            S! leave /topic/ops
+            S< error {"code":"forbidden","message":"the new token does not allow the subscription to /topic/ops; it has ended"}
+            C> {"type":"subscribe","to":"/topic/ops","id":1}
+            S< error {"code":"forbidden","id":1,"message":"the policy does not allow this"}
+            T> 3s
+            @3s S? renew ann by nothing
+            D> renewed bob@3
+            S< error {"code":"unauthorized","message":"the token is another user's; connect again to change the user"}
+            S! leave /topic/all
+            S| close unauthorized
+        "##]],
+    );
+    check_rules(
+        renewed_rules(),
+        expect![[r#"
+            # stomp 1.2 ann+ops@3
+            C> SUBSCRIBE id:1 destination:/topic/ops
+            S? join /topic/ops
+            C> SUBSCRIBE id:2 destination:/topic/all
+            S? join /topic/all
+            D> hold
+            T> 3s
+            @3s S? renew ann by nothing
+            D> renewed ann@3
+            S< ERROR code:forbidden message:the new token does not allow the subscription to 1; it has ended
+            S! leave /topic/ops
+            S! leave /topic/all
+            S| close forbidden
+        "#]],
+    );
+}
+
+#[test]
+fn a_session_that_always_has_something_under_way_is_renewed_between_two_requests() {
+    check_rules(
+        renewed_rules(),
+        expect![[r##"
+            # native ann@2
+            D> hold
+            C> [{"type":"send","to":"/topic/all","data":1,"id":1},{"type":"send","to":"/topic/all","data":2,"id":2}]
+            S? publish /topic/all from ann as known application/json | 1
+            T> 2s
+            D> published
+            S< ok {"id":1,"message_id":"<id>"}
+            S? renew ann by nothing
+            D> renewed ann@60
+            S? publish /topic/all from ann as known application/json | 2
+            D> published
+            S< ok {"id":2,"message_id":"<id>"}
+        "##]],
     );
 }
 

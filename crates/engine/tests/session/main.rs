@@ -10,6 +10,7 @@ mod connect;
 mod drain;
 mod driver;
 mod errors;
+mod events;
 mod hooks;
 mod model;
 mod native;

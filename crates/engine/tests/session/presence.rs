@@ -15,11 +15,10 @@ use crate::transcript::check_rules;
 /// `/topic/kept/**` has a history too.
 fn rules() -> Rules {
     let namespace = |name: &str, pattern: &str, presence, patterns| Namespace {
-        name: name.to_owned(),
-        pattern: pattern.to_owned(),
         patterns,
         anonymous: true,
         options: NamespaceOptions { presence, ..NamespaceOptions::default() },
+        ..Namespace::new(name, pattern)
     };
     let kept = Namespace {
         options: NamespaceOptions {
@@ -296,11 +295,8 @@ fn the_members_are_shown_with_their_sessions() {
 fn a_refreshed_token_that_does_not_allow_presence_ends_what_shows_it() {
     let mut rules = rules();
     let namespaces = [Namespace {
-        name: "rooms".to_owned(),
-        pattern: "/topic/**".to_owned(),
-        patterns: false,
-        anonymous: false,
         options: NamespaceOptions { presence: true, ..NamespaceOptions::default() },
+        ..Namespace::new("rooms", "/topic/**")
     }];
     let seeing = PolicyRule {
         actions: vec![Action::Presence],

@@ -13,11 +13,8 @@ use crate::transcript::check_rules;
 fn rules() -> Rules {
     let options = QueueOptions { prefetch: 4, ack_timeout_ms: 10_000, ..QueueOptions::default() };
     let namespace = |name: &str, queue| Namespace {
-        name: name.to_owned(),
-        pattern: format!("/{name}/**"),
-        patterns: false,
-        anonymous: false,
         options: NamespaceOptions { queue, ..NamespaceOptions::default() },
+        ..Namespace::new(name, &format!("/{name}/**"))
     };
     let namespaces = [namespace("queue", Some(options)), namespace("topic", None)];
     let rules = ["/queue/**", "/topic/**"].map(|all| PolicyRule::new(RuleEffect::Allow, all));
@@ -483,16 +480,14 @@ fn queues_have_neither_patterns_nor_history_nor_presence() {
     let refused = [(true, None, false), (false, history, false), (false, None, true)];
     for (patterns, history, presence) in refused {
         let namespace = Namespace {
-            name: "queue".to_owned(),
-            pattern: "/queue/**".to_owned(),
             patterns,
-            anonymous: false,
             options: NamespaceOptions {
                 queue: queue.clone(),
                 history,
                 presence,
                 ..NamespaceOptions::default()
             },
+            ..Namespace::new("queue", "/queue/**")
         };
         let error = Policy::new(&[namespace], &[]).unwrap_err();
         assert_eq!(error, PolicyError::NotForQueues { name: "queue".to_owned() });

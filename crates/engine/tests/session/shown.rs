@@ -45,6 +45,23 @@ pub(crate) fn native_line(payload: &[u8]) -> String {
     format!("{} {}", kind.as_str().unwrap(), serde_json::to_string(&object).unwrap())
 }
 
+/// A server-sent event as `event NAME: ` and its data; without a name it is a `message`.
+pub(crate) fn event_line(payload: &[u8]) -> String {
+    let text = std::str::from_utf8(payload).unwrap();
+    let (mut name, mut line) = ("message", String::new());
+    for (field, value) in text.lines().filter_map(|line| line.split_once(": ")) {
+        match field {
+            "id" => line.push_str(&format!("id {value} ")),
+            "event" => name = value,
+            "data" => line.push_str(&format!("event {name}: {}", native_line(value.as_bytes()))),
+            // Another one for each session.
+            "retry" => {}
+            _ => panic!("what is {field:?}?"),
+        }
+    }
+    line
+}
+
 pub(crate) fn shown_member(member: &Member) -> &str {
     member.user().map_or("<anonymous>", |user| user)
 }

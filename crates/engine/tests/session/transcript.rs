@@ -3,6 +3,7 @@
 //! | line | what |
 //! |---|---|
 //! | `# stomp 1.2 ann` | begins with a session that is connected already |
+//! | `# events ann /topic/a`, `# polls ...` | begins a session that listens to these |
 //! | `C> SEND destination:/topic/a \| body` | the client sends a STOMP frame |
 //! | `C> {"type":"ping"}` | the client sends this text |
 //! | `C> (pong)`, `C> (eol)` | the client sends a pong, an end of line |
@@ -33,7 +34,7 @@ use fanlight_engine::history::{HistoryError, Lost};
 use fanlight_engine::limits::RetryAfterMs;
 use fanlight_engine::queue::QueueError;
 use fanlight_engine::registry::Entered;
-use fanlight_engine::session::{Done, Handshake, Order, Protocol, Rules};
+use fanlight_engine::session::{Done, Form, Handshake, Listening, Order, Protocol, Rules};
 use fanlight_proto::stomp::{Command, Version, Writer};
 use fanlight_proto::{CloseReason, Position};
 
@@ -80,9 +81,21 @@ pub(crate) fn run(driver: &mut Driver, line: &str) {
     }
 }
 
-/// `stomp 1.2 ann`, `native ann`; without a user it is anonymous.
+/// `stomp 1.2 ann`, `native ann`; without a user it is anonymous. `events ann /topic/a /topic/b`
 fn begin(driver: &mut Driver, who: &str) {
     let words: Vec<&str> = who.split(' ').collect();
+    if let ["events" | "polls", user, ref wanted @ ..] = words[..] {
+        let form = if words[0] == "events" { Form::Events } else { Form::Items };
+        let wanted = wanted.iter().map(|&to| to.into()).collect();
+        let listening = Listening::new(wanted, None, false, form).unwrap();
+        let handshake = driver::handshake(user);
+        let checked = listening.check(&driver.rules, handshake.principal.as_deref());
+        match checked {
+            Ok(()) => driver.listen(handshake, listening, form),
+            Err(refusal) => driver.log.push(format!("S| {}: {refusal}", refusal.code)),
+        }
+        return;
+    }
     match words[..] {
         ["stomp", version, ref user @ ..] => {
             let user = user.first().map(|user| format!(" passcode:{user}")).unwrap_or_default();

@@ -80,8 +80,8 @@ pub(super) async fn user(
 
 /// Subscribes all sessions that a user has now, wherever they are.
 ///
-/// Native clients are told by `subscribed`; the id of a STOMP subscription is `server:` and the
-/// destination. It lasts as long as the session, or until it is ended.
+/// Native clients, events and polls are told by `subscribed`; the id of a STOMP subscription is
+/// `server:` and the destination. It lasts as long as the session, or until it is ended.
 #[utoipa::path(
     post, path = "/users/{user}/subscribe", tag = "users", request_body = SubscriptionRequest,
     params(("user" = String, Path, description = "The user's name")),

@@ -25,7 +25,7 @@ impl Expiring for Principal {
 
 impl Expiring for Capability {
     fn is_expired(&self, now: Now) -> bool {
-        self.expires_unix_s <= now.unix_s()
+        self.is_over(now)
     }
 }
 

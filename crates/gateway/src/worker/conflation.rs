@@ -38,6 +38,12 @@ impl Conflated {
         }
     }
 
+    /// Whether a connection may be given what it has missed: it would be written, or go with the
+    /// answer that a request waits for, where little waits already.
+    fn is_for(&self, slot: &Slot) -> bool {
+        slot.takes_more(self.stage_max_bytes)
+    }
+
     /// Whether a subscriber does not get a run now: it is behind, and gets what it missed apart, or
     /// it falls behind now. Only where there is no room to note that, it gets it all the same.
     pub(super) fn withholds(
@@ -79,39 +85,53 @@ impl Worker {
         };
         let now_ms = shared.clock.now().mono_ms;
         let conflation = &mut self.conflation.conflation;
-        let passed = conflation.passed(destination);
-        let (mut passing, mut unconflated) = (Vec::new(), Vec::new());
+        let mut passed = conflation.passed(destination);
+        // In the order in which they came: of a key that passes, the next may find no room.
+        let mut parts: Vec<(Offered, Vec<Arc<Publication>>)> = Vec::new();
         for publication in &run.publications {
-            match conflation.offer(&run.channel, publication, conflate, now_ms) {
-                Offered::Passes => passing.push(Arc::clone(publication)),
-                Offered::Unconflated => unconflated.push(Arc::clone(publication)),
-                Offered::Waits => {}
+            let offered = conflation.offer(&run.channel, publication, conflate, now_ms);
+            match parts.last_mut() {
+                _ if offered == Offered::Waits => {}
+                Some((same, part)) if *same == offered => part.push(Arc::clone(publication)),
+                _ => parts.push((offered, vec![Arc::clone(publication)])),
             }
         }
-        if !unconflated.is_empty() {
-            let run = Run::new(run.channel.clone(), unconflated);
-            self.fan_out_run(&run, false, None).await;
-        }
-        if !passing.is_empty() {
-            let bytes = bytes_of(&passing);
-            let run = Run::new(run.channel.clone(), passing);
-            self.fan_out_as::<true>(&run, direct, None, passed).await;
-            self.flush_conflated(bytes);
+        let direct = direct && parts.len() == 1;
+        for (offered, part) in parts {
+            let (count, bytes) = (part.len() as u64, bytes_of(&part));
+            let run = Run::new(run.channel.clone(), part);
+            if offered == Offered::Unconflated {
+                self.fan_out_run(&run, false, None).await;
+            } else {
+                self.fan_out_as::<true>(&run, direct, None, passed).await;
+                passed += count;
+                self.flush_conflated(bytes);
+            }
         }
         true
     }
 
-    /// Writes what ticks let pass.
+    /// Writes what ticks let pass: of some destinations, then others have their turn.
     pub(super) async fn on_conflation_tick(&mut self) {
         self.flush_stage();
         let now_ms = self.shared.clock.now().mono_ms;
-        while let Some(tick) = self.conflation.conflation.tick(now_ms) {
+        for _ in 0..TICKS_PER_TURN {
+            let Some(tick) = self.conflation.conflation.tick(now_ms) else { break };
             // A publication that we fail at must not take its subscribers' worker with it.
             if AssertUnwindSafe(self.write_tick(tick)).catch_unwind().await.is_err() {
                 count_panic();
             }
+            if self.stage.is_large() {
+                self.flush_stage();
+                tokio::task::yield_now().await;
+            }
         }
         self.flush_stage();
+    }
+
+    /// Whether there are more ticks to write, now.
+    pub(super) fn has_conflation_due(&self) -> bool {
+        self.conflation.wait(|| self.shared.clock.now().mono_ms) == Some(Duration::ZERO)
     }
 
     async fn write_tick(&mut self, tick: Tick) {
@@ -125,16 +145,21 @@ impl Worker {
             self.flush_conflated(bytes);
         }
         for (session, subscription, passed) in behind {
-            let is_blocked = self.slots.get(session.0 as usize).is_none_or(Slot::is_blocked);
-            if !is_blocked {
+            let slot = self.slots.get(session.0 as usize);
+            if slot.is_some_and(|slot| self.conflation.is_for(slot)) {
                 self.give_latest(&destination, session, subscription, passed);
             }
         }
     }
 
-    /// Gives a session whose next request has come the latest of what it has missed.
+    /// Gives a session whose next request has come the latest of what it has missed, as much as
+    /// that takes.
     pub(super) fn give_all_latest(&mut self, key: SessionKey) {
         for (destination, subscription, passed) in self.conflation.conflation.behind_of(key) {
+            let slot = self.slots.get(key.0 as usize);
+            if !slot.is_some_and(|slot| self.conflation.is_for(slot)) {
+                break;
+            }
             self.give_latest(&destination, key, subscription, passed);
         }
         self.flush_stage();
@@ -148,17 +173,18 @@ impl Worker {
         subscription: SubscriptionKey,
         passed: u64,
     ) {
-        let member = self.hub.member(subscription).copied();
+        let member = self.hub.member_to(subscription, destination).copied();
         let Some(member) = member.filter(|member| member.session == key) else {
             // It has unsubscribed.
             return self.conflation.conflation.catch_up(destination, subscription);
         };
         let missed = self.conflation.conflation.missed(destination, passed);
+        let max_bytes = RUN_MAX_BYTES.min(self.conflation.stage_max_bytes);
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         let (mut bytes, mut upto) = (0, passed);
         let mut publications = Vec::new();
         for (at, publication) in &missed {
-            if bytes + publication.encoded_bytes() > RUN_MAX_BYTES && bytes > 0 {
+            if bytes + publication.encoded_bytes() > max_bytes && bytes > 0 {
                 break;
             }
             upto = *at;
@@ -191,9 +217,13 @@ impl Worker {
     }
 }
 
-/// Waits for a tick. Without one it is not to be waited for, and costs nothing to make.
+/// Waits for a tick. One that is due is there at once: where there is always something else to do
+/// too, none that takes until the next look at a timer would ever be had.
 pub(super) async fn tick_after(wait: Option<Duration>) {
-    tokio::time::sleep(wait.unwrap_or_default()).await;
+    match wait {
+        Some(wait) if !wait.is_zero() => tokio::time::sleep(wait).await,
+        _ => {}
+    }
 }
 
 /// Parts of a bounded size, each for the same sessions.
@@ -225,3 +255,5 @@ fn bytes_of(publications: &[Arc<Publication>]) -> usize {
 }
 
 const RUN_MAX_FRAMES: usize = 256;
+/// Destinations whose ticks are written in one turn.
+const TICKS_PER_TURN: usize = 256;

@@ -408,6 +408,8 @@ impl Worker {
                     let _ = reply.send(MailReply::Sent);
                 } else if mailbox.ended.is_some() || !mailbox.is_open {
                     let _ = reply.send(MailReply::NotHere);
+                } else if mailbox.sending.len() >= SENDS_MAX {
+                    let _ = reply.send(MailReply::Full);
                 } else {
                     mailbox.sending.push(reply);
                     if let Some(slot) = self.slots.get_mut(key.0 as usize) {
@@ -448,9 +450,7 @@ impl Worker {
         });
         slot.last_received_ms = now.mono_ms;
         let has_waited = slot.outbox.is_some();
-        if !has_waited {
-            self.give_all_latest(key);
-        }
+        self.give_all_latest(key);
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
         slot.hand_over(now.mono_ms);
         if has_waited && slot.outbox.is_none() {
@@ -570,6 +570,9 @@ fn close_frame(close: &Close) -> Bytes {
     out.into()
 }
 
+/// Requests with messages that wait for a session, whoever made them may have gone since. A client
+/// of SockJS makes one at a time.
+const SENDS_MAX: usize = 4;
 /// How long a receiver that stays may take from one frame to its next request: longer than a
 /// client may take to read a frame.
 const BETWEEN_MS: u64 = 15_000;

@@ -3,12 +3,12 @@
 
 use std::sync::Arc;
 
-use fanlight_engine::auth::Principal;
+use fanlight_engine::auth::{AuthError, Principal};
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Command, Entry, Handle, Order, SessionKind};
 use fanlight_engine::revocation::{Revocation, Revoked};
-use fanlight_engine::session::{self, Protocol};
+use fanlight_engine::session::{self, Done, Protocol};
 use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use slab::Slab;
@@ -117,6 +117,21 @@ impl Worker {
             || self.session(key).is_some_and(|session| {
                 session.capabilities().any(|own| known.covers_capability(own, now))
             })
+    }
+
+    /// What was found good may have been revoked before its answer came here, behind the look at
+    /// those who have it.
+    pub(super) fn unless_revoked(&self, done: Done, now: Now) -> Done {
+        let known = self.shared.revocations.known();
+        match done {
+            Done::Authenticated(Ok(own)) if known.covers(&own, now) => {
+                Done::Authenticated(Err(AuthError::Revoked))
+            }
+            Done::Authorized(Ok(own)) if known.covers_capability(&own, now) => {
+                Done::Authorized(Err(AuthError::Revoked))
+            }
+            done => done,
+        }
     }
 
     fn claimant(&self, key: SessionKey) -> Option<&Principal> {

@@ -36,8 +36,6 @@ pub(super) struct Slot {
     pub serial: u64,
     pub last_received_ms: u64,
     pub last_sent_ms: u64,
-    /// When the outbox last began to wait.
-    pub blocked_since_ms: u64,
     pub phase: Phase,
     pub framing: Framing,
     /// Reading waits for the session (it is busy) or for the outbox (echo).
@@ -254,7 +252,7 @@ impl Slot {
     ) -> Written {
         let outbox = self.outbox.get_or_insert_default();
         if outbox.is_empty() {
-            self.blocked_since_ms = now_ms;
+            outbox.waits_from(now_ms);
         }
         for (at, chunk) in chunks.iter().enumerate() {
             if outbox.push(chunk.clone(), done, limits).is_err() {
@@ -294,7 +292,7 @@ impl Slot {
                     outbox.advance(bytes);
                     *sent += bytes as u64;
                     self.last_sent_ms = now_ms;
-                    self.blocked_since_ms = now_ms;
+                    outbox.waits_from(now_ms);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Written::Taken,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -339,6 +337,16 @@ impl Slot {
     pub(super) fn is_blocked(&self) -> bool {
         self.outbox.is_some()
             || matches!(&self.link, Link::Mailbox(mailbox) if !mailbox.is_awaited())
+    }
+
+    /// Whether something that could have come earlier may be written now: it does not wait for a
+    /// socket, nor make what waits for a request more than about `most_bytes` larger than that.
+    pub(super) fn takes_more(&self, most_bytes: usize) -> bool {
+        let waiting_bytes = self.outbox.as_ref().map_or(0, |outbox| outbox.bytes());
+        match &self.link {
+            Link::Mailbox(mailbox) => mailbox.is_awaited() && waiting_bytes <= most_bytes,
+            _ => self.outbox.is_none(),
+        }
     }
 
     /// Whether somebody receives from the mailbox that this is.
@@ -418,9 +426,8 @@ impl Slot {
     /// Whether the outbox has waited longer than `send_time_ms`.
     pub(super) fn is_stuck(&self, now_ms: u64, send_time_ms: u64) -> bool {
         // A mailbox has other ways to find out that nobody takes anything.
-        self.socket.is_some()
-            && self.outbox.is_some()
-            && now_ms.saturating_sub(self.blocked_since_ms) > send_time_ms
+        let outbox = self.outbox.as_ref().filter(|_| self.socket.is_some());
+        outbox.is_some_and(|outbox| outbox.waits_ms(now_ms) > send_time_ms)
     }
 }
 
@@ -485,6 +492,6 @@ mod tests {
 
     #[test]
     fn an_idle_connection_is_small() {
-        assert!(size_of::<Slot>() <= 288, "{}", size_of::<Slot>());
+        assert!(size_of::<Slot>() <= 264, "{}", size_of::<Slot>());
     }
 }

@@ -3,29 +3,32 @@
 use std::net::{IpAddr, TcpListener};
 
 use bytes::Bytes;
-use fanlight_engine::auth::TokenRules;
+use fanlight_engine::auth::{Capability, Principal, TokenRules};
 use fanlight_engine::broker::{
     BrokerHealth, Joined, MemoryBroker, PublishError, Published, Reach, WallClock,
 };
+use fanlight_engine::conflate::Conflate;
 use fanlight_engine::history::{
     History, HistoryError, HistoryPage, HistoryQuery, IdempotencyKey, Removed,
 };
 use fanlight_engine::limits::{Heartbeats, Limits};
 use fanlight_engine::peers::MemoryPeers;
 use fanlight_engine::policy::{
-    Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RemovalPermit, RuleEffect,
+    Grants, Namespace, NamespaceOptions, Policy, PolicyRule, PublishPermit, RemovalPermit,
+    RuleEffect,
 };
 use fanlight_engine::presence::MemoryPresence;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::registry::{MemoryRegistry, NodeStatus, SessionLimit, WhenFull};
-use fanlight_engine::revocation::MemoryRevocations;
+use fanlight_engine::revocation::{MemoryRevocations, Revocation, Revoked};
 use fanlight_engine::session::{Handshake, OnForbidden, Protocol};
 use fanlight_testkit::{Orders, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpSocket;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::{Instant, timeout};
 
+mod conflation;
 mod recovery;
 
 use super::*;
@@ -99,6 +102,10 @@ fn presence() -> MemoryPresence {
 }
 
 const OUTBOX: OutboxLimits = OutboxLimits { bytes: 1 << 20, frames: 1000 };
+/// Of `/topic/conflated/**`.
+const CONFLATE_MS: u64 = 50;
+/// What that may take.
+const CONFLATION_BYTES: usize = 1 << 20;
 
 fn alone() -> NodeStatus {
     NodeStatus {
@@ -114,18 +121,26 @@ fn alone() -> NodeStatus {
 
 fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerShared> {
     let namespace = Namespace {
-        name: "open".into(),
-        pattern: "/topic/**".into(),
-        patterns: false,
         anonymous: true,
         options: NamespaceOptions {
             history: Some(History { size: 100, ttl_ms: 60_000 }),
             ..NamespaceOptions::default()
         },
+        ..Namespace::new("open", "/topic/**")
     };
+    let conflated = Namespace {
+        anonymous: true,
+        options: NamespaceOptions {
+            conflate: Some(Conflate { interval_ms: CONFLATE_MS, key_header: None }),
+            ..NamespaceOptions::default()
+        },
+        ..Namespace::new("conflated", "/topic/conflated/**")
+    };
+    let plain = Namespace { anonymous: true, ..Namespace::new("plain", "/topic/plain/**") };
+    let namespaces = [conflated, plain, namespace];
     let rule = PolicyRule::new(RuleEffect::Allow, "/topic/**");
     let rules = Rules {
-        policy: Policy::new(&[namespace], &[rule]).unwrap(),
+        policy: Policy::new(&namespaces, &[rule]).unwrap(),
         limits: Limits::default(),
         heartbeats: Heartbeats { native_ms: 2000, tolerance_ms: 0, ..Heartbeats::default() },
         on_forbidden: OnForbidden::ByProtocol,
@@ -161,7 +176,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
         mailbox_limits: outbox_limits,
         send_time_ms: 10_000,
         deflate_min_bytes: 256,
-        conflation_bytes: 1 << 20,
+        conflation_bytes: CONFLATION_BYTES,
         sessions: AtomicU64::new(0),
         movable: Box::default(),
         tracer: None,
@@ -279,6 +294,29 @@ fn run(receiver: InboxReceiver, shared: Arc<WorkerShared>, test: impl Future<Out
             () = test => {}
         }
     });
+}
+
+#[tokio::test]
+async fn what_was_revoked_while_its_answer_was_on_its_way_is_not_good_any_more() {
+    let shared = shared(Arc::new(ToldBroker { go_on: Arc::new(Semaphore::new(0)) }), OUTBOX);
+    let worker = Worker::new(WorkerId(0), Arc::clone(&shared), inbox(1).1, 1).unwrap();
+    let (what, until_unix_ms) = (Revoked::Token("revoked".into()), u64::MAX);
+    shared.revocations.known().add(&Revocation { what, until_unix_ms });
+    for (id, is_good) in [("revoked", false), ("another", true)] {
+        let (token_id, now) = (Some(id.into()), shared.clock.now());
+        let capability = Capability {
+            user: None,
+            grants: Grants::default(),
+            expires_unix_s: u64::MAX,
+            token_id: token_id.clone(),
+            issued_unix_s: None,
+        };
+        let principal = Principal { token_id, ..Principal::of_user("ann") };
+        let done = worker.unless_revoked(Done::Authenticated(Ok(Arc::new(principal))), now);
+        assert_eq!(matches!(done, Done::Authenticated(Ok(_))), is_good, "{done:?}");
+        let done = worker.unless_revoked(Done::Authorized(Ok(Arc::new(capability))), now);
+        assert_eq!(matches!(done, Done::Authorized(Ok(_))), is_good, "{done:?}");
+    }
 }
 
 #[test]

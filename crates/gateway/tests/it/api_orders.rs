@@ -8,6 +8,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::api::{Backend, KEY, node, subscribed, two};
+use crate::http::{Stream, get, headers};
+use crate::returning::{bearer, named};
 use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually, with_redis};
 
 const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "fanlight.v1.json");
@@ -286,6 +288,55 @@ async fn a_user_is_subscribed_on_every_node_and_told_in_its_protocol() {
     stomp.expect("paid").await;
     assert_eq!(change("subscribe", "/queue/x").await["code"], "forbidden");
     assert_eq!(change("subscribe", "/topic/*").await["status"], 400);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_listens_by_events_or_polls_is_subscribed_too_and_told() {
+    let (_redis, one, other) = two().await;
+    let backend = Backend(&one, KEY);
+    let ann = bearer("ann").await;
+    let lines = [("Authorization", &*ann)];
+    let target = "/events?destination=/user/queue/own";
+    let mut events = Stream::open(other.public, "GET", target, headers(&lines)).await;
+    named(&mut events, "connected").await;
+    named(&mut events, "subscribed").await;
+    let mut cursor = String::new();
+    // The next message of this type to the one that polls.
+    let mut polled = async |kind: &str| loop {
+        let target = format!("/poll?destination=/user/queue/own&cursor={cursor}&wait=10s");
+        let page = get(one.public, &target, &lines).await.json();
+        page["cursor"].as_str().expect("a page").clone_into(&mut cursor);
+        let messages = page["messages"].as_array().unwrap();
+        if let Some(found) = messages.iter().find(|message| message["type"] == kind) {
+            return found.clone();
+        }
+    };
+    polled("ok").await;
+    let change = async |what: &str| {
+        let body = json!({ "destination": "/topic/closed/7" });
+        backend.post(&format!("/users/ann/{what}"), &body).await.json()
+    };
+    let publish = async |to: &str, data: &str| {
+        let message = json!({ "to": to, "data": data });
+        assert_eq!(backend.post("/publish", &message).await.status, 200);
+    };
+    assert_eq!(change("subscribe").await, json!({ "sessions": 2, "nodes": 2 }));
+    let told = parsed(&named(&mut events, "subscribed").await.data);
+    assert_eq!((&told["type"], &told["to"]), (&json!("subscribed"), &json!("/topic/closed/7")));
+    assert_eq!(polled("subscribed").await["to"], "/topic/closed/7");
+    publish("/topic/closed/7", "first").await;
+    let message = named(&mut events, "message").await;
+    assert_eq!((&parsed(&message.data)["data"], &message.id), (&json!("first"), &None));
+    assert_eq!(polled("message").await["data"], "first");
+
+    assert_eq!(change("unsubscribe").await, json!({ "sessions": 2, "nodes": 2 }));
+    assert_eq!(parsed(&named(&mut events, "unsubscribed").await.data)["to"], "/topic/closed/7");
+    assert_eq!(polled("unsubscribed").await["to"], "/topic/closed/7");
+    publish("/topic/closed/7", "second").await;
+    publish("/user/ann/queue/own", "own").await;
+    let message = named(&mut events, "message").await;
+    assert_eq!(parsed(&message.data)["data"], "own");
+    assert_eq!(polled("message").await["data"], "own");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -295,3 +295,46 @@ async fn who_only_listens_sends_by_post_and_is_answered_there_or_in_the_session_
     let nobody = http::post(b.public, "/publish", &[], r#"{"to":"/app/all","data":1}"#).await;
     assert_eq!(nobody.status, 401);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_only_listens_is_answered_when_it_begins_and_each_time_it_comes_back() {
+    let (redis, backend) = (RedisServer::start().unwrap(), Backend::start(answers).await);
+    let (a, b) = (node(&redis, &backend).await, node(&redis, &backend).await);
+    let ann = bearer("ann").await;
+    let lines = [("Authorization", &*ann)];
+    let wanted = "destination=/user/queue/replies&destination=/app/members";
+    for (at, gateway) in [&a, &b].into_iter().enumerate() {
+        let target = format!("/events?{wanted}");
+        let mut events = Stream::open(gateway.public, "GET", &target, headers(&lines)).await;
+        named(&mut events, "connected").await;
+        named(&mut events, "subscribed").await;
+        let answer = named(&mut events, "message").await;
+        let data: Value = serde_json::from_str(&answer.data).unwrap();
+        assert_eq!((&data["to"], &answer.id), (&json!("/app/members"), &None), "{answer:?}");
+        assert_eq!(data["data"], json!({ "members": ["ann", "bob"] }));
+        named(&mut events, "subscribed").await;
+        assert_eq!(backend.asked("/app/members").len(), at + 1);
+        // It goes on with the rest.
+        let body = json!({ "to": "/app/all", "data": at });
+        http::post(a.public, "/publish", &lines, &body.to_string()).await;
+        let reply = named(&mut events, "message").await;
+        assert!(reply.data.contains("\"to\":\"/user/queue/replies\""), "{reply:?}");
+    }
+    let page = http::get(a.public, &format!("/poll?{wanted}"), &lines).await.json();
+    let answer = page["messages"].as_array().unwrap().iter().find(|one| one["type"] == "message");
+    assert_eq!(answer.unwrap()["data"], json!({ "members": ["ann", "bob"] }), "{page}");
+    let cursor = page["cursor"].as_str().unwrap();
+    let target = format!("/poll?{wanted}&cursor={cursor}&wait=0");
+    let page = http::get(b.public, &target, &lines).await.json();
+    assert_eq!((&page["messages"], backend.asked("/app/members").len()), (&json!([]), 3));
+
+    let mut events =
+        Stream::open(a.public, "GET", "/events?destination=/app/no", headers(&lines)).await;
+    named(&mut events, "connected").await;
+    let fault = named(&mut events, "fault").await;
+    assert!(fault.data.contains("\"room_full\""), "{fault:?}");
+    for (to, code) in [("/app/a/b", "no_handler"), ("/app/admin/x", "forbidden")] {
+        let refused = http::get(a.public, &format!("/events?destination={to}"), &lines).await;
+        assert_eq!(refused.problem(), (403, code.to_owned()), "{to}");
+    }
+}

@@ -9,8 +9,10 @@ use fanlight_testkit::RedisServer;
 use serde_json::Value;
 
 use crate::http::{Stream, get, headers};
+use crate::http2::Http2;
 use crate::returning::{bearer, named};
 use crate::support::{CONFIG, Gateway, Got, RawClient, eventually, with_redis};
+use crate::tls::{self, Certificate};
 
 const INTERVAL: Duration = Duration::from_millis(200);
 const TOPIC: &str = "/topic/open.ticks";
@@ -192,17 +194,44 @@ async fn whatever_they_speak_subscribers_get_the_latest_of_each_key_once_in_an_i
     .await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_slow_reader_gets_the_latest_when_it_reads_on_and_is_not_closed() {
-    const LAST: u64 = 4000;
+/// A gateway that conflates often, and whose outboxes are small; with these options too.
+async fn narrow(more: &str) -> Gateway {
     let config = config("conflate = \"10ms\"\n")
         .replace("workers = 2", "workers = 1")
         .replace("connections_per_ip = 0", "connections_per_ip = 0\noutbox = \"64KiB\"");
-    let gateway = Gateway::with_config(&config).await;
-    let mut slow = RawClient::native(&gateway, "slow").await;
+    Gateway::with_config(&format!("{config}\n{more}")).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_gets_the_latest_when_it_reads_on_and_is_not_closed() {
+    let gateway = narrow("").await;
+    let (slow, publisher) =
+        (RawClient::native(&gateway, "slow").await, RawClient::native(&gateway, "pub").await);
+    reads_late(&gateway, slow, publisher).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_within_tls_gets_the_latest_too() {
+    let certificate = Certificate::new();
+    let gateway = narrow(&certificate.options("listen.tls")).await;
+    let slow = tls::websocket(&gateway, &certificate, "slow").await;
+    let publisher = tls::websocket(&gateway, &certificate, "pub").await;
+    reads_late(&gateway, slow, publisher).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_slow_reader_over_http_2_gets_the_latest_too() {
+    let gateway = narrow("").await;
+    let slow = Http2::open(&gateway).await.native("slow").await;
+    let publisher = RawClient::native(&gateway, "pub").await;
+    reads_late(&gateway, slow, publisher).await;
+}
+
+/// What `slow` gets that reads nothing while much is published.
+async fn reads_late(gateway: &Gateway, mut slow: RawClient, mut publisher: RawClient) {
+    const LAST: u64 = 4000;
     slow.send(&format!(r#"{{"type":"subscribe","to":"{TOPIC}","id":1}}"#)).await;
     slow.expect("\"ok\"").await;
-    let mut publisher = RawClient::native(&gateway, "pub").await;
     // Far more than sockets and outbox hold, in so many ticks that most of it is written if read.
     for n in 1..LAST {
         publish(&mut publisher, "a", n, 40_000).await;

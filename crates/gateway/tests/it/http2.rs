@@ -29,7 +29,7 @@ pub struct Http2 {
 }
 
 impl Http2 {
-    async fn open(gateway: &Gateway) -> Self {
+    pub async fn open(gateway: &Gateway) -> Self {
         let socket = TcpStream::connect(gateway.public).await.unwrap();
         socket.set_nodelay(true).unwrap();
         Self::over(socket, "http", &gateway.public.to_string()).await

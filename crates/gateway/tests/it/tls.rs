@@ -183,7 +183,7 @@ async fn who_is_told_to_close_within_tls_is_told_its_end_too_and_who_is_cut_is_n
 }
 
 /// A native session of this user.
-async fn websocket(gateway: &Gateway, certificate: &Certificate, user: &str) -> RawClient {
+pub async fn websocket(gateway: &Gateway, certificate: &Certificate, user: &str) -> RawClient {
     let (stream, _) = agreed(gateway, certificate, &[]).await;
     let lines = handshake(user).await;
     RawClient::upgrade(Box::new(stream), "/ws", &lines).await.unwrap().begun_native().await

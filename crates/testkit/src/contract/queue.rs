@@ -47,14 +47,11 @@ pub fn queue(name: &str, max_deliveries: u32, max_length: u32) -> Queue {
 /// The permit to publish to `queue`.
 pub fn queue_permit(queue: &Queue) -> PublishPermit {
     let namespace = Namespace {
-        name: "queues".to_owned(),
-        pattern: "/queue/**".to_owned(),
-        patterns: false,
-        anonymous: false,
         options: NamespaceOptions {
             queue: Some(queue.options.clone()),
             ..NamespaceOptions::default()
         },
+        ..Namespace::new("queues", "/queue/**")
     };
     let namespaces = Namespaces::new(&[namespace]).expect("the namespace is a good one");
     PublishPermit::for_backend(&namespaces, &queue.destination).expect("it is below /queue")

@@ -84,7 +84,9 @@ impl Visit {
             Some(Ok(MailReply::Frame(frame))) => Ok(Some(frame)),
             Some(Ok(MailReply::Last(frame))) => Err(frame),
             // It is gone; or its answer is lost, and with it what that held.
-            Some(Ok(MailReply::Sent | MailReply::NotHere) | Err(_)) => Err(interrupted()),
+            Some(Ok(MailReply::Sent | MailReply::NotHere | MailReply::Full) | Err(_)) => {
+                Err(interrupted())
+            }
             None => Ok(None),
         }
     }

@@ -56,10 +56,17 @@ impl Visit {
                 let status = StatusCode::from_u16(status).unwrap_or(StatusCode::NO_CONTENT);
                 cors.on(reply::of(self.transport, status, body))
             }
+            Ok(MailReply::Full) => cors.on_problem(too_many()),
             Ok(_) | Err(PeerError::Gone) => cors.on(reply::not_found()),
             Err(error) => cors.on_problem(peers_failed(error)),
         }
     }
+}
+
+/// The session has not taken what came before.
+fn too_many() -> Problem {
+    let detail = "too many requests of this session wait to be handled; send them one by one";
+    Problem::new(StatusCode::TOO_MANY_REQUESTS, "too_many_sends", detail)
 }
 
 /// In the protocol's words, with its status.
