@@ -141,6 +141,11 @@ impl Webhook {
         self.line.name()
     }
 
+    /// How many requests may be under way at once.
+    pub fn concurrency(&self) -> usize {
+        self.line.concurrency()
+    }
+
     /// Whether nothing can be sent now, since too much failed.
     pub fn is_broken(&self) -> bool {
         self.line.is_broken()

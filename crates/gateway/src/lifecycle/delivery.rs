@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
 
 use super::{Event, Subscriber};
@@ -19,6 +20,9 @@ pub(super) struct Delivery {
     /// Of each part that is delivered by itself: since when its oldest event waits, and how many
     /// wait behind what is under way.
     parts: Mutex<BTreeMap<u8, Part>>,
+    /// Events can wait, but not those who ask the same webhook something: half of its requests are
+    /// for these.
+    turns: Semaphore,
     failures: Repeated,
 }
 
@@ -34,6 +38,7 @@ impl Delivery {
             subscriber: Arc::clone(subscriber),
             clock: Clock::start(),
             parts: Mutex::default(),
+            turns: Semaphore::new((subscriber.webhook.concurrency() / 2).max(1)),
             failures: Repeated::new(),
         };
         for result in ["delivered", "refused", "lost"] {
@@ -78,8 +83,10 @@ impl Delivery {
                 at_unix_ms: Some(event.at_unix_ms),
                 ..CallOptions::default()
             };
+            let turn = self.turns.acquire().await;
             let call = self.subscriber.webhook.call(event.kind.as_str(), &event.about, options);
             let Err(error) = call.await else { return self.count("delivered", 1) };
+            drop(turn);
             if is_final(&error) {
                 let webhook = self.subscriber.webhook.name();
                 tracing::warn!(webhook, id = event.id, %error, "an event was refused; it is dropped");

@@ -33,8 +33,16 @@ struct Shared {
     seen: Mutex<Vec<Value>>,
     answers: Mutex<HashMap<&'static str, Answer>>,
     fails: AtomicBool,
-    /// Whether requests wait for their answers.
-    hangs: watch::Sender<bool>,
+    /// Which requests wait for their answers.
+    hangs: watch::Sender<Hangs>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hangs {
+    None,
+    All,
+    /// Those of this type.
+    Only(&'static str),
 }
 
 impl Backend {
@@ -45,7 +53,7 @@ impl Backend {
             seen: Mutex::default(),
             answers: Mutex::default(),
             fails: AtomicBool::new(false),
-            hangs: watch::Sender::new(false),
+            hangs: watch::Sender::new(Hangs::None),
         });
         let router = Router::new().fallback(take).with_state(Arc::clone(&shared));
         tokio::spawn(async move { axum::serve(listener, router).await });
@@ -77,7 +85,12 @@ impl Backend {
 
     /// From now on requests wait for their answers, or not any more.
     pub fn hang(&self, hangs: bool) {
-        self.shared.hangs.send_replace(hangs);
+        self.shared.hangs.send_replace(if hangs { Hangs::All } else { Hangs::None });
+    }
+
+    /// From now on requests of this type wait for their answers, and no others.
+    pub fn hang_at(&self, kind: &'static str) {
+        self.shared.hangs.send_replace(Hangs::Only(kind));
     }
 
     /// All that it has seen of these types.
@@ -103,7 +116,12 @@ async fn take(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Bytes
     assert_eq!(event["id"], headers["webhook-id"].to_str().unwrap());
     shared.seen.lock().unwrap().push(event.clone());
     let mut hangs = shared.hangs.subscribe();
-    let _ = hangs.wait_for(|hangs| !hangs).await;
+    let waits = |hangs: &Hangs| match hangs {
+        Hangs::None => false,
+        Hangs::All => true,
+        Hangs::Only(kind) => event["type"] == *kind,
+    };
+    let _ = hangs.wait_for(|hangs| !waits(hangs)).await;
     if shared.fails.load(Ordering::SeqCst) {
         return StatusCode::SERVICE_UNAVAILABLE.into_response();
     }
