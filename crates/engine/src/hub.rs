@@ -29,6 +29,16 @@ pub enum Target {
     Pattern(Arc<DestinationPattern>),
 }
 
+impl Target {
+    /// As text, absolute.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Destination(destination) => destination.as_str(),
+            Self::Pattern(pattern) => pattern.as_str(),
+        }
+    }
+}
+
 /// How a subscriber wants its messages written.
 #[derive(Debug, Clone, Copy)]
 pub enum Wire<'a> {
@@ -221,9 +231,13 @@ impl Hub {
 
     /// Whether a subscription is to this very destination, by its name.
     pub fn is_to(&self, key: SubscriptionKey, destination: &Destination) -> bool {
-        let place = self.places.get(key.0 as usize);
-        let target = place.map(|place| &self.groups[place.group as usize].target);
-        matches!(target, Some(Target::Destination(own)) if own == destination)
+        matches!(self.target(key), Some(Target::Destination(own)) if own == destination)
+    }
+
+    /// What a subscription is to.
+    pub fn target(&self, key: SubscriptionKey) -> Option<&Target> {
+        let place = self.places.get(key.0 as usize)?;
+        Some(&self.groups[place.group as usize].target)
     }
 
     /// Whether some pattern is subscribed on `channel`.

@@ -7,7 +7,7 @@ use fanlight_proto::stomp::Frame;
 
 use super::live::{Answer, Live, Work, may_subscribe};
 use super::presence::may_see_presence;
-use super::subscriptions::Subscription;
+use super::subscriptions::{Feed, Subscription};
 use super::{Codec, Cx, Effect, Fault, Rules, Session};
 use crate::auth::{AuthError, Capability, Principal, Token};
 use crate::policy::Subject;
@@ -133,14 +133,20 @@ impl Session {
         is_needed.then(|| Arc::clone(capability))
     }
 
-    /// Whether a subscription would be allowed now.
-    pub(super) fn is_still_allowed(&self, rules: &Rules, to: &str) -> bool {
-        let Some(subscription) = self.live().and_then(|live| live.subscriptions.of(to)) else {
-            return true;
+    /// What a subscription is to, if it would not be allowed now.
+    pub(super) fn no_longer_allowed(&self, cx: &Cx<'_>, id: &str) -> Option<Box<str>> {
+        let subscription = self.live()?.subscriptions.of(id)?;
+        // Only STOMP calls a subscription by another name than its destination's.
+        let to: &str = match (&self.codec, subscription.feed) {
+            (Codec::Stomp { .. }, Feed::Hub(key)) => cx.hub.target(key)?.as_str(),
+            (Codec::Stomp { .. }, Feed::Queue(key)) => cx.consumers.channel_of(key)?.as_str(),
+            (Codec::Stomp { .. }, Feed::Ended) => return None,
+            (Codec::Native | Codec::Events(_) | Codec::Undecided, _) => id,
         };
         let capability = subscription.capability.as_ref().map(|capability| &capability.grants);
         let subject = Subject { capability, ..self.subject() };
-        may(rules, &subject, to, subscription.presence)
+        let is_allowed = may(cx.rules, &subject, to, subscription.presence);
+        (!is_allowed).then(|| to.into())
     }
 
     /// Ends the subscriptions whose capabilities are over. STOMP and events can't end one alone and

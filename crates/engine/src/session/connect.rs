@@ -113,6 +113,40 @@ impl Session {
         self.start(cx, Work::Enter(entering), effect);
     }
 
+    /// Goes on with what `principal` may do, who must be the same user. What that no longer allows
+    /// ends.
+    pub(super) fn adopt(
+        &mut self,
+        cx: &mut Cx<'_>,
+        principal: Arc<Principal>,
+    ) -> Result<(), Fault> {
+        let own = self.live_mut().and_then(|live| live.principal.as_mut());
+        let own = own.filter(|own| own.user == principal.user).ok_or_else(Fault::other_user)?;
+        let former = std::mem::replace(own, principal);
+        if self.principal().is_some_and(|own| !former.has_rights_of(own)) {
+            self.end_what_is_no_longer_allowed(cx);
+        }
+        Ok(())
+    }
+
+    /// STOMP and events can't end one subscription and say why, so there the session ends.
+    fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
+        let Some(live) = self.live() else { return };
+        // What a backend has subscribed to, no rule allowed before either.
+        let own = live.subscriptions.iter().filter(|own| !own.by_server);
+        let all = own.map(|own| own.id.clone());
+        let is_native = matches!(self.codec, Codec::Native);
+        for id in all.collect::<Vec<_>>() {
+            let Some(to) = self.no_longer_allowed(cx, &id) else { continue };
+            if !is_native {
+                return self.fail(cx, &Fault::subscription_revoked(&to).fatal());
+            }
+            if self.unsubscribe(cx, &id).is_ok() {
+                self.fail(cx, &Fault::subscription_revoked(&to));
+            }
+        }
+    }
+
     /// How to leave the registry, if it has this session or is about to.
     pub(super) fn exit(&self, reason: CloseReason) -> Option<Effect> {
         let user = match (self.work.as_deref(), self.live()) {

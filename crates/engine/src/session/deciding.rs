@@ -1,22 +1,34 @@
-//! What waits for a backend to agree: subscriptions, and the time of a session.
+//! What waits for a backend to agree: subscriptions, reading what subscribers get, and the time of
+//! a session.
 
 use std::sync::Arc;
 
+use fanlight_proto::Destination;
 use fanlight_proto::stomp::Version;
 
 use super::live::{Answer, Work};
+use super::presence::MembersRequest;
 use super::queue::Consuming;
-use super::recovery::Wanted;
+use super::recovery::{HistoryRequest, Wanted};
+use super::subscriptions::Feed;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::{AuthError, Capability, Principal};
 use crate::hook::{HookError, Renewal, SubscribeQuestion};
 use crate::hub::Wire;
-use crate::policy::{Right, SubscribePermit};
+use crate::policy::{Action, HistoryPermit, PresencePermit, Right, SubscribePermit};
 use crate::timeline::Start;
 
-/// A subscription that waits for a backend's consent.
+/// What waits for a backend's consent.
 #[derive(Debug)]
-pub(super) struct Deciding {
+pub(super) enum Deciding {
+    Subscription(Subscribing),
+    History(Right<HistoryPermit>, HistoryRequest),
+    Members(Right<PresencePermit>, MembersRequest),
+}
+
+/// A subscription that waits.
+#[derive(Debug)]
+pub(super) struct Subscribing {
     right: Right<SubscribePermit>,
     id: Box<str>,
     wire: KeptWire,
@@ -26,6 +38,9 @@ pub(super) struct Deciding {
     capability: Option<Arc<Capability>>,
     answer: Answer,
 }
+
+/// What a backend is to be asked about: a right, by the backend's name, to a destination.
+type Question<P> = (Right<P>, Arc<str>, Box<str>);
 
 /// A [`Wire`] apart from the request that it was read from.
 #[derive(Debug, Clone, Copy)]
@@ -48,15 +63,80 @@ impl Session {
         let Some(hook) = right.hook().cloned() else {
             return self.refuse(cx, &Fault::internal(), &answer);
         };
-        let question = SubscribeQuestion {
-            hook,
-            session: self.id,
-            principal: self.principal().cloned(),
-            destination: right.name().into(),
-        };
+        let to = right.name().into();
         let Wanted { wire, start, presence, consuming, capability, .. } = wanted;
         let (id, wire) = (id.into(), KeptWire::of(wire));
-        let deciding = Deciding { right, id, wire, start, presence, consuming, capability, answer };
+        let subscribing =
+            Subscribing { right, id, wire, start, presence, consuming, capability, answer };
+        self.ask(cx, hook, Action::Subscribe, to, Deciding::Subscription(subscribing));
+    }
+
+    /// Reads a history, once the backend agrees that has a say in who subscribes there.
+    pub(super) fn ask_for_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        right: Right<HistoryPermit>,
+        request: HistoryRequest,
+    ) {
+        match self.at_once(cx, right, Right::<HistoryPermit>::destination) {
+            Ok(permit) => self.read_history(cx, permit, request),
+            Err((right, hook, to)) => {
+                self.ask(cx, hook, Action::History, to, Deciding::History(right, request));
+            }
+        }
+    }
+
+    /// Reads who is at a place, once the backend agrees that has a say in who subscribes there.
+    pub(super) fn ask_for_members(
+        &mut self,
+        cx: &mut Cx<'_>,
+        right: Right<PresencePermit>,
+        request: MembersRequest,
+    ) {
+        match self.at_once(cx, right, Right::<PresencePermit>::destination) {
+            Ok(permit) => self.read_members(cx, permit, request),
+            Err((right, hook, to)) => {
+                self.ask(cx, hook, Action::Presence, to, Deciding::Members(right, request));
+            }
+        }
+    }
+
+    /// The permit, where nobody is to be asked: no backend has a say in it, or it has agreed to the
+    /// subscription that the session has there. Else whom to ask about what.
+    fn at_once<P>(
+        &self,
+        cx: &Cx<'_>,
+        right: Right<P>,
+        destination: impl Fn(&Right<P>) -> &Destination,
+    ) -> Result<P, Question<P>> {
+        let right = match right.permit() {
+            Ok(permit) => return Ok(permit),
+            Err(right) => right,
+        };
+        let is_there = self.live().is_some_and(|live| {
+            let is_to =
+                |feed| matches!(feed, Feed::Hub(key) if cx.hub.is_to(key, destination(&right)));
+            live.subscriptions.iter().any(|own| is_to(own.feed))
+        });
+        match right.hook().cloned() {
+            Some(hook) if !is_there => {
+                let to = destination(&right).as_str().into();
+                Err((right, hook, to))
+            }
+            _ => Ok(right.agreed()),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        cx: &mut Cx<'_>,
+        hook: Arc<str>,
+        action: Action,
+        destination: Box<str>,
+        deciding: Deciding,
+    ) {
+        let principal = self.principal().cloned();
+        let question = SubscribeQuestion { hook, action, session: self.id, principal, destination };
         let effect = Effect::AskToSubscribe(Box::new(question));
         self.start(cx, Work::Decide(Box::new(deciding)), effect);
     }
@@ -67,7 +147,19 @@ impl Session {
         deciding: Deciding,
         consent: Result<(), HookError>,
     ) {
-        let Deciding { right, id, wire, start, presence, consuming, capability, answer } = deciding;
+        let subscribing = match deciding {
+            Deciding::Subscription(subscribing) => subscribing,
+            Deciding::History(right, request) => match right.decided(consent) {
+                Ok(permit) => return self.read_history(cx, permit, request),
+                Err(error) => return self.native_fail(cx, &error.into(), Some(request.id())),
+            },
+            Deciding::Members(right, request) => match right.decided(consent) {
+                Ok(permit) => return self.read_members(cx, permit, request),
+                Err(error) => return self.native_fail(cx, &error.into(), Some(request.id())),
+            },
+        };
+        let Subscribing { right, id, wire, start, presence, consuming, capability, answer } =
+            subscribing;
         let permit = match right.decided(consent) {
             Ok(permit) => permit,
             Err(error) => return self.refuse(cx, &error.into(), &answer),
@@ -99,11 +191,14 @@ impl Session {
         cx: &mut Cx<'_>,
         result: Result<Arc<Principal>, AuthError>,
     ) {
-        match (result, self.live_mut()) {
-            (Ok(principal), Some(live)) if !principal.is_expired(cx.now) => {
-                live.principal = Some(principal);
-            }
-            _ => self.fail(cx, &Fault::token_expired()),
+        let outcome = match result {
+            Ok(principal) if !principal.is_expired(cx.now) => self.adopt(cx, principal),
+            // The next sweep asks again, as long as there is time.
+            Err(AuthError::BackendUnavailable) => Ok(()),
+            _ => Err(Fault::token_expired()),
+        };
+        if let Err(fault) = outcome {
+            self.fail(cx, &fault.fatal());
         }
     }
 }
@@ -111,7 +206,10 @@ impl Session {
 impl Deciding {
     /// By what it would be there.
     pub(super) fn capability(&self) -> Option<&Capability> {
-        self.capability.as_deref()
+        match self {
+            Self::Subscription(subscribing) => subscribing.capability.as_deref(),
+            Self::History(..) | Self::Members(..) => None,
+        }
     }
 }
 

@@ -170,30 +170,10 @@ impl Session {
         id: Option<RequestId>,
         result: Result<Arc<Principal>, AuthError>,
     ) {
-        let former = self.principal().cloned();
-        let principal = match (result, former.as_deref()) {
-            (Ok(principal), Some(former)) if principal.user == former.user => principal,
-            (Ok(_), _) => return self.native_fail(cx, &Fault::other_user(), id),
-            (Err(error), _) => return self.native_fail(cx, &error.into(), id),
-        };
-        let may_do_the_same = former.is_some_and(|former| former.has_rights_of(&principal));
-        let Some(live) = self.live_mut() else { return };
-        live.principal = Some(principal);
-        if !may_do_the_same {
-            self.end_what_is_no_longer_allowed(cx);
-        }
-        self.confirm(cx, Answer::to(id), Note::default());
-    }
-
-    fn end_what_is_no_longer_allowed(&mut self, cx: &mut Cx<'_>) {
-        let Some(live) = self.live() else { return };
-        // What a backend has subscribed to, no rule allowed before either.
-        let own = live.subscriptions.iter().filter(|own| !own.by_server);
-        let all = own.map(|own| own.id.clone());
-        for to in all.collect::<Vec<_>>() {
-            if !self.is_still_allowed(cx.rules, &to) && self.unsubscribe(cx, &to).is_ok() {
-                self.native_fail(cx, &Fault::subscription_revoked(&to), None);
-            }
+        let adopted = result.map_err(Fault::from).and_then(|new| self.adopt(cx, new));
+        match adopted {
+            Ok(()) => self.confirm(cx, Answer::to(id), Note::default()),
+            Err(fault) => self.native_fail(cx, &fault, id),
         }
     }
 
