@@ -213,11 +213,11 @@ impl Desk {
     fn trace(
         &self,
         publication: &mut Publication,
-        traced: Option<&Handling>,
+        handling: Option<&Handling>,
     ) -> Option<traces::Publishing> {
         let tracer = self.tracer.as_ref()?;
-        if let Some(traced) = traced {
-            traced.pass_on(&mut publication.headers);
+        if let Some(handling) = handling {
+            handling.pass_on(&mut publication.headers);
         }
         // No trace begins here that does not show the way to here.
         traces::Context::of(publication)?;

@@ -92,8 +92,8 @@ async fn published(
             let message_id = message.id.to_string();
             adopt_trace(&parts.headers, &mut message.headers);
             let tracer = node.tracer.as_ref();
-            let traced = tracer.and_then(|tracer| tracer.handle(&mut message, "http", None));
-            let handled = match node.app.handle_surely(*message, traced).await {
+            let handling = tracer.and_then(|tracer| tracer.handle(&mut message, "http", None));
+            let handled = match node.app.handle_surely(*message, handling).await {
                 Ok(handled) => handled,
                 Err(failure) => return Ok(not_handled(&failure)),
             };
