@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use crate::auth::{Credentials, Principal, Token};
+use crate::policy::Action;
 use crate::publication::SessionId;
 
 /// Which questions about sessions have a backend that answers them.
@@ -58,11 +59,14 @@ pub struct Renewal {
     pub token: Option<Token>,
 }
 
-/// A session that wants to subscribe, as the policy allows if this backend agrees.
+/// A session that wants to subscribe, or to read what subscribers get, as the policy allows if this
+/// backend agrees.
 #[derive(Debug)]
 pub struct SubscribeQuestion {
     /// Which backend.
     pub hook: Arc<str>,
+    /// Whether it wants to subscribe, or to read the history or who is there.
+    pub action: Action,
     /// The session.
     pub session: SessionId,
     /// Whose it is.

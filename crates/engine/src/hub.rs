@@ -30,6 +30,16 @@ pub enum Target {
     Pattern(Arc<DestinationPattern>),
 }
 
+impl Target {
+    /// As text, absolute.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Self::Destination(destination) => destination.as_str(),
+            Self::Pattern(pattern) => pattern.as_str(),
+        }
+    }
+}
+
 /// How a subscriber wants its messages written.
 #[derive(Debug, Clone, Copy)]
 pub enum Wire<'a> {

@@ -291,24 +291,28 @@ impl Policy {
         Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()))
     }
 
-    /// Whether `subject` may read the history of `destination`.
+    /// Whether `subject` may read the history of `destination`. The backend that has a say in
+    /// subscriptions there has it in this too.
     pub fn history(
         &self,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<HistoryPermit, Denied> {
+    ) -> Result<Right<HistoryPermit>, Denied> {
         let (destination, namespace) = self.decide(Action::History, subject, destination)?;
-        HistoryPermit::new(namespace, destination)
+        let permit = HistoryPermit::new(namespace, destination)?;
+        Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()))
     }
 
-    /// Whether `subject` may see who is at `destination`.
+    /// Whether `subject` may see who is at `destination`. The backend that has a say in
+    /// subscriptions there has it in this too.
     pub fn presence(
         &self,
         subject: &Subject<'_>,
         destination: &Destination,
-    ) -> Result<PresencePermit, Denied> {
+    ) -> Result<Right<PresencePermit>, Denied> {
         let (destination, namespace) = self.decide(Action::Presence, subject, destination)?;
-        PresencePermit::new(namespace, destination)
+        let permit = PresencePermit::new(namespace, destination)?;
+        Ok(Right::new(permit, namespace.options.subscribe_hook.as_ref()))
     }
 
     /// Whether `subject` may subscribe to every destination that `pattern` matches.

@@ -132,7 +132,8 @@ pub enum Effect {
     Introduce(Box<Claimant>),
     /// Ask a backend whether a session may go on; answered by [`Done::Authenticated`].
     Renew(Box<Renewal>),
-    /// Ask a backend whether a session may subscribe; answered by [`Done::Decided`].
+    /// Ask a backend whether a session may subscribe, or read what subscribers get; answered by
+    /// [`Done::Decided`].
     AskToSubscribe(Box<SubscribeQuestion>),
     /// Enter the session in the registry; answered by [`Done::Entered`], or [`Done::TooOften`].
     Enter {

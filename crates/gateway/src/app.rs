@@ -9,6 +9,7 @@ mod webhook;
 use std::sync::Arc;
 use std::time::Duration;
 
+use fanlight_engine::app::AppOutcome;
 use fanlight_engine::broker::Broker;
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::PublishPermit;
@@ -16,11 +17,13 @@ use fanlight_engine::publication::Publication;
 use fanlight_engine::session::Rules;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, join_all};
+use tokio::time::{Instant, timeout_at};
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::config::{AppRoute, Config, Problem};
 use crate::registry::Cluster;
+use crate::traces::{self, Handling, Tracer};
 use crate::webhook::Webhooks;
 
 pub use embedded::Handlers;
@@ -29,17 +32,16 @@ pub use fanlight_engine::app::{
 };
 pub use fanlight_engine::policy::AppKind;
 pub use fanlight_engine::publication::ContentType;
-pub(crate) use meters::RESULTS;
+pub(crate) use meters::{BACKENDS, RESULTS};
 
 use embedded::Embedded;
-
-use meters::Meters;
+use meters::{Meters, result_of};
 use stream::Stream;
 use webhook::ByWebhook;
 
 /// The routes of a node, with who handles what they have.
 pub struct App {
-    routes: Box<[Route]>,
+    routes: Box<[Arc<Route>]>,
     desk: Arc<Desk>,
     timeout: Duration,
     tracker: TaskTracker,
@@ -64,11 +66,16 @@ pub struct Backends<'b> {
     pub handlers: &'b Handlers,
     /// Counts what is done for those who don't wait.
     pub tracker: &'b TaskTracker,
+    /// Traces what they want sent.
+    pub tracer: Option<&'b Arc<Tracer>>,
 }
 
 struct Route {
     handler: Arc<dyn AppHandler>,
-    meters: Arc<Meters>,
+    /// Of which kind it is: `webhook`, `stream` or `handler`.
+    backend: &'static str,
+    pattern: String,
+    meters: Meters,
 }
 
 /// Where what handlers want sent is handed in.
@@ -76,6 +83,7 @@ struct Desk {
     rules: Arc<Rules>,
     broker: Arc<dyn Broker>,
     clock: Clock,
+    tracer: Option<Arc<Tracer>>,
 }
 
 impl App {
@@ -87,15 +95,18 @@ impl App {
         clock: Clock,
         backends: &Backends<'_>,
     ) -> Result<Self, Problem> {
-        let route = |(at, route): (usize, &AppRoute)| -> Result<Route, Problem> {
-            let handler = handler_of(config, at, route, backends)?;
-            Ok(Route { handler, meters: Arc::new(Meters::new(&route.destination.to_string())) })
+        let route = |(at, route): (usize, &AppRoute)| -> Result<_, Problem> {
+            let (backend, handler) = handler_of(config, at, route, backends)?;
+            let pattern = route.destination.to_string();
+            let meters = Meters::new(&pattern, backend);
+            Ok(Arc::new(Route { handler, backend, pattern, meters }))
         };
         let routes = config.app.routes.iter().enumerate().map(route);
-        let broker = Arc::clone(&backends.cluster.broker);
+        let (rules, broker) = (Arc::clone(rules), Arc::clone(&backends.cluster.broker));
+        let tracer = backends.tracer.cloned();
         Ok(Self {
             routes: routes.collect::<Result<_, _>>()?,
-            desk: Arc::new(Desk { rules: Arc::clone(rules), broker, clock }),
+            desk: Arc::new(Desk { rules, broker, clock, tracer }),
             timeout: config.app.timeout.0,
             tracker: backends.tracker.clone(),
         })
@@ -104,61 +115,115 @@ impl App {
     /// No routes.
     #[cfg(test)]
     pub(crate) fn without_routes(rules: Arc<Rules>, broker: Arc<dyn Broker>, clock: Clock) -> Self {
-        let desk = Arc::new(Desk { rules, broker, clock });
+        let desk = Arc::new(Desk { rules, broker, clock, tracer: None });
         let tracker = TaskTracker::new();
         Self { routes: Box::default(), desk, timeout: Duration::ZERO, tracker }
     }
 
     /// Has a message handled, and publishes what its handler wants sent. The answer is there once
     /// the broker has accepted all of that.
-    pub fn handle(&self, message: AppMessage) -> BoxFuture<'static, Result<Handled, AppFailure>> {
+    pub fn handle(
+        &self,
+        message: AppMessage,
+        traced: Option<Handling>,
+    ) -> BoxFuture<'static, Result<Handled, AppFailure>> {
         let Some(route) = self.routes.get(message.permit.route()) else {
             // The permit is of another policy.
             return std::future::ready(Err(AppFailure::Internal)).boxed();
         };
-        let (handler, meters) = (Arc::clone(&route.handler), Arc::clone(&route.meters));
-        let (desk, time) = (Arc::clone(&self.desk), self.timeout);
+        let (route, desk) = (Arc::clone(route), Arc::clone(&self.desk));
+        let until = Instant::now() + self.timeout;
         async move {
-            let handling = async {
-                let reply = handler.handle(message.clone()).await?;
-                let (now, mut ids) = (desk.clock.now(), Ids::new(rand::random()));
-                let outcome = message.outcome(&desk.rules, &mut ids, now, reply)?;
-                desk.publish(outcome.publish).await?;
-                let (reply, for_caller) = (outcome.reply, outcome.for_caller);
-                Ok::<_, AppFailure>(Handled { reply, for_caller })
-            };
-            let timed = tokio::time::timeout(time, handling).await;
-            let result = timed.unwrap_or(Err(AppFailure::Timeout));
-            meters.count(&result);
+            let result = route.carry_out(message, traced.as_ref(), &desk, until).await;
+            route.meters.count(&result);
+            if let Some(traced) = traced {
+                traced.end(result_of(&result));
+            }
             if let Err(AppFailure::BadAnswer(fault)) = &result {
-                let route = message.permit.pattern();
+                let route = &*route.pattern;
                 tracing::warn!(route, ?fault, "a backend's answer can't be used");
             }
             result
         }
         .boxed()
     }
+
+    /// The same for who may stop waiting: what was begun is carried out all the same.
+    pub async fn handle_surely(
+        &self,
+        message: AppMessage,
+        traced: Option<Handling>,
+    ) -> Result<Handled, AppFailure> {
+        let task = self.tracker.spawn(self.handle(message, traced));
+        task.await.unwrap_or(Err(AppFailure::Internal))
+    }
 }
 
-impl App {
-    /// The same for who may stop waiting: what was begun is carried out all the same.
-    pub async fn handle_surely(&self, message: AppMessage) -> Result<Handled, AppFailure> {
-        let task = self.tracker.spawn(self.handle(message));
-        task.await.unwrap_or(Err(AppFailure::Internal))
+impl Route {
+    async fn carry_out(
+        &self,
+        mut message: AppMessage,
+        traced: Option<&Handling>,
+        desk: &Desk,
+        until: Instant,
+    ) -> Result<Handled, AppFailure> {
+        let asking = traced.map(|traced| traced.ask(self.backend));
+        if let Some(asking) = &asking {
+            asking.context().put_within(&mut message.headers);
+        }
+        let begun = Instant::now();
+        let answer = timeout_at(until, self.handler.handle(message.clone())).await;
+        let answer = answer.unwrap_or(Err(AppFailure::Timeout));
+        self.meters.answered(begun.elapsed(), &answer);
+        if let Some(asking) = asking {
+            asking.answered(result_of(&answer), answer.is_ok());
+        }
+        let (now, mut ids) = (desk.clock.now(), Ids::new(rand::random()));
+        let outcome = message.outcome(&desk.rules, &mut ids, now, answer?)?;
+        let AppOutcome { publish, for_caller, mut reply } = outcome;
+        let published = timeout_at(until, desk.publish(publish, traced)).await;
+        published.unwrap_or(Err(AppFailure::Timeout))?;
+        if let (Some(traced), Some(reply)) = (traced, &mut reply) {
+            traced.pass_on(&mut reply.headers);
+        }
+        Ok(Handled { reply, for_caller })
     }
 }
 
 impl Desk {
     /// Publishes in this order; the broker has accepted all of it then, or not all.
-    async fn publish(&self, sends: Vec<(PublishPermit, Publication)>) -> Result<(), AppFailure> {
-        let begun =
-            sends.into_iter().map(|(permit, publication)| self.broker.publish(permit, publication));
+    async fn publish(
+        &self,
+        sends: Vec<(PublishPermit, Publication)>,
+        traced: Option<&Handling>,
+    ) -> Result<(), AppFailure> {
+        let begun = sends.into_iter().map(|(permit, mut publication)| {
+            let traced = self.trace(&mut publication, traced);
+            traces::watched(traced, self.broker.publish(permit, publication))
+        });
         // All are begun before the first is awaited: that is their order.
         let begun: Vec<_> = begun.collect();
         for published in join_all(begun).await {
             published.map_err(AppFailure::Unpublished)?;
         }
         Ok(())
+    }
+
+    /// The span of what is sent for a message that is traced, or with a backend's own span.
+    fn trace(
+        &self,
+        publication: &mut Publication,
+        handling: Option<&Handling>,
+    ) -> Option<traces::Publishing> {
+        let tracer = self.tracer.as_ref()?;
+        if let Some(handling) = handling {
+            handling.pass_on(&mut publication.headers);
+        }
+        // No trace begins here that does not show the way to here.
+        traces::Context::of(publication)?;
+        let publishing = tracer.publish(publication, "app", None)?;
+        let namespaces = self.rules.policy.namespaces();
+        Some(publishing.within(namespaces.name_of(&publication.destination)))
     }
 }
 
@@ -167,7 +232,7 @@ fn handler_of(
     at: usize,
     route: &AppRoute,
     backends: &Backends<'_>,
-) -> Result<Arc<dyn AppHandler>, Problem> {
+) -> Result<(&'static str, Arc<dyn AppHandler>), Problem> {
     let option = |name: &str| format!("app.routes[{at}].{name}");
     if let Some(name) = &route.webhook {
         let webhook = backends.webhooks.named(name);
@@ -175,7 +240,7 @@ fn handler_of(
             let remedy = "name one of [[webhooks]], or add it there";
             Problem::new(option("webhook"), format!("there is no webhook {name:?}"), remedy)
         })?;
-        return Ok(Arc::new(ByWebhook(webhook)));
+        return Ok(("webhook", Arc::new(ByWebhook(webhook))));
     }
     if let Some(name) = &route.stream {
         let stream = backends.cluster.app_stream(name, config.app.stream_max_length);
@@ -185,7 +250,7 @@ fn handler_of(
         })?;
         let route = route.destination.to_string();
         tracing::info!(%route, key = %stream.key(), "messages of a route go to a stream");
-        return Ok(Arc::new(Stream::new(stream, config.node_name())));
+        return Ok(("stream", Arc::new(Stream::new(stream, config.node_name()))));
     }
     let name = route.handler.as_deref().unwrap_or_default();
     let handler = backends.handlers.named(name).ok_or_else(|| {
@@ -195,5 +260,5 @@ fn handler_of(
         let remedy = "give it to the server with `Server::app_handler`, or use a webhook";
         Problem::new(option("handler"), fault, remedy)
     })?;
-    Ok(Arc::new(Embedded::new(handler, config.app.concurrency)))
+    Ok(("handler", Arc::new(Embedded::new(handler, config.app.concurrency))))
 }

@@ -6,12 +6,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Claims, Principal, Token};
-use fanlight_engine::broker::{Broker, PublishError, Published};
+use fanlight_engine::broker::{Broker, Published};
 use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::hook::{
     Claimant, HookError, Introduction, Renewal, SessionHooks, SubscribeQuestion,
 };
-use fanlight_engine::policy::{Grants, PublishPermit, Right};
+use fanlight_engine::policy::{Action, Grants, PublishPermit, Right};
 use fanlight_engine::publication::{Publication, SessionId};
 use fanlight_engine::session::Unpublished;
 use fanlight_engine::time::Now;
@@ -60,10 +60,9 @@ pub struct Wish {
     pub session: Option<SessionId>,
     /// Who wants it.
     pub principal: Option<Arc<Principal>>,
+    /// Its span, if it is traced.
+    pub traced: Option<traces::Publishing>,
 }
-
-/// What the broker has been asked for.
-pub type Publishing = BoxFuture<'static, Result<Published, PublishError>>;
 
 /// Whether a client may begin a session, as a backend sees it.
 #[derive(Debug, Deserialize)]
@@ -121,6 +120,7 @@ struct SubscribeFields<'f> {
     #[serde(flatten)]
     whose: Whose<'f>,
     destination: &'f str,
+    action: &'static str,
 }
 
 #[derive(Serialize)]
@@ -237,44 +237,62 @@ impl Hooks {
         .boxed()
     }
 
-    /// Whether a session may subscribe.
+    /// Whether a session may subscribe, or read what subscribers get.
     pub fn subscribe(
         &self,
         question: &SubscribeQuestion,
     ) -> BoxFuture<'static, Result<(), HookError>> {
-        let SubscribeQuestion { hook, session, principal, destination } = question;
+        let SubscribeQuestion { hook, action, session, principal, destination } = question;
         let Some(webhook) = self.webhooks.named(hook) else {
             return ready(Err(unavailable(None))).boxed();
         };
         let whose = Whose::of(Some(*session), principal.as_ref());
-        let fields = SubscribeFields { whose, destination };
+        let action = match action {
+            Action::Presence => "presence",
+            Action::History => "history",
+            Action::Subscribe | Action::Publish => "subscribe",
+        };
+        let fields = SubscribeFields { whose, destination, action };
         let asked = webhook.call("subscribe", &fields, idempotent());
         asked.map(|answer| consent(answer, "subscribe").map(drop)).boxed()
     }
 
-    /// Publishes once the backend agrees that has a say in it, in the way that it wants. `watch` is
-    /// given what the broker has been asked for.
+    /// Publishes once the backend agrees that has a say in it, in the way that it wants.
     pub fn publish(
         &self,
         wish: Wish,
         broker: Arc<dyn Broker>,
-        watch: impl FnOnce(Publishing) -> Publishing + Send + 'static,
     ) -> BoxFuture<'static, Result<Published, Unpublished>> {
-        let Wish { right, mut publication, once, session, principal } = wish;
-        let asked = self.ask_to_publish(right.hook(), session, principal.as_ref(), &publication);
+        let asking = wish.traced.as_ref().map(traces::Publishing::ask);
+        let context = asking.as_ref().map(traces::Asking::context);
+        let context = context.or_else(|| traces::Context::of(&wish.publication));
+        let asked = self.ask_to_publish(&wish, context);
+        let Wish { right, mut publication, once, traced, .. } = wish;
         async move {
             let answer = asked.await;
+            if let Some(asking) = asking {
+                asking.answered(traces::decision(&answer.as_ref()), answer.is_ok());
+            }
             if let Ok(Some(Body { body, content_type, is_json })) = &answer {
                 publication.body.clone_from(body);
                 publication.content_type.clone_from(content_type);
                 publication.is_json = *is_json;
             }
-            let permit = right.decided(answer.map(drop))?;
+            let permit = right.decided(answer.map(drop));
+            let permit = match permit {
+                Ok(permit) => permit,
+                Err(error) => {
+                    if let Some(traced) = traced {
+                        traced.refused(&error);
+                    }
+                    return Err(error.into());
+                }
+            };
             let publishing = match once {
                 Some(once) => broker.publish_once(permit, publication, once),
                 None => broker.publish(permit, publication),
             };
-            watch(publishing).await.map_err(Into::into)
+            traces::watched(traced, publishing).await.map_err(Into::into)
         }
         .boxed()
     }
@@ -282,24 +300,22 @@ impl Hooks {
     /// With what the backend wants published instead, if anything.
     fn ask_to_publish(
         &self,
-        hook: Option<&Arc<str>>,
-        session: Option<SessionId>,
-        principal: Option<&Arc<Principal>>,
-        publication: &Publication,
+        Wish { right, publication, session, principal, .. }: &Wish,
+        context: Option<traces::Context>,
     ) -> BoxFuture<'static, Result<Option<Body>, HookError>> {
-        let Some(webhook) = hook.and_then(|hook| self.webhooks.named(hook)) else {
+        let Some(webhook) = right.hook().and_then(|hook| self.webhooks.named(hook)) else {
             return ready(Err(unavailable(None))).boxed();
         };
         let content_type = publication.content_type.clone();
         let payload = Payload::of(&publication.body, &publication.content_type);
         let encoding = payload.encoding();
         let fields = PublishFields {
-            whose: Whose::of(session, principal),
+            whose: Whose::of(*session, principal.as_ref()),
             destination: publication.destination.as_str(),
             payload,
             headers: as_object(&publication.headers),
         };
-        let traceparent = traces::Context::of(publication).map(|trace| trace.to_string().into());
+        let traceparent = context.map(|context| context.to_string().into());
         let options = CallOptions { traceparent, ..idempotent() };
         let asked = webhook.call("publish", &fields, options);
         let max_bytes = self.message_max_bytes;

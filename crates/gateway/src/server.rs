@@ -295,7 +295,8 @@ fn worker_shared(
         hooks: hooks.of_sessions(),
     };
     let rules = Arc::new(rules);
-    let backends = Backends { webhooks: &webhooks, cluster, handlers, tracker };
+    let backends =
+        Backends { webhooks: &webhooks, cluster, handlers, tracker, tracer: tracer.as_ref() };
     let app = App::new(config, &rules, clock, &backends).map_err(ConfigError::from)?;
     Ok(Arc::new(WorkerShared {
         rules,

@@ -4,6 +4,7 @@
 //! values, or an id that Fanlight itself has made: nothing that a client sent (design invariant 9).
 
 mod answered;
+mod backend;
 mod client;
 mod context;
 mod export;
@@ -26,7 +27,8 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use answered::Answered;
-pub use context::{Context, TRACEPARENT};
+pub use backend::{Asking, Handling, decision};
+pub use context::{Context, Headers, TRACEPARENT};
 pub use export::Exporting;
 pub use settings::{Origin, Settings, Target};
 
@@ -47,11 +49,14 @@ pub struct Tracer {
 }
 
 /// A publication that is traced, on its way to the broker.
-pub struct Publishing {
+pub struct Publishing(Open);
+
+/// A span that is not over.
+struct Open {
     tracer: Arc<Tracer>,
-    /// Its own span.
+    /// Its own.
     context: Context,
-    /// The publisher's.
+    /// That of whoever sent what it is about.
     parent: Option<SpanId>,
     link: Option<SpanContext>,
     begun: SystemTime,
@@ -112,33 +117,51 @@ impl Tracer {
         transport: &'static str,
         connection: Option<&Connection>,
     ) -> Option<Publishing> {
-        let given = Context::of(publication);
+        let id = publication.id;
+        let mut open = self.begin(&mut publication.headers, id.0.as_u128(), connection)?;
+        open.attributes.extend([
+            KeyValue::new("messaging.system", "fanlight"),
+            KeyValue::new("messaging.operation.name", "publish"),
+            message_id(id),
+            KeyValue::new("messaging.message.body.size", count(publication.body.len())),
+            KeyValue::new("fanlight.transport", transport),
+        ]);
+        Some(Publishing(open))
+    }
+
+    /// Begins a span of what came with these headers, if it is to be traced, and makes them carry
+    /// it.
+    fn begin(
+        self: &Arc<Self>,
+        headers: &mut Headers,
+        id: u128,
+        connection: Option<&Connection>,
+    ) -> Option<Open> {
+        let given = Context::within(headers);
         let is_wanted = match given {
             Some(parent) => parent.is_sampled,
-            None => self.publications.has(publication.id.0.as_u128()),
+            None => self.publications.has(id),
         };
         if !is_wanted {
             return None;
         }
         let is_sampled = self.has_budget();
         let trace = given.map_or_else(|| self.ids.new_trace_id(), |parent| parent.trace);
-        let context = Context { trace, span: self.ids.new_span_id(), is_sampled };
+        let context = Context { trace, span: self.new_span(), is_sampled };
         // Also of one that is too many: else every node would trace its delivery.
-        context.put(publication);
-        is_sampled.then(|| Publishing {
+        context.put_within(headers);
+        is_sampled.then(|| Open {
             tracer: Arc::clone(self),
             context,
             parent: given.map(|parent| parent.span),
             link: connection.map(|connection| connection.context.clone()),
             begun: SystemTime::now(),
-            attributes: vec![
-                KeyValue::new("messaging.system", "fanlight"),
-                KeyValue::new("messaging.operation.name", "publish"),
-                message_id(publication.id),
-                KeyValue::new("messaging.message.body.size", count(publication.body.len())),
-                KeyValue::new("fanlight.transport", transport),
-            ],
+            attributes: Vec::new(),
         })
+    }
+
+    fn new_span(&self) -> SpanId {
+        self.ids.new_span_id()
     }
 
     /// Begins the spans of those of a worker's publications that are traced.
@@ -166,7 +189,7 @@ impl Tracer {
     ) {
         let together = delivering.traced.len();
         for (parent, id) in delivering.traced {
-            let own = Context { span: self.ids.new_span_id(), ..parent };
+            let own = Context { span: self.new_span(), ..parent };
             let mut attributes = vec![
                 KeyValue::new("messaging.system", "fanlight"),
                 KeyValue::new("messaging.operation.name", "deliver"),
@@ -191,7 +214,7 @@ impl Tracer {
     /// Begins the span of a connection that is to be traced.
     pub fn connection(&self, session: SessionId, transport: &'static str) -> Option<Connection> {
         self.connections.has(session.0.as_u128()).then(|| {
-            let (trace, span) = (self.ids.new_trace_id(), self.ids.new_span_id());
+            let (trace, span) = (self.ids.new_trace_id(), self.new_span());
             let context = span_context(Context { trace, span, is_sampled: true });
             Connection { context, begun: SystemTime::now(), transport }
         })
@@ -255,50 +278,73 @@ impl Publishing {
     /// Says what namespace it is in.
     #[must_use]
     pub fn within(mut self, namespace: Option<&str>) -> Self {
-        self.attributes.extend(namespace.map(in_namespace));
+        self.0.attributes.extend(namespace.map(in_namespace));
         self
     }
 
     /// Passes the broker's answer on, and ends the spans with it.
     pub fn watch(self, publish: Answer) -> Answer {
+        // A backend may have been asked before.
+        let handed_in = SystemTime::now();
         Answered::new(publish)
             .map(move |(result, answered)| {
-                self.end(&result, answered);
+                self.end(&result, handed_in, answered);
                 result
             })
             .boxed()
     }
 
-    fn end(self, result: &Result<Published, PublishError>, answered: Option<SystemTime>) {
-        let Self { tracer, context, parent, link, begun, mut attributes } = self;
+    fn end(
+        self,
+        result: &Result<Published, PublishError>,
+        handed_in: SystemTime,
+        answered: Option<SystemTime>,
+    ) {
+        let Self(mut open) = self;
         let status = match result {
             Ok(_) => Status::Unset,
             Err(error) => Status::error(error.to_string()),
         };
+        let tracer = &open.tracer;
         if tracer.via_redis {
-            let own = Context { span: tracer.ids.new_span_id(), ..context };
-            let span = tracer.span(span_context(own), "redis", begun);
+            let own = Context { span: tracer.new_span(), ..open.context };
+            let span = tracer.span(span_context(own), "redis", handed_in);
             tracer.give(SpanData {
-                parent_span_id: context.span,
+                parent_span_id: open.context.span,
                 span_kind: SpanKind::Client,
-                end_time: answered.unwrap_or(span.end_time).max(begun),
+                end_time: answered.unwrap_or(span.end_time).max(handed_in),
                 attributes: vec![KeyValue::new("db.system.name", "redis")],
                 status: status.clone(),
                 ..span
             });
         }
-        attributes.push(KeyValue::new("fanlight.result", outcome(result)));
+        open.attributes.push(KeyValue::new("fanlight.result", outcome(result)));
+        open.end("publish", SpanKind::Producer, status);
+    }
+}
+
+impl Open {
+    fn end(self, name: &'static str, span_kind: SpanKind, status: Status) {
+        let Self { tracer, context, parent, link, begun, attributes } = self;
         let mut links = SpanLinks::default();
         links.links.extend(link.map(|context| Link::new(context, Vec::new(), 0)));
         tracer.give(SpanData {
             parent_span_id: parent.unwrap_or(SpanId::INVALID),
             parent_span_is_remote: parent.is_some(),
-            span_kind: SpanKind::Producer,
+            span_kind,
             attributes,
             links,
             status,
-            ..tracer.span(span_context(context), "publish", begun)
+            ..tracer.span(span_context(context), name, begun)
         });
+    }
+}
+
+/// A publication on its way, whose spans end with it.
+pub fn watched(publishing: Option<Publishing>, publish: Answer) -> Answer {
+    match publishing {
+        Some(publishing) => publishing.watch(publish),
+        None => publish,
     }
 }
 

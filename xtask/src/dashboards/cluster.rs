@@ -111,6 +111,9 @@ fn registry() -> Row {
         .line("claimed", "sum(fanlight_peer_claims{@})")
         .line("asks pending", "sum(fanlight_peer_asks_pending{@})")
         .line("requests pending", "sum(fanlight_peer_requests_pending{@})"),
+        graph("Revocations", "short", "How many a node knows, and which backends ask for.")
+            .line("known", "max(fanlight_revocations{@})")
+            .line("{{kind}} a second", "sum by (kind) (rate(fanlight_revoked_total{@}[~]))"),
         graph("Claims", "cps", "Claims of such names, by what became of them.")
             .line("{{result}}", "sum by (result) (rate(fanlight_peer_claims_total{@}[~]))")
             .line("lost", "sum(rate(fanlight_peer_claims_lost_total{@}[~]))"),

@@ -7,7 +7,7 @@ pub(super) fn dashboard() -> Dashboard {
         name: "delivery",
         title: "Delivery",
         description: "What becomes of messages: published, fanned out, delivered, recovered, queued.",
-        rows: vec![publish(), deliver(), slow(), history(), queues(), traces()],
+        rows: vec![publish(), backends(), deliver(), slow(), history(), queues(), traces()],
     }
 }
 
@@ -20,6 +20,24 @@ fn publish() -> Row {
             .percentiles("fanlight_publish_seconds"),
     ];
     Row { title: "Publishing", panels }
+}
+
+fn backends() -> Row {
+    let panels = vec![
+        graph("Messages to /app", "cps", "Handled by backends, or why not.")
+            .line("{{result}}", "sum by (result) (rate(fanlight_app_messages_total{@}[~]))")
+            .runbook("FanlightWebhookFailing"),
+        graph(
+            "Time of backends, 99 %",
+            "s",
+            "From handing a message to its backend to the answer, a webhook's wait for a turn included.",
+        )
+        .line(
+            "{{backend}}",
+            "histogram_quantile(0.99, sum by (backend, le) (rate(fanlight_app_seconds_bucket{@}[~])))",
+        ),
+    ];
+    Row { title: "Backends", panels }
 }
 
 fn deliver() -> Row {
@@ -49,6 +67,11 @@ fn slow() -> Row {
         graph("Slow consumers", "cps", "Connections cut because their clients did not keep up.")
             .line("{{reason}}", "sum by (reason) (rate(fanlight_closes_total{@,reason=~\"slow_consumer|send_timeout\"}[~]))")
             .runbook("FanlightSlowConsumers"),
+        graph("Conflated", "cps", "Messages that later ones replaced, and those for which limits.conflation had no room.")
+            .line("by {{by}}", "sum by (by) (rate(fanlight_conflated_messages_total{@}[~]))")
+            .line("no room", "sum(rate(fanlight_conflation_full_total{@}[~]))"),
+        graph("Kept for conflation", "bytes", "Of limits.conflation, which is for each worker.")
+            .line("{{instance}}", "max by (instance) (fanlight_conflation_bytes{@})"),
         graph("Dropped", "cps", "Deliveries that a worker's inbox had no room for, and frames of slow consumers.")
             .line("deliveries", "sum(rate(fanlight_deliveries_dropped_total{@}[~]))")
             .line("frames", "sum(rate(fanlight_outbox_dropped_frames_total{@}[~]))")

@@ -121,6 +121,9 @@ fn traffic() -> Row {
         graph("Handshakes", "cps", "By result; all but accepted are codes of refusals.")
             .line("{{result}}", "sum by (result) (rate(fanlight_handshakes_total{@}[~])) > 0")
             .runbook("FanlightHandshakeBudgetBurn"),
+        graph("Tokens", "cps", "Given by clients, by what they were; and fetches of keys.")
+            .line("{{result}}", "sum by (result) (rate(fanlight_tokens_total{@}[~]))")
+            .line("keys: {{result}}", "sum by (result) (rate(fanlight_jwks_fetches_total{@}[~]))"),
         graph("Closes", "cps", "Connections ended, by reason.")
             .line("{{reason}}", "sum by (reason) (rate(fanlight_closes_total{@}[~])) > 0")
             .runbook("FanlightReconnectStorm"),

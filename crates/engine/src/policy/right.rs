@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use fanlight_proto::Destination;
 
-use super::{NamespaceOptions, PublishPermit, SubscribePermit};
+use super::{HistoryPermit, NamespaceOptions, PresencePermit, PublishPermit, SubscribePermit};
 use crate::history::History;
 use crate::hook::HookError;
-use crate::hub::Target;
 
 /// The right to something, as far as the policy goes. Where the namespace has a hook for it, the
 /// permit comes out only with that backend's consent (design invariant 6).
@@ -34,7 +33,12 @@ impl<P> Right<P> {
 
     /// What came of asking.
     pub fn decided(self, consent: Result<(), HookError>) -> Result<P, HookError> {
-        consent.map(|()| self.permit)
+        consent.map(|()| self.agreed())
+    }
+
+    /// The permit, where the backend has agreed to as much before.
+    pub(crate) fn agreed(self) -> P {
+        self.permit
     }
 }
 
@@ -64,10 +68,21 @@ impl Right<SubscribePermit> {
 
     /// What it is for, absolute, as text.
     pub fn name(&self) -> &str {
-        match self.permit.target() {
-            Target::Destination(destination) => destination.as_str(),
-            Target::Pattern(pattern) => pattern.as_str(),
-        }
+        self.permit.target().as_str()
+    }
+}
+
+impl Right<HistoryPermit> {
+    /// Whose history it allows to read.
+    pub fn destination(&self) -> &Destination {
+        self.permit.destination()
+    }
+}
+
+impl Right<PresencePermit> {
+    /// Where it allows to see who is there.
+    pub fn destination(&self) -> &Destination {
+        self.permit.destination()
     }
 }
 

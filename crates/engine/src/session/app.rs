@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanlight_proto::native::ServerMessage;
+use fanlight_proto::native::{RequestId, ServerMessage};
 use fanlight_proto::{CloseReason, Destination};
-use serde_json::json;
+use serde::Serialize;
 
 use super::headers;
 use super::live::{Answer, Draft, Note, Publishing, Work};
@@ -69,8 +69,38 @@ pub(super) struct Requesting {
 /// A message to `/app/...` that is being handled.
 #[derive(Debug)]
 pub(super) struct Handling {
-    pub(super) message: PublicationId,
-    pub(super) to: Destination,
+    message: PublicationId,
+    to: Destination,
+    key: Option<Box<str>>,
+}
+
+/// What a backend did not do, by all that its client can tell it by.
+struct Failed<'f> {
+    to: &'f Destination,
+    /// The client's name for the message.
+    key: Option<&'f str>,
+    /// What it calls the subscription that was to be answered.
+    subscription: Option<&'f str>,
+    /// Where it would be told that all went well.
+    answer: &'f Answer,
+}
+
+/// The same as the client is told it; what it did not give is not there.
+#[derive(Serialize)]
+struct Failure<'f> {
+    code: &'f str,
+    message: String,
+    destination: &'f str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<&'f str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    receipt: Option<&'f str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'f RequestId>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscription: Option<&'f str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
 }
 
 /// Whether a destination is a backend's.
@@ -146,7 +176,14 @@ impl Session {
         let Requesting { answer, message, to, wire, start } = requesting;
         let reply = match result {
             Ok(reply) => reply,
-            Err(failure) => return self.app_failed(cx, &failure, &to, &answer),
+            Err(failure) => {
+                let subscription = match &wire {
+                    AskedWire::Native | AskedWire::Events => None,
+                    AskedWire::Stomp { id, .. } => Some(&**id),
+                };
+                let failed = Failed { to: &to, key: None, subscription, answer: &answer };
+                return self.app_failed(cx, &failure, &failed);
+            }
         };
         if let Some(body) = reply {
             let publication = Arc::new(body.publication(message, to, cx.now));
@@ -169,9 +206,11 @@ impl Session {
         mut publishing: Publishing,
         result: Result<Option<AppBody>, AppFailure>,
     ) {
-        let Some(Handling { message, to }) = publishing.handling.take() else {
+        let Some(Handling { message, to, key }) = publishing.handling.take() else {
             return self.refuse(cx, &Fault::internal(), &publishing.answer);
         };
+        let failed =
+            Failed { to: &to, key: key.as_deref(), subscription: None, answer: &publishing.answer };
         match result {
             Ok(_) => {
                 publishing.published += 1;
@@ -179,10 +218,10 @@ impl Session {
                 self.publish_next(cx, publishing, note);
             }
             Err(failure) if publishing.is_alone() => {
-                self.app_failed(cx, &failure, &to, &publishing.answer);
+                self.app_failed(cx, &failure, &failed);
             }
             Err(failure) => {
-                self.tell_failure(cx, &failure, &to);
+                self.tell_failure(cx, &failure, &failed);
                 let fault = Fault::commit_not_handled(&failure, publishing.published);
                 self.refuse(cx, &fault, &publishing.answer);
             }
@@ -191,15 +230,9 @@ impl Session {
 
     /// Tells that a backend did not do what was asked. STOMP's ERROR would end the connection, so
     /// it gets no frame of its own, and no RECEIPT.
-    fn app_failed(
-        &mut self,
-        cx: &mut Cx<'_>,
-        failure: &AppFailure,
-        to: &Destination,
-        answer: &Answer,
-    ) {
-        self.tell_failure(cx, failure, to);
-        let id = match answer {
+    fn app_failed(&mut self, cx: &mut Cx<'_>, failure: &AppFailure, failed: &Failed<'_>) {
+        self.tell_failure(cx, failure, failed);
+        let id = match failed.answer {
             Answer::Request(id) => Some(id.clone()),
             Answer::Nobody => None,
             Answer::Joined(index) => Some(u64::from(*index).into()),
@@ -225,19 +258,27 @@ impl Session {
     }
 
     /// Where Spring's clients look for it: `/user/queue/errors` of the session that asked.
-    fn tell_failure(&self, cx: &mut Cx<'_>, failure: &AppFailure, to: &Destination) {
+    fn tell_failure(&self, cx: &mut Cx<'_>, failure: &AppFailure, failed: &Failed<'_>) {
         let own = cx.rules.policy.own(&self.subject(), ERRORS);
         let Some((destination, channel)) = own else { return };
-        let mut body = json!({
-            "code": failure.code(),
-            "message": failure.to_string(),
-            "destination": to.as_str(),
-        });
-        if let Some(after) = failure.retry_after_ms() {
-            body["retry_after_ms"] = after.into();
-        }
+        let (receipt, request) = match failed.answer {
+            Answer::Receipt(receipt) => (Some(&**receipt), None),
+            Answer::Request(id) => (None, Some(id)),
+            Answer::Nobody | Answer::Joined(_) | Answer::ByServer(_) => (None, None),
+        };
+        let told = Failure {
+            code: failure.code(),
+            message: failure.to_string(),
+            destination: failed.to.as_str(),
+            key: failed.key,
+            receipt,
+            id: request,
+            subscription: failed.subscription,
+            retry_after_ms: failure.retry_after_ms(),
+        };
+        let body = serde_json::to_string(&told).expect("it has no maps, and its id is JSON");
         let id = cx.ids.publication(cx.now);
-        let publication = Arc::new(AppBody::json(&body).publication(id, destination, cx.now));
+        let publication = Arc::new(AppBody::of_json(body).publication(id, destination, cx.now));
         let to = Told::Subscribed(channel);
         cx.effects.push(Effect::Tell(Box::new(Telling { publication, to })));
     }
@@ -327,6 +368,12 @@ pub(super) fn check_headers(body: &AppBody, rules: &Rules) -> Result<(), Fault> 
         headers::check_length("content-type", content_type, limits)?;
     }
     body.headers.iter().try_for_each(|(name, value)| headers::check(name, value, limits))
+}
+
+impl Handling {
+    pub(super) fn of(message: &AppMessage) -> Self {
+        Self { message: message.id, to: message.destination().clone(), key: message.key.clone() }
+    }
 }
 
 impl AppOutcome {

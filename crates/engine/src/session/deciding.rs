@@ -1,23 +1,39 @@
-//! Subscriptions that wait for a backend to agree.
+//! What waits for a backend to agree: subscriptions, and reading what subscribers get.
 
+use std::sync::Arc;
+
+use fanlight_proto::Destination;
 use fanlight_proto::stomp::Version;
 
 use super::live::{Answer, Work};
-use super::recovery::Wanted;
+use super::presence::MembersRequest;
+use super::recovery::{HistoryRequest, Wanted};
+use super::subscriptions::Feed;
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::Capability;
 use crate::hook::{HookError, SubscribeQuestion};
 use crate::hub::Wire;
-use crate::policy::{Right, SubscribePermit};
+use crate::policy::{Action, HistoryPermit, PresencePermit, Right, SubscribePermit};
 
-/// A subscription that waits for a backend's consent.
+/// What waits for a backend's consent.
 #[derive(Debug)]
-pub(super) struct Deciding {
+pub(super) enum Deciding {
+    Subscription(Subscribing),
+    History(Right<HistoryPermit>, HistoryRequest),
+    Members(Right<PresencePermit>, MembersRequest),
+}
+
+/// A subscription that waits.
+#[derive(Debug)]
+pub(super) struct Subscribing {
     right: Right<SubscribePermit>,
     id: Box<str>,
     wanted: Wanted<KeptWire>,
     answer: Answer,
 }
+
+/// What a backend is to be asked about: a right, by the backend's name, to a destination.
+type Question<P> = (Right<P>, Arc<str>, Box<str>);
 
 /// A [`Wire`] apart from the request that it was read from.
 #[derive(Debug, Clone, Copy)]
@@ -40,14 +56,79 @@ impl Session {
         let Some(hook) = right.hook().cloned() else {
             return self.refuse(cx, &Fault::internal(), &answer);
         };
-        let question = SubscribeQuestion {
-            hook,
-            session: self.id,
-            principal: self.principal().cloned(),
-            destination: right.name().into(),
-        };
+        let to = right.name().into();
         let wire = KeptWire::of(wanted.wire);
-        let deciding = Deciding { right, id: id.into(), wanted: wanted.in_wire(wire), answer };
+        let subscribing =
+            Subscribing { right, id: id.into(), wanted: wanted.in_wire(wire), answer };
+        self.ask(cx, hook, Action::Subscribe, to, Deciding::Subscription(subscribing));
+    }
+
+    /// Reads a history, once the backend agrees that has a say in who subscribes there.
+    pub(super) fn ask_for_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        right: Right<HistoryPermit>,
+        request: HistoryRequest,
+    ) {
+        match self.at_once(cx, right, Right::<HistoryPermit>::destination) {
+            Ok(permit) => self.read_history(cx, permit, request),
+            Err((right, hook, to)) => {
+                self.ask(cx, hook, Action::History, to, Deciding::History(right, request));
+            }
+        }
+    }
+
+    /// Reads who is at a place, once the backend agrees that has a say in who subscribes there.
+    pub(super) fn ask_for_members(
+        &mut self,
+        cx: &mut Cx<'_>,
+        right: Right<PresencePermit>,
+        request: MembersRequest,
+    ) {
+        match self.at_once(cx, right, Right::<PresencePermit>::destination) {
+            Ok(permit) => self.read_members(cx, permit, request),
+            Err((right, hook, to)) => {
+                self.ask(cx, hook, Action::Presence, to, Deciding::Members(right, request));
+            }
+        }
+    }
+
+    /// The permit, where nobody is to be asked: no backend has a say in it, or it has agreed to the
+    /// subscription that the session has there. Else whom to ask about what.
+    fn at_once<P>(
+        &self,
+        cx: &Cx<'_>,
+        right: Right<P>,
+        destination: impl Fn(&Right<P>) -> &Destination,
+    ) -> Result<P, Question<P>> {
+        let right = match right.permit() {
+            Ok(permit) => return Ok(permit),
+            Err(right) => right,
+        };
+        let is_there = self.live().is_some_and(|live| {
+            let is_to =
+                |feed| matches!(feed, Feed::Hub(key) if cx.hub.is_to(key, destination(&right)));
+            live.subscriptions.iter().any(|own| is_to(own.feed))
+        });
+        match right.hook().cloned() {
+            Some(hook) if !is_there => {
+                let to = destination(&right).as_str().into();
+                Err((right, hook, to))
+            }
+            _ => Ok(right.agreed()),
+        }
+    }
+
+    fn ask(
+        &mut self,
+        cx: &mut Cx<'_>,
+        hook: Arc<str>,
+        action: Action,
+        destination: Box<str>,
+        deciding: Deciding,
+    ) {
+        let principal = self.principal().cloned();
+        let question = SubscribeQuestion { hook, action, session: self.id, principal, destination };
         let effect = Effect::AskToSubscribe(Box::new(question));
         self.start(cx, Work::Decide(Box::new(deciding)), effect);
     }
@@ -55,9 +136,21 @@ impl Session {
     pub(super) fn on_decided(
         &mut self,
         cx: &mut Cx<'_>,
-        Deciding { right, id, wanted, answer }: Deciding,
+        deciding: Deciding,
         consent: Result<(), HookError>,
     ) {
+        let subscribing = match deciding {
+            Deciding::Subscription(subscribing) => subscribing,
+            Deciding::History(right, request) => match right.decided(consent) {
+                Ok(permit) => return self.read_history(cx, permit, request),
+                Err(error) => return self.native_fail(cx, &error.into(), Some(request.id())),
+            },
+            Deciding::Members(right, request) => match right.decided(consent) {
+                Ok(permit) => return self.read_members(cx, permit, request),
+                Err(error) => return self.native_fail(cx, &error.into(), Some(request.id())),
+            },
+        };
+        let Subscribing { right, id, wanted, answer } = subscribing;
         let permit = match right.decided(consent) {
             Ok(permit) => permit,
             Err(error) => return self.refuse(cx, &error.into(), &answer),
@@ -73,7 +166,10 @@ impl Session {
 impl Deciding {
     /// By what it would be there.
     pub(super) fn capability(&self) -> Option<&Capability> {
-        self.wanted.capability.as_deref()
+        match self {
+            Self::Subscription(subscribing) => subscribing.wanted.capability.as_deref(),
+            Self::History(..) | Self::Members(..) => None,
+        }
     }
 }
 

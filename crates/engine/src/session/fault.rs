@@ -446,7 +446,7 @@ impl Fault {
 
     pub(super) fn subscription_revoked(to: &str) -> Self {
         let message =
-            format!("the new token does not allow the subscription to {to}; it has ended");
+            format!("the session may no longer have the subscription to {to}; it has ended");
         Self::of(CloseReason::Forbidden, message, "")
     }
 }

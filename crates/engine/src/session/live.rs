@@ -289,8 +289,7 @@ impl Session {
             Some(Sending::Publication(outgoing)) => outgoing,
             Some(Sending::App(mut message)) => {
                 message.at_unix_ms = cx.now.unix_ms;
-                let to = message.destination().clone();
-                publishing.handling = Some(Handling { message: message.id, to });
+                publishing.handling = Some(Handling::of(&message));
                 return self.start(cx, Work::Publish(publishing), Effect::App(message));
             }
             None => {

@@ -7,7 +7,7 @@ use fanlight_proto::native::{PresenceMember, RequestId, ServerMessage};
 use super::live::{Work, is_pattern, parse_destination};
 use super::subscriptions::{Feed, Subscriptions};
 use super::{Cx, Effect, Fault, Rules, Session, native};
-use crate::policy::{Denied, PresencePermit, Subject};
+use crate::policy::{Denied, PresencePermit, Right, Subject};
 use crate::presence::{Member, MembersPage, Place, PresenceError, Present};
 
 /// A client's question who is at a destination.
@@ -16,6 +16,21 @@ pub(super) struct Asked {
     id: RequestId,
     /// The destination, as the client wrote it.
     to: Box<str>,
+}
+
+/// The question with its page.
+#[derive(Debug)]
+pub(super) struct MembersRequest {
+    cursor: Option<Box<str>>,
+    limit: Option<u32>,
+    asked: Asked,
+}
+
+impl MembersRequest {
+    /// The client's name for it.
+    pub(super) fn id(&self) -> RequestId {
+        self.asked.id.clone()
+    }
 }
 
 /// The part of the answer that a client chooses.
@@ -55,13 +70,24 @@ impl Session {
         to: &str,
         page: Page<'_>,
     ) -> Result<(), Fault> {
-        let permit = may_see_presence(cx.rules, &self.subject(), to)?;
+        let right = may_see_presence(cx.rules, &self.subject(), to)?;
         if page.cursor.is_some_and(|cursor| cursor.len() > CURSOR_MAX_BYTES) {
             return Err(PresenceError::BadCursor.into());
         }
-        let query = permit.into_query(page.cursor.map(Into::into), page.limit);
-        self.start(cx, Work::Members(Asked { id, to: to.into() }), Effect::Members(query));
+        let (cursor, limit) = (page.cursor.map(Into::into), page.limit);
+        let request = MembersRequest { cursor, limit, asked: Asked { id, to: to.into() } };
+        self.ask_for_members(cx, right, request);
         Ok(())
+    }
+
+    pub(super) fn read_members(
+        &mut self,
+        cx: &mut Cx<'_>,
+        permit: PresencePermit,
+        MembersRequest { cursor, limit, asked }: MembersRequest,
+    ) {
+        let query = permit.into_query(cursor, limit);
+        self.start(cx, Work::Members(asked), Effect::Members(query));
     }
 
     pub(super) fn on_members(
@@ -85,7 +111,7 @@ pub(super) fn may_see_presence(
     rules: &Rules,
     subject: &Subject<'_>,
     to: &str,
-) -> Result<PresencePermit, Fault> {
+) -> Result<Right<PresencePermit>, Fault> {
     if is_pattern(to) {
         return Err(Denied::PatternPresence.into());
     }

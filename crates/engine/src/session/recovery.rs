@@ -17,7 +17,7 @@ use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
 use crate::hub::{SubscriptionKey, Wire};
-use crate::policy::{Denied, Right, SubscribePermit};
+use crate::policy::{Denied, HistoryPermit, Right, SubscribePermit};
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
@@ -91,6 +91,14 @@ struct Beginning {
 
 /// A request for what was published before.
 #[derive(Debug)]
+pub(super) struct HistoryRequest {
+    range: HistoryRange,
+    limit: u32,
+    asking: Asking,
+}
+
+/// Who is to get it.
+#[derive(Debug)]
 pub(super) struct Asking {
     id: RequestId,
     to: Box<str>,
@@ -115,6 +123,13 @@ impl Recovering {
     /// The subscription.
     pub(super) fn feed(&self) -> Feed {
         self.beginning.feed
+    }
+}
+
+impl HistoryRequest {
+    /// The client's name for it.
+    pub(super) fn id(&self) -> RequestId {
+        self.asking.id.clone()
     }
 }
 
@@ -318,12 +333,21 @@ impl Session {
         id: RequestId,
     ) -> Result<(), Fault> {
         let destination = parse_destination(cx.rules, to)?;
-        let permit = cx.rules.policy.history(&self.subject(), &destination)?;
+        let right = cx.rules.policy.history(&self.subject(), &destination)?;
         let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
-        let query = permit.into_query(range, limit);
-        let asking = Asking { id, to: to.into() };
-        self.start(cx, Work::History(asking), Effect::History(Box::new(query)));
+        let request = HistoryRequest { range, limit, asking: Asking { id, to: to.into() } };
+        self.ask_for_history(cx, right, request);
         Ok(())
+    }
+
+    pub(super) fn read_history(
+        &mut self,
+        cx: &mut Cx<'_>,
+        permit: HistoryPermit,
+        HistoryRequest { range, limit, asking }: HistoryRequest,
+    ) {
+        let query = permit.into_query(range, limit);
+        self.start(cx, Work::History(asking), Effect::History(Box::new(query)));
     }
 
     pub(super) fn on_history(

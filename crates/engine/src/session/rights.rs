@@ -54,9 +54,13 @@ impl Session {
         cx: &mut Cx<'_>,
         result: Result<Arc<Principal>, AuthError>,
     ) {
-        let goes_on = result.ok().filter(|principal| !principal.is_expired(cx.now));
-        let replaced = goes_on.ok_or_else(Fault::token_expired);
-        if let Err(fault) = replaced.and_then(|principal| self.replace_principal(cx, principal)) {
+        let replaced = match result {
+            Ok(principal) if !principal.is_expired(cx.now) => self.replace_principal(cx, principal),
+            // The next sweep asks again, as long as there is time.
+            Err(AuthError::BackendUnavailable) => Ok(()),
+            _ => Err(Fault::token_expired()),
+        };
+        if let Err(fault) = replaced {
             self.fail(cx, &fault.fatal());
         }
     }
@@ -86,10 +90,10 @@ impl Session {
         // What a backend has subscribed to, no rule allowed before either.
         let own = live.subscriptions.iter().filter(|own| !own.by_server);
         let over = own.filter(|own| !self.is_still_allowed(cx, own));
-        let over: Vec<_> = over.map(|own| own.id.clone()).collect();
-        for id in over {
+        let over: Vec<_> = over.map(|own| (own.id.clone(), named(cx, own))).collect();
+        for (id, to) in over {
             if !matches!(self.codec, Codec::Native) {
-                return self.fail(cx, &Fault::subscription_revoked(&id).fatal());
+                return self.fail(cx, &Fault::subscription_revoked(&to).fatal());
             }
             if self.unsubscribe(cx, &id).is_ok() {
                 self.native_ended(cx, &Fault::subscription_revoked(&id), &id);
@@ -115,6 +119,15 @@ impl Session {
             Feed::Queue(_) => subscription.channel.as_str().parse().is_ok_and(|to| may_see(&to)),
             Feed::Ended => true,
         }
+    }
+}
+
+/// What a subscription is to; STOMP has another name for it.
+fn named(cx: &Cx<'_>, subscription: &Subscription) -> Box<str> {
+    match subscription.feed {
+        Feed::Hub(key) => cx.hub.target(key).map_or(&*subscription.id, Target::as_str).into(),
+        Feed::Queue(_) => subscription.channel.as_str().into(),
+        Feed::Ended => subscription.id.clone(),
     }
 }
 

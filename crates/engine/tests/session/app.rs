@@ -113,11 +113,15 @@ fn a_failure_is_told_on_the_sessions_own_errors_and_leaves_a_stomp_connection_op
             C> SEND destination:/app/chat/7/send receipt:1 | hi
             S? app message /app/chat/7/send room=7 from ann | hi
             D> handled refused room_full Room 7 is full
-            S< MESSAGE content-length:80 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"room_full","destination":"/app/chat/7/send","message":"Room 7 is full"}
+            S< MESSAGE content-length:94 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"room_full","message":"Room 7 is full","destination":"/app/chat/7/send","receipt":"1"}
             C> SUBSCRIBE id:s destination:/app/chat/7/send receipt:2
             S? app request /app/chat/7/send room=7 from ann
             D> handled timeout
-            S< MESSAGE content-length:142 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"timeout","destination":"/app/chat/7/send","message":"the backend did not answer in time; it may or may not have done what was asked"}
+            S< MESSAGE content-length:175 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"timeout","message":"the backend did not answer in time; it may or may not have done what was asked","destination":"/app/chat/7/send","receipt":"2","subscription":"s"}
+            C> SEND destination:/app/chat/7/send idempotency-key:k-1 | hi
+            S? app message /app/chat/7/send room=7 from ann key k-1 | hi
+            D> handled timeout
+            S< MESSAGE content-length:154 content-type:application/json destination:/user/queue/errors message-id:<id> subscription:e | {"code":"timeout","message":"the backend did not answer in time; it may or may not have done what was asked","destination":"/app/chat/7/send","key":"k-1"}
             C> SEND destination:/topic/a receipt:3 | goes on
             S? publish /topic/a from ann | goes on
         "##]],
@@ -136,8 +140,13 @@ fn a_failure_is_told_on_the_sessions_own_errors_and_leaves_a_stomp_connection_op
             C> {"type":"send","to":"/app/chat/7/send","data":1,"id":3}
             S? app message /app/chat/7/send room=7 from ann | 1
             D> handled unavailable
-            S< message {"at":1800000000000,"data":{"code":"unavailable","destination":"/app/chat/7/send","message":"the backend can't be asked now; try again later","retry_after_ms":1000},"id":"<id>","to":"/user/queue/errors"}
+            S< message {"at":1800000000000,"data":{"code":"unavailable","destination":"/app/chat/7/send","id":3,"message":"the backend can't be asked now; try again later","retry_after_ms":1000},"id":"<id>","to":"/user/queue/errors"}
             S< error {"code":"unavailable","id":3,"message":"the backend can't be asked now; try again later","retry_after_ms":1000}
+            C> {"type":"send","to":"/app/chat/7/send","data":1,"key":"k","id":"seven"}
+            S? app message /app/chat/7/send room=7 from ann key k | 1
+            D> handled timeout
+            S< message {"at":1800000000000,"data":{"code":"timeout","destination":"/app/chat/7/send","id":"seven","key":"k","message":"the backend did not answer in time; it may or may not have done what was asked"},"id":"<id>","to":"/user/queue/errors"}
+            S< error {"code":"timeout","id":"seven","message":"the backend did not answer in time; it may or may not have done what was asked"}
         "##]],
     );
 }

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use expect_test::expect;
 use fanlight_engine::auth::AuthError;
+use fanlight_engine::history::History;
 use fanlight_engine::hook::{HookError, SessionHooks, SubscribeQuestion};
 use fanlight_engine::policy::{
-    Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Subject,
+    Action, Namespace, NamespaceOptions, Policy, PolicyRule, RuleEffect, Subject,
 };
 use fanlight_engine::session::{Done, Effect, Handshake, Rules};
 
@@ -37,7 +38,13 @@ pub(crate) fn asked_who(effect: Effect) -> (String, Option<Pending>) {
 
 /// What a backend is asked, and which answer that waits for.
 pub(crate) fn asked(question: &SubscribeQuestion) -> (String, Option<Pending>) {
-    let line = format!("S? ask {} to {}", question.hook, question.destination);
+    let what = match question.action {
+        Action::Subscribe => "to",
+        Action::History => "history of",
+        Action::Presence => "presence at",
+        Action::Publish => unreachable!("it is asked with the publication"),
+    };
+    let line = format!("S? ask {} {what} {}", question.hook, question.destination);
     (line, Some(Pending::Decided))
 }
 
@@ -53,6 +60,7 @@ pub(crate) fn decide(driver: &mut Driver, what: &str, answer: &str) {
             let user = driver::principal(user, driver.now).map(Arc::new);
             Done::Introduced(user.map(Some))
         }
+        ("renewed", "unavailable") => Done::Authenticated(Err(AuthError::BackendUnavailable)),
         ("renewed", user) => Done::Authenticated(driver::principal(user, driver.now).map(Arc::new)),
         ("decided", "") => Done::Decided(Ok(())),
         ("decided", "no") => Done::Decided(Err(refused())),
@@ -67,10 +75,15 @@ pub(crate) fn decide(driver: &mut Driver, what: &str, answer: &str) {
 
 /// Topics that a backend has a say in, and sessions too.
 fn rules() -> Rules {
+    rules_of(NamespaceOptions::default())
+}
+
+/// The same with these options.
+fn rules_of(options: NamespaceOptions) -> Rules {
     let options = NamespaceOptions {
         subscribe_hook: Some("backend".into()),
         publish_hook: Some("backend".into()),
-        ..NamespaceOptions::default()
+        ..options
     };
     let namespaces = [Namespace { options, ..Namespace::new("topic", "/topic/**") }];
     let policy = Policy::new(&namespaces, &[PolicyRule::new(RuleEffect::Allow, "/topic/*")]);
@@ -314,6 +327,156 @@ fn a_session_that_always_has_something_under_way_is_renewed_between_two_requests
             D> published
             S< ok {"id":2,"message_id":"<id>"}
         "##]],
+    );
+}
+
+#[test]
+fn a_backend_that_can_not_be_asked_about_a_renewal_is_asked_again_for_a_while() {
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann@1
+            S< connected {"expires":1800000001000,"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            T> 1s
+            @1s S? renew ann by nothing
+            D> renewed unavailable
+            T> 1s
+            @1s S? renew ann by nothing
+            D> renewed ann@1
+            T> 1s
+            @1s S? renew ann by nothing
+            D> renewed unavailable
+            T> 14s
+            @1s S? renew ann by nothing
+            T> 1s
+            @1s S< error {"code":"token_expired","message":"the token has expired; connect again with a new token"}
+            @1s S| close token_expired
+        "#]],
+    );
+}
+
+#[test]
+fn a_renewal_that_takes_rights_away_ends_what_they_allowed() {
+    let policy = driver::role_policy();
+    let hooks = SessionHooks { connect: true, refresh: true };
+    let rules = Rules { policy, hooks, ..Rules::default() };
+    check_rules(
+        rules.clone(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann+ops@1
+            S< connected {"expires":1800000001000,"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            C> {"type":"subscribe","to":"/topic/ops"}
+            S? join /topic/ops
+            D> joined
+            C> {"type":"subscribe","to":"/topic/all"}
+            S? join /topic/all
+            D> joined
+            T> 1s
+            @1s S? renew ann by nothing
+            D> renewed ann@9
+            S! leave /topic/ops
+            S< error {"code":"forbidden","message":"the session may no longer have the subscription to /topic/ops; it has ended"}
+            C> {"type":"send","to":"/topic/ops","data":1,"id":2}
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+        "#]],
+    );
+    check_rules(
+        rules.clone(),
+        expect![[r#"
+            D> hold
+            C> CONNECT accept-version:1.2
+            S? introduce 
+            D> introduced ann+ops@1
+            S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:ann version:1.2
+            C> SUBSCRIBE id:1 destination:/topic/ops
+            S? join /topic/ops
+            D> joined
+            T> 1s
+            @1s S? renew ann by nothing
+            D> renewed ann@9
+            S< ERROR code:forbidden message:the session may no longer have the subscription to /topic/ops; it has ended
+            S! leave /topic/ops
+            S| close forbidden
+        "#]],
+    );
+    check_rules(
+        rules,
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann@1
+            S< connected {"expires":1800000001000,"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            T> 1s
+            @1s S? renew ann by nothing
+            D> renewed bob@9
+            S< error {"code":"unauthorized","message":"the token is another user's; connect again to change the user"}
+            S| close unauthorized
+        "#]],
+    );
+}
+
+#[test]
+fn what_subscribers_get_is_read_with_the_same_consent_or_by_who_is_subscribed() {
+    let history = Some(History { size: 10, ttl_ms: 60_000 });
+    check_rules(
+        rules_of(NamespaceOptions { history, presence: true, ..NamespaceOptions::default() }),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            C> {"type":"history","to":"/topic/a","limit":5,"id":1}
+            S? ask backend history of /topic/a
+            D> decided no
+            S< error {"code":"forbidden","id":1,"message":"not yours"}
+            C> {"type":"presence","to":"/topic/a","id":2}
+            S? ask backend presence at /topic/a
+            D> decided timeout
+            S< error {"code":"timeout","id":2,"message":"the backend that decides about this did not answer in time; try again later","retry_after_ms":1000}
+            C> {"type":"subscribe","to":"/topic/a","history":3,"presence":true,"id":3}
+            S? ask backend to /topic/a
+            D> decided no
+            S< error {"code":"forbidden","id":3,"message":"not yours"}
+            C> {"type":"history","to":"/topic/a","limit":5,"id":4}
+            S? ask backend history of /topic/a
+            D> decided
+            S? history /topic/a newest limit 5
+            D> history unavailable
+            S< error {"code":"unavailable","id":4,"message":"the history can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"presence","to":"/topic/a","limit":7,"id":5}
+            S? ask backend presence at /topic/a
+            D> decided
+            S? members /topic/a 7
+            D> members unavailable
+            S< error {"code":"unavailable","id":5,"message":"the members can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"subscribe","to":"/topic/a","id":6}
+            S? ask backend to /topic/a
+            D> decided
+            S? join /topic/a
+            D> joined
+            S? recover /topic/a from now
+            D> recovered
+            S! appear /topic/a as ann
+            S< ok {"epoch":"e","id":6,"offset":7}
+            C> {"type":"history","to":"/topic/a","limit":5,"id":7}
+            S? history /topic/a newest limit 5
+            D> history unavailable
+            S< error {"code":"unavailable","id":7,"message":"the history can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"presence","to":"/topic/a","id":8}
+            S? members /topic/a 100
+            D> members unavailable
+            S< error {"code":"unavailable","id":8,"message":"the members can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"history","to":"/topic/b","limit":5,"id":9}
+            S? ask backend history of /topic/b
+        "#]],
     );
 }
 

@@ -322,7 +322,7 @@ fn a_refreshed_token_that_does_not_allow_presence_ends_what_shows_it() {
             S? authenticate ann
             S! leave /topic/a
             S! vanish /topic/a as ann
-            S< error {"code":"forbidden","message":"the new token does not allow the subscription to /topic/a; it has ended","to":"/topic/a"}
+            S< error {"code":"forbidden","message":"the session may no longer have the subscription to /topic/a; it has ended","to":"/topic/a"}
             S< ok {"id":1}
         "#]],
     );

@@ -207,7 +207,7 @@ fn what_a_refreshed_token_no_longer_allows_ends() {
             C> {"type":"refresh","token":"ann","id":1}
             S? authenticate ann
             S! leave /topic/ops
-            S< error {"code":"forbidden","message":"the new token does not allow the subscription to /topic/ops; it has ended","to":"/topic/ops"}
+            S< error {"code":"forbidden","message":"the session may no longer have the subscription to /topic/ops; it has ended","to":"/topic/ops"}
             S< ok {"id":1}
             C> {"type":"subscribe","to":"/topic/ops","id":2}
             S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}

@@ -32,6 +32,7 @@ use fanlight_engine::app::{AppBody, AppFailure};
 use fanlight_engine::broker::{Joined, PublishError, Reach};
 use fanlight_engine::history::{HistoryError, Lost};
 use fanlight_engine::limits::RetryAfterMs;
+use fanlight_engine::presence::PresenceError;
 use fanlight_engine::queue::QueueError;
 use fanlight_engine::registry::Entered;
 use fanlight_engine::session::{Done, Form, Handshake, Listening, Order, Protocol, Rules};
@@ -187,6 +188,9 @@ fn drive(driver: &mut Driver, line: &str) {
         ("history", rest) => {
             let (count, top) = rest.split_once(" at ").unwrap();
             driver.answer_history(count.parse().unwrap(), top.parse().unwrap(), None);
+        }
+        ("members", "unavailable") => {
+            driver.done(Done::Members(Err(PresenceError::Unavailable)));
         }
         ("handled", outcome) => driver.done(Done::App(handled(outcome))),
         ("settled", "") => driver.answer_settled(Ok(())),

@@ -129,6 +129,22 @@ pub(super) fn route_problem(error: &AppRouteError) -> Problem {
     Problem::new(format!("app.routes[{route}].{option}"), error.to_string(), remedy)
 }
 
+/// Webhooks that are given up before they count as failed.
+pub(super) fn warnings(config: &Config) -> impl Iterator<Item = Problem> {
+    let routes = &config.app.routes;
+    let of_app =
+        move |name: &str| routes.iter().any(|route| route.webhook.as_deref() == Some(name));
+    let webhooks = config.webhooks.iter().enumerate();
+    let late = webhooks.filter(move |(_, webhook)| {
+        webhook.timeout.as_ms() >= config.app.timeout.as_ms() && of_app(&webhook.name)
+    });
+    late.map(|(at, _)| {
+        let fault = "not shorter than app.timeout, which ends first: a silent backend is asked on";
+        let remedy = "make it shorter, or app.timeout longer";
+        Problem::new(format!("webhooks[{at}].timeout"), fault, remedy)
+    })
+}
+
 /// What keeps routes from being used, apart from what their patterns say.
 pub(super) fn problems(config: &Config, problems: &mut Vec<Problem>) {
     let app = &config.app;
@@ -227,5 +243,21 @@ mod tests {
         let config: Config = toml::from_str(narrower_first).unwrap();
         let problems = check::problems(&config);
         assert!(!problems.iter().any(|problem| problem.key.starts_with("app.")), "{problems:#?}");
+    }
+
+    #[test]
+    fn a_webhook_that_is_given_up_before_it_can_fail_is_warned_of() {
+        for (timeout, is_told) in [("9s", false), ("10s", true)] {
+            let text = format!(
+                "[[webhooks]]\nname = 'b'\nurl = 'https://a.test/'\nsecret = 's'\n\
+                 timeout = '{timeout}'\n[[webhooks]]\nname = 'hooks'\nurl = 'https://a.test/'\n\
+                 secret = 's'\ntimeout = '1m'\n[[app.routes]]\ndestination = '/app/x'\n\
+                 webhook = 'b'\n"
+            );
+            let config: Config = toml::from_str(&text).unwrap();
+            let told: Vec<_> = config.warnings().into_iter().map(|warning| warning.key).collect();
+            assert_eq!(told.iter().any(|key| key == "webhooks[0].timeout"), is_told, "{told:?}");
+            assert!(!told.iter().any(|key| key == "webhooks[1].timeout"), "{told:?}");
+        }
     }
 }

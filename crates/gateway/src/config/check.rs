@@ -92,6 +92,7 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     }
     warnings.extend(jwks::warnings(&config.auth.jwks));
     warnings.extend(accounts::warnings(&config.auth.accounts));
+    warnings.extend(app::warnings(config));
     for (option, fault) in ecs::problems(&config.drain) {
         warnings.push(Problem::new(option, fault, "leave it false outside ECS"));
     }

@@ -272,8 +272,8 @@ pub struct Namespace {
     /// all. Needs `events.enabled`, and does not go with `patterns`.
     #[serde(default)]
     pub events: bool,
-    /// One of `webhooks`, asked whether a session may subscribe here, once the policy allows it.
-    /// Absent: nobody is asked.
+    /// One of `webhooks`, asked whether a session may subscribe here, or read the history or who is
+    /// there, once the policy allows it. Absent: nobody is asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub subscribe_hook: Option<String>,
     /// One of `webhooks`, asked whether a session may publish here, once the policy allows it; it may

@@ -131,6 +131,12 @@ const APP: &[Metric] = &[
     Metric::counter("fanlight_app_messages_total", "Messages to `/app/...`, by route and result.")
         .by(&[("route", OPEN), ("result", &app::RESULTS)])
         .detail("`route` is the pattern of one of `[[app.routes]]`. `handled`: the handler has answered, and the broker has accepted what it wants sent; `refused`: the handler said no; for the others see [what clients are told](app.md#what-clients-are-told)"),
+    Metric::histogram(
+        "fanlight_app_seconds",
+        "From handing a message to its backend to the answer or failure, by the kind of backend.",
+    )
+    .by(&[("backend", &app::BACKENDS)])
+    .detail("Of a webhook, its wait for a turn included. What was not asked, `unavailable` or `overloaded`, does not count; `timeout` does"),
 ];
 
 const MESSAGES: &[Metric] = &[

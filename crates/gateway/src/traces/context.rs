@@ -6,6 +6,9 @@ use opentelemetry::trace::{SpanId, TraceId};
 /// The header that carries it.
 pub const TRACEPARENT: &str = "traceparent";
 
+/// What it is carried among.
+pub type Headers = Box<[(Box<str>, Box<str>)]>;
+
 /// A span that others may be children of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Context {
@@ -38,19 +41,24 @@ impl Context {
 
     /// What a publication came with.
     pub fn of(publication: &Publication) -> Option<Self> {
-        let carried = publication.headers.iter().find(|(name, _)| &**name == TRACEPARENT);
+        Self::within(&publication.headers)
+    }
+
+    /// What is among headers.
+    pub fn within(headers: &[(Box<str>, Box<str>)]) -> Option<Self> {
+        let carried = headers.iter().find(|(name, _)| &**name == TRACEPARENT);
         carried.and_then(|(_, value)| Self::parse(value))
     }
 
-    /// Makes a publication carry it, in place of what it came with.
-    pub fn put(&self, publication: &mut Publication) {
+    /// Makes headers carry it, in place of what they came with.
+    pub fn put_within(&self, headers: &mut Headers) {
         let value = self.to_string().into();
-        let mut headers = std::mem::take(&mut publication.headers).into_vec();
-        match headers.iter_mut().find(|(name, _)| &**name == TRACEPARENT) {
+        let mut all = std::mem::take(headers).into_vec();
+        match all.iter_mut().find(|(name, _)| &**name == TRACEPARENT) {
             Some((_, carried)) => *carried = value,
-            None => headers.push((TRACEPARENT.into(), value)),
+            None => all.push((TRACEPARENT.into(), value)),
         }
-        publication.headers = headers.into();
+        *headers = all.into();
     }
 }
 

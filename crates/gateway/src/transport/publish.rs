@@ -88,9 +88,12 @@ async fn published(
             let published = outcome.map_err(|error| door::refused(error.into()))?;
             Ok(Json(Told::from(published)).into_response())
         }
-        Sent::App(message) => {
+        Sent::App(mut message) => {
             let message_id = message.id.to_string();
-            let handled = match node.app.handle_surely(*message).await {
+            adopt_trace(&parts.headers, &mut message.headers);
+            let tracer = node.tracer.as_ref();
+            let handling = tracer.and_then(|tracer| tracer.handle(&mut message, "http", None));
+            let handled = match node.app.handle_surely(*message, handling).await {
                 Ok(handled) => handled,
                 Err(failure) => return Ok(not_handled(&failure)),
             };
@@ -191,34 +194,35 @@ pub fn begin(
     principal: Caller,
 ) -> BoxFuture<'static, Result<Published, Unpublished>> {
     let traced = traced(node, headers, &mut publication);
-    let watch = move |publish| match traced {
-        Some(publishing) => publishing.watch(publish),
-        None => publish,
-    };
     let permit = match right.permit() {
         Ok(permit) => permit,
         Err(right) => {
-            let wish = Wish { right, publication, once: key, session: None, principal };
-            return node.hooks.publish(wish, Arc::clone(&node.broker), watch);
+            let (once, session) = (key, None);
+            let wish = Wish { right, publication, once, session, principal, traced };
+            return node.hooks.publish(wish, Arc::clone(&node.broker));
         }
     };
     let publish = match key {
         Some(key) => node.broker.publish_once(permit, publication, key),
         None => node.broker.publish(permit, publication),
     };
-    watch(publish).map(|outcome| outcome.map_err(Into::into)).boxed()
+    traces::watched(traced, publish).map(|outcome| outcome.map_err(Into::into)).boxed()
 }
 
-/// The span of a publication that is traced. What its own headers say comes before those of the
-/// request.
-fn traced(node: &Node, headers: &HeaderMap, publication: &mut Publication) -> Option<Publishing> {
-    let tracer = node.tracer.as_ref()?;
+/// Makes what a request brings part of the request's trace. What its own headers say comes first.
+fn adopt_trace(headers: &HeaderMap, own: &mut traces::Headers) {
     let of_request = || traces::Context::parse(headers.get(TRACEPARENT)?.to_str().ok()?);
-    if traces::Context::of(publication).is_none()
+    if traces::Context::within(own).is_none()
         && let Some(context) = of_request()
     {
-        context.put(publication);
+        context.put_within(own);
     }
+}
+
+/// The span of a publication that is traced.
+fn traced(node: &Node, headers: &HeaderMap, publication: &mut Publication) -> Option<Publishing> {
+    let tracer = node.tracer.as_ref()?;
+    adopt_trace(headers, &mut publication.headers);
     let publishing = tracer.publish(publication, "http", None)?;
     let namespaces = node.rules.policy.namespaces();
     Some(publishing.within(namespaces.name_of(&publication.destination)))

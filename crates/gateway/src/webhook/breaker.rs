@@ -43,17 +43,7 @@ impl Breaker {
 
     /// Whether somebody may pass now.
     pub fn admit(self: &Arc<Self>, now: Instant) -> Result<Passage, Open> {
-        let mut state = self.state();
-        let is_trial = match *state {
-            State::Closed { .. } => false,
-            State::Open { until } if now < until => return Err(Open(until - now)),
-            State::Open { .. } => {
-                *state = State::Trial { begun: now };
-                true
-            }
-            State::Trial { .. } => return Err(Open(TRIAL_TIME)),
-        };
-        drop(state);
+        let is_trial = self.state().admit(now)?;
         Ok(Passage { breaker: Arc::clone(self), is_trial })
     }
 
@@ -67,7 +57,31 @@ impl Breaker {
     }
 }
 
+impl State {
+    /// Whether somebody may pass now, and is the one who tries.
+    fn admit(&mut self, now: Instant) -> Result<bool, Open> {
+        match *self {
+            Self::Closed { .. } => Ok(false),
+            Self::Open { until } if now < until => Err(Open(until - now)),
+            Self::Open { .. } => {
+                *self = Self::Trial { begun: now };
+                Ok(true)
+            }
+            Self::Trial { .. } => Err(Open(TRIAL_TIME)),
+        }
+    }
+}
+
 impl Passage {
+    /// Whether it is still good: who has waited since is not to ask a backend that has failed in
+    /// the meantime.
+    pub fn still(&mut self, now: Instant) -> Result<(), Open> {
+        if !self.is_trial {
+            self.is_trial = self.breaker.state().admit(now)?;
+        }
+        Ok(())
+    }
+
     /// The backend is well. Who had passed before it opened says nothing about now.
     pub fn succeeded(mut self) {
         let mut state = self.breaker.state();
@@ -150,6 +164,20 @@ mod tests {
         let later = later + PAUSE;
         drop(breaker.admit(later).unwrap());
         assert!(breaker.admit(later).is_ok());
+    }
+
+    #[test]
+    fn who_waits_when_it_opens_does_not_pass_until_it_is_time_for_a_trial() {
+        let now = Instant::now();
+        let breaker = Arc::new(Breaker::new(1, PAUSE));
+        let (first, mut second, mut third) = [(); 3].map(|()| breaker.admit(now).unwrap()).into();
+        assert_eq!(second.still(now), Ok(()));
+        assert!(first.failed(now));
+        assert_eq!(second.still(now), Err(Open(PAUSE)));
+        assert_eq!(second.still(now + PAUSE), Ok(()));
+        assert!(third.still(now + PAUSE).is_err() && breaker.admit(now + PAUSE).is_err());
+        second.succeeded();
+        assert_eq!(third.still(now + PAUSE), Ok(()));
     }
 
     #[test]

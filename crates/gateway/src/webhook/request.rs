@@ -237,6 +237,11 @@ impl Entered {
         };
         self.waiting = None;
         let begun = Instant::now();
+        if let Err(Open(after)) = self.passage.still(begun) {
+            let error = WebhookError::BreakerOpen(after);
+            outcome.is(error.result());
+            return Err(error);
+        }
         outcome.begin(begun);
         let under_way = line.meters.in_flight();
         let answer = line.answer(&self, begun + line.timeout).await;
@@ -277,7 +282,8 @@ const USER_AGENT: &str = concat!("fanlight/", env!("CARGO_PKG_VERSION"));
 const TRIES_MAX: u32 = 3;
 /// Before the second try; the third has twice as long.
 const RETRY_PAUSE: Duration = Duration::from_millis(50);
-/// How long a connection that is not used is kept.
-const IDLE_TIME: Duration = Duration::from_secs(20);
+/// How long a connection that is not used is kept: less than servers keep theirs, or a request
+/// meets its end. Node's and uvicorn's keep them for 5 s.
+const IDLE_TIME: Duration = Duration::from_secs(4);
 /// Of an answer.
 const HEAD_MAX_BYTES: usize = 64 << 10;

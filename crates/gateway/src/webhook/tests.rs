@@ -209,6 +209,25 @@ async fn a_backend_that_keeps_failing_is_left_alone_until_a_trial_succeeds() {
 }
 
 #[tokio::test]
+async fn who_waits_for_a_turn_when_a_backend_fails_hears_so_and_nothing_is_sent() {
+    let mut backend = Backend::start(false).await;
+    let webhook = backend.webhook(
+        "timeout = \"20s\"\nconcurrency = 1\nbreaker_failures = 1\nbreaker_pause = \"20s\"",
+    );
+    let calls = [(); 3].map(|()| webhook.call("connect", &json!({}), CallOptions::default()));
+    let [first, second, third] = calls.map(|call| Handle::current().spawn(call));
+    backend.next().await;
+    backend.answers(StatusCode::INTERNAL_SERVER_ERROR);
+    backend.shared.gate.add_permits(1_000_000);
+    assert_eq!(first.await.unwrap(), Err(WebhookError::Status(500)));
+    for waiting in [second, third] {
+        let refused = waiting.await.unwrap().unwrap_err();
+        assert!(matches!(refused, WebhookError::BreakerOpen(_)), "{refused}");
+    }
+    assert!(backend.seen.try_recv().is_err());
+}
+
+#[tokio::test]
 async fn a_private_address_is_not_asked_unless_it_is_allowed() {
     let mut backend = Backend::start(true).await;
     let port = backend.address.port();

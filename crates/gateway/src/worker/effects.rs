@@ -53,8 +53,9 @@ impl Worker {
             Effect::PublishOnce(right, publication, once) => {
                 self.publish(key, right, publication, Some(once))
             }
-            Effect::App(message) => {
-                let handled = self.shared.app.handle(*message);
+            Effect::App(mut message) => {
+                let traced = self.trace_message(key, &mut message);
+                let handled = self.shared.app.handle(*message, traced);
                 let handled = handled.map(|result| result.map(|handled| handled.reply)).boxed();
                 self.start(key, handled, Done::App)
             }
@@ -123,10 +124,16 @@ impl Worker {
 
     /// Tells one session something, by its own subscriptions.
     fn tell(&mut self, key: SessionKey, telling: &Telling) {
+        let delivering = self.traces.deliver(std::slice::from_ref(&telling.publication));
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        for chunk in self.encoder.tell(telling, key, slot.framing, &self.hub) {
-            self.stats.messages_out += 1;
+        let chunks = self.encoder.tell(telling, key, slot.framing, &self.hub);
+        let count = chunks.len() as u64;
+        self.stats.messages_out += count;
+        for chunk in chunks {
             self.stage.push(key, slot, chunk);
+        }
+        if let Some(delivering) = delivering {
+            self.delivered(delivering, &telling.publication.destination, count);
         }
     }
 }

@@ -13,8 +13,8 @@ use fanlight_engine::time::Now;
 use super::Worker;
 use super::census::transport_of;
 use super::slot::Role;
-use super::traces::watched;
 use crate::hooks::{Origin, Wish};
+use crate::traces::watched;
 
 impl Worker {
     pub(super) fn introduce(
@@ -61,12 +61,8 @@ impl Worker {
             Err(right) => {
                 let session = self.session(key)?;
                 let (id, principal) = (Some(session.id()), session.principal().cloned());
-                let wish = Wish { right, publication, once, session: id, principal };
-                let broker = Arc::clone(broker);
-                let publish = self
-                    .shared
-                    .hooks
-                    .publish(wish, broker, move |publish| watched(traced, publish));
+                let wish = Wish { right, publication, once, session: id, principal, traced };
+                let publish = self.shared.hooks.publish(wish, Arc::clone(broker));
                 return self.start(key, publish, Done::Published);
             }
         };

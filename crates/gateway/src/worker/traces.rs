@@ -3,17 +3,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use fanlight_engine::broker::{PublishError, Published};
+use fanlight_engine::app::AppMessage;
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::publication::Publication;
 use fanlight_engine::session::Protocol;
 use fanlight_proto::{CloseReason, Destination};
-use futures_util::future::BoxFuture;
 
 use super::census::transport_of;
 use super::slot::{Role, Slot};
 use super::{Worker, WorkerShared};
-use crate::traces::{Connection, Delivering, Ended, Publishing, Tracer};
+use crate::traces::{Connection, Delivering, Ended, Handling, Publishing, Tracer};
 
 /// A worker's traces.
 pub(super) struct Traces {
@@ -75,21 +74,21 @@ impl Worker {
         Some(publishing.within(namespaces.name_of(&publication.destination)))
     }
 
+    /// The span of a message to a backend of this session, if it is traced.
+    pub(super) fn trace_message(
+        &self,
+        key: SessionKey,
+        message: &mut AppMessage,
+    ) -> Option<Handling> {
+        let tracer = self.traces.tracer.as_ref()?;
+        let transport = transport_of(self.slots.get(key.0 as usize)?).name();
+        tracer.handle(message, transport, self.traces.connections.get(&key))
+    }
+
     /// Publications of this destination have been written to so many subscribers.
     pub(super) fn delivered(&self, delivering: Delivering, to: &Destination, subscribers: u64) {
         let Some(tracer) = &self.traces.tracer else { return };
         let namespaces = self.shared.rules.policy.namespaces();
         tracer.delivered(delivering, self.id.0, namespaces.name_of(to), subscribers);
-    }
-}
-
-/// A publication on its way, whose span ends with it.
-pub(super) fn watched(
-    publishing: Option<Publishing>,
-    publish: BoxFuture<'static, Result<Published, PublishError>>,
-) -> BoxFuture<'static, Result<Published, PublishError>> {
-    match publishing {
-        Some(publishing) => publishing.watch(publish),
-        None => publish,
     }
 }

@@ -180,10 +180,13 @@ async fn a_subscription_is_answered_once_and_errors_go_to_the_session_that_asked
         ("/app/slow", "timeout"),
         ("/app/nowhere", "bad_answer"),
     ] {
-        ann.publish(destination, "1", &format!("never {destination}")).await;
+        let receipt = format!("never {destination}");
+        ann.publish(destination, "1", &receipt).await;
         let error = body(&mut ann, "/user/queue/errors").await;
         assert_eq!((&error["code"], &error["destination"]), (&json!(code), &json!(destination)));
+        assert_eq!((&error["receipt"], &error["key"]), (&json!(receipt), &Value::Null), "{error}");
     }
+    errors_name_what_failed(&mut ann, &a).await;
     ann.publish("/app/all", "7", "r1").await;
     ann.receipt("r1").await;
     for client in [&mut ann, &mut other_ann] {
@@ -202,10 +205,35 @@ async fn a_subscription_is_answered_once_and_errors_go_to_the_session_that_asked
     native.expect(r#""to":"/app/members","#).await;
     native.expect(r#"{"type":"ok","id":3}"#).await;
     assert_eq!(backend.asked("/app/admin/x"), [Value::Null; 0]);
-    for (result, count) in [("handled", 3), ("refused", 2), ("failed", 1), ("bad_answer", 1)] {
+    for (result, count) in [("handled", 3), ("refused", 6), ("failed", 1), ("bad_answer", 1)] {
         let series =
             format!("fanlight_app_messages_total{{route=\"/app/{{what}}\",result=\"{result}\"}}");
         assert_eq!(a.metric_of(&series).await, count, "{series}");
+    }
+}
+
+/// By what an error says, a client knows the one of several requests that failed.
+async fn errors_name_what_failed(ann: &mut StompJs, gateway: &Gateway) {
+    let headers = json!({ "idempotency-key": "k-7" });
+    ann.command(
+        &json!({ "op": "publish", "destination": "/app/no", "body": "1", "headers": headers }),
+    )
+    .await;
+    ann.command(&json!({ "op": "subscribe", "destination": "/app/no", "id": "n" })).await;
+    let error = body(ann, "/user/queue/errors").await;
+    assert_eq!((&error["key"], &error["receipt"]), (&json!("k-7"), &Value::Null), "{error}");
+    let error = body(ann, "/user/queue/errors").await;
+    assert_eq!((&error["subscription"], &error["key"]), (&json!("n"), &Value::Null), "{error}");
+
+    let mut native = RawClient::native(gateway, "dan").await;
+    native.send(r#"{"type":"subscribe","to":"/user/queue/errors"}"#).await;
+    // Ids are told as they came, also those that are no number of any program's.
+    for id in ["\"seven\"", "1e999"] {
+        let send = format!(r#"{{"type":"send","to":"/app/no","data":1,"key":"k","id":{id}}}"#);
+        native.send(&send).await;
+        let error = native.expect("/user/queue/errors").await;
+        assert!(error.contains(&format!(r#""key":"k","id":{id}}}"#)), "{error}");
+        native.expect(r#"{"type":"error""#).await;
     }
 }
 

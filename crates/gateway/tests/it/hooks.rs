@@ -327,3 +327,111 @@ async fn a_backend_that_hangs_or_fails_holds_up_only_who_needs_it() {
     }
     assert_eq!(gateway.metric_of(open).await, 0);
 }
+
+/// What backends let clients do, as grants in claims.
+fn granted(destination: &str, expires_in_s: u64) -> Value {
+    let grants = json!({ "subscribe": [destination], "publish": ["/topic/orders.{user}"] });
+    let expires_at = unix_s() + expires_in_s;
+    json!({
+        "allow": true, "user": "ann", "claims": { "fanlight": grants }, "expires_at": expires_at,
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backend_grants_at_connect_counts_until_a_refresh_replaces_it() {
+    let backend = Backend::start().await;
+    backend.on("connect", |_| (200, granted("/topic/orders.*", 3)));
+    backend.on("refresh", |event| match event["token"].as_str() {
+        // Of itself, when its time is over.
+        None => (200, granted("/topic/orders.ann", 1000)),
+        Some(_) => (200, granted("/topic/orders.new", 1000)),
+    });
+    let more = "[hooks]\nconnect = \"backend\"\nrefresh = \"backend\"\n";
+    let gateway = Gateway::with_config(&keyless(&backend, more)).await;
+    let native = [("Sec-WebSocket-Protocol", "fanlight.v1.json")];
+    let mut ann = RawClient::connect(&gateway, "/ws", &native).await.begun_native().await;
+    for (id, (request, to, told)) in [
+        ("subscribe", "/topic/orders.ann", "\"ok\""),
+        ("subscribe", "/topic/orders.bob", "\"ok\""),
+        ("subscribe", "/topic/elsewhere", "\"forbidden\""),
+        ("subscribe", "/user/bob/queue/a", "\"forbidden\""),
+        // Another's, by the user's own name.
+        ("send", "/topic/orders.bob", "\"forbidden\""),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = if request == "send" { "\"data\":1," } else { "" };
+        ann.send(&format!(r#"{{"type":"{request}","to":"{to}",{data}"id":{id}}}"#)).await;
+        let answer = ann.expect(&format!("\"id\":{id}")).await;
+        assert!(answer.contains(told), "{request} {to}: {answer}");
+    }
+    ann.send(r#"{"type":"send","to":"/topic/orders.ann","data":"mine","id":9}"#).await;
+    ann.expect_each(&["\"ok\"", "mine"]).await;
+
+    // STOMP can't end one subscription and say why, so the session ends.
+    let mut stomp =
+        RawClient::connect(&gateway, "/ws", &[("Sec-WebSocket-Protocol", "v12.stomp")]).await;
+    stomp.send("CONNECT\naccept-version:1.2\n\n\0").await;
+    stomp.expect("CONNECTED").await;
+    let subscribe = "SUBSCRIBE\nid:1\ndestination:/topic/orders.bob\nreceipt:r\n\n\0";
+    stomp.send(subscribe).await;
+    stomp.expect("RECEIPT").await;
+
+    let ended = ann.expect("\"error\"").await;
+    assert!(ended.contains("forbidden") && ended.contains("/topic/orders.bob"), "{ended}");
+    let error = stomp.expect("ERROR").await;
+    assert!(error.contains("code:forbidden") && error.contains("/topic/orders.bob"), "{error}");
+    ann.send(r#"{"type":"send","to":"/topic/orders.ann","data":"still","id":10}"#).await;
+    ann.expect_each(&["\"ok\"", "still"]).await;
+    ann.send(r#"{"type":"refresh","token":"new","id":11}"#).await;
+    let ended = ann.expect("\"error\"").await;
+    assert!(ended.contains("forbidden") && ended.contains("/topic/orders.ann"), "{ended}");
+    ann.expect("\"id\":11").await;
+    ann.send(r#"{"type":"subscribe","to":"/topic/orders.new","id":12}"#).await;
+    ann.expect(r#"{"type":"ok","id":12"#).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whom_a_backend_does_not_let_subscribe_it_does_not_let_read_either() {
+    let backend = Backend::start().await;
+    backend.on("subscribe", |event| {
+        let allow = event["user"] == "ann" && event["destination"] != "/topic/open.guarded.no";
+        (200, json!({ "allow": allow, "reason": "not yours" }))
+    });
+    let config = guarded(&backend, "").replace(
+        "match = \"/topic/open.guarded.*\"\n",
+        "match = \"/topic/open.guarded.*\"\nhistory = { size = 10, ttl = \"1m\" }\npresence = true\n",
+    );
+    let gateway = Gateway::with_config(&config).await;
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    let mut bob = RawClient::native(&gateway, "bob").await;
+    let request = |kind: &str, to: &str, id: u32| {
+        json!({ "type": kind, "to": format!("/topic/open.guarded.{to}"), "limit": 5, "id": id })
+            .to_string()
+    };
+    ann.send(r#"{"type":"send","to":"/topic/open.guarded.a","data":"kept","id":0}"#).await;
+    ann.expect("\"ok\"").await;
+    for (id, kind) in ["history", "presence"].into_iter().enumerate() {
+        bob.send(&request(kind, "a", id as u32)).await;
+        let told = bob.expect(&format!("\"id\":{id}")).await;
+        assert!(told.contains("forbidden") && told.contains("not yours"), "{kind}: {told}");
+    }
+    ann.send(&request("history", "no", 1)).await;
+    ann.expect("\"forbidden\"").await;
+    ann.send(&request("history", "a", 2)).await;
+    ann.expect("kept").await;
+    let asked = backend.seen(&["subscribe"]);
+    let actions: Vec<_> = asked.iter().map(|event| event["action"].as_str().unwrap()).collect();
+    assert_eq!(actions, ["history", "presence", "history", "history"]);
+
+    // Who is subscribed is not asked about again.
+    ann.send(r#"{"type":"subscribe","to":"/topic/open.guarded.a","id":3}"#).await;
+    ann.expect(r#"{"type":"ok","id":3"#).await;
+    assert_eq!(backend.seen(&["subscribe"])[4]["action"], "subscribe");
+    for (id, kind) in [(4, "history"), (5, "presence")] {
+        ann.send(&request(kind, "a", id)).await;
+        ann.expect(&format!("\"id\":{id}")).await;
+    }
+    assert_eq!(backend.seen(&["subscribe"]).len(), 5);
+}

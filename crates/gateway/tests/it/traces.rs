@@ -1,7 +1,9 @@
 //! Traces: real nodes over a real Redis, and a collector that takes what they send.
 
 use fanlight_testkit::RedisServer;
+use serde_json::json;
 
+use crate::backend::Backend;
 use crate::collector::{Collector, Mood, Span};
 use crate::http::post;
 use crate::returning::bearer;
@@ -269,4 +271,124 @@ async fn the_end_of_a_node_sends_the_spans_that_still_wait_with_its_headers_over
     assert_eq!(names, ["connection", "deliver", "publish", "redis"]);
     assert_eq!((collector.requests(), collector.header("x-key")), (1, Some("one two".into())));
     assert_eq!(collector.header("content-type").as_deref(), Some("application/x-protobuf"));
+}
+
+/// Routes to `backend`, and a topic that it has a say in.
+fn with_backend(backend: &Backend) -> String {
+    backend.config(
+        "[[app.routes]]\ndestination = \"/app/{what}\"\nwebhook = \"backend\"\n\
+         send_to = \"/topic/open.traced\"\n",
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_to_a_backend_is_one_trace_from_its_sender_to_who_gets_the_reply() {
+    let redis = RedisServer::start().unwrap();
+    let collector = Collector::start().await;
+    let backend = Backend::start().await;
+    for kind in ["message", "request"] {
+        backend.on(kind, |event| match event["destination"].as_str() {
+            Some("/app/no") => (200, json!({ "error": { "code": "no", "message": "hello" } })),
+            _ => (200, json!({ "reply": { "data": "hello" } })),
+        });
+    }
+    let more = format!("publication_ratio = 0\n{}", with_backend(&backend));
+    let [a, b] = nodes(&redis, &collector, &more).await;
+    let mut bob = stomp_subscriber(&b, "bob").await;
+    let mut ann = RawClient::stomp(&a, "ann").await;
+    // Not traced: nobody asked for it.
+    ann.send("SEND\ndestination:/app/say\nreceipt:0\n\nhello\0").await;
+    ann.expect("RECEIPT").await;
+    let untraced = bob.expect("MESSAGE").await;
+    assert!(!untraced.contains("traceparent"), "{untraced}");
+    let given = traceparent(TRACE, "01");
+    ann.send(&format!("SEND\ndestination:/app/say\ntraceparent:{given}\nreceipt:1\n\nhello\0"))
+        .await;
+    ann.expect("RECEIPT").await;
+
+    let handle = collector.one(TRACE, "handle").await;
+    assert_eq!((&*handle.node, handle.kind, &*handle.parent), ("a", SERVER, PARENT));
+    assert_eq!(handle.attribute("fanlight.route"), Some("/app/{what}"));
+    assert_eq!(handle.attribute("fanlight.result"), Some("handled"));
+    assert_eq!(handle.attribute("fanlight.transport"), Some("websocket"));
+    let asked = collector.one(TRACE, "backend").await;
+    assert_eq!((asked.kind, &asked.parent), (CLIENT, &handle.id));
+    assert_eq!(asked.attribute("fanlight.backend"), Some("webhook"));
+    let message = backend.seen(&["message"]).remove(1);
+    assert_eq!(message["headers"]["traceparent"], format!("00-{TRACE}-{}-01", asked.id));
+    let publish = collector.one(TRACE, "publish").await;
+    assert_eq!((&publish.parent, publish.kind), (&handle.id, PRODUCER));
+    assert_eq!(publish.attribute("fanlight.transport"), Some("app"));
+    assert_eq!(collector.one(TRACE, "redis").await.parent, publish.id);
+    let deliver = collector.one(TRACE, "deliver").await;
+    assert_eq!((&*deliver.node, &deliver.parent), ("b", &publish.id));
+    bob.expect(&format!("traceparent:00-{TRACE}-{}-01", publish.id)).await;
+
+    // The answer to a subscription is delivered past the broker.
+    let other = TRACE.replace('4', "5");
+    let given = traceparent(&other, "01");
+    ann.send(&format!("SUBSCRIBE\nid:1\ndestination:/app/ask\ntraceparent:{given}\n\n\0")).await;
+    let handle = collector.one(&other, "handle").await;
+    assert_eq!(
+        (&*handle.parent, &collector.one(&other, "deliver").await.parent),
+        (PARENT, &handle.id)
+    );
+    ann.expect(&format!("traceparent:00-{other}-{}-01", handle.id)).await;
+
+    // By a request over HTTP; and one that is refused.
+    let third = TRACE.replace('4', "6");
+    let (given, bearer) = (traceparent(&third, "01"), bearer("ann").await);
+    let lines = [("Authorization", &*bearer), ("traceparent", &given)];
+    let response = post(a.public, "/publish", &lines, r#"{"to":"/app/no","data":1}"#).await;
+    assert_eq!(response.status, 422, "{response:?}");
+    let handle = collector.one(&third, "handle").await;
+    assert_eq!((&*handle.parent, handle.is_error), (PARENT, true));
+    assert_eq!(handle.attribute("fanlight.result"), Some("refused"));
+    assert_eq!(handle.attribute("fanlight.transport"), Some("http"));
+    assert_harmless(&collector.spans());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backend_has_a_say_in_shows_how_long_it_took_and_what_it_said() {
+    let redis = RedisServer::start().unwrap();
+    let collector = Collector::start().await;
+    let backend = Backend::start().await;
+    backend.on("publish", |event| (200, json!({ "allow": event["data"] != "no" })));
+    let more = format!("publication_ratio = 0\n{}", backend.config(""));
+    let config = |name: &str| {
+        traced(&redis, name, &collector.endpoint(), &more).replace(
+            "match = \"/topic/**\"\n",
+            "match = \"/topic/**\"\npublish_hook = \"backend\"\n",
+        )
+    };
+    let a = start(&config("a")).await;
+    let mut ann = RawClient::native(&a, "ann").await;
+    let spans = [("yes", TRACE.to_owned()), ("no", TRACE.replace('4', "5"))];
+    backend.hang(true);
+    for (data, trace) in &spans {
+        let headers = json!({ "traceparent": traceparent(trace, "01") });
+        let send =
+            json!({ "type": "send", "to": TOPIC, "data": data, "headers": headers, "id": 1 });
+        ann.send(&send.to_string()).await;
+    }
+    backend.until(&["publish"], 1).await;
+    let released = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    backend.hang(false);
+    ann.expect("\"ok\"").await;
+    ann.expect("\"forbidden\"").await;
+    for (data, trace) in &spans {
+        let publish = collector.one(trace, "publish").await;
+        let asked = collector.one(trace, "backend").await;
+        assert_eq!((&*publish.parent, &asked.parent), (PARENT, &publish.id));
+        assert_eq!(asked.attribute("fanlight.backend"), Some("hook"));
+        let (said, result) =
+            if *data == "yes" { ("allowed", "accepted") } else { ("refused", "refused") };
+        assert_eq!(asked.attribute("fanlight.result"), Some(said));
+        assert_eq!(publish.attribute("fanlight.result"), Some(result));
+        assert_eq!((publish.is_error, asked.is_error), (*data == "no", *data == "no"));
+    }
+    // Redis has nothing to do with how long the backend took.
+    let redis = collector.one(TRACE, "redis").await;
+    assert!(u128::from(redis.begun_ns) >= released.as_nanos(), "{redis:?}");
+    assert!(collector.spans().iter().filter(|span| span.name == "redis").count() == 1);
 }

@@ -166,10 +166,7 @@ impl Stream {
                 Found::Over(close) => Err(closing(close)),
             };
             let is_last = next.is_err();
-            let frame = match next {
-                Ok(Some(frame)) | Err(frame) => frame,
-                Ok(None) => return Ok(false),
-            };
+            let (Ok(Some(frame)) | Err(frame)) = next else { return Ok(false) };
             let mut body = Vec::new();
             self.receiver.frame(&mut body, &frame);
             sent += body.len();
