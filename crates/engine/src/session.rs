@@ -377,6 +377,8 @@ impl Session {
     /// Takes the answer to an effect, then goes on with what waited for it.
     pub fn on_done(&mut self, cx: &mut Cx<'_>, done: Done) {
         let Some(work) = self.work.take() else { return };
+        // One that came to nothing is made again by a sweep, not at once.
+        let was_renewal = matches!(*work, Work::Renew);
         match (*work, done) {
             (Work::Connect(connecting), Done::Authenticated(result)) => {
                 self.on_authenticated(cx, connecting, result);
@@ -432,7 +434,7 @@ impl Session {
                 self.say_goodbye(cx, advice);
             }
             // What waits would go on and on, and a sweep never find the session at rest.
-            State::Live(_) if self.is_to_renew(cx) => self.renew(cx),
+            State::Live(_) if !was_renewal && self.is_to_renew(cx) => self.renew(cx),
             State::AwaitConnect { .. } | State::Live(_) => self.resume(cx),
             State::Closed(_) => {}
         }

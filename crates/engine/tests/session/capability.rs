@@ -127,13 +127,13 @@ fn while_one_subscription_is_joined_others_end_with_their_capabilities_and_it_so
         T> 6s
         @2s S! unsubscribed nobody /topic/told/a
         @2s S! leave /topic/told/a
-        @2s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/a is over; it has ended; subscribe again with a new one"}
+        @2s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/a is over; it has ended; subscribe again with a new one","to":"/topic/told/a"}
         D> joined
         S< ok {"id":1}
         T> 1s
         @1s S! unsubscribed nobody /topic/told/b
         @1s S! leave /topic/told/b
-        @1s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/b is over; it has ended; subscribe again with a new one"}
+        @1s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/told/b is over; it has ended; subscribe again with a new one","to":"/topic/told/b"}
         C> {"type":"subscribe","to":"/topic/told/c","token":"cap:2::{\"subscribe\":[\"/topic/told/*\"]}","id":2}
         S? authorize
         D> authorized

@@ -229,28 +229,3 @@ async fn what_a_killed_node_had_and_had_to_tell_is_told_by_another() {
     })
     .await;
 }
-
-#[tokio::test(flavor = "multi_thread")]
-async fn events_that_a_backend_is_slow_to_take_leave_room_for_what_it_is_asked() {
-    let backend = Backend::start().await;
-    backend.hang_on(|kind| kind == "connected");
-    let narrow = "timeout = \"20s\"\nconcurrency = 4\nwaiting = 0\nbreaker_failures = 1000\n\
-                  [hooks]\nconnect = \"backend\"\n";
-    let config = config(&backend).replace("breaker_pause = \"200ms\"", narrow);
-    let gateway = Gateway::with_config(&config).await;
-    let mut clients = Vec::new();
-    for n in 0..12 {
-        let user = format!("user{n}");
-        clients.push(RawClient::native(&gateway, &user).await);
-    }
-    let waiting = backend.until(&["connected"], 2).await.len();
-    assert_eq!(waiting, 2, "half of the turns are for events");
-    let result = |result: &str| {
-        format!(
-            "fanlight_webhook_requests_total{{webhook=\"backend\",kind=\"connect\",result=\"{result}\"}}"
-        )
-    };
-    assert_eq!(gateway.metric_of(&result("ok")).await, 12);
-    backend.hang(false);
-    eventually("all is told", async || backend.seen(&["connected"]).len() >= 12).await;
-}
