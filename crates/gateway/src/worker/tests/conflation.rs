@@ -76,13 +76,14 @@ fn what_was_missed_by_a_subscription_that_has_ended_is_not_given_by_another() {
         deliver(&handle, "/topic/conflated/a", &["missed"]).await;
         slow.send(r#"{"type":"unsubscribe","to":"/topic/conflated/a"}"#).await;
         slow.send(r#"{"type":"subscribe","to":"/topic/conflated/b","id":"b"}"#).await;
-        // By the time that it reads on, the worker has taken that.
+        // Most often the worker has taken that by the time that it reads on. If it has not, what it
+        // missed comes while the first subscription is still there, which is as good.
         other.send(r#"{"type":"ping","id":"then"}"#).await;
         other.until("\"then\"").await;
-        let mut got = slow.until(r#""id":"b""#).await;
+        slow.until(r#""id":"b""#).await;
         // The second waits for a tick, which is no sooner than one of the other destination.
         deliver(&handle, "/topic/conflated/b", &["first", "second"]).await;
-        got.push_str(&slow.until("second").await);
+        let got = slow.until("second").await;
         assert!(!got.contains("missed"), "{got}");
     });
 }
