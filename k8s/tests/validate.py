@@ -295,6 +295,9 @@ def monitors(objects, _):
             names = [port["name"] for port in found[0]["spec"]["ports"]]
             require(endpoint["port"] in names, f"{name_of(each)}: no port {endpoint['port']}")
             require(endpoint["path"] in PATHS, f"{name_of(each)}: no {endpoint['path']}")
+        # Without it, the operator calls the job by the service's own name.
+        job = found[0]["metadata"]["labels"].get(each["spec"].get("jobLabel"))
+        require(f'up{{job="{job}"}}' in ALERTS.read_text(), f"{name_of(each)}: no alert is about {job}")
 
 
 def adapter_faults():
@@ -317,6 +320,7 @@ MISTAKES = [
     ("a misspelled field", (*CONTAINER, "readinesProbe"), {}),
     ("a field of the wrong type", ("PodDisruptionBudget", "spec", "maxUnavailable"), [1]),
     ("a misspelled field of KEDA", ("ScaledObject", "spec", "minReplicas"), 3),
+    ("a job that no alert knows", ("ServiceMonitor", "spec", "jobLabel"), "fanlight.io/listener"),
     ("a misspelled field of the operator", ("ServiceMonitor", "spec", "endpoints", 0, "ports"), "admin"),
     ("a probe at a wrong port", (*CONTAINER, "livenessProbe", "httpGet", "port"), "public"),
     ("a probe of a path that is not there", (*CONTAINER, "livenessProbe", "httpGet", "path"), "/health"),

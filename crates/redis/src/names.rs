@@ -181,6 +181,24 @@ mod tests {
     }
 
     #[test]
+    fn the_guides_name_keys_as_they_are() {
+        let names = Names::new("fl:");
+        for (guide, partition, kind, text) in [
+            ("app", Partition::of("orders"), Kind("app"), "orders"),
+            ("cluster", Partition(0), crate::lease::LEASES, ""),
+        ] {
+            let path = format!("{}/../../docs/{guide}.md", env!("CARGO_MANIFEST_DIR"));
+            let guide = std::fs::read_to_string(&path).unwrap();
+            let key = String::from_utf8(names.key(partition, kind, text)).unwrap();
+            let named: Vec<_> = guide.match_indices("fl:{").map(|(at, _)| &guide[at..]).collect();
+            assert!(
+                !named.is_empty() && named.iter().all(|named| named.starts_with(&key)),
+                "{key}"
+            );
+        }
+    }
+
+    #[test]
     fn the_slots_are_those_of_redis_cluster() {
         // From the cluster specification, and CLUSTER KEYSLOT.
         assert_eq!(slot_of(b"123456789"), 0x31c3);

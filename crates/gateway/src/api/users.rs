@@ -7,6 +7,7 @@ use fanlight_engine::policy::{Principal, Subject, SubscribePermit};
 use fanlight_engine::publication::SessionId;
 use fanlight_engine::registry::{Command, Target};
 use fanlight_proto::Destination;
+use fanlight_proto::destination::DestinationKind;
 use serde::Deserialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
@@ -132,6 +133,12 @@ async fn change(
         return Err(door::bad_request("bad_destination", detail));
     }
     if let fanlight_engine::hub::Target::Destination(absolute) = permit.target() {
+        let is_private = absolute.kind() == DestinationKind::NamedUser;
+        if is_private && absolute.user_name().as_deref() != Some(&*principal.user) {
+            let detail = "this is another user's own: name the path's user, or leave the name out, \
+                          as in /user/queue/alerts";
+            return Err(door::bad_request("bad_destination", detail));
+        }
         caller.reaches(absolute)?;
     }
     registry::order(&api.node, target, command(destination)).await.map(Json)

@@ -50,8 +50,8 @@ pub struct Webhook {
     /// The largest answer that is read. "1MiB" if not set.
     #[serde(default = "default_max_answer")]
     pub max_answer: Size,
-    /// After so many failures in a row nothing is sent for `breaker_pause`; then one request tries
-    /// whether it works again. 10 if not set.
+    /// After so many failures in a row of one kind, nothing of that kind is sent for
+    /// `breaker_pause`; then one request tries whether it works again. 10 if not set.
     #[serde(default = "default_breaker_failures")]
     pub breaker_failures: u32,
     /// For how long nothing is sent. "5s" if not set.

@@ -253,7 +253,7 @@ const WEBHOOKS: &[Metric] = &[
         .detail("At most `waiting` of the webhook"),
     Metric::gauge(
         "fanlight_webhook_breaker_open",
-        "1 while nothing is sent, since too much failed; until a trial has succeeded.",
+        "1 while nothing of some kind is sent, since too much failed; until a trial has succeeded.",
     )
     .by(&[("webhook", OPEN)]),
     Metric::counter("fanlight_webhook_events_total", "Lifecycle events for webhooks, by what became of them.")

@@ -6,7 +6,15 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Of one webhook.
+/// Those of one webhook: one for each kind of question, and one for all events. So events that a
+/// backend can't take, or messages that it fails over, keep nobody from connecting.
+#[derive(Debug)]
+pub struct Breakers {
+    questions: [(&'static str, Arc<Breaker>); 6],
+    events: Arc<Breaker>,
+}
+
+/// Of requests for one purpose.
 #[derive(Debug)]
 pub struct Breaker {
     failures_max: u32,
@@ -34,6 +42,25 @@ pub struct Passage {
 /// When to come back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Open(pub Duration);
+
+impl Breakers {
+    /// Each opens after so many failures in a row, for so long.
+    pub fn new(failures_max: u32, pause: Duration) -> Self {
+        let breaker = || Arc::new(Breaker::new(failures_max, pause));
+        Self { questions: QUESTIONS.map(|kind| (kind, breaker())), events: breaker() }
+    }
+
+    /// The one for requests of this kind.
+    pub fn of(&self, kind: &str) -> &Arc<Breaker> {
+        let own = self.questions.iter().find(|(own, _)| *own == kind);
+        own.map_or(&self.events, |(_, breaker)| breaker)
+    }
+
+    /// Whether all let all pass.
+    pub fn are_closed(&self) -> bool {
+        self.events.is_closed() && self.questions.iter().all(|(_, breaker)| breaker.is_closed())
+    }
+}
 
 impl Breaker {
     /// One that opens after so many failures in a row, for so long.
@@ -125,6 +152,9 @@ impl Drop for Passage {
 
 /// When to come back while another tries.
 const TRIAL_TIME: Duration = Duration::from_secs(1);
+
+/// The kinds of requests to which somebody waits for an answer.
+const QUESTIONS: [&str; 6] = ["connect", "refresh", "subscribe", "publish", "message", "request"];
 
 #[cfg(test)]
 mod tests {

@@ -13,7 +13,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::breaker::{Breaker, Open, Passage};
+use super::breaker::{Breakers, Open, Passage};
 use super::connect::{Connector, connector};
 use super::meters::{Counted, Meters};
 use super::{Answer, CallOptions, Settings, SigningKey, WebhookError};
@@ -37,7 +37,7 @@ pub(super) struct Line {
     event_batch: usize,
     /// For these and those that wait.
     places: Arc<Semaphore>,
-    breaker: Arc<Breaker>,
+    breakers: Breakers,
     meters: Meters,
     clock: Clock,
     failures: Repeated,
@@ -88,7 +88,7 @@ impl Line {
             concurrency: settings.concurrency,
             event_batch: settings.event_batch,
             places: Arc::new(Semaphore::new(settings.concurrency + settings.waiting)),
-            breaker: Arc::new(Breaker::new(settings.breaker_failures, settings.breaker_pause)),
+            breakers: Breakers::new(settings.breaker_failures, settings.breaker_pause),
             clock,
             failures: Repeated::new(),
         }
@@ -107,7 +107,7 @@ impl Line {
     }
 
     pub(super) fn is_broken(&self) -> bool {
-        !self.breaker.is_closed()
+        !self.breakers.are_closed()
     }
 
     /// Takes a place in the line, if there is one and the backend is not left alone just now.
@@ -140,7 +140,7 @@ impl Line {
             .map_err(|error| WebhookError::Unwritable(error.to_string()))?;
         let traceparent = options.traceparent.and_then(|text| text.parse().ok());
         // Last: who passes is to say what came of it.
-        let passage = self.breaker.admit(Instant::now());
+        let passage = self.breakers.of(kind).admit(Instant::now());
         let passage = passage.map_err(|Open(after)| WebhookError::BreakerOpen(after))?;
         Ok(Entered {
             kind,
@@ -258,11 +258,15 @@ impl Entered {
                 if !error.is_failure() {
                     passage.succeeded();
                 } else if passage.failed(Instant::now()) {
-                    tracing::warn!(webhook = line.name, "nothing is sent there for a while");
+                    tracing::warn!(
+                        webhook = line.name,
+                        kind,
+                        "nothing such is sent there for a while"
+                    );
                 }
             }
         }
-        line.meters.breaker(line.breaker.is_closed());
+        line.meters.breaker(line.breakers.are_closed());
         answer
     }
 }

@@ -197,6 +197,12 @@ async fn a_backend_that_keeps_failing_is_left_alone_until_a_trial_succeeds() {
     let refused = ask(&webhook, false).await.unwrap_err();
     assert!(refused.retry_after().is_some(), "{refused}");
     assert!(backend.seen.try_recv().is_err(), "nothing is sent");
+    for kind in ["publish", "disconnected"] {
+        let other = webhook.call(kind, &json!({}), CallOptions::default()).await;
+        assert!(other.is_ok(), "{kind} has a breaker of its own: {other:?}");
+        backend.next().await;
+    }
+    assert!(webhook.is_broken());
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert!(ask(&webhook, false).await.is_ok());
     assert!(!webhook.is_broken());

@@ -288,6 +288,8 @@ async fn a_user_is_subscribed_on_every_node_and_told_in_its_protocol() {
     stomp.expect("paid").await;
     assert_eq!(change("subscribe", "/queue/x").await["code"], "forbidden");
     assert_eq!(change("subscribe", "/topic/*").await["status"], 400);
+    assert_eq!(change("subscribe", "/user/bob/queue/orders").await["code"], "bad_destination");
+    assert_eq!(change("subscribe", "/user/~01a2/queue/orders").await["code"], "forbidden");
 }
 
 #[tokio::test(flavor = "multi_thread")]
