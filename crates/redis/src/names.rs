@@ -190,11 +190,8 @@ mod tests {
             let path = format!("{}/../../docs/{guide}.md", env!("CARGO_MANIFEST_DIR"));
             let guide = std::fs::read_to_string(&path).unwrap();
             let key = String::from_utf8(names.key(partition, kind, text)).unwrap();
-            let named: Vec<_> = guide.match_indices("fl:{").map(|(at, _)| &guide[at..]).collect();
-            assert!(
-                !named.is_empty() && named.iter().all(|named| named.starts_with(&key)),
-                "{key}"
-            );
+            let told: Vec<_> = guide.match_indices("fl:{").map(|(at, _)| &guide[at..]).collect();
+            assert!(!told.is_empty() && told.iter().all(|own| own.starts_with(&key)), "{key}");
         }
     }
 

@@ -288,8 +288,21 @@ async fn a_user_is_subscribed_on_every_node_and_told_in_its_protocol() {
     stomp.expect("paid").await;
     assert_eq!(change("subscribe", "/queue/x").await["code"], "forbidden");
     assert_eq!(change("subscribe", "/topic/*").await["status"], 400);
-    assert_eq!(change("subscribe", "/user/bob/queue/orders").await["code"], "bad_destination");
-    assert_eq!(change("subscribe", "/user/~01a2/queue/orders").await["code"], "forbidden");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_is_subscribed_to_what_is_anothers_own() {
+    let (_redis, one, _other) = two().await;
+    let backend = Backend(&one, KEY);
+    for (to, problem) in [
+        ("/user/bob/queue/orders", (400, "bad_destination")),
+        ("/user/~01a2/queue/orders", (403, "forbidden")),
+    ] {
+        let refused = backend.post("/users/ann/subscribe", &json!({ "destination": to })).await;
+        assert_eq!(refused.problem(), (problem.0, problem.1.to_owned()), "{to}");
+    }
+    let own = json!({ "destination": "/user/ann/queue/orders" });
+    assert_eq!(backend.post("/users/ann/subscribe", &own).await.status, 200);
 }
 
 #[tokio::test(flavor = "multi_thread")]
