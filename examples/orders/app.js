@@ -60,9 +60,10 @@ function watch(id, since) {
   });
 }
 
-/** The same state may come twice, and an older one after a newer. */
+/** The same state may come twice, and an older one after a newer; drawn anew, a click would miss. */
 function take(order) {
-  if (order.steps.length > (orders.get(order.id)?.steps.length ?? 0)) orders.set(order.id, order);
+  if (order.steps.length <= (orders.get(order.id)?.steps.length ?? 0)) return;
+  orders.set(order.id, order);
   draw();
 }
 
