@@ -166,8 +166,7 @@ impl Progress {
     /// What is left of the time in which connections are closed.
     pub(crate) fn window_left(&self, now_ms: u64) -> Duration {
         self.state().as_ref().map_or(Duration::ZERO, |state| {
-            let of_plan = Duration::from_millis(now_ms.saturating_sub(state.plan_began_ms));
-            (state.plan.grace + state.plan.window).saturating_sub(of_plan)
+            (state.plan.grace + state.plan.window).saturating_sub(state.of_plan(now_ms))
         })
     }
 
@@ -206,12 +205,16 @@ impl Begun {
 }
 
 impl State {
+    /// How long it has gone by this plan.
+    fn of_plan(&self, now_ms: u64) -> Duration {
+        Duration::from_millis(now_ms.saturating_sub(self.plan_began_ms))
+    }
+
     fn begun(&self, now_ms: u64) -> Begun {
         let DrainPlan { grace, window, deadline } = self.plan;
-        let of_plan = Duration::from_millis(now_ms.saturating_sub(self.plan_began_ms));
         let left = match self.stage {
             Stage::Finishing => Duration::ZERO,
-            _ => (grace + window + deadline).saturating_sub(of_plan),
+            _ => (grace + window + deadline).saturating_sub(self.of_plan(now_ms)),
         };
         Begun {
             trigger: self.trigger,

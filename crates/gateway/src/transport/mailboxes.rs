@@ -40,8 +40,7 @@ impl Station {
     /// bring all polls here, to be sent on at once when this node ends.
     pub(super) fn may_wait(&self, holder: &Holder) -> Result<(), Box<Problem>> {
         if self.node.leaving.is_cancelled() && !self.node.holds(holder) {
-            let detail = "this node is draining; ask again, another";
-            return Err(door::unavailable("draining", detail).into());
+            return Err(ask_another().into());
         }
         Ok(())
     }
@@ -95,6 +94,11 @@ pub(super) async fn through_outage<T>(
             result => return result,
         }
     }
+}
+
+/// The answer to who waits better at another node, as this one leaves.
+pub(super) fn ask_another() -> Problem {
+    door::unavailable("draining", "this node is draining; ask again, another")
 }
 
 /// The answer to who can't be served now.

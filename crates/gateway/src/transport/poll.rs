@@ -18,7 +18,7 @@ use http::{HeaderMap, StatusCode, header};
 
 use super::door::Visitor;
 use super::events::{Mailbox, Wanted};
-use super::mailboxes::{peers_failed, through_outage};
+use super::mailboxes::{ask_another, peers_failed, through_outage};
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::mail::{MailReply, Receive};
@@ -158,10 +158,7 @@ impl<'s> Poll<'s> {
 
 /// For a client that is to come again, to another node.
 fn same_again(holder: &Holder, from: Option<&str>) -> Result<Bytes, Box<Problem>> {
-    let Some(from) = from else {
-        let detail = "this node is draining; ask again, another";
-        return Err(door::unavailable("draining", detail).into());
-    };
+    let Some(from) = from else { return Err(ask_another().into()) };
     let id = holder.name.as_str().rsplit('/').next().unwrap_or_default();
     let page = serde_json::json!({ "messages": [], "cursor": format!("{from}~{id}") });
     Ok(page.to_string().into())
