@@ -8,6 +8,8 @@ use fanlight::server::Server;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use serde_json::json;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 
 use crate::support::{CONFIG, Gateway, PATIENCE, RawClient};
 
@@ -86,21 +88,28 @@ async fn a_program_handles_messages_itself_and_its_panics_and_waits_stay_with_th
     ann.send(r#"{"type":"send","to":"/app/other","data":1,"id":4}"#).await;
     ann.expect(r#""code":"bad_answer""#).await;
 
-    // Both turns are taken, one message after another, until their senders are gone.
-    let mut waiting = Vec::new();
-    for n in 0..2 {
-        let mut client = RawClient::native(&node, &format!("waits{n}")).await;
-        for _ in 0..20 {
-            client.send(r#"{"type":"send","to":"/app/rooms/7/wait","data":1,"id":5}"#).await;
-        }
-        waiting.push(client);
+    // Both turns are taken, and then free again.
+    let freed = CancellationToken::new();
+    let mut waiting = JoinSet::new();
+    for name in ["waits1", "waits2"] {
+        waiting.spawn(keeps_a_turn(RawClient::native(&node, name).await, freed.clone()));
     }
     says_until(&mut ann, "\"overloaded\"").await;
-    for client in &mut waiting {
-        client.expect("\"timeout\"").await;
-    }
-    drop(waiting);
+    freed.cancel();
+    waiting.join_all().await;
     says_until(&mut ann, "\"ok\"").await;
+}
+
+/// Has a message handled that waits, and another when it is given up, until one was after `freed`.
+async fn keeps_a_turn(mut client: RawClient, freed: CancellationToken) {
+    loop {
+        let ends = freed.is_cancelled();
+        client.send(r#"{"type":"send","to":"/app/rooms/7/wait","data":1,"id":5}"#).await;
+        let answer = client.expect(r#""id":5"#).await;
+        if ends && answer.contains("\"timeout\"") {
+            return;
+        }
+    }
 }
 
 /// Says something again and again, until it is told `told`.
