@@ -64,7 +64,7 @@ pub struct Options {
     /// How long nothing happens, before, between and after.
     #[arg(long, default_value = "30s")]
     calm: humantime::Duration,
-    /// Handshakes per second that each node admits, if its build can.
+    /// Handshakes per second that each node admits.
     #[arg(long, default_value_t = 200)]
     admitted: u32,
     /// Publications that each destination keeps.
@@ -227,11 +227,7 @@ impl Rollout {
         }
         self.stage(&format!("node {} is added", self.options.nodes + 1))?;
         self.nodes.start(self.options.nodes)?;
-        if self.nodes.abilities.rebalance {
-            self.rebalance()?;
-        } else {
-            self.crowds.rest(calm)?;
-        }
+        self.rebalance()?;
         self.note_connections();
         self.stage("calm again")?;
         self.crowds.rest(calm)?;
@@ -321,7 +317,6 @@ impl Rollout {
             version: fanlight::version_of(&fanlight::binary(self.options.gateway.as_deref())?)?,
             proxy: self.proxy.version.clone(),
             rules: self.options.rules(),
-            abilities: self.nodes.abilities,
             said: format!("{}proxy:\n{}", self.nodes.said(), self.proxy.said()),
             options: self.options,
             happenings: self.happenings,

@@ -22,6 +22,8 @@ pub struct Reading {
     answered_ns: u64,
     /// Handshakes since the node started.
     handshakes: u64,
+    /// Those that were too many, and were told to come later.
+    paced: u64,
     /// Connections there are.
     pub connections: u64,
     /// Sessions there are.
@@ -37,6 +39,8 @@ pub struct Peak {
     pub per_second: u64,
     /// Handshakes beyond what rate and burst allow in any time, or nothing.
     pub beyond: u64,
+    /// Handshakes that were told to come later as they were too many.
+    pub paced: u64,
 }
 
 /// Reads all nodes until it is told to end.
@@ -81,6 +85,7 @@ pub fn read(admin: SocketAddr) -> Result<Reading> {
     let asked_ns = now_ns();
     let page = fanlight::ask_at(admin, "GET", "/metrics")?;
     let accepted = |line: &&str| line.contains("result=\"accepted\"");
+    let paced = |line: &&str| line.contains("result=\"paced\"");
     let sum = |name: &str, wanted: &dyn Fn(&&str) -> bool| {
         let lines = page.lines().filter(|line| line.starts_with(name)).filter(wanted);
         lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum::<f64>()
@@ -89,6 +94,7 @@ pub fn read(admin: SocketAddr) -> Result<Reading> {
         asked_ns,
         answered_ns: now_ns(),
         handshakes: whole(sum("fanlight_handshakes_total{", &accepted)),
+        paced: whole(sum("fanlight_handshakes_total{", &paced)),
         connections: whole(sum("fanlight_connections{", &|_| true)),
         sessions: whole(sum("fanlight_sessions{", &|_| true)),
         given: whole(sum("fanlight_rebalanced_sessions_total", &|_| true)),
@@ -98,7 +104,7 @@ pub fn read(admin: SocketAddr) -> Result<Reading> {
 /// The fastest of what was read, judged by a rate and a burst. Whatever a reading's own time leaves
 /// uncertain counts for the node.
 pub fn peak(readings: &[Reading], rate: f64, burst: f64) -> Peak {
-    let mut peak = Peak::default();
+    let mut peak = Peak { paced: paced(readings), ..Peak::default() };
     for (at, from) in readings.iter().enumerate() {
         for to in &readings[at + 1..] {
             if to.handshakes < from.handshakes {
@@ -118,6 +124,17 @@ pub fn peak(readings: &[Reading], rate: f64, burst: f64) -> Peak {
         }
     }
     peak
+}
+
+/// Of all the processes that were read.
+fn paced(readings: &[Reading]) -> u64 {
+    let mut before = 0;
+    let since = readings.iter().map(|&Reading { paced, .. }| {
+        let since = if paced < before { paced } else { paced - before };
+        before = paced;
+        since
+    });
+    since.sum()
 }
 
 const EVERY: Duration = Duration::from_millis(200);
@@ -151,5 +168,11 @@ mod tests {
     #[test]
     fn a_node_that_was_restarted_counts_anew() {
         assert_eq!(peak(&readings(&[500, 3, 6]), 10.0, 1.0).beyond, 0);
+    }
+
+    #[test]
+    fn those_that_were_told_to_come_later_are_of_all_processes_of_a_node() {
+        let reading = |paced| Reading { paced, ..Reading::default() };
+        assert_eq!(peak(&[0, 3, 3, 5, 1, 4].map(reading), 10.0, 1.0).paced, 9);
     }
 }

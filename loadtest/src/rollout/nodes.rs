@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -57,20 +57,9 @@ pub struct Rebalance {
     pub min_sessions: usize,
 }
 
-/// What the gateway's build has, by its own account.
-#[derive(Debug, Clone, Copy)]
-pub struct Abilities {
-    /// `limits.handshakes_per_second`
-    pub pacing: bool,
-    /// `rebalance`
-    pub rebalance: bool,
-}
-
 /// Redis and the nodes; they end with this value.
 pub struct Nodes {
     setting: Setting,
-    /// What the gateway can.
-    pub abilities: Abilities,
     redis: Redis,
     members: Vec<Member>,
     folder: TempDir,
@@ -85,11 +74,10 @@ struct Member {
 impl Nodes {
     /// Redis, and as many places for nodes, none of which is started.
     pub fn new(setting: Setting, count: usize) -> Result<Self> {
-        let abilities = Abilities::of(&setting.gateway)?;
         let member = |_| Ok(Member { public: low_address()?, admin: low_address()?, node: None });
         let members = (0..count).map(member).collect::<Result<_>>()?;
         let (redis, folder) = (Redis::start()?, tempfile::tempdir()?);
-        Ok(Self { setting, abilities, redis, members, folder })
+        Ok(Self { setting, redis, members, folder })
     }
 
     /// Where the proxy finds them.
@@ -159,25 +147,8 @@ impl Nodes {
         let Setting { secret, grace, window, admitted, burst, history, .. } = &self.setting;
         let time = |time: Duration| humantime::format_duration(time).to_string().replace(' ', "");
         let whole = *grace + *window + DEADLINE;
-        let pacing = if self.abilities.pacing {
-            format!("handshakes_per_second = {admitted}\nhandshakes_burst = {burst}\n")
-        } else {
-            String::new()
-        };
         let Rebalance { renew, settle, window: moving, cooldown, min_sessions } =
             self.setting.rebalance;
-        let rebalance = if self.abilities.rebalance {
-            format!(
-                "[rebalance]\nenabled = true\nthreshold_percent = {THRESHOLD_PERCENT}\n\
-                 min_sessions = {min_sessions}\nsettle = \"{}\"\nwindow = \"{}\"\n\
-                 cooldown = \"{}\"\n",
-                time(settle),
-                time(moving),
-                time(cooldown)
-            )
-        } else {
-            String::new()
-        };
         format!(
             r#"workers = 1
 [cluster]
@@ -196,12 +167,21 @@ handshakes_per_second_per_ip = 0
 handshakes_per_second_per_user = 0
 messages_per_second = 0
 commands_per_second = 0
-{pacing}[drain]
+handshakes_per_second = {admitted}
+handshakes_burst = {burst}
+[drain]
 grace = "{}"
 window = "{}"
 deadline = "{}"
 shutdown_timeout = "{}"
-{rebalance}[log]
+[rebalance]
+enabled = true
+threshold_percent = {THRESHOLD_PERCENT}
+min_sessions = {min_sessions}
+settle = "{}"
+window = "{}"
+cooldown = "{}"
+[log]
 level = "warn"
 [[auth.keys]]
 algorithm = "HS256"
@@ -222,21 +202,10 @@ destination = "/topic/**"
             time(DEADLINE),
             // Of which SIGTERM gives a third to the grace, and a sixth to the deadline, at most.
             time(whole.max(*grace * 3).max(DEADLINE * 6)),
+            time(settle),
+            time(moving),
+            time(cooldown),
         )
-    }
-}
-
-impl Abilities {
-    fn of(gateway: &Path) -> Result<Self> {
-        let output = Command::new(gateway).args(["config", "defaults"]).output()?;
-        ensure!(output.status.success(), "`fanlight config defaults` failed");
-        let defaults: toml::Table = String::from_utf8(output.stdout)?.parse()?;
-        let has =
-            |table: &str, key: &str| defaults.get(table).and_then(|table| table.get(key)).is_some();
-        Ok(Self {
-            pacing: has("limits", "handshakes_per_second"),
-            rebalance: has("rebalance", "enabled"),
-        })
     }
 }
 

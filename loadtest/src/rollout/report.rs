@@ -10,7 +10,6 @@ use serde_json::{Value, json};
 use super::Options;
 use super::admission::{Peak, Reading, peak};
 use super::crowds::Stage;
-use super::nodes::Abilities;
 use super::publishers::Published;
 use super::spread::Spread;
 use super::verdict::{
@@ -29,8 +28,6 @@ pub struct Proof {
     pub proxy: String,
     /// What is judged by.
     pub rules: Rules,
-    /// What the gateway can.
-    pub abilities: Abilities,
     /// How large it was.
     pub options: Options,
     /// The stages, in order,
@@ -76,11 +73,9 @@ impl Proof {
             .filter(|(count, _)| *count > 0)
             .map(|(count, what)| format!("{count} {what}"))
             .collect();
-        if self.abilities.pacing {
-            for (number, peak) in self.peaks().iter().enumerate().filter(|(_, it)| it.beyond > 0) {
-                let number = number + 1;
-                broken.push(format!("node {number} admitted {} handshakes too many", peak.beyond));
-            }
+        for (number, peak) in self.peaks().iter().enumerate().filter(|(_, it)| it.beyond > 0) {
+            let number = number + 1;
+            broken.push(format!("node {number} admitted {} handshakes too many", peak.beyond));
         }
         broken.extend(self.spread.as_ref().and_then(Spread::lacks));
         if self.rules.judges_times {
@@ -153,13 +148,8 @@ impl Proof {
             "\n{clients} clients (40 % native, 20 % STOMP, 20 % events, 10 % SockJS, 10 % polls) \
              behind one proxy and {nodes} nodes, {room} on each destination with history; {rate} \
              publications per second, each repeated with its key until it is accepted. A node's \
-             sessions are closed over {window}; clients come again as advised. {}{}\n",
-            if self.abilities.pacing {
-                format!("Each node admits {admitted} handshakes per second.")
-            } else {
-                "This build does not pace handshakes, so their rate is told and not judged.".into()
-            },
-            if self.abilities.rebalance { "" } else { " It does not rebalance." }
+             sessions are closed over {window}; clients come again as advised. Each \
+             node admits {admitted} handshakes per second.\n"
         )
     }
 
@@ -226,12 +216,13 @@ impl Proof {
 
     fn admissions(&self) -> String {
         let mut text = String::from(
-            "\n## Handshakes\n\nThe most that a node admitted in a second, from `/metrics`.\n\n\
-             | node | per second | beyond what it may |\n|---|---|---|\n",
+            "\n## Handshakes\n\nThe most that a node admitted in a second, and how many it told to come \
+             later as they were too many, from `/metrics`.\n\n\
+             | node | per second | beyond what it may | told to come later |\n|---|---|---|---|\n",
         );
-        for (number, Peak { per_second, beyond }) in self.peaks().iter().enumerate() {
-            let beyond = if self.abilities.pacing { beyond.to_string() } else { "-".to_owned() };
-            let _ = writeln!(text, "| {} | {per_second} | {beyond} |", number + 1);
+        for (number, peak) in self.peaks().iter().enumerate() {
+            let Peak { per_second, beyond, paced } = peak;
+            let _ = writeln!(text, "| {} | {per_second} | {beyond} | {paced} |", number + 1);
         }
         text
     }

@@ -88,6 +88,14 @@ fn nodes_behind_haproxy_that_drain_in_turn_by_request_lose_nothing_for_clients_o
 }
 
 #[test]
+fn who_comes_to_a_node_that_admits_fewer_comes_later_and_loses_nothing() {
+    let figures = loses_nothing(&["--clients", "90", "--admitted", "4"]);
+    // That it admitted no more is among what every rollout is judged by.
+    let nodes = figures["handshakes"].as_array().unwrap();
+    assert!(nodes.iter().any(|node| node["paced"].as_u64() > Some(0)), "{nodes:?}");
+}
+
+#[test]
 fn a_rollout_with_too_short_a_history_fails() {
     let rollout = Rollout::of(&["--clients", "60", "--nodes", "2", "--history", "1"]);
     assert!(!rollout.output.status.success(), "it passed");
