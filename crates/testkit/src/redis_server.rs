@@ -88,18 +88,41 @@ impl RedisServer {
         })
     }
 
-    pub(crate) fn stopped_replica_of(master: &Self) -> anyhow::Result<Self> {
+    /// By TLS, to its master too, if that listens by TLS.
+    fn stopped_replica_of(master: &Self) -> anyhow::Result<Self> {
         let port = master.port().to_string();
-        Self::stopped_with(&["--replicaof", "127.0.0.1", &port])
+        let mut replica = Self::stopped_with(&["--replicaof", "127.0.0.1", &port])?;
+        replica.speak_by(master.tls.as_ref());
+        Ok(replica)
+    }
+
+    /// Starts one that masters and replicas are made of, by TLS only if there are files for it.
+    pub(crate) fn start_master_by(files: Option<&TlsFiles>) -> anyhow::Result<Self> {
+        let mut server = Self::stopped()?;
+        server.speak_by(files);
+        server.launch()?;
+        Ok(server)
     }
 
     /// Starts a Sentinel; it keeps what it learns in its configuration, also over a relaunch.
-    pub(crate) fn start_sentinel(configuration: &str) -> anyhow::Result<Self> {
+    pub(crate) fn start_sentinel_by(
+        files: Option<&TlsFiles>,
+        configuration: &str,
+    ) -> anyhow::Result<Self> {
         let mut server = Self::stopped()?;
         fs::write(server.path(SENTINEL_CONFIGURATION), configuration)?;
         server.sentinel = true;
+        server.speak_by(files);
         server.launch()?;
         Ok(server)
+    }
+
+    /// Listens, and connects to other servers, by TLS only, if there are files for it.
+    fn speak_by(&mut self, files: Option<&TlsFiles>) {
+        if files.is_some() {
+            self.options.extend(["--tls-replication", "yes"].map(str::to_owned));
+        }
+        self.tls = files.cloned();
     }
 
     /// Starts the process, again on the same port and with nothing of its former data.

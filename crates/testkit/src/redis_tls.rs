@@ -8,6 +8,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose,
 };
+use tempfile::TempDir;
 
 /// Where the PEM files are.
 #[derive(Debug, Clone)]
@@ -15,6 +16,21 @@ pub(crate) struct TlsFiles {
     pub(crate) authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
+}
+
+/// One certificate for several servers; its files are removed with this value.
+#[derive(Debug)]
+pub(crate) struct SharedTls {
+    pub(crate) files: TlsFiles,
+    _directory: TempDir,
+}
+
+impl SharedTls {
+    /// Makes one, of an authority of its own.
+    pub(crate) fn generate() -> anyhow::Result<Self> {
+        let directory = TempDir::new().context("making the directory of a certificate")?;
+        Ok(Self { files: TlsFiles::generate(directory.path())?, _directory: directory })
+    }
 }
 
 impl TlsFiles {

@@ -536,9 +536,18 @@ async fn a_relay_reads_a_redis_cluster_through_a_failover_within_tls_and_publish
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_relay_follows_the_sentinels_of_its_source_when_the_master_dies() {
-    let mut watched = RedisSentinel::start(1, 3).unwrap();
+    follows_the_sentinels(RedisSentinel::start(1, 3).unwrap()).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_follows_sentinels_within_tls_too() {
+    follows_the_sentinels(RedisSentinel::start_tls(1, 3).unwrap()).await;
+}
+
+async fn follows_the_sentinels(mut watched: RedisSentinel) {
     let target = RedisServer::start().unwrap();
-    let (a, b) = (Cell::new("a", watched.url()), Cell::new("b", target.url()));
+    let (mut a, b) = (Cell::new("a", watched.url()), Cell::new("b", target.url()));
+    a.authority = watched.authority().map(Into::into);
     through_a_failover_of_the_source(&a, &b, async || {
         let [master, replica] = watched.servers()[..] else { panic!("two servers") };
         let (old, new) = (watched.server(master).unwrap(), watched.server(replica).unwrap());

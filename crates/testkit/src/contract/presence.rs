@@ -464,5 +464,5 @@ pub const QUICK: Duration = Duration::from_millis(20);
 /// Long enough that what a test does falls into one interval.
 const SLOW: Duration = Duration::from_secs(3);
 const NEVER: Duration = Duration::from_secs(3600);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(5);

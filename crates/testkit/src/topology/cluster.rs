@@ -6,13 +6,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use tempfile::TempDir;
 
 use super::cluster_view::{ClusterView, Role, SLOTS};
 use crate::port::PortLease;
 use crate::redis_command::Reply;
 use crate::redis_server::RedisServer;
-use crate::redis_tls::TlsFiles;
+use crate::redis_tls::{SharedTls, TlsFiles};
 use crate::redis_wait::wait_for;
 
 /// Masters with their replicas, each a process; killed when dropped.
@@ -23,14 +22,7 @@ use crate::redis_wait::wait_for;
 pub struct RedisCluster {
     nodes: Vec<Node>,
     groups: usize,
-    tls: Option<Tls>,
-}
-
-/// One certificate for all nodes.
-#[derive(Debug)]
-struct Tls {
-    files: TlsFiles,
-    _directory: TempDir,
+    tls: Option<SharedTls>,
 }
 
 #[derive(Debug)]
@@ -49,12 +41,14 @@ impl RedisCluster {
 
     /// The same, whose nodes speak TLS only, to clients and to each other. Slots can't be moved.
     pub fn start_tls(masters: usize, replicas_per_master: usize) -> anyhow::Result<Self> {
-        let directory = TempDir::new().context("making the directory of a certificate")?;
-        let tls = Tls { files: TlsFiles::generate(directory.path())?, _directory: directory };
-        Self::form(masters, replicas_per_master, Some(tls))
+        Self::form(masters, replicas_per_master, Some(SharedTls::generate()?))
     }
 
-    fn form(masters: usize, replicas_per_master: usize, tls: Option<Tls>) -> anyhow::Result<Self> {
+    fn form(
+        masters: usize,
+        replicas_per_master: usize,
+        tls: Option<SharedTls>,
+    ) -> anyhow::Result<Self> {
         ensure!(masters > 0, "a cluster without a master");
         let count = masters * (1 + replicas_per_master);
         let files = tls.as_ref().map(|tls| &tls.files);

@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::{Context, bail, ensure};
 
 use crate::redis_command::Reply;
 use crate::redis_server::RedisServer;
+use crate::redis_tls::SharedTls;
 use crate::redis_wait::wait_for;
 
 /// One master, its replicas and their Sentinels, each a process; killed when dropped.
@@ -16,6 +18,7 @@ use crate::redis_wait::wait_for;
 pub struct RedisSentinel {
     servers: Vec<RedisServer>,
     sentinels: Vec<RedisServer>,
+    tls: Option<SharedTls>,
 }
 
 impl RedisSentinel {
@@ -26,17 +29,27 @@ impl RedisSentinel {
     ///
     /// A failover needs most of the Sentinels.
     pub fn start(replicas: usize, sentinels: usize) -> anyhow::Result<Self> {
+        Self::form(replicas, sentinels, None)
+    }
+
+    /// The same, where all speak TLS only, to clients and to each other.
+    pub fn start_tls(replicas: usize, sentinels: usize) -> anyhow::Result<Self> {
+        Self::form(replicas, sentinels, Some(SharedTls::generate()?))
+    }
+
+    fn form(replicas: usize, sentinels: usize, tls: Option<SharedTls>) -> anyhow::Result<Self> {
         ensure!(sentinels > 0, "a master without a Sentinel");
-        let master = RedisServer::start()?;
+        let files = tls.as_ref().map(|tls| &tls.files);
+        let master = RedisServer::start_master_by(files)?;
         let replicas = (0..replicas)
             .map(|_| RedisServer::start_replica_of(&master))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let configuration = configuration(master.address(), sentinels / 2 + 1);
         let sentinels = (0..sentinels)
-            .map(|_| RedisServer::start_sentinel(&configuration))
+            .map(|_| RedisServer::start_sentinel_by(files, &configuration))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let servers = std::iter::once(master).chain(replicas).collect();
-        let started = Self { servers, sentinels };
+        let started = Self { servers, sentinels, tls };
         started.wait_until_settled()?;
         Ok(started)
     }
@@ -44,7 +57,13 @@ impl RedisSentinel {
     /// The Sentinels and the master's name: `redis-sentinel://127.0.0.1:20000,.../fanlight`.
     pub fn url(&self) -> String {
         let addresses: Vec<_> = self.sentinels.iter().map(RedisServer::address).collect();
-        format!("{}/{}", super::url("redis-sentinel", &addresses), Self::MASTER_NAME)
+        let scheme = if self.tls.is_some() { "rediss-sentinel" } else { "redis-sentinel" };
+        format!("{}/{}", super::url(scheme, &addresses), Self::MASTER_NAME)
+    }
+
+    /// The PEM file of the authority that signed the certificate of all, if they speak TLS.
+    pub fn authority(&self) -> Option<&Path> {
+        self.tls.as_ref().map(|tls| tls.files.authority.as_path())
     }
 
     /// The master's address, in the words of most of the Sentinels that are up.
