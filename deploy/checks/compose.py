@@ -33,7 +33,7 @@ def main(fanlight):
     run(fanlight, "config", "check", configuration)
     confined(every)
     balancer(services["balancer"], services)
-    prometheus(services)
+    prometheus(services, every)
     grafana(services)
     ticker(fanlight, services["ticker"], configuration)
     traces(fanlight, every, configuration)
@@ -101,7 +101,7 @@ def balancer(service, services):
         require(accepted and "syntax is ok" in done.stderr, done.stderr)
 
 
-def prometheus(services):
+def prometheus(services, every):
     path = ROOT / "deploy/compose/prometheus.yml"
     with tempfile.TemporaryDirectory() as folder:
         # Laid out as in the container, so that the rules are where the file says.
@@ -111,10 +111,13 @@ def prometheus(services):
         said = run("promtool", "check", "config", Path(folder) / path.name)
     rules = len(list((ROOT / "deploy/prometheus/rules").iterdir()))
     require(f"{rules} rule files found" in said, said)
-    [job] = yaml.safe_load(path.read_text())["scrape_configs"]
-    targets = {target for each in job["static_configs"] for target in each["targets"]}
+    jobs = {job["job_name"]: job for job in yaml.safe_load(path.read_text())["scrape_configs"]}
+    targets = {target for each in jobs["fanlight"]["static_configs"] for target in each["targets"]}
     wanted = {f"{name}:9090" for name in services if name.startswith("gateway-")}
     require(targets == wanted, f"Prometheus scrapes {targets}, the gateways are {wanted}")
+    [found] = jobs["fanlight-relay"]["dns_sd_configs"]
+    wanted = {name for name in every if name.startswith("relay-")}
+    require(set(found["names"]) == wanted and found["port"] == 9090, f"Prometheus looks for {found}, the relays are {wanted}")
 
 
 def grafana(services):
