@@ -12,6 +12,7 @@ import string
 import subprocess
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 
 import yaml
@@ -30,12 +31,13 @@ def main(fanlight):
         for address in service.get("ports", []):
             require(address.startswith("127.0.0.1:"), f"{name} is open to everybody: {address}")
     configuration = ROOT / "deploy/compose/fanlight.toml"
-    run(fanlight, "config", "check", configuration)
+    has_room(fanlight, every, configuration)
     confined(every)
     balancer(services["balancer"], services)
     prometheus(services, every)
     grafana(services)
     ticker(fanlight, services["ticker"], configuration)
+    server_api(fanlight, services, configuration)
     traces(fanlight, every, configuration)
     relays(fanlight, every, configuration)
 
@@ -54,6 +56,17 @@ def run(*command, **options):
     done = subprocess.run([str(word) for word in command], capture_output=True, text=True, **options)
     require(done.returncode == 0, f"{command[0]}: {done.stderr}{done.stdout}")
     return done.stdout
+
+
+def has_room(fanlight, services, configuration):
+    """The gateway takes its configuration, and is full before it is out of files."""
+    limits = json.loads(run(fanlight, "config", "check", configuration, "--json"))["config"]["limits"]
+    connections = limits["connections"]
+    require(connections > 0, "nothing but the open files limits its connections")
+    for name, service in services.items():
+        if "build" in service:
+            files, taken = service["ulimits"]["nofile"], connections + limits["http_connections"]
+            require(taken + 256 <= files, f"{name} has {files} files for {taken} connections")
 
 
 def confined(services):
@@ -222,6 +235,34 @@ def ticker(fanlight, service, configuration):
         for process in reversed(started):
             process.terminate()
             process.wait()
+
+
+def server_api(fanlight, services, configuration):
+    """Each gateway's is open to this machine, by the key of the file, and what is published comes."""
+    options = tomllib.loads(configuration.read_text())
+    port = options["listen"]["api"].rsplit(":", 1)[1]
+    [key] = options["api"]["keys"]
+    for name in (name for name in services if name.startswith("gateway-")):
+        ports = [address.split(":")[2].removesuffix("/tcp") for address in services[name]["ports"]]
+        require(port in ports, f"the server API of {name} is closed to this machine")
+    public, api = free_port(), free_port()
+    variables = os.environ | {
+        "FANLIGHT__BROKER__KIND": "memory",
+        "FANLIGHT__LISTEN__PUBLIC": f"127.0.0.1:{public}",
+        "FANLIGHT__LISTEN__API": f"127.0.0.1:{api}",
+        "FANLIGHT__LISTEN__ADMIN": f"127.0.0.1:{free_port()}",
+    }
+    serve = subprocess.Popen([fanlight, "serve", "--config", configuration], env=variables, stdout=subprocess.DEVNULL)
+    try:
+        run(fanlight, "health", "--timeout", "30s", "--url", wait_for(variables["FANLIGHT__LISTEN__ADMIN"]))
+        url = wait_for(f"127.0.0.1:{api}")
+        publish = [fanlight, "pub", url, "/topic/orders", "42"]
+        run(*publish, env=os.environ | {"FANLIGHT_API_KEY": key["secret"]}, timeout=60)
+        kept = run("curl", "-sf", "-H", f"X-API-Key: {key['secret']}", f"{url}/api/v1/history?destination=/topic/orders&limit=1")
+        require(json.loads(kept)["messages"][0]["data"] == 42, f"not what was published: {kept}")
+    finally:
+        serve.terminate()
+        serve.wait()
 
 
 def traces(fanlight, services, configuration):

@@ -18,7 +18,9 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 K8S = ROOT / "k8s"
-ALERTS = ROOT / "deploy/prometheus/rules/alerts.yml"
+RULES = ROOT / "deploy/prometheus/rules"
+ALERTS = RULES / "alerts.yml"
+DASHBOARDS = ROOT / "deploy/grafana"
 OVERLAYS = ["dev", "production", "keda", "relay"]
 KUBERNETES = "1.32"
 # Stand for what the Secret has.
@@ -26,6 +28,7 @@ SECRETS = {
     "redis-url": "redis://redis:6379",
     "source-redis-url": "redis://redis.elsewhere:6379",
     "jwt-secret": "0123456789abcdef0123456789abcdef",
+    "api-key": "fedcba9876543210fedcba9876543210",
 }
 # What a node answers at its admin listener.
 PATHS = {"/startupz", "/readyz", "/livez", "/metrics"}
@@ -41,6 +44,7 @@ def main(fanlight):
     for overlay, objects in rendered.items():
         failures += [f"{overlay}: {failure}" for failure in faults(objects, fanlight)]
     failures += adapter_faults()
+    failures += dashboard_faults()
     failures += [f"not noticed: {what}" for what in unnoticed(rendered["keda"], fanlight, MISTAKES)]
     failures += [f"not noticed: {what}" for what in unnoticed(rendered["relay"], fanlight, MISTAKES_OF_RELAYS)]
     for failure in failures:
@@ -49,7 +53,11 @@ def main(fanlight):
 
 
 def render(overlay):
-    command = ["kubectl", "kustomize", str(K8S / "overlays" / overlay)]
+    return kustomized(K8S / "overlays" / overlay)
+
+
+def kustomized(folder):
+    command = ["kubectl", "kustomize", str(folder)]
     output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     return [each for each in yaml.safe_load_all(output) if each]
 
@@ -62,7 +70,7 @@ def faults(objects, fanlight):
         if each not in custom:
             found += schema_faults(each)
     found += custom_faults(custom)
-    for check in (references, pods, scaling, monitors, relays):
+    for check in (references, pods, server_api, scaling, monitors, rules, relays):
         try:
             check(objects, fanlight)
         except Wrong as wrong:
@@ -161,10 +169,10 @@ def pods(objects, fanlight):
     options = accepted_options(fanlight, config_map["data"][mounted.name], environment)
 
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
-    for name in ("public", "admin"):
+    for name in ("public", "api", "admin"):
         port = int(options["listen"][name].rsplit(":", 1)[1])
         require(ports[name] == port, f"port {name} is {ports[name]}, and it listens on {port}")
-    require(options["listen"]["admin"].startswith("0.0.0.0"), "probes can't reach listen.admin")
+        require(options["listen"][name].startswith("0.0.0.0"), f"nobody outside the pod reaches listen.{name}")
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         request = container[probe]["httpGet"]
         require(request["path"] in PATHS, f"{probe}: a node has no {request['path']}")
@@ -182,6 +190,20 @@ def pods(objects, fanlight):
         is_there = re.search(rf"^  {command[0]} ", commands, re.M)
         require(is_there, f"there is no `fanlight {command[0]}`")
     secure(pod, container)
+
+
+def server_api(objects, _):
+    """Backends find it by a Service of its own within the cluster, and few may reach it."""
+    services = [s for s in of_kind(objects, "Service") if any(p["targetPort"] == "api" for p in s["spec"]["ports"])]
+    require([s["metadata"]["name"] for s in services] == ["fanlight-api"], "the server API is no Service's, or another's too")
+    require(services[0]["spec"].get("type", "ClusterIP") == "ClusterIP", "the server API is open beyond the cluster")
+    [policy] = [p for p in of_kind(objects, "NetworkPolicy") if p["metadata"]["name"] == "fanlight"]
+    for name in ("api", "admin"):
+        let_in = [rule for rule in policy["spec"]["ingress"] if any(p["port"] == name for p in rule["ports"])]
+        require(let_in, f"nobody may reach port {name}")
+        for rule in let_in:
+            chosen = all(peer.get("namespaceSelector", {}).get("matchLabels") for peer in rule.get("from", []))
+            require(rule.get("from") and chosen, f"everybody may reach port {name}")
 
 
 def environment_of(container):
@@ -306,6 +328,35 @@ def monitors(objects, _):
         require(known, f"{name_of(each)}: no alert is about the job {job}")
 
 
+def rules(objects, _):
+    """Where Prometheus scrapes the gateways, its operator gives it all that is shipped to tell."""
+    given = of_kind(objects, "PrometheusRule")
+    if not of_kind(objects, "ServiceMonitor"):
+        require(not given, "rules about what nobody scrapes")
+        return
+    by_name = lambda groups: sorted(groups, key=lambda group: group["name"])
+    shipped = [group for file in RULES.iterdir() for group in yaml.safe_load(file.read_text())["groups"]]
+    told = [group for each in given for group in each["spec"]["groups"]]
+    require(by_name(told) == by_name(shipped), "the PrometheusRules are not deploy/prometheus/rules")
+
+
+def dashboard_faults():
+    """Each is a ConfigMap that Grafana's sidecar finds, and that `kubectl apply` can note."""
+    found = []
+    maps = kustomized(DASHBOARDS)
+    for each in maps:
+        found += schema_faults(each)
+        if each["metadata"]["labels"].get("grafana_dashboard") != "1":
+            found.append(f"{name_of(each)}: Grafana's sidecar looks for another label")
+        if len(json.dumps(each)) > 250 * 1024:
+            found.append(f"{name_of(each)}: larger than the annotation of `kubectl apply` may be")
+    given = {file: text for each in maps for file, text in each["data"].items()}
+    shipped = {file.name: file.read_text() for file in (DASHBOARDS / "dashboards").iterdir()}
+    if given != shipped:
+        found.append(f"deploy/grafana/kustomization.yaml has {sorted(given)}, and there are {sorted(shipped)}")
+    return found
+
+
 def adapter_faults():
     """The rule that the autoscaler's metric comes from."""
     rules = yaml.safe_load((K8S / "prometheus-adapter.yaml").read_text())["rules"]["custom"]
@@ -331,6 +382,10 @@ MISTAKES = [
     ("a probe at a wrong port", (*CONTAINER, "livenessProbe", "httpGet", "port"), "public"),
     ("a probe of a path that is not there", (*CONTAINER, "livenessProbe", "httpGet", "path"), "/health"),
     ("a port that is not there", ("Service", "spec", "ports", 0, "targetPort"), "web"),
+    ("a server API for everybody", ("NetworkPolicy", "spec", "ingress", 1, "from"), []),
+    ("a server API at another port", (*CONTAINER, "ports", 1, "containerPort"), 8082),
+    ("a misspelled field of a rule", ("PrometheusRule", "spec", "groups", 0, "rules", 0, "exp"), "up"),
+    ("a rule that is not what is shipped", ("PrometheusRule", "spec", "groups", 0, "rules", 0, "expr"), "vector(1)"),
     ("an option that is not there", (*CONTAINER, "env", 1, "name"), "FANLIGHT__CLUSTER__NAM"),
     ("a command that is not there", (*CONTAINER, "args"), ["server"]),
     ("a readiness that is asked too seldom", (*CONTAINER, "readinessProbe", "periodSeconds"), 10),

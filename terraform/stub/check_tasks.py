@@ -1,7 +1,8 @@
 """Checks what ECS would be told to run: `check_tasks.py STATE.json ENVIRONMENT.json`.
 
 STATE.json is `terraform show -json` after an apply. Container definitions are text to Terraform, so
-that it does not see what is wrong in them; botocore's model of ECS knows every key and type.
+that it does not see what is wrong in them; botocore's model of ECS knows every key and type. So is
+the collector's configuration, which `check_collector` reads.
 ENVIRONMENT.json gets the gateway's variables, with what its secrets hold, for its own check.
 """
 
@@ -9,6 +10,7 @@ import json
 import sys
 
 import botocore.session
+import check_collector
 from botocore.validate import ParamValidator
 
 
@@ -31,8 +33,11 @@ def problems(definitions):
 
 
 def environment(container, secrets):
-    variables = {variable["name"]: variable["value"] for variable in container["environment"]}
-    return variables | {secret["name"]: secrets[secret["valueFrom"]] for secret in container["secrets"]}
+    return plain(container) | {secret["name"]: secrets[secret["valueFrom"]] for secret in container["secrets"]}
+
+
+def plain(container):
+    return {variable["name"]: variable["value"] for variable in container["environment"]}
 
 
 def main():
@@ -48,6 +53,10 @@ def main():
         sys.exit(f"container definitions of {task['family']}:\n{found}")
     names = [definition["name"] for definition in definitions]
     print(f"container definitions: {', '.join(names)}: as ECS wants them")
+    collector = plain(next(definition for definition in definitions if definition["name"] == "collector"))
+    if found := check_collector.problems(collector["AOT_CONFIG_CONTENT"], collector):
+        sys.exit("the collector's configuration:\n" + "\n".join(found))
+    print("the collector's configuration: all that it names is there")
     gateway = next(definition for definition in definitions if definition["name"] == "gateway")
     with open(environment_file, "w") as file:
         json.dump(environment(gateway, secrets), file)

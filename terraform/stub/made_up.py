@@ -13,6 +13,10 @@ DATA = {
 }
 
 
+# What stands before the name in an ARN, where it is not the resource's type and a slash.
+ARNS = {"aws_secretsmanager_secret": "secret:"}
+
+
 def value(type_name, name, type_, state, is_data):
     """A value of `type_` for the attribute `name` of the resource or data source `state`."""
     if is_data and name in DATA.get(type_name, {}):
@@ -42,7 +46,8 @@ def text(type_name, name, state):
     if name == "result":
         return called.ljust(state.get("length") or 0, "0")[: state.get("length")]
     if name.endswith("arn"):
-        return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{type_name.removeprefix('aws_')}/{called}"
+        kind = ARNS.get(type_name, type_name.removeprefix("aws_") + "/")
+        return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{kind}{called}"
     if name.endswith(("endpoint", "address", "dns_name")):
         return f"{called}.{service}.{REGION}.amazonaws.com"
     return f"{name}-{called}"

@@ -6,6 +6,7 @@ module "network" {
   interface_endpoints = concat(
     ["ecr.api", "ecr.dkr", "logs", "secretsmanager"],
     var.prometheus ? ["aps-workspaces"] : [],
+    var.traces == null ? [] : ["xray"],
   )
 }
 
@@ -49,6 +50,7 @@ module "service" {
   spot                = { percent = var.spot_percent }
   prometheus          = module.observability.prometheus
   traces              = var.traces
+  server_api          = local.server_api
 
   load_balancer = {
     target_group_arn  = module.alb.target_group_arn

@@ -32,3 +32,11 @@ output "grafana" {
   description = "Managed Grafana, if there is one."
   value       = module.observability.grafana_endpoint
 }
+
+output "server_api" {
+  description = "Where backends find the server API, and the secret with its key. Null if there is none."
+  value = local.server_api == null ? null : {
+    url            = module.service.server_api_url
+    key_secret_arn = aws_secretsmanager_secret.server_api[0].arn
+  }
+}

@@ -64,6 +64,13 @@ variable "allowed_origins" {
   nullable    = false
 }
 
+variable "server_api_clients" {
+  description = "Security groups of backends that may reach the server API, by name. Empty: there is none."
+  type        = map(string)
+  default     = {}
+  nullable    = false
+}
+
 variable "egress" {
   description = "How tasks reach what is outside: `nat_per_zone`, `single_nat` or `endpoints`."
   type        = string
@@ -77,6 +84,7 @@ variable "scaling" {
     min                  = optional(number, 3)
     max                  = optional(number, 12)
     connections_per_task = optional(number, 30000)
+    connections_limit    = optional(number)
   })
   default  = {}
   nullable = false
@@ -130,9 +138,9 @@ variable "prometheus" {
 }
 
 variable "traces" {
-  description = "Where spans are sent, by OTLP over HTTPS, as in `{ endpoint = \"https://otlp.example.com\" }`; the module `service` says what else. Null: nowhere."
+  description = "Spans: `{}` sends them to X-Ray, `{ endpoint = \"https://otlp.example.com\" }` there, by OTLP over HTTPS; the module `service` says what else. Null: there are none."
   type = object({
-    endpoint                = string
+    endpoint                = optional(string)
     publication_ratio       = optional(number, 0.01)
     publications_per_second = optional(number, 100)
     connection_ratio        = optional(number, 0.01)

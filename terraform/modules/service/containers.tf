@@ -3,11 +3,33 @@ locals {
   admin_host = length(var.admin_security_group_ids) > 0 ? "0.0.0.0" : "127.0.0.1"
 
   traces = var.traces == null ? {} : {
-    FANLIGHT__TELEMETRY__TRACES__ENDPOINT                = var.traces.endpoint
+    FANLIGHT__TELEMETRY__TRACES__ENDPOINT                = local.to_xray ? "http://127.0.0.1:4318" : var.traces.endpoint
     FANLIGHT__TELEMETRY__TRACES__PUBLICATION_RATIO       = tostring(var.traces.publication_ratio)
     FANLIGHT__TELEMETRY__TRACES__PUBLICATIONS_PER_SECOND = tostring(var.traces.publications_per_second)
     FANLIGHT__TELEMETRY__TRACES__CONNECTION_RATIO        = tostring(var.traces.connection_ratio)
   }
+
+  # Its keys by name, so that each keeps its place as long as none before it comes or goes.
+  server_api_keys = var.server_api == null ? [] : [
+    for name in sort(keys(var.server_api.keys)) : merge(var.server_api.keys[name], { name = name })
+  ]
+  server_api = merge(
+    var.server_api == null ? {} : { FANLIGHT__LISTEN__API = "0.0.0.0:${var.server_api.port}" },
+    [for index, key in local.server_api_keys : {
+      for option, value in {
+        NAME                = key.name
+        SCOPES              = join(",", key.scopes)
+        DESTINATIONS        = join(",", key.destinations)
+        REQUESTS_PER_SECOND = key.requests_per_second == 0 ? "" : tostring(key.requests_per_second)
+      } : "FANLIGHT__API__KEYS__${index}__${option}" => value if value != ""
+    }]...
+  )
+
+  # Where the average that scaling aims at is 60 % of it, as long as there are files.
+  connections_limit = coalesce(
+    var.scaling.connections_limit,
+    floor(min(var.scaling.connections_per_task * 5 / 3, var.nofile * 0.9)),
+  )
 
   # What is given by the user wins.
   environment = merge(
@@ -18,6 +40,7 @@ locals {
       # Longer than the load balancer keeps an idle connection, so that it is not the gateway that
       # ends one into which a request is on its way (502).
       FANLIGHT__LIMITS__REQUEST_HEAD_TIME = "${var.load_balancer.idle_timeout_s + 10}s"
+      FANLIGHT__LIMITS__CONNECTIONS       = tostring(local.connections_limit)
       FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT   = "${var.stop_timeout_s - 5}s"
       # Longer than the load balancer takes to notice, which sends clients until then.
       FANLIGHT__DRAIN__GRACE               = "${var.load_balancer.unhealthy_after_s + 5}s"
@@ -29,9 +52,14 @@ locals {
       FANLIGHT__LOG__FORMAT                = "json"
     },
     local.traces,
+    local.server_api,
     var.environment,
   )
-  secrets = merge({ FANLIGHT__REDIS__URL = var.cache.url_secret_arn }, var.secrets)
+  secrets = merge(
+    { FANLIGHT__REDIS__URL = var.cache.url_secret_arn },
+    { for index, key in local.server_api_keys : "FANLIGHT__API__KEYS__${index}__SECRET" => key.secret },
+    var.secrets,
+  )
 
   log_options = {
     awslogs-group  = aws_cloudwatch_log_group.this.name
@@ -58,9 +86,12 @@ locals {
     }
     mountPoints = [{ sourceVolume = "tmp", containerPath = "/tmp" }]
 
-    portMappings = [{ name = "public", containerPort = var.load_balancer.target_port, protocol = "tcp" }]
-    ulimits      = [{ name = "nofile", softLimit = var.nofile, hardLimit = var.nofile }]
-    stopTimeout  = var.stop_timeout_s
+    portMappings = concat(
+      [{ name = "public", containerPort = var.load_balancer.target_port, protocol = "tcp" }],
+      var.server_api == null ? [] : [{ name = "api", containerPort = var.server_api.port, protocol = "tcp" }],
+    )
+    ulimits     = [{ name = "nofile", softLimit = var.nofile, hardLimit = var.nofile }]
+    stopTimeout = var.stop_timeout_s
 
     environment = [for name in sort(keys(local.environment)) : { name = name, value = local.environment[name] }]
     secrets     = [for name in sort(keys(local.secrets)) : { name = name, valueFrom = local.secrets[name] }]
@@ -75,35 +106,11 @@ locals {
     }
 
     # Stops after the gateway, so that a drain is seen to its end.
-    dependsOn = var.prometheus == null ? null : [{ containerName = "collector", condition = "START" }]
+    dependsOn = length(local.collector_parts) == 0 ? null : [{ containerName = "collector", condition = "START" }]
 
     logConfiguration = {
       logDriver = "awslogs"
       options   = merge(local.log_options, { awslogs-stream-prefix = "gateway" })
     }
   }
-
-  collectors = var.prometheus == null ? [] : [{
-    name      = "collector"
-    image     = var.prometheus.collector_image
-    essential = false
-    memory    = 256
-
-    readonlyRootFilesystem = true
-    linuxParameters        = { capabilities = { drop = ["ALL"] } }
-    stopTimeout            = 30
-
-    environment = [
-      { name = "AOT_CONFIG_CONTENT", value = file("${path.module}/collector.yaml") },
-      { name = "AWS_REGION", value = data.aws_region.current.region },
-      { name = "METRICS_TARGET", value = "127.0.0.1:${local.admin_port}" },
-      { name = "REMOTE_WRITE_URL", value = var.prometheus.remote_write_url },
-      { name = "SERVICE_NAME", value = var.name },
-    ]
-
-    logConfiguration = {
-      logDriver = "awslogs"
-      options   = merge(local.log_options, { awslogs-stream-prefix = "collector" })
-    }
-  }]
 }

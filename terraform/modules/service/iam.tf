@@ -60,6 +60,12 @@ locals {
     },
     {
       # Has no resources to name.
+      Sid      = "WriteTraces"
+      Action   = ["xray:PutTelemetryRecords", "xray:PutTraceSegments"]
+      Resource = local.to_xray ? ["*"] : []
+    },
+    {
+      # Has no resources to name.
       Sid = "ExecuteCommand"
       Action = [
         "ssmmessages:CreateControlChannel",
@@ -91,7 +97,7 @@ resource "aws_iam_role" "task" {
 }
 
 resource "aws_iam_role_policy" "task" {
-  count = var.task_protection || var.execute_command || var.prometheus != null ? 1 : 0
+  count = var.task_protection || var.execute_command || length(local.collector_parts) > 0 ? 1 : 0
 
   name   = "run"
   role   = aws_iam_role.task.name

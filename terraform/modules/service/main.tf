@@ -101,6 +101,14 @@ resource "aws_ecs_service" "this" {
     container_port   = var.load_balancer.target_port
   }
 
+  dynamic "service_registries" {
+    for_each = aws_service_discovery_service.server_api
+
+    content {
+      registry_arn = service_registries.value.arn
+    }
+  }
+
   # Tasks that start without their rights or ways fail.
   depends_on = [
     aws_ecs_cluster_capacity_providers.this,

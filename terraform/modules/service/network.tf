@@ -41,6 +41,17 @@ resource "aws_vpc_security_group_ingress_rule" "admin" {
   to_port                      = local.admin_port
 }
 
+resource "aws_vpc_security_group_ingress_rule" "server_api" {
+  for_each = var.server_api == null ? {} : var.server_api.client_security_group_ids
+
+  security_group_id            = aws_security_group.this.id
+  description                  = "The server API, from ${each.key}"
+  referenced_security_group_id = each.value
+  ip_protocol                  = "tcp"
+  from_port                    = var.server_api.port
+  to_port                      = var.server_api.port
+}
+
 resource "aws_vpc_security_group_egress_rule" "cache" {
   security_group_id            = aws_security_group.this.id
   description                  = "To the cache"

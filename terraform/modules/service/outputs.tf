@@ -32,3 +32,13 @@ output "task_definition_arn" {
   description = "The task definition with its revision."
   value       = aws_ecs_task_definition.this.arn
 }
+
+output "server_api_url" {
+  description = "Where backends find the server API. Null if there is none."
+  value       = var.server_api == null ? null : "http://api.${var.server_api.domain}:${var.server_api.port}"
+}
+
+output "connections_limit" {
+  description = "How many connections a task takes (`limits.connections`)."
+  value       = local.connections_limit
+}

@@ -89,6 +89,50 @@ variable "admin_security_group_ids" {
   nullable    = false
 }
 
+variable "server_api" {
+  description = <<-TEXT
+    The server API, for backends in this VPC: whose security groups may reach it, and the keys that it
+    asks for, by name, each in Secrets Manager (32 characters or more, as `ARN` or `ARN:key::`), with
+    the scopes and destinations that it has; with none it may do all. `domain` is a private zone that
+    is made for it: tasks are found at the output `server_api_url`. Null: there is none.
+  TEXT
+  type = object({
+    client_security_group_ids = map(string)
+    domain                    = string
+    port                      = optional(number, 8081)
+    keys = map(object({
+      secret              = string
+      scopes              = optional(list(string), [])
+      destinations        = optional(list(string), [])
+      requests_per_second = optional(number, 0)
+    }))
+  })
+  default = null
+
+  validation {
+    condition     = var.server_api == null || length(try(var.server_api.client_security_group_ids, {})) > 0
+    error_message = "server_api.client_security_group_ids must have who is to reach it."
+  }
+
+  validation {
+    condition     = var.server_api == null || can(regex("^[a-z0-9-]+(\\.[a-z0-9-]+)+$", var.server_api.domain))
+    error_message = "server_api.domain must be a domain of two labels or more, as fanlight.internal."
+  }
+
+  validation {
+    condition     = var.server_api == null || !contains([9090, var.load_balancer.target_port], try(var.server_api.port, 0))
+    error_message = "server_api.port must be another than those of clients and of the admin listener."
+  }
+
+  validation {
+    condition = var.server_api == null || length(try(var.server_api.keys, {})) > 0 && alltrue([
+      for name, key in try(var.server_api.keys, {}) :
+      can(regex("^arn:[a-z-]+:secretsmanager:[^:]+:[0-9]+:secret:[^:]+(:[^:]*:[^:]*:[^:]*)?$", key.secret))
+    ])
+    error_message = "server_api.keys must have at least one key, each with the ARN of a secret in Secrets Manager."
+  }
+}
+
 # What runs
 
 variable "image" {
@@ -249,12 +293,15 @@ variable "scaling" {
   description = <<-TEXT
     How many tasks: from `min` to `max`, so that each has `connections_per_task` on average and uses
     `cpu_percent`, whichever takes more. `connections_per_task` is 60-70 % of what a task was
-    measured to carry. For a fixed number, let `min` and `max` be the same.
+    measured to carry. Beyond `connections_limit` (`limits.connections`) a task refuses with 503; by
+    default that is where `connections_per_task` is 60 % of it, and at most 90 % of `nofile`. For a
+    fixed number, let `min` and `max` be the same.
   TEXT
   type = object({
     min                  = optional(number, 3)
     max                  = optional(number, 12)
     connections_per_task = optional(number, 30000)
+    connections_limit    = optional(number)
     cpu_percent          = optional(number, 60)
     scale_out_cooldown_s = optional(number, 60)
     scale_in_cooldown_s  = optional(number, 900)
@@ -270,6 +317,14 @@ variable "scaling" {
   validation {
     condition     = var.scaling.connections_per_task >= 1 && var.scaling.connections_per_task <= var.nofile * 0.7
     error_message = "scaling.connections_per_task must be at most 70 % of nofile."
+  }
+
+  validation {
+    condition = (
+      coalesce(var.scaling.connections_limit, var.scaling.connections_per_task + 1) > var.scaling.connections_per_task
+      && coalesce(var.scaling.connections_limit, 0) <= var.nofile * 0.9
+    )
+    error_message = "scaling.connections_limit must be above connections_per_task, and at most 90 % of nofile."
   }
 
   validation {
@@ -311,19 +366,26 @@ variable "prometheus" {
   type = object({
     workspace_arn    = string
     remote_write_url = string
-    collector_image  = optional(string, "public.ecr.aws/aws-observability/aws-otel-collector:v0.43.3")
   })
   default = null
 }
 
+variable "collector_image" {
+  description = "The collector, AWS' Distro for OpenTelemetry, that runs beside the gateway where `prometheus` or `traces` ask for it."
+  type        = string
+  default     = "public.ecr.aws/aws-observability/aws-otel-collector:v0.43.3"
+  nullable    = false
+}
+
 variable "traces" {
   description = <<-TEXT
-    Where the gateway sends spans, by OTLP over HTTP (`telemetry.traces`): a collector of yours, or a
-    vendor's endpoint, by `https`, in `https_egress_cidrs`. A key that it asks for goes into `secrets`
-    as `FANLIGHT__TELEMETRY__TRACES__HEADERS`. Null: there are no traces.
+    Whether the gateway sends spans (`telemetry.traces`), and how many. Without `endpoint` they go to
+    X-Ray, by a collector beside the gateway. With it they go there, by OTLP over HTTP: a collector of
+    yours, or a vendor's endpoint, by `https`, in `https_egress_cidrs`, which must be there. A key that
+    it asks for goes into `secrets` as `FANLIGHT__TELEMETRY__TRACES__HEADERS`. Null: there are no traces.
   TEXT
   type = object({
-    endpoint                = string
+    endpoint                = optional(string)
     publication_ratio       = optional(number, 0.01)
     publications_per_second = optional(number, 100)
     connection_ratio        = optional(number, 0.01)
@@ -331,7 +393,7 @@ variable "traces" {
   default = null
 
   validation {
-    condition     = var.traces == null || can(regex("^https://[A-Za-z0-9.-]+(:443)?(/[^ ?#]*)?$", var.traces.endpoint))
+    condition     = try(var.traces.endpoint, null) == null || can(regex("^https://[A-Za-z0-9.-]+(:443)?(/[^ ?#]*)?$", var.traces.endpoint))
     error_message = "traces.endpoint must be https://HOST or https://HOST/PATH, at port 443, to which tasks may connect."
   }
 

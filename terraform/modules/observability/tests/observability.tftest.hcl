@@ -121,6 +121,66 @@ run "prometheus_and_grafana_are_for_those_who_ask" {
   }
 }
 
+run "every_rule_that_is_shipped_is_in_the_workspace" {
+  command = apply
+
+  variables {
+    name         = "edge"
+    prometheus   = true
+    alarm_emails = ["ops@example.com"]
+    alarm_actions = [
+      "arn:aws:sns:eu-west-1:123456789012:pager",
+      "arn:aws:automate:eu-west-1:ec2:reboot",
+    ]
+  }
+
+  assert {
+    condition = (
+      toset(keys(aws_prometheus_rule_group_namespace.this)) == toset([for file in fileset("rules", "*") : trimsuffix(file, ".yml")])
+      && length(aws_prometheus_rule_group_namespace.this) >= 3
+      && alltrue([for each in aws_prometheus_rule_group_namespace.this : length(yamldecode(each.data).groups) > 0])
+    )
+    error_message = "a namespace for each file, with its groups"
+  }
+  assert {
+    condition = (
+      strcontains(aws_prometheus_rule_group_namespace.this["alerts"].data, "up{job=\"edge\"} == 0")
+      && !strcontains(aws_prometheus_rule_group_namespace.this["alerts"].data, "job=\"fanlight\"")
+    )
+    error_message = "about the job that the collector scrapes"
+  }
+  assert {
+    condition = yamldecode(yamldecode(aws_prometheus_alert_manager_definition.this[0].definition).alertmanager_config).receivers[0].sns_configs[*].topic_arn == [
+      "arn:aws:sns:eu-west-1:123456789012:pager",
+      "arn:aws:sns:eu-west-1:123456789012:fanlight-alarms",
+    ]
+    error_message = "alerts go to the topics that alarms go to"
+  }
+  assert {
+    condition = { for statement in jsondecode(aws_sns_topic_policy.alarms[0].policy).Statement : statement.Sid => [statement.Principal.Service, statement.Condition] } == {
+      Alarms = ["cloudwatch.amazonaws.com", { StringEquals = { "aws:SourceAccount" = "123456789012" } }]
+      Alerts = ["aps.amazonaws.com", {
+        ArnEquals    = { "aws:SourceArn" = "arn:aws:aps:eu-west-1:123456789012:workspace/ws-1" }
+        StringEquals = { "aws:SourceAccount" = "123456789012" }
+      }]
+    }
+    error_message = "alarms of this account and alerts of this workspace may use the topic"
+  }
+}
+
+run "without_prometheus_there_are_no_rules" {
+  command = plan
+
+  variables {
+    alarm_emails = ["ops@example.com"]
+  }
+
+  assert {
+    condition     = length(aws_prometheus_rule_group_namespace.this) == 0 && length(aws_prometheus_alert_manager_definition.this) == 0
+    error_message = "neither rules nor an alert manager"
+  }
+}
+
 run "grafana_reads_this_prometheus" {
   command = apply
 

@@ -291,14 +291,61 @@ run "a_collector_writes_to_managed_prometheus" {
   }
   assert {
     condition = alltrue([
-      for name in distinct(flatten(regexall("\\$\\{env:([A-Z_]+)\\}", file("collector.yaml")))) :
+      for name in distinct(flatten(regexall("\\$\\{env:([A-Z_]+)\\}", yamlencode(local.collector_config)))) :
       contains(one(local.collectors).environment[*].name, name)
     ])
     error_message = "all variables of its configuration are set"
   }
   assert {
-    condition     = yamldecode(one([for variable in one(local.collectors).environment : variable.value if variable.name == "AOT_CONFIG_CONTENT"])).service.pipelines.metrics.exporters == ["prometheusremotewrite"]
-    error_message = "its configuration is YAML, with a pipeline to the workspace"
+    condition = { for name, pipeline in yamldecode(one([for variable in one(local.collectors).environment : variable.value if variable.name == "AOT_CONFIG_CONTENT"])).service.pipelines : name => pipeline.exporters } == {
+      metrics = ["prometheusremotewrite"]
+    }
+    error_message = "its configuration is YAML, with a pipeline to the workspace and no other"
+  }
+}
+
+run "spans_go_to_xray_by_a_collector_beside_the_gateway" {
+  command = apply
+
+  variables {
+    traces = {}
+  }
+
+  assert {
+    condition     = local.environment.FANLIGHT__TELEMETRY__TRACES__ENDPOINT == "http://${local.collector_config.receivers.otlp.protocols.http.endpoint}"
+    error_message = "the gateway sends them to where the collector listens, within the task"
+  }
+  assert {
+    condition     = keys(local.collector_config.service.pipelines) == ["traces"] && length(local.collector_config.service.extensions) == 0
+    error_message = "and nothing is scraped"
+  }
+  assert {
+    condition = alltrue([
+      for name in distinct(flatten(regexall("\\$\\{env:([A-Z_]+)\\}", yamlencode(local.collector_config)))) :
+      contains(one(local.collectors).environment[*].name, name)
+    ])
+    error_message = "all variables are set"
+  }
+  assert {
+    condition     = [for statement in local.task_statements : statement.Action] == [["xray:PutTelemetryRecords", "xray:PutTraceSegments"]] && length(aws_iam_role_policy.task) == 1
+    error_message = "the task may write them, and no more"
+  }
+}
+
+run "metrics_and_traces_go_by_one_collector" {
+  command = apply
+
+  variables {
+    traces = {}
+    prometheus = {
+      workspace_arn    = "arn:aws:aps:eu-west-1:123456789012:workspace/ws-1"
+      remote_write_url = "https://aps-workspaces.eu-west-1.amazonaws.com/workspaces/ws-1/api/v1/remote_write"
+    }
+  }
+
+  assert {
+    condition     = length(local.collectors) == 1 && keys(local.collector_config.service.pipelines) == ["metrics", "traces"]
+    error_message = "one with both pipelines"
   }
 }
 
@@ -320,6 +367,10 @@ run "tasks_follow_connections_and_cpu" {
     error_message = "30,000 connections a task, as the tasks tell"
   }
   assert {
+    condition     = local.environment.FANLIGHT__LIMITS__CONNECTIONS == "50000" && output.connections_limit == 50000
+    error_message = "30,000 are 60 % of what a task takes"
+  }
+  assert {
     condition     = local.environment.FANLIGHT__TELEMETRY__EMF == "true" && local.environment.FANLIGHT__TELEMETRY__SERVICE == "fanlight"
     error_message = "and they do tell, under this name"
   }
@@ -334,6 +385,129 @@ run "tasks_follow_connections_and_cpu" {
     condition     = { for strategy in aws_ecs_service.this.capacity_provider_strategy : strategy.capacity_provider => strategy.weight } == { FARGATE = 100 }
     error_message = "nothing on Spot unless asked for"
   }
+}
+
+run "a_task_is_full_before_it_is_out_of_files" {
+  command = plan
+
+  variables {
+    nofile  = 65535
+    scaling = { connections_per_task = 45000 }
+  }
+
+  assert {
+    condition     = local.environment.FANLIGHT__LIMITS__CONNECTIONS == "58981"
+    error_message = "90 % of its files"
+  }
+}
+
+run "the_limit_may_be_given" {
+  command = plan
+
+  variables {
+    scaling = { connections_limit = 40000 }
+  }
+
+  assert {
+    condition     = local.environment.FANLIGHT__LIMITS__CONNECTIONS == "40000"
+    error_message = "what is given"
+  }
+}
+
+run "a_limit_below_the_target_is_refused" {
+  command = plan
+
+  variables {
+    scaling = { connections_limit = 30000 }
+  }
+
+  expect_failures = [var.scaling]
+}
+
+run "the_server_api_is_for_those_who_ask" {
+  command = plan
+
+  assert {
+    condition = (
+      output.server_api_url == null
+      && length([for name in concat(keys(local.environment), keys(local.secrets)) : name if strcontains(name, "API")]) == 0
+      && length(aws_vpc_security_group_ingress_rule.server_api) + length(aws_service_discovery_service.server_api) == 0
+      && length(aws_ecs_service.this.service_registries) == 0
+    )
+    error_message = "no option, no rule, no name"
+  }
+}
+
+run "backends_reach_the_server_api_by_name_and_with_keys" {
+  command = apply
+
+  variables {
+    server_api = {
+      client_security_group_ids = { shop = "sg-shop" }
+      domain                    = "fanlight.internal"
+      keys = {
+        shop = {
+          secret       = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shop-1"
+          scopes       = ["publish", "users"]
+          destinations = ["/topic/orders.*", "/user/*/queue/orders"]
+        }
+        audit = {
+          secret              = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:audit-1:key::"
+          requests_per_second = 10
+        }
+      }
+    }
+  }
+
+  assert {
+    condition = { for name, value in local.environment : name => value if strcontains(name, "API") } == {
+      FANLIGHT__LISTEN__API                       = "0.0.0.0:8081"
+      FANLIGHT__API__KEYS__0__NAME                = "audit"
+      FANLIGHT__API__KEYS__0__REQUESTS_PER_SECOND = "10"
+      FANLIGHT__API__KEYS__1__NAME                = "shop"
+      FANLIGHT__API__KEYS__1__SCOPES              = "publish,users"
+      FANLIGHT__API__KEYS__1__DESTINATIONS        = "/topic/orders.*,/user/*/queue/orders"
+    }
+    error_message = "its listener, and who may do what"
+  }
+  assert {
+    condition = { for name, arn in local.secrets : name => arn if strcontains(name, "API") } == {
+      FANLIGHT__API__KEYS__0__SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:audit-1:key::"
+      FANLIGHT__API__KEYS__1__SECRET = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:shop-1"
+    }
+    error_message = "the keys come from Secrets Manager"
+  }
+  assert {
+    condition     = contains(one([for statement in local.execution_statements : statement.Resource if statement.Sid == "ReadSecrets"]), "arn:aws:secretsmanager:eu-west-1:123456789012:secret:audit-1")
+    error_message = "which ECS may read"
+  }
+  assert {
+    condition = (
+      aws_vpc_security_group_ingress_rule.server_api["shop"].referenced_security_group_id == "sg-shop"
+      && aws_vpc_security_group_ingress_rule.server_api["shop"].from_port == 8081
+      && contains(local.gateway.portMappings[*].containerPort, 8081)
+    )
+    error_message = "only the shop reaches it"
+  }
+  assert {
+    condition = (
+      output.server_api_url == "http://api.fanlight.internal:8081"
+      && aws_service_discovery_private_dns_namespace.server_api[0].name == "fanlight.internal"
+      && aws_service_discovery_service.server_api[0].name == "api"
+      && one(aws_ecs_service.this.service_registries).registry_arn == aws_service_discovery_service.server_api[0].arn
+    )
+    error_message = "the name has the tasks' addresses"
+  }
+}
+
+run "a_server_api_without_keys_or_clients_is_refused" {
+  command = plan
+
+  variables {
+    server_api = { client_security_group_ids = {}, domain = "internal", port = 9090, keys = {} }
+  }
+
+  expect_failures = [var.server_api]
 }
 
 run "some_tasks_may_be_on_spot" {
@@ -423,6 +597,10 @@ run "spans_go_where_they_are_wanted_and_nowhere_by_default" {
       CONNECTION_RATIO        = "0.001"
     }
     error_message = "the options of traces"
+  }
+  assert {
+    condition     = length(local.collectors) == 0
+    error_message = "nothing beside the gateway"
   }
 }
 
