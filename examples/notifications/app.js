@@ -66,6 +66,7 @@ function draw() {
   shown("unread").hidden = unread.length === 0;
   shown("read-all").disabled = unread.length === 0;
   shown("nothing").hidden = received.size > 0;
+  shown("nothing-sent").hidden = sent.size > 0;
   document.title = unread.length > 0 ? `(${unread.length}) Notifications` : "Notifications";
   const newest = (items) => [...items.values()].filter(({ text }) => text).sort((a, b) => b.at - a.at).slice(0, 50);
   shown("received").replaceChildren(...newest(received).map(drawReceived));

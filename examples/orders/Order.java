@@ -1,3 +1,4 @@
+import io.fanlight.Json;
 import java.util.ArrayList;
 import java.util.EnumSet;
 import java.util.LinkedHashMap;

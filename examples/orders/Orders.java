@@ -1,5 +1,7 @@
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpServer;
+import io.fanlight.Fanlight;
+import io.fanlight.Json;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.net.URI;

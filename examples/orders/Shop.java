@@ -1,3 +1,5 @@
+import io.fanlight.Fanlight;
+import io.fanlight.Json;
 import java.io.IOException;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -79,6 +81,9 @@ final class Shop {
                 order.isPublishedAt(Json.get(answer, "epoch"), Json.get(answer, "offset"));
                 Fanlight.publish(api, apiKey, "/topic/order-board", told, key);
                 save();
+                return;
+            } catch (Fanlight.Refused never) {
+                System.err.println("never published: " + never.getMessage());
                 return;
             } catch (IOException error) {
                 System.err.println("not published yet: " + error);

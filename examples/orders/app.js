@@ -70,6 +70,7 @@ function take(order) {
 function draw() {
   const newest = [...orders.values()].sort((a, b) => b.steps[0].at - a.steps[0].at);
   shown("orders").replaceChildren(...newest.map(drawOrder));
+  shown("nothing").hidden = newest.length > 0;
 }
 
 function drawOrder({ id, item, customer, steps }) {

@@ -1,6 +1,6 @@
 module example.com/presence
 
-go 1.21
+go 1.19
 
 require example.com/backend v0.0.0
 

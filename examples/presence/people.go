@@ -7,11 +7,12 @@ import (
 	"fmt"
 	"io/fs"
 	"log"
-	"maps"
 	"net/http"
 	"os"
 	"sync"
 	"time"
+
+	"example.com/backend/fanlight"
 )
 
 type person struct {
@@ -76,7 +77,10 @@ func (p *people) of(user string) *person {
 
 // changes keeps and tells a new state; to be called with the mutex held.
 func (p *people) changes(person *person) {
-	person.Version = max(person.Version+1, time.Now().UnixMilli())
+	person.Version++
+	if now := time.Now().UnixMilli(); now > person.Version {
+		person.Version = now
+	}
 	p.changed <- copyOf(person)
 	text, err := json.Marshal(p.byUser)
 	if err == nil {
@@ -102,7 +106,10 @@ func (p *people) list() []person {
 
 func copyOf(p *person) person {
 	copied := *p
-	copied.Devices = maps.Clone(p.Devices)
+	copied.Devices = make(map[string]time.Time, len(p.Devices))
+	for session, since := range p.Devices {
+		copied.Devices[session] = since
+	}
 	return copied
 }
 
@@ -110,13 +117,21 @@ func copyOf(p *person) person {
 func (p *people) publish() {
 	for person := range p.changed {
 		key := fmt.Sprintf("%s-%d", person.User, person.Version)
-		for delay := 100 * time.Millisecond; ; delay = min(2*delay, 5*time.Second) {
+		delay := 100 * time.Millisecond
+		for {
 			err := api.Publish("/topic/people", person, key)
-			if err == nil {
+			var refused *fanlight.Refused
+			if errors.As(err, &refused) {
+				log.Printf("never published: %v", err)
+			}
+			if err == nil || refused != nil {
 				break
 			}
 			log.Printf("not published yet: %v", err)
 			time.Sleep(delay)
+			if delay *= 2; delay > 5*time.Second {
+				delay = 5 * time.Second
+			}
 		}
 	}
 }
@@ -128,9 +143,11 @@ func (p *people) ask() error {
 	for user := range p.byUser {
 		users = append(users, user)
 	}
-	for len(users) > 0 {
-		some := users[:min(len(users), 100)]
-		users = users[len(some):]
+	for from := 0; from < len(users); from += 100 {
+		some := users[from:]
+		if len(some) > 100 {
+			some = some[:100]
+		}
 		answer, err := statusOf(some)
 		if err != nil {
 			return err

@@ -4,7 +4,7 @@ import { join } from "node:path";
 
 import { Program, find, runToEnd } from "./processes.mjs";
 
-/** In the order of their ports. `needs` names programs without which an example is left out. */
+/** In the order of their ports. `needs` names programs that an example can't do without. */
 export const APPS = {
   chat: { port: 8101, needs: ["mariadbd"] },
   notifications: { port: 8102, needs: [] },
@@ -29,9 +29,8 @@ const COMMANDS = {
   },
   async orders({ root, source, data, log }) {
     const own = ["Orders.java", "Order.java", "Shop.java"].map((file) => join(source, file));
-    const common = ["Fanlight.java", "Json.java"].map((file) => join(root, "docs/backends/java", file));
-    const sources = [...own, ...common];
-    await runToEnd("javac", find("javac"), ["-d", data, ...sources], { log });
+    const common = join(root, "docs/backends/java");
+    await runToEnd("javac", find("javac"), ["-d", data, "-sourcepath", common, ...own], { log });
     return [find("java"), ["-Xmx64m", "-XX:TieredStopAtLevel=1", "-cp", data, "Orders"]];
   },
 };

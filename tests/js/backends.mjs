@@ -1,10 +1,11 @@
-// The code of docs/backends in each language there is here, against a real gateway: webhooks'
-// signatures, connect, message and disconnected, publishing to topics and users by the server API,
-// tokens.
+// The code of docs/backends in each language, and that of docs/spring.md, against a real gateway:
+// webhooks' signatures, connect, message and disconnected, publishing to topics and users by the
+// server API, what that refuses, tokens.
 //
-//   node backends.mjs --gateway PATH
+//   node backends.mjs --gateway PATH [LANGUAGE...]
 //
-// Prints one JSON line per language; exits with 1, and says why, where something did not hold.
+// Prints one JSON line per language; exits with 1, and says why, where something did not hold or a
+// language's tools are missing.
 
 import assert from "node:assert/strict";
 import { createHmac, randomBytes } from "node:crypto";
@@ -18,7 +19,7 @@ import WebSocket from "ws";
 import { Program, find, listens, runToEnd, takePort } from "../../examples/stack/processes.mjs";
 import { ROOT } from "../../examples/stack/stack.mjs";
 
-const { values: options } = parseArgs({ options: { gateway: { type: "string" } } });
+const { values: options, positionals } = parseArgs({ allowPositionals: true, options: { gateway: { type: "string" } } });
 const FOLDER = join(ROOT, "docs/backends");
 
 const LANGUAGES = {
@@ -35,9 +36,19 @@ const LANGUAGES = {
   java: {
     needs: ["java", "javac"],
     async start(folder, log) {
-      const sources = ["Backend", "Fanlight", "Json"].map((name) => join(FOLDER, "java", `${name}.java`));
-      await runToEnd("javac", find("javac"), ["-d", folder, ...sources], { log });
+      const sources = join(FOLDER, "java");
+      await runToEnd("javac", find("javac"), ["-d", folder, "-sourcepath", sources, join(sources, "Backend.java")], { log });
       return [find("java"), ["-XX:TieredStopAtLevel=1", "-cp", folder, "Backend"]];
+    },
+  },
+  spring: {
+    needs: ["java", "javac", "mvn"],
+    async start(folder, log) {
+      const output = join(folder, "target");
+      const application = "-Dstart-class=io.fanlight.examples.backend.BackendApplication";
+      const args = ["--batch-mode", "--no-transfer-progress", "--quiet", "-DskipTests", `-Doutput=${output}`, application];
+      await runToEnd("mvn", find("mvn"), [...args, "package"], { log, cwd: join(ROOT, "examples/spring-relay") });
+      return [find("java"), ["-XX:TieredStopAtLevel=1", "-jar", join(output, "spring-relay-0.1.0.jar")]];
     },
   },
 };
@@ -61,7 +72,8 @@ async function check(language) {
   for (const [name, value] of Object.entries(secrets)) writeFileSync(join(folder, "secrets", name), value);
   const [port, api, clients, admin] = await Promise.all([0, 0, 0, 0].map(takePort));
   const text = readFileSync(join(FOLDER, "fanlight.toml"), "utf8").replace(":9000/", `:${port}/`);
-  writeFileSync(join(folder, "fanlight.toml"), text);
+  // A JVM that has just begun may be slow, where much else runs.
+  writeFileSync(join(folder, "fanlight.toml"), text.replace("[[webhooks]]", '[[webhooks]]\ntimeout = "20s"'));
 
   const [command, args] = await LANGUAGES[language].start(folder, log);
   const env = {
@@ -78,12 +90,14 @@ async function check(language) {
   const gateway = new Program("gateway", resolve(options.gateway), ["serve", "--config", "fanlight.toml", ...at], {
     log,
     cwd: folder,
+    env: { ...process.env, FANLIGHT__APP__TIMEOUT: "30s", FANLIGHT__LIMITS__CONNECT_TIME: "30s" },
   });
   try {
-    await backend.until(() => listens(port));
+    await backend.until(() => listens(port), 180);
     await gateway.until(async () => (await fetch(`http://127.0.0.1:${admin}/readyz`)).ok);
     await onlyGoodSignaturesAreTaken(`http://127.0.0.1:${port}/fanlight`, secret);
     await theGatewayAndTheBackendWorkTogether(`http://127.0.0.1:${port}`, `ws://127.0.0.1:${clients}/ws`);
+    await whatIsTooLargeIsTheClientsFault(`http://127.0.0.1:${port}`, `ws://127.0.0.1:${clients}/ws`);
   } catch (error) {
     throw new Error(`${language}: ${error.stack}\n${backend.said()}`);
   } finally {
@@ -124,11 +138,10 @@ async function onlyGoodSignaturesAreTaken(url, secret) {
 }
 
 async function theGatewayAndTheBackendWorkTogether(backend, gateway) {
-  const token = async (user) => (await fetch(`${backend}/token?user=${encodeURIComponent(user)}`)).text();
-  const mallory = new Client(gateway, await token("mallory"));
+  const mallory = new Client(gateway, await token(backend, "mallory"));
   await mallory.expect(({ type, message }) => type === "error" && /not welcome/.test(message));
 
-  const [ann, bob] = [new Client(gateway, await token("ann")), new Client(gateway, await token(BOB))];
+  const [ann, bob] = [new Client(gateway, await token(backend, "ann")), new Client(gateway, await token(backend, BOB))];
   for (const client of [ann, bob]) {
     await client.expect(({ type }) => type === "connected");
     client.send({ type: "subscribe", to: "/topic/greetings", id: 1 });
@@ -157,6 +170,28 @@ async function theGatewayAndTheBackendWorkTogether(backend, gateway) {
   assert.equal(ann.has(({ to }) => to === "/user/queue/alerts"), false);
   for (const client of [ann, mallory]) client.close();
 }
+
+/** With the user's name, the message exceeds `limits.message` only where the backend publishes it. */
+async function whatIsTooLargeIsTheClientsFault(backend, gateway) {
+  const carol = new Client(gateway, await token(backend, "carol".padEnd(128, "l")));
+  await carol.expect(({ type }) => type === "connected");
+  carol.send({ type: "subscribe", to: "/user/queue/replies", id: 1 });
+  await carol.expect(({ type, id }) => type === "ok" && id === 1);
+  carol.send({ type: "send", to: "/app/greet", data: { text: "x".repeat(MESSAGE_MAX - 100) }, id: 2 });
+  await carol.expect(({ type, id, code, message }) => type === "error" && id === 2 && code === "too_large" && /limits.message/.test(message));
+  carol.send({ type: "send", to: "/app/greet", data: { text: "short" }, id: 3 });
+  await carol.expect(({ to, data }) => to === "/user/queue/replies" && data.heard === "short");
+  const notified = await fetch(`${backend}/notify?user=ann`, { method: "POST", body: "x".repeat(MESSAGE_MAX - 1) });
+  assert.equal(notified.status, 413, await notified.text());
+  carol.close();
+}
+
+async function token(backend, user) {
+  return (await fetch(`${backend}/token?user=${encodeURIComponent(user)}`)).text();
+}
+
+/** `limits.message`, by default. */
+const MESSAGE_MAX = 65_536;
 
 /** A user whose name has to be encoded in a destination. */
 const BOB = "bob/ö & 1";
@@ -190,7 +225,7 @@ class Client {
   }
 
   async expect(is) {
-    const deadline = Date.now() + 20_000;
+    const deadline = Date.now() + 40_000;
     while (!this.has(is)) {
       assert(Date.now() < deadline, `${is} never came, but ${JSON.stringify(this.#got)}`);
       await Promise.race([new Promise((wake) => (this.#wake = wake)), new Promise((wake) => setTimeout(wake, 100))]);
@@ -210,10 +245,11 @@ async function main() {
     body: '{"test": 2432232314}',
   };
   assert.equal(sign(example), "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+  const languages = positionals.length > 0 ? positionals : Object.keys(LANGUAGES);
   const outcomes = await Promise.allSettled(
-    Object.entries(LANGUAGES).map(async ([language, { needs }]) => {
-      const missing = needs.filter((program) => !find(program));
-      if (missing.length > 0) return print({ skipped: language, missing });
+    languages.map(async (language) => {
+      const missing = LANGUAGES[language].needs.filter((program) => !find(program));
+      if (missing.length > 0) throw new Error(`${language}: missing ${missing.join(", ")}: run cargo xtask test, which installs what is missing`);
       const started = Date.now();
       await check(language);
       print({ language, held: true, ms: Date.now() - started });

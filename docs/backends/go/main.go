@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"io"
 	"log"
 	"net/http"
@@ -71,13 +72,27 @@ func webhook(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply, err := answer(event)
+	var refused *fanlight.Refused
+	if errors.As(err, &refused) {
+		// Not this backend's failure: the client is told.
+		reply, err = object{"error": object{"code": refused.Code, "message": refused.Detail}}, nil
+	}
 	if err != nil {
-		// The sender is told that it did not work.
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		fail(w, err)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
 	json.NewEncoder(w).Encode(reply)
+}
+
+// The sender is told that it did not work.
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusServiceUnavailable
+	var refused *fanlight.Refused
+	if errors.As(err, &refused) {
+		status = refused.Status
+	}
+	http.Error(w, err.Error(), status)
 }
 
 // To all sessions of a user, wherever they are. A real one has nobody else notify its users.
@@ -91,7 +106,7 @@ func notify(w http.ResponseWriter, r *http.Request) {
 		err = api.Publish(to, object{"text": string(text)}, hex.EncodeToString(key))
 	}
 	if err != nil {
-		http.Error(w, err.Error(), http.StatusServiceUnavailable)
+		fail(w, err)
 	}
 }
 

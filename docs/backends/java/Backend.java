@@ -1,6 +1,8 @@
 import com.sun.net.httpserver.HttpExchange;
 import com.sun.net.httpserver.HttpHandler;
 import com.sun.net.httpserver.HttpServer;
+import io.fanlight.Fanlight;
+import io.fanlight.Json;
 import java.io.IOException;
 import java.net.InetSocketAddress;
 import java.net.URLEncoder;
@@ -20,6 +22,15 @@ final class Backend {
     private static final Map<String, String> ENV = System.getenv();
 
     static Object answer(Object event) throws IOException, InterruptedException {
+        try {
+            return handle(event);
+        } catch (Fanlight.Refused refused) {
+            // Not this backend's failure: the client is told.
+            return Map.of("error", Map.of("code", refused.code, "message", refused.getMessage()));
+        }
+    }
+
+    static Object handle(Object event) throws IOException, InterruptedException, Fanlight.Refused {
         String id = String.valueOf(Json.get(event, "id"));
         String user = (String) Json.get(event, "user");
         return switch (String.valueOf(Json.get(event, "type"))) {
@@ -36,7 +47,8 @@ final class Backend {
         };
     }
 
-    static Object greet(String id, String user, Object data) throws IOException, InterruptedException {
+    static Object greet(String id, String user, Object data)
+            throws IOException, InterruptedException, Fanlight.Refused {
         if (!(Json.get(data, "text") instanceof String text)) {
             // What is the client's fault is an answer: failures count against this backend.
             return Map.of("error", Map.of("code", "bad_greeting", "message", "`text` is missing"));
@@ -49,12 +61,13 @@ final class Backend {
     }
 
     /** To all sessions of a user, wherever they are. The key is of what happened, not of the attempt. */
-    static String notify(String user, String text) throws IOException, InterruptedException {
+    static String notify(String user, String text) throws IOException, InterruptedException, Fanlight.Refused {
         String name = URLEncoder.encode(user, StandardCharsets.UTF_8).replace("+", "%20");
         return publish("/user/" + name + "/queue/alerts", Map.of("text", text), UUID.randomUUID().toString());
     }
 
-    static String publish(String to, Object data, String key) throws IOException, InterruptedException {
+    static String publish(String to, Object data, String key)
+            throws IOException, InterruptedException, Fanlight.Refused {
         return Fanlight.publish(ENV.get("GATEWAY_API"), ENV.get("API_KEY"), to, data, key);
     }
 
@@ -73,7 +86,7 @@ final class Backend {
     }
 
     /** A real one has nobody else notify its users. */
-    static void notify(HttpExchange exchange) throws IOException, InterruptedException {
+    static void notify(HttpExchange exchange) throws IOException, InterruptedException, Fanlight.Refused {
         String text = new String(exchange.getRequestBody().readAllBytes(), StandardCharsets.UTF_8);
         respond(exchange, 200, notify(user(exchange), text));
     }
@@ -96,7 +109,7 @@ final class Backend {
     }
 
     interface Handler {
-        void handle(HttpExchange exchange) throws IOException, InterruptedException;
+        void handle(HttpExchange exchange) throws IOException, InterruptedException, Fanlight.Refused;
     }
 
     /** What fails is told to the sender. */
@@ -104,6 +117,8 @@ final class Backend {
         return exchange -> {
             try {
                 handler.handle(exchange);
+            } catch (Fanlight.Refused refused) {
+                respond(exchange, refused.status, refused.getMessage());
             } catch (IOException | InterruptedException | RuntimeException error) {
                 respond(exchange, 503, error.toString());
             }

@@ -3,7 +3,7 @@
 import { randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 
-import { isGenuine, mintToken, publish } from "./fanlight.mjs";
+import { Refused, isGenuine, mintToken, publish } from "./fanlight.mjs";
 
 const { PORT, WEBHOOK_SECRET, JWT_SECRET, GATEWAY_API, API_KEY } = process.env;
 const api = { url: GATEWAY_API, apiKey: API_KEY };
@@ -31,7 +31,13 @@ const ANSWERS = {
 async function webhook(headers, body) {
   if (!isGenuine(headers, body, WEBHOOK_SECRET)) return [401, "no good signature"];
   const event = JSON.parse(body);
-  return [200, JSON.stringify((await ANSWERS[event.type]?.(event)) ?? {})];
+  try {
+    return [200, JSON.stringify((await ANSWERS[event.type]?.(event)) ?? {})];
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    // Not this backend's failure: the client is told.
+    return [200, JSON.stringify({ error: { code: error.code, message: error.message } })];
+  }
 }
 
 /** To all sessions of a user, wherever they are. The key is of what happened, not of the attempt. */
@@ -58,7 +64,7 @@ const server = createServer(async (request, response) => {
     if (pathname === "/notify") answer = await notify(user, body.toString());
   } catch (error) {
     // The sender is told that it did not work.
-    answer = [503, error.message];
+    answer = [error instanceof Refused ? error.status : 503, error.message];
   }
   response.writeHead(answer[0]).end(answer[1]);
 });

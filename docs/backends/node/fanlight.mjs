@@ -16,6 +16,14 @@ export function isGenuine(headers, body, secret, now = Date.now()) {
   });
 }
 
+/** What the server API takes from nobody, such as a message that is too large: no use in trying again. */
+export class Refused extends Error {
+  constructor(status, { code = "refused", detail = `the server API said ${status}` }) {
+    super(detail);
+    Object.assign(this, { status, code });
+  }
+}
+
 /** Publishes once for each key within five minutes, so whoever gets no answer tries again. */
 export async function publish({ url, apiKey }, to, data, key) {
   const response = await fetch(`${url}/publish`, {
@@ -24,6 +32,7 @@ export async function publish({ url, apiKey }, to, data, key) {
     body: JSON.stringify({ to, data }),
     signal: AbortSignal.timeout(5000),
   });
+  if ([400, 413].includes(response.status)) throw new Refused(response.status, await response.json().catch(() => ({})));
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
   return response.json();
 }

@@ -7,12 +7,20 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, urlsplit
 from uuid import uuid4
 
-from fanlight import is_genuine, mint_token, publish
+from fanlight import Refused, is_genuine, mint_token, publish
 
 API = (os.environ["GATEWAY_API"], os.environ["API_KEY"])
 
 
 def answer(event: dict) -> dict:
+    try:
+        return handle(event)
+    except Refused as refused:
+        # Not this backend's failure: the client is told.
+        return {"error": {"code": refused.code, "message": str(refused)}}
+
+
+def handle(event: dict) -> dict:
     match event["type"]:
         case "connect":
             if event["user"] in (None, "mallory"):
@@ -56,6 +64,8 @@ class Handler(BaseHTTPRequestHandler):
                 self.respond(200, json.dumps(answer(json.loads(body))))
             else:
                 self.respond(401, "no good signature")
+        except Refused as refused:
+            self.respond(refused.status, str(refused))
         except OSError as error:
             # The sender is told that it did not work.
             self.respond(503, str(error))

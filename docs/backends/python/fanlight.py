@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import json
 import time
+import urllib.error
 import urllib.request
 
 
@@ -21,6 +22,19 @@ def is_genuine(headers, body: bytes, secret: str, now: float | None = None) -> b
     return any(hmac.compare_digest(each.encode(), expected.encode()) for each in given)
 
 
+class Refused(Exception):
+    """What the server API takes from nobody, such as a message that is too large: no use in trying again."""
+
+    def __init__(self, status: int, body: bytes):
+        try:
+            problem = json.loads(body)
+        except ValueError:
+            problem = {}
+        super().__init__(problem.get("detail", f"the server API said {status}"))
+        self.status = status
+        self.code = problem.get("code", "refused")
+
+
 def publish(url: str, api_key: str, to: str, data, key: str) -> dict:
     """Publishes once for each key within five minutes, so whoever gets no answer tries again."""
     headers = {
@@ -30,8 +44,13 @@ def publish(url: str, api_key: str, to: str, data, key: str) -> dict:
     }
     body = json.dumps({"to": to, "data": data}).encode()
     request = urllib.request.Request(f"{url}/publish", body, headers)
-    with urllib.request.urlopen(request, timeout=5) as response:
-        return json.load(response)
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        if error.code in (400, 413):
+            raise Refused(error.code, error.read()) from None
+        raise
 
 
 def mint_token(user: str, seconds: int, secret: str) -> str:

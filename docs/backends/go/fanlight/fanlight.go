@@ -23,8 +23,8 @@ func Verify(header http.Header, body []byte, secret string, now time.Time) error
 		return errors.New("webhook-timestamp is missing, or too far from now")
 	}
 	key := []byte(secret)
-	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
-		if key, err = base64.StdEncoding.DecodeString(encoded); err != nil {
+	if strings.HasPrefix(secret, "whsec_") {
+		if key, err = base64.StdEncoding.DecodeString(secret[len("whsec_"):]); err != nil {
 			return errors.New("the secret is no base64")
 		}
 	}
@@ -33,14 +33,22 @@ func Verify(header http.Header, body []byte, secret string, now time.Time) error
 	expected := mac.Sum(nil)
 	// There are several while a secret is being replaced by another.
 	for _, signature := range strings.Fields(header.Get("webhook-signature")) {
-		encoded, ok := strings.CutPrefix(signature, "v1,")
-		given, err := base64.StdEncoding.DecodeString(encoded)
-		if ok && err == nil && hmac.Equal(given, expected) {
+		given, err := base64.StdEncoding.DecodeString(strings.TrimPrefix(signature, "v1,"))
+		if strings.HasPrefix(signature, "v1,") && err == nil && hmac.Equal(given, expected) {
 			return nil
 		}
 	}
 	return errors.New("no signature is good")
 }
+
+// Refused is what the server API takes from nobody, such as a message that is too large: no use in
+// trying again.
+type Refused struct {
+	Status       int
+	Code, Detail string
+}
+
+func (r *Refused) Error() string { return r.Detail }
 
 // API is the server API, for example at http://127.0.0.1:8081/api/v1.
 type API struct{ URL, Key string }
@@ -65,11 +73,16 @@ func (api API) Publish(to string, data any, key string) error {
 		return err
 	}
 	defer response.Body.Close()
-	if response.StatusCode != http.StatusOK {
-		problem, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
-		return fmt.Errorf("%s: %s", response.Status, problem)
+	problem, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
+	switch response.StatusCode {
+	case http.StatusOK:
+		return nil
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+		refused := &Refused{response.StatusCode, "refused", "the server API said " + response.Status}
+		json.Unmarshal(problem, refused)
+		return refused
 	}
-	return nil
+	return fmt.Errorf("%s: %s", response.Status, problem)
 }
 
 // MintToken makes a token (JWT, HS256) for user that is good for so long.

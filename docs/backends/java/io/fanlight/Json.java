@@ -1,3 +1,5 @@
+package io.fanlight;
+
 import java.util.ArrayList;
 import java.util.LinkedHashMap;
 import java.util.List;
@@ -8,7 +10,7 @@ import java.util.stream.Collectors;
  * JSON as maps, lists, strings, doubles, booleans and nulls, because the JDK has none. Use Jackson,
  * or what your framework brings, where you have it.
  */
-final class Json {
+public final class Json {
     private static final int DEPTH_MAX = 64;
     private final String text;
     private int at;
@@ -19,7 +21,7 @@ final class Json {
     }
 
     /** Reads a text; an IllegalArgumentException says where it is no JSON. */
-    static Object read(String text) {
+    public static Object read(String text) {
         Json json = new Json(text);
         Object value = json.value();
         json.blanks();
@@ -28,11 +30,11 @@ final class Json {
     }
 
     /** An object's member, or null. */
-    static Object get(Object value, String name) {
+    public static Object get(Object value, String name) {
         return value instanceof Map<?, ?> map ? map.get(name) : null;
     }
 
-    static String write(Object value) {
+    public static String write(Object value) {
         if (value == null || value instanceof Boolean || value instanceof Number) return String.valueOf(value);
         if (value instanceof Map<?, ?> map) {
             return map.entrySet().stream()

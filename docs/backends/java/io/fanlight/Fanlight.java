@@ -1,3 +1,5 @@
+package io.fanlight;
+
 import java.io.IOException;
 import java.net.URI;
 import java.net.http.HttpClient;
@@ -11,15 +13,17 @@ import java.time.Duration;
 import java.time.Instant;
 import java.util.Base64;
 import java.util.Map;
+import java.util.TreeMap;
 import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 
 /** What a backend does with Fanlight: check its webhooks, publish, mint tokens. */
-final class Fanlight {
+public final class Fanlight {
     private static final HttpClient HTTP = HttpClient.newHttpClient();
 
     /** Whether a webhook comes from the gateway, unchanged and just now (Standard Webhooks). */
-    static boolean isGenuine(String id, String timestamp, String signatures, byte[] body, String secret, Instant now) {
+    public static boolean isGenuine(
+            String id, String timestamp, String signatures, byte[] body, String secret, Instant now) {
         try {
             long seconds = Long.parseLong(timestamp);
             if (Duration.between(Instant.ofEpochSecond(seconds), now).abs().toMinutes() >= 5) return false;
@@ -39,9 +43,22 @@ final class Fanlight {
         }
     }
 
+    /** What the server API takes from nobody, such as a message that is too large: no use in trying again. */
+    public static final class Refused extends Exception {
+        private static final long serialVersionUID = 1;
+        public final int status;
+        public final String code;
+
+        Refused(int status, String code, String detail) {
+            super(detail);
+            this.status = status;
+            this.code = code;
+        }
+    }
+
     /** Publishes once for each key within five minutes, so whoever gets no answer tries again. */
-    static String publish(String api, String apiKey, String to, Object data, String key)
-            throws IOException, InterruptedException {
+    public static String publish(String api, String apiKey, String to, Object data, String key)
+            throws IOException, InterruptedException, Refused {
         var request = HttpRequest.newBuilder(URI.create(api + "/publish"))
             .header("authorization", "Bearer " + apiKey)
             .header("content-type", "application/json")
@@ -50,13 +67,24 @@ final class Fanlight {
             .POST(HttpRequest.BodyPublishers.ofString(Json.write(Map.of("to", to, "data", data))))
             .build();
         var response = HTTP.send(request, BodyHandlers.ofString());
-        if (response.statusCode() != 200) throw new IOException(response.statusCode() + ": " + response.body());
+        int status = response.statusCode();
+        if (status == 400 || status == 413) throw refused(status, response.body());
+        if (status != 200) throw new IOException(status + ": " + response.body());
         return response.body();
     }
 
+    private static Refused refused(int status, String problem) {
+        try {
+            Object json = Json.read(problem);
+            return new Refused(status, String.valueOf(Json.get(json, "code")), String.valueOf(Json.get(json, "detail")));
+        } catch (IllegalArgumentException noJson) {
+            return new Refused(status, "refused", "the server API said " + status);
+        }
+    }
+
     /** A token (JWT, HS256) for a user that is good for so long; `claims` are put in beside. */
-    static String mintToken(String user, Map<String, ?> claims, Duration lifetime, String secret) {
-        var all = new java.util.TreeMap<String, Object>(claims);
+    public static String mintToken(String user, Map<String, ?> claims, Duration lifetime, String secret) {
+        var all = new TreeMap<String, Object>(claims);
         all.put("sub", user);
         all.put("exp", Instant.now().plus(lifetime).getEpochSecond());
         var encoder = Base64.getUrlEncoder().withoutPadding();
@@ -65,7 +93,7 @@ final class Fanlight {
         return signed + "." + encoder.encodeToString(hmac(secret.getBytes(StandardCharsets.UTF_8), signed.getBytes()));
     }
 
-    static byte[] hmac(byte[] key, byte[] data) {
+    public static byte[] hmac(byte[] key, byte[] data) {
         try {
             Mac mac = Mac.getInstance("HmacSHA256");
             mac.init(new SecretKeySpec(key, "HmacSHA256"));
