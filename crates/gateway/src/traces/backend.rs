@@ -47,6 +47,11 @@ impl Tracer {
 }
 
 impl Handling {
+    /// Its own.
+    pub fn context(&self) -> Context {
+        self.0.context
+    }
+
     /// Begins the span of asking its backend, which is one of a few kinds.
     pub fn ask(&self, backend: &'static str) -> Asking {
         self.0.ask(backend)
