@@ -192,6 +192,30 @@ async fn a_slow_backend_is_waited_for_no_longer_than_said_by_no_more_than_said()
 }
 
 #[tokio::test]
+async fn messages_and_events_leave_turns_for_questions_about_sessions() {
+    let mut backend = Backend::start(false).await;
+    let webhook = backend.webhook("timeout = \"20s\"\nconcurrency = 4\nwaiting = 4");
+    let call = |kind| {
+        let call = webhook.call(kind, &json!({}), CallOptions::default());
+        Handle::current().spawn(call)
+    };
+    // Of four turns they take three, and of eight places six.
+    let common = ["message", "request", "publish", "connected", "message", "publish"].map(call);
+    for _ in 0..3 {
+        backend.next().await;
+    }
+    assert_eq!(call("message").await.unwrap(), Err(WebhookError::Overloaded));
+    let subscribe = call("subscribe");
+    let seen: Value = serde_json::from_slice(&backend.next().await.body).unwrap();
+    assert_eq!(seen["type"], "subscribe");
+    let refresh = call("refresh");
+    backend.shared.gate.add_permits(1_000_000);
+    for answer in common.into_iter().chain([subscribe, refresh]) {
+        assert!(answer.await.unwrap().is_ok());
+    }
+}
+
+#[tokio::test]
 async fn a_backend_that_keeps_failing_is_left_alone_until_a_trial_succeeds() {
     let mut backend = Backend::start(true).await;
     let webhook = backend.webhook("breaker_failures = 3\nbreaker_pause = \"200ms\"");
