@@ -226,6 +226,9 @@ pub enum Unpublished {
     /// The backend that has a say in it has not agreed.
     #[error(transparent)]
     ByHook(#[from] HookError),
+    /// While the backend was asked, its session was ended for that, or its publisher's token was.
+    #[error("{}", AuthError::Revoked)]
+    Revoked,
 }
 
 /// One transport message.
@@ -253,7 +256,7 @@ pub struct Handshake {
     pub principal: Option<Arc<Principal>>,
     /// What else it told, where a backend wants to know.
     pub introduction: Option<Box<Introduction>>,
-    /// A backend has let it in already, as the session of this id.
+    /// Backends were asked about it already, as the session of this id: they have let it in.
     pub let_in: Option<SessionId>,
 }
 

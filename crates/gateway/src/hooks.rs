@@ -4,6 +4,7 @@ mod identity;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use fanlight_engine::auth::{AuthError, Claims, Principal, Token};
 use fanlight_engine::broker::{Broker, Published};
@@ -21,6 +22,7 @@ use http::{HeaderMap, HeaderName};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::clock::Clock;
 use crate::config::Config;
 use crate::jwt::Authenticator;
 use crate::traces;
@@ -33,6 +35,7 @@ use identity::Identity;
 pub struct Hooks {
     webhooks: Arc<Webhooks>,
     authenticator: Arc<Authenticator>,
+    clock: Clock,
     connect: Option<Arc<Webhook>>,
     refresh: Option<Arc<Webhook>>,
     forward_headers: Box<[HeaderName]>,
@@ -62,6 +65,25 @@ pub struct Wish {
     pub principal: Option<Arc<Principal>>,
     /// Its span, if it is traced.
     pub traced: Option<traces::Publishing>,
+    /// Whether its session has been ended for a revocation since.
+    pub standing: Standing,
+}
+
+/// What a worker and something that waits for a backend both know of a session: whether it stands,
+/// or was ended since because its token was revoked. Any other end changes nothing for what it had
+/// sent before.
+#[derive(Debug, Clone, Default)]
+pub struct Standing(Arc<AtomicBool>);
+
+impl Standing {
+    /// The session is ended for a revocation.
+    pub fn revoke(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    fn is_revoked(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// Whether a client may begin a session, as a backend sees it.
@@ -139,6 +161,7 @@ impl Hooks {
         config: &Config,
         webhooks: Arc<Webhooks>,
         authenticator: Arc<Authenticator>,
+        clock: Clock,
     ) -> Self {
         let forwarded = config.hooks.forward_headers.iter();
         Self {
@@ -149,6 +172,7 @@ impl Hooks {
             message_max_bytes: config.limits.message.as_bytes(),
             webhooks,
             authenticator,
+            clock,
         }
     }
 
@@ -257,7 +281,8 @@ impl Hooks {
         asked.map(|answer| consent(answer, "subscribe").map(drop)).boxed()
     }
 
-    /// Publishes once the backend agrees that has a say in it, in the way that it wants.
+    /// Publishes once the backend agrees that has a say in it, in the way that it wants; unless its
+    /// publisher's session or token was revoked meanwhile.
     pub fn publish(
         &self,
         wish: Wish,
@@ -267,7 +292,8 @@ impl Hooks {
         let context = asking.as_ref().map(traces::Asking::context);
         let context = context.or_else(|| traces::Context::of(&wish.publication));
         let asked = self.ask_to_publish(&wish, context);
-        let Wish { right, mut publication, once, traced, .. } = wish;
+        let (authenticator, clock) = (Arc::clone(&self.authenticator), self.clock);
+        let Wish { right, mut publication, once, traced, principal, standing, .. } = wish;
         async move {
             let answer = asked.await;
             if let Some(asking) = asking {
@@ -278,14 +304,16 @@ impl Hooks {
                 publication.content_type.clone_from(content_type);
                 publication.is_json = *is_json;
             }
-            let permit = right.decided(answer.map(drop));
-            let permit = match permit {
-                Ok(permit) => permit,
-                Err(error) => {
+            let is_revoked = standing.is_revoked()
+                || principal.is_some_and(|own| authenticator.is_revoked(&own, clock.now()));
+            let permit = match right.decided(answer.map(drop)) {
+                Ok(permit) if !is_revoked => permit,
+                outcome => {
+                    let error = outcome.err().map_or(Unpublished::Revoked, Unpublished::from);
                     if let Some(traced) = traced {
-                        traced.refused(&error);
+                        traced.refused(traces::refusal(&error));
                     }
-                    return Err(error.into());
+                    return Err(error);
                 }
             };
             let publishing = match once {

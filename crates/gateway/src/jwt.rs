@@ -169,6 +169,11 @@ impl Authenticator {
         Ok(())
     }
 
+    /// Whether the token of somebody who was let in is revoked now.
+    pub fn is_revoked(&self, principal: &Principal, now: Now) -> bool {
+        self.revoked.covers(principal, now)
+    }
+
     /// Who is to be let in only while it is known whom not to.
     pub fn knows_revoked(&self) -> Result<(), AuthError> {
         self.revoked.is_complete().then_some(()).ok_or(AuthError::RevocationsUnknown)

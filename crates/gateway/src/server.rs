@@ -286,7 +286,7 @@ fn worker_shared(
     let webhooks = Arc::new(Webhooks::start(config, clock, (*shutdown).clone())?);
     let subscribers = Subscriber::all(config, &webhooks, policy.namespaces());
     cluster.deliver_events(config, clock, &subscribers);
-    let hooks = Hooks::new(config, Arc::clone(&webhooks), Arc::clone(&authenticator));
+    let hooks = Hooks::new(config, Arc::clone(&webhooks), Arc::clone(&authenticator), clock);
     let rules = Rules {
         policy,
         limits: config.session_limits(),

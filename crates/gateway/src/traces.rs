@@ -27,7 +27,7 @@ use tokio::sync::mpsc;
 
 use crate::clock::Clock;
 use answered::Answered;
-pub use backend::{Asking, Handling, decision};
+pub use backend::{Asking, Handling, decision, refusal};
 pub use context::{Context, Headers, TRACEPARENT};
 pub use export::Exporting;
 pub use settings::{Origin, Settings, Target};

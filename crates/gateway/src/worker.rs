@@ -513,6 +513,7 @@ impl Worker {
     fn on_done(&mut self, ticket: Ticket, done: Done) {
         if self.is_current(ticket) {
             let now = self.shared.clock.now();
+            self.revoking.answered(ticket.key, &done);
             let done = self.unless_revoked(done, now);
             self.guarded(ticket.key, |worker| {
                 worker.with_session(ticket.key, now, |session, cx| session.on_done(cx, done));
@@ -609,6 +610,7 @@ impl Worker {
         let paused = slot.paused;
         self.stats.closed(reason);
         self.traces.closed(key, slot, reason);
+        self.revoking.ended(key, reason);
         self.recovery.forget(key);
         self.conflation.conflation.forget(key);
         self.with_session(key, now, |session, cx| session.on_closed_for(cx, reason));

@@ -14,6 +14,7 @@ use crate::app::{AppBody, AppMessage};
 use crate::auth::{AuthError, Capability, Principal, Token};
 use crate::broker::PublishError;
 use crate::history::{HistoryError, IdempotencyKey};
+use crate::hook::HookError;
 use crate::ids::Ids;
 use crate::policy::{AppKind, Denied, PublishPermit, Right, Subject};
 use crate::presence::PresenceError;
@@ -206,6 +207,11 @@ impl From<Outgoing> for Alone {
 }
 
 impl Refusal {
+    /// That a backend has not agreed to something with `to`.
+    pub fn by_hook(error: HookError, to: &str) -> Self {
+        Self::of(error.into(), to)
+    }
+
     /// One that says which destination it is about, as far as that is of a sensible length.
     pub(super) fn of(fault: Fault, to: &str) -> Self {
         let shown: String = to.chars().take(SHOWN_MAX).collect();

@@ -11,7 +11,6 @@ use fanlight_proto::cursor::{Cursor, CursorError};
 use fanlight_proto::native::ServerMessage;
 use fanlight_proto::sse::{self, Field};
 use fanlight_proto::{CloseReason, Position};
-use uuid::Uuid;
 
 use super::alone::Refusal;
 use super::app::{is_app, may_ask};
@@ -24,8 +23,9 @@ use super::queue::Consuming;
 use super::recovery::Wanted;
 use super::{Codec, Cx, Effect, Fault, Handshake, Rules, Session};
 use crate::auth::{Capability, Principal};
+use crate::hook::SubscribeQuestion;
 use crate::hub::{SessionKey, Wire};
-use crate::policy::Subject;
+use crate::policy::{Action, Right, Subject, SubscribePermit};
 use crate::publication::SessionId;
 use crate::queue::AckMode;
 use crate::time::Now;
@@ -39,6 +39,8 @@ pub struct Listening {
     presence: bool,
     form: Form,
     capability: Option<Arc<Capability>>,
+    /// Whether all backends have agreed that have a say in it.
+    is_agreed: bool,
 }
 
 /// In which form a listener is told things.
@@ -72,7 +74,8 @@ impl Listening {
             Some(text) => Cursor::parse_for(text, wanted.len())?,
             None => Cursor::new(vec![None; wanted.len()])?,
         };
-        Ok(Self { wanted: wanted.into(), cursor, presence, form, capability: None })
+        let wanted = wanted.into();
+        Ok(Self { wanted, cursor, presence, form, capability: None, is_agreed: false })
     }
 
     /// The same by this capability, where the client's own token does not allow it.
@@ -81,22 +84,42 @@ impl Listening {
         Self { capability, ..self }
     }
 
-    /// Refuses what a client who is `principal` may not listen to, before there is a session: so
-    /// that the refusal can be an answer's status.
-    pub fn check(&self, rules: &Rules, principal: Option<&Principal>) -> Result<(), Refusal> {
-        // Its private destinations are its own whatever its id will be.
-        let own = Subject::new(principal, SessionId(Uuid::nil()));
+    /// Refuses what a client who is `principal` may not listen to, before there is its session,
+    /// which will have this id: so that the refusal can be an answer's status. With what backends
+    /// are to be asked first, in the order of the destinations.
+    pub fn check(
+        &self,
+        rules: &Rules,
+        principal: Option<&Arc<Principal>>,
+        session: SessionId,
+    ) -> Result<Vec<SubscribeQuestion>, Refusal> {
+        let own = Subject::new(principal.map(|principal| &**principal), session);
         let capability = self.capability.as_deref().map(|capability| &capability.grants);
         let subject = Subject { capability, ..own };
-        let mut named = HashSet::new();
+        let (mut named, mut questions) = (HashSet::new(), Vec::new());
         for to in &self.wanted {
             let mut checked = may_listen(rules, &subject, to, self.presence);
             if checked.is_ok() && !named.insert(to) {
                 checked = Err(Fault::repeated_destination());
             }
-            checked.map_err(|fault| Refusal::of(fault, to))?;
+            let right = checked.map_err(|fault| Refusal::of(fault, to))?;
+            let hook = right.as_ref().and_then(|right| Some((right.hook()?, right.name())));
+            questions.extend(hook.map(|(hook, destination)| SubscribeQuestion {
+                hook: Arc::clone(hook),
+                action: Action::Subscribe,
+                session,
+                principal: principal.cloned(),
+                destination: destination.into(),
+            }));
         }
-        Ok(())
+        Ok(questions)
+    }
+
+    /// The same once the backends have agreed to all that [`Self::check`] wanted to be asked: its
+    /// session does not ask them again.
+    #[must_use]
+    pub fn agreed(self) -> Self {
+        Self { is_agreed: true, ..self }
     }
 
     /// The destinations or patterns.
@@ -156,6 +179,11 @@ impl Session {
             cx.effects.push(Effect::Write { text: true, payload });
         }
         self.events_join(cx);
+    }
+
+    /// Whether backends have agreed to all that it wants before it began.
+    pub(super) fn is_agreed(&self) -> bool {
+        matches!(&self.codec, Codec::Events(events) if events.listening.is_agreed)
     }
 
     fn form(&self) -> Option<Form> {
@@ -252,13 +280,21 @@ impl Session {
     }
 }
 
-/// Whether `subject` may listen to `to`: subscribe, or have a backend answer it.
-fn may_listen(rules: &Rules, subject: &Subject<'_>, to: &str, presence: bool) -> Result<(), Fault> {
+/// The right of `subject` to listen to `to`: to subscribe; `None` where a backend is to answer it.
+fn may_listen(
+    rules: &Rules,
+    subject: &Subject<'_>,
+    to: &str,
+    presence: bool,
+) -> Result<Option<Right<SubscribePermit>>, Fault> {
     if is_app(to) && !is_pattern(to) {
-        return may_ask(rules, subject, to, presence);
+        return may_ask(rules, subject, to, presence).map(|()| None);
     }
-    may_subscribe(rules, subject, to)?;
-    if presence { may_see_presence(rules, subject, to).map(drop) } else { Ok(()) }
+    let right = may_subscribe(rules, subject, to)?;
+    if presence {
+        may_see_presence(rules, subject, to)?;
+    }
+    Ok(Some(right))
 }
 
 impl Events {

@@ -365,6 +365,7 @@ impl Fault {
                 let done = format!("the first {published} of the transaction's sends");
                 return Self::commit_incomplete(format!("{error}; published before: {done}"));
             }
+            Unpublished::Revoked => return Self::revoked(),
         };
         let (why, also) = match error {
             PublishError::Unavailable => ("the broker can't be reached", ""),
@@ -403,6 +404,10 @@ impl Fault {
     }
 
     /// Not to be tried again as it is, which would publish twice: so without a time to wait.
+    fn revoked() -> Self {
+        Self::from(AuthError::Revoked).fatal()
+    }
+
     fn commit_incomplete(message: String) -> Self {
         let remedy =
             "send what is missing, or all of it again if each send has its idempotency-key";
@@ -527,6 +532,7 @@ impl From<Unpublished> for Fault {
         match error {
             Unpublished::ByBroker(error) => error.into(),
             Unpublished::ByHook(error) => error.into(),
+            Unpublished::Revoked => Self::revoked(),
         }
     }
 }

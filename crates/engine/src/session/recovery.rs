@@ -160,6 +160,9 @@ impl Session {
         let wanted = Wanted { capability, ..wanted };
         match right.permit() {
             Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
+            Err(right) if self.is_agreed() => {
+                self.subscribe_permitted(cx, id, right.agreed(), wanted, answer)
+            }
             Err(right) => {
                 self.ask_to_subscribe(cx, id, right, wanted, answer);
                 Ok(())

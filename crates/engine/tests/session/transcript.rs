@@ -90,9 +90,9 @@ fn begin(driver: &mut Driver, who: &str) {
         let wanted = wanted.iter().map(|&to| to.into()).collect();
         let listening = Listening::new(wanted, None, false, form).unwrap();
         let handshake = driver::handshake(user);
-        let checked = listening.check(&driver.rules, handshake.principal.as_deref());
-        match checked {
-            Ok(()) => driver.listen(handshake, listening, form),
+        let (principal, id) = (handshake.principal.as_ref(), driver.session.id());
+        match listening.check(&driver.rules, principal, id) {
+            Ok(_) => driver.listen(handshake, listening, form),
             Err(refusal) => driver.log.push(format!("S| {}: {refusal}", refusal.code)),
         }
         return;

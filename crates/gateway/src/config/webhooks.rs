@@ -31,15 +31,23 @@ pub struct Webhook {
     /// A file that holds the secret; a final newline is not part of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_file: Option<PathBuf>,
+    /// The secret that was good before, while not all of the backend's processes have the new one:
+    /// requests are signed with both.
+    #[serde(default, skip_serializing_if = "Secret::is_empty")]
+    pub previous_secret: Secret,
+    /// A file that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub previous_secret_file: Option<PathBuf>,
     /// How long an answer may take once a request has its turn, with all tries. "3s" if not set.
     #[serde(default = "default_timeout")]
     pub timeout: Span,
-    /// How many requests of this node may be under way at once. Events take half of them at most.
-    /// 64 if not set.
+    /// How many requests of this node may be under way at once. Events take half of them at most,
+    /// and all but questions about sessions (`connect`, `refresh`, `subscribe`) three quarters. 64 if
+    /// not set.
     #[serde(default = "default_concurrency")]
     pub concurrency: u32,
     /// How many may wait for their turn, each for no longer than `timeout`. One more is refused at
-    /// once. 1024 if not set.
+    /// once; a quarter of all is kept for questions about sessions too. 1024 if not set.
     #[serde(default = "default_waiting")]
     pub waiting: u32,
     /// How many lifecycle events one request may tell, 1 to 64. With 1, each has a request of its
@@ -187,23 +195,18 @@ impl Webhook {
     fn signing_key(&self, option: &str) -> Result<SigningKey, Problem> {
         let secret =
             super::secret::read(option, "secret", &self.secret, self.secret_file.as_deref())?;
-        let weak = |fault: String| {
-            let remedy = "use a random one, as from `openssl rand -hex 32`";
-            Problem::new(format!("{option}.secret"), fault, remedy)
-        };
-        if let Some(encoded) = secret.reveal().strip_prefix(SigningKey::PREFIX) {
-            let key = STANDARD.decode(encoded).map_err(|_| {
-                weak("begins with whsec_, but what follows is not base64".to_owned())
-            })?;
-            if key.len() < KEY_MIN_BYTES {
-                return Err(weak(format!("fewer than {KEY_MIN_BYTES} bytes can be guessed")));
-            }
-            return Ok(SigningKey::new(&key));
+        let key = signing_key_of(&secret, option, "secret")?;
+        let (previous, file) = (&self.previous_secret, self.previous_secret_file.as_deref());
+        if previous.is_empty() && file.is_none() {
+            return Ok(key);
         }
-        if secret.reveal().len() < SECRET_MIN_BYTES {
-            return Err(weak(format!("fewer than {SECRET_MIN_BYTES} characters can be guessed")));
+        let previous = super::secret::read(option, PREVIOUS, previous, file)?;
+        if previous.reveal() == secret.reveal() {
+            let remedy = "give the one that was good before, or remove it";
+            let option = format!("{option}.{PREVIOUS}");
+            return Err(Problem::new(option, "the same as secret", remedy));
         }
-        Ok(SigningKey::new(secret.reveal().as_bytes()))
+        Ok(key.with_previous(signing_key_of(&previous, option, PREVIOUS)?))
     }
 
     fn parsed_headers(&self, option: &str) -> Result<HeaderMap, Problem> {
@@ -227,6 +230,27 @@ impl Webhook {
         }
         Ok(headers)
     }
+}
+
+/// What a secret called `name` of what stands at `option` is as a key.
+fn signing_key_of(secret: &Secret, option: &str, name: &str) -> Result<SigningKey, Problem> {
+    let weak = |fault: String| {
+        let remedy = "use a random one, as from `openssl rand -hex 32`";
+        Problem::new(format!("{option}.{name}"), fault, remedy)
+    };
+    if let Some(encoded) = secret.reveal().strip_prefix(SigningKey::PREFIX) {
+        let key = STANDARD
+            .decode(encoded)
+            .map_err(|_| weak("begins with whsec_, but what follows is not base64".to_owned()))?;
+        if key.len() < KEY_MIN_BYTES {
+            return Err(weak(format!("fewer than {KEY_MIN_BYTES} bytes can be guessed")));
+        }
+        return Ok(SigningKey::new(&key));
+    }
+    if secret.reveal().len() < SECRET_MIN_BYTES {
+        return Err(weak(format!("fewer than {SECRET_MIN_BYTES} characters can be guessed")));
+    }
+    Ok(SigningKey::new(secret.reveal().as_bytes()))
 }
 
 /// What keeps webhooks from being used.
@@ -380,6 +404,8 @@ const OWN_HEADERS: [&str; 11] = [
     "webhook-signature",
     "webhook-timestamp",
 ];
+/// The secret that is on its way out, as options call it.
+const PREVIOUS: &str = "previous_secret";
 const NAME_MAX_BYTES: usize = 64;
 const SECRET_MIN_BYTES: usize = 32;
 /// As Standard Webhooks demands.
@@ -433,8 +459,25 @@ mod tests {
         }
         let encoded = STANDARD.encode([7; 24]);
         let webhook = webhook("https://a.test/", &format!("whsec_{encoded}"));
+        let signed = |key: &SigningKey| key.sign("msg_1", 5, b"{}");
         let key = webhook.settings("webhooks[0]").unwrap().key;
-        assert_eq!(key.sign("msg_1", 5, b"{}"), SigningKey::new(&[7; 24]).sign("msg_1", 5, b"{}"));
+        let new = signed(&SigningKey::new(&[7; 24]));
+        assert_eq!(signed(&key), new);
+
+        // While it is changed, there are two; neither may be weak, and they differ.
+        let with_previous = |previous: &str| {
+            let webhook = Webhook { previous_secret: Secret::new(previous), ..webhook.clone() };
+            webhook.settings("webhooks[0]").map(|settings| signed(&settings.key))
+        };
+        let old = signed(&SigningKey::new(SECRET.as_bytes()));
+        assert_eq!(with_previous(SECRET).unwrap(), format!("{new} {old}"));
+        for (previous, fault) in
+            [("hunter2", "can be guessed"), (&*format!("whsec_{encoded}"), "the same as secret")]
+        {
+            let told = with_previous(previous).unwrap_err().to_string();
+            assert!(told.contains("webhooks[0].previous_secret") && told.contains(fault), "{told}");
+            assert!(!told.contains("hunter2"), "{told}");
+        }
     }
 
     #[test]

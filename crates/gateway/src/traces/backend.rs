@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use fanlight_engine::app::AppMessage;
 use fanlight_engine::hook::HookError;
+use fanlight_engine::session::Unpublished;
 use opentelemetry::trace::{SpanId, SpanKind, Status};
 use opentelemetry::{KeyValue, StringValue};
 use opentelemetry_sdk::trace::SpanData;
@@ -47,6 +48,11 @@ impl Tracer {
 }
 
 impl Handling {
+    /// Its own.
+    pub fn context(&self) -> Context {
+        self.0.context
+    }
+
     /// Begins the span of asking its backend, which is one of a few kinds.
     pub fn ask(&self, backend: &'static str) -> Asking {
         self.0.ask(backend)
@@ -74,10 +80,9 @@ impl Publishing {
         self.0.ask("hook")
     }
 
-    /// Ends the span of what is not published, as a backend did not agree.
-    pub fn refused(self, error: &HookError) {
+    /// Ends the span of what is not published, for a reason in a word.
+    pub fn refused(self, result: &'static str) {
         let Self(mut open) = self;
-        let result = decision::<()>(&Err(error));
         open.attributes.push(KeyValue::new("fanlight.result", result));
         open.end("publish", SpanKind::Producer, status(result, false));
     }
@@ -124,6 +129,15 @@ pub fn decision<T>(answer: &Result<T, &HookError>) -> &'static str {
         Err(HookError::Refused { .. }) => "refused",
         Err(HookError::Unavailable { .. }) => "unavailable",
         Err(HookError::Timeout) => "timeout",
+    }
+}
+
+/// Why something was not published, in a word.
+pub fn refusal(error: &Unpublished) -> &'static str {
+    match error {
+        Unpublished::ByHook(error) => decision::<()>(&Err(error)),
+        Unpublished::ByBroker(error) => error.code(),
+        Unpublished::Revoked => "revoked",
     }
 }
 

@@ -3,6 +3,7 @@
 //! `GET /events?destination=...&destination=...`, or POST with a JSON body for many. What a client
 //! has is told by `Last-Event-ID`, which is a cursor over all of its destinations in their order.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::Router;
@@ -11,14 +12,19 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use fanlight_engine::auth::Token;
-use fanlight_engine::session::{Form, Listening};
+use fanlight_engine::hook::{HookError, SubscribeQuestion};
+use fanlight_engine::ids::Ids;
+use fanlight_engine::publication::SessionId;
+use fanlight_engine::session::{Form, Handshake, Listening, Refusal};
 use fanlight_proto::sse;
+use futures_util::FutureExt;
+use futures_util::stream::{FuturesOrdered, StreamExt};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, Deserializer};
 use serde_json::Value;
 
-use super::door::{self, Caller, bad_request};
+use super::door::{self, Caller, Visitor, bad_request};
 use super::{Station, cors};
 use crate::accept::Peer;
 use crate::node::Node;
@@ -72,12 +78,8 @@ async fn stream(
         let visitor = door::visit(node, peer, &parts.headers, &parts.uri).await?;
         let body = door::body(node, body).await?;
         let wanted = Wanted::read(&parts.method, parts.uri.query(), &parts.headers, &body)?;
-        let handshake = door::listener(node, peer, &parts.headers, &visitor, "sse").await?;
-        let listening = wanted.permitted(node, &handshake.principal, Form::Events).await?;
-        // Last: what is refused anyhow takes nobody's turn.
-        if handshake.let_in.is_none() {
-            door::pace(node, peer, &parts.headers, &handshake.principal)?;
-        }
+        let (handshake, listening) =
+            wanted.agreed(node, peer, &parts.headers, &visitor, Form::Events).await?;
         Ok::<_, Box<Problem>>((admitted, handshake, listening))
     };
     let opened = opened.await;
@@ -199,14 +201,55 @@ impl Wanted {
         Ok(Some(mailbox))
     }
 
-    /// The same once it is known that it may be: so a refusal is a status, which a stream that
-    /// has begun could not have.
-    pub(super) async fn permitted(
+    /// A session that listens to it, once the policy and all backends have agreed that have a say
+    /// in it: so a refusal is a status, which a stream that has begun could not have.
+    pub(super) async fn agreed(
+        self,
+        node: &Node,
+        peer: SocketAddr,
+        headers: &HeaderMap,
+        visitor: &Visitor,
+        form: Form,
+    ) -> Result<(Handshake, Listening), Box<Problem>> {
+        let transport = match form {
+            Form::Events => "sse",
+            Form::Items => "poll",
+        };
+        let mut handshake = door::listener(node, peer, headers, visitor, transport).await?;
+        let (caller, let_in) = (&handshake.principal, handshake.let_in);
+        let id = let_in.unwrap_or_else(|| new_id(node));
+        let (listening, questions) = self.permitted(node, caller, form, id).await?;
+        // Behind the policy, as what that refuses takes nobody's turn; what a backend is asked
+        // costs more than one.
+        if let_in.is_none() {
+            door::pace(node, peer, headers, caller)?;
+        }
+        if questions.is_empty() {
+            return Ok((handshake, listening));
+        }
+        ask(node, questions).await?;
+        handshake.let_in = Some(id);
+        Ok((handshake, listening.agreed()))
+    }
+
+    /// Refuses what the policy does not allow.
+    pub(super) async fn check(
         self,
         node: &Node,
         caller: &Caller,
         form: Form,
-    ) -> Result<Listening, Box<Problem>> {
+    ) -> Result<(), Box<Problem>> {
+        self.permitted(node, caller, form, new_id(node)).await.map(drop)
+    }
+
+    /// What the policy allows, with what backends are to be asked about it, as the session `id`.
+    async fn permitted(
+        self,
+        node: &Node,
+        caller: &Caller,
+        form: Form,
+        id: SessionId,
+    ) -> Result<(Listening, Vec<SubscribeQuestion>), Box<Problem>> {
         let Self { mut destinations, cursor, presence, token, .. } = self;
         let limit = node.rules.limits.subscriptions;
         if destinations.is_empty() {
@@ -225,9 +268,38 @@ impl Wanted {
         let listening = Listening::new(destinations, cursor.as_deref(), presence, form)
             .map_err(|error| bad_request("bad_cursor", error.to_string()))?
             .with_capability(capability);
-        listening.check(&node.rules, caller.as_deref()).map_err(door::refused)?;
-        Ok(listening)
+        let questions = listening.check(&node.rules, caller.as_ref(), id).map_err(door::refused)?;
+        Ok((listening, questions))
     }
+}
+
+/// Asks backends; the first that does not agree, in this order, is an answer to all.
+async fn ask(node: &Node, questions: Vec<SubscribeQuestion>) -> Result<(), Box<Problem>> {
+    let (mut questions, mut asked) = (questions.into_iter(), FuturesOrdered::new());
+    loop {
+        while asked.len() < ASKED_AT_ONCE
+            && let Some(question) = questions.next()
+        {
+            let answer = node.hooks.subscribe(&question);
+            let told = move |error| not_agreed(error, &question.destination);
+            asked.push_back(answer.map(|answer| answer.map_err(told)));
+        }
+        let Some(answer) = asked.next().await else { return Ok(()) };
+        answer?;
+    }
+}
+
+fn not_agreed(error: HookError, to: &str) -> Problem {
+    match error {
+        // Unlike a message, it may be asked for again.
+        HookError::Timeout => door::unavailable("timeout", &format!("{to}: {error}")),
+        error => door::refused(Refusal::by_hook(error, to)),
+    }
+}
+
+/// For a session that is to begin.
+fn new_id(node: &Node) -> SessionId {
+    Ids::new(rand::random()).session(node.clock.now())
 }
 
 fn token<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Token>, D::Error> {
@@ -262,5 +334,8 @@ fn response_headers(allowed: Option<&cors::Allowed>) -> HeaderMap {
     own.into_iter().chain(allowed.map(cors::Allowed::headers).into_iter().flatten()).collect()
 }
 
+/// Of one request's destinations, so many are asked about together: it is not to take all turns of
+/// a webhook.
+const ASKED_AT_ONCE: usize = 16;
 /// Also those do not come back together who were told the same.
 const RETRY_SPREAD_MS: u64 = 1000;

@@ -87,7 +87,7 @@ impl<'s> Poll<'s> {
         let wanted = std::mem::take(&mut self.wanted);
         if !is_asked {
             // Whatever the mailbox was opened for, the client must still be allowed it.
-            wanted.clone().permitted(node, &self.visitor.caller, Form::Items).await?;
+            wanted.clone().check(node, &self.visitor.caller, Form::Items).await?;
         }
         if let Some(Mailbox { from, id }) = mailbox
             && let Some(name) = mailbox_name(&id)
@@ -98,14 +98,8 @@ impl<'s> Poll<'s> {
                 return Ok(page);
             }
         }
-        let handshake = door::listener(node, self.peer, &self.headers, &self.visitor, "poll")
-            .await
-            .inspect_err(|problem| count_paced(problem))?;
-        let listening = wanted.permitted(node, &handshake.principal, Form::Items).await?;
-        if handshake.let_in.is_none() {
-            door::pace(node, self.peer, &self.headers, &handshake.principal)
-                .inspect_err(|problem| count_paced(problem))?;
-        }
+        let agreed = wanted.agreed(node, self.peer, &self.headers, &self.visitor, Form::Items);
+        let (handshake, listening) = agreed.await.inspect_err(|problem| count_paced(problem))?;
         let id = format!("{:032x}", rand::random::<u128>());
         let name = mailbox_name(&id).expect("it is short");
         let mailbox = MailboxOptions {

@@ -26,7 +26,7 @@ use super::door::Caller;
 use super::{Station, cors, door};
 use crate::accept::Peer;
 use crate::client_address::client_address;
-use crate::hooks::Wish;
+use crate::hooks::{Standing, Wish};
 use crate::node::Node;
 use crate::problem::Problem;
 use crate::rates::Payer;
@@ -85,7 +85,10 @@ async fn published(
     match sent.map_err(door::refused)? {
         Sent::Publication(alone) => {
             let outcome = begin(node, &parts.headers, *alone, caller).await;
-            let published = outcome.map_err(|error| door::refused(error.into()))?;
+            let published = outcome.map_err(|error| match error {
+                Unpublished::Revoked => door::unauthorized(&error.to_string()),
+                error => door::refused(error.into()),
+            })?;
             Ok(Json(Told::from(published)).into_response())
         }
         Sent::App(mut message) => {
@@ -198,7 +201,8 @@ pub fn begin(
         Ok(permit) => permit,
         Err(right) => {
             let (once, session) = (key, None);
-            let wish = Wish { right, publication, once, session, principal, traced };
+            let standing = Standing::default();
+            let wish = Wish { right, publication, once, session, principal, traced, standing };
             return node.hooks.publish(wish, Arc::clone(&node.broker));
         }
     };

@@ -10,7 +10,7 @@ use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use serde::Serialize;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::breaker::{Breakers, Open, Passage};
@@ -37,6 +37,11 @@ pub(super) struct Line {
     event_batch: usize,
     /// For these and those that wait.
     places: Arc<Semaphore>,
+    /// The part of the turns that is for all but questions about sessions: so these have some
+    /// however many messages and events there are.
+    common_turns: Semaphore,
+    /// The same part of the places.
+    common_places: Arc<Semaphore>,
     breakers: Breakers,
     meters: Meters,
     clock: Clock,
@@ -53,6 +58,7 @@ pub(super) struct Entered {
     passage: Passage,
     waiting: Option<Counted>,
     _place: OwnedSemaphorePermit,
+    _common: Option<OwnedSemaphorePermit>,
 }
 
 /// What every request says, and what comes behind it.
@@ -68,6 +74,7 @@ struct Envelope<'e, F> {
 
 impl Line {
     pub(super) fn new(settings: Settings, node: Arc<str>, clock: Clock) -> Self {
+        let places = settings.concurrency + settings.waiting;
         let client = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_TIME)
@@ -87,7 +94,9 @@ impl Line {
             turns: Semaphore::new(settings.concurrency),
             concurrency: settings.concurrency,
             event_batch: settings.event_batch,
-            places: Arc::new(Semaphore::new(settings.concurrency + settings.waiting)),
+            places: Arc::new(Semaphore::new(places)),
+            common_turns: Semaphore::new(common_part(settings.concurrency)),
+            common_places: Arc::new(Semaphore::new(common_part(places))),
             breakers: Breakers::new(settings.breaker_failures, settings.breaker_pause),
             clock,
             failures: Repeated::new(),
@@ -130,8 +139,11 @@ impl Line {
         fields: &impl Serialize,
         options: CallOptions,
     ) -> Result<Entered, WebhookError> {
-        let place = Arc::clone(&self.places).try_acquire_owned();
-        let place = place.map_err(|_| WebhookError::Overloaded)?;
+        let place = |places: &Arc<Semaphore>| {
+            Arc::clone(places).try_acquire_owned().map_err(|_| WebhookError::Overloaded)
+        };
+        let common = if is_common(kind) { Some(place(&self.common_places)?) } else { None };
+        let place = place(&self.places)?;
         let id = options.id.unwrap_or_else(new_id);
         let at_ms = options.at_unix_ms.unwrap_or_else(|| self.clock.now().unix_ms);
         let time = time(at_ms);
@@ -151,7 +163,18 @@ impl Line {
             passage,
             waiting: Some(self.meters.waiting()),
             _place: place,
+            _common: common,
         })
+    }
+
+    /// Waits for a turn of this kind, for no longer than for an answer.
+    async fn turn(&self, kind: &str) -> Option<(Option<SemaphorePermit<'_>>, SemaphorePermit<'_>)> {
+        let turn = async {
+            let common =
+                if is_common(kind) { Some(self.common_turns.acquire().await.ok()?) } else { None };
+            Some((common, self.turns.acquire().await.ok()?))
+        };
+        timeout(self.timeout, turn).await.ok().flatten()
     }
 
     /// Sends it, again where that may be and may help, until the deadline.
@@ -229,8 +252,7 @@ impl Entered {
     /// Waits for its turn, then for the answer.
     pub(super) async fn send(mut self, line: Arc<Line>) -> Result<Answer, WebhookError> {
         let mut outcome = line.meters.outcome(self.kind);
-        let turn = timeout(line.timeout, line.turns.acquire()).await;
-        let Ok(Ok(_turn)) = turn else {
+        let Some(_turn) = line.turn(self.kind).await else {
             outcome.is(WebhookError::Overloaded.result());
             line.complain(self.kind, &WebhookError::Overloaded);
             return Err(WebhookError::Overloaded);
@@ -269,6 +291,16 @@ impl Entered {
         line.meters.breaker(line.breakers.are_closed());
         answer
     }
+}
+
+/// Whether a request of this kind is no question about a session.
+fn is_common(kind: &str) -> bool {
+    !matches!(kind, "connect" | "refresh" | "subscribe")
+}
+
+/// Three quarters.
+fn common_part(all: usize) -> usize {
+    all - all / 4
 }
 
 /// A time in Unix milliseconds, as bodies have it.

@@ -8,7 +8,10 @@ use base64::engine::general_purpose::STANDARD;
 
 /// What requests to a webhook are signed with.
 #[derive(Clone)]
-pub struct SigningKey(hmac::Key);
+pub struct SigningKey {
+    key: hmac::Key,
+    previous: Option<hmac::Key>,
+}
 
 impl SigningKey {
     /// What stands before a key in base64.
@@ -16,16 +19,31 @@ impl SigningKey {
 
     /// One of these bytes.
     pub fn new(key: &[u8]) -> Self {
-        Self(hmac::Key::new(hmac::HMAC_SHA256, key))
+        Self { key: hmac::Key::new(hmac::HMAC_SHA256, key), previous: None }
+    }
+
+    /// The same, and one that some of the backend's processes may still check with: its signature
+    /// comes second.
+    #[must_use]
+    pub fn with_previous(self, previous: Self) -> Self {
+        Self { previous: Some(previous.key), ..self }
     }
 
     /// The value of `webhook-signature`: of the id and the time too, so that a request can be
-    /// neither changed nor sent again later.
+    /// neither changed nor sent again later. Of two keys, both signatures, as the specification has
+    /// it for a time in which a key is changed.
     pub fn sign(&self, id: &str, unix_s: u64, body: &[u8]) -> String {
-        let mut context = hmac::Context::with_key(&self.0);
-        context.update(format!("{id}.{unix_s}.").as_bytes());
-        context.update(body);
-        format!("v1,{}", STANDARD.encode(context.sign()))
+        let signed = |key: &hmac::Key| {
+            let mut context = hmac::Context::with_key(key);
+            context.update(format!("{id}.{unix_s}.").as_bytes());
+            context.update(body);
+            format!("v1,{}", STANDARD.encode(context.sign()))
+        };
+        let signature = signed(&self.key);
+        match &self.previous {
+            Some(previous) => format!("{signature} {}", signed(previous)),
+            None => signature,
+        }
     }
 }
 

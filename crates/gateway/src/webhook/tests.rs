@@ -72,6 +72,7 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 }
 
 const SECRET: &str = "a secret for tests, thirty-two bytes or more";
+const PREVIOUS: &str = "the secret that was good before, of as many";
 
 fn webhook(url: &str, more: &str) -> Arc<Webhook> {
     let allow = if more.contains("allow_") { "" } else { "allow_private = true" };
@@ -92,7 +93,9 @@ async fn ask(webhook: &Webhook, idempotent: bool) -> Result<Answer, WebhookError
 #[tokio::test]
 async fn a_request_is_an_event_of_standard_webhooks() {
     let mut backend = Backend::start(true).await;
-    let webhook = backend.webhook("headers = { authorization = \"Bearer x\" }");
+    let changed =
+        format!("headers = {{ authorization = \"Bearer x\" }}\nprevious_secret = \"{PREVIOUS}\"");
+    let webhook = backend.webhook(&changed);
     let options = CallOptions {
         id: Some("msg_7".into()),
         at_unix_ms: Some(1_764_000_000_123),
@@ -114,14 +117,18 @@ async fn a_request_is_an_event_of_standard_webhooks() {
     assert_eq!(header("authorization"), "Bearer x");
     assert_eq!(header("user-agent"), concat!("fanlight/", env!("CARGO_PKG_VERSION")));
     assert!(header("traceparent").ends_with("-01"));
-    // The check as a backend makes it, not by our own code.
+    // The check as a backend makes it, not by our own code: with whichever secret it has.
     let signed = format!("{}.{}.", header("webhook-id"), header("webhook-timestamp"));
     let signed = [signed.as_bytes(), &body].concat();
-    let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, SECRET.as_bytes());
-    let signature = header("webhook-signature");
-    let signature = signature.strip_prefix("v1,").unwrap();
-    let signature = base64::engine::general_purpose::STANDARD.decode(signature).unwrap();
-    aws_lc_rs::hmac::verify(&key, &signed, &signature).unwrap();
+    let signatures = header("webhook-signature");
+    let signatures: Vec<_> = signatures.split(' ').collect();
+    assert_eq!(signatures.len(), 2, "{signatures:?}");
+    for (secret, signature) in [SECRET, PREVIOUS].into_iter().zip(signatures) {
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, secret.as_bytes());
+        let signature = signature.strip_prefix("v1,").unwrap();
+        let signature = base64::engine::general_purpose::STANDARD.decode(signature).unwrap();
+        aws_lc_rs::hmac::verify(&key, &signed, &signature).unwrap();
+    }
 }
 
 #[tokio::test]
@@ -182,6 +189,30 @@ async fn a_slow_backend_is_waited_for_no_longer_than_said_by_no_more_than_said()
     let closed = Backend::start(false).await;
     let error = ask(&closed.webhook("timeout = \"50ms\""), true).await.unwrap_err();
     assert_eq!((error.code(), error.result()), ("timeout", "timeout"));
+}
+
+#[tokio::test]
+async fn messages_and_events_leave_turns_for_questions_about_sessions() {
+    let mut backend = Backend::start(false).await;
+    let webhook = backend.webhook("timeout = \"20s\"\nconcurrency = 4\nwaiting = 4");
+    let call = |kind| {
+        let call = webhook.call(kind, &json!({}), CallOptions::default());
+        Handle::current().spawn(call)
+    };
+    // Of four turns they take three, and of eight places six.
+    let common = ["message", "request", "publish", "connected", "message", "publish"].map(call);
+    for _ in 0..3 {
+        backend.next().await;
+    }
+    assert_eq!(call("message").await.unwrap(), Err(WebhookError::Overloaded));
+    let subscribe = call("subscribe");
+    let seen: Value = serde_json::from_slice(&backend.next().await.body).unwrap();
+    assert_eq!(seen["type"], "subscribe");
+    let refresh = call("refresh");
+    backend.shared.gate.add_permits(1_000_000);
+    for answer in common.into_iter().chain([subscribe, refresh]) {
+        assert!(answer.await.unwrap().is_ok());
+    }
 }
 
 #[tokio::test]

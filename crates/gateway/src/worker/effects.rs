@@ -89,7 +89,7 @@ impl Worker {
                 let chunk = self.encoder.frame(text, &payload, slot.framing);
                 self.stage.push(key, slot, chunk);
             }
-            Effect::Tell(telling) => self.tell(key, &telling),
+            Effect::Tell(telling) => self.tell(key, *telling),
             Effect::Ping => self.ping(key),
             Effect::Exit { user, reason } => {
                 if let Some(entry) = self.entry(key, user) {
@@ -123,16 +123,18 @@ impl Worker {
     }
 
     /// Tells one session something, by its own subscriptions.
-    fn tell(&mut self, key: SessionKey, telling: &Telling) {
+    fn tell(&mut self, key: SessionKey, mut telling: Telling) {
+        self.traces.adopt_failure(key, &mut telling);
         let delivering = self.traces.deliver(std::slice::from_ref(&telling.publication));
         let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        let chunks = self.encoder.tell(telling, key, slot.framing, &self.hub);
+        let chunks = self.encoder.tell(&telling, key, slot.framing, &self.hub);
         let count = chunks.len() as u64;
         self.stats.messages_out += count;
         for chunk in chunks {
             self.stage.push(key, slot, chunk);
         }
-        if let Some(delivering) = delivering {
+        // Not all listen for what went wrong.
+        if let Some(delivering) = delivering.filter(|_| count > 0) {
             self.delivered(delivering, &telling.publication.destination, count);
         }
     }

@@ -61,7 +61,8 @@ impl Worker {
             Err(right) => {
                 let session = self.session(key)?;
                 let (id, principal) = (Some(session.id()), session.principal().cloned());
-                let wish = Wish { right, publication, once, session: id, principal, traced };
+                let (session, standing) = (id, self.revoking.waits(key));
+                let wish = Wish { right, publication, once, session, principal, traced, standing };
                 let publish = self.shared.hooks.publish(wish, Arc::clone(broker));
                 return self.start(key, publish, Done::Published);
             }

@@ -1,6 +1,7 @@
 //! A worker and the registry: what it enters, enters again, and is told to do; and whose tokens are
 //! revoked.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use fanlight_engine::auth::{AuthError, Principal};
@@ -17,6 +18,7 @@ use tokio::sync::oneshot;
 use super::Worker;
 use super::census::transport_of;
 use super::slot::{Role, Slot};
+use crate::hooks::Standing;
 use crate::session_lookup::Found;
 
 /// Where entering everything again stands.
@@ -36,6 +38,32 @@ pub(super) struct Revoking {
     next: usize,
     /// How many slots are still to be looked at.
     left: usize,
+    /// Of sessions that wait for a backend to agree to what they publish.
+    standings: HashMap<SessionKey, Standing, foldhash::fast::RandomState>,
+}
+
+impl Revoking {
+    /// A session waits for a backend's word about what it publishes.
+    pub(super) fn waits(&mut self, key: SessionKey) -> Standing {
+        let standing = Standing::default();
+        self.standings.insert(key, standing.clone());
+        standing
+    }
+
+    /// It may wait no more.
+    pub(super) fn answered(&mut self, key: SessionKey, done: &Done) {
+        if matches!(done, Done::Published(_)) {
+            self.standings.remove(&key);
+        }
+    }
+
+    /// A session ends, and perhaps with what it waits for.
+    pub(super) fn ended(&mut self, key: SessionKey, reason: CloseReason) {
+        let standing = self.standings.remove(&key);
+        if let Some(standing) = standing.filter(|_| reason == CloseReason::Revoked) {
+            standing.revoke();
+        }
+    }
 }
 
 impl Worker {

@@ -152,7 +152,7 @@ fn shared(broker: Arc<dyn Broker>, outbox_limits: OutboxLimits) -> Arc<WorkerSha
     let app = App::without_routes(Arc::clone(&rules), Arc::clone(&broker), clock);
     let authenticator =
         Arc::new(Authenticator::new(&Auth::default(), TokenRules::default()).unwrap());
-    let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator));
+    let hooks = Hooks::new(&Config::default(), Arc::default(), Arc::clone(&authenticator), clock);
     Arc::new(WorkerShared {
         rules,
         authenticator,

@@ -6,24 +6,30 @@ use std::sync::Arc;
 use fanlight_engine::app::AppMessage;
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::publication::Publication;
-use fanlight_engine::session::Protocol;
+use fanlight_engine::session::{Protocol, Telling, Told};
 use fanlight_proto::{CloseReason, Destination};
 
 use super::census::transport_of;
 use super::slot::{Role, Slot};
 use super::{Worker, WorkerShared};
-use crate::traces::{Connection, Delivering, Ended, Handling, Publishing, Tracer};
+use crate::traces::{Connection, Context, Delivering, Ended, Handling, Publishing, Tracer};
 
 /// A worker's traces.
 pub(super) struct Traces {
     tracer: Option<Arc<Tracer>>,
     /// Apart from the slots, which most of them would only make larger.
     connections: HashMap<SessionKey, Connection, foldhash::fast::RandomState>,
+    /// By session, the message to a backend that is traced and handled, or was last.
+    messages: HashMap<SessionKey, Context, foldhash::fast::RandomState>,
 }
 
 impl Traces {
     pub(super) fn new(shared: &WorkerShared) -> Self {
-        Self { tracer: shared.tracer.clone(), connections: HashMap::default() }
+        Self {
+            tracer: shared.tracer.clone(),
+            connections: HashMap::default(),
+            messages: HashMap::default(),
+        }
     }
 
     /// A connection has come.
@@ -36,6 +42,7 @@ impl Traces {
 
     /// A connection ends for this reason.
     pub(super) fn closed(&mut self, key: SessionKey, slot: &Slot, reason: CloseReason) {
+        self.messages.remove(&key);
         if self.connections.is_empty() {
             return;
         }
@@ -51,6 +58,17 @@ impl Traces {
         };
         let ended = Ended { protocol, reason };
         tracer.closed(connection, &ended);
+    }
+
+    /// What a session is told of a message that a backend did not handle belongs to that one's
+    /// trace.
+    pub(super) fn adopt_failure(&self, key: SessionKey, telling: &mut Telling) {
+        if let Told::Subscribed(_) = telling.to
+            && let Some(context) = self.messages.get(&key)
+            && let Some(publication) = Arc::get_mut(&mut telling.publication)
+        {
+            context.put_within(&mut publication.headers);
+        }
     }
 
     /// The spans of those publications that are traced, if any is.
@@ -76,13 +94,18 @@ impl Worker {
 
     /// The span of a message to a backend of this session, if it is traced.
     pub(super) fn trace_message(
-        &self,
+        &mut self,
         key: SessionKey,
         message: &mut AppMessage,
     ) -> Option<Handling> {
         let tracer = self.traces.tracer.as_ref()?;
         let transport = transport_of(self.slots.get(key.0 as usize)?).name();
-        tracer.handle(message, transport, self.traces.connections.get(&key))
+        let handling = tracer.handle(message, transport, self.traces.connections.get(&key));
+        match &handling {
+            Some(handling) => self.traces.messages.insert(key, handling.context()),
+            None => self.traces.messages.remove(&key),
+        };
+        handling
     }
 
     /// Publications of this destination have been written to so many subscribers.

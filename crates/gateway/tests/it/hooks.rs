@@ -1,5 +1,7 @@
 //! Backends that have a say: who connects, for how long, who subscribes and publishes.
 
+mod requests;
+
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Value, json};

@@ -335,6 +335,20 @@ async fn a_message_to_a_backend_is_one_trace_from_its_sender_to_who_gets_the_rep
     );
     ann.expect(&format!("traceparent:00-{other}-{}-01", handle.id)).await;
 
+    // What went wrong is told past the broker too.
+    ann.send("SUBSCRIBE\nid:e\ndestination:/user/queue/errors\nreceipt:e\n\n\0").await;
+    ann.expect("RECEIPT").await;
+    let failed = TRACE.replace('4', "7");
+    let given = traceparent(&failed, "01");
+    ann.send(&format!("SEND\ndestination:/app/no\ntraceparent:{given}\n\nhello\0")).await;
+    let handle = collector.one(&failed, "handle").await;
+    ann.expect(&format!("traceparent:00-{failed}-{}-01", handle.id)).await;
+    assert_eq!(collector.one(&failed, "deliver").await.parent, handle.id);
+    // And of a message that nobody asked to trace, it is not.
+    ann.send("SEND\ndestination:/app/no\n\nhello\0").await;
+    let untraced = ann.expect("MESSAGE").await;
+    assert!(!untraced.contains("traceparent"), "{untraced}");
+
     // By a request over HTTP; and one that is refused.
     let third = TRACE.replace('4', "6");
     let (given, bearer) = (traceparent(&third, "01"), bearer("ann").await);
