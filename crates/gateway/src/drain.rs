@@ -2,6 +2,7 @@
 
 mod progress;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
@@ -31,7 +32,11 @@ pub async fn run(
     hurried: impl Future<Output = DrainPlan>,
 ) {
     let connections = node.admission.connections();
-    tracing::info!(connections, ?plan, "draining: this node takes no new connections");
+    tracing::info!(
+        connections,
+        ?plan,
+        "draining: this node takes no new connections after the grace"
+    );
     let outcome = tokio::select! {
         outcome = carry_out(node, &mut workers, plan, is_hurried) => Ok(outcome),
         plan = hurried => Err(plan),
@@ -66,14 +71,15 @@ async fn carry_out(
     is_hurried: bool,
 ) -> bool {
     node.drain.follow(plan, is_hurried, node.clock.now().mono_ms);
-    if node.admission.connections() > 0 {
+    if node.admission.connections() > 0 || node.is_watched() {
         tokio::time::sleep(plan.grace).await;
     }
     node.leaving.cancel();
-    node.drain.close();
+    node.drain.close(node.admission.connections() as u64);
     for worker in &*workers {
         let DrainPlan { window, deadline, .. } = plan;
-        worker.handle.send(Inbox::Drain { window, deadline }).await;
+        let let_in = Arc::clone(&node.admission);
+        worker.handle.send(Inbox::Drain { window, deadline, let_in }).await;
     }
     let all_ended = async {
         while let Some(worker) = workers.last_mut() {

@@ -26,6 +26,7 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
             .with_header(header::RETRY_AFTER, "1")
             .into_response()
     };
+    node.note_watcher();
     match node.readiness() {
         Readiness::Ready => "ready\n".into_response(),
         Readiness::Draining => refuse("draining", "this node is draining".into()),

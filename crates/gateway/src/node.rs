@@ -73,6 +73,8 @@ pub struct Node {
     pub drain: Progress,
     /// Whether it has been ready at any time.
     has_been_ready: AtomicBool,
+    /// Whether anybody has asked if it is.
+    is_watched: AtomicBool,
 }
 
 /// Whether a node should get new connections.
@@ -126,6 +128,7 @@ impl Node {
             leaving: CancellationToken::new(),
             drain: Progress::default(),
             has_been_ready: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
         }
     }
 
@@ -167,6 +170,16 @@ impl Node {
         self.has_been_ready.load(Ordering::Relaxed)
     }
 
+    /// Somebody has asked for its readiness, and so learns of a drain.
+    pub fn note_watcher(&self) {
+        self.is_watched.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether anybody has asked for its readiness: a load balancer may be sending clients.
+    pub fn is_watched(&self) -> bool {
+        self.is_watched.load(Ordering::Relaxed)
+    }
+
     /// Whether the other nodes know it, where there can be some.
     pub fn has_lease(&self) -> bool {
         self.lease.as_ref().is_none_or(|lease| lease.is_held())
@@ -183,8 +196,7 @@ impl Node {
             Trigger::Sigterm => self.config.drain.after_sigterm(),
             Trigger::Admin | Trigger::Ecs => self.config.drain.unhurried(),
         };
-        let connections = self.admission.connections() as u64;
-        if self.drain.begin(trigger, plan, connections, self.clock.now().mono_ms) {
+        if self.drain.begin(trigger, plan, self.clock.now().mono_ms) {
             metrics::gauge!("fanlight_draining").set(1);
             metrics::counter!("fanlight_drains_total", "trigger" => trigger.name()).increment(1);
             tracing::info!(trigger = trigger.name(), "this node is to leave");

@@ -356,7 +356,9 @@ impl Worker {
                 Inbox::Shed { count, gone } => {
                     let _ = gone.send(self.shed(count));
                 }
-                Inbox::Drain { window, deadline } => self.begin_drain(window, deadline),
+                Inbox::Drain { window, deadline, let_in } => {
+                    self.begin_drain(window, deadline, let_in);
+                }
             }
         }
         if !deliveries.is_empty() {
@@ -404,7 +406,9 @@ impl Worker {
 
     fn enter(&mut self, slot: Slot) {
         self.stats.entered(transport_of(&slot));
-        self.traces.entered(SessionKey(self.slots.vacant_key() as u32), &slot);
+        let key = SessionKey(self.slots.vacant_key() as u32);
+        self.traces.entered(key, &slot);
+        self.sweep.has_come_late(Ticket { key, serial: slot.serial });
         self.slots.insert(slot);
     }
 

@@ -448,7 +448,9 @@ pub struct Events {
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize, JsonSchema)]
 #[serde(default)]
 pub struct Drain {
-    /// From failing readiness to the first close, for the load balancer to notice.
+    /// From failing readiness to the first close: longer than the load balancer takes to notice.
+    /// Whoever it sends meanwhile is served; after that, handshakes are refused. Left out where
+    /// nobody is connected and nobody has ever asked `/readyz`.
     pub grace: Span,
     /// The time over which sessions are closed, evenly and in random order.
     pub window: Span,

@@ -55,7 +55,7 @@ pub struct Begun {
     pub trigger: Trigger,
     /// Whether it goes by the shorter plan of a process that is to end.
     pub hurried: bool,
-    /// Connections at its beginning.
+    /// Connections when their closes began; before that, as many as there are.
     pub connections_at_start: u64,
     /// Connections that its deadline has cut.
     pub cut: u64,
@@ -95,14 +95,8 @@ struct State {
 }
 
 impl Progress {
-    /// Begins the drain of `connections`; whether it had not begun before.
-    pub(crate) fn begin(
-        &self,
-        trigger: Trigger,
-        plan: DrainPlan,
-        connections: u64,
-        now_ms: u64,
-    ) -> bool {
+    /// Begins the drain; whether it had not begun before.
+    pub(crate) fn begin(&self, trigger: Trigger, plan: DrainPlan, now_ms: u64) -> bool {
         let mut state = self.state();
         if state.is_some() {
             return false;
@@ -112,7 +106,7 @@ impl Progress {
             trigger,
             hurried: false,
             plan,
-            connections_at_start: connections,
+            connections_at_start: 0,
             cut: 0,
             began_ms: now_ms,
             plan_began_ms: now_ms,
@@ -140,10 +134,12 @@ impl Progress {
         }
     }
 
-    /// The grace is over.
-    pub(super) fn close(&self) {
-        if let Some(state) = &mut *self.state() {
-            state.stage = Stage::Closing;
+    /// The grace is over, in which others may have come.
+    pub(super) fn close(&self, connections: u64) {
+        if let Some(state) = &mut *self.state()
+            && state.stage == Stage::Grace
+        {
+            (state.stage, state.connections_at_start) = (Stage::Closing, connections);
         }
     }
 
@@ -187,7 +183,7 @@ impl Progress {
         let Some(state) = &*state else {
             return Report { state: Stage::None, connections, begun: None };
         };
-        Report { state: state.stage, connections, begun: Some(state.begun(now_ms)) }
+        Report { state: state.stage, connections, begun: Some(state.begun(connections, now_ms)) }
     }
 
     fn state(&self) -> MutexGuard<'_, Option<State>> {
@@ -210,7 +206,7 @@ impl State {
         Duration::from_millis(now_ms.saturating_sub(self.plan_began_ms))
     }
 
-    fn begun(&self, now_ms: u64) -> Begun {
+    fn begun(&self, connections: u64, now_ms: u64) -> Begun {
         let DrainPlan { grace, window, deadline } = self.plan;
         let left = match self.stage {
             Stage::Finishing => Duration::ZERO,
@@ -219,7 +215,10 @@ impl State {
         Begun {
             trigger: self.trigger,
             hurried: self.hurried,
-            connections_at_start: self.connections_at_start,
+            connections_at_start: match self.stage {
+                Stage::Grace => connections,
+                _ => self.connections_at_start,
+            },
             cut: self.cut,
             grace_s: grace.as_secs_f64(),
             window_s: window.as_secs_f64(),
@@ -270,23 +269,26 @@ mod tests {
     fn the_first_trigger_is_told_and_the_time_left_is_that_of_the_newest_plan() {
         let progress = Progress::default();
         assert_eq!(progress.report(7, 0).state, Stage::None);
-        assert!(progress.begin(Trigger::Ecs, PLAN, 7, 1000));
-        assert!(!progress.begin(Trigger::Admin, PLAN, 7, 2000));
-        let report = progress.report(7, 11_000);
+        assert!(progress.begin(Trigger::Ecs, PLAN, 1000));
+        assert!(!progress.begin(Trigger::Admin, PLAN, 2000));
+        let report = progress.report(9, 11_000);
         let begun = report.begun.expect("it has begun");
         assert_eq!(
             (report.state, begun.trigger, begun.hurried),
             (Stage::Grace, Trigger::Ecs, false)
         );
         assert_eq!((begun.elapsed_s, begun.left_s), (10.0, 245.0));
+        assert_eq!(begun.connections_at_start, 9, "two have come in the grace");
 
-        progress.close();
+        progress.close(8);
         let hurried = DrainPlan { grace: Duration::ZERO, window: Duration::from_secs(25), ..PLAN };
         progress.follow(hurried, true, 61_000);
         let report = progress.report(3, 71_000);
         let begun = report.begun.expect("it has begun");
         assert_eq!((report.state, begun.hurried), (Stage::Closing, true));
         assert_eq!((begun.elapsed_s, begun.left_s), (70.0, 20.0));
+        progress.close(3);
+        assert_eq!(begun.connections_at_start, 8, "that is how many are to go");
         assert_eq!(progress.window_left(71_000), Duration::from_secs(15));
         assert_eq!(progress.window_left(90_000), Duration::ZERO);
     }
@@ -296,7 +298,7 @@ mod tests {
         let progress = Progress::default();
         let none = serde_json::to_string(&progress.report(3, 0)).expect("JSON");
         assert_eq!(none, r#"{"state":"none","connections":3}"#);
-        progress.begin(Trigger::Admin, PLAN, 3, 0);
+        progress.begin(Trigger::Admin, PLAN, 0);
         for report in [serde_json::from_str(&none).expect("a report"), progress.report(3, 0)] {
             let text = serde_json::to_string(&report).expect("JSON");
             assert_eq!(serde_json::from_str::<Report>(&text).expect(&text), report);
@@ -306,7 +308,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_end_waits_for_who_asks_and_not_for_who_has_long_gone() {
         let progress = Progress::default();
-        progress.begin(Trigger::Admin, PLAN, 1, 0);
+        progress.begin(Trigger::Admin, PLAN, 0);
         progress.asked(1, 0);
         // Nobody is about to ask any more.
         timeout(Duration::ZERO, progress.finish(0, ASKS_AGAIN_MS)).await.expect("at once");

@@ -48,14 +48,17 @@ pub fn user_of(caller: &Caller) -> Option<Box<str>> {
     caller.as_ref().map(|caller| (*caller.user).into())
 }
 
-/// A place in the limits for a connection, unless the node drains.
+/// A place in the limits for a connection, unless the node's sessions are leaving. In the grace of a
+/// drain they are not yet: a load balancer goes on sending clients until it has noticed.
 pub fn admit(node: &Node, peer: SocketAddr, headers: &HeaderMap) -> Result<Admitted, Box<Problem>> {
-    if node.is_draining() {
+    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
+    let admitted = node.admission.admit(address);
+    // Behind it: so who looks at what is left, once they are leaving, sees all that was let in.
+    if node.leaving.is_cancelled() {
         let detail = "this node is draining; connect again, to another";
         return Err(unavailable("draining", detail).into());
     }
-    let address = client_address(peer.ip(), headers, &node.config.listen.trusted_proxies);
-    node.admission.admit(address).map_err(|error| Box::new(not_admitted(error)))
+    admitted.map_err(|error| Box::new(not_admitted(error)))
 }
 
 /// A turn among those who want a session: of its address, of its user, and of the node. It comes

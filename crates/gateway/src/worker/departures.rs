@@ -1,5 +1,6 @@
 //! Sessions that go to other nodes: all of them in a drain, some where this node has too many.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fanlight_engine::hub::SessionKey;
@@ -9,6 +10,7 @@ use rand::seq::SliceRandom;
 
 use super::slot::{Phase, Role, Slot};
 use super::{CLOSE_TIME, Ticket, Worker};
+use crate::admission::Admission;
 
 /// A drain under way.
 pub(super) struct Drain {
@@ -19,6 +21,8 @@ pub(super) struct Drain {
     /// Who is still to go, shuffled, so that no group of users goes at once.
     remaining: Vec<Ticket>,
     total: usize,
+    /// Those of all workers, and those on the way to one.
+    let_in: Arc<Admission>,
 }
 
 /// Why a session goes.
@@ -28,16 +32,36 @@ enum Why {
     Rebalanced,
 }
 
+impl Drain {
+    /// One more, whose handshake was under way when the drain began. `total` stays: so one goes at
+    /// once, whoever is last, and the others keep their pace.
+    pub(super) fn add(&mut self, ticket: Ticket) {
+        self.remaining.push(ticket);
+        let last = self.remaining.len() - 1;
+        self.remaining.swap(rand::random_range(0..=last), last);
+    }
+
+    /// Whether nobody is left anywhere on this node.
+    pub(super) fn is_over(&self) -> bool {
+        self.let_in.connections() == 0
+    }
+}
+
 impl Worker {
     /// Begins to close every connection, evenly over `window`. After that, who waits for an answer
     /// has half of `deadline` for it: so there is time for a goodbye.
-    pub(super) fn begin_drain(&mut self, window: Duration, deadline: Duration) {
+    pub(super) fn begin_drain(
+        &mut self,
+        window: Duration,
+        deadline: Duration,
+        let_in: Arc<Admission>,
+    ) {
         let mut remaining = self.tickets(|_| true);
         remaining.shuffle(&mut rand::rng());
         let total = remaining.len();
         let now = self.shared.clock.now();
         let started_ms = now.mono_ms;
-        self.sweep.drain = Some(Drain { window, deadline, started_ms, remaining, total });
+        self.sweep.drain = Some(Drain { window, deadline, started_ms, remaining, total, let_in });
         self.hasten_ends(now);
         self.pace_drain(now);
     }
@@ -71,7 +95,7 @@ impl Worker {
             self.send_away(ticket, Why::Draining, until_ms, now);
         }
         if over {
-            // Whose upgrade was under way when the drain began, and whose answer takes too long.
+            // Whose answer takes too long.
             for ticket in self.tickets(Slot::is_open) {
                 self.send_away(ticket, Why::Draining, until_ms, now);
             }

@@ -12,7 +12,7 @@ use fanlight_engine::session::{Handshake, Listening, Protocol};
 use tokio::sync::{mpsc, oneshot};
 
 use super::mailbox::MailboxOptions;
-use crate::admission::Admitted;
+use crate::admission::{Admission, Admitted};
 use crate::mail::Mail;
 use crate::session_lookup::Found;
 use crate::socket::Socket;
@@ -53,6 +53,8 @@ pub enum Inbox {
         window: Duration,
         /// How long after that the rest is cut.
         deadline: Duration,
+        /// Counts who was let in by the node, and may still be on the way here.
+        let_in: Arc<Admission>,
     },
 }
 

@@ -9,10 +9,10 @@ use fanlight_engine::time::Now;
 use fanlight_proto::CloseReason;
 use slab::Slab;
 
-use super::Worker;
 use super::census::Tally;
 use super::departures::Drain;
 use super::slot::{Phase, Role, Slot, Unread};
+use super::{Ticket, Worker};
 
 /// How often a slice is swept; [`SLICES`] of them make a round.
 pub(super) const INTERVAL: Duration = Duration::from_millis(100);
@@ -33,9 +33,16 @@ impl Sweep {
         self.drain.is_some()
     }
 
-    /// Whether the drain has ended.
+    /// A connection has come that was let in before the drain's grace was over.
+    pub(super) fn has_come_late(&mut self, ticket: Ticket) {
+        if let Some(drain) = &mut self.drain {
+            drain.add(ticket);
+        }
+    }
+
+    /// Whether the drain has ended: nobody is left, neither here nor on the way from a handshake.
     pub(super) fn is_drained(&self, slots: &Slab<Slot>) -> bool {
-        self.drain.is_some() && slots.is_empty()
+        self.drain.as_ref().is_some_and(|drain| slots.is_empty() && drain.is_over())
     }
 }
 

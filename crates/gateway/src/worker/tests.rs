@@ -405,9 +405,23 @@ fn a_drained_session_whose_answer_does_not_come_is_told_to_go_before_the_rest_is
         other.until(r#""id":"fine""#).await;
         let began = Instant::now();
         let (window, deadline) = (Duration::ZERO, Duration::from_secs(4));
-        assert!(handle.send(Inbox::Drain { window, deadline }).await);
+        let let_in = Admission::new(0, 0, &[]);
+        assert!(handle.send(Inbox::Drain { window, deadline, let_in }).await);
         other.until("\"reconnect\"").await;
         waiting.until("\"reconnect\"").await;
         assert!(began.elapsed() < deadline);
+    });
+}
+
+#[test]
+fn who_was_let_in_before_a_drain_and_comes_behind_its_beginning_finds_the_worker_and_goes_at_once()
+{
+    with_worker(async |handle, _| {
+        let let_in = Admission::new(0, 0, &[]);
+        let on_the_way = let_in.admit(IpAddr::from([127, 0, 0, 1])).unwrap();
+        let (window, deadline) = (Duration::from_secs(3600), Duration::from_secs(4));
+        assert!(handle.send(Inbox::Drain { window, deadline, let_in }).await);
+        Client::open(&handle, Protocol::Native).await.end().await;
+        drop(on_the_way);
     });
 }

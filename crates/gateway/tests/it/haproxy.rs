@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use fanlight::config::Config;
 use fanlight_testkit::{PortLease, RedisServer};
 use serde_json::json;
 use tempfile::TempDir;
@@ -81,10 +82,22 @@ fn haproxy_accepts_the_shipped_file_as_it_is() {
     assert!(output.status.success() && !said.contains("[WARNING]"), "{said}");
 }
 
+#[test]
+fn haproxy_finds_a_drain_out_within_the_grace_that_nodes_have_by_default() {
+    let text = fs::read_to_string(shipped()).unwrap();
+    let words: Vec<_> = text.split_whitespace().collect();
+    let number = |name: &str| -> u64 {
+        let after = words.iter().position(|word| *word == name).unwrap() + 1;
+        words[after].trim_end_matches('s').parse().unwrap()
+    };
+    let noticed_ms = 1000 * number("inter") * number("fall");
+    assert!(noticed_ms < Config::default().drain.grace.as_ms(), "it takes {noticed_ms} ms");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_transport_passes_through_haproxy_and_a_node_that_drains_is_not_noticed() {
     let redis = RedisServer::start().unwrap();
-    let config = config(&redis, "").replace("grace = \"0s\"", "grace = \"1m\"");
+    let config = config(&redis, "").replace("window = \"200ms\"", "window = \"1h\"");
     let nodes = nodes_with(&config).await;
     let haproxy = Haproxy::before(&nodes).await;
     let to = haproxy.address;
@@ -103,9 +116,12 @@ async fn every_transport_passes_through_haproxy_and_a_node_that_drains_is_not_no
     assert!(named(&mut stream, "message").await.data.contains(TOPIC));
     drop((native, stomp, stream));
 
+    // Without anybody connected it would end at once.
     let _connected = RawClient::native(&nodes[1], "ann").await;
     assert_eq!(nodes[1].admin_post("/drain", &[]).await, 202);
-    eventually("it refuses", async || nodes[1].public_get("/readyz").await.0 == 503).await;
+    let target = format!("/poll?destination={TOPIC}&wait=0");
+    eventually("it refuses", async || get(nodes[1].public, &target, &lines).await.status == 503)
+        .await;
     for n in 0..6 {
         let _socket = RawClient::native(to, "ann").await;
         let poll = format!("/poll?destination={TOPIC}&wait=0");

@@ -36,10 +36,6 @@ async fn sigterm_fails_readiness_then_closes_every_session_with_advice_and_1012(
     let mut stomp = RawClient::stomp(&gateway, "bob").await;
     gateway.signal("TERM").await;
     eventually("readiness fails", async || gateway.admin_get("/readyz").await.0 == 503).await;
-    let refused = RawClient::try_connect(&gateway, "/ws", &[]).await;
-    let response = refused.err().expect("a draining node takes no new connections");
-    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
-    assert!(response.to_lowercase().contains("retry-after"), "{response}");
     native.expect("\"reconnect\"").await;
     assert_eq!(native.close_code().await, 1012);
     stomp.expect("ERROR").await;
@@ -109,7 +105,7 @@ async fn a_port_in_use_is_an_error_that_names_it_and_not_a_silent_share() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sigterm_hurries_a_drain_that_an_operator_began_and_cuts_nobody() {
+async fn a_node_refuses_handshakes_while_it_closes_and_sigterm_hurries_that_and_cuts_nobody() {
     let config = CONFIG
         .replace("grace = \"0s\"", "grace = \"0s\"\nshutdown_timeout = \"6s\"")
         .replace("window = \"200ms\"", "window = \"1h\"");
@@ -119,7 +115,12 @@ async fn sigterm_hurries_a_drain_that_an_operator_began_and_cuts_nobody() {
         clients.push(RawClient::native(&gateway, &format!("user-{n}")).await);
     }
     assert_eq!(gateway.admin_post("/drain", &[]).await, 202);
-    eventually("readiness fails", async || gateway.admin_get("/readyz").await.0 == 503).await;
+    eventually("it closes", async || gateway.admin_get("/drain").await.1.contains("closing")).await;
+    let refused = RawClient::try_connect(&gateway, "/ws", &[]).await;
+    let response = refused.err().expect("a node that closes takes no new connections");
+    assert!(response.starts_with("HTTP/1.1 503"), "{response}");
+    assert!(response.to_lowercase().contains("\r\nretry-after: 1\r\n"), "{response}");
+    assert!(response.contains("\"draining\""), "{response}");
     gateway.signal("TERM").await;
     for client in &mut clients {
         client.expect("\"reconnect\"").await;

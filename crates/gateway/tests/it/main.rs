@@ -17,6 +17,7 @@ mod ecs;
 mod endings;
 mod events;
 mod exclusion;
+mod grace;
 mod grants;
 mod handshake;
 mod handshake_rates;

@@ -210,7 +210,7 @@ async fn sockets_streams_and_polls_pass_through_nginx_without_delay_and_by_every
 #[tokio::test(flavor = "multi_thread")]
 async fn a_node_that_drains_is_not_noticed_by_who_connects_through_nginx() {
     let redis = RedisServer::start().unwrap();
-    let config = config(&redis, "").replace("grace = \"0s\"", "grace = \"1m\"");
+    let config = config(&redis, "").replace("window = \"200ms\"", "window = \"1h\"");
     let mut nodes = nodes_with(&config).await;
     let nginx = Nginx::before(&nodes).await;
     let ann = bearer("ann").await;

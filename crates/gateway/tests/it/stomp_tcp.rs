@@ -33,7 +33,7 @@ fn config(limits: &str) -> String {
 }
 
 /// A client of STOMP over whatever carries bytes.
-struct Client<S> {
+pub struct Client<S> {
     stream: S,
     decoder: Decoder,
     pending: Vec<u8>,
@@ -47,7 +47,7 @@ impl Client<TcpStream> {
         Self::over(stream)
     }
 
-    async fn connect(gateway: &Gateway, connect: &str) -> Self {
+    pub async fn connect(gateway: &Gateway, connect: &str) -> Self {
         let mut client = Self::open(gateway).await;
         client.send(connect).await;
         client.expect(Command::Connected).await;
@@ -60,7 +60,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         Self { stream, decoder: Decoder::new(), pending: Vec::new(), heartbeats: 0 }
     }
 
-    async fn send(&mut self, bytes: impl AsRef<[u8]>) {
+    pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
         self.stream.write_all(bytes.as_ref()).await.unwrap();
         self.stream.flush().await.unwrap();
     }
@@ -93,14 +93,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
         }
     }
 
-    async fn expect(&mut self, command: Command) -> Frame {
+    pub async fn expect(&mut self, command: Command) -> Frame {
         let frame = self.next().await.expect("the connection ended");
         assert_eq!(frame.command, command, "{frame:?}");
         frame
     }
 
     /// An ERROR of this code, then the end.
-    async fn expect_error(&mut self, code: &str) -> Frame {
+    pub async fn expect_error(&mut self, code: &str) -> Frame {
         let frame = self.expect(Command::Error).await;
         assert_eq!(frame.header("code"), Some(code), "{frame:?}");
         assert_eq!(self.next().await, None);
@@ -158,7 +158,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Client<S> {
     }
 }
 
-async fn connect_frame(user: &str) -> String {
+pub async fn connect_frame(user: &str) -> String {
     format!(
         "CONNECT\naccept-version:1.2\nheart-beat:0,0\npasscode:{}\n\n\0",
         token(user, &[]).await
@@ -292,12 +292,15 @@ async fn an_address_with_too_many_connections_is_told_so_and_services_do_not_cou
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_drain_takes_these_sessions_too_and_lets_no_more_in() {
-    let config = config("").replace("grace = \"0s\"", "grace = \"1s\"");
+    let config = config("")
+        .replace("grace = \"0s\"", "grace = \"0s\"\nshutdown_timeout = \"6s\"")
+        .replace("window = \"200ms\"", "window = \"1h\"");
     let mut gateway = Gateway::with_config(&config).await;
     let mut client = Client::connect(&gateway, &connect_frame("ann").await).await;
-    gateway.signal("TERM").await;
-    eventually("readiness fails", async || gateway.admin_get("/readyz").await.0 == 503).await;
+    assert_eq!(gateway.admin_post("/drain", &[]).await, 202);
+    eventually("it closes", async || gateway.admin_get("/drain").await.1.contains("closing")).await;
     Client::open(&gateway).await.expect_error("draining").await;
+    gateway.signal("TERM").await;
     let goodbye = client.expect_error("draining").await;
     assert_eq!(goodbye.header("retry-after"), Some("1"));
     drop(client);
