@@ -172,6 +172,9 @@ def pods(objects, fanlight):
     times = [seconds(options["drain"][name]) for name in ("grace", "window", "deadline", "shutdown_timeout")]
     limit = pod["terminationGracePeriodSeconds"]
     require(sum(times) <= limit, f"a drain takes {sum(times)} s, and it is killed after {limit}")
+    readiness = container["readinessProbe"]
+    noticed = readiness["periodSeconds"] * readiness["failureThreshold"]
+    require(times[0] > noticed, f"clients come for {noticed} s, and are refused after {times[0]}")
     commands = subprocess.run([fanlight, "--help"], check=True, capture_output=True, text=True).stdout
     hook = container["lifecycle"]["preStop"]["exec"]["command"]
     require(hook[0] == "/usr/local/bin/fanlight", f"the image has no {hook[0]}")
@@ -330,6 +333,7 @@ MISTAKES = [
     ("a port that is not there", ("Service", "spec", "ports", 0, "targetPort"), "web"),
     ("an option that is not there", (*CONTAINER, "env", 1, "name"), "FANLIGHT__CLUSTER__NAM"),
     ("a command that is not there", (*CONTAINER, "args"), ["server"]),
+    ("a readiness that is asked too seldom", (*CONTAINER, "readinessProbe", "periodSeconds"), 10),
     ("a kill before the drain's end", ("Deployment", "spec", "template", "spec", "terminationGracePeriodSeconds"), 60),
     ("a metric that is not there", ("ScaledObject", "spec", "triggers", 0, "metadata", "query"), "sum(fanlight_conns)"),
     ("a root that can be written", (*CONTAINER, "securityContext", "readOnlyRootFilesystem"), False),

@@ -56,6 +56,7 @@ module "service" {
     security_group_id = module.alb.security_group_id
     cidrs             = module.network.public_cidrs
     idle_timeout_s    = module.alb.idle_timeout_s
+    unhealthy_after_s = module.alb.unhealthy_after_s
   }
 
   cache = {

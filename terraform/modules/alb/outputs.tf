@@ -25,6 +25,11 @@ output "idle_timeout_s" {
   value       = aws_lb.this.idle_timeout
 }
 
+output "unhealthy_after_s" {
+  description = "How long it sends to a target whose readiness fails, in seconds: every check that must fail."
+  value       = aws_lb_target_group.this.health_check[0].interval * aws_lb_target_group.this.health_check[0].unhealthy_threshold
+}
+
 output "security_group_id" {
   description = "The load balancer's security group."
   value       = aws_security_group.this.id

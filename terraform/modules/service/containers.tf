@@ -17,8 +17,10 @@ locals {
       FANLIGHT__LISTEN__TRUSTED_PROXIES = join(",", var.load_balancer.cidrs)
       # Longer than the load balancer keeps an idle connection, so that it is not the gateway that
       # ends one into which a request is on its way (502).
-      FANLIGHT__LIMITS__REQUEST_HEAD_TIME  = "${var.load_balancer.idle_timeout_s + 10}s"
-      FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT    = "${var.stop_timeout_s - 5}s"
+      FANLIGHT__LIMITS__REQUEST_HEAD_TIME = "${var.load_balancer.idle_timeout_s + 10}s"
+      FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT   = "${var.stop_timeout_s - 5}s"
+      # Longer than the load balancer takes to notice, which sends clients until then.
+      FANLIGHT__DRAIN__GRACE               = "${var.load_balancer.unhealthy_after_s + 5}s"
       FANLIGHT__DRAIN__WATCH_ECS           = "true"
       FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)
       FANLIGHT__REBALANCE__ENABLED         = tostring(var.rebalance)

@@ -42,6 +42,7 @@ variable "load_balancer" {
     security_group_id = string
     cidrs             = list(string)
     idle_timeout_s    = optional(number, 120)
+    unhealthy_after_s = optional(number, 30)
   })
   nullable = false
 
@@ -53,6 +54,11 @@ variable "load_balancer" {
   validation {
     condition     = var.load_balancer.idle_timeout_s >= 60 && var.load_balancer.idle_timeout_s <= 280
     error_message = "load_balancer.idle_timeout_s must be from 60 to 280: a gateway ends each connection for requests after five minutes."
+  }
+
+  validation {
+    condition     = var.load_balancer.unhealthy_after_s >= 10 && var.load_balancer.unhealthy_after_s <= 120
+    error_message = "load_balancer.unhealthy_after_s must be from 10 to 120: the interval of the health check times the failures that it wants."
   }
 }
 
@@ -194,7 +200,10 @@ variable "nofile" {
 }
 
 variable "stop_timeout_s" {
-  description = "From SIGTERM to SIGKILL. `drain.shutdown_timeout` is 5 s less. Fargate has 120 at most."
+  description = <<-TEXT
+    From SIGTERM to SIGKILL. `drain.shutdown_timeout` is 5 s less, and a third of that is the most
+    that `drain.grace` gets after SIGTERM. Fargate has 120 at most.
+  TEXT
   type        = number
   default     = 120
   nullable    = false

@@ -33,8 +33,8 @@ run "connections_may_live_long" {
     error_message = "the node with the fewest connections gets the next, which excludes slow start"
   }
   assert {
-    condition     = aws_lb_target_group.this.deregistration_delay == "300" && aws_lb_target_group.this.target_type == "ip"
-    error_message = "a drain of 255 s fits into the deregistration delay"
+    condition     = aws_lb_target_group.this.target_type == "ip"
+    error_message = "Fargate has no other targets"
   }
   assert {
     condition     = !aws_lb_target_group.this.stickiness[0].enabled
@@ -57,6 +57,20 @@ run "readiness_decides_who_gets_connections" {
       && aws_lb_target_group.this.health_check[0].matcher == "200"
     )
     error_message = "readiness is asked every 10 s, on the public port"
+  }
+}
+
+run "a_drain_is_noticed_and_fits_into_the_deregistration_delay" {
+  command = apply
+
+  assert {
+    condition     = output.unhealthy_after_s == 30
+    error_message = "three checks that fail, 10 s apart"
+  }
+  assert {
+    # The grace that the module service makes of it, drain.window and drain.deadline.
+    condition     = tonumber(aws_lb_target_group.this.deregistration_delay) > (output.unhealthy_after_s + 5) + 240 + 5
+    error_message = "nobody is cut whom the drain would have closed"
   }
 }
 

@@ -96,7 +96,7 @@ run "a_load_balancer_gives_up_idle_connections_before_the_gateway_does" {
   }
 }
 
-run "a_longer_idle_timeout_makes_the_gateway_wait_longer" {
+run "a_slower_load_balancer_makes_the_gateway_wait_longer" {
   command = plan
 
   variables {
@@ -105,12 +105,31 @@ run "a_longer_idle_timeout_makes_the_gateway_wait_longer" {
       security_group_id = "sg-alb"
       cidrs             = ["10.20.240.0/24"]
       idle_timeout_s    = 200
+      unhealthy_after_s = 60
     }
   }
 
   assert {
     condition     = local.environment.FANLIGHT__LIMITS__REQUEST_HEAD_TIME == "210s"
     error_message = "10 s more than the load balancer"
+  }
+  assert {
+    condition     = local.environment.FANLIGHT__DRAIN__GRACE == "65s"
+    error_message = "the load balancer's time to notice, and 5 s more"
+  }
+}
+
+run "a_load_balancer_notices_a_drain_before_clients_are_refused" {
+  command = plan
+
+  assert {
+    condition     = tonumber(trimsuffix(local.environment.FANLIGHT__DRAIN__GRACE, "s")) > var.load_balancer.unhealthy_after_s
+    error_message = "the grace is longer than it takes to notice"
+  }
+  assert {
+    # After SIGTERM the grace is a third of the time at most.
+    condition     = tonumber(trimsuffix(local.environment.FANLIGHT__DRAIN__GRACE, "s")) <= tonumber(trimsuffix(local.environment.FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT, "s")) / 3
+    error_message = "also where a task is stopped that was not deregistered"
   }
 }
 
