@@ -95,7 +95,7 @@ impl Clients {
         self.sockjs.expect("MESSAGE").await;
         let page = poll(node, ann, &self.cursor, "20s").await;
         assert_eq!(page["messages"][0]["data"], 0, "{page}");
-        self.cursor = page["cursor"].as_str().unwrap().to_owned();
+        page["cursor"].as_str().unwrap().clone_into(&mut self.cursor);
         let event_id = named(&mut self.events, "message").await.id.unwrap();
         (json!({ "epoch": message["epoch"], "offset": message["offset"] }), event_id)
     }
