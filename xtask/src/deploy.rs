@@ -2,6 +2,8 @@
 //! Terraform modules, manifests, rules and dashboards. Each check is a file in `deploy/`.
 
 mod compose;
+mod derived;
+mod dockerfile;
 mod drills;
 mod grafana;
 mod image;

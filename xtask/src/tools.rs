@@ -1,5 +1,5 @@
-//! Tools that only the checks use, from pinned requirements: Python's are kept below `target/tools`,
-//! npm's beside their lock file.
+//! Tools that only the checks use, from pinned requirements: Python's and cargo's are kept below
+//! `target/tools`, npm's beside their lock file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::Context;
 
-use crate::process::{root, run};
+use crate::process::{cargo as cargo_command, root, run};
 
 /// The `bin` folder of a Python environment with what `requirements` lists (a file of pip, from
 /// the repository's root). Made at the first call and whenever the file changes.
@@ -28,6 +28,19 @@ pub(crate) fn python(requirements: &str) -> anyhow::Result<PathBuf> {
     run(Command::new(bin.join("python")).args(pip).arg(&file))?;
     fs::write(&installed_from, wanted).context("could not note what was installed")?;
     Ok(bin)
+}
+
+/// A program of crates.io, which is called like its package; built at the first call, in the profile
+/// that builds fastest.
+pub(crate) fn cargo(package: &str, version: &str) -> anyhow::Result<PathBuf> {
+    let folder = root().join("target/tools").join(format!("{package}-{version}"));
+    let program = folder.join("bin").join(package);
+    if !program.is_file() {
+        let arguments =
+            ["install", package, "--version", version, "--locked", "--debug", "--quiet"];
+        run(cargo_command(&arguments).arg("--root").arg(&folder))?;
+    }
+    Ok(program)
 }
 
 /// `npm ci` in `folder` (from the repository's root), unless what is installed came from this very

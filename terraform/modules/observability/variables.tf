@@ -123,8 +123,8 @@ variable "log_retention_days" {
 
 variable "kms_key_arn" {
   description = <<-TEXT
-    The KMS key of the topic, of Managed Prometheus and its log. Its policy must let CloudWatch and
-    SNS use it. Null: AWS' own, and none for the topic.
+    The KMS key of the topic, of Managed Prometheus and its log. Its policy must let CloudWatch,
+    SNS and Managed Prometheus (`aps.amazonaws.com`) use it. Null: AWS' own, and none for the topic.
   TEXT
   type        = string
   default     = null

@@ -1,4 +1,5 @@
-//! The images: both files linted, and the one from scratch built and run without an engine.
+//! The images: both files linted, the steps of the published one run as far as they go without an
+//! engine (`dockerfile.rs`), and the one from scratch built and run.
 //!
 //! A static program takes a build of its own, which is too long for every run. So the program that
 //! the tests have built goes into the image, with the libraries that it loads; with
@@ -15,7 +16,7 @@ use std::{env, thread};
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use super::{Outcome, PYTHON, built_gateway};
+use super::{Outcome, PYTHON, built_gateway, dockerfile};
 use crate::process::{cargo, find_program, root, run as run_command};
 use crate::tools;
 
@@ -24,13 +25,16 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     let files = ["deploy/Dockerfile", "deploy/Dockerfile.scratch"];
     run_command(Command::new(hadolint).args(files).current_dir(root()))?;
     has_what_is_published()?;
+    dockerfile::check().context("deploy/Dockerfile")?;
     if find_program("buildah").is_none() {
         return Ok(Outcome::Skipped(
-            "only linted: buildah is missing (apt-get install buildah)".into(),
+            "no image was built: buildah is missing (apt-get install buildah)".into(),
         ));
     }
     if output(Command::new("id").arg("-u"))?.trim() != "0" {
-        return Ok(Outcome::Skipped("only linted: buildah's chroot isolation needs root".into()));
+        return Ok(Outcome::Skipped(
+            "no image was built: buildah's chroot isolation needs root".into(),
+        ));
     }
     let folder = root().join("target/deploy/image");
     let program =

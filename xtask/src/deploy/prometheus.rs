@@ -25,6 +25,18 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     Ok(Outcome::Passed)
 }
 
+/// The shipped files of rules, for those who hand them on: name without ending, and text.
+pub(super) fn rules() -> anyhow::Result<Vec<(String, String)>> {
+    let folder = root().join("deploy/prometheus");
+    let mut rules = Vec::new();
+    for file in files(&folder, "rules")? {
+        let path = folder.join(&file);
+        let stem = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        rules.push((stem, fs::read_to_string(&path).with_context(|| file.clone())?));
+    }
+    Ok(rules)
+}
+
 fn files(folder: &Path, below: &str) -> anyhow::Result<Vec<String>> {
     let entries = fs::read_dir(folder.join(below)).with_context(|| below.to_owned())?;
     let names = entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned()));

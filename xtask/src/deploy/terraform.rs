@@ -10,7 +10,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
 
-use super::Outcome;
+use super::{Outcome, derived, prometheus};
 use crate::process::{cargo, find_program, root, run as run_command};
 use crate::tools;
 
@@ -18,7 +18,10 @@ use crate::tools;
 const PROVIDERS: [(&str, &str); 2] =
     [("aws", "@cdktf/provider-aws@21.22.1"), ("random", "@cdktf/provider-random@12.0.1")];
 
+const RULES: &str = "terraform/modules/observability/rules";
+
 pub(super) fn run() -> anyhow::Result<Outcome> {
+    derived::check(RULES, &rules()?, "deploy/prometheus/rules", "terraform")?;
     checkov()?;
     if find_program("terraform").is_none() {
         let what = "all but checkov: terraform is not on the PATH; it is at \
@@ -37,6 +40,14 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
     readme_names_all(&copy.join("examples/complete"))?;
     broken::all_are_noticed(&stub)?;
     Ok(Outcome::Passed)
+}
+
+/// The rules of Prometheus, within the module: whoever takes it from elsewhere has only that.
+fn rules() -> anyhow::Result<derived::Files> {
+    let made =
+        "# Made of deploy/prometheus/rules by `UPDATE_EXPECT=1 cargo xtask deploy terraform`.\n";
+    let files = prometheus::rules()?.into_iter();
+    Ok(files.map(|(name, text)| (format!("{name}.yml"), made.to_owned() + &text)).collect())
 }
 
 fn checkov() -> anyhow::Result<()> {

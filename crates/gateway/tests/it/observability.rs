@@ -127,7 +127,8 @@ fn check_exposition(of_node: &str, of_relay: &str, documented: &BTreeSet<String>
     assert_eq!(missing, of_a_redis_cluster, "documented, and not exposed");
 }
 
-/// Where each query of the dashboards is, and the query as Grafana would send it.
+/// Where each query of the dashboards is, and the query as Grafana would send it: those of panels, of
+/// annotations, and of the variables that one chooses from at the top.
 fn panels() -> Vec<(String, String)> {
     let mut panels = Vec::new();
     for entry in fs::read_dir(shipped("deploy/grafana/dashboards")).unwrap() {
@@ -140,6 +141,14 @@ fn panels() -> Vec<(String, String)> {
             assert!(!query.contains('$'), "{place}: {query}");
             panels.push((place, query));
         };
+        let variables = dashboard["templating"]["list"].as_array().unwrap();
+        for variable in variables.iter().filter(|variable| variable["type"] == "query") {
+            let definition = &variable["definition"];
+            assert_eq!(&variable["query"]["query"], definition, "{variable}");
+            add(&variable["name"], &json!(choices(definition.as_str().unwrap())));
+        }
+        let named = |name: &str| variables.iter().any(|variable| variable["name"] == name);
+        assert!(named("job") && named("instance"), "{}", dashboard["title"]);
         for annotation in dashboard["annotations"]["list"].as_array().unwrap() {
             add(&annotation["name"], &annotation["expr"]);
         }
@@ -151,6 +160,18 @@ fn panels() -> Vec<(String, String)> {
     }
     assert!(panels.len() > 100, "there are only {}", panels.len());
     panels
+}
+
+/// What has data where Grafana's `label_values(SERIES, LABEL)` has choices: `SERIES` with that label.
+fn choices(definition: &str) -> String {
+    let inner = definition.strip_prefix("label_values(").and_then(|rest| rest.strip_suffix(')'));
+    let (series, label) =
+        inner.unwrap_or_else(|| panic!("{definition}")).rsplit_once(", ").unwrap();
+    let selected = match series.strip_suffix('}') {
+        Some(selector) => format!("{selector},{label}!=\"\"}}"),
+        None => format!("{series}{{{label}!=\"\"}}"),
+    };
+    format!("count by ({label}) ({selected})")
 }
 
 /// The names of metrics in a query or an exposition.

@@ -18,7 +18,7 @@ struct Mistake {
     says: &'static str,
 }
 
-const MISTAKES: [Mistake; 5] = [
+const MISTAKES: [Mistake; 6] = [
     Mistake {
         file: "modules/alb/main.tf",
         right: "idle_timeout  ",
@@ -42,6 +42,14 @@ const MISTAKES: [Mistake; 5] = [
         noticed_by: module,
         folder: "modules/service",
         says: "all variables of its configuration are set",
+    },
+    Mistake {
+        file: "modules/service/collector.yaml",
+        right: "authenticator: sigv4auth",
+        wrong: "authenticator: sigv4auth/2",
+        noticed_by: example,
+        folder: "examples/complete",
+        says: "check_tasks.py",
     },
     Mistake {
         file: "modules/service/containers.tf",
