@@ -5,7 +5,7 @@ import { resolve } from "node:path";
 import { setTimeout as sleep } from "node:timers/promises";
 import { parseArgs } from "node:util";
 
-import { APPS, missing } from "./stack/apps.mjs";
+import { APPS } from "./stack/apps.mjs";
 import { startStack } from "./stack/stack.mjs";
 
 const { values, positionals } = parseArgs({
@@ -52,7 +52,6 @@ try {
 }
 console.log("The examples are running; each is best seen in two windows.");
 for (const { name, url } of Object.values(stack.apps)) console.log(`  ${name.padEnd(14)} ${url}`);
-for (const name of stack.skipped) console.log(`  ${name.padEnd(14)} skipped: missing ${missing(name).join(", ")}`);
 console.log(`  ${"gateway".padEnd(14)} http://127.0.0.1:${stack.ports.clients} (nginx before two nodes)`);
 for (const { name, program } of stack.nodes) console.log(`  ${name.padEnd(14)} kill -9 ${program.pid}`);
 console.log(`  ${"logs, config".padEnd(14)} ${stack.folder}`);

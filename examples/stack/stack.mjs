@@ -28,18 +28,21 @@ const PORTS = {
 
 /**
  * Starts Redis, MariaDB if there is a chat, two nodes with nginx before them, and the backends of
- * the named examples; those whose tools are missing are left out and told in `skipped`.
+ * the named examples.
  */
 export async function startStack({ names = Object.keys(APPS), binary, chat, anyPorts = false }) {
+  const lacking = names.filter((name) => missing(name).length > 0);
+  if (lacking.length > 0) {
+    const each = lacking.map((name) => `${name} needs ${missing(name).join(" and ")}`);
+    throw new Error(`${each.join("; ")}: cargo xtask examples installs it where it may, or name only other examples`);
+  }
   const folder = mkdtempSync(join(tmpdir(), "fanlight-examples-"));
   process.on("exit", () => rmSync(folder, { recursive: true, force: true }));
-  const skipped = names.filter((name) => missing(name).length > 0);
-  names = names.filter((name) => !skipped.includes(name));
   const ports = await takePorts(anyPorts);
   // In one pass, so that no port that was put in is taken for one to be replaced.
   const actual = new Map(Object.entries(PORTS).map(([name, port]) => [String(port), ports[name]]));
   const translate = (text) => text.replace(/127\.0\.0\.1:(\d+)/g, (_, port) => `127.0.0.1:${actual.get(port) ?? port}`);
-  const stack = { root: ROOT, folder, ports, names, skipped, binary, chat, translate, apps: {} };
+  const stack = { root: ROOT, folder, ports, names, binary, chat, translate, apps: {} };
   // nginx' workers may run as another user; what is secret has folders of its own.
   chmodSync(folder, 0o755);
   writeConfiguration(stack);

@@ -12,7 +12,7 @@ import { parseArgs } from "node:util";
 
 import { chromium } from "playwright-core";
 
-import { APPS, missing } from "../../examples/stack/apps.mjs";
+import { APPS } from "../../examples/stack/apps.mjs";
 import { find } from "../../examples/stack/processes.mjs";
 import { startStack } from "../../examples/stack/stack.mjs";
 import * as chat from "./examples/chat.mjs";
@@ -43,7 +43,6 @@ async function main() {
     anyPorts: true,
   });
   print({ started: stack.names, ms: Date.now() - started });
-  for (const name of stack.skipped) print({ skipped: name, missing: missing(name) });
   const executablePath = process.env.CHROMIUM ?? find("chromium");
   const browser = await chromium.launch({ executablePath, args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--disable-sync"] });
   try {

@@ -7,6 +7,7 @@ use std::process::Command;
 
 use anyhow::Context;
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 
 use crate::process::{cargo, root, run as run_command};
 use crate::{requirements, tools};
@@ -19,13 +20,27 @@ pub(crate) struct Options {
     /// Takes free ports instead of 8100 to 8142.
     #[arg(long)]
     any_ports: bool,
-    /// Only these: chat, notifications, dashboard, presence, orders.
+    /// Only these.
+    #[arg(value_parser = PossibleValuesParser::new(NEEDS.map(|(name, _)| name)))]
     names: Vec<String>,
 }
 
+/// The examples, and what each starts beside what all of them do.
+const NEEDS: [(&str, &str); 5] = [
+    ("chat", "mariadbd"),
+    ("notifications", "node"),
+    ("dashboard", "python3"),
+    ("presence", "go"),
+    ("orders", "javac"),
+];
+
 /// Builds the gateway and the chat, and hands over to Node.
 pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
-    requirements::ensure()?;
+    let is_named = |name: &str| options.names.is_empty() || options.names.iter().any(|n| n == name);
+    let own = NEEDS.iter().filter(|(name, _)| is_named(name)).map(|(_, program)| *program);
+    let browser = options.check.then_some("chromium");
+    let common = ["node", "npm", "redis-server", "nginx"];
+    requirements::ensure_programs(&own.chain(browser).chain(common).collect::<Vec<_>>())?;
     tools::npm("tests/js")?;
     // One by one: together they would share what either wants of a library, and be built anew.
     for package in ["fanlight", "fanlight-example-chat"] {

@@ -1,4 +1,4 @@
-//! What the tests need beside Rust, and how to get it: Debian packages, by apt-get.
+//! What the tests and the examples need beside Rust, and how to get it: Debian packages, by apt-get.
 
 use std::env;
 use std::path::Path;
@@ -8,7 +8,7 @@ use anyhow::bail;
 
 use crate::process::{find_program, run, succeeds};
 
-/// A program the tests start, and the Debian package that has it.
+/// A program that is started, and the Debian package that has it.
 struct Requirement {
     program: &'static str,
     package: &'static str,
@@ -16,7 +16,7 @@ struct Requirement {
     variable: Option<&'static str>,
 }
 
-const REQUIREMENTS: [Requirement; 11] = [
+const REQUIREMENTS: [Requirement; 15] = [
     Requirement::new("make", "make"),
     Requirement::new("redis-server", "redis-server"),
     Requirement::new("nginx", "nginx"),
@@ -25,6 +25,10 @@ const REQUIREMENTS: [Requirement; 11] = [
     Requirement::new("mariadbd", "mariadb-server"),
     Requirement::new("node", "nodejs"),
     Requirement::new("npm", "npm"),
+    Requirement::new("python3", "python3"),
+    Requirement::new("go", "golang-go"),
+    Requirement::new("javac", "default-jdk-headless"),
+    Requirement::new("mvn", "maven"),
     Requirement::new("docker-compose", "docker-compose"),
     Requirement::new("promtool", "prometheus"),
     Requirement { variable: Some("CHROMIUM"), ..Requirement::new("chromium", "chromium") },
@@ -39,20 +43,29 @@ impl Requirement {
     }
 
     fn is_met(&self) -> bool {
-        match self.variable.and_then(env::var_os) {
-            Some(binary) => Path::new(&binary).is_file(),
-            // Where Debian puts servers is not on everybody's path.
-            None => {
-                find_program(self.program).is_some()
-                    || Path::new("/usr/sbin").join(self.program).is_file()
-            }
+        if let Some(binary) = self.variable.and_then(env::var_os) {
+            return Path::new(&binary).is_file();
         }
+        // Where Debian puts servers, and who installs Go by hand, is not on everybody's path.
+        let elsewhere = ["/usr/sbin", "/usr/local/go/bin"].map(Path::new);
+        find_program(self.program).is_some()
+            || elsewhere.iter().any(|folder| folder.join(self.program).is_file())
     }
 }
 
-/// Installs what is missing, or says exactly what to install.
+/// Installs what the tests need and is missing, or says exactly what to install.
 pub(crate) fn ensure() -> anyhow::Result<()> {
-    let missing = missing();
+    ensure_all(&REQUIREMENTS.each_ref())
+}
+
+/// The same for some of these programs only.
+pub(crate) fn ensure_programs(programs: &[&str]) -> anyhow::Result<()> {
+    let is_needed = |requirement: &&Requirement| programs.contains(&requirement.program);
+    ensure_all(&REQUIREMENTS.iter().filter(is_needed).collect::<Vec<_>>())
+}
+
+fn ensure_all(requirements: &[&Requirement]) -> anyhow::Result<()> {
+    let missing = missing(requirements);
     if missing.is_empty() {
         check_node()?;
         println!("tools: all present");
@@ -69,33 +82,14 @@ pub(crate) fn ensure() -> anyhow::Result<()> {
     let mut install = vec!["install", "-y", "--no-install-recommends"];
     install.extend(&missing);
     run(&mut apt_get(prefix, &install))?;
-    match self::missing().as_slice() {
+    match self::missing(requirements).as_slice() {
         [] => check_node(),
         still => bail!("still missing after installation: {}", still.join(", ")),
     }
 }
 
-/// Not everybody has Java or Go: what needs them is left out, and that is said.
-pub(crate) fn say_what_is_skipped() {
-    let tests: [(&str, &[&str]); 3] = [
-        ("the tests of examples/spring-relay", &["java", "mvn"]),
-        ("examples/orders and docs/backends/java", &["java", "javac"]),
-        ("examples/presence and docs/backends/go", &["go"]),
-    ];
-    for (what, programs) in tests {
-        let is_missing = |program: &&&str| {
-            let place = Path::new("/usr/local/go/bin").join(program);
-            find_program(program).is_none() && !place.is_file()
-        };
-        let missing: Vec<_> = programs.iter().filter(is_missing).copied().collect();
-        if !missing.is_empty() {
-            println!("skipped: {what}; missing {}", missing.join(", "));
-        }
-    }
-}
-
-fn missing() -> Vec<&'static str> {
-    REQUIREMENTS
+fn missing(requirements: &[&Requirement]) -> Vec<&'static str> {
+    requirements
         .iter()
         .filter(|requirement| !requirement.is_met())
         .map(|requirement| requirement.package)

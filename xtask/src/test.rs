@@ -13,7 +13,6 @@ const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// own unit tests and the checks of what is shipped. `arguments` narrow the Rust tests; the others are then left out.
 pub(crate) fn run(arguments: &[String]) -> anyhow::Result<()> {
     requirements::ensure()?;
-    requirements::say_what_is_skipped();
     tools::npm("tests/js")?;
     // Unbuilt binaries are no concern: cargo builds a package's binaries for its own tests.
     let rust = ["test", "--workspace", "--locked", "--no-fail-fast"];

@@ -18,7 +18,7 @@ fn each_example_works_as_people_use_it_also_while_a_node_is_killed() {
 }
 
 #[test]
-fn the_backends_of_the_documents_work_with_a_gateway_in_every_language_there_is_here() {
+fn the_backends_of_the_documents_work_with_a_gateway_in_every_language() {
     node("backends.mjs", &[]);
 }
 
