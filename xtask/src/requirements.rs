@@ -43,15 +43,13 @@ impl Requirement {
     }
 
     fn is_met(&self) -> bool {
-        match self.variable.and_then(env::var_os) {
-            Some(binary) => Path::new(&binary).is_file(),
-            // Where Debian puts servers, and who installs Go by hand, is not on everybody's path.
-            None => {
-                let elsewhere = ["/usr/sbin", "/usr/local/go/bin"].map(Path::new);
-                find_program(self.program).is_some()
-                    || elsewhere.iter().any(|folder| folder.join(self.program).is_file())
-            }
+        if let Some(binary) = self.variable.and_then(env::var_os) {
+            return Path::new(&binary).is_file();
         }
+        // Where Debian puts servers, and who installs Go by hand, is not on everybody's path.
+        let elsewhere = ["/usr/sbin", "/usr/local/go/bin"].map(Path::new);
+        find_program(self.program).is_some()
+            || elsewhere.iter().any(|folder| folder.join(self.program).is_file())
     }
 }
 

@@ -1,5 +1,5 @@
 //! A real Spring Boot application that has Fanlight as its broker, and Spring's own clients: the
-//! tests of `examples/spring-relay`, by Maven. Without Java and Maven they are skipped.
+//! tests of `examples/spring-relay`, by Maven.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
@@ -12,12 +12,6 @@ use crate::support::Gateway;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_spring_application_has_it_as_its_broker_and_springs_clients_connect_to_it() {
-    for program in ["java", "mvn"] {
-        if !is_there(program).await {
-            eprintln!("skipped the tests of examples/spring-relay: there is no {program}");
-            return;
-        }
-    }
     let held = [hold_port(), hold_port(), hold_port()];
     let addresses = held.each_ref().map(|held| held.local_addr().unwrap());
     let mut gateway = start(addresses).await;
@@ -35,7 +29,7 @@ async fn a_spring_application_has_it_as_its_broker_and_springs_clients_connect_t
         .stderr(log.reopen().unwrap())
         .kill_on_drop(true)
         .spawn()
-        .unwrap();
+        .expect("Maven and a JDK are needed: run `cargo xtask test`");
     let tested = async {
         loop {
             tokio::select! {
@@ -67,12 +61,6 @@ async fn start([public, admin, stomp]: [SocketAddr; 3]) -> Gateway {
     // The shortest there are, so that it is soon known whether they are kept.
     let beats = ["FANLIGHT__STOMP__HEARTBEAT_SEND", "FANLIGHT__STOMP__HEARTBEAT_RECEIVE"];
     Gateway::with_args(&args, &beats.map(|name| (name, "2s"))).await
-}
-
-async fn is_there(program: &str) -> bool {
-    let mut command = Command::new(program);
-    command.arg("-version").stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
-    command.status().await.is_ok_and(|status| status.success())
 }
 
 /// A port below those that the kernel gives out, held by the UDP socket of the same number: so it
