@@ -109,7 +109,8 @@ pub trait Broker: Send + Sync + 'static {
     ) -> BoxFuture<'static, Result<Published, PublishError>>;
 
     /// Publishes unless a publication with this key was accepted within
-    /// [`IdempotencyKey::WINDOW_MS`]; then the answer is that of the first, marked as a duplicate.
+    /// [`IdempotencyKey::WINDOW_MS`]; then the answer is that of the first, marked as a duplicate,
+    /// or [`PublishError::KeyReused`] where the key names another content than then.
     fn publish_once(
         &self,
         permit: PublishPermit,
@@ -184,6 +185,12 @@ pub enum PublishError {
     /// The destination is a queue that has no room; nothing was published.
     #[error("the queue is full; nothing was published, try again once some of it is consumed")]
     QueueFull,
+    /// The idempotency key names something else, which was published; this was not.
+    #[error(
+        "this idempotency key was used for another message within the last five minutes; nothing \
+         was published, give each message a key of its own"
+    )]
+    KeyReused,
 }
 
 impl PublishError {
@@ -194,6 +201,7 @@ impl PublishError {
             Self::Unknown => "unknown",
             Self::Overloaded => "overloaded",
             Self::QueueFull => "queue_full",
+            Self::KeyReused => "key_reused",
         }
     }
 }

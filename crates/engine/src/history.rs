@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use fanlight_proto::{Destination, Position};
+use sha1::{Digest, Sha1};
 use uuid::Uuid;
 
 use crate::broker::Channel;
@@ -138,10 +139,52 @@ pub enum HistoryError {
 /// A publisher's name for one publication: within the window, only the first with it is published.
 ///
 /// It counts per destination and publisher; the session makes it so.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct IdempotencyKey(pub Arc<str>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// The name.
+    pub text: Arc<str>,
+    /// What it names; with `None`, whatever is published under it.
+    pub content: Option<ContentDigest>,
+}
+
+/// Tells whether what came under an idempotency key once is what comes again.
+///
+/// It is short, as whoever finds two contents with one digest has found them among his own; and it
+/// is of what the publisher sent, not of what a backend made of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ContentDigest(pub [u8; 8]);
+
+impl ContentDigest {
+    /// Of a body of this type. Headers don't count: those of a trace differ each time.
+    pub fn of(body: &[u8], content_type: &ContentType) -> Self {
+        let name = content_type.as_str().unwrap_or_default();
+        let mut hash = Sha1::new();
+        hash.update((name.len() as u64).to_le_bytes());
+        hash.update(name);
+        hash.update(body);
+        let digest = hash.finalize();
+        Self(std::array::from_fn(|at| digest[at]))
+    }
+
+    /// Whether a key that was used for `first` may name this as well; where one of them is not
+    /// known, it may.
+    pub fn may_repeat(this: Option<Self>, first: Option<Self>) -> bool {
+        this.zip(first).is_none_or(|(this, first)| this == first)
+    }
+}
 
 impl IdempotencyKey {
+    /// A key of whatever is published under it.
+    pub fn new(text: impl Into<Arc<str>>) -> Self {
+        Self { text: text.into(), content: None }
+    }
+
+    /// The same, of this alone.
+    #[must_use]
+    pub fn of(self, body: &[u8], content_type: &ContentType) -> Self {
+        Self { content: Some(ContentDigest::of(body, content_type)), ..self }
+    }
+
     /// How long a key is remembered, in milliseconds.
     pub const WINDOW_MS: u64 = 5 * 60 * 1000;
     /// The longest key that a client may give, in bytes.

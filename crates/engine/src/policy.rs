@@ -148,6 +148,9 @@ pub enum Denied {
     /// The namespace has no presence.
     #[error("this namespace has no presence")]
     NoPresence,
+    /// Nobody is at a destination that a backend handles.
+    #[error("/app has no presence")]
+    AppPresence,
     /// Presence is of one destination.
     #[error("a pattern has no presence; subscribe to each destination")]
     PatternPresence,
@@ -157,6 +160,36 @@ pub enum Denied {
     /// The user's name makes the pattern invalid.
     #[error(transparent)]
     Pattern(#[from] PatternError),
+}
+
+impl Denied {
+    /// What to do about it, where the message does not say. It names options, and nothing of what
+    /// they are set to.
+    pub fn remedy(&self) -> &'static str {
+        match self {
+            Self::NoHandler => "use one of a route of [[app.routes]], or /topic, /queue or /user",
+            Self::NoNamespace => {
+                "mind how it is spelt, or give one of [[namespaces]] a `match` that has it"
+            }
+            Self::NotAllowed => {
+                "have [[policy.rules]], the `roles` of a route or the grants of the token allow it"
+            }
+            Self::NoHistory => {
+                "give its [[namespaces]] a `history`, or fetch the state from the backend"
+            }
+            Self::NoPresence => "give its [[namespaces]] `presence = true`",
+            Self::AppPresence => "ask without presence",
+            Self::Anonymous
+            | Self::NoUser
+            | Self::SessionPrivate
+            | Self::Patterns
+            | Self::PatternTooWide
+            | Self::PatternOverUsers
+            | Self::PatternPresence
+            | Self::Destination(_)
+            | Self::Pattern(_) => "",
+        }
+    }
 }
 
 /// What is wrong with a policy's configuration, and where.
@@ -571,7 +604,7 @@ impl PresencePermit {
         &self.place.destination
     }
 
-    /// The query that it allows; what exceeds the limits is cut to them.
+    /// The query that it allows, of at most [`MembersQuery::MAX_LIMIT`] members.
     pub fn into_query(self, cursor: Option<Box<str>>, limit: Option<u32>) -> MembersQuery {
         let limit = limit.unwrap_or(MembersQuery::DEFAULT_LIMIT).min(MembersQuery::MAX_LIMIT);
         MembersQuery { place: self.place, cursor, limit }

@@ -5,6 +5,7 @@ mod memory;
 use std::sync::Arc;
 
 use fanlight_proto::Destination;
+use fanlight_proto::native::MAX_MEMBERS;
 use futures_util::future::BoxFuture;
 
 use crate::broker::Channel;
@@ -72,7 +73,7 @@ pub struct MembersQuery {
 
 impl MembersQuery {
     /// The most that a client may ask for.
-    pub const MAX_LIMIT: u32 = 1000;
+    pub const MAX_LIMIT: u32 = MAX_MEMBERS;
     /// What a client gets that does not say.
     pub const DEFAULT_LIMIT: u32 = 100;
     /// By how much a page may exceed its limit: Redis gives small hashes in whole.

@@ -96,7 +96,9 @@ fn documented() -> (Router<Api>, String) {
     info(
         title = "Fanlight server API",
         description = "What backends ask of a Fanlight cluster. Every node answers for all of them. \
-                       Errors are problem details (RFC 9457), whose `code` is stable.",
+                       Errors are problem details (RFC 9457), whose `code` is stable. What is not \
+                       here is answered with 404 `not_found`, and what is here, but not with the \
+                       method, with 405 `method_not_allowed`.",
         license(name = "Apache-2.0 OR MIT"),
         contact(),
     ),
@@ -163,13 +165,17 @@ fn parse<'b, T: serde::Deserialize<'b>>(body: &'b [u8]) -> Result<T, Problem> {
     let value = serde_path_to_error::deserialize(&mut json).map_err(|error| {
         let (path, inner) = (error.path().to_string(), error.inner());
         let at = if path == "." { String::new() } else { format!("{path}: ") };
-        door::bad_request("bad_body", format!("the body is not as it must be: {at}{inner}"))
+        let detail = format!("the body is not as it must be: {at}{inner}; {SEE_DOCUMENT}");
+        door::bad_request("bad_body", detail)
     })?;
     json.end().map_err(|error| {
         door::bad_request("bad_body", format!("the body is not one JSON value: {error}"))
     })?;
     Ok(value)
 }
+
+/// Where it says what an operation takes.
+const SEE_DOCUMENT: &str = "/api/v1/openapi.json has what it takes";
 
 #[cfg(test)]
 mod tests;

@@ -48,7 +48,7 @@ async fn bury_one(shared: &WorkerShared, queue: &Queue, letter: &Fetched) -> &'s
         let publication = queue::dead_letter(letter, permit.destination().clone());
         // Should the next step fail, this one is not repeated.
         let key = format!("dead {} {}", queue.destination, letter.delivery.entry);
-        let key = IdempotencyKey(key.into());
+        let key = IdempotencyKey::new(key);
         if shared.broker.publish_once(permit, publication, key).await.is_err() {
             return FAILED;
         }

@@ -395,6 +395,7 @@ fn outcome(result: &Result<Published, PublishError>) -> &'static str {
         Err(PublishError::Unknown) => "unknown",
         Err(PublishError::Overloaded) => "overloaded",
         Err(PublishError::QueueFull) => "queue_full",
+        Err(PublishError::KeyReused) => "key_reused",
     }
 }
 

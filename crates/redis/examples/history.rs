@@ -69,7 +69,7 @@ async fn publish(
         }
         let publication = publication(permit.destination().as_str(), body.clone());
         under_way.push_back(if keyed {
-            let key = IdempotencyKey(publication.id.to_string().into());
+            let key = IdempotencyKey::new(publication.id.to_string());
             broker.publish_once(permit.clone(), publication, key)
         } else {
             broker.publish(permit.clone(), publication)

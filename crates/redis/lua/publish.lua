@@ -5,11 +5,12 @@
 -- KEYS   hash and list of the history, where one is kept; then the idempotency key, if any
 -- ARGV   1 PUBLISH or SPUBLISH   2 channel   3 envelope
 --        4 master's replication id   5 epoch to take if one begins   6 size   7 ttl, ms
---        8 publication's id   9 window of the idempotency key, ms
--- Where no history is kept, 4 to 7 are empty; without an idempotency key, 8 and 9 are missing.
+--        8 publication's id   9 window of the idempotency key, ms   10 digest of the content
+-- Where no history is kept, 4 to 7 are empty; without an idempotency key, 8 to 10 are missing. The
+-- digest may be empty.
 --
 -- Returns `P` and the position, epoch and offset in 8 bytes each, which is empty where no history
--- is kept; or `D`, the id of the first publication with this key and its position.
+-- is kept; or `D`, the id of the first publication with this key, its position and its digest.
 
 local once = KEYS[3] or (#KEYS == 1 and KEYS[1])
 if once then
@@ -42,7 +43,7 @@ end
 -- The key first: where it can't be written, nothing has been published. Where nothing is kept, it
 -- must not outlive a refusal to publish, or who tries again would be told that it is done.
 if once then
-  call('SET', once, ARGV[8] .. position, 'PX', ARGV[9])
+  call('SET', once, ARGV[8] .. position .. ARGV[10], 'PX', ARGV[9])
   if position == '' then
     local published = redis.pcall(ARGV[1], ARGV[2], message)
     if type(published) == 'table' and published.err then

@@ -5,8 +5,9 @@
 --
 -- KEYS: stream, hungry, and the idempotency key if there is one
 -- ARGV: envelope, the most messages, ms until an unused queue expires, PUBLISH or SPUBLISH, wake,
---       channel, id of the publication, ms for which the key is remembered
--- Answers {0}: stored; {1}: full; {2, id}: published before under this key
+--       channel, id of the publication and digest of its content, both in hex, ms for which the key
+--       is remembered
+-- Answers {0}: stored; {1}: full; {2, id and digest}: published before under this key
 local stream, hungry, key = KEYS[1], KEYS[2], KEYS[3]
 if key then
   local first = redis.call('GET', key)

@@ -133,12 +133,15 @@ impl RedisBroker {
         let partition = Partition::of(channel.as_str());
         let sharded = self.shards.sharded_pubsub();
         let kept = Kept { publication: &publication, partition, channel, history, key, sharded };
+        let content = key.and_then(|key| key.content);
         let answer = self.shards.call_kept(partition, |link| kept.call(&self.names, link));
         let shards = Arc::clone(&self.shards);
         Box::pin(async move {
             let result = match answer.await {
                 Ok(Value::Error(refusal)) => Err(refused(&refusal)),
-                Ok(answer) => history::published(&answer, id).map_err(|_| PublishError::Unknown),
+                Ok(answer) => {
+                    history::published(&answer, id, content).unwrap_or(Err(PublishError::Unknown))
+                }
                 Err(error) => Err(error),
             };
             shards.of(partition).context.meters.on_published(&result);

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use fanlight_engine::broker::{Channel, Published, Reach};
+use fanlight_engine::broker::{Channel, PublishError, Published, Reach};
 use fanlight_engine::history::{
-    History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed, removal,
+    ContentDigest, History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed,
+    removal,
 };
 use fanlight_engine::policy::RemovalPermit;
 use fanlight_engine::publication::{Publication, PublicationId};
@@ -51,7 +52,7 @@ impl Kept<'_> {
             keys.push(names.key(partition, ONCE, &once_text(destination, key)));
         }
         let keys: Vec<&[u8]> = keys.iter().map(Vec::as_slice).collect();
-        let arguments = if self.key.is_some() { 9 } else { 7 };
+        let arguments = if self.key.is_some() { 10 } else { 7 };
         let bytes = CALL_OVERHEAD_BYTES + envelope::encoded_bytes(self.publication);
         let mut out = Vec::with_capacity(bytes);
         scripts::PUBLISH.begin(&keys, arguments, &mut out);
@@ -67,23 +68,32 @@ impl Kept<'_> {
             }
             None => (0..4).for_each(|_| command::word(b"", &mut out)),
         }
-        if self.key.is_some() {
+        if let Some(key) = self.key {
             command::word(self.publication.id.0.as_bytes(), &mut out);
             command::word(IdempotencyKey::WINDOW_MS.to_string().as_bytes(), &mut out);
+            command::word(key.content.as_ref().map_or(&[][..], |content| &content.0), &mut out);
         }
         out
     }
 }
 
-/// What `publish.lua` answered to the publication `id`.
-pub(crate) fn published(answer: &Value, id: PublicationId) -> Result<Published, BadAnswer> {
+/// What `publish.lua` answered to the publication `id`, whose key names `content`.
+pub(crate) fn published(
+    answer: &Value,
+    id: PublicationId,
+    content: Option<ContentDigest>,
+) -> Result<Result<Published, PublishError>, BadAnswer> {
     let Value::Bulk(answer) = answer else {
         return Err(BadAnswer);
     };
     let (id, place, reach) = match answer.split_first() {
         Some((b'P', place)) => (id, place, Reach::Cluster),
         Some((b'D', first)) => {
-            let (id, place) = first.split_first_chunk().ok_or(BadAnswer)?;
+            let (id, rest) = first.split_first_chunk().ok_or(BadAnswer)?;
+            let (place, first) = apart(rest);
+            if !ContentDigest::may_repeat(content, first) {
+                return Ok(Err(PublishError::KeyReused));
+            }
             (PublicationId(Uuid::from_bytes(*id)), place, Reach::Duplicate)
         }
         _ => return Err(BadAnswer),
@@ -92,7 +102,18 @@ pub(crate) fn published(answer: &Value, id: PublicationId) -> Result<Published, 
         [] => None,
         place => Some(position(place)?),
     };
-    Ok(Published { id, position, reach })
+    Ok(Ok(Published { id, position, reach }))
+}
+
+/// What is remembered of a publication with a key: its position, where there is one, and the digest
+/// of its content, where that was known.
+fn apart(remembered: &[u8]) -> (&[u8], Option<ContentDigest>) {
+    match remembered.split_last_chunk() {
+        Some((place, digest)) if matches!(place.len(), 0 | POSITION_BYTES) => {
+            (place, Some(ContentDigest(*digest)))
+        }
+        _ => (remembered, None),
+    }
 }
 
 /// The call of `history.lua`.
@@ -208,7 +229,7 @@ pub(crate) fn once_text(destination: &Destination, key: &IdempotencyKey) -> Stri
     let mut hash = Sha1::new();
     hash.update((destination.as_str().len() as u64).to_le_bytes());
     hash.update(destination.as_str());
-    hash.update(key.0.as_bytes());
+    hash.update(key.text.as_bytes());
     format!("{:x}", hash.finalize())
 }
 
@@ -221,6 +242,8 @@ pub(crate) fn position(bytes: &[u8]) -> Result<Position, BadAnswer> {
 const META: Kind = Kind("hm");
 pub(crate) const LIST: Kind = Kind("hl");
 const ONCE: Kind = Kind("once");
+/// An epoch and an offset.
+const POSITION_BYTES: usize = 16;
 /// All of a call but its envelope, where names are of ordinary length.
 const CALL_OVERHEAD_BYTES: usize = 512;
 /// The most publications of one page; fewer than a RESP3 value may have elements.
@@ -240,17 +263,26 @@ mod tests {
         let first = PublicationId(Uuid::from_u128(2));
         let place = [[7, 0, 0, 0, 0, 0, 0, 0xff], [9, 0, 0, 0, 0, 0, 0, 0]].concat();
         let at = Some(Position { epoch: 0xff00_0000_0000_0007, offset: 9 });
-        let answer = |parts: &[&[u8]]| published(&Value::Bulk(parts.concat().into()), id);
-        let expected = |id, position, reach| Ok(Published { id, position, reach });
+        let content = ContentDigest([7; 8]);
+        let answer =
+            |parts: &[&[u8]]| published(&Value::Bulk(parts.concat().into()), id, Some(content));
+        let expected = |id, position, reach| Ok(Ok(Published { id, position, reach }));
         assert_eq!(answer(&[b"P"]), expected(id, None, Reach::Cluster));
         assert_eq!(answer(&[b"P", &place]), expected(id, at, Reach::Cluster));
         let duplicate = [&b"D"[..], first.0.as_bytes(), &place];
         assert_eq!(answer(&duplicate[..2]), expected(first, None, Reach::Duplicate));
         assert_eq!(answer(&duplicate), expected(first, at, Reach::Duplicate));
+        for place in [&[][..], &place[..]] {
+            let remembered =
+                |digest: &'static [u8]| [&duplicate[..2], &[place], &[digest]].concat();
+            let at = at.filter(|_| !place.is_empty());
+            assert_eq!(answer(&remembered(&[7; 8])), expected(first, at, Reach::Duplicate));
+            assert_eq!(answer(&remembered(&[8; 8])), Ok(Err(PublishError::KeyReused)));
+        }
         for bad in [&b""[..], b"P1", b"D", b"D12345", b"X"] {
             assert_eq!(answer(&[bad]), Err(BadAnswer), "{bad:?}");
         }
-        assert_eq!(published(&Value::Integer(1), id), Err(BadAnswer));
+        assert_eq!(published(&Value::Integer(1), id, None), Err(BadAnswer));
     }
 
     #[test]
@@ -279,7 +311,7 @@ mod tests {
     #[test]
     fn a_key_is_one_of_its_destination_and_of_fixed_length() {
         let text = |destination: &str, key: &str| {
-            once_text(&destination.parse().unwrap(), &IdempotencyKey(key.into()))
+            once_text(&destination.parse().unwrap(), &IdempotencyKey::new(key))
         };
         assert_ne!(text("/topic/a", "b"), text("/topic/ab", ""));
         assert_ne!(text("/topic/a", "b"), text("/topic/c", "b"));

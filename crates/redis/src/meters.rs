@@ -90,7 +90,9 @@ impl Meters {
         let counter = match result {
             Ok(Published { reach: Reach::Cluster, .. }) => &self.accepted,
             Ok(Published { reach: Reach::ThisNode, .. }) => &self.local,
-            Ok(Published { reach: Reach::Duplicate, .. }) => &self.duplicate,
+            Ok(Published { reach: Reach::Duplicate, .. }) | Err(PublishError::KeyReused) => {
+                &self.duplicate
+            }
             Err(PublishError::Unavailable) => &self.unavailable,
             Err(PublishError::Unknown) => &self.unknown,
             Err(PublishError::Overloaded) => &self.overloaded,

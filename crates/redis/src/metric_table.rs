@@ -17,7 +17,7 @@ const REDIS: &[Metric] = &[
         "Publications handed to Redis, by what became of them.",
     )
     .by(&[("shard", OPEN), ("result", OPEN)])
-    .detail("`accepted`, `duplicate` (by an idempotency key), `this_node` (delivered locally while Redis can't be reached), `unavailable`, `unknown`, `overloaded`, `queue_full`"),
+    .detail("`accepted`, `duplicate` (by an idempotency key, also of another message), `this_node` (delivered locally while Redis can't be reached), `unavailable`, `unknown`, `overloaded`, `queue_full`"),
     Metric::gauge(
         "fanlight_redis_publish_queue_messages",
         "Publications that wait to be written to Redis.",

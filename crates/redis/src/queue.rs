@@ -23,7 +23,7 @@ use std::sync::{Arc, PoisonError};
 
 use bytes::Bytes;
 use fanlight_engine::broker::{PublishError, Published, Reach};
-use fanlight_engine::history::IdempotencyKey;
+use fanlight_engine::history::{ContentDigest, IdempotencyKey};
 use fanlight_engine::policy::PublishPermit;
 use fanlight_engine::publication::{Publication, PublicationId};
 use fanlight_engine::queue::{
@@ -89,7 +89,7 @@ impl RedisBroker {
             let text = once_text(permit.destination(), key);
             self.names.key(keys.partition, IDEMPOTENCY, &text)
         });
-        let id = publication.id;
+        let (id, content) = (publication.id, key.and_then(|key| key.content));
         let names = [Some(&keys.stream), Some(&keys.hungry), once.as_ref()];
         let names: Vec<&[u8]> = names.into_iter().flatten().map(Vec::as_slice).collect();
         let command = QUEUE_PUBLISH.call(
@@ -101,7 +101,7 @@ impl RedisBroker {
                 command::publish_word(self.shards.sharded_pubsub()),
                 &wake(permit.destination()),
                 &self.names.of(channel).concat(),
-                id.0.simple().to_string().as_bytes(),
+                remembered(id, content).as_bytes(),
                 IdempotencyKey::WINDOW_MS.to_string().as_bytes(),
             ],
         );
@@ -110,7 +110,7 @@ impl RedisBroker {
         Box::pin(async move {
             let result = match answer.await {
                 Ok(Value::Error(refusal)) => Err(refused(&refusal)),
-                Ok(answer) => published(&answer, id),
+                Ok(answer) => published(&answer, id, content),
                 Err(error) => Err(error),
             };
             shards.of(keys.partition).context.meters.on_published(&result);
@@ -268,14 +268,38 @@ impl fmt::Debug for RedisQueues {
     }
 }
 
-fn published(answer: &Value, id: PublicationId) -> Result<Published, PublishError> {
+/// What is kept under an idempotency key.
+fn remembered(id: PublicationId, content: Option<ContentDigest>) -> String {
+    let id = id.0.simple();
+    match content {
+        Some(ContentDigest(digest)) => format!("{id}{:016x}", u64::from_be_bytes(digest)),
+        None => id.to_string(),
+    }
+}
+
+/// The digest in what is kept under a key.
+fn digest_of(remembered: &str) -> Option<ContentDigest> {
+    let digits = remembered.get(ID_DIGITS..)?;
+    let digest = u64::from_str_radix(digits, 16).ok()?;
+    Some(ContentDigest(digest.to_be_bytes()))
+}
+
+fn published(
+    answer: &Value,
+    id: PublicationId,
+    content: Option<ContentDigest>,
+) -> Result<Published, PublishError> {
     let stored = |id, reach| Ok(Published { id, position: None, reach });
     match answer {
         Value::Array(words) => match words.as_slice() {
             [Value::Integer(0)] => stored(id, Reach::Cluster),
             [Value::Integer(1)] => Err(PublishError::QueueFull),
             [Value::Integer(2), first] => {
-                let first = first.as_text().and_then(|first| Uuid::try_parse(first).ok());
+                let first = first.as_text().unwrap_or_default();
+                if !ContentDigest::may_repeat(content, digest_of(first)) {
+                    return Err(PublishError::KeyReused);
+                }
+                let first = first.get(..ID_DIGITS).and_then(|first| Uuid::try_parse(first).ok());
                 stored(first.map_or(id, PublicationId), Reach::Duplicate)
             }
             _ => Err(PublishError::Unavailable),
@@ -324,6 +348,8 @@ const STREAM: Kind = Kind("q");
 const RELEASED: Kind = Kind("qr");
 const STATE: Kind = Kind("qs");
 const HUNGRY: Kind = Kind("qh");
+/// Of a publication's id in hex.
+const ID_DIGITS: usize = 32;
 const IDEMPOTENCY: Kind = Kind("qk");
 const HOLDINGS: Kind = Kind("qx");
 const DEAD: Kind = Kind("qd");

@@ -330,6 +330,7 @@ macro_rules! broker_contract {
             concurrent_publishers_get_consecutive_offsets_in_the_order_of_delivery
             an_idempotency_key_publishes_once_on_all_nodes
             an_idempotency_key_works_without_history
+            a_key_that_is_used_again_for_something_else_publishes_nothing
             an_idempotency_key_counts_for_its_destination
             concurrent_publications_with_one_key_are_published_once
         );

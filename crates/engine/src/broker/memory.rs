@@ -92,7 +92,7 @@ impl MemoryBroker {
         let mut shard = self.shard(permit.channel());
         shard.logs.expire(now_ms);
         if let Some(first) = key.as_ref().and_then(|key| shard.logs.published(key, now_ms)) {
-            return Ok(Published { reach: Reach::Duplicate, ..first });
+            return first.map(|first| Published { reach: Reach::Duplicate, ..first });
         }
         if let Some(options) = &permit.options().queue {
             let wake = permit.destination().clone();

@@ -51,7 +51,7 @@ pub struct Letter<'t>(ClientMessage<'t>);
 pub struct Sender<'s> {
     /// As what the keys of its publications count.
     pub name: &'s str,
-    /// Its name for a publication that does not itself have one.
+    /// Its name for the publication, which may itself have the same one, or none.
     pub key: Option<&'s str>,
     /// Of a user's sessions, the only one to get it; then the publication itself names none.
     pub session: Option<&'s str>,
@@ -148,8 +148,16 @@ impl<'t> Letter<'t> {
         to: &str,
     ) -> Result<Alone, Refusal> {
         let draft = draft_of(&self.0, &rules.limits)?;
+        if is_app(to) {
+            return Err(Refusal::of_app(to));
+        }
         if draft.session.is_some() && sender.session.is_some() {
             return Err(Fault::session_named_twice().into());
+        }
+        if let (Some(of_request), Some(of_message)) = (sender.key, draft.key)
+            && of_request != of_message
+        {
+            return Err(Fault::two_keys(of_request, of_message).into());
         }
         let (key, session) = (draft.key.or(sender.key), draft.session.or(sender.session));
         let draft = Draft { to, key, session, ..draft };
@@ -210,6 +218,11 @@ impl Refusal {
     /// That a backend has not agreed to something with `to`.
     pub fn by_hook(error: HookError, to: &str) -> Self {
         Self::of(error.into(), to)
+    }
+
+    /// Of what a backend asks of the destination `to`, which is in `/app`.
+    pub fn of_app(to: &str) -> Self {
+        Self::of(Fault::app_of_backend(), to)
     }
 
     /// One that says which destination it is about, as far as that is of a sensible length.

@@ -151,7 +151,7 @@ impl Session {
         let admitted = match self.live_mut() {
             None => Err(Fault::not_connected()),
             Some(_) if consuming.only_queues => Err(Fault::not_a_queue()),
-            Some(_) if presence => Err(Denied::NoPresence.into()),
+            Some(_) if presence => Err(Denied::AppPresence.into()),
             Some(live) if live.subscriptions.contains(id) => Err(Fault::already_subscribed()),
             // It costs a backend what a message does.
             Some(live) => live.admit(cx, true),
@@ -330,7 +330,7 @@ pub(super) fn may_ask(
     presence: bool,
 ) -> Result<(), Fault> {
     if presence {
-        return Err(Denied::NoPresence.into());
+        return Err(Denied::AppPresence.into());
     }
     let destination = read_destination(rules, to)?;
     rules.policy.app(subject, AppKind::Request, &destination)?;

@@ -11,7 +11,7 @@ use super::{OnForbidden, Unpublished};
 use crate::app::AppFailure;
 use crate::auth::AuthError;
 use crate::broker::PublishError;
-use crate::history::HistoryError;
+use crate::history::{HistoryError, IdempotencyKey};
 use crate::hook::HookError;
 use crate::limits::RetryAfterMs;
 use crate::policy::Denied;
@@ -194,6 +194,15 @@ impl Fault {
         Self::new("bad_key", message, "use a UUID", CloseReason::LimitExceeded)
     }
 
+    pub(super) fn two_keys(of_request: &str, of_message: &str) -> Self {
+        let shown = |key: &str| key.chars().take(SHOWN_KEY_MAX).collect::<String>();
+        let (of_request, of_message) = (shown(of_request), shown(of_message));
+        let message = format!(
+            "the header Idempotency-Key says {of_request:?}, and the message's `key` {of_message:?}"
+        );
+        Self::new("bad_key", message, "give one of them", CloseReason::LimitExceeded)
+    }
+
     pub(super) fn key_without_user() -> Self {
         let message = "an idempotency key needs a user, whose it is";
         Self::new("bad_key", message, "send a token, or no key", CloseReason::LimitExceeded)
@@ -274,8 +283,13 @@ impl Fault {
     }
 
     pub(super) fn no_handler() -> Self {
-        let message = "nothing handles this destination";
-        let remedy = "use one of a route of [[app.routes]], or /topic, /queue or /user";
+        let denied = Denied::NoHandler;
+        Self::new("no_handler", denied.to_string(), denied.remedy(), CloseReason::Forbidden)
+    }
+
+    pub(super) fn app_of_backend() -> Self {
+        let message = "what is sent to /app goes from clients to backends, and has no subscribers";
+        let remedy = "use /topic, /queue or /user";
         Self::new("no_handler", message, remedy, CloseReason::Forbidden)
     }
 
@@ -372,6 +386,7 @@ impl Fault {
             PublishError::Unknown => ("the broker did not answer in time", ", perhaps the next"),
             PublishError::Overloaded => ("the broker's queue is full", ""),
             PublishError::QueueFull => ("the queue is full", ""),
+            PublishError::KeyReused => ("a key was used for another message", ""),
         };
         let done = format!("the first {published} of the transaction's sends{also}");
         Self::commit_incomplete(format!("{why}; published before: {done}"))
@@ -494,11 +509,12 @@ impl From<Denied> for Fault {
             Denied::Pattern(error) => error.into(),
             Denied::NoHandler => Self::no_handler(),
             Denied::NoHistory => {
-                let remedy = "give the namespace a history, or fetch the state from the backend";
+                let remedy = denied.remedy();
                 Self::new("no_history", denied.to_string(), remedy, CloseReason::Forbidden)
             }
             denied => {
-                let fault = Self::of(CloseReason::Forbidden, denied.to_string(), "");
+                let remedy = denied.remedy();
+                let fault = Self::of(CloseReason::Forbidden, denied.to_string(), remedy);
                 Self { gravity: Gravity::Denied, ..fault }
             }
         }
@@ -520,6 +536,7 @@ impl From<PublishError> for Fault {
     fn from(error: PublishError) -> Self {
         let fault = Self::new(error.code(), error.to_string(), "", CloseReason::Unavailable);
         match error {
+            PublishError::KeyReused => Self { reason: CloseReason::LimitExceeded, ..fault },
             // To repeat it could publish it twice.
             PublishError::Unknown => fault,
             _ => fault.retry_after(UNAVAILABLE_RETRY_AFTER_MS),
@@ -569,5 +586,7 @@ impl From<QueueError> for Fault {
     }
 }
 
+/// How much of an idempotency key a message shows.
+const SHOWN_KEY_MAX: usize = IdempotencyKey::MAX_BYTES;
 /// How long a broker or a key server may take to come back before asking again makes sense.
 const UNAVAILABLE_RETRY_AFTER_MS: u64 = 1000;

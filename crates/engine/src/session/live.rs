@@ -438,6 +438,7 @@ pub(super) fn outgoing(
     let except = if draft.exclude_self { Some(excluded(publisher, &permit)?) } else { None };
     let named = |key| idempotency_key(publisher, permit.destination(), only_for, key);
     let key = draft.key.map(named).transpose()?;
+    let key = key.map(|key| key.of(&draft.body, &draft.content_type));
     let publication = Publication {
         id: ids.publication(now),
         destination: permit.destination().clone(),
@@ -479,7 +480,8 @@ fn idempotency_key(
         None => (kind, String::new()),
     };
     let to_length = to.len();
-    Ok(IdempotencyKey(format!("{kind}{length}:{publisher}{to_length}:{to}{session}{key}").into()))
+    let text = format!("{kind}{length}:{publisher}{to_length}:{to}{session}{key}");
+    Ok(IdempotencyKey::new(text))
 }
 
 /// The publisher's own session, which is not to get what it publishes.

@@ -100,7 +100,7 @@ fn size_of_send(send: &Sending) -> usize {
             &publication.body,
             &publication.content_type,
             &publication.headers,
-            key.as_ref().map_or(0, |key| key.0.len()),
+            key.as_ref().map_or(0, |key| key.text.len()),
         ),
         Sending::App(message) => (
             size_of::<AppMessage>(),

@@ -310,7 +310,7 @@ fn what_only_queues_and_topics_have_is_refused() {
             C> {"type":"subscribe","to":"/app/open/x","ack":"client","id":1}
             S< error {"code":"not_a_queue","id":1,"message":"only what queues deliver is acknowledged, and this is none; subscribe without ack and prefetch"}
             C> {"type":"subscribe","to":"/app/open/x","presence":true,"id":2}
-            S< error {"code":"forbidden","id":2,"message":"this namespace has no presence"}
+            S< error {"code":"forbidden","id":2,"message":"/app has no presence; ask without presence"}
             C> {"type":"send","to":"/app/open/x","data":1,"session":"0198f5a2b3c47d5e8f900123456789ab","id":3}
             S< error {"code":"bad_session","id":3,"message":"only what a user's sessions subscribe to can be sent to one of them; send to /user/{name}/..., outside of namespaces of queues"}
             C> {"type":"send","to":"/app/open/x","data":1,"key":"","id":4}

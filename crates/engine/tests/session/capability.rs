@@ -40,14 +40,14 @@ fn a_capability_allows_its_request_and_no_other_and_is_not_shown() {
     check(expect![[r##"
         # native
         C> {"type":"subscribe","to":"/topic/told/a","id":1}
-        S< error {"code":"forbidden","id":1,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":1,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
         C> {"type":"subscribe","to":"/topic/told/a","token":"cap:60::{\"subscribe\":[\"/topic/told/*\"]}","id":2}
         S? authorize
         S! subscribed nobody /topic/told/a
         S? join /topic/told/a
         S< ok {"id":2}
         C> {"type":"subscribe","to":"/topic/told/b","id":3}
-        S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":3,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
         C> {"type":"send","to":"/topic/public/a","data":1,"token":"cap:60::{\"publish\":[\"/topic/public/a\"]}","id":4}
         S? authorize
         S? publish /topic/public/a as known application/json | 1

@@ -368,7 +368,7 @@ impl Driver {
             }
             Effect::PublishOnce(permit, publication, key) => {
                 let line = permitted_line(&permit, &publication);
-                let line = format!("S? publish once {} {line}", key.0);
+                let line = format!("S? publish once {} {line}", key.text);
                 (line, Some(Pending::Published(publication.id)))
             }
             Effect::Recover(recover) => (recover_line(&recover), Some(Pending::Recovered)),

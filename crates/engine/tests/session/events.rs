@@ -75,7 +75,7 @@ fn what_no_backend_answers_is_refused_before_a_stream_begins() {
             # events ann /app/stream/x
             S| no_handler: /app/stream/x: nothing handles this destination; use one of a route of [[app.routes]], or /topic, /queue or /user
             # events ann /app/admin/x
-            S| forbidden: /app/admin/x: the policy does not allow this
+            S| forbidden: /app/admin/x: the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it
             # events ann /app/*
             S| no_handler: /app/*: nothing handles this destination; use one of a route of [[app.routes]], or /topic, /queue or /user
         "#]],

@@ -205,7 +205,7 @@ fn the_backend_is_asked_after_a_capability_allows_and_the_subscription_ends_with
             C> {"type":"send","to":"/topic/granted/a","data":1,"token":"cap:3::{\"subscribe\":[\"/topic/granted/*\"]}","id":2}
             S? authorize
             D> authorized
-            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
             T> 4s
             @3s S! leave /topic/granted/a
             @3s S< error {"code":"capability_expired","message":"the capability for the subscription to /topic/granted/a is over; it has ended; subscribe again with a new one","to":"/topic/granted/a"}
@@ -280,7 +280,7 @@ fn what_a_renewed_session_may_not_do_any_more_ends() {
             S! leave /topic/ops
             S< error {"code":"forbidden","message":"the session may no longer have the subscription to /topic/ops; it has ended","to":"/topic/ops"}
             C> {"type":"subscribe","to":"/topic/ops","id":1}
-            S< error {"code":"forbidden","id":1,"message":"the policy does not allow this"}
+            S< error {"code":"forbidden","id":1,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
             T> 3s
             @3s S? renew ann by nothing
             D> renewed bob@3

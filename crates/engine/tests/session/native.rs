@@ -104,13 +104,13 @@ fn a_bad_request_gets_an_error_and_the_session_goes_on() {
         C> {"type":"unsubscribe","to":"/topic/b","id":2}
         S< error {"code":"not_subscribed","id":2,"message":"there is no subscription of this name; STOMP subscriptions are named by id, native ones by to"}
         C> {"type":"subscribe","to":"/topic/secret/x","id":3}
-        S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":3,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
         C> {"type":"send","to":"/queue/x","data":1,"id":4}
-        S< error {"code":"forbidden","id":4,"message":"no namespace has this destination"}
+        S< error {"code":"forbidden","id":4,"message":"no namespace has this destination; mind how it is spelt, or give one of [[namespaces]] a `match` that has it"}
         C> {"type":"send","to":"nowhere","data":1,"id":5}
         S< error {"code":"bad_destination","id":5,"message":"destination must begin with /topic/, /queue/, /user/ or /app/"}
         C> {"type":"subscribe","id":6}
-        S< error {"code":"protocol_error","id":6,"message":"missing field `to`"}
+        S< error {"code":"protocol_error","id":6,"message":"missing field `to` in subscribe, which needs to"}
         C> {"type":"what","id":7}
         S< error {"code":"protocol_error","id":7,"message":"unknown type \"what\"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"}
         C> {nonsense
@@ -128,7 +128,7 @@ fn a_body_that_is_not_json_comes_as_base64() {
         S? publish /topic/a from ann as text/plain | hi
         S< ok {"id":1,"message_id":"<id>"}
         C> {"type":"send","to":"/topic/a","data":"hi!","content_type":"text/plain","id":2}
-        S< error {"code":"protocol_error","id":2,"message":"`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON"}
+        S< error {"code":"protocol_error","id":2,"message":"`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON; for a text give `encoding`"}
         C> {"type":"send","to":"/topic/a","data": [1, 2],"headers":{"x":"1"}}
         S? publish /topic/a from ann as known application/json x:1 | [1, 2]
     "##]]);

@@ -203,11 +203,11 @@ fn presence_needs_a_namespace_that_has_it_and_a_rule_that_allows_it() {
         expect![[r#"
             # native ann
             C> {"type":"subscribe","to":"/topic/other","presence":true,"id":1}
-            S< error {"code":"forbidden","id":1,"message":"this namespace has no presence"}
+            S< error {"code":"forbidden","id":1,"message":"this namespace has no presence; give its [[namespaces]] `presence = true`"}
             C> {"type":"subscribe","to":"/topic/rooms/dark","presence":true,"id":2}
-            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
             C> {"type":"presence","to":"/topic/rooms/dark","id":3}
-            S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
+            S< error {"code":"forbidden","id":3,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
             C> {"type":"subscribe","to":"/topic/rooms/dark","id":4}
             S? join /topic/rooms/dark
             S! appear /topic/rooms/dark as ann
@@ -246,7 +246,7 @@ fn what_is_asked_about_members_is_bounded() {
             # native ann
             D> hold
             C> {"type":"presence","to":"/topic/rooms/a","limit":100000,"id":1}
-            S? members /topic/rooms/a 1000
+            S< error {"code":"protocol_error","id":1,"message":"`limit` must be a whole number from 0 to 1000"}
         "#]],
     );
     check_rules(
@@ -254,9 +254,9 @@ fn what_is_asked_about_members_is_bounded() {
         expect![[r#"
             # native ann
             C> {"type":"presence","to":"/topic/rooms/a"}
-            S< error {"code":"protocol_error","message":"missing field `id`"}
+            S< error {"code":"protocol_error","message":"missing field `id` in presence, which needs to, id"}
             C> {"type":"presence","to":"/topic/rooms/a","limit":-1,"id":1}
-            S< error {"code":"protocol_error","id":1,"message":"`limit` must be a number from 0"}
+            S< error {"code":"protocol_error","id":1,"message":"`limit` must be a whole number from 0 to 1000"}
             C> {"type":"presence","to":"/topic/rooms/a","id":2}
             S? members /topic/rooms/a 100
             S< error {"code":"unavailable","id":2,"message":"the members can't be read now; try again later","retry_after_ms":1000}

@@ -409,7 +409,7 @@ fn a_native_client_acknowledges_by_message_ids() {
             C> {"type":"ack","ids":"#2","id":4}
             S< error {"code":"protocol_error","id":4,"message":"`ids` must be an array of at most 256 strings"}
             C> {"type":"ack","id":5}
-            S< error {"code":"protocol_error","id":5,"message":"missing field `ids`"}
+            S< error {"code":"protocol_error","id":5,"message":"missing field `ids` in ack, which needs ids"}
         "##]],
     );
 }

@@ -62,11 +62,11 @@ fn where_there_is_no_history_a_position_is_answered_with_the_reason() {
         S? join /topic/single/b
         S< ok {"count":0,"id":3,"reason":"no_history"}
         C> {"type":"subscribe","to":"/topic/kept/sealed","history":3,"id":4}
-        S< error {"code":"forbidden","id":4,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":4,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
         C> {"type":"history","to":"/topic/single/a","limit":3,"id":5}
-        S< error {"code":"forbidden","id":5,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":5,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
         C> {"type":"history","to":"/topic/kept/sealed","limit":3,"id":6}
-        S< error {"code":"forbidden","id":6,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":6,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
     "##]]);
 }
 
@@ -79,7 +79,7 @@ fn who_may_subscribe_may_recover_all_that_is_kept_and_needs_a_rule_for_other_rea
         S? recover /topic/kept/sealed after e:0
         S< ok {"epoch":"e","id":1,"offset":7}
         C> {"type":"history","to":"/topic/kept/sealed","since":{"epoch":"e","offset":0},"limit":3,"id":2}
-        S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":2,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
     "##]]);
 }
 
@@ -91,7 +91,7 @@ fn a_private_destination_of_an_anonymous_session_has_no_history() {
         S? join /user/~<session>/queue/kept.a
         S< ok {"count":0,"id":1,"reason":"no_history","recovered":false}
         C> {"type":"history","to":"/user/queue/kept.a","limit":3,"id":2}
-        S< error {"code":"no_history","id":2,"message":"this namespace keeps no history; give the namespace a history, or fetch the state from the backend"}
+        S< error {"code":"no_history","id":2,"message":"this namespace keeps no history; give its [[namespaces]] a `history`, or fetch the state from the backend"}
     "##]]);
     check(expect![[r##"
         # native ann
@@ -157,8 +157,12 @@ fn what_is_published_with_a_key_is_published_once_for_its_publisher_and_destinat
         S? publish once u3:ann13:/topic/kept/ak /topic/kept/a from ann as known application/json | 1
         D> published duplicate
         S< ok {"duplicate":true,"id":2,"message_id":"<id>"}
-        C> {"type":"send","to":"/topic/kept/a","data":1,"key":"","id":3}
-        S< error {"code":"bad_key","id":3,"message":"an idempotency key has 1 to 128 bytes; use a UUID"}
+        C> {"type":"send","to":"/topic/kept/a","data":2,"key":"k","id":3}
+        S? publish once u3:ann13:/topic/kept/ak /topic/kept/a from ann as known application/json | 2
+        D> published key_reused
+        S< error {"code":"key_reused","id":3,"message":"this idempotency key was used for another message within the last five minutes; nothing was published, give each message a key of its own"}
+        C> {"type":"send","to":"/topic/kept/a","data":1,"key":"","id":4}
+        S< error {"code":"bad_key","id":4,"message":"an idempotency key has 1 to 128 bytes; use a UUID"}
     "##]]);
     check(expect![[r#"
         # stomp 1.2 ann

@@ -88,7 +88,7 @@ fn a_client_takes_over_what_a_backend_has_subscribed_it_to_if_a_rule_allows_it()
         C> {"type":"subscribe","to":"/topic/a","id":2}
         S< error {"code":"already_subscribed","id":2,"message":"there is a subscription of this name already; unsubscribe first; STOMP subscriptions are named by id, native ones by to"}
         C> {"type":"subscribe","to":"/topic/secret/a","id":3}
-        S< error {"code":"forbidden","id":3,"message":"the policy does not allow this"}
+        S< error {"code":"forbidden","id":3,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
         C> {"type":"refresh","token":"ann","id":4}
         S? authenticate ann
         S< ok {"id":4}

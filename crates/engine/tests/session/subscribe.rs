@@ -253,7 +253,7 @@ fn what_follows_a_denial_is_configurable() {
         expect![[r##"
             # native ann
             C> {"type":"subscribe","to":"/topic/secret/a","id":1}
-            S< error {"code":"forbidden","id":1,"message":"the policy does not allow this"}
+            S< error {"code":"forbidden","id":1,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
             S| close forbidden
         "##]],
     );

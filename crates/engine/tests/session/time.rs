@@ -210,7 +210,7 @@ fn what_a_refreshed_token_no_longer_allows_ends() {
             S< error {"code":"forbidden","message":"the session may no longer have the subscription to /topic/ops; it has ended","to":"/topic/ops"}
             S< ok {"id":1}
             C> {"type":"subscribe","to":"/topic/ops","id":2}
-            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this"}
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
             C> {"type":"unsubscribe","to":"/topic/all","id":3}
             S! leave /topic/all
             S< ok {"id":3}

@@ -220,7 +220,7 @@ fn transactions_are_bounded_in_number_frames_and_bytes() {
         "#]],
     );
     let mut rules = driver::rules();
-    rules.limits.transaction_bytes = 600;
+    rules.limits.transaction_bytes = 700;
     check_rules(
         rules,
         expect![[r#"
@@ -232,7 +232,7 @@ fn transactions_are_bounded_in_number_frames_and_bytes() {
             C> SEND destination:/topic/a transaction:u | one
             C> SEND destination:/topic/a transaction:u | two
             C> SEND destination:/topic/a transaction:u receipt:1 | three
-            S< ERROR code:limit_exceeded message:what waits for COMMIT exceeds 600 bytes receipt-id:1
+            S< ERROR code:limit_exceeded message:what waits for COMMIT exceeds 700 bytes receipt-id:1
             S| close limit_exceeded
         "#]],
     );

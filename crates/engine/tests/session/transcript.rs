@@ -163,6 +163,7 @@ fn drive(driver: &mut Driver, line: &str) {
         ("published", "") => driver.answer_published(Ok(())),
         ("published", "unavailable") => driver.answer_published(Err(PublishError::Unavailable)),
         ("published", "unknown") => driver.answer_published(Err(PublishError::Unknown)),
+        ("published", "key_reused") => driver.answer_published(Err(PublishError::KeyReused)),
         ("published", "queue_full") => driver.answer_published(Err(PublishError::QueueFull)),
         ("published", "overloaded") => driver.answer_published(Err(PublishError::Overloaded)),
         ("published", "refused") => hooks::decide(driver, what, rest),

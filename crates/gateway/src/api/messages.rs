@@ -31,13 +31,17 @@ pub(super) struct Message {
     /// Where it goes: `/topic/orders.42`, or `/user/ann/queue/alerts`.
     #[schema(example = "/topic/orders.42")]
     to: String,
-    /// The body: any JSON; with another `content_type` a text with the bytes as base64.
+    /// The body: any JSON; with another `content_type` a text with the bytes as base64, or what
+    /// `encoding` says.
     data: serde_json::Value,
     /// What the body is. Absent: JSON.
     content_type: Option<String>,
+    /// How `data` is to be read: `json`, as it is; `text`, a string; `base64`. What is JSON by its
+    /// type is always `json`.
+    encoding: Option<String>,
     /// Headers that subscribers get, too.
     headers: Option<std::collections::BTreeMap<String, String>>,
-    /// Its name: within five minutes, only the first with it is published. Instead of the header
+    /// Its name: within five minutes, only the first with it is published. In place of the header
     /// `Idempotency-Key`.
     key: Option<String>,
     /// Of a user's sessions, the only one to get it.
@@ -50,12 +54,16 @@ pub(super) struct Message {
 pub(super) struct Broadcast<'b> {
     /// Where it goes: at most 1000 destinations.
     to: Vec<String>,
-    /// The body: any JSON; with another `content_type` a text with the bytes as base64.
+    /// The body: any JSON; with another `content_type` a text with the bytes as base64, or what
+    /// `encoding` says.
     #[serde(borrow)]
     #[schema(value_type = serde_json::Value)]
     data: &'b RawValue,
     /// What the body is. Absent: JSON.
     content_type: Option<String>,
+    /// How `data` is to be read: `json`, as it is; `text`, a string; `base64`. What is JSON by its
+    /// type is always `json`.
+    encoding: Option<String>,
     /// Headers that subscribers get, too.
     #[serde(borrow)]
     #[schema(value_type = Option<std::collections::BTreeMap<String, String>>)]
@@ -99,7 +107,7 @@ pub(super) enum Outcome {
 /// Publishes a message.
 #[utoipa::path(
     post, path = "/publish", tag = "messages", request_body = Message,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "In place of the message's `key`")),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
         OfMessage,
@@ -118,7 +126,7 @@ pub(super) async fn publish(
 /// Publishes one message to many destinations.
 #[utoipa::path(
     post, path = "/broadcast", tag = "messages", request_body = Broadcast<'_>,
-    params(("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`")),
+    params(("Idempotency-Key" = Option<String>, Header, description = "In place of the message's `key`")),
     responses(
         (status = 200, description = "What became of it at each destination", body = Outcomes),
         OfBroadcast,
@@ -178,7 +186,7 @@ pub(super) async fn batch(
     post, path = "/users/{user}/messages", tag = "messages", request_body = Message,
     params(
         ("user" = String, Path, description = "The user's name"),
-        ("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "In place of the message's `key`"),
     ),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
@@ -212,7 +220,7 @@ pub(super) struct SessionQuery {
     params(
         ("session" = String, Path, description = "The session's id"),
         SessionQuery,
-        ("Idempotency-Key" = Option<String>, Header, description = "Where the message has no `key`"),
+        ("Idempotency-Key" = Option<String>, Header, description = "In place of the message's `key`"),
     ),
     responses(
         (status = 200, description = "The broker has accepted it", body = Told),
@@ -262,6 +270,8 @@ struct Send<'b> {
     #[serde(skip_serializing_if = "Option::is_none")]
     content_type: Option<&'b str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    encoding: Option<&'b str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     headers: Option<&'b RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<&'b str>,
@@ -273,6 +283,7 @@ impl<'b> From<&'b Broadcast<'b>> for Send<'b> {
             to: asked.to.first().map_or("", String::as_str),
             data: asked.data,
             content_type: asked.content_type.as_deref(),
+            encoding: asked.encoding.as_deref(),
             headers: asked.headers,
             key: asked.key.as_deref(),
         }

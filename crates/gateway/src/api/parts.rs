@@ -5,7 +5,7 @@ use axum::extract::{FromRequestParts, Path, Query};
 use http::request::Parts;
 use serde::de::DeserializeOwned;
 
-use super::Api;
+use super::{Api, SEE_DOCUMENT};
 use crate::problem::Problem;
 use crate::transport::door;
 
@@ -21,7 +21,8 @@ impl FromRequestParts<Api> for Segment {
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let path: Result<Path<String>, PathRejection> = Path::from_request_parts(parts, api).await;
         let Path(name) = path.map_err(|rejection| {
-            let detail = format!("the path is not as it must be: {}", rejection.body_text());
+            let why = rejection.body_text();
+            let detail = format!("the path is not as it must be: {why}; percent-encode the name");
             door::bad_request("bad_path", detail)
         })?;
         Ok(Self(name))
@@ -33,8 +34,10 @@ impl<T: DeserializeOwned> FromRequestParts<Api> for Asked<T> {
 
     async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Problem> {
         let query: Result<Query<T>, QueryRejection> = Query::from_request_parts(parts, api).await;
-        let Query(asked) =
-            query.map_err(|rejection| door::bad_request("bad_query", rejection.body_text()))?;
+        let Query(asked) = query.map_err(|rejection| {
+            let detail = format!("{}; {SEE_DOCUMENT}", rejection.body_text());
+            door::bad_request("bad_query", detail)
+        })?;
         Ok(Self(asked))
     }
 }

@@ -1,11 +1,15 @@
 //! Reading: histories, who is where, namespaces, nodes.
 
+use std::ops::RangeInclusive;
+
 use axum::Json;
 use axum::extract::State;
 use fanlight_engine::encode::message_of;
 use fanlight_engine::history::{HistoryRange, Lost};
 use fanlight_engine::policy::{Denied, HistoryPermit, Namespaces, PresencePermit, RemovalPermit};
-use fanlight_engine::presence::MembersPage;
+use fanlight_engine::presence::{MembersPage, MembersQuery};
+use fanlight_engine::session::Refusal;
+use fanlight_proto::destination::DestinationKind;
 use fanlight_proto::{Destination, DestinationError, Position};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -15,7 +19,7 @@ use super::Api;
 use super::caller::Caller;
 use super::parts::Asked;
 use super::refusals::{OfHistory, OfNode, OfPresence, OfRemoval};
-use crate::config::{Mode, Scope};
+use crate::config::{Mode, Scope, Span};
 use crate::problem::Problem;
 use crate::registry::api::ClusterAnswer;
 use crate::transport::door;
@@ -67,10 +71,7 @@ pub(super) async fn history(
         door::bad_request("bad_position", "`since` is a position, epoch:offset, as was told before")
     })?;
     let limit = limit.unwrap_or(HISTORY_LIMIT);
-    if !(1..=HISTORY_MAX).contains(&limit) {
-        let detail = format!("`limit` is 1 to {HISTORY_MAX}, not {limit}");
-        return Err(door::bad_request("bad_query", detail));
-    }
+    check_limit(limit, 1..=HISTORY_MAX)?;
     let range = since.map_or(HistoryRange::Newest, HistoryRange::After);
     let page = api.node.broker.history(permit.into_query(range, limit)).await;
     let page = page.map_err(|error| door::refused(error.into()))?;
@@ -133,7 +134,7 @@ pub(super) struct PresenceQuery {
     destination: String,
     /// Where the page before ended.
     cursor: Option<String>,
-    /// About how many members, up to 1000; 100 if not given.
+    /// About how many members, 0 to 1000; 100 if not given. 0 asks for the count only.
     limit: Option<u32>,
 }
 
@@ -222,6 +223,7 @@ async fn members(
     caller.may(Scope::Presence)?;
     let (ask, of) = (PresencePermit::for_backend, PresencePermit::destination);
     let permit = permitted(api, caller, destination, ask, of)?;
+    check_limit(limit.unwrap_or_default(), 0..=MembersQuery::MAX_LIMIT)?;
     let query = permit.into_query(cursor.map(Into::into), limit);
     api.node.presence.members(query).await.map_err(|error| door::refused(error.into()))
 }
@@ -234,10 +236,29 @@ fn permitted<P>(
     for_backend: impl FnOnce(&Namespaces, &Destination) -> Result<P, Denied>,
     of: impl FnOnce(&P) -> &Destination,
 ) -> Result<P, Problem> {
-    let permit = for_backend(api.node.rules.policy.namespaces(), &named(destination)?);
-    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    let destination = named(destination)?;
+    let permit = for_backend(api.node.rules.policy.namespaces(), &destination);
+    let permit = permit.map_err(|error| denied(api, &destination, error))?;
     caller.reaches(of(&permit))?;
     Ok(permit)
+}
+
+/// Why the policy gives no permit for `destination`; a backend is told its namespace, too.
+pub(super) fn denied(api: &Api, destination: &Destination, denied: Denied) -> Problem {
+    let refusal = Refusal::from(denied);
+    let namespace = api.node.rules.policy.namespaces().name_of(destination);
+    let namespace = namespace.map(|name| format!(" (namespace {name:?})")).unwrap_or_default();
+    let message = format!("{}{namespace}: {}", destination.as_str(), refusal.message);
+    door::refused(Refusal { message, ..refusal })
+}
+
+fn check_limit(limit: u32, bounds: RangeInclusive<u32>) -> Result<(), Problem> {
+    if bounds.contains(&limit) {
+        return Ok(());
+    }
+    let (from, to) = bounds.into_inner();
+    let detail = format!("`limit` is {from} to {to}, not {limit}; read the rest page by page");
+    Err(door::bad_request("bad_query", detail))
 }
 
 /// The namespaces, in the order in which they are looked at.
@@ -269,6 +290,21 @@ pub(super) struct NamespaceAnswer {
     /// What is kept of messages.
     #[serde(skip_serializing_if = "Option::is_none")]
     history: Option<KeptAnswer>,
+    /// How often a subscriber gets a message of one key at most, in milliseconds; absent: each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflate_ms: Option<u64>,
+    /// The header that is the key then, beside the destination.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    conflate_key: Option<String>,
+    /// The webhook that is asked who may subscribe.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    subscribe_hook: Option<String>,
+    /// The webhook that is asked who may publish.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publish_hook: Option<String>,
+    /// The webhook that is told which destinations have subscribers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    occupancy: Option<String>,
 }
 
 /// What is kept of each destination's messages.
@@ -304,6 +340,11 @@ pub(super) async fn namespaces(
         history: namespace
             .history
             .map(|kept| KeptAnswer { size: kept.size, ttl_ms: kept.ttl.as_ms() }),
+        conflate_ms: namespace.conflate.map(Span::as_ms),
+        conflate_key: Some(namespace.conflate_key.clone()).filter(|key| !key.is_empty()),
+        subscribe_hook: namespace.subscribe_hook.clone(),
+        publish_hook: namespace.publish_hook.clone(),
+        occupancy: namespace.occupancy.clone(),
     });
     Ok(Json(NamespacesAnswer { namespaces: namespaces.collect() }))
 }
@@ -326,7 +367,12 @@ pub(super) async fn cluster(
 
 /// The destination that a query names.
 pub(super) fn named(text: &str) -> Result<Destination, Problem> {
-    text.parse().map_err(|error: DestinationError| door::refused(error.into()))
+    let parsed = text.parse().map_err(|error: DestinationError| door::refused(error.into()));
+    let destination: Destination = parsed?;
+    if destination.kind() == DestinationKind::App {
+        return Err(door::refused(Refusal::of_app(text)));
+    }
+    Ok(destination)
 }
 
 const HISTORY_LIMIT: u32 = 100;

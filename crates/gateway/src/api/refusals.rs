@@ -50,7 +50,7 @@ refusals! {
     /// Of one session.
     OfSession: [ANY, PATH, &["bad_session", "no_session", "unavailable"]];
     /// Of what a user's sessions are to subscribe to, or not any more.
-    OfSubscription: [ANY, BODY, PATH, DESTINATION, &["bad_request", "no_handler", "unavailable"]];
+    OfSubscription: [ANY, BODY, PATH, DESTINATION, &["bad_request", "unavailable"]];
     /// Of what a user's sessions are to do.
     OfUserOrder: [ANY, BODY, PATH, &["bad_request", "unavailable"]];
     /// Of what one session is to do.
@@ -63,7 +63,7 @@ const ANY: Codes =
     &["host", "unauthorized", "forbidden", "foreign_origin", "rate_limited", "head_too_large"];
 const BODY: Codes = &["bad_body", "request_timeout", "too_large"];
 const PATH: Codes = &["bad_path"];
-const DESTINATION: Codes = &["bad_destination"];
+const DESTINATION: Codes = &["bad_destination", "no_handler"];
 const MESSAGE: Codes = &[
     "protocol_error",
     "limit_exceeded",
@@ -75,10 +75,10 @@ const MESSAGE: Codes = &[
     "bad_exclusion",
     "bad_capability",
 ];
-const PUBLISHED: Codes = &["unavailable", "overloaded", "queue_full", "unknown"];
+const PUBLISHED: Codes = &["key_reused", "unavailable", "overloaded", "queue_full", "unknown"];
 
 /// Each code with its status and what to do.
-pub(super) const ALL: [(&str, u16, &str); 30] = [
+pub(super) const ALL: [(&str, u16, &str); 33] = [
     ("bad_body", 400, "the body is not the JSON that it must be: mend it where `detail` says"),
     ("bad_capability", 400, "a backend publishes by its key: leave the `token` out"),
     ("bad_cursor", 400, "the `cursor` is not good any more: begin again without one"),
@@ -88,7 +88,7 @@ pub(super) const ALL: [(&str, u16, &str); 30] = [
     (
         "bad_key",
         400,
-        "an idempotency key has 1 to 128 bytes, and a batch has none of its own: use a UUID",
+        "an idempotency key has 1 to 128 bytes, a message one only, and a batch none: use a UUID",
     ),
     ("bad_path", 400, "the path has what is not UTF-8: escape the name in it"),
     ("bad_position", 400, "`since` is a position as it was told before, `epoch:offset`"),
@@ -101,15 +101,18 @@ pub(super) const ALL: [(&str, u16, &str); 30] = [
     ("unauthorized", 401, "send a key of `api.keys`"),
     ("forbidden", 403, "the key lacks the scope or the destination, or no namespace has it"),
     ("foreign_origin", 403, "a web page may not ask: have its backend ask"),
-    ("no_handler", 403, "backends handle `/app`: publish to another destination"),
-    ("no_history", 403, "the namespace keeps no history: give it one"),
+    ("no_handler", 403, "`/app` is between clients and backends: name another destination"),
+    ("no_history", 403, "the namespace keeps no history: give it `history`"),
+    ("not_found", 404, "there is no such path: see `paths`"),
     ("no_session", 404, "no connected session has this id: it has ended, or never was"),
+    ("method_not_allowed", 405, "the path has other methods: see `Allow`"),
     ("request_timeout", 408, "the body did not come in time: send it again"),
     (
         "too_large",
         413,
         "send less at once (`api.max_body`), or smaller messages (`limits.message`)",
     ),
+    ("key_reused", 422, "the key names another message: give each message a key of its own"),
     ("rate_limited", 429, "wait for `Retry-After`: the key's rate is spent, or no good key came"),
     ("head_too_large", 431, "the request has too many headers, or too long ones: send fewer"),
     ("overloaded", 503, "too much waits for the broker, nothing was published: try again"),

@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use super::caller::Caller;
 use super::parts::Segment;
-use super::reads::named;
+use super::reads::{denied, named};
 use super::refusals::{OfSessionOrder, OfSubscription, OfUser, OfUserOrder, OfUsers};
 use super::{Api, parse};
 use crate::config::Scope;
@@ -127,7 +127,7 @@ async fn change(
     let subject = Subject::new(Some(&principal), SessionId(Uuid::nil()));
     let namespaces = api.node.rules.policy.namespaces();
     let permit = SubscribePermit::for_backend(namespaces, &subject, &destination);
-    let permit = permit.map_err(|denied| door::refused(denied.into()))?;
+    let permit = permit.map_err(|error| denied(api, &destination, error))?;
     if permit.queue().is_some() {
         let detail = "this is a queue: whoever consumes it subscribes by itself";
         return Err(door::bad_request("bad_destination", detail));

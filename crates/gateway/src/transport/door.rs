@@ -293,6 +293,7 @@ pub fn refused(refusal: Refusal) -> Problem {
         "unavailable" | "overloaded" | "queue_full" => StatusCode::SERVICE_UNAVAILABLE,
         // It may have been published: not to be repeated without a key.
         "unknown" | "timeout" => StatusCode::GATEWAY_TIMEOUT,
+        "key_reused" => StatusCode::UNPROCESSABLE_ENTITY,
         _ => match refusal.reason {
             CloseReason::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
             CloseReason::Forbidden => StatusCode::FORBIDDEN,

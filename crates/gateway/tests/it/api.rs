@@ -112,18 +112,36 @@ async fn a_backend_publishes_to_subscribers_of_every_node() {
         assert!(got.get("from").is_none());
     }
     let raw = json!({ "to": "/topic/open.orders.1", "content_type": "text/plain", "data": "aGk=" });
-    assert_eq!(backend.post("/publish", &raw).await.status, 200);
-    there.expect("\"text/plain\"").await;
+    let text = json!({ "to": "/topic/open.orders.1", "encoding": "text", "data": "hi" });
+    for message in [&raw, &text] {
+        assert_eq!(backend.post("/publish", message).await.status, 200);
+        let got: Value = serde_json::from_str(&there.expect("\"message\"").await).unwrap();
+        assert_eq!((&got["content_type"], &got["data"]), (&json!("text/plain"), &json!("aGk=")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_published_twice_under_one_key_goes_out_once_whichever_node_is_asked() {
-    let (_redis, one, other) = two().await;
+    let (_redis, one, second) = two().await;
     let message = json!({ "to": "/topic/open.a", "data": 1 }).to_string();
     let key = [("Idempotency-Key", "order-42")];
     let first = Backend(&one, KEY).ask("POST", "/publish", &key, &message).await.json();
-    let second = Backend(&other, KEY).ask("POST", "/publish", &key, &message).await.json();
-    assert_eq!((&second["duplicate"], &second["offset"]), (&json!(true), &first["offset"]));
+    let again = Backend(&second, KEY).ask("POST", "/publish", &key, &message).await.json();
+    assert_eq!((&again["duplicate"], &again["offset"]), (&json!(true), &first["offset"]));
+    // It names this message, and is given once.
+    let other = json!({ "to": "/topic/open.a", "data": 2 }).to_string();
+    let reused = Backend(&second, KEY).ask("POST", "/publish", &key, &other).await;
+    assert_eq!(reused.problem(), (422, "key_reused".into()));
+    let batch = json!({ "messages": [{ "to": "/topic/open.a", "data": 3, "key": "order-42" }] });
+    let outcomes = Backend(&one, KEY).post("/batch", &batch).await.json()["outcomes"].take();
+    assert_eq!(outcomes[0]["error"]["code"], "key_reused");
+    let within = json!({ "to": "/topic/open.a", "data": 1, "key": "order-43" }).to_string();
+    let two_keys = Backend(&one, KEY).ask("POST", "/publish", &key, &within).await;
+    let detail = two_keys.json()["detail"].as_str().unwrap().to_owned();
+    assert_eq!(two_keys.problem(), (400, "bad_key".into()));
+    assert!(detail.contains("\"order-42\"") && detail.contains("\"order-43\""), "{detail}");
+    let kept = Backend(&one, KEY).get("/history?destination=/topic/open.a").await.json();
+    assert_eq!(kept["messages"].as_array().unwrap().len(), 1);
     // The key of one backend is no other's.
     let to_orders = message.replace("open.a", "open.orders.1");
     for backend in [KEY, PUBLISHER] {
@@ -229,6 +247,10 @@ async fn who_is_where_and_online_is_read_on_any_node_and_sessions_are_ended() {
         backend.get("/presence/stats?destination=/topic/open.a").await.json()["count"] == 2
     })
     .await;
+    for (limit, status) in [("1000", 200), ("1001", 400), ("-1", 400)] {
+        let page = backend.get(&format!("/presence?destination=/topic/open.a&limit={limit}")).await;
+        assert_eq!(page.status, status, "{limit}: {page:?}");
+    }
     let page = backend.get("/presence?destination=/topic/open.a").await.json();
     let mut users: Vec<_> =
         page["members"].as_array().unwrap().iter().map(|member| member["user"].clone()).collect();
@@ -335,8 +357,11 @@ async fn who_has_no_key_or_asks_too_often_is_refused_and_a_good_key_is_not() {
     assert!((1..=28).contains(&limited), "{limited}");
     let document = http::ask(api, "GET", "/api/v1/openapi.json", http::BARE).await;
     assert_eq!(document.json()["openapi"], "3.1.0");
-    assert_eq!(http::ask(api, "GET", "/api/v1/nothing", http::BARE).await.problem().0, 404);
-    assert_eq!(http::ask(api, "GET", "/api/v1/publish", http::BARE).await.problem().0, 405);
+    let nothing = Backend(&one, KEY).get("/nothing").await;
+    assert_eq!(nothing.problem(), (404, "not_found".into()));
+    let by_get = Backend(&one, KEY).get("/publish").await;
+    assert_eq!(by_get.problem(), (405, "method_not_allowed".into()));
+    assert_eq!(by_get.header("allow"), Some("POST"));
     let long = "x".repeat(40_000);
     let refused = Backend(&one, KEY).ask("GET", "/cluster", &[("X-Long", &long)], "").await;
     assert_eq!(refused.problem(), (431, "head_too_large".into()));

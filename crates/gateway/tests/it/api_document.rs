@@ -16,7 +16,7 @@ static DOCUMENT: LazyLock<Value> = LazyLock::new(|| {
 /// status, with the fields that an answer has, or with this code of a problem.
 pub fn check(method: &str, path: &str, response: &Response) {
     let path = path.split('?').next().unwrap_or_default();
-    let Some(operation) = operation(method, path) else { return };
+    let Some(operation) = operation(method, path) else { return check_elsewhere(response) };
     let status = response.status.to_string();
     let described = &operation["responses"][&status];
     assert!(described.is_object(), "not in the document: {method} {path}: {response:?}");
@@ -36,6 +36,18 @@ pub fn check(method: &str, path: &str, response: &Response) {
     fits(&content["schema"], &told).unwrap_or_else(|fault| panic!("{fault}: {told}"));
     let may_wait = described["headers"]["Retry-After"].is_object();
     assert!(may_wait || response.header("retry-after").is_none(), "{path}: {response:?}");
+}
+
+/// The same where there is no such operation.
+fn check_elsewhere(response: &Response) {
+    if response.status == 200 {
+        return;
+    }
+    let (_, code) = response.problem();
+    let whole = DOCUMENT["info"]["description"].as_str().expect("it has one");
+    assert!(whole.contains(&format!("`{code}`")), "{code} is not in the document's description");
+    let example = &DOCUMENT["components"]["examples"][&code]["value"];
+    assert_eq!(example["status"], response.status, "{code}");
 }
 
 fn operation(method: &str, path: &str) -> Option<&'static Value> {

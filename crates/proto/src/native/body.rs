@@ -1,5 +1,7 @@
 //! A body as a JSON value and back: JSON as it is, anything else as base64.
 
+use std::borrow::Cow;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -23,11 +25,43 @@ pub fn is_json(content_type: Option<&str>) -> bool {
         || suffix.eq_ignore_ascii_case(b"+json")
 }
 
-/// The bytes that `data` stands for.
-pub(super) fn decode(data: &RawValue, content_type: Option<&str>) -> Result<Bytes, Problem> {
-    if is_json(content_type) {
-        return Ok(Bytes::copy_from_slice(data.get().as_bytes()));
+/// The bytes that `data` stands for by its encoding, or else by its content type; and what it is.
+pub(super) fn decode<'t>(
+    data: &RawValue,
+    content_type: Option<Cow<'t, str>>,
+    encoding: Option<&str>,
+) -> Result<(Bytes, Option<Cow<'t, str>>), Problem> {
+    let claims_json = is_json(content_type.as_deref());
+    if claims_json && content_type.is_some() && matches!(encoding, Some(TEXT | BASE64)) {
+        // Nothing would have looked whether it is JSON.
+        return Err(Problem::JsonInOtherEncoding);
     }
+    match encoding.unwrap_or(if claims_json { JSON } else { BASE64 }) {
+        JSON => Ok((Bytes::copy_from_slice(data.get().as_bytes()), content_type)),
+        TEXT => {
+            let Text(text) = serde_json::from_str(data.get()).map_err(|_| Problem::NotText)?;
+            Ok((text.into_owned().into(), content_type.or(Some("text/plain".into()))))
+        }
+        BASE64 => {
+            let content_type = content_type.or(Some("application/octet-stream".into()));
+            Ok((from_base64(data)?, content_type))
+        }
+        _ => {
+            let expected = "json, text or base64";
+            Err(Problem::WrongType { field: "encoding", expected })
+        }
+    }
+}
+
+/// The bytes that `data` stands for by its content type alone.
+pub(super) fn decode_by_type(
+    data: &RawValue,
+    content_type: Option<&str>,
+) -> Result<Bytes, Problem> {
+    decode(data, content_type.map(Cow::Borrowed), None).map(|(bytes, _)| bytes)
+}
+
+fn from_base64(data: &RawValue) -> Result<Bytes, Problem> {
     // Parsed as a string, because some writers escape base64's `/`.
     let Text(text) = serde_json::from_str(data.get()).map_err(|_| Problem::NotBase64)?;
     STANDARD.decode(&*text).map(Bytes::from).map_err(|_| Problem::NotBase64)
@@ -58,3 +92,7 @@ fn is_valid_json(body: &[u8]) -> bool {
     simdutf8::basic::from_utf8(body)
         .is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())
 }
+
+const JSON: &str = "json";
+const TEXT: &str = "text";
+const BASE64: &str = "base64";

@@ -52,7 +52,7 @@ pub enum ClientMessage<'a> {
     Send {
         /// The destination.
         to: Cow<'a, str>,
-        /// The body: JSON text as it was sent, or what the base64 stood for.
+        /// The body: JSON text as it was sent, a text, or what the base64 stood for.
         body: Bytes,
         /// What the body is; absent means JSON.
         content_type: Option<Cow<'a, str>>,
@@ -86,7 +86,7 @@ pub enum ClientMessage<'a> {
         to: Cow<'a, str>,
         /// Where the page before ended.
         cursor: Option<Cow<'a, str>>,
-        /// About how many members; 0 asks for their count only.
+        /// About how many members, up to [`MAX_MEMBERS`]; 0 asks for their count only.
         limit: Option<u32>,
         /// The request, which the answer names.
         id: RequestId,
@@ -155,6 +155,9 @@ pub const MAX_HEADERS: usize = 64;
 /// The most publications that a request can ask for.
 pub const MAX_HISTORY: u32 = 128;
 
+/// About the most members that a request can ask for.
+pub const MAX_MEMBERS: u32 = 1000;
+
 #[derive(Debug)]
 enum Source<'a> {
     One(Option<&'a str>),
@@ -218,6 +221,19 @@ struct Fields<'a> {
     repeated: Option<Field>,
 }
 
+/// A field that messages of a type must have.
+#[derive(Clone, Copy)]
+struct Needed {
+    kind: Kind,
+    field: Field,
+}
+
+impl From<Needed> for Problem {
+    fn from(Needed { kind, field }: Needed) -> Self {
+        Self::MissingField { kind: kind.name(), field: field.name() }
+    }
+}
+
 impl<'a> Fields<'a> {
     fn into_message(
         self,
@@ -226,10 +242,11 @@ impl<'a> Fields<'a> {
     ) -> Result<ClientMessage<'a>, Problem> {
         let kind = self.kind(kinds)?;
         self.check_names(kind)?;
+        let needed = |field| Needed { kind, field };
         Ok(match kind {
             Kind::Connect => ClientMessage::Connect { token: self.text(Field::Token)? },
             Kind::Subscribe => {
-                let to = self.required(Field::To)?;
+                let to = self.required(needed(Field::To))?;
                 let (since, history) = (self.since()?, self.count(Field::History)?);
                 if since.is_some() && history.is_some() {
                     return Err(Problem::SinceAndHistory);
@@ -239,34 +256,38 @@ impl<'a> Fields<'a> {
                 let token = self.text(Field::Token)?;
                 ClientMessage::Subscribe { to, since, history, presence, ack, prefetch, token, id }
             }
-            Kind::Unsubscribe => ClientMessage::Unsubscribe { to: self.required(Field::To)?, id },
+            Kind::Unsubscribe => {
+                ClientMessage::Unsubscribe { to: self.required(needed(Field::To))?, id }
+            }
             Kind::Send => return self.send(id),
             Kind::History => {
-                let missing = |field: Field| Problem::MissingField { field: field.name() };
-                let to = self.required(Field::To)?;
-                let limit = self.count(Field::Limit)?.ok_or(missing(Field::Limit))?;
-                let id = id.ok_or(missing(Field::Id))?;
+                let to = self.required(needed(Field::To))?;
+                let limit = self.count(Field::Limit)?.ok_or(needed(Field::Limit))?;
+                let id = id.ok_or(needed(Field::Id))?;
                 ClientMessage::History { to, since: self.since()?, limit, id }
             }
             Kind::Presence => ClientMessage::Presence {
-                to: self.required(Field::To)?,
+                to: self.required(needed(Field::To))?,
                 cursor: self.text(Field::Cursor)?,
-                limit: self.plain(Field::Limit, "a number from 0")?,
-                id: id.ok_or(Problem::MissingField { field: Field::Id.name() })?,
+                limit: self.members()?,
+                id: id.ok_or(needed(Field::Id))?,
             },
-            Kind::Refresh => ClientMessage::Refresh { token: self.required(Field::Token)?, id },
+            Kind::Refresh => {
+                ClientMessage::Refresh { token: self.required(needed(Field::Token))?, id }
+            }
             Kind::Ping => ClientMessage::Ping { id },
-            Kind::Ack => ClientMessage::Ack { ids: self.ids()?, id },
-            Kind::Nack => ClientMessage::Nack { ids: self.ids()?, id },
+            Kind::Ack => ClientMessage::Ack { ids: self.ids(needed(Field::Ids))?, id },
+            Kind::Nack => ClientMessage::Nack { ids: self.ids(needed(Field::Ids))?, id },
         })
     }
 
     fn send(self, id: Option<RequestId>) -> Result<ClientMessage<'a>, Problem> {
-        let to = self.required(Field::To)?;
+        let needed = |field| Needed { kind: Kind::Send, field };
+        let to = self.required(needed(Field::To))?;
         let content_type = self.text(Field::ContentType)?;
-        let data = self.values[Field::Data as usize]
-            .ok_or(Problem::MissingField { field: Field::Data.name() })?;
-        let body = body::decode(data, content_type.as_deref())?;
+        let data = self.values[Field::Data as usize].ok_or(needed(Field::Data))?;
+        let encoding = self.text(Field::Encoding)?;
+        let (body, content_type) = body::decode(data, content_type, encoding.as_deref())?;
         Ok(ClientMessage::Send {
             to,
             body,
@@ -284,7 +305,7 @@ impl<'a> Fields<'a> {
         if let ([only], None) = (kinds, self.value(Field::Type)) {
             return Ok(*only);
         }
-        let name = self.required(Field::Type)?;
+        let name = self.text(Field::Type)?.ok_or(Problem::MissingType)?;
         let kind = Kind::named(&name).filter(|kind| kinds.contains(kind));
         kind.ok_or_else(|| match kinds {
             [only] => Problem::OtherType { expected: only.name(), found: beginning(&name) },
@@ -333,8 +354,8 @@ impl<'a> Fields<'a> {
         self.value(field).map(parse).transpose().map_err(wrong)
     }
 
-    fn required(&self, field: Field) -> Result<Cow<'a, str>, Problem> {
-        self.text(field)?.ok_or(Problem::MissingField { field: field.name() })
+    fn required(&self, needed: Needed) -> Result<Cow<'a, str>, Problem> {
+        self.text(needed.field)?.ok_or_else(|| needed.into())
     }
 
     /// The position in `since`.
@@ -364,6 +385,19 @@ impl<'a> Fields<'a> {
         count.filter(|count| (1..=MAX_HISTORY).contains(count)).ok_or(wrong).map(Some)
     }
 
+    /// A number of members.
+    fn members(&self) -> Result<Option<u32>, Problem> {
+        const { assert!(MAX_MEMBERS == 1000) };
+        let expected = "a whole number from 0 to 1000";
+        let limit: Option<u32> = self.plain(Field::Limit, expected)?;
+        match limit {
+            Some(limit) if limit > MAX_MEMBERS => {
+                Err(Problem::WrongType { field: Field::Limit.name(), expected })
+            }
+            limit => Ok(limit),
+        }
+    }
+
     fn number(&self, field: Field) -> Result<Option<u16>, Problem> {
         let Some(value) = self.value(field) else {
             return Ok(None);
@@ -375,9 +409,9 @@ impl<'a> Fields<'a> {
         }
     }
 
-    fn ids(&self) -> Result<Vec<Cow<'a, str>>, Problem> {
-        let field = Field::Ids.name();
-        let value = self.value(Field::Ids).ok_or(Problem::MissingField { field })?;
+    fn ids(&self, needed: Needed) -> Result<Vec<Cow<'a, str>>, Problem> {
+        let field = needed.field.name();
+        let value = self.value(needed.field).ok_or(needed)?;
         let expected = "an array of at most 256 strings";
         let texts: Result<Vec<Text<'_>>, _> = serde_json::from_str(value.get());
         match texts {

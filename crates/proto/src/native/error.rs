@@ -62,11 +62,16 @@ pub enum Problem {
         field: Box<str>,
     },
     /// A required field is missing.
-    #[error("missing field `{field}`")]
+    #[error("missing field `{field}` in {kind}, which needs {}", needed_fields(kind))]
     MissingField {
+        /// The message's type.
+        kind: &'static str,
         /// Its name.
         field: &'static str,
     },
+    /// `type` is missing.
+    #[error("missing field `type`; known types are {}", list(Kind::ALL.map(Kind::name)))]
+    MissingType,
     /// A field's value is of the wrong JSON type.
     #[error("`{field}` must be {expected}")]
     WrongType {
@@ -78,11 +83,18 @@ pub enum Problem {
     /// A `subscribe` that would begin at two places.
     #[error("`since` and `history` exclude each other; give one of them")]
     SinceAndHistory,
-    /// `data` is not base64, though its content type is not JSON.
+    /// `data` is not base64, though its encoding is, or its content type is not JSON.
     #[error(
-        "`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON"
+        "`data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON; \
+         for a text give `encoding`"
     )]
     NotBase64,
+    /// `data` is no string, though it is to be a text.
+    #[error("`data` must be a string, as `encoding` is text")]
+    NotText,
+    /// What is JSON by its content type travels as JSON.
+    #[error("`encoding` must be json or left out, as `content_type` is JSON")]
+    JsonInOtherEncoding,
     /// More headers than [`MAX_HEADERS`].
     #[error("more than {MAX_HEADERS} headers")]
     TooManyHeaders,
@@ -115,9 +127,12 @@ impl NativeError {
             | Problem::UnknownField { .. }
             | Problem::Repeated { .. }
             | Problem::MissingField { .. }
+            | Problem::MissingType
             | Problem::WrongType { .. }
             | Problem::SinceAndHistory
-            | Problem::NotBase64 => CloseReason::ProtocolError,
+            | Problem::NotBase64
+            | Problem::NotText
+            | Problem::JsonInOtherEncoding => CloseReason::ProtocolError,
         }
     }
 }
@@ -132,6 +147,11 @@ impl std::error::Error for NativeError {}
 
 fn known_fields(kind: &str) -> String {
     let fields = Kind::named(kind).map(Kind::fields).unwrap_or_default();
+    list(fields.iter().map(|field| field.name()))
+}
+
+fn needed_fields(kind: &str) -> String {
+    let fields = Kind::named(kind).map(Kind::needed_fields).unwrap_or_default();
     list(fields.iter().map(|field| field.name()))
 }
 

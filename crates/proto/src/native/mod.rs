@@ -26,8 +26,8 @@ mod write;
 
 pub use body::is_json;
 pub use client::{
-    ClientMessage, HeaderPairs, MAX_ACK_IDS, MAX_BATCH, MAX_HEADERS, MAX_HISTORY, Messages, parse,
-    parse_send,
+    ClientMessage, HeaderPairs, MAX_ACK_IDS, MAX_BATCH, MAX_HEADERS, MAX_HISTORY, MAX_MEMBERS,
+    Messages, parse, parse_send,
 };
 pub use error::{NativeError, Problem};
 pub use presence::{PresenceChange, PresenceMember, write_presence};

@@ -265,7 +265,7 @@ impl History {
 impl Message {
     /// The body, as the publisher sent it.
     pub fn body(&self) -> Result<Bytes, Problem> {
-        body::decode(&self.data, self.content_type.as_deref())
+        body::decode_by_type(&self.data, self.content_type.as_deref())
     }
 
     /// Its place in the destination's history, where one is kept.

@@ -167,7 +167,7 @@ fn text_without_escapes_is_borrowed() {
 }
 
 #[test]
-fn the_data_of_a_send_is_json_as_sent_or_base64() {
+fn the_data_of_a_send_is_json_as_sent_or_base64_or_what_its_encoding_says() {
     for (fields, expected) in [
         (r#""data": {"b" : 1.0, "a":[1e2]} "#, send(br#"{"b" : 1.0, "a":[1e2]}"#, None)),
         (r#""data":null"#, send(b"null", None)),
@@ -183,6 +183,10 @@ fn the_data_of_a_send_is_json_as_sent_or_base64() {
         (r#""content_type":"text/plain","data":"aGk=""#, send(b"hi", Some("text/plain"))),
         (r#""content_type":"text/plain","data":"""#, send(b"", Some("text/plain"))),
         (r#""content_type":"x/y","data":"\/\/8=""#, send(b"\xff\xff", Some("x/y"))),
+        (r#""encoding":"text","data":"h\u00ed""#, send("hí".as_bytes(), Some("text/plain"))),
+        (r#""encoding":"text","content_type":"x/y","data":"aGk=""#, send(b"aGk=", Some("x/y"))),
+        (r#""encoding":"base64","data":"aGk=""#, send(b"hi", Some("application/octet-stream"))),
+        (r#""encoding":"json","content_type":"x/y","data":[1]"#, send(b"[1]", Some("x/y"))),
     ] {
         let text = format!(r#"{{"type":"send","to":"/topic/a",{fields}}}"#);
         assert_eq!(one(&text), Ok(expected), "{text}");
@@ -234,7 +238,7 @@ fn what_is_wrong_with_a_position_or_a_number_of_messages_is_told() {
     );
     check_error(
         r#"{"type":"history","to":"/topic/a","limit":1}"#,
-        expect!["-: missing field `id`"],
+        expect!["-: missing field `id` in history, which needs to, limit, id"],
     );
 }
 
@@ -246,7 +250,12 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check("{", expect!["-: not JSON: EOF while parsing an object at line 1 column 1"]);
     check("[{}", expect!["-: not JSON: EOF while parsing a list at line 1 column 3"]);
     check(r#"{"type":"ping"}x"#, expect!["-: not JSON: trailing characters at line 1 column 16"]);
-    check("{}", expect!["-: missing field `type`"]);
+    check(
+        "{}",
+        expect![
+            "-: missing field `type`; known types are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"
+        ],
+    );
     check(r#"{"id":1,"type":7}"#, expect!["1: `type` must be a string"]);
     check(
         r#"{"type":"publish","id":1}"#,
@@ -254,9 +263,18 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
             r#"1: unknown type "publish"; known are connect, subscribe, unsubscribe, send, history, presence, refresh, ping, ack, nack"#
         ]],
     );
-    check(r#"{"type":"subscribe","id":1}"#, expect!["1: missing field `to`"]);
-    check(r#"{"type":"send","to":"/topic/a","id":1}"#, expect!["1: missing field `data`"]);
-    check(r#"{"type":"refresh","token":null}"#, expect!["-: missing field `token`"]);
+    check(
+        r#"{"type":"subscribe","id":1}"#,
+        expect!["1: missing field `to` in subscribe, which needs to"],
+    );
+    check(
+        r#"{"type":"send","to":"/topic/a","id":1}"#,
+        expect!["1: missing field `data` in send, which needs to, data"],
+    );
+    check(
+        r#"{"type":"refresh","token":null}"#,
+        expect!["-: missing field `token` in refresh, which needs token"],
+    );
     check(r#"{"type":"subscribe","to":5,"id":"a"}"#, expect![[r#""a": `to` must be a string"#]]);
     check(r#"{"type":"subscribe","to":"\ud800"}"#, expect!["-: `to` must be a string"]);
     check(
@@ -277,9 +295,20 @@ fn an_error_says_what_is_wrong_and_which_request_it_answers() {
     check(
         r#"{"type":"send","to":"/topic/a","data":"a","content_type":"text/plain","id":1}"#,
         expect![
-            "1: `data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON"
+            "1: `data` must be a base64 string (standard alphabet, padded), as `content_type` is not JSON; for a text give `encoding`"
         ],
     );
+    for (fields, expected) in [
+        (r#""encoding":"text","data":1"#, "`data` must be a string, as `encoding` is text"),
+        (r#""encoding":"hex","data":"00""#, "`encoding` must be json, text or base64"),
+        (
+            r#""encoding":"text","content_type":"application/json","data":"{""#,
+            "`encoding` must be json or left out, as `content_type` is JSON",
+        ),
+    ] {
+        let refused = one(&format!(r#"{{"type":"send","to":"/topic/a",{fields}}}"#)).unwrap_err();
+        assert_eq!(refused.to_string(), expected);
+    }
     check(
         r#"{"type":"send","to":"/topic/a","data":1,"headers":{"a":1}}"#,
         expect!["-: `headers` must be an object of strings"],

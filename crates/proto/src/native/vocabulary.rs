@@ -24,6 +24,7 @@ pub(super) enum Field {
     To,
     Data,
     ContentType,
+    Encoding,
     Headers,
     Since,
     History,
@@ -70,21 +71,45 @@ impl Kind {
     /// The fields it may have.
     pub(super) fn fields(self) -> &'static [Field] {
         use Field::{
-            Ack, ContentType, Cursor, Data, ExcludeSelf, Headers, History, Id, Ids, Key, Limit,
-            Prefetch, Presence, Session, Since, To, Token, Type,
+            Ack, ContentType, Cursor, Data, Encoding, ExcludeSelf, Headers, History, Id, Ids, Key,
+            Limit, Prefetch, Presence, Session, Since, To, Token, Type,
         };
         match self {
             Self::Connect => &[Type, Token],
             Self::Subscribe => &[Type, To, Since, History, Presence, Ack, Prefetch, Token, Id],
             Self::Unsubscribe => &[Type, To, Id],
-            Self::Send => {
-                &[Type, To, Data, ContentType, Headers, Key, Session, ExcludeSelf, Token, Id]
-            }
+            Self::Send => &[
+                Type,
+                To,
+                Data,
+                ContentType,
+                Encoding,
+                Headers,
+                Key,
+                Session,
+                ExcludeSelf,
+                Token,
+                Id,
+            ],
             Self::History => &[Type, To, Since, Limit, Id],
             Self::Presence => &[Type, To, Cursor, Limit, Id],
             Self::Refresh => &[Type, Token, Id],
             Self::Ping => &[Type, Id],
             Self::Ack | Self::Nack => &[Type, Ids, Id],
+        }
+    }
+
+    /// Those of them that it must have.
+    pub(super) fn needed_fields(self) -> &'static [Field] {
+        use Field::{Data, Id, Ids, Limit, To, Token};
+        match self {
+            Self::Connect | Self::Ping => &[],
+            Self::Subscribe | Self::Unsubscribe => &[To],
+            Self::Send => &[To, Data],
+            Self::History => &[To, Limit, Id],
+            Self::Presence => &[To, Id],
+            Self::Refresh => &[Token],
+            Self::Ack | Self::Nack => &[Ids],
         }
     }
 
@@ -94,13 +119,14 @@ impl Kind {
 }
 
 impl Field {
-    pub(super) const ALL: [Self; 18] = [
+    pub(super) const ALL: [Self; 19] = [
         Self::Type,
         Self::Id,
         Self::Token,
         Self::To,
         Self::Data,
         Self::ContentType,
+        Self::Encoding,
         Self::Headers,
         Self::Since,
         Self::History,
@@ -123,6 +149,7 @@ impl Field {
             Self::To => "to",
             Self::Data => "data",
             Self::ContentType => "content_type",
+            Self::Encoding => "encoding",
             Self::Headers => "headers",
             Self::Since => "since",
             Self::History => "history",

@@ -42,7 +42,7 @@ async fn a_publication_with_a_key_stays_nowhere_while_redis_is_down_as_it_can_be
     let server = RedisServer::stopped().unwrap();
     let ann = RedisNode::start(config(&server.url()), 1);
     ann.unhealthy("refused").await;
-    let key = IdempotencyKey("key".into());
+    let key = IdempotencyKey::new("key");
     let publishing =
         ann.node.broker.publish_once(permit("/topic/a"), publication("/topic/a", "x"), key);
     assert_eq!(publishing.await, Err(PublishError::Unavailable));
@@ -78,7 +78,7 @@ async fn a_key_is_not_remembered_of_what_could_not_be_published() {
 
 /// Publishes under one and the same key, where nothing is kept.
 async fn once(node: &RedisNode, body: &'static str) -> Result<Published, PublishError> {
-    let key = IdempotencyKey("key".into());
+    let key = IdempotencyKey::new("key");
     node.node.broker.publish_once(permit("/topic/a"), publication("/topic/a", body), key).await
 }
 

@@ -40,7 +40,7 @@ impl Node {
         key: &str,
     ) -> BoxFuture<'static, Result<Published, PublishError>> {
         let permit = permit_keeping(destination, KEPT);
-        let key = IdempotencyKey(key.into());
+        let key = IdempotencyKey::new(key);
         self.broker.publish_once(permit, publication(destination, body), key)
     }
 
@@ -373,7 +373,7 @@ pub async fn an_idempotency_key_works_without_history(harness: &impl BrokerHarne
     let [ann, bob] = harness.nodes(1).await;
     bob.live(0, "/topic/a").await;
     let publish = |node: &Node, body: &'static str| {
-        let key = IdempotencyKey("key\r\n{}:\0".into());
+        let key = IdempotencyKey::new("key\r\n{}:\0");
         node.broker.publish_once(permit("/topic/a"), publication("/topic/a", body), key)
     };
     let first = publish(&ann, "first").await.expect("it is accepted");
@@ -383,6 +383,32 @@ pub async fn an_idempotency_key_works_without_history(harness: &impl BrokerHarne
     ann.accepted("/topic/a", "last").await;
     eventually("the last arrived", || bob.inboxes[0].count() == 2).await;
     assert_eq!(bob.bodies(0, "/topic/a"), ["first", "last"]);
+}
+
+/// With history and without.
+pub async fn a_key_that_is_used_again_for_something_else_publishes_nothing(
+    harness: &impl BrokerHarness,
+) {
+    let [ann, bob] = harness.nodes(1).await;
+    bob.live(0, "/topic/a").await;
+    for (kept, permit) in [(true, permit_keeping("/topic/a", KEPT)), (false, permit("/topic/a"))] {
+        let publish = |node: &Node, body: &'static str| {
+            let publication = publication("/topic/a", body);
+            let key = IdempotencyKey::new(format!("key {kept}"));
+            let key = key.of(&publication.body, &publication.content_type);
+            node.broker.publish_once(permit.clone(), publication, key)
+        };
+        let first = publish(&ann, "first").await.expect("it is accepted");
+        assert_eq!(first.reach, Reach::Cluster);
+        for node in [&ann, &bob] {
+            let again = publish(node, "first").await;
+            assert_eq!(again, Ok(Published { reach: Reach::Duplicate, ..first }));
+            assert_eq!(publish(node, "other").await, Err(PublishError::KeyReused));
+        }
+    }
+    ann.accepted("/topic/a", "last").await;
+    eventually("the last arrived", || bob.inboxes[0].count() == 3).await;
+    assert_eq!(bob.bodies(0, "/topic/a"), ["first", "first", "last"]);
 }
 
 /// The same key elsewhere is another.

@@ -466,15 +466,17 @@ pub async fn queues_are_apart(harness: &impl QueueHarness) {
 pub async fn a_key_makes_repeating_safe(harness: &impl QueueHarness) {
     let [ann, bob] = harness.nodes().await;
     let queue = queue("/queue/a", 5, 1);
-    let publish = |node: &QueueNode| {
-        let key = IdempotencyKey("/queue/a ann 1".into());
-        let publication = publication("/queue/a", "x");
+    let publish = |node: &QueueNode, body: &'static str| {
+        let publication = publication("/queue/a", body);
+        let key = IdempotencyKey::new("/queue/a ann 1");
+        let key = key.of(&publication.body, &publication.content_type);
         node.broker.publish_once(queue_permit(&queue), publication, key)
     };
-    let first = publish(&ann).await.expect("it is accepted");
+    let first = publish(&ann, "x").await.expect("it is accepted");
     assert_eq!(first.reach, Reach::Cluster);
-    let second = publish(&bob).await.expect("it was accepted");
+    let second = publish(&bob, "x").await.expect("it was accepted");
     assert_eq!((second.id, second.reach), (first.id, Reach::Duplicate));
+    assert_eq!(publish(&bob, "y").await, Err(PublishError::KeyReused));
     assert_eq!(bob.fetch(&queue, 5).await.len(), 1);
 }
 

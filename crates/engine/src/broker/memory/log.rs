@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use fanlight_proto::{Destination, Position};
 
-use crate::broker::Published;
+use crate::broker::{PublishError, Published};
 use crate::history::{
-    History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed,
+    ContentDigest, History, HistoryPage, HistoryQuery, HistoryRange, IdempotencyKey, Lost, Removed,
 };
 use crate::publication::Publication;
 
@@ -17,18 +17,22 @@ pub(super) struct Logs {
     histories: HashMap<Destination, Log>,
     /// When to look at a history, with its destination; each is here once.
     due: BTreeSet<(u64, Destination)>,
-    keys: HashMap<Key, Remembered>,
+    keys: HashMap<Name, Remembered>,
     /// When to forget which key: all are remembered for equally long.
-    keys_due: VecDeque<(u64, Key)>,
+    keys_due: VecDeque<(u64, Name)>,
 }
 
 /// A publisher's name for a publication to a destination.
 pub(super) type Key = (Destination, IdempotencyKey);
 
+/// The same, whatever the publication is.
+type Name = (Destination, Arc<str>);
+
 /// What was published under a key, and until when that counts.
 #[derive(Debug)]
 struct Remembered {
     published: Published,
+    content: Option<ContentDigest>,
     until_ms: u64,
 }
 
@@ -47,16 +51,27 @@ struct Log {
 }
 
 impl Logs {
-    /// What was published under `key`, if it is remembered.
-    pub(super) fn published(&self, key: &Key, now_ms: u64) -> Option<Published> {
-        let remembered = self.keys.get(key)?;
-        (now_ms < remembered.until_ms).then_some(remembered.published)
+    /// What was published under `key`, if it is remembered; or that it was something else.
+    pub(super) fn published(
+        &self,
+        (destination, key): &Key,
+        now_ms: u64,
+    ) -> Option<Result<Published, PublishError>> {
+        let remembered = self.keys.get(&(destination.clone(), Arc::clone(&key.text)))?;
+        (now_ms < remembered.until_ms).then(|| {
+            if ContentDigest::may_repeat(key.content, remembered.content) {
+                Ok(remembered.published)
+            } else {
+                Err(PublishError::KeyReused)
+            }
+        })
     }
 
-    pub(super) fn remember(&mut self, key: Key, published: Published, now_ms: u64) {
+    pub(super) fn remember(&mut self, (to, key): Key, published: Published, now_ms: u64) {
         let until_ms = now_ms + IdempotencyKey::WINDOW_MS;
-        self.keys_due.push_back((until_ms, key.clone()));
-        self.keys.insert(key, Remembered { published, until_ms });
+        let name = (to, key.text);
+        self.keys_due.push_back((until_ms, name.clone()));
+        self.keys.insert(name, Remembered { published, content: key.content, until_ms });
     }
 
     /// Gives a publication its position and keeps it; `epoch` is for a history that begins.

@@ -34,7 +34,7 @@ fn history(ttl_ms: u64) -> History {
 }
 
 fn key(text: &str) -> Key {
-    (destination("/topic/keys"), IdempotencyKey(text.into()))
+    (destination("/topic/keys"), IdempotencyKey::new(text))
 }
 
 /// Remembers a key unless it is known; whether it was not.
