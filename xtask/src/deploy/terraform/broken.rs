@@ -53,8 +53,8 @@ const MISTAKES: [Mistake; 6] = [
     },
     Mistake {
         file: "modules/service/containers.tf",
-        right: "stopTimeout  = var",
-        wrong: "stopTimeOut  = var",
+        right: "stopTimeout = var",
+        wrong: "stopTimeOut = var",
         noticed_by: example,
         folder: "examples/complete",
         says: "check_tasks.py",
