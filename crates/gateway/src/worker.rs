@@ -41,9 +41,9 @@ use fanlight_engine::registry::{Handle, Registry};
 use fanlight_engine::revocation::Revocations;
 use fanlight_engine::session::{Cx, Done, Effect, Rules, Session};
 use fanlight_engine::time::Now;
+use fanlight_proto::CloseReason;
 use fanlight_proto::ws::deflate::Inflater;
 use fanlight_proto::ws::{self, Opcode};
-use fanlight_proto::{CloseReason, sockjs};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesUnordered, StreamExt};
@@ -521,37 +521,8 @@ impl Worker {
         }
     }
 
-    fn leave(&mut self, channel: &Channel) {
-        let Some(uses) = self.channels.get_mut(channel) else {
-            debug_assert!(false, "left a channel that was not joined");
-            return;
-        };
-        *uses -= 1;
-        if *uses == 0 {
-            self.shared.broker.unsubscribe(self.id, channel);
-            self.channels.remove(channel);
-            self.recovery.timelines.leave(channel);
-        }
-    }
-
     fn is_current(&self, ticket: Ticket) -> bool {
         self.slots.get(ticket.key.0 as usize).is_some_and(|slot| slot.serial == ticket.serial)
-    }
-
-    /// Pings the peer in the way of its link; a mailbox looks after that itself.
-    fn ping(&mut self, key: SessionKey) {
-        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
-        if matches!(slot.link, Link::Stream) {
-            // TCP's keep-alive has found the peer, or will cut the connection.
-            slot.last_received_ms = self.shared.clock.now().mono_ms;
-        }
-        if !matches!(slot.link, Link::WebSocket(_)) {
-            return;
-        }
-        if slot.framing == Framing::SockJs {
-            self.stage_control(key, Opcode::Text, sockjs::frame::HEARTBEAT);
-        }
-        self.stage_control(key, Opcode::Ping, &[]);
     }
 
     fn stage_control(&mut self, key: SessionKey, opcode: Opcode, payload: &[u8]) {

@@ -2,15 +2,19 @@
 
 use std::sync::Arc;
 
+use fanlight_engine::broker::Channel;
+use fanlight_engine::encode::Framing;
 use fanlight_engine::hub::SessionKey;
 use fanlight_engine::registry::Entry;
 use fanlight_engine::session::{Done, Effect, Telling};
 use fanlight_engine::time::Now;
-use fanlight_proto::CloseReason;
+use fanlight_proto::ws::Opcode;
+use fanlight_proto::{CloseReason, sockjs};
 use futures_util::FutureExt;
 
 use super::Worker;
 use super::registry::REVOKED;
+use super::slot::Link;
 use crate::transport::door;
 
 impl Worker {
@@ -136,6 +140,35 @@ impl Worker {
         // Not all listen for what went wrong.
         if let Some(delivering) = delivering.filter(|_| count > 0) {
             self.delivered(delivering, &telling.publication.destination, count);
+        }
+    }
+
+    /// Pings the peer in the way of its link; a mailbox looks after that itself.
+    fn ping(&mut self, key: SessionKey) {
+        let Some(slot) = self.slots.get_mut(key.0 as usize) else { return };
+        if matches!(slot.link, Link::Stream) {
+            // TCP's keep-alive has found the peer, or will cut the connection.
+            slot.last_received_ms = self.shared.clock.now().mono_ms;
+        }
+        if !matches!(slot.link, Link::WebSocket(_)) {
+            return;
+        }
+        if slot.framing == Framing::SockJs {
+            self.stage_control(key, Opcode::Text, sockjs::frame::HEARTBEAT);
+        }
+        self.stage_control(key, Opcode::Ping, &[]);
+    }
+
+    fn leave(&mut self, channel: &Channel) {
+        let Some(uses) = self.channels.get_mut(channel) else {
+            debug_assert!(false, "left a channel that was not joined");
+            return;
+        };
+        *uses -= 1;
+        if *uses == 0 {
+            self.shared.broker.unsubscribe(self.id, channel);
+            self.channels.remove(channel);
+            self.recovery.timelines.leave(channel);
         }
     }
 }

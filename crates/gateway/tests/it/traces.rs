@@ -349,17 +349,21 @@ async fn a_message_to_a_backend_is_one_trace_from_its_sender_to_who_gets_the_rep
     let untraced = ann.expect("MESSAGE").await;
     assert!(!untraced.contains("traceparent"), "{untraced}");
 
-    // By a request over HTTP; and one that is refused.
-    let third = TRACE.replace('4', "6");
-    let (given, bearer) = (traceparent(&third, "01"), bearer("ann").await);
+    by_a_request_that_is_refused(&a, &collector).await;
+    assert_harmless(&collector.spans());
+}
+
+/// Over HTTP.
+async fn by_a_request_that_is_refused(node: &Gateway, collector: &Collector) {
+    let trace = TRACE.replace('4', "6");
+    let (given, bearer) = (traceparent(&trace, "01"), bearer("ann").await);
     let lines = [("Authorization", &*bearer), ("traceparent", &given)];
-    let response = post(a.public, "/publish", &lines, r#"{"to":"/app/no","data":1}"#).await;
+    let response = post(node.public, "/publish", &lines, r#"{"to":"/app/no","data":1}"#).await;
     assert_eq!(response.status, 422, "{response:?}");
-    let handle = collector.one(&third, "handle").await;
+    let handle = collector.one(&trace, "handle").await;
     assert_eq!((&*handle.parent, handle.is_error), (PARENT, true));
     assert_eq!(handle.attribute("fanlight.result"), Some("refused"));
     assert_eq!(handle.attribute("fanlight.transport"), Some("http"));
-    assert_harmless(&collector.spans());
 }
 
 #[tokio::test(flavor = "multi_thread")]
