@@ -102,13 +102,21 @@ impl Options {
         if self.quick { Duration::from_millis(500) } else { Duration::from_secs(5) }
     }
 
-    /// Such that nothing moves between two restarts, as nodes are younger then.
+    /// Clients that connect in a second: below what the nodes admit.
+    fn connect_rate(&self) -> f64 {
+        f64::from(self.admitted) * self.nodes as f64 / 2.0
+    }
+
+    /// Such that nothing moves while clients connect and between two restarts, as nodes are younger
+    /// then.
     fn rebalance(&self) -> Rebalance {
         let [renew, settle, window, cooldown] = if self.quick {
             [500, 6000, 2000, 2000].map(Duration::from_millis)
         } else {
             [Duration::from_secs(3), *self.calm, *self.window / 2, Duration::from_secs(10)]
         };
+        let connecting_s = whole((self.clients as f64 / self.connect_rate()).ceil());
+        let settle = settle + Duration::from_secs(connecting_s);
         let min_sessions = (self.clients / self.nodes / 10).max(1);
         Rebalance { renew, settle, window, cooldown, min_sessions }
     }
@@ -186,9 +194,8 @@ impl Rollout {
         let stages = options.nodes + 4;
         let mut crowds = Crowds::start(&job, options.per_process, stages)?;
         eprintln!("{} clients connect", options.clients);
-        // Below what the nodes admit.
-        let rate = f64::from(options.admitted) * options.nodes as f64 / 2.0;
-        let needed_s = 30 + whole(options.clients as f64 / rate);
+        let rate = options.connect_rate();
+        let needed_s = 60 + whole(options.clients as f64 / rate);
         let connected = crowds.obey(&Command::Connect {
             start_ns: now_ns(),
             rate,

@@ -482,6 +482,7 @@ impl Worker {
         while !self.effects.is_empty() {
             for effect in std::mem::take(&mut self.effects) {
                 if let Some(done) = self.effect(key, effect, now) {
+                    self.revoking.answered(key, &done);
                     self.step(key, now, |session, cx| session.on_done(cx, done));
                 }
             }

@@ -422,6 +422,11 @@ impl Lease {
         }
         state.taken = true;
         state.previous = None;
+        if begins {
+            // Before the lease stands: whoever sees that it does sees under which round, or would
+            // take for its own what others may have got meanwhile.
+            self.begin_round(&format!("{}:{}", self.boot, state.generation));
+        }
         state.renewed_at = Some(begun_at);
         // Who is reaped is forgotten in time; but where a lease is begun, Redis may have lost them.
         let missing = state.members.take_over(told, begins);
@@ -433,19 +438,21 @@ impl Lease {
             dead.extend(state.members.expired().map(Arc::clone));
         }
         state.dead = dead;
-        let owner: Arc<str> = format!("{}:{}", self.boot, state.generation).into();
         drop(state);
         self.listed.send_replace(());
+        missing
+    }
+
+    fn begin_round(&self, owner: &str) {
         self.hold.send_if_modified(|hold| {
             // The first is taken as it was announced.
-            if !begins || hold.owner == owner {
+            if *hold.owner == *owner {
                 return false;
             }
-            info!(%owner, "everything this node holds in Redis is entered again");
-            *hold = Hold { owner, round: hold.round + 1 };
+            info!(owner, "everything this node holds in Redis is entered again");
+            *hold = Hold { owner: owner.into(), round: hold.round + 1 };
             true
         });
-        missing
     }
 
     async fn give_up(&self, owners: &[Arc<str>], after: Duration) -> Result<(), PublishError> {

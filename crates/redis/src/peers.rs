@@ -338,6 +338,7 @@ impl Inner {
     }
 
     fn terms(&self) -> Terms {
+        // Asked before the round is: see `Lease::on_renewed`.
         let lease_held = self.lease.is_held();
         Terms { now: self.stamp(), lease_held, ttl: self.ttl() }
     }

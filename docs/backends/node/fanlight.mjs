@@ -32,7 +32,7 @@ export async function publish({ url, apiKey }, to, data, key) {
     body: JSON.stringify({ to, data }),
     signal: AbortSignal.timeout(5000),
   });
-  if ([400, 413].includes(response.status)) throw new Refused(response.status, await response.json().catch(() => ({})));
+  if ([400, 413, 422].includes(response.status)) throw new Refused(response.status, await response.json().catch(() => ({})));
   if (!response.ok) throw new Error(`${response.status}: ${await response.text()}`);
   return response.json();
 }

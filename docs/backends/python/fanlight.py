@@ -48,7 +48,7 @@ def publish(url: str, api_key: str, to: str, data, key: str) -> dict:
         with urllib.request.urlopen(request, timeout=5) as response:
             return json.load(response)
     except urllib.error.HTTPError as error:
-        if error.code in (400, 413):
+        if error.code in (400, 413, 422):
             raise Refused(error.code, error.read()) from None
         raise
 

@@ -65,7 +65,7 @@ variable "allowed_origins" {
 }
 
 variable "server_api_clients" {
-  description = "Security groups of backends that may reach the server API, by name. Empty: there is none."
+  description = "Security groups of backends in this network that may reach the server API, by name: add them once the network is there. Empty: there is none."
   type        = map(string)
   default     = {}
   nullable    = false

@@ -25,10 +25,13 @@ locals {
     }]...
   )
 
+  # Connections that are not for sessions (`limits.http_connections`), and the gateway's own files.
+  other_files = 16384 + 256
+
   # Where the average that scaling aims at is 60 % of it, as long as there are files.
   connections_limit = coalesce(
     var.scaling.connections_limit,
-    floor(min(var.scaling.connections_per_task * 5 / 3, var.nofile * 0.9)),
+    floor(min(var.scaling.connections_per_task * 5 / 3, var.nofile * 0.9, var.nofile - local.other_files)),
   )
 
   # What is given by the user wins.

@@ -1,4 +1,5 @@
-# How backends find the server API: a name that has the addresses of all tasks, any of which answers.
+# How backends find the server API: a name that has the addresses of tasks, up to
+# eight at a time; any of them answers.
 
 resource "aws_service_discovery_private_dns_namespace" "server_api" {
   count = var.server_api == null ? 0 : 1

@@ -238,8 +238,8 @@ variable "nofile" {
   nullable    = false
 
   validation {
-    condition     = var.nofile >= 1024 && var.nofile <= 1048576
-    error_message = "nofile must be from 1024 to 1048576."
+    condition     = var.nofile >= 32768 && var.nofile <= 1048576
+    error_message = "nofile must be from 32768 to 1048576."
   }
 }
 
@@ -315,16 +315,16 @@ variable "scaling" {
   }
 
   validation {
-    condition     = var.scaling.connections_per_task >= 1 && var.scaling.connections_per_task <= var.nofile * 0.7
-    error_message = "scaling.connections_per_task must be at most 70 % of nofile."
+    condition     = var.scaling.connections_per_task >= 1 && var.scaling.connections_per_task <= min(var.nofile * 0.7, var.nofile - 16641)
+    error_message = "scaling.connections_per_task must be at most 70 % of nofile, with 16640 files left for what is no session."
   }
 
   validation {
     condition = (
       coalesce(var.scaling.connections_limit, var.scaling.connections_per_task + 1) > var.scaling.connections_per_task
-      && coalesce(var.scaling.connections_limit, 0) <= var.nofile * 0.9
+      && coalesce(var.scaling.connections_limit, 0) <= min(var.nofile * 0.9, var.nofile - 16640)
     )
-    error_message = "scaling.connections_limit must be above connections_per_task, and at most 90 % of nofile."
+    error_message = "scaling.connections_limit must be above connections_per_task, and at most 90 % of nofile, with 16640 files left for what is no session."
   }
 
   validation {

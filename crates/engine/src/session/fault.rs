@@ -418,11 +418,12 @@ impl Fault {
         ))
     }
 
-    /// Not to be tried again as it is, which would publish twice: so without a time to wait.
+    /// The session is over, as its token or all of its user's were revoked.
     fn revoked() -> Self {
         Self::from(AuthError::Revoked).fatal()
     }
 
+    /// Not to be tried again as it is, which would publish twice: so without a time to wait.
     fn commit_incomplete(message: String) -> Self {
         let remedy =
             "send what is missing, or all of it again if each send has its idempotency-key";

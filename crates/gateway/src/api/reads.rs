@@ -238,13 +238,22 @@ fn permitted<P>(
 ) -> Result<P, Problem> {
     let destination = named(destination)?;
     let permit = for_backend(api.node.rules.policy.namespaces(), &destination);
-    let permit = permit.map_err(|error| denied(api, &destination, error))?;
+    let permit = permit.map_err(|error| denied(api, caller, &destination, error))?;
     caller.reaches(of(&permit))?;
     Ok(permit)
 }
 
-/// Why the policy gives no permit for `destination`; a backend is told its namespace, too.
-pub(super) fn denied(api: &Api, destination: &Destination, denied: Denied) -> Problem {
+/// Why the policy gives no permit for `destination`; a backend is told its namespace, too, if its
+/// key reaches that far.
+pub(super) fn denied(
+    api: &Api,
+    caller: &Caller,
+    destination: &Destination,
+    denied: Denied,
+) -> Problem {
+    if let Err(problem) = caller.reaches(destination) {
+        return problem;
+    }
     let refusal = Refusal::from(denied);
     let namespace = api.node.rules.policy.namespaces().name_of(destination);
     let namespace = namespace.map(|name| format!(" (namespace {name:?})")).unwrap_or_default();

@@ -127,7 +127,11 @@ async fn change(
     let subject = Subject::new(Some(&principal), SessionId(Uuid::nil()));
     let namespaces = api.node.rules.policy.namespaces();
     let permit = SubscribePermit::for_backend(namespaces, &subject, &destination);
-    let permit = permit.map_err(|error| denied(api, &destination, error))?;
+    let permit = permit.map_err(|error| {
+        // A key reaches a user's own destination by the name that has the user.
+        let own = destination.resolve_for(&principal.user);
+        denied(api, caller, own.as_ref().unwrap_or(&destination), error)
+    })?;
     if permit.queue().is_some() {
         let detail = "this is a queue: whoever consumes it subscribes by itself";
         return Err(door::bad_request("bad_destination", detail));

@@ -98,6 +98,9 @@ impl<'s> Poll<'s> {
                 return Ok(page);
             }
         }
+        // What would find no place costs no backend a question.
+        let place = door::admit(node, self.peer, &self.headers);
+        drop(place.inspect_err(|problem| door::count_session(problem.code()))?);
         let agreed = wanted.agreed(node, self.peer, &self.headers, &self.visitor, Form::Items);
         let (handshake, listening) = agreed.await.inspect_err(|problem| count_paced(problem))?;
         let id = format!("{:032x}", rand::random::<u128>());

@@ -77,7 +77,7 @@ func (api API) Publish(to string, data any, key string) error {
 	switch response.StatusCode {
 	case http.StatusOK:
 		return nil
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge:
+	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
 		refused := &Refused{response.StatusCode, "refused", "the server API said " + response.Status}
 		json.Unmarshal(problem, refused)
 		return refused

@@ -396,8 +396,8 @@ run "a_task_is_full_before_it_is_out_of_files" {
   }
 
   assert {
-    condition     = local.environment.FANLIGHT__LIMITS__CONNECTIONS == "58981"
-    error_message = "90 % of its files"
+    condition     = local.environment.FANLIGHT__LIMITS__CONNECTIONS == "48895"
+    error_message = "what its files leave"
   }
 }
 

@@ -68,7 +68,7 @@ public final class Fanlight {
             .build();
         var response = HTTP.send(request, BodyHandlers.ofString());
         int status = response.statusCode();
-        if (status == 400 || status == 413) throw refused(status, response.body());
+        if (status == 400 || status == 413 || status == 422) throw refused(status, response.body());
         if (status != 200) throw new IOException(status + ": " + response.body());
         return response.body();
     }

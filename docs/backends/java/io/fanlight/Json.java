@@ -37,8 +37,10 @@ public final class Json {
     public static String write(Object value) {
         if (value == null || value instanceof Boolean || value instanceof Number) return String.valueOf(value);
         if (value instanceof Map<?, ?> map) {
+            // In one order, so that what is sent again by another process has the same bytes.
             return map.entrySet().stream()
                 .map(each -> quoted(each.getKey().toString()) + ":" + write(each.getValue()))
+                .sorted()
                 .collect(Collectors.joining(",", "{", "}"));
         }
         if (value instanceof Iterable<?> list) {

@@ -4,6 +4,7 @@ import java.io.IOException;
 import java.time.Instant;
 import java.util.List;
 import java.util.Map;
+import java.util.TreeMap;
 
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
@@ -51,7 +52,7 @@ class FanlightBackend {
       return answer(id, json.readTree(body));
     } catch (HttpClientErrorException error) {
       int status = error.getStatusCode().value();
-      if (status != 400 && status != 413) {
+      if (status != 400 && status != 413 && status != 422) {
         throw error;
       }
       // What the server API takes from nobody, such as a message that is too large, is no failure of
@@ -81,8 +82,8 @@ class FanlightBackend {
     if (!text.isTextual()) {
       return refuse("bad_greeting", "`text` is missing");
     }
-    // To all, under the webhook's own id: a retry publishes nothing twice.
-    publish("/topic/greetings", Map.of("from", user, "text", text), id);
+    // To all, under the webhook's own id: a retry, whose bytes are the same, publishes nothing twice.
+    publish("/topic/greetings", new TreeMap<>(Map.of("from", user, "text", text)), id);
     // To the session that sent it. Or nothing but `reply`, where the route has a `send_to`.
     Map<String, ?> data = Map.of("heard", text);
     return Map.of("send", List.of(Map.of("to", "/user/queue/replies", "only", "session", "data", data)));
