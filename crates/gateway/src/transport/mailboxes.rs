@@ -12,21 +12,29 @@ use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::{Station, door};
+use crate::admission::Admitted;
 use crate::mail::{MailReply, MailRequest, Receive, Wish};
 use crate::problem::Problem;
 use crate::worker::{Inbox, MailboxOptions, Opened, Opening};
 
 impl Station {
-    /// Opens a mailbox at this worker; unclaimed and unattended it ends by itself.
-    pub(super) async fn open(
+    /// A place for the session of a mailbox that is about to be opened; who gets none is counted.
+    pub(super) fn admit(
         &self,
         peer: SocketAddr,
         headers: &HeaderMap,
+    ) -> Result<Admitted, Box<Problem>> {
+        door::admit(&self.node, peer, headers)
+            .inspect_err(|problem| door::count_session(problem.code()))
+    }
+
+    /// Opens a mailbox at this worker; unclaimed and unattended it ends by itself.
+    pub(super) async fn open(
+        &self,
+        admitted: Admitted,
         mailbox: MailboxOptions,
         opening: Opening,
     ) -> Result<Handle, Box<Problem>> {
-        let admitted = door::admit(&self.node, peer, headers)
-            .inspect_err(|problem| door::count_session(problem.code()))?;
         let (reply, handle) = oneshot::channel();
         let opened = Opened { mailbox, opening, admitted, reply };
         self.worker.send(Inbox::Open(Box::new(opened))).await;

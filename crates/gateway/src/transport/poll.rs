@@ -99,8 +99,7 @@ impl<'s> Poll<'s> {
             }
         }
         // What would find no place costs no backend a question.
-        let place = door::admit(node, self.peer, &self.headers);
-        drop(place.inspect_err(|problem| door::count_session(problem.code()))?);
+        let admitted = self.station.admit(self.peer, &self.headers)?;
         let agreed = wanted.agreed(node, self.peer, &self.headers, &self.visitor, Form::Items);
         let (handshake, listening) = agreed.await.inspect_err(|problem| count_paced(problem))?;
         let id = format!("{:032x}", rand::random::<u128>());
@@ -113,7 +112,7 @@ impl<'s> Poll<'s> {
             ended: None,
         };
         let opening = Opening::Listener(handshake, listening);
-        let handle = self.station.open(self.peer, &self.headers, mailbox, opening).await?;
+        let handle = self.station.open(admitted, mailbox, opening).await?;
         let (Claim::Ours(holder) | Claim::TakenOver(holder) | Claim::Theirs(holder)) =
             through_outage(|| peers.claim(name.clone(), handle)).await.map_err(peers_failed)?;
         let page = self.ask(&holder, None).await?;

@@ -278,6 +278,7 @@ impl Visit {
 
     async fn open(&self, headers: &HeaderMap) -> Result<Handle, Box<Problem>> {
         let station = &self.state.station;
+        let admitted = station.admit(self.peer, headers)?;
         let mailbox = MailboxOptions {
             kind: MailboxKind::SockJs,
             name: self.name.clone(),
@@ -286,7 +287,7 @@ impl Visit {
             ended: (self.state.service == Service::Close).then_some(Close::GO_AWAY),
         };
         let opening = self.state.service.opening(self.visitor.handshake());
-        station.open(self.peer, headers, mailbox, opening).await
+        station.open(admitted, mailbox, opening).await
     }
 
     async fn ask(&self, holder: &Holder, what: Wish) -> Result<MailReply, PeerError> {

@@ -9,13 +9,14 @@ use serde_json::{Value, json};
 use crate::backend::Backend;
 use crate::http::{get, post};
 use crate::prometheus::shipped;
-use crate::relay::Relay;
+use crate::relay::{Relay, relaying};
 use crate::returning::{bearer, nodes_with};
-use crate::support::{CONFIG, Gateway, Got, RawClient, eventually};
+use crate::support::{
+    API_KEY, CONFIG, Gateway, Got, QUEUES_AND_BACKENDS, RawClient, eventually, with_redis_at,
+};
 
 const USER: &str = "fanlight";
 const TOPIC: &str = "/topic/open.a";
-const KEY: &str = "a key of the server API, thirty-two bytes or more";
 
 /// `fanlight on >password ~fl:* ...`, as the documentation has it.
 fn documented() -> Vec<String> {
@@ -56,12 +57,8 @@ async fn the_documented_rights_are_all_that_a_gateway_and_a_relay_use() {
     let config = config(&redis.url(), &backend);
     let [a, mut b]: [Gateway; 2] = nodes_with(&config).await;
     let there: [Gateway; 1] = nodes_with(&self::config(&source.url(), &backend)).await;
-    let relay = format!(
-        "{config}[relay]\ncell = \"a\"\nsource_cell = \"b\"\nnamespaces = [\"topic\"]\n\
-         scan_interval = \"200ms\"\npoll_interval = \"50ms\"\n[relay.source]\nurl = \"{}\"\n",
-        as_user(&source.url())
-    );
-    let relay = Relay::with_config(&relay).await;
+    let relaying = relaying("b", "a", &as_user(&source.url()));
+    let relay = Relay::with_config(&(config + &relaying)).await;
     relay.is("active").await;
 
     sessions(&a, &b).await;
@@ -119,11 +116,8 @@ fn as_user(url: &str) -> String {
 
 /// Everything that reaches Redis is on.
 fn config(redis: &str, backend: &Backend) -> String {
-    let broker = format!(
-        "api = \"127.0.0.1:0\"\n[cluster]\nlease = \"3s\"\nlease_renew = \"500ms\"\n\
-         [broker]\nkind = \"redis\"\n[redis]\nurl = \"{}\"\n",
-        as_user(redis)
-    );
+    let before_broker = "api = \"127.0.0.1:0\"\n[cluster]\nlease = \"3s\"\n\
+                         lease_renew = \"500ms\"\n[broker]\n";
     let kept = "match = \"/topic/**\"\npresence = true\nevents = true\n\
                 history = { size = 100, ttl = \"1m\" }\n";
     let more = format!(
@@ -135,20 +129,10 @@ webhook = "backend"
 [[app.routes]]
 destination = "/app/in"
 stream = "in"
-[[namespaces]]
-name = "queue"
-match = "/queue/**"
-mode = "queue"
-[[policy.rules]]
-effect = "allow"
-destination = "/queue/**"
-[[api.keys]]
-name = "shop"
-secret = "{KEY}"
-"#
+{QUEUES_AND_BACKENDS}"#
     );
-    let config = CONFIG
-        .replace("[broker]\nkind = \"memory\"\n", &broker)
+    let config = with_redis_at(CONFIG, &as_user(redis))
+        .replace("[broker]\n", before_broker)
         .replace("match = \"/topic/**\"\n", kept)
         .replace("connections_per_ip = 0", "connections_per_ip = 0\nmessages_per_second = 0")
         .replace("sessions_per_user = 0", "sessions_per_user = 20");
@@ -252,7 +236,7 @@ async fn eve_session(a: &Gateway) -> String {
 async fn asked(node: &Gateway, method: &str, target: &str, body: &str) -> Value {
     let api: SocketAddr = node.api.unwrap();
     let target = format!("/api/v1{target}");
-    let headers = [("X-API-Key", KEY)];
+    let headers = [("X-API-Key", API_KEY)];
     let answer = match method {
         "POST" => post(api, &target, &headers, body).await,
         _ => crate::http::ask(api, method, &target, crate::http::headers(&headers)).await,

@@ -15,9 +15,9 @@ use crate::backend::Backend;
 use crate::collector::Collector;
 use crate::http::get;
 use crate::prometheus::{Prometheus, shipped};
-use crate::relay::Relay;
+use crate::relay::{Relay, relaying};
 use crate::returning::{bearer, config, nodes_with};
-use crate::support::{CONFIG, Gateway, Got, PATIENCE, RawClient, eventually};
+use crate::support::{CONFIG, Gateway, Got, PATIENCE, QUEUES_AND_BACKENDS, RawClient, eventually};
 
 const TOPIC: &str = "/topic/open.a";
 
@@ -30,7 +30,8 @@ async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
     let config = cluster(&redis) + &traces(&collector) + &webhook(&backend);
     let nodes: [Gateway; 3] = nodes_with(&config).await;
     let other_cell = RedisServer::start().unwrap();
-    let relay = Relay::with_config(&(cluster(&other_cell) + &relay(&redis))).await;
+    let relay =
+        Relay::with_config(&(cluster(&other_cell) + &relaying("a", "b", &redis.url()))).await;
     relay.is("active").await;
     let prometheus = Prometheus::over(&nodes, &[relay.admin]).await;
     let load = Load::begin(&nodes).await;
@@ -189,21 +190,8 @@ fn plain(name: &str) -> &str {
 
 /// History, presence, queues and events, and outboxes that are soon full.
 fn cluster(redis: &RedisServer) -> String {
-    let more = r#"
-[events]
-enabled = true
-[[namespaces]]
-name = "queue"
-match = "/queue/**"
-mode = "queue"
-[[policy.rules]]
-effect = "allow"
-destination = "/queue/**"
-[[api.keys]]
-name = "shop"
-secret = "a key of the server API, thirty-two bytes or more"
-"#;
-    config(redis, more)
+    let more = format!("[events]\nenabled = true\n{QUEUES_AND_BACKENDS}");
+    config(redis, &more)
         .replace("match = \"/topic/**\"\n", "match = \"/topic/**\"\npresence = true\n")
         .replace("[broker]\n", "api = \"127.0.0.1:0\"\n[broker]\n")
         .replace("window = \"200ms\"", "window = \"5m\"")
@@ -225,16 +213,6 @@ fn webhook(backend: &Backend) -> String {
                   [[events.webhooks]]\nwebhook = \"backend\"\n\
                   kinds = [\"connected\", \"disconnected\"]\n";
     backend.config(routes)
-}
-
-/// A relay from the cell with this Redis.
-fn relay(source: &RedisServer) -> String {
-    let url = source.url();
-    format!(
-        "[relay]\ncell = \"b\"\nsource_cell = \"a\"\nnamespaces = [\"topic\"]\n\
-         scan_interval = \"200ms\"\npoll_interval = \"50ms\"\n\
-         [relay.source]\nurl = \"{url}\"\n"
-    )
 }
 
 /// What keeps the nodes busy.

@@ -61,17 +61,18 @@ impl Cell {
 
     /// What a relay from `source` into this cell runs with.
     fn relay_config(&self, source: &Self) -> String {
-        format!(
-            "{}\n[relay]\ncell = \"{}\"\nsource_cell = \"{}\"\nnamespaces = [\"topic\"]\n\
-             scan_interval = \"200ms\"\npoll_interval = \"50ms\"\nlease = \"1s\"\n\
-             [relay.source]\nurl = \"{}\"\n{}",
-            self.config(),
-            self.name,
-            source.name,
-            source.url,
-            source.tls("relay.source")
-        )
+        let relaying = relaying(source.name, self.name, &source.url);
+        let relaying = relaying.replace("[relay]\n", "[relay]\nlease = \"1s\"\n");
+        format!("{}\n{relaying}{}", self.config(), source.tls("relay.source"))
     }
+}
+
+/// What a relay into the cell `to` from `from`, whose Redis is at `url`, has beside the nodes'.
+pub fn relaying(from: &str, to: &str, url: &str) -> String {
+    format!(
+        "[relay]\ncell = \"{to}\"\nsource_cell = \"{from}\"\nnamespaces = [\"topic\"]\n\
+         scan_interval = \"200ms\"\npoll_interval = \"50ms\"\n[relay.source]\nurl = \"{url}\"\n"
+    )
 }
 
 /// A relay's process; it ends with this value.

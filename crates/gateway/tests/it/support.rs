@@ -69,9 +69,31 @@ roles = ["admin"]
 destination = "/user/*/queue/**"
 "#;
 
+/// What [`QUEUES_AND_BACKENDS`] lets backends in by.
+pub const API_KEY: &str = "a key of the server API, thirty-two bytes or more";
+
+/// More for [`CONFIG`]: a queue, which everybody with a token may use, and [`API_KEY`].
+pub const QUEUES_AND_BACKENDS: &str = r#"
+[[namespaces]]
+name = "queue"
+match = "/queue/**"
+mode = "queue"
+[[policy.rules]]
+effect = "allow"
+destination = "/queue/**"
+[[api.keys]]
+name = "shop"
+secret = "a key of the server API, thirty-two bytes or more"
+"#;
+
 /// `config`, with this broker in place of the memory broker.
 pub fn with_redis(config: &str, redis: &RedisServer) -> String {
-    let broker = format!("[broker]\nkind = \"redis\"\n[redis]\nurl = \"{}\"\n", redis.url());
+    with_redis_at(config, &redis.url())
+}
+
+/// The same, whatever is at this URL.
+pub fn with_redis_at(config: &str, url: &str) -> String {
+    let broker = format!("[broker]\nkind = \"redis\"\n[redis]\nurl = \"{url}\"\n");
     config.replace("[broker]\nkind = \"memory\"\n", &broker)
 }
 
