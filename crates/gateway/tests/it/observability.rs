@@ -30,8 +30,7 @@ async fn every_panel_and_every_rule_has_data_from_a_loaded_cluster() {
     let config = cluster(&redis) + &traces(&collector) + &webhook(&backend);
     let nodes: [Gateway; 3] = nodes_with(&config).await;
     let other_cell = RedisServer::start().unwrap();
-    let relay =
-        Relay::with_config(&(cluster(&other_cell) + &relaying("a", "b", &redis.url()))).await;
+    let relay = relay_into(&other_cell, &redis).await;
     relay.is("active").await;
     let prometheus = Prometheus::over(&nodes, &[relay.admin]).await;
     let load = Load::begin(&nodes).await;
@@ -213,6 +212,12 @@ fn webhook(backend: &Backend) -> String {
                   [[events.webhooks]]\nwebhook = \"backend\"\n\
                   kinds = [\"connected\", \"disconnected\"]\n";
     backend.config(routes)
+}
+
+/// A relay into the cell with one Redis from that with the other.
+async fn relay_into(target: &RedisServer, source: &RedisServer) -> Relay {
+    let config = cluster(target) + &relaying("a", "b", &source.url());
+    Relay::with_config(&config).await
 }
 
 /// What keeps the nodes busy.
