@@ -315,16 +315,16 @@ variable "scaling" {
   }
 
   validation {
-    condition     = var.scaling.connections_per_task >= 1 && var.scaling.connections_per_task <= min(var.nofile * 0.7, var.nofile - 16641)
-    error_message = "scaling.connections_per_task must be at most 70 % of nofile, with 16640 files left for what is no session."
+    condition     = var.scaling.connections_per_task >= 1 && var.scaling.connections_per_task <= min(var.nofile * 0.7, var.nofile - local.other_files - 1)
+    error_message = "scaling.connections_per_task must be at most 70 % of nofile, with ${local.other_files} files left for what is no session."
   }
 
   validation {
     condition = (
       coalesce(var.scaling.connections_limit, var.scaling.connections_per_task + 1) > var.scaling.connections_per_task
-      && coalesce(var.scaling.connections_limit, 0) <= min(var.nofile * 0.9, var.nofile - 16640)
+      && coalesce(var.scaling.connections_limit, 0) <= min(var.nofile * 0.9, var.nofile - local.other_files)
     )
-    error_message = "scaling.connections_limit must be above connections_per_task, and at most 90 % of nofile, with 16640 files left for what is no session."
+    error_message = "scaling.connections_limit must be above connections_per_task, and at most 90 % of nofile, with ${local.other_files} files left for what is no session."
   }
 
   validation {
