@@ -229,6 +229,9 @@ pub enum Unpublished {
     /// While the backend was asked, its session was ended for that, or its publisher's token was.
     #[error("{}", AuthError::Revoked)]
     Revoked,
+    /// The same of the capability that it was sent with.
+    #[error("{}", AuthError::Revoked)]
+    CapabilityRevoked,
 }
 
 /// One transport message.

@@ -282,7 +282,7 @@ impl Hooks {
     }
 
     /// Publishes once the backend agrees that has a say in it, in the way that it wants; unless its
-    /// publisher's session or token was revoked meanwhile.
+    /// publisher's session or token, or the capability it came with, was revoked meanwhile.
     pub fn publish(
         &self,
         wish: Wish,
@@ -304,12 +304,11 @@ impl Hooks {
                 publication.content_type.clone_from(content_type);
                 publication.is_json = *is_json;
             }
-            let is_revoked = standing.is_revoked()
-                || principal.is_some_and(|own| authenticator.is_revoked(&own, clock.now()));
-            let permit = match right.decided(answer.map(drop)) {
-                Ok(permit) if !is_revoked => permit,
-                outcome => {
-                    let error = outcome.err().map_or(Unpublished::Revoked, Unpublished::from);
+            let revoked = revoked_since(&authenticator, clock.now(), &right, principal, &standing);
+            let decided = right.decided(answer.map(drop)).map_err(Unpublished::from);
+            let permit = match decided.and_then(|permit| revoked.map(|()| permit)) {
+                Ok(permit) => permit,
+                Err(error) => {
                     if let Some(traced) = traced {
                         traced.refused(traces::refusal(&error));
                     }
@@ -358,6 +357,25 @@ impl Hooks {
             Ok(Some(body))
         };
         asked.map(rewritten).boxed()
+    }
+}
+
+/// What has been revoked of what something was to be published by.
+fn revoked_since(
+    authenticator: &Authenticator,
+    now: Now,
+    right: &Right<PublishPermit>,
+    principal: Option<Arc<Principal>>,
+    standing: &Standing,
+) -> Result<(), Unpublished> {
+    if standing.is_revoked() || principal.is_some_and(|own| authenticator.is_revoked(&own, now)) {
+        return Err(Unpublished::Revoked);
+    }
+    match right.capability() {
+        Some(own) if authenticator.is_capability_revoked(own, now) => {
+            Err(Unpublished::CapabilityRevoked)
+        }
+        _ => Ok(()),
     }
 }
 

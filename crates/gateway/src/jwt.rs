@@ -174,6 +174,11 @@ impl Authenticator {
         self.revoked.covers(principal, now)
     }
 
+    /// Whether a capability that something was allowed by is revoked now.
+    pub fn is_capability_revoked(&self, capability: &Capability, now: Now) -> bool {
+        self.revoked.covers_capability(capability, now)
+    }
+
     /// Who is to be let in only while it is known whom not to.
     pub fn knows_revoked(&self) -> Result<(), AuthError> {
         self.revoked.is_complete().then_some(()).ok_or(AuthError::RevocationsUnknown)

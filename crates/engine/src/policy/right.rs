@@ -5,6 +5,7 @@ use std::sync::Arc;
 use fanlight_proto::Destination;
 
 use super::{HistoryPermit, NamespaceOptions, PresencePermit, PublishPermit, SubscribePermit};
+use crate::auth::Capability;
 use crate::history::History;
 use crate::hook::HookError;
 
@@ -14,11 +15,12 @@ use crate::hook::HookError;
 pub struct Right<P> {
     permit: P,
     hook: Option<Arc<str>>,
+    capability: Option<Arc<Capability>>,
 }
 
 impl<P> Right<P> {
     pub(super) fn new(permit: P, hook: Option<&Arc<str>>) -> Self {
-        Self { permit, hook: hook.cloned() }
+        Self { permit, hook: hook.cloned(), capability: None }
     }
 
     /// The permit, where nobody else is to be asked.
@@ -29,6 +31,19 @@ impl<P> Right<P> {
     /// The backend to ask.
     pub fn hook(&self) -> Option<&Arc<str>> {
         self.hook.as_ref()
+    }
+
+    /// The same by this capability, which may be revoked while the backend is asked.
+    #[must_use]
+    pub(crate) fn by(self, capability: Option<&Arc<Capability>>) -> Self {
+        // Where nobody is asked, nothing is between this and what is done.
+        let capability = capability.filter(|_| self.hook.is_some()).cloned();
+        Self { capability, ..self }
+    }
+
+    /// The capability that it is by, where a backend is asked.
+    pub fn capability(&self) -> Option<&Arc<Capability>> {
+        self.capability.as_ref()
     }
 
     /// What came of asking.
@@ -89,6 +104,6 @@ impl Right<PresencePermit> {
 /// Who has a permit needs nobody's consent.
 impl<P> From<P> for Right<P> {
     fn from(permit: P) -> Self {
-        Self { permit, hook: None }
+        Self { permit, hook: None, capability: None }
     }
 }

@@ -87,7 +87,7 @@ impl Sent {
         ids: &mut Ids,
         now: Now,
         principal: Option<&Arc<Principal>>,
-        capability: Option<&Capability>,
+        capability: Option<&Arc<Capability>>,
         text: &str,
     ) -> Result<Self, Refusal> {
         let own = Subject::new(principal.map(|principal| &**principal), ids.session(now));
@@ -110,7 +110,8 @@ impl Sent {
                 return Err(Fault::exclude_self_without_session());
             }
             let outgoing = outgoing(rules, ids, now, Publisher::Client(&sender), draft)?;
-            Ok(Self::Publication(Box::new(outgoing.into())))
+            let permit = outgoing.permit.by(capability);
+            Ok(Self::Publication(Box::new(Outgoing { permit, ..outgoing }.into())))
         };
         Ok(read()?)
     }

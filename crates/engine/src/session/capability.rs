@@ -125,6 +125,11 @@ impl Session {
         own.chain(waiting).chain(listening)
     }
 
+    /// The capability that the request in hand was given with and needs.
+    pub(super) fn capability_in_hand(&self) -> Option<&Arc<Capability>> {
+        self.live()?.rare.as_ref()?.capability.as_ref()
+    }
+
     /// The capability in hand, if a subscription needs it.
     pub(super) fn capability_for(
         &self,
@@ -132,7 +137,7 @@ impl Session {
         to: &str,
         presence: bool,
     ) -> Option<Arc<Capability>> {
-        let capability = self.live()?.rare.as_ref()?.capability.as_ref()?;
+        let capability = self.capability_in_hand()?;
         let own = Subject { capability: None, ..self.subject() };
         let is_needed = !may(cx.rules, &own, to, presence);
         is_needed.then(|| Arc::clone(capability))

@@ -380,6 +380,10 @@ impl Fault {
                 return Self::commit_incomplete(format!("{error}; published before: {done}"));
             }
             Unpublished::Revoked => return Self::revoked(),
+            Unpublished::CapabilityRevoked => {
+                let done = format!("the first {published} of the transaction's sends");
+                return Self::commit_incomplete(format!("{error}; published before: {done}"));
+            }
         };
         let (why, also) = match error {
             PublishError::Unavailable => ("the broker can't be reached", ""),
@@ -551,6 +555,7 @@ impl From<Unpublished> for Fault {
             Unpublished::ByBroker(error) => error.into(),
             Unpublished::ByHook(error) => error.into(),
             Unpublished::Revoked => Self::revoked(),
+            Unpublished::CapabilityRevoked => Self::bad_capability(&AuthError::Revoked),
         }
     }
 }

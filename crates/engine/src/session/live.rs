@@ -268,7 +268,10 @@ impl Session {
             return Ok(Sending::App(Box::new(message)));
         }
         let publisher = Publisher::Client(&self.subject());
-        outgoing(cx.rules, cx.ids, cx.now, publisher, draft).map(Sending::Publication)
+        let Outgoing { permit, publication, key } =
+            outgoing(cx.rules, cx.ids, cx.now, publisher, draft)?;
+        let permit = permit.by(self.capability_in_hand());
+        Ok(Sending::Publication(Outgoing { permit, publication, key }))
     }
 
     /// Sends all of `sends`, one after the other, then carries out `verdicts` and answers.

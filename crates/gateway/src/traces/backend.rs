@@ -137,7 +137,7 @@ pub fn refusal(error: &Unpublished) -> &'static str {
     match error {
         Unpublished::ByHook(error) => decision::<()>(&Err(error)),
         Unpublished::ByBroker(error) => error.code(),
-        Unpublished::Revoked => "revoked",
+        Unpublished::Revoked | Unpublished::CapabilityRevoked => "revoked",
     }
 }
 

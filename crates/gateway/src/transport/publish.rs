@@ -80,7 +80,7 @@ async fn published(
         .map_err(|_| door::bad_request("bad_body", "the body must be JSON, in UTF-8"))?;
     let mut ids = Ids::new(rand::random());
     let capability = door::authorize(node, &caller, Sent::token_of(text).as_ref()).await?;
-    let capability = capability.as_deref();
+    let capability = capability.as_ref();
     let sent = Sent::read(&node.rules, &mut ids, now, caller.as_ref(), capability, text);
     match sent.map_err(door::refused)? {
         Sent::Publication(alone) => {

@@ -10,7 +10,7 @@ use tokio::process::Command;
 use crate::api::{Backend, KEY, node, subscribed, two};
 use crate::http::{Stream, get, headers};
 use crate::returning::{bearer, named};
-use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually, with_redis};
+use crate::support::{CONFIG, Gateway, RawClient, SECRET, eventually, minted, with_redis};
 
 const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "fanlight.v1.json");
 
@@ -18,14 +18,6 @@ const NATIVE: (&str, &str) = ("Sec-WebSocket-Protocol", "fanlight.v1.json");
 async fn token_with(user: &str, claims: &[&str]) -> String {
     let claims = claims.iter().flat_map(|claim| ["--claim", claim]);
     minted(&["--user", user].into_iter().chain(claims).collect::<Vec<_>>()).await
-}
-
-async fn minted(arguments: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
-    command.args(["token", "mint", "--secret", SECRET]).args(arguments);
-    let output = command.output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 /// A connected native client, and its session's id; or the response that refused it.

@@ -12,7 +12,7 @@ use tokio::time::timeout;
 
 use crate::http::{Stream, get, headers, post};
 use crate::returning::named;
-use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, SECRET, eventually};
+use crate::support::{CONFIG, Gateway, PATIENCE, RawClient, eventually, minted};
 
 const ORDERS: &str = "/topic/orders.42";
 
@@ -26,15 +26,6 @@ fn config() -> String {
 fn to_the_second() -> String {
     let config = config().replace("workers = 2", "");
     format!("workers = 2\n[auth]\nleeway = \"0s\"\n{config}")
-}
-
-/// A token with these further arguments, made by the product's own command.
-async fn minted(arguments: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
-    command.args(["token", "mint", "--secret", SECRET]).args(arguments);
-    let output = command.output().await.unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
 async fn native(gateway: &Gateway, token: &str) -> RawClient {

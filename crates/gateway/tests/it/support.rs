@@ -297,11 +297,17 @@ pub async fn token_that_expires_in(user: &str, time: &str) -> String {
 }
 
 async fn mint(user: &str, time: &str, roles: &[&str]) -> String {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
-    command.args(["token", "mint", "--secret", SECRET, "--user", user, "--expires", time]);
+    let mut arguments = vec!["--user", user, "--expires", time];
     for role in roles {
-        command.args(["--role", role]);
+        arguments.extend(["--role", role]);
     }
+    minted(&arguments).await
+}
+
+/// What `fanlight token mint` gives by the tests' secret.
+pub async fn minted(arguments: &[&str]) -> String {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
+    command.args(["token", "mint", "--secret", SECRET]).args(arguments);
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap().trim().to_owned()

@@ -15,7 +15,7 @@ use crate::backend::Backend;
 use crate::http::{Response, Stream, get, headers, post};
 use crate::returning::{bearer, named};
 use crate::stompjs::js_folder;
-use crate::support::{Gateway, PATIENCE, RawClient, eventually, token};
+use crate::support::{Gateway, PATIENCE, RawClient, eventually, minted, token};
 
 const NO: &str = "/topic/open.guarded.no";
 const YES: &str = "/topic/open.guarded.yes";
@@ -220,4 +220,53 @@ async fn what_waits_for_a_backend_is_published_though_its_sender_has_left_but_no
     eventually("all is answered", async || gateway.metric_of(answered).await == 5).await;
     bob.send(&send("last")).await;
     bob.expect_each(&["\"ok\"", "\"last\""]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_backend_by_a_capability_is_not_published_once_that_is_revoked() {
+    let backend = Backend::start().await;
+    let config = guarded(&backend, "timeout = \"20s\"")
+        .replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n")
+        .replace(
+            "destination = \"/topic/open",
+            "actions = [\"subscribe\"]\ndestination = \"/topic/open",
+        );
+    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{}\"\n", api::KEY);
+    let gateway = Gateway::with_config(&format!("{config}\n{keys}")).await;
+    let mut bob = RawClient::native(&gateway, "bob").await;
+    bob.send(&json!({ "type": "subscribe", "to": YES, "id": 0 }).to_string()).await;
+    bob.expect("\"ok\"").await;
+
+    let grant = format!("publish:{YES}");
+    let of = async |jti| minted(&["--capability", "--grant", &grant, "--claim", jti]).await;
+    let (good, bad) = (of("jti=good").await, of("jti=bad").await);
+    let send = |token: &str, data: &str| {
+        json!({ "type": "send", "to": YES, "data": data, "token": token, "id": 1 }).to_string()
+    };
+    backend.hang_on(|kind| kind == "publish");
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    ann.send(&send(&bad, "by a revoked capability")).await;
+    let mut eve = RawClient::native(&gateway, "eve").await;
+    eve.send(&send(&good, "by a good capability")).await;
+    // Without a session.
+    let mallory = bearer("mallory").await;
+    let lines = [("Authorization", &*mallory)];
+    let body = send(&bad, "without a session");
+    let request = post(gateway.public, "/publish", &lines, &body);
+    let revoke = async {
+        backend.until(&["publish"], 3).await;
+        let order = json!({ "token": "bad", "ttl_s": 60 });
+        assert_eq!(api::Backend(&gateway, api::KEY).post("/revoke", &order).await.status, 200);
+        backend.hang(false);
+    };
+    let (refused, ()) = tokio::join!(request, revoke);
+    assert_eq!(refused.problem().1, "bad_capability");
+    let told = ann.expect("\"error\"").await;
+    assert!(told.contains("bad_capability") && told.contains("revoked"), "{told}");
+    eve.expect("\"ok\"").await;
+    bob.expect("by a good capability").await;
+    // It was not the token that she had connected with.
+    ann.send(&send(&good, "last")).await;
+    ann.expect("\"ok\"").await;
+    bob.expect_each(&["\"last\""]).await;
 }
