@@ -5,7 +5,8 @@ locals {
   server_api = length(var.server_api_clients) == 0 ? null : {
     client_security_group_ids = var.server_api_clients
     domain                    = "${var.name}.internal"
-    keys                      = { backend = { secret = aws_secretsmanager_secret.server_api[0].arn } }
+    # Of the version, so that no task starts before the secret has one.
+    keys = { backend = { secret = aws_secretsmanager_secret_version.server_api[0].arn } }
   }
 }
 
