@@ -7,6 +7,7 @@ mod counts;
 mod dashboards;
 mod deploy;
 mod examples;
+mod failing;
 mod fuzz;
 mod process;
 mod requirements;
@@ -96,7 +97,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Ci => ci::run(),
-        Task::Test { arguments } => test::run(&arguments),
+        Task::Test { arguments } => test::run(&arguments).map(drop),
         Task::Examples(options) => examples::run(&options),
         Task::Tidy => tidy::run(),
         Task::Deploy { filter } => deploy::run(&filter),
