@@ -38,7 +38,10 @@ pub(crate) fn cargo(package: &str, version: &str) -> anyhow::Result<PathBuf> {
     if !program.is_file() {
         let arguments =
             ["install", package, "--version", version, "--locked", "--debug", "--quiet"];
-        run(cargo_command(&arguments).arg("--root").arg(&folder))?;
+        run(cargo_command(&arguments)
+            .arg("--root")
+            .arg(&folder)
+            .env("CARGO_PROFILE_DEV_DEBUG", "0"))?;
     }
     Ok(program)
 }
