@@ -14,7 +14,14 @@ DATA = {
 
 
 # What stands before the name in an ARN, where it is not the resource's type and a slash.
-ARNS = {"aws_secretsmanager_secret": "secret:"}
+ARNS = {
+    "aws_lb_target_group": "targetgroup/fl/",
+    "aws_secretsmanager_secret": "secret:",
+    "aws_secretsmanager_secret_version": "secret:",
+}
+
+# Services that Terraform calls otherwise than ARNs do.
+SERVICES = {"lb": "elasticloadbalancing"}
 
 
 def value(type_name, name, type_, state, is_data):
@@ -37,6 +44,7 @@ def value(type_name, name, type_, state, is_data):
 
 def text(type_name, name, state):
     service = type_name.split("_")[1]
+    service = SERVICES.get(service, service)
     called = next(
         (state[key] for key in ("name", "family", "user_id") if isinstance(state.get(key), str)),
         hashlib.sha256(repr((type_name, sorted(state.items(), key=str))).encode()).hexdigest()[:17],
@@ -46,6 +54,9 @@ def text(type_name, name, state):
     if name == "result":
         return called.ljust(state.get("length") or 0, "0")[: state.get("length")]
     if name.endswith("arn"):
+        if type_name == "aws_secretsmanager_secret_version":
+            # A version has its secret's.
+            called = state["secret_id"].removeprefix("id-")
         kind = ARNS.get(type_name, type_name.removeprefix("aws_") + "/")
         return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{kind}{called}"
     if name.endswith(("endpoint", "address", "dns_name")):

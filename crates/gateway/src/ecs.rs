@@ -1,5 +1,8 @@
-//! What a node asks of its agent where it is a task of ECS: whether the task is to stop, which is
-//! told before SIGTERM, and that it be left alone while it has connections.
+//! What a node asks where it is a task of ECS: the load balancer, whether the task is taken out, which
+//! is told before SIGTERM; and its agent, that it be left alone while it has connections.
+
+mod signature;
+mod target;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,57 +14,50 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::config::Drain;
-use crate::drain::Trigger;
+use self::target::Balancer;
+pub use self::target::TargetGroup;
+use crate::config::Config;
 use crate::http_client::{Answer, AskError, BaseUrl};
 use crate::node::Node;
 
-/// Something that the agent is asked for.
+/// Something that is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
-    /// What is to become of the task: `drain.watch_ecs`.
-    Metadata,
+    /// What the load balancer thinks of the task: `drain.watch_target_group`.
+    TargetHealth,
     /// That the task be protected: `drain.ecs_task_protection`.
     Protection,
 }
 
 /// Starts what is configured and can be had; what can't is told by [`problems`].
 pub fn start(node: &Arc<Node>, tracker: &TaskTracker, shutdown: &CancellationToken) {
-    for call in Call::ALL.into_iter().filter(|call| call.is_wanted(&node.config.drain)) {
-        let Ok(base) = call.base() else { continue };
-        let agent = Agent { base, call, failures: Failures::default() };
+    if Call::TargetHealth.is_wanted(&node.config)
+        && let Ok(balancer) = Balancer::of(&node.config)
+    {
         let (node, until) = (Arc::clone(node), shutdown.clone());
         tracker.spawn(async move {
-            let work = async {
-                match call {
-                    Call::Metadata => watch(&node, agent).await,
-                    Call::Protection => protect(&node, agent).await,
-                }
-            };
-            until.run_until_cancelled(work).await;
+            until.run_until_cancelled(target::watch(&node, balancer, Failures::default())).await
         });
+    }
+    if Call::Protection.is_wanted(&node.config)
+        && let Ok(base) = base_of(AGENT_URI)
+    {
+        let agent = Agent { base, failures: Failures::default() };
+        let (node, until) = (Arc::clone(node), shutdown.clone());
+        tracker.spawn(async move { until.run_until_cancelled(protect(&node, agent)).await });
     }
 }
 
 /// The options that are on in vain, each with the reason.
-pub fn problems(drain: &Drain) -> impl Iterator<Item = (&'static str, String)> {
-    let wanted = Call::ALL.into_iter().filter(|call| call.is_wanted(drain));
-    wanted.filter_map(|call| Some((call.option(), call.base().err()?)))
-}
-
-/// Begins the drain as soon as ECS wants the task to stop.
-async fn watch(node: &Node, mut agent: Agent) {
-    while !node.is_draining() {
-        match agent.ask(Method::GET, "/task", None).await.and_then(|answer| desired(&answer)) {
-            Ok(status) if status == "STOPPED" => node.begin_drain(Trigger::Ecs),
-            Ok(_) => agent.failures.over(agent.call),
-            Err(error) => agent.failures.count(agent.call, &error),
-        }
-        tokio::select! {
-            () = sleep(LOOK_EVERY) => {}
-            () = node.drain.begun() => {}
-        }
-    }
+pub fn problems(config: &Config) -> impl Iterator<Item = (&'static str, String)> {
+    let wanted = Call::ALL.into_iter().filter(|call| call.is_wanted(config));
+    wanted.filter_map(|call| {
+        let fault = match call {
+            Call::TargetHealth => Balancer::of(config).err(),
+            Call::Protection => base_of(AGENT_URI).err(),
+        };
+        Some((call.option(), fault?))
+    })
 }
 
 /// Keeps the task protected while it has connections and no drain, by leases that end by themselves.
@@ -80,8 +76,8 @@ async fn protect(node: &Node, mut agent: Agent) {
             let outcome = answer.and_then(|answer| protection(&answer, wanted));
             lease.note(wanted, outcome.is_ok(), Instant::now());
             match outcome {
-                Ok(()) => agent.failures.over(agent.call),
-                Err(error) => agent.failures.count(agent.call, &error),
+                Ok(()) => agent.failures.over(Call::Protection),
+                Err(error) => agent.failures.count(Call::Protection, &error),
             }
         }
         let is_held = lease.is_held(Instant::now());
@@ -99,7 +95,6 @@ async fn protect(node: &Node, mut agent: Agent) {
 /// The agent of this machine, or of Fargate.
 struct Agent {
     base: BaseUrl,
-    call: Call,
     failures: Failures,
 }
 
@@ -114,11 +109,17 @@ impl Agent {
     }
 }
 
-/// Why the agent did not do what it was asked for.
+/// Why somebody did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
 enum AgentError {
     #[error(transparent)]
     Ask(#[from] AskError),
+    #[error("can't be reached: {0}")]
+    Unreachable(String),
+    #[error("no answer within {}", humantime::format_duration(*.0))]
+    Silence(Duration),
+    #[error("the role's credentials can't be sent")]
+    Credentials,
     #[error("it answers {status}: {reason:?}")]
     Refused { status: u16, reason: String },
     #[error("it answers something else: {0}")]
@@ -126,57 +127,36 @@ enum AgentError {
 }
 
 impl Call {
-    const ALL: [Self; 2] = [Self::Metadata, Self::Protection];
+    const ALL: [Self; 2] = [Self::TargetHealth, Self::Protection];
 
-    fn is_wanted(self, drain: &Drain) -> bool {
+    fn is_wanted(self, config: &Config) -> bool {
         match self {
-            Self::Metadata => drain.watch_ecs,
-            Self::Protection => drain.ecs_task_protection,
+            Self::TargetHealth => !config.drain.watch_target_group.is_empty(),
+            Self::Protection => config.drain.ecs_task_protection,
         }
     }
 
     fn option(self) -> &'static str {
         match self {
-            Self::Metadata => "drain.watch_ecs",
+            Self::TargetHealth => "drain.watch_target_group",
             Self::Protection => "drain.ecs_task_protection",
-        }
-    }
-
-    /// What ECS sets in each container.
-    fn variable(self) -> &'static str {
-        match self {
-            Self::Metadata => "ECS_CONTAINER_METADATA_URI_V4",
-            Self::Protection => "ECS_AGENT_URI",
         }
     }
 
     /// As metrics call it.
     fn name(self) -> &'static str {
         match self {
-            Self::Metadata => "metadata",
+            Self::TargetHealth => "target_health",
             Self::Protection => "protection",
         }
     }
-
-    fn base(self) -> Result<BaseUrl, String> {
-        let variable = self.variable();
-        let text = std::env::var(variable).map_err(|_| {
-            format!("on, but ECS has not set {variable}: this is none of its tasks")
-        })?;
-        text.parse::<BaseUrl>().map_err(|error| format!("on, but {variable} is {error}"))
-    }
 }
 
-/// The task's metadata, as far as they matter.
-#[derive(Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Task {
-    desired_status: String,
-}
-
-fn desired(answer: &Answer) -> Result<String, AgentError> {
-    let task: Task = read(answer)?;
-    Ok(task.desired_status)
+/// What ECS has set in this container.
+fn base_of(variable: &str) -> Result<BaseUrl, String> {
+    let text = std::env::var(variable)
+        .map_err(|_| format!("on, but ECS has not set {variable}: this is none of its tasks"))?;
+    text.parse::<BaseUrl>().map_err(|error| format!("on, but {variable} is {error}"))
 }
 
 /// What the agent says of the protection: one of these.
@@ -295,24 +275,23 @@ impl Failures {
         self.since += 1;
         if self.logged_at.is_none_or(|at| at.elapsed() >= LOG_EVERY) {
             let (option, failures) = (call.option(), self.since);
-            tracing::warn!(%error, failures, "{option}: the agent of ECS can't be asked; trying on");
+            tracing::warn!(%error, failures, "{option}: nothing can be learned; trying on");
             self.logged_at = Some(Instant::now());
         }
     }
 
     fn over(&mut self, call: Call) {
         if self.logged_at.take().is_some() {
-            tracing::info!(
-                failures = self.since,
-                "{}: the agent of ECS answers again",
-                call.option()
-            );
+            tracing::info!(failures = self.since, "{}: there are answers again", call.option());
         }
         self.since = 0;
     }
 }
 
-/// Behind what [`Call::Protection`] asks.
+/// Where a container finds its own metadata.
+const METADATA_URI: &str = "ECS_CONTAINER_METADATA_URI_V4";
+/// Where it finds the agent that protects it.
+const AGENT_URI: &str = "ECS_AGENT_URI";
 const STATE_PATH: &str = "/task-protection/v1/state";
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(3);

@@ -30,6 +30,7 @@ async fn readyz(State(node): State<Arc<Node>>) -> Response {
     match node.readiness() {
         Readiness::Ready => "ready\n".into_response(),
         Readiness::Draining => refuse("draining", "this node is draining".into()),
+        _ if node.was_ready_lately() => "ready, but for its broker\n".into_response(),
         Readiness::NotLeased => refuse("not_leased", NOT_LEASED.into()),
         Readiness::RevocationsUnknown => refuse("revocations_unknown", REVOCATIONS_UNKNOWN.into()),
         Readiness::BrokerUnhealthy(why) => refuse("broker_unhealthy", why),

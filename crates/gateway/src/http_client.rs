@@ -1,5 +1,5 @@
-//! One request over plain HTTP, bounded in time and size: to a node's admin listener, and to the
-//! agent of ECS. Neither is a stranger, and neither speaks TLS.
+//! One request over plain HTTP, bounded in time and size: to a node's admin listener, and to what ECS
+//! has beside a task. Neither is a stranger, and neither speaks TLS.
 
 use std::fmt;
 use std::str::FromStr;
@@ -80,8 +80,8 @@ impl BaseUrl {
         self.path.is_empty()
     }
 
-    /// Sends one request for what is behind `path`, which begins with a slash, with JSON or with
-    /// nothing.
+    /// Sends one request for what is behind `path`, which begins with a slash or is empty, with JSON
+    /// or with nothing.
     pub async fn ask(
         &self,
         method: Method,
@@ -101,9 +101,10 @@ impl BaseUrl {
     ) -> Result<Answer, AskError> {
         let connected = TcpStream::connect((&*self.host, self.port)).await;
         let socket = TokioIo::new(connected.map_err(AskError::Connect)?);
+        let path = format!("{}{path}", self.path);
         let mut request = Request::builder()
             .method(method)
-            .uri(format!("{}{path}", self.path))
+            .uri(if path.is_empty() { "/" } else { &path })
             .header(header::HOST, &self.authority)
             .header(header::CONNECTION, "close");
         if let Some(authorization) = &self.authorization {

@@ -1,7 +1,7 @@
 //! What all parts of a running node share.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use fanlight_engine::broker::{Broker, BrokerHealth};
 use fanlight_engine::peers::{Holder, Peers};
@@ -71,8 +71,8 @@ pub struct Node {
     pub leaving: CancellationToken,
     /// How far its drain is, if there is one.
     pub drain: Progress,
-    /// Whether it has been ready at any time.
-    has_been_ready: AtomicBool,
+    /// When it was found ready last, in milliseconds of the monotonic clock, plus one; 0: never.
+    last_ready_ms: AtomicU64,
     /// Whether anybody has asked if it is.
     is_watched: AtomicBool,
 }
@@ -127,7 +127,7 @@ impl Node {
             conformance: false,
             leaving: CancellationToken::new(),
             drain: Progress::default(),
-            has_been_ready: AtomicBool::new(false),
+            last_ready_ms: AtomicU64::new(0),
             is_watched: AtomicBool::new(false),
         }
     }
@@ -144,7 +144,7 @@ impl Node {
                 Readiness::RevocationsUnknown
             }
             BrokerHealth::Healthy => {
-                self.has_been_ready.store(true, Ordering::Relaxed);
+                self.last_ready_ms.store(self.clock.now().mono_ms + 1, Ordering::Relaxed);
                 Readiness::Ready
             }
             BrokerHealth::Unhealthy(why) => Readiness::BrokerUnhealthy(why),
@@ -167,7 +167,16 @@ impl Node {
 
     /// Whether it has been ready since its start.
     pub fn has_been_ready(&self) -> bool {
-        self.has_been_ready.load(Ordering::Relaxed)
+        self.last_ready_ms.load(Ordering::Relaxed) > 0
+    }
+
+    /// Whether it was ready within [`Broker::readiness_patience`](crate::config::Broker), so that
+    /// nobody is to replace it yet.
+    pub fn was_ready_lately(&self) -> bool {
+        let patience_ms = self.config.broker.readiness_patience.as_ms();
+        let last_ms = self.last_ready_ms.load(Ordering::Relaxed).checked_sub(1);
+        last_ms
+            .is_some_and(|last_ms| self.clock.now().mono_ms.saturating_sub(last_ms) < patience_ms)
     }
 
     /// Somebody has asked for its readiness, and so learns of a drain.
@@ -194,7 +203,7 @@ impl Node {
     pub fn begin_drain(&self, trigger: Trigger) {
         let plan = match trigger {
             Trigger::Sigterm => self.config.drain.after_sigterm(),
-            Trigger::Admin | Trigger::Ecs => self.config.drain.unhurried(),
+            Trigger::Admin | Trigger::Deregistered => self.config.drain.unhurried(),
         };
         if self.drain.begin(trigger, plan, self.clock.now().mono_ms) {
             metrics::gauge!("fanlight_draining").set(1);

@@ -4,7 +4,7 @@ module "network" {
   name   = var.name
   egress = var.egress
   interface_endpoints = concat(
-    ["ecr.api", "ecr.dkr", "logs", "secretsmanager"],
+    ["ecr.api", "ecr.dkr", "elasticloadbalancing", "logs", "secretsmanager"],
     var.prometheus ? ["aps-workspaces"] : [],
     var.traces == null ? [] : ["xray"],
   )

@@ -101,8 +101,8 @@ variable "idle_timeout_s" {
 variable "deregistration_delay_s" {
   description = <<-TEXT
     How long connections to a target that was taken out may go on, in seconds: longer than
-    `drain.grace`, `drain.window` and `drain.deadline` together, which are 280 s as the module `service` sets
-    them.
+    `drain.watch_interval`, `drain.grace`, `drain.window` and `drain.deadline` together, which are
+    290 s as the module `service` sets them.
   TEXT
   type        = number
   default     = 300

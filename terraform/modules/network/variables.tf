@@ -51,11 +51,11 @@ variable "egress" {
 variable "interface_endpoints" {
   description = <<-TEXT
     With `egress = "endpoints"`: the AWS services that get an interface endpoint. The default is
-    what a task needs to start and to log; add `aps-workspaces` for Managed Prometheus,
+    what a task needs to start, to log and to see that it is taken out; add `aps-workspaces` for Managed Prometheus,
     `ssmmessages` for ECS Exec.
   TEXT
   type        = set(string)
-  default     = ["ecr.api", "ecr.dkr", "logs", "secretsmanager"]
+  default     = ["ecr.api", "ecr.dkr", "elasticloadbalancing", "logs", "secretsmanager"]
   nullable    = false
 }
 

@@ -47,8 +47,11 @@ locals {
       FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT   = "${var.stop_timeout_s - 5}s"
       # Longer than the load balancer takes to notice, which sends clients until then.
       FANLIGHT__DRAIN__GRACE               = "${var.load_balancer.unhealthy_after_s + 5}s"
-      FANLIGHT__DRAIN__WATCH_ECS           = "true"
+      # Deregistered minutes before SIGTERM, a task would be cut off with all its clients.
+      FANLIGHT__DRAIN__WATCH_TARGET_GROUP  = var.load_balancer.target_group_arn
       FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)
+      # ECS replaces tasks that fail the load balancer's check, all of them if the cache fails over.
+      FANLIGHT__BROKER__READINESS_PATIENCE = "2m"
       FANLIGHT__REBALANCE__ENABLED         = tostring(var.rebalance)
       FANLIGHT__TELEMETRY__EMF             = "true"
       FANLIGHT__TELEMETRY__SERVICE         = var.name

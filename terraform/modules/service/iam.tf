@@ -49,6 +49,12 @@ locals {
 
   task_statements = [for statement in [
     {
+      # Has no resources to name.
+      Sid      = "SeeDeregistration"
+      Action   = ["elasticloadbalancing:DescribeTargetHealth"]
+      Resource = ["*"]
+    },
+    {
       Sid      = "ProtectTasks"
       Action   = ["ecs:GetTaskProtection", "ecs:UpdateTaskProtection"]
       Resource = var.task_protection ? ["${local.arn}:ecs:${local.region}:${local.account}:task/${local.cluster_name}/*"] : []
@@ -97,8 +103,6 @@ resource "aws_iam_role" "task" {
 }
 
 resource "aws_iam_role_policy" "task" {
-  count = var.task_protection || var.execute_command || length(local.collector_parts) > 0 ? 1 : 0
-
   name   = "run"
   role   = aws_iam_role.task.name
   policy = jsonencode({ Version = "2012-10-17", Statement = local.task_statements })

@@ -10,7 +10,7 @@ use super::rebalance;
 use super::relay;
 use super::values::{OriginRule, Span};
 use super::webhooks;
-use super::{BrokerKind, Config, Limits, ServerTls};
+use super::{BrokerKind, Config, Drain, Limits, ServerTls};
 use crate::ecs;
 use crate::jwt;
 use crate::tls;
@@ -26,6 +26,7 @@ pub(super) fn problems(config: &Config) -> Vec<Problem> {
     api::problems(&config.api, &mut problems);
     webhooks::problems(config, &mut problems);
     limits(config, &mut problems);
+    drain(&config.drain, &mut problems);
     broker(config, &mut problems);
     cluster(config, &mut problems);
     if config.relay.is_set() {
@@ -93,8 +94,8 @@ pub(super) fn warnings(config: &Config) -> Vec<Problem> {
     warnings.extend(jwks::warnings(&config.auth.jwks));
     warnings.extend(accounts::warnings(&config.auth.accounts));
     warnings.extend(app::warnings(config));
-    for (option, fault) in ecs::problems(&config.drain) {
-        warnings.push(Problem::new(option, fault, "leave it false outside ECS"));
+    for (option, fault) in ecs::problems(config) {
+        warnings.push(Problem::new(option, fault, "leave it out outside ECS"));
     }
     let stomp_is_open = config.listen.stomp.is_some_and(|address| !address.ip().is_loopback());
     if stomp_is_open && config.listen.stomp_tls == ServerTls::default() {
@@ -265,6 +266,25 @@ fn namespaces(config: &Config, problems: &mut Vec<Problem>) {
     }
     if let Err(problem) = config.compiled_policy() {
         problems.push(problem);
+    }
+}
+
+fn drain(drain: &Drain, problems: &mut Vec<Problem>) {
+    let group = &drain.watch_target_group;
+    if !group.is_empty()
+        && let Err(error) = group.parse::<ecs::TargetGroup>()
+    {
+        let remedy =
+            "write it as in \"arn:aws:elasticloadbalancing:REGION:ACCOUNT:targetgroup/NAME/ID\"";
+        problems.push(Problem::new("drain.watch_target_group", error.to_string(), remedy));
+    }
+    if !(1000..=60_000).contains(&drain.watch_interval.as_ms()) {
+        let fault = "shorter than a second, or longer than a minute";
+        problems.push(Problem::new(
+            "drain.watch_interval",
+            fault,
+            "10s suits up to a hundred tasks",
+        ));
     }
 }
 

@@ -406,6 +406,10 @@ pub struct Presence {
 pub struct Broker {
     /// "redis" for any number of nodes; "memory" for one node that is alone.
     pub kind: BrokerKind,
+    /// How long a node that has lost its broker or its lease goes on to be called ready by `/readyz`.
+    /// For supervisors that replace what is not ready, as ECS does: connections stay while Redis
+    /// fails over, but not when their node is replaced.
+    pub readiness_patience: Span,
 }
 
 words! {
@@ -459,9 +463,14 @@ pub struct Drain {
     /// From SIGTERM to the end of the process, at most. `grace`, `window` and `deadline` are
     /// compressed to fit. Keep it just below the time after which the supervisor kills.
     pub shutdown_timeout: Span,
-    /// Whether a task of Amazon ECS begins to drain as soon as ECS wants it to stop, which its
-    /// metadata says before SIGTERM comes. It is looked at every 3 s.
-    pub watch_ecs: bool,
+    /// The ARN of the target group of Elastic Load Balancing through which a task of Amazon ECS gets
+    /// its clients. The task begins to drain when its target is taken out, which comes before SIGTERM:
+    /// it asks as its role, which must be allowed `elasticloadbalancing:DescribeTargetHealth`. Empty:
+    /// it does not ask.
+    pub watch_target_group: String,
+    /// How often it asks; at most a minute. AWS bounds the questions of an account, so hundreds of
+    /// tasks need longer.
+    pub watch_interval: Span,
     /// Whether a task of Amazon ECS has itself protected from scale-in and deployments while it has
     /// connections. A drain gives that up.
     pub ecs_task_protection: bool,
@@ -601,7 +610,7 @@ impl Default for Presence {
 
 impl Default for Broker {
     fn default() -> Self {
-        Self { kind: BrokerKind::Redis }
+        Self { kind: BrokerKind::Redis, readiness_patience: Span::seconds(0) }
     }
 }
 
@@ -624,7 +633,8 @@ impl Default for Drain {
             window: Span::seconds(240),
             deadline: Span::seconds(5),
             shutdown_timeout: Span::seconds(30),
-            watch_ecs: false,
+            watch_target_group: String::new(),
+            watch_interval: Span::seconds(10),
             ecs_task_protection: false,
         }
     }

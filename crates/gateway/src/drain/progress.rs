@@ -18,8 +18,8 @@ pub enum Trigger {
     Sigterm,
     /// `POST /drain`, as by `fanlight drain`.
     Admin,
-    /// ECS wants the task to stop.
-    Ecs,
+    /// The load balancer takes the task of ECS out.
+    Deregistered,
 }
 
 /// How far it is.
@@ -235,7 +235,7 @@ impl Trigger {
         match self {
             Self::Sigterm => "sigterm",
             Self::Admin => "admin",
-            Self::Ecs => "ecs",
+            Self::Deregistered => "deregistered",
         }
     }
 }
@@ -269,13 +269,13 @@ mod tests {
     fn the_first_trigger_is_told_and_the_time_left_is_that_of_the_newest_plan() {
         let progress = Progress::default();
         assert_eq!(progress.report(7, 0).state, Stage::None);
-        assert!(progress.begin(Trigger::Ecs, PLAN, 1000));
+        assert!(progress.begin(Trigger::Deregistered, PLAN, 1000));
         assert!(!progress.begin(Trigger::Admin, PLAN, 2000));
         let report = progress.report(9, 11_000);
         let begun = report.begun.expect("it has begun");
         assert_eq!(
             (report.state, begun.trigger, begun.hurried),
-            (Stage::Grace, Trigger::Ecs, false)
+            (Stage::Grace, Trigger::Deregistered, false)
         );
         assert_eq!((begun.elapsed_s, begun.left_s), (10.0, 245.0));
         assert_eq!(begun.connections_at_start, 9, "two have come in the grace");

@@ -22,7 +22,7 @@ const NODE: &[Metric] = &[
         .detail("As `/readyz` answers"),
     Metric::gauge("fanlight_draining", "1 while this node drains."),
     Metric::counter("fanlight_drains_total", "Drains begun, by what began them.")
-        .by(&[("trigger", &["sigterm", "admin", "ecs"])])
+        .by(&[("trigger", &["sigterm", "admin", "deregistered"])])
         .detail("See [operations](operations.md#what-begins-a-drain)"),
     Metric::gauge(
         "fanlight_drain_remaining_connections",
@@ -33,8 +33,8 @@ const NODE: &[Metric] = &[
         "1 while this node, a task of ECS, is protected from scale-in and deployments.",
     )
     .detail("With `drain.ecs_task_protection`"),
-    Metric::counter("fanlight_ecs_failures_total", "Calls of the agent of ECS that failed.")
-        .by(&[("call", &["metadata", "protection"])]),
+    Metric::counter("fanlight_ecs_failures_total", "Questions to the load balancer and the agent of ECS that failed.")
+        .by(&[("call", &["target_health", "protection"])]),
     Metric::gauge(
         "fanlight_limit_used_ratio",
         "How much of a limit of this node is used; 1 is all, and 0 also where there is no limit.",

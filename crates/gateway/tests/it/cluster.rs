@@ -207,6 +207,28 @@ async fn a_node_starts_without_redis_says_so_and_becomes_ready_when_it_comes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn whoever_would_replace_a_node_is_told_of_a_redis_that_is_away_only_after_the_patience() {
+    let mut redis = RedisServer::start().unwrap();
+    let with = |patience: &str| {
+        let patience = format!("kind = \"redis\"\nreadiness_patience = \"{patience}\"");
+        with_redis(CONFIG, &redis).replace("kind = \"redis\"", &patience)
+    };
+    let (long, short) = (with("1h"), with("3s"));
+    let (patient, short) = (Gateway::with_config(&long).await, Gateway::with_config(&short).await);
+    ready(&patient).await;
+    ready(&short).await;
+    redis.kill();
+    eventually("its patience ends", async || short.public_get("/readyz").await.0 == 503).await;
+    eventually("it knows", async || patient.metric("fanlight_ready").await == 0).await;
+    assert_eq!(patient.public_get("/readyz").await, (200, "ready, but for its broker\n".into()));
+    assert_eq!(patient.admin_post("/drain", &[]).await, 202);
+    assert_eq!(patient.public_get("/readyz").await.0, 503, "a drain is told at once");
+    // One that starts now has never been ready.
+    let late = Gateway::with_config(&long).await;
+    assert_eq!(late.public_get("/readyz").await.0, 503);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn patterns_and_user_destinations_work_across_nodes() {
     let redis = RedisServer::start().unwrap();
     let config = with_redis(CONFIG, &redis)

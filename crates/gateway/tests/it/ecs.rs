@@ -1,18 +1,20 @@
-//! A node as a task of ECS, with a stand-in for the agent that ECS has on each machine.
+//! A node as a task of ECS, with a stand-in for what ECS has on each machine and for the load
+//! balancer's API.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use axum::Router;
 use axum::extract::State;
-use axum::routing::{get, put};
-use http::StatusCode;
+use axum::routing::{get, post, put};
+use http::{HeaderMap, StatusCode};
+use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use tokio::process::Command;
 
 use crate::support::{CONFIG, Gateway, RawClient, eventually};
 
-/// What ECS has on each machine, as a node sees it.
+/// What a task can ask, as a node sees it.
 #[derive(Clone)]
 struct Agent {
     address: SocketAddr,
@@ -21,19 +23,30 @@ struct Agent {
 
 /// What it tells, and what it was told.
 struct Said {
-    desired_status: &'static str,
+    /// What the load balancer tells of the target.
+    health: &'static str,
     refuses: bool,
     protections: Vec<Value>,
+    /// What the load balancer was asked: the headers, and the body.
+    questions: Vec<(HeaderMap, String)>,
 }
 
 impl Agent {
     async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let said = Said { desired_status: "RUNNING", refuses: false, protections: Vec::new() };
+        let (health, refuses, protections, questions) = (UNREGISTERED, false, vec![], vec![]);
+        let said = Said { health, refuses, protections, questions };
         let agent =
             Self { address: listener.local_addr().unwrap(), said: Arc::new(Mutex::new(said)) };
         let router = Router::new()
-            .route("/v4/abc-1/task", get(async |State(agent): State<Self>| agent.task()))
+            .route("/v4/abc-1", get(async || CONTAINER))
+            .route("/credentials", get(async || CREDENTIALS))
+            .route(
+                "/",
+                post(async |State(agent): State<Self>, headers: HeaderMap, body: String| {
+                    agent.describe(headers, body)
+                }),
+            )
             .route(
                 "/api/abc-1/task-protection/v1/state",
                 put(async |State(agent): State<Self>, body: String| agent.protect(&body)),
@@ -43,15 +56,14 @@ impl Agent {
         agent
     }
 
-    fn task(&self) -> (StatusCode, String) {
-        let said = self.said.lock().unwrap();
-        let body = json!({
-            "Cluster": "default",
-            "TaskARN": "arn:aws:ecs:eu-west-1:123456789012:task/default/abc",
-            "DesiredStatus": said.desired_status,
-            "KnownStatus": "RUNNING",
-        });
-        (Self::status(said.refuses), body.to_string())
+    fn describe(&self, headers: HeaderMap, body: String) -> (StatusCode, String) {
+        let mut said = self.said.lock().unwrap();
+        said.questions.push((headers, body));
+        if said.refuses {
+            let code = "<ErrorResponse><Error><Code>Throttling</Code></Error></ErrorResponse>";
+            return (StatusCode::BAD_REQUEST, code.into());
+        }
+        (StatusCode::OK, format!("<R><TargetHealth>{}</TargetHealth></R>", said.health))
     }
 
     fn protect(&self, body: &str) -> (StatusCode, String) {
@@ -85,11 +97,15 @@ impl Agent {
             .replace("window = \"200ms\"", "window = \"1h\"");
         let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
         std::fs::write(file.path(), config).unwrap();
-        let metadata = format!("http://{}/v4/abc-1", self.address);
-        let agent = format!("http://{}/api/abc-1", self.address);
+        let at = |path: &str| format!("http://{}{path}", self.address);
         Gateway::with_args(
             &["serve", "--config", file.path().to_str().unwrap()],
-            &[("ECS_CONTAINER_METADATA_URI_V4", &metadata), ("ECS_AGENT_URI", &agent)],
+            &[
+                ("ECS_CONTAINER_METADATA_URI_V4", &at("/v4/abc-1")),
+                ("ECS_AGENT_URI", &at("/api/abc-1")),
+                ("AWS_CONTAINER_CREDENTIALS_FULL_URI", &at("/credentials")),
+                ("AWS_ENDPOINT_URL_ELASTIC_LOAD_BALANCING_V2", &at("/")),
+            ],
         )
         .await
     }
@@ -100,19 +116,26 @@ async fn drain_of(gateway: &Gateway) -> Value {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_task_that_ecs_wants_to_stop_drains_without_hurry_and_sigterm_hurries_it() {
+async fn a_task_that_is_deregistered_drains_without_hurry_and_sigterm_hurries_it() {
     let agent = Agent::start().await;
-    let options = "watch_ecs = true\nshutdown_timeout = \"6s\"";
-    let mut gateway = agent.task_with(options).await;
+    let options = format!(
+        "watch_target_group = \"{GROUP}\"\nwatch_interval = \"1s\"\nshutdown_timeout = \"6s\""
+    );
+    let mut gateway = agent.task_with(&options).await;
     let mut client = RawClient::native(&gateway, "ann").await;
+    let asked = async || agent.said.lock().unwrap().questions.len();
+    eventually("it asks before it is registered", async || asked().await >= 1).await;
+    agent.set(|said| said.health = "<State>healthy</State>");
+    let before = asked().await;
+    eventually("it is registered", async || asked().await > before).await;
     agent.set(|said| said.refuses = true);
     eventually("a failure is counted", async || {
         gateway.metric("fanlight_ecs_failures_total").await > 0
     })
     .await;
     assert_eq!(drain_of(&gateway).await["state"], "none", "a failure is no order");
-    agent.set(|said| (said.refuses, said.desired_status) = (false, "STOPPED"));
-    eventually("it drains", async || drain_of(&gateway).await["trigger"] == "ecs").await;
+    agent.set(|said| (said.refuses, said.health) = (false, "<State>draining</State>"));
+    eventually("it drains", async || drain_of(&gateway).await["trigger"] == "deregistered").await;
     let drain = drain_of(&gateway).await;
     assert_eq!((&drain["hurried"], &drain["window_s"]), (&false.into(), &3600.0.into()), "{drain}");
     assert_eq!(gateway.admin_get("/readyz").await.0, 503);
@@ -122,7 +145,43 @@ async fn a_task_that_ecs_wants_to_stop_drains_without_hurry_and_sigterm_hurries_
     drop(client);
     assert!(gateway.ended().await);
     assert_eq!(agent.protections(), [json!(null); 0], "no protection was asked for");
+
+    let questions = agent.said.lock().unwrap().questions.clone();
+    let (headers, body) = questions.last().unwrap();
+    let header = |name: &str| headers[name].to_str().unwrap();
+    assert_eq!(header("x-amz-security-token"), "a token");
+    let scope = "/eu-west-1/elasticloadbalancing/aws4_request, SignedHeaders=content-type;host;";
+    let authorization = header("authorization");
+    assert!(
+        authorization.starts_with("AWS4-HMAC-SHA256 Credential=AKID/")
+            && authorization.contains(scope),
+        "{authorization}"
+    );
+    let asked = url_decoded(body);
+    let own = [
+        ("Action", "DescribeTargetHealth"),
+        ("Version", "2015-12-01"),
+        ("TargetGroupArn", GROUP),
+        ("Targets.member.1.Id", "10.0.2.106"),
+        // As configured.
+        ("Targets.member.1.Port", "0"),
+    ];
+    let own = own.map(|(name, value)| (name.to_owned(), value.to_owned()));
+    assert_eq!(asked, own, "{body}");
 }
+
+/// The fields of a form.
+fn url_decoded(form: &str) -> Vec<(String, String)> {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8().unwrap().into_owned();
+    let fields = form.split('&').map(|field| field.split_once('=').unwrap());
+    fields.map(|(name, value)| (decoded(name), decoded(value))).collect()
+}
+
+const GROUP: &str =
+    "arn:aws:elasticloadbalancing:eu-west-1:123456789012:targetgroup/fl-abc/0123456789abcdef";
+const UNREGISTERED: &str = "<State>unused</State><Reason>Target.NotRegistered</Reason>";
+const CONTAINER: &str = r#"{"DockerId":"abc-1","Name":"gateway","Networks":[{"NetworkMode":"awsvpc","IPv4Addresses":["10.0.2.106"],"AttachmentIndex":0}]}"#;
+const CREDENTIALS: &str = r#"{"RoleArn":"arn:aws:iam::123456789012:role/fl","AccessKeyId":"AKID","SecretAccessKey":"secret","Token":"a token","Expiration":"2030-01-01T00:00:00Z"}"#;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_task_is_protected_while_it_has_connections_and_no_longer() {
@@ -165,8 +224,9 @@ async fn an_agent_that_refuses_is_asked_again_until_the_protection_is_given_back
 #[tokio::test(flavor = "multi_thread")]
 async fn a_configuration_for_ecs_elsewhere_is_served_and_warned_of() {
     let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    let ecs = "grace = \"0s\"\nwatch_ecs = true\necs_task_protection = true";
-    std::fs::write(file.path(), CONFIG.replace("grace = \"0s\"", ecs)).unwrap();
+    let ecs =
+        format!("grace = \"0s\"\nwatch_target_group = \"{GROUP}\"\necs_task_protection = true");
+    std::fs::write(file.path(), CONFIG.replace("grace = \"0s\"", &ecs)).unwrap();
     let path = file.path().to_str().unwrap();
     let check = async |variables: &[(&str, &str)]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
@@ -177,14 +237,19 @@ async fn a_configuration_for_ecs_elsewhere_is_served_and_warned_of() {
     };
     let elsewhere = check(&[]).await;
     for (option, variable) in [
-        ("drain.watch_ecs", "ECS_CONTAINER_METADATA_URI_V4"),
+        ("drain.watch_target_group", "ECS_CONTAINER_METADATA_URI_V4"),
         ("drain.ecs_task_protection", "ECS_AGENT_URI"),
     ] {
         let warning = format!("warning: {option}: on, but ECS has not set {variable}");
         assert!(elsewhere.contains(&warning), "{elsewhere}");
     }
     let base = "http://169.254.170.2/v4/abc-1";
-    let within = check(&[("ECS_CONTAINER_METADATA_URI_V4", base), ("ECS_AGENT_URI", base)]).await;
+    let within = check(&[
+        ("ECS_CONTAINER_METADATA_URI_V4", base),
+        ("ECS_AGENT_URI", base),
+        ("AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "/v2/credentials/abc"),
+    ])
+    .await;
     assert!(!within.contains("warning: drain"), "{within}");
     let gateway = Gateway::with_args(&["serve", "--config", path], &[]).await;
     assert_eq!(gateway.admin_get("/livez").await.0, 200);

@@ -69,7 +69,7 @@ run "a_drain_is_noticed_and_fits_into_the_deregistration_delay" {
   }
   assert {
     # The grace that the module service makes of it, drain.window and drain.deadline.
-    condition     = tonumber(aws_lb_target_group.this.deregistration_delay) > (output.unhealthy_after_s + 5) + 240 + 5
+    condition     = tonumber(aws_lb_target_group.this.deregistration_delay) > 10 + (output.unhealthy_after_s + 5) + 240 + 5
     error_message = "nobody is cut whom the drain would have closed"
   }
 }

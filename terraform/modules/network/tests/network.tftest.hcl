@@ -71,7 +71,7 @@ run "endpoints_leave_no_way_out" {
   }
   assert {
     condition = (
-      keys(aws_vpc_endpoint.interface) == ["ecr.api", "ecr.dkr", "logs", "secretsmanager"]
+      keys(aws_vpc_endpoint.interface) == ["ecr.api", "ecr.dkr", "elasticloadbalancing", "logs", "secretsmanager"]
       && aws_vpc_endpoint.interface["logs"].service_name == "com.amazonaws.eu-west-1.logs"
       && aws_vpc_endpoint.interface["logs"].private_dns_enabled
     )
