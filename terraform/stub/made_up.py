@@ -36,6 +36,11 @@ def value(type_name, name, type_, state, is_data):
 
 
 def text(type_name, name, state):
+    # A secret's id is its ARN, and each of its versions has that too.
+    if (type_name, name) == ("aws_secretsmanager_secret", "id"):
+        return state["arn"]
+    if (type_name, name) == ("aws_secretsmanager_secret_version", "arn"):
+        return state["secret_id"]
     service = type_name.split("_")[1]
     called = next(
         (state[key] for key in ("name", "family", "user_id") if isinstance(state.get(key), str)),
