@@ -327,7 +327,8 @@ def known_metrics(text, where):
 
 
 def scaling(objects, _):
-    """One scaler at most, of the Deployment, by metrics that exist."""
+    """One scaler at most, of the Deployment, by metrics that exist. It takes no node away because it
+    sees nothing."""
     require(len(scalers(objects)) <= 1, "two scalers of one Deployment")
     for each in scalers(objects):
         require(each["spec"]["scaleTargetRef"]["name"] == "fanlight", f"{name_of(each)}: another target")
@@ -337,6 +338,11 @@ def scaling(objects, _):
         for trigger in each["spec"].get("triggers", []):
             if trigger["type"] == "prometheus":
                 known_metrics(trigger["metadata"]["query"], name_of(each))
+                blind = trigger["metadata"].get("ignoreNullValues") != "false"
+                require(not blind, f"{name_of(each)}: where Prometheus knows nothing, nobody is connected")
+                behavior = each["spec"].get("fallback", {}).get("behavior")
+                keeps = behavior in ("currentReplicas", "currentReplicasIfHigher")
+                require(keeps, f"{name_of(each)}: where Prometheus does not answer, nodes are taken away")
 
 
 def scalers(objects):
@@ -425,6 +431,9 @@ MISTAKES = [
     ("a rollout that does not wait for drains", ("Deployment", "spec", "minReadySeconds"), 260),
     ("a rollout that fails while it waits", ("Deployment", "spec", "progressDeadlineSeconds"), 300),
     ("a rollout with fewer nodes", ("Deployment", "spec", "strategy", "rollingUpdate", "maxUnavailable"), 1),
+    ("a fallback to fewer nodes", ("ScaledObject", "spec", "fallback", "behavior"), "static"),
+    ("no answer that counts as nobody", ("ScaledObject", "spec", "triggers", 0, "metadata", "ignoreNullValues"), "true"),
+    ("a fallback that KEDA does not know", ("ScaledObject", "spec", "fallback", "behaviour"), "static"),
     ("a metric that is not there", ("ScaledObject", "spec", "triggers", 0, "metadata", "query"), "sum(fanlight_conns)"),
     ("a root that can be written", (*CONTAINER, "securityContext", "readOnlyRootFilesystem"), False),
 ]
