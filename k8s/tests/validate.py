@@ -70,7 +70,7 @@ def faults(objects, fanlight):
         if each not in custom:
             found += schema_faults(each)
     found += custom_faults(custom)
-    for check in (references, pods, rollout, server_api, scaling, monitors, rules, relays):
+    for check in (references, pods, rollout, evictions, server_api, scaling, monitors, rules, relays):
         try:
             check(objects, fanlight)
         except Wrong as wrong:
@@ -214,6 +214,16 @@ def rollout(objects, fanlight):
     require(step < limit, f"a step of a rollout takes {step} s, and it has failed after {limit}")
     away = deployment["strategy"]["rollingUpdate"]["maxUnavailable"]
     require(away == 0, f"a rollout takes {away} away before others are there")
+
+
+def evictions(objects, _):
+    """Gateways are evicted one by one, and not at all while none is ready: each has its clients."""
+    budgets = [b["spec"] for b in of_kind(objects, "PodDisruptionBudget") if b["metadata"]["name"] == "fanlight"]
+    require(len(budgets) == (1 if scalers(objects) else 0), f"{len(budgets)} budgets for evictions")
+    for budget in budgets:
+        require(budget.get("maxUnavailable") == 1, "more than one gateway is evicted at a time")
+        policy = budget.get("unhealthyPodEvictionPolicy", "IfHealthyBudget")
+        require(policy == "IfHealthyBudget", "all gateways may be evicted while Redis is away")
 
 
 def server_api(objects, _):
@@ -431,6 +441,7 @@ MISTAKES = [
     ("a rollout that does not wait for drains", ("Deployment", "spec", "minReadySeconds"), 260),
     ("a rollout that fails while it waits", ("Deployment", "spec", "progressDeadlineSeconds"), 300),
     ("a rollout with fewer nodes", ("Deployment", "spec", "strategy", "rollingUpdate", "maxUnavailable"), 1),
+    ("gateways that are evicted while Redis is away", ("PodDisruptionBudget", "spec", "unhealthyPodEvictionPolicy"), "AlwaysAllow"),
     ("a fallback to fewer nodes", ("ScaledObject", "spec", "fallback", "behavior"), "static"),
     ("no answer that counts as nobody", ("ScaledObject", "spec", "triggers", 0, "metadata", "ignoreNullValues"), "true"),
     ("a fallback that KEDA does not know", ("ScaledObject", "spec", "fallback", "behaviour"), "static"),
