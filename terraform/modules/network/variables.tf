@@ -51,8 +51,8 @@ variable "egress" {
 variable "interface_endpoints" {
   description = <<-TEXT
     With `egress = "endpoints"`: the AWS services that get an interface endpoint. The default is
-    what a task needs to start and to log; add `aps-workspaces` for Managed Prometheus,
-    `ssmmessages` for ECS Exec.
+    what a task needs to start and to log; add `aps-workspaces` for Managed Prometheus, `xray` for
+    X-Ray, `ssmmessages` for ECS Exec.
   TEXT
   type        = set(string)
   default     = ["ecr.api", "ecr.dkr", "logs", "secretsmanager"]
