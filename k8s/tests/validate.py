@@ -70,7 +70,7 @@ def faults(objects, fanlight):
         if each not in custom:
             found += schema_faults(each)
     found += custom_faults(custom)
-    for check in (references, pods, server_api, scaling, monitors, rules, relays):
+    for check in (references, pods, rollout, evictions, server_api, scaling, monitors, rules, relays):
         try:
             check(objects, fanlight)
         except Wrong as wrong:
@@ -177,7 +177,7 @@ def pods(objects, fanlight):
         request = container[probe]["httpGet"]
         require(request["path"] in PATHS, f"{probe}: a node has no {request['path']}")
         require(request["port"] == "admin", f"{probe}: port {request['port']} is not the admin listener")
-    times = [seconds(options["drain"][name]) for name in ("grace", "window", "deadline", "shutdown_timeout")]
+    times = drain_times(options)
     limit = pod["terminationGracePeriodSeconds"]
     require(sum(times) <= limit, f"a drain takes {sum(times)} s, and it is killed after {limit}")
     readiness = container["readinessProbe"]
@@ -190,6 +190,40 @@ def pods(objects, fanlight):
         is_there = re.search(rf"^  {command[0]} ", commands, re.M)
         require(is_there, f"there is no `fanlight {command[0]}`")
     secure(pod, container)
+
+
+def drain_times(options):
+    """Grace, window, deadline, and what SIGTERM leaves, in seconds."""
+    return [seconds(options["drain"][name]) for name in ("grace", "window", "deadline", "shutdown_timeout")]
+
+
+def rollout(objects, fanlight):
+    """One pod drains at a time: a rollout counts no pod that terminates, so it is `minReadySeconds`
+    that holds back the next."""
+    if not scalers(objects):
+        # A single one, as in `dev`.
+        return
+    [deployment] = [d["spec"] for d in of_kind(objects, "Deployment") if d["metadata"]["name"] == "fanlight"]
+    _, container = gateway(objects)
+    drain = sum(drain_times(options_of(objects, container, fanlight))[:3])
+    waits = deployment.get("minReadySeconds", 0)
+    require(waits > drain, f"a drain takes {drain} s, and a rollout goes on after {waits}")
+    startup = container["startupProbe"]
+    step = waits + startup["periodSeconds"] * startup["failureThreshold"]
+    limit = deployment["progressDeadlineSeconds"]
+    require(step < limit, f"a step of a rollout takes {step} s, and it has failed after {limit}")
+    away = deployment["strategy"]["rollingUpdate"]["maxUnavailable"]
+    require(away == 0, f"a rollout takes {away} away before others are there")
+
+
+def evictions(objects, _):
+    """Gateways are evicted one by one, and not at all while none is ready: each has its clients."""
+    budgets = [b["spec"] for b in of_kind(objects, "PodDisruptionBudget") if b["metadata"]["name"] == "fanlight"]
+    require(len(budgets) == (1 if scalers(objects) else 0), f"{len(budgets)} budgets for evictions")
+    for budget in budgets:
+        require(budget.get("maxUnavailable") == 1, "more than one gateway is evicted at a time")
+        policy = budget.get("unhealthyPodEvictionPolicy", "IfHealthyBudget")
+        require(policy == "IfHealthyBudget", "all gateways may be evicted while Redis is away")
 
 
 def server_api(objects, _):
@@ -229,10 +263,7 @@ def relays(objects, fanlight):
     template, container = gateway(objects, "fanlight-relay")
     pod = template["spec"]
     require(pod["volumes"] == gateway(objects)[0]["spec"]["volumes"], "the relay has another configuration")
-    environment = environment_of(container)
-    [config_map] = [m for m in of_kind(objects, "ConfigMap") if m["metadata"]["name"].startswith("fanlight")]
-    text = config_map["data"][Path(environment["FANLIGHT_CONFIG"]).name]
-    options = accepted_options(fanlight, text, environment)
+    options = options_of(objects, container, fanlight)
     relay = options["relay"]
     kept = {each["name"] for each in options["namespaces"] if each.get("history")}
     require(relay["namespaces"], "the relay relays nothing")
@@ -250,6 +281,14 @@ def relays(objects, fanlight):
         require(request["path"] in {"/readyz", "/livez"}, f"{probe}: a relay has no {request['path']}")
         require(request["port"] == "admin", f"{probe}: port {request['port']} is not the admin listener")
     secure(pod, container)
+
+
+def options_of(objects, container, fanlight):
+    """What the gateway makes of its ConfigMap, in the environment of this container."""
+    environment = environment_of(container)
+    [config_map] = [m for m in of_kind(objects, "ConfigMap") if m["metadata"]["name"].startswith("fanlight")]
+    text = config_map["data"][Path(environment["FANLIGHT_CONFIG"]).name]
+    return accepted_options(fanlight, text, environment)
 
 
 def accepted_options(fanlight, text, environment):
@@ -298,10 +337,10 @@ def known_metrics(text, where):
 
 
 def scaling(objects, _):
-    """One scaler at most, of the Deployment, by metrics that exist."""
-    scalers = of_kind(objects, "HorizontalPodAutoscaler") + of_kind(objects, "ScaledObject")
-    require(len(scalers) <= 1, "two scalers of one Deployment")
-    for each in scalers:
+    """One scaler at most, of the Deployment, by metrics that exist. It takes no node away because it
+    sees nothing."""
+    require(len(scalers(objects)) <= 1, "two scalers of one Deployment")
+    for each in scalers(objects):
         require(each["spec"]["scaleTargetRef"]["name"] == "fanlight", f"{name_of(each)}: another target")
         for metric in each["spec"].get("metrics", []):
             if metric["type"] == "Pods":
@@ -309,6 +348,15 @@ def scaling(objects, _):
         for trigger in each["spec"].get("triggers", []):
             if trigger["type"] == "prometheus":
                 known_metrics(trigger["metadata"]["query"], name_of(each))
+                blind = trigger["metadata"].get("ignoreNullValues") != "false"
+                require(not blind, f"{name_of(each)}: where Prometheus knows nothing, nobody is connected")
+                behavior = each["spec"].get("fallback", {}).get("behavior")
+                keeps = behavior in ("currentReplicas", "currentReplicasIfHigher")
+                require(keeps, f"{name_of(each)}: where Prometheus does not answer, nodes are taken away")
+
+
+def scalers(objects):
+    return of_kind(objects, "HorizontalPodAutoscaler") + of_kind(objects, "ScaledObject")
 
 
 def monitors(objects, _):
@@ -390,6 +438,13 @@ MISTAKES = [
     ("a command that is not there", (*CONTAINER, "args"), ["server"]),
     ("a readiness that is asked too seldom", (*CONTAINER, "readinessProbe", "periodSeconds"), 10),
     ("a kill before the drain's end", ("Deployment", "spec", "template", "spec", "terminationGracePeriodSeconds"), 60),
+    ("a rollout that does not wait for drains", ("Deployment", "spec", "minReadySeconds"), 260),
+    ("a rollout that fails while it waits", ("Deployment", "spec", "progressDeadlineSeconds"), 300),
+    ("a rollout with fewer nodes", ("Deployment", "spec", "strategy", "rollingUpdate", "maxUnavailable"), 1),
+    ("gateways that are evicted while Redis is away", ("PodDisruptionBudget", "spec", "unhealthyPodEvictionPolicy"), "AlwaysAllow"),
+    ("a fallback to fewer nodes", ("ScaledObject", "spec", "fallback", "behavior"), "static"),
+    ("no answer that counts as nobody", ("ScaledObject", "spec", "triggers", 0, "metadata", "ignoreNullValues"), "true"),
+    ("a fallback that KEDA does not know", ("ScaledObject", "spec", "fallback", "behaviour"), "static"),
     ("a metric that is not there", ("ScaledObject", "spec", "triggers", 0, "metadata", "query"), "sum(fanlight_conns)"),
     ("a root that can be written", (*CONTAINER, "securityContext", "readOnlyRootFilesystem"), False),
 ]

@@ -17,7 +17,6 @@ DATA = {
 ARNS = {
     "aws_lb_target_group": "targetgroup/fl/",
     "aws_secretsmanager_secret": "secret:",
-    "aws_secretsmanager_secret_version": "secret:",
 }
 
 # Services that Terraform calls otherwise than ARNs do.
@@ -43,6 +42,11 @@ def value(type_name, name, type_, state, is_data):
 
 
 def text(type_name, name, state):
+    # A secret's id is its ARN, and each of its versions has that too.
+    if (type_name, name) == ("aws_secretsmanager_secret", "id"):
+        return state["arn"]
+    if (type_name, name) == ("aws_secretsmanager_secret_version", "arn"):
+        return state["secret_id"]
     service = type_name.split("_")[1]
     service = SERVICES.get(service, service)
     called = next(
@@ -54,9 +58,6 @@ def text(type_name, name, state):
     if name == "result":
         return called.ljust(state.get("length") or 0, "0")[: state.get("length")]
     if name.endswith("arn"):
-        if type_name == "aws_secretsmanager_secret_version":
-            # A version has its secret's.
-            called = state["secret_id"].removeprefix("id-")
         kind = ARNS.get(type_name, type_name.removeprefix("aws_") + "/")
         return f"arn:aws:{service}:{REGION}:{ACCOUNT}:{kind}{called}"
     if name.endswith(("endpoint", "address", "dns_name")):

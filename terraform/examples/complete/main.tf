@@ -1,3 +1,10 @@
+locals {
+  # An image in ECR of the Region, and its repository. What is in another, or in public.ecr.aws, has no
+  # endpoint here.
+  in_ecr  = "^([0-9]{12})\\.dkr\\.ecr\\.${var.region}\\.amazonaws\\.com(?:\\.cn)?/([^:@]+)[:@]"
+  to_xray = var.traces != null && try(var.traces.endpoint, null) == null
+}
+
 module "network" {
   source = "../../modules/network"
 
@@ -6,7 +13,7 @@ module "network" {
   interface_endpoints = concat(
     ["ecr.api", "ecr.dkr", "elasticloadbalancing", "logs", "secretsmanager"],
     var.prometheus ? ["aps-workspaces"] : [],
-    var.traces == null ? [] : ["xray"],
+    local.to_xray ? ["xray"] : [],
   )
 }
 
@@ -49,6 +56,7 @@ module "service" {
   rebalance           = var.rebalance
   spot                = { percent = var.spot_percent }
   prometheus          = module.observability.prometheus
+  collector_image     = var.collector_image
   traces              = var.traces
   server_api          = local.server_api
 

@@ -19,16 +19,40 @@ variable "tags" {
 }
 
 variable "image" {
-  description = "The gateway's image, by tag or digest."
+  description = "The gateway's image, by tag or digest. With `egress = \"endpoints\"` in ECR."
   type        = string
   nullable    = false
+
+  validation {
+    condition     = var.egress != "endpoints" || can(regex(local.in_ecr, var.image))
+    error_message = "image must be in ECR of this Region with egress = \"endpoints\", which reaches no other registry: push it there, and put the repository into ecr_repository_arns."
+  }
+}
+
+variable "collector_image" {
+  description = "The collector's image, which runs where `prometheus` or X-Ray ask for it. Null: AWS' own, from `public.ecr.aws`. With `egress = \"endpoints\"` a mirror in ECR."
+  type        = string
+  default     = null
+
+  validation {
+    condition     = var.egress != "endpoints" || !(var.prometheus || local.to_xray) || can(regex(local.in_ecr, var.collector_image))
+    error_message = "collector_image must be in ECR of this Region with egress = \"endpoints\", which does not reach public.ecr.aws: mirror the collector there, and put its repository into ecr_repository_arns."
+  }
 }
 
 variable "ecr_repository_arns" {
-  description = "The repositories in ECR that it comes from. Empty: it is public."
+  description = "The repositories in ECR that the images come from: the gateway's, and the collector's if it is mirrored. Empty: they are public."
   type        = list(string)
   default     = []
   nullable    = false
+
+  validation {
+    condition = var.egress != "endpoints" || alltrue([
+      for image in compact([var.image, var.prometheus || local.to_xray ? var.collector_image : null]) :
+      anytrue([for arn in var.ecr_repository_arns : endswith(arn, ":repository/${try(regex(local.in_ecr, image)[1], "")}")])
+    ])
+    error_message = "ecr_repository_arns must have the repository of image, and that of collector_image, with egress = \"endpoints\"."
+  }
 }
 
 variable "certificate_arn" {
@@ -72,7 +96,7 @@ variable "server_api_clients" {
 }
 
 variable "egress" {
-  description = "How tasks reach what is outside: `nat_per_zone`, `single_nat` or `endpoints`."
+  description = "How tasks reach what is outside: `nat_per_zone`, `single_nat`, or `endpoints`, which reaches AWS' services only."
   type        = string
   default     = "nat_per_zone"
   nullable    = false
@@ -146,6 +170,11 @@ variable "traces" {
     connection_ratio        = optional(number, 0.01)
   })
   default = null
+
+  validation {
+    condition     = var.egress != "endpoints" || try(var.traces.endpoint, null) == null
+    error_message = "traces.endpoint can't be reached with egress = \"endpoints\": leave it out, and spans go to X-Ray, or take nat_per_zone or single_nat."
+  }
 }
 
 variable "grafana" {

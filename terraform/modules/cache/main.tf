@@ -29,7 +29,7 @@ resource "aws_elasticache_replication_group" "this" {
   user_group_ids             = [aws_elasticache_user_group.this.user_group_id]
 
   snapshot_retention_limit   = var.snapshot_retention_days
-  final_snapshot_identifier  = var.final_snapshot ? "${var.name}-final" : null
+  final_snapshot_identifier  = var.final_snapshot ? "${var.name}-final-${random_id.final_snapshot.hex}" : null
   maintenance_window         = var.maintenance_window
   apply_immediately          = var.apply_immediately
   auto_minor_version_upgrade = true
@@ -39,6 +39,19 @@ resource "aws_elasticache_replication_group" "this" {
     destination_type = "cloudwatch-logs"
     log_format       = "json"
     log_type         = "slow-log"
+  }
+}
+
+# The last snapshot of each cluster has a name of its own: that of one that was there before stays, and
+# would keep this one from being deleted.
+resource "random_id" "final_snapshot" {
+  byte_length = 4
+
+  # What makes another cluster of it: going back to an older version does.
+  keepers = {
+    name           = var.name
+    kms_key        = var.kms_key_arn == null ? "" : var.kms_key_arn
+    engine_version = var.engine_version
   }
 }
 

@@ -121,7 +121,7 @@ variable "snapshot_retention_days" {
 }
 
 variable "final_snapshot" {
-  description = "Whether a last snapshot is made when the cluster is deleted."
+  description = "Whether a last snapshot is made when the cluster is deleted: `NAME-final-` and eight digits that are this cluster's own."
   type        = bool
   default     = true
   nullable    = false

@@ -10,14 +10,14 @@ variable "name" {
 }
 
 variable "cidr" {
-  description = "The VPC's range. A sixteenth of it goes to each zone's private subnet."
+  description = "The VPC's range, from /16 to /19. A sixteenth of it goes to each zone's private subnet."
   type        = string
   default     = "10.20.0.0/16"
   nullable    = false
 
   validation {
-    condition     = can(cidrnetmask(var.cidr)) && contains([16, 17, 18, 19, 20], try(tonumber(split("/", var.cidr)[1]), 0))
-    error_message = "cidr must be an IPv4 range from /16 to /20."
+    condition     = can(cidrnetmask(var.cidr)) && contains([16, 17, 18, 19], try(tonumber(split("/", var.cidr)[1]), 0))
+    error_message = "cidr must be an IPv4 range from /16 to /19: a 256th of it is a public subnet, and a load balancer needs /27."
   }
 }
 
@@ -51,8 +51,8 @@ variable "egress" {
 variable "interface_endpoints" {
   description = <<-TEXT
     With `egress = "endpoints"`: the AWS services that get an interface endpoint. The default is
-    what a task needs to start, to log and to see that it is taken out; add `aps-workspaces` for Managed Prometheus,
-    `ssmmessages` for ECS Exec.
+    what a task needs to start, to log and to see that it is taken out; add `aps-workspaces` for
+    Managed Prometheus, `xray` for X-Ray, `ssmmessages` for ECS Exec.
   TEXT
   type        = set(string)
   default     = ["ecr.api", "ecr.dkr", "elasticloadbalancing", "logs", "secretsmanager"]

@@ -23,6 +23,9 @@ locals {
     image     = var.collector_image
     essential = false
     memory    = 256
+    # Killed for memory, it would be missed for as long as its task lives. What does not last a minute
+    # is not started again: FanlightNodesUnseen tells.
+    restartPolicy = { enabled = true, restartAttemptPeriod = 60 }
 
     readonlyRootFilesystem = true
     linuxParameters        = { capabilities = { drop = ["ALL"] } }

@@ -147,7 +147,7 @@ variable "image" {
 }
 
 variable "ecr_repository_arns" {
-  description = "The repositories in ECR that the image comes from. Empty: it is public."
+  description = "The repositories in ECR that the images come from: the gateway's, and the collector's if it is mirrored. Empty: they are public."
   type        = list(string)
   default     = []
   nullable    = false

@@ -36,8 +36,10 @@ pub(super) fn run() -> anyhow::Result<Outcome> {
         module(&stub, &folder)?;
         readme_names_all(&folder)?;
     }
-    example(&stub, &copy.join("examples/complete"))?;
-    readme_names_all(&copy.join("examples/complete"))?;
+    let complete = copy.join("examples/complete");
+    example(&stub, &complete)?;
+    without_a_way_out(&stub, &complete)?;
+    readme_names_all(&complete)?;
     broken::all_are_noticed(&stub)?;
     Ok(Outcome::Passed)
 }
@@ -101,6 +103,25 @@ fn example(stub: &Stub, folder: &Path) -> anyhow::Result<()> {
     run_command(&mut check)?;
     let text = fs::read_to_string(&environment).with_context(|| "environment.json")?;
     gateway_takes(&serde_json::from_str(&text).context("environment.json")?)
+}
+
+/// Applies the example where endpoints of AWS' services are the only way out, and looks whether its
+/// tasks find all that they need. What can't be reached then is refused: its tests.
+fn without_a_way_out(stub: &Stub, folder: &Path) -> anyhow::Result<()> {
+    let with = [
+        "-input=false",
+        "-var-file=example.tfvars.json",
+        "-var-file=endpoints.tfvars.json",
+        "-auto-approve",
+    ];
+    stub.terraform(folder, &["test", with[1]])?;
+    stub.terraform(folder, &[&["apply"][..], &with[..]].concat())?;
+    let shown = stub.terraform(folder, &["show", "-json"])?;
+    stub.terraform(folder, &[&["destroy"][..], &with[..]].concat())?;
+    let state = folder.join("endpoints-state.json");
+    fs::write(&state, shown).with_context(|| state.display().to_string())?;
+    let mut check = Command::new(stub.bin.join("python"));
+    run_command(check.arg(root().join("terraform/stub/check_endpoints.py")).arg(&state))
 }
 
 /// The gateway itself reads its options as the task would give them.

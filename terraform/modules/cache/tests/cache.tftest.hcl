@@ -37,8 +37,8 @@ run "a_cluster_survives_the_loss_of_a_zone" {
     error_message = "encrypted on the way and at rest"
   }
   assert {
-    condition     = aws_elasticache_replication_group.this.snapshot_retention_limit == 1 && aws_elasticache_replication_group.this.final_snapshot_identifier == "fanlight-final"
-    error_message = "snapshots, and a last one"
+    condition     = aws_elasticache_replication_group.this.snapshot_retention_limit == 1 && aws_elasticache_replication_group.this.final_snapshot_identifier == "fanlight-final-${random_id.final_snapshot.hex}"
+    error_message = "snapshots, and a last one, whose name no cluster before it has used"
   }
   assert {
     condition     = output.node_ids == ["fanlight-0001-001", "fanlight-0001-002", "fanlight-0002-001", "fanlight-0002-002"]
@@ -104,6 +104,19 @@ run "a_rotation_keeps_the_last_password_good" {
   assert {
     condition     = strcontains(aws_secretsmanager_secret_version.url.secret_string, random_password.gateway["odd"].result)
     error_message = "and new tasks get it"
+  }
+}
+
+run "a_cluster_that_replaces_another_has_another_last_snapshot" {
+  command = apply
+
+  variables {
+    kms_key_arn = "arn:aws:kms:eu-west-1:123456789012:key/1"
+  }
+
+  assert {
+    condition     = random_id.final_snapshot.keepers.kms_key == var.kms_key_arn && aws_elasticache_replication_group.this.kms_key_id == var.kms_key_arn
+    error_message = "its digits are anew where its key is"
   }
 }
 

@@ -90,6 +90,35 @@ run "endpoints_leave_no_way_out" {
   }
 }
 
+run "the_smallest_range_has_room_for_a_load_balancer" {
+  command = plan
+
+  variables {
+    cidr       = "10.20.0.0/19"
+    zone_count = 3
+  }
+
+  # AWS wants /27 at least, with eight addresses free.
+  assert {
+    condition     = alltrue([for subnet in aws_subnet.public : tonumber(split("/", subnet.cidr_block)[1]) <= 27])
+    error_message = "public subnets of /27"
+  }
+  assert {
+    condition     = aws_subnet.public["eu-west-1c"].cidr_block == "10.20.30.64/27" && aws_subnet.private["eu-west-1c"].cidr_block == "10.20.4.0/23"
+    error_message = "cut as those of larger ranges are"
+  }
+}
+
+run "a_range_without_room_for_a_load_balancer_is_refused" {
+  command = plan
+
+  variables {
+    cidr = "10.20.0.0/20"
+  }
+
+  expect_failures = [var.cidr]
+}
+
 run "what_can_not_be_is_refused" {
   command = plan
 

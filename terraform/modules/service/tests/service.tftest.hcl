@@ -290,6 +290,10 @@ run "a_collector_writes_to_managed_prometheus" {
     error_message = "the gateway goes on without it"
   }
   assert {
+    condition     = one([for container in jsondecode(aws_ecs_task_definition.this.container_definitions) : container.restartPolicy if container.name == "collector"]) == { enabled = true, restartAttemptPeriod = 60 }
+    error_message = "it is started again if it ends"
+  }
+  assert {
     condition     = local.gateway.dependsOn == [{ containerName = "collector", condition = "START" }]
     error_message = "it stops after the gateway"
   }
