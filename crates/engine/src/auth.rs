@@ -44,8 +44,14 @@ pub struct Principal {
     pub claims: Box<[(Box<str>, Box<str>)]>,
     /// What its token grants beyond the policy's rules.
     pub grants: Grants,
-    /// When the session ends unless its token is refreshed: the token's `exp` plus the leeway.
+    /// When the session ends unless its token is refreshed: the token's `exp` plus the leeway, or
+    /// what a backend says.
     pub expires_unix_s: Option<u64>,
+    /// Whether a backend has said so.
+    pub ends_by_backend: bool,
+    /// The user that its token names, where a backend has called it otherwise: who revokes either
+    /// revokes it.
+    pub subject: Option<Arc<str>>,
     /// The token's own id (`jti`), by which it can be revoked.
     pub token_id: Option<Box<str>>,
     /// When the token was issued (`iat`): all of a user's that are older can be revoked.
@@ -192,6 +198,8 @@ impl Principal {
             claims: Box::default(),
             grants: Grants::default(),
             expires_unix_s: None,
+            ends_by_backend: false,
+            subject: None,
             token_id: None,
             issued_unix_s: None,
             is_service: false,
@@ -272,6 +280,8 @@ impl TokenRules {
             claims: self.kept(claims),
             grants: self.granted(claims)?,
             expires_unix_s,
+            ends_by_backend: false,
+            subject: None,
             token_id: token_id(claims),
             issued_unix_s: issued(claims),
             is_service: false,

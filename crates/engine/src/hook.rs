@@ -55,8 +55,51 @@ impl fmt::Debug for Introduction {
 pub struct Renewal {
     /// Whose it is.
     pub principal: Arc<Principal>,
-    /// A new token, if the client has sent one.
+    /// A new token, if the client has sent one; there is one where no backend is asked for more
+    /// time, and the one that decides who connects is asked again.
     pub token: Option<Token>,
+}
+
+/// What a backend that has a say in subscriptions is asked about, or has agreed to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Actions(u8);
+
+impl Actions {
+    /// This one.
+    pub fn of(action: Action) -> Self {
+        Self::default().with(action)
+    }
+
+    /// These and this one.
+    #[must_use]
+    pub fn with(self, action: Action) -> Self {
+        Self(self.0 | Self::bit(action))
+    }
+
+    /// Whether this is one of them.
+    pub fn has(self, action: Action) -> bool {
+        self.0 & Self::bit(action) != 0
+    }
+
+    /// How many there are.
+    pub fn count(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// Each, in the order in which they count.
+    pub fn iter(self) -> impl Iterator<Item = Action> {
+        let all = [Action::Subscribe, Action::Presence, Action::History, Action::Publish];
+        all.into_iter().filter(move |action| self.has(*action))
+    }
+
+    fn bit(action: Action) -> u8 {
+        match action {
+            Action::Subscribe => 1,
+            Action::Presence => 2,
+            Action::History => 4,
+            Action::Publish => 8,
+        }
+    }
 }
 
 /// A session that wants to subscribe, or to read what subscribers get, as the policy allows if this
@@ -65,8 +108,9 @@ pub struct Renewal {
 pub struct SubscribeQuestion {
     /// Which backend.
     pub hook: Arc<str>,
-    /// Whether it wants to subscribe, or to read the history or who is there.
-    pub action: Action,
+    /// Whether it wants to subscribe, or to read the history or who is there: the backend has to
+    /// agree to each.
+    pub actions: Actions,
     /// The session.
     pub session: SessionId,
     /// Whose it is.

@@ -108,8 +108,9 @@ impl RevokedList {
 
     /// Whether whoever brings the token of `principal` is to be refused.
     pub fn covers(&self, principal: &Principal, now: Now) -> bool {
-        let Principal { user, token_id, issued_unix_s, .. } = principal;
-        !principal.is_service && self.has(token_id.as_deref(), Some(user), *issued_unix_s, now)
+        let Principal { user, subject, token_id, issued_unix_s, .. } = principal;
+        let is_by = |user| self.has(token_id.as_deref(), Some(user), *issued_unix_s, now);
+        !principal.is_service && (is_by(user) || subject.as_deref().is_some_and(is_by))
     }
 
     /// Whether a capability is to be refused: itself, or all that its user has.

@@ -1,25 +1,27 @@
 //! Hooks: what backends are asked before something happens in a session, and what they answer.
 
 mod identity;
+mod principal;
+mod verdict;
 
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use fanlight_engine::auth::{AuthError, Claims, Principal, Token};
+use fanlight_engine::auth::{AuthError, Claims, Credentials, Principal, Token};
 use fanlight_engine::broker::{Broker, Published};
 use fanlight_engine::history::IdempotencyKey;
 use fanlight_engine::hook::{
     Claimant, HookError, Introduction, Renewal, SessionHooks, SubscribeQuestion,
 };
-use fanlight_engine::policy::{Action, Grants, PublishPermit, Right};
+use fanlight_engine::policy::{Action, PublishPermit, Right};
 use fanlight_engine::publication::{Publication, SessionId};
 use fanlight_engine::session::Unpublished;
 use fanlight_engine::time::Now;
 use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, ready};
 use http::{HeaderMap, HeaderName};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::clock::Clock;
@@ -30,6 +32,7 @@ use crate::webhook::payload::{Body, Payload};
 use crate::webhook::{CallOptions, Webhook, WebhookError, Webhooks};
 
 use identity::Identity;
+use verdict::{Connected, Decided, read, shown};
 
 /// Asks backends about sessions.
 pub struct Hooks {
@@ -84,26 +87,6 @@ impl Standing {
     fn is_revoked(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
-}
-
-/// Whether a client may begin a session, as a backend sees it.
-#[derive(Debug, Deserialize)]
-struct Connected {
-    allow: bool,
-    reason: Option<String>,
-    user: Option<String>,
-    roles: Option<Vec<Box<str>>>,
-    claims: Option<Claims>,
-    expires_at: Option<u64>,
-}
-
-/// Whether something may be done.
-#[derive(Debug, Deserialize)]
-struct Decided {
-    allow: bool,
-    reason: Option<String>,
-    /// What is to be published in place of what was to be.
-    data: Option<Box<RawValue>>,
 }
 
 /// A session, as backends are told of it.
@@ -223,7 +206,7 @@ impl Hooks {
             let asked = webhook.call("connect", &fields, idempotent());
             drop(fields);
             let answer: Connected = read(asked.await, "connect").map_err(|_| UNAVAILABLE)?;
-            let principal = connected(answer, identity, &authenticator)?;
+            let principal = principal::connected(answer, &identity, &authenticator)?;
             if principal.is_some() {
                 // Of a user, all tokens may be revoked, and so whoever comes without one.
                 authenticator.knows_revoked()?;
@@ -233,52 +216,79 @@ impl Hooks {
         .boxed()
     }
 
-    /// Whether a session may go on, and until when.
+    /// Whether a session may go on, and until when. Where no backend decides about that, the one
+    /// that has let it in is asked anew, about the new token.
     pub fn renew(
         &self,
         renewal: Renewal,
-        session: SessionId,
+        origin: Origin,
         now: Now,
     ) -> BoxFuture<'static, Result<Arc<Principal>, AuthError>> {
-        let Some(webhook) = &self.refresh else {
-            return ready(Err(AuthError::Expired)).boxed();
+        let Renewal { principal: former, token } = renewal;
+        let Some(webhook) = self.refresh.clone() else {
+            let Some(token) = token else { return ready(Err(AuthError::Expired)).boxed() };
+            return self.introduce_anew(token, origin, now);
         };
-        let (authenticator, webhook) = (Arc::clone(&self.authenticator), Arc::clone(webhook));
-        let Renewal { principal, token } = renewal;
+        let authenticator = Arc::clone(&self.authenticator);
         async move {
             let identity = identity::by_token(&authenticator, token.as_ref(), now).await?;
             let fields = RefreshFields {
-                whose: Whose::of(Some(session), Some(&principal)),
+                whose: Whose::of(origin.session, Some(&former)),
                 claims: identity.claims.as_ref(),
                 token: identity.token.as_ref().map(Token::as_str),
             };
             let asked = webhook.call("refresh", &fields, idempotent());
             let answer: Connected = read(asked.await, "refresh").map_err(|_| UNAVAILABLE)?;
-            let identity =
-                Identity { principal: identity.principal.or(Some(principal)), ..identity };
-            connected(answer, identity, &authenticator)?.ok_or(UNAVAILABLE)
+            principal::renewed(answer, &former, &identity, &authenticator)
         }
         .boxed()
     }
 
-    /// Whether a session may subscribe, or read what subscribers get.
+    /// Asks about the client of a session as if it came anew, by another token. What its handshake
+    /// said is not kept.
+    fn introduce_anew(
+        &self,
+        token: Token,
+        origin: Origin,
+        now: Now,
+    ) -> BoxFuture<'static, Result<Arc<Principal>, AuthError>> {
+        let credentials = Some(Credentials::Token(token));
+        let claimant = Claimant { credentials, principal: None, introduction: None };
+        let introduced = self.introduce(claimant, origin, now);
+        async move {
+            let nobody = || AuthError::Rejected {
+                reason: Some("the token is nobody's; connect again to change the user".into()),
+            };
+            introduced.await?.ok_or_else(nobody)
+        }
+        .boxed()
+    }
+
+    /// Whether a session may subscribe, or read what subscribers get. What is asked about together
+    /// has to be agreed to together, and a refusal says what it is of.
     pub fn subscribe(
         &self,
         question: &SubscribeQuestion,
     ) -> BoxFuture<'static, Result<(), HookError>> {
-        let SubscribeQuestion { hook, action, session, principal, destination } = question;
+        let SubscribeQuestion { hook, actions, session, principal, destination } = question;
         let Some(webhook) = self.webhooks.named(hook) else {
             return ready(Err(unavailable(None))).boxed();
         };
-        let whose = Whose::of(Some(*session), principal.as_ref());
-        let action = match action {
-            Action::Presence => "presence",
-            Action::History => "history",
-            Action::Subscribe | Action::Publish => "subscribe",
-        };
-        let fields = SubscribeFields { whose, destination, action };
-        let asked = webhook.call("subscribe", &fields, idempotent());
-        asked.map(|answer| consent(answer, "subscribe").map(drop)).boxed()
+        let asked = actions.iter().map(|action| {
+            let whose = Whose::of(Some(*session), principal.as_ref());
+            let fields = SubscribeFields { whose, destination, action: name_of(action) };
+            (action, webhook.call("subscribe", &fields, idempotent()))
+        });
+        let (asked, are_several): (Vec<_>, _) = (asked.collect(), actions.count() > 1);
+        async move {
+            for (action, answer) in asked {
+                let consent = consent(answer.await, "subscribe").map(drop);
+                let is_told = are_several && action != Action::Subscribe;
+                consent.map_err(|error| if is_told { told_of(action, error) } else { error })?;
+            }
+            Ok(())
+        }
+        .boxed()
     }
 
     /// Publishes once the backend agrees that has a say in it, in the way that it wants; unless its
@@ -405,53 +415,6 @@ impl<'f> ConnectFields<'f> {
     }
 }
 
-/// The principal that a backend makes of a client.
-fn connected(
-    answer: Connected,
-    identity: Identity,
-    authenticator: &Authenticator,
-) -> Result<Option<Arc<Principal>>, AuthError> {
-    if !answer.allow {
-        return Err(AuthError::Rejected { reason: shown(answer.reason) });
-    }
-    let base = identity.principal;
-    let user: Arc<str> = match (answer.user, &base) {
-        (Some(user), _) if Principal::is_good_name(&user) => user.into(),
-        (None, Some(base)) => Arc::clone(&base.user),
-        (None, None) if answer.roles.is_none() && answer.claims.is_none() => return Ok(None),
-        (user, _) => {
-            let fault = if user.is_some() { "is not a user's name" } else { "is missing" };
-            tracing::warn!("what a webhook has answered to connect can't be used: `user` {fault}");
-            return Err(UNAVAILABLE);
-        }
-    };
-    let base = base.as_deref();
-    // As with a token: its claims also say what is granted.
-    let grants = match &answer.claims {
-        Some(claims) => authenticator.granted(claims).map_err(|error| {
-            tracing::warn!(%error, "what a webhook has answered to connect can't be used");
-            UNAVAILABLE
-        })?,
-        None => base.map_or_else(Grants::default, |base| base.grants.clone()),
-    };
-    Ok(Some(Arc::new(Principal {
-        grants,
-        user,
-        roles: match answer.roles {
-            Some(roles) => roles.into(),
-            None => base.map_or_else(Box::default, |base| base.roles.clone()),
-        },
-        claims: match answer.claims {
-            Some(claims) => authenticator.kept_claims(&claims),
-            None => base.map_or_else(Box::default, |base| base.claims.clone()),
-        },
-        expires_unix_s: answer.expires_at.or(base.and_then(|base| base.expires_unix_s)),
-        token_id: base.and_then(|base| base.token_id.clone()),
-        issued_unix_s: base.and_then(|base| base.issued_unix_s),
-        is_service: false,
-    })))
-}
-
 /// What a backend wants published instead, if it agrees.
 fn consent(
     answer: Result<crate::webhook::Answer, WebhookError>,
@@ -465,13 +428,23 @@ fn consent(
     }
 }
 
-fn read<T: for<'de> Deserialize<'de>>(
-    answer: Result<crate::webhook::Answer, WebhookError>,
-    kind: &'static str,
-) -> Result<T, WebhookError> {
-    answer?.json().inspect_err(|error| {
-        tracing::warn!(kind, %error, "what a webhook has answered can't be used");
-    })
+/// What backends know an action as.
+fn name_of(action: Action) -> &'static str {
+    match action {
+        Action::Presence => "presence",
+        Action::History => "history",
+        Action::Subscribe | Action::Publish => "subscribe",
+    }
+}
+
+/// A refusal that says what of several things it is of.
+fn told_of(action: Action, error: HookError) -> HookError {
+    match error {
+        HookError::Refused { .. } => {
+            HookError::Refused { reason: Some(format!("{}: {error}", name_of(action)).into()) }
+        }
+        error => error,
+    }
 }
 
 fn failed(error: &WebhookError, kind: &'static str) -> HookError {
@@ -493,15 +466,6 @@ fn unavailable(retry_after_ms: Option<u64>) -> HookError {
 
 fn idempotent() -> CallOptions {
     CallOptions { idempotent: true, ..CallOptions::default() }
-}
-
-/// A text of a backend for its client: one line of bounded length.
-fn shown(reason: Option<String>) -> Option<Box<str>> {
-    let reason = reason?;
-    let line = reason.chars().map(|c| if c.is_control() { ' ' } else { c });
-    let line: String = line.take(REASON_MAX_CHARS).collect();
-    let line = line.trim();
-    (!line.is_empty()).then(|| line.into())
 }
 
 /// Names and values; of a name that comes several times, its values with commas between.
@@ -532,19 +496,10 @@ fn simple<S: serde::Serializer>(id: &Option<SessionId>, serializer: S) -> Result
 const UNAVAILABLE: AuthError = AuthError::BackendUnavailable;
 /// Where nothing better is known.
 const RETRY_AFTER_MS: u64 = 1000;
-const REASON_MAX_CHARS: usize = 200;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_reason_is_one_line_of_bounded_length() {
-        let shown = |text: &str| shown(Some(text.to_owned())).map(String::from);
-        assert_eq!(shown("no\r\nlock:\0"), Some("no  lock:".into()));
-        assert_eq!(shown(&"x".repeat(1000)).unwrap().len(), 200);
-        assert_eq!(shown(" \n"), None);
-    }
 
     #[test]
     fn headers_of_one_name_are_one_value() {

@@ -319,6 +319,11 @@ fn named(principal: Principal, fingerprint: Fingerprint) -> Principal {
     Principal { token_id: token_id.or_else(|| Some(fingerprint.text())), ..principal }
 }
 
+/// By what a token can be revoked that says nothing itself.
+pub fn name_of(token: &str) -> Box<str> {
+    Fingerprint::of(token).text()
+}
+
 /// The longest `jti` that counts.
 pub const TOKEN_ID_MAX_BYTES: usize = 256;
 

@@ -8,10 +8,10 @@ use fanlight_proto::stomp::Version;
 use super::live::{Answer, Work};
 use super::presence::MembersRequest;
 use super::recovery::{HistoryRequest, Wanted};
-use super::subscriptions::Feed;
+use super::subscriptions::{Feed, Subscription};
 use super::{Cx, Effect, Fault, Session};
 use crate::auth::Capability;
-use crate::hook::{HookError, SubscribeQuestion};
+use crate::hook::{Actions, HookError, SubscribeQuestion};
 use crate::hub::Wire;
 use crate::policy::{Action, HistoryPermit, PresencePermit, Right, SubscribePermit};
 
@@ -56,11 +56,11 @@ impl Session {
         let Some(hook) = right.hook().cloned() else {
             return self.refuse(cx, &Fault::internal(), &answer);
         };
-        let to = right.name().into();
+        let (to, actions) = (right.name().into(), wanted.agreed);
         let wire = KeptWire::of(wanted.wire);
         let subscribing =
             Subscribing { right, id: id.into(), wanted: wanted.in_wire(wire), answer };
-        self.ask(cx, hook, Action::Subscribe, to, Deciding::Subscription(subscribing));
+        self.ask(cx, hook, actions, to, Deciding::Subscription(subscribing));
     }
 
     /// Reads a history, once the backend agrees that has a say in who subscribes there.
@@ -70,10 +70,11 @@ impl Session {
         right: Right<HistoryPermit>,
         request: HistoryRequest,
     ) {
-        match self.at_once(cx, right, Right::<HistoryPermit>::destination) {
+        match self.at_once(cx, Action::History, right, Right::<HistoryPermit>::destination) {
             Ok(permit) => self.read_history(cx, permit, request),
             Err((right, hook, to)) => {
-                self.ask(cx, hook, Action::History, to, Deciding::History(right, request));
+                let actions = Actions::of(Action::History);
+                self.ask(cx, hook, actions, to, Deciding::History(right, request));
             }
         }
     }
@@ -85,19 +86,21 @@ impl Session {
         right: Right<PresencePermit>,
         request: MembersRequest,
     ) {
-        match self.at_once(cx, right, Right::<PresencePermit>::destination) {
+        match self.at_once(cx, Action::Presence, right, Right::<PresencePermit>::destination) {
             Ok(permit) => self.read_members(cx, permit, request),
             Err((right, hook, to)) => {
-                self.ask(cx, hook, Action::Presence, to, Deciding::Members(right, request));
+                let actions = Actions::of(Action::Presence);
+                self.ask(cx, hook, actions, to, Deciding::Members(right, request));
             }
         }
     }
 
-    /// The permit, where nobody is to be asked: no backend has a say in it, or it has agreed to the
-    /// subscription that the session has there. Else whom to ask about what.
+    /// The permit, where nobody is to be asked: no backend has a say in it, or it has agreed to as
+    /// much with a subscription that the session has there. Else whom to ask about what.
     fn at_once<P>(
         &self,
         cx: &Cx<'_>,
+        action: Action,
         right: Right<P>,
         destination: impl Fn(&Right<P>) -> &Destination,
     ) -> Result<P, Question<P>> {
@@ -105,13 +108,12 @@ impl Session {
             Ok(permit) => return Ok(permit),
             Err(right) => right,
         };
-        let is_there = self.live().is_some_and(|live| {
-            let is_to =
-                |feed| matches!(feed, Feed::Hub(key) if cx.hub.is_to(key, destination(&right)));
-            live.subscriptions.iter().any(|own| is_to(own.feed))
+        let is_agreed = self.live().is_some_and(|live| {
+            let mut own = live.subscriptions.iter();
+            own.any(|own| own.is_agreed(action) && is_to(cx, own, destination(&right)))
         });
         match right.hook().cloned() {
-            Some(hook) if !is_there => {
+            Some(hook) if !is_agreed => {
                 let to = destination(&right).as_str().into();
                 Err((right, hook, to))
             }
@@ -123,12 +125,12 @@ impl Session {
         &mut self,
         cx: &mut Cx<'_>,
         hook: Arc<str>,
-        action: Action,
+        actions: Actions,
         destination: Box<str>,
         deciding: Deciding,
     ) {
-        let principal = self.principal().cloned();
-        let question = SubscribeQuestion { hook, action, session: self.id, principal, destination };
+        let (session, principal) = (self.id, self.principal().cloned());
+        let question = SubscribeQuestion { hook, actions, session, principal, destination };
         let effect = Effect::AskToSubscribe(Box::new(question));
         self.start(cx, Work::Decide(Box::new(deciding)), effect);
     }
@@ -142,11 +144,17 @@ impl Session {
         let subscribing = match deciding {
             Deciding::Subscription(subscribing) => subscribing,
             Deciding::History(right, request) => match right.decided(consent) {
-                Ok(permit) => return self.read_history(cx, permit, request),
+                Ok(permit) => {
+                    self.note_agreed(cx, Action::History, permit.destination());
+                    return self.read_history(cx, permit, request);
+                }
                 Err(error) => return self.native_fail(cx, &error.into(), Some(request.id())),
             },
             Deciding::Members(right, request) => match right.decided(consent) {
-                Ok(permit) => return self.read_members(cx, permit, request),
+                Ok(permit) => {
+                    self.note_agreed(cx, Action::Presence, permit.destination());
+                    return self.read_members(cx, permit, request);
+                }
                 Err(error) => return self.native_fail(cx, &error.into(), Some(request.id())),
             },
         };
@@ -161,6 +169,18 @@ impl Session {
             self.refuse(cx, &fault, &answer);
         }
     }
+
+    /// A backend has agreed to this: it is not asked again while the session is subscribed there.
+    fn note_agreed(&mut self, cx: &Cx<'_>, action: Action, to: &Destination) {
+        let Some(live) = self.live_mut() else { return };
+        for own in live.subscriptions.iter_mut().filter(|own| is_to(cx, own, to)) {
+            own.agreed = own.agreed.with(action);
+        }
+    }
+}
+
+fn is_to(cx: &Cx<'_>, own: &Subscription, to: &Destination) -> bool {
+    matches!(own.feed, Feed::Hub(key) if cx.hub.is_to(key, to))
 }
 
 impl Deciding {

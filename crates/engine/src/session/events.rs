@@ -20,12 +20,12 @@ use super::live::{Answer, Note, is_pattern, may_subscribe};
 use super::native::{self, is_named_user};
 use super::presence::may_see_presence;
 use super::queue::Consuming;
-use super::recovery::Wanted;
+use super::recovery::{Wanted, actions_of};
 use super::{Codec, Cx, Effect, Fault, Handshake, Rules, Session};
 use crate::auth::{Capability, Principal};
 use crate::hook::SubscribeQuestion;
 use crate::hub::{SessionKey, Wire};
-use crate::policy::{Action, Right, Subject, SubscribePermit};
+use crate::policy::{Right, Subject, SubscribePermit};
 use crate::publication::SessionId;
 use crate::queue::AckMode;
 use crate::time::Now;
@@ -103,13 +103,13 @@ impl Listening {
                 checked = Err(Fault::repeated_destination());
             }
             let right = checked.map_err(|fault| Refusal::of(fault, to))?;
-            let hook = right.as_ref().and_then(|right| Some((right.hook()?, right.name())));
-            questions.extend(hook.map(|(hook, destination)| SubscribeQuestion {
+            let hook = right.as_ref().and_then(|right| Some((right, right.hook()?)));
+            questions.extend(hook.map(|(right, hook)| SubscribeQuestion {
                 hook: Arc::clone(hook),
-                action: Action::Subscribe,
+                actions: actions_of(right, Start::Now, self.presence),
                 session,
                 principal: principal.cloned(),
-                destination: destination.into(),
+                destination: right.name().into(),
             }));
         }
         Ok(questions)
@@ -203,7 +203,7 @@ impl Session {
         let start = since.map_or(Start::Now, Start::Resume);
         let consuming = Consuming { mode: AckMode::Auto, prefetch: None, only_queues: false };
         let headers = Box::default();
-        let wanted = Wanted { wire, start, presence, consuming, headers, capability: None };
+        let wanted = Wanted::new(wire, start, presence, consuming, headers);
         let capability = events.listening.capability.clone();
         let subscribe =
             |session: &mut Self| session.subscribe(cx, &to, &to, wanted, Answer::Joined(index));

@@ -112,7 +112,7 @@ impl Session {
                 let wire = Wire::Native { named: is_named_user(&to) };
                 let answer = Answer::to(id);
                 let headers = Box::default();
-                let wanted = Wanted { wire, start, presence, consuming, headers, capability: None };
+                let wanted = Wanted::new(wire, start, presence, consuming, headers);
                 self.subscribe(cx, &to, &to, wanted, answer).map_err(|(fault, _)| fault)
             }
             ClientMessage::Unsubscribe { to, id } => {
@@ -132,7 +132,9 @@ impl Session {
                     return Err(Fault::anonymous_refresh());
                 }
                 let token = Token::new(&token);
-                let effect = match self.principal().filter(|_| cx.rules.hooks.refresh) {
+                // What a backend has made of a session, no token undoes without its word.
+                let is_decided = cx.rules.hooks.refresh || cx.rules.hooks.connect;
+                let effect = match self.principal().filter(|_| is_decided) {
                     Some(principal) => {
                         let principal = Arc::clone(principal);
                         Effect::Renew(Box::new(Renewal { principal, token: Some(token) }))

@@ -16,8 +16,9 @@ use crate::auth::Capability;
 use crate::broker::{Channel, Joined};
 use crate::encode::write_native;
 use crate::history::{History, HistoryError, HistoryPage, HistoryRange, Lost};
+use crate::hook::Actions;
 use crate::hub::{SubscriptionKey, Wire};
-use crate::policy::{Denied, HistoryPermit, Right, SubscribePermit};
+use crate::policy::{Action, Denied, HistoryPermit, Right, SubscribePermit};
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 use crate::timeline::{Recovered, Start};
@@ -52,6 +53,8 @@ pub(super) struct Wanted<W> {
     pub(super) headers: Box<[(Box<str>, Box<str>)]>,
     /// By what it is allowed, where the session's own token does not allow it; known once it is.
     pub(super) capability: Option<Arc<Capability>>,
+    /// What the backend that has a say in it is to agree to, where there is one; known then too.
+    pub(super) agreed: Actions,
 }
 
 /// A subscription whose channel is being joined.
@@ -105,10 +108,21 @@ pub(super) struct Asking {
 }
 
 impl<W> Wanted<W> {
+    pub(super) fn new(
+        wire: W,
+        start: Start,
+        presence: bool,
+        consuming: Consuming,
+        headers: Box<[(Box<str>, Box<str>)]>,
+    ) -> Self {
+        let (capability, agreed) = (None, Actions::default());
+        Self { wire, start, presence, consuming, headers, capability, agreed }
+    }
+
     /// The same, written in another way.
     pub(super) fn in_wire<V>(self, wire: V) -> Wanted<V> {
-        let Self { start, presence, consuming, headers, capability, .. } = self;
-        Wanted { wire, start, presence, consuming, headers, capability }
+        let Self { start, presence, consuming, headers, capability, agreed, .. } = self;
+        Wanted { wire, start, presence, consuming, headers, capability, agreed }
     }
 }
 
@@ -157,7 +171,8 @@ impl Session {
             permitted.and_then(|permit| self.permit_start(cx, &permit, start).map(|()| permit));
         let (right, answer) = answer.along(permitted)?;
         let capability = self.capability_for(cx, to, presence);
-        let wanted = Wanted { capability, ..wanted };
+        let agreed = actions_of(&right, start, presence);
+        let wanted = Wanted { capability, agreed, ..wanted };
         match right.permit() {
             Ok(permit) => self.subscribe_permitted(cx, id, permit, wanted, answer),
             Err(right) if self.is_agreed() => {
@@ -196,7 +211,7 @@ impl Session {
         cx: &mut Cx<'_>,
         id: &str,
         permit: SubscribePermit,
-        Wanted { wire, start, presence, consuming, capability, .. }: Wanted<Wire<'_>>,
+        Wanted { wire, start, presence, consuming, capability, agreed, .. }: Wanted<Wire<'_>>,
         answer: Answer,
     ) {
         let queue = permit.queue();
@@ -237,6 +252,7 @@ impl Session {
             presence,
             by_server: matches!(answer, Answer::ByServer(_)),
             recorded,
+            agreed,
             capability,
         };
         self.add(cx, subscription);
@@ -384,4 +400,17 @@ impl Session {
         writer.end(&mut payload, position, !is_last, page.lost.map(Lost::code));
         cx.effects.push(Effect::Write { text: true, payload });
     }
+}
+
+/// What a subscription with these options does at its destination: to be told who comes and goes is
+/// to see who is there, and to begin with the newest is to read the history.
+pub(super) fn actions_of(right: &Right<SubscribePermit>, start: Start, presence: bool) -> Actions {
+    let mut actions = Actions::of(Action::Subscribe);
+    if presence {
+        actions = actions.with(Action::Presence);
+    }
+    if matches!(start, Start::Newest(_)) && right.history().is_some() {
+        actions = actions.with(Action::History);
+    }
+    actions
 }

@@ -78,14 +78,8 @@ impl Session {
         if live.subscriptions.contains(id) {
             return;
         }
-        let wanted = Wanted {
-            wire,
-            start: Start::Now,
-            presence: false,
-            consuming: Consuming::default(),
-            headers: Box::default(),
-            capability: None,
-        };
+        let (consuming, headers) = (Consuming::default(), Box::default());
+        let wanted = Wanted::new(wire, Start::Now, false, consuming, headers);
         self.begin(cx, id, permit, wanted, Answer::ByServer(text.into()));
     }
 

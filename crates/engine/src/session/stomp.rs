@@ -215,7 +215,7 @@ impl Session {
         let wire = Wire::Stomp { version, id, ack };
         let asked = std::mem::take(answer);
         let headers = if is_app(to) { passed_on(frame, &SUBSCRIBE_HEADERS) } else { [].into() };
-        let wanted = Wanted { wire, start, presence, consuming, headers, capability: None };
+        let wanted = Wanted::new(wire, start, presence, consuming, headers);
         self.subscribe(cx, id, to, wanted, asked).map_err(|(fault, unanswered)| {
             *answer = unanswered;
             fault

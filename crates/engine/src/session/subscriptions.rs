@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use crate::auth::Capability;
 use crate::broker::Channel;
+use crate::hook::Actions;
 use crate::hub::SubscriptionKey;
+use crate::policy::Action;
 use crate::presence::Place;
 use crate::queue::ConsumerKey;
 
@@ -23,6 +25,8 @@ pub(super) struct Subscription {
     pub(super) by_server: bool,
     /// Whether its beginning was recorded, so that its end is to be too.
     pub(super) recorded: bool,
+    /// What the backend that has a say in it has agreed to.
+    pub(super) agreed: Actions,
     /// By what it is allowed, where the session's own token does not allow it.
     pub(super) capability: Option<Arc<Capability>>,
 }
@@ -37,6 +41,12 @@ pub(super) enum Feed {
 }
 
 impl Subscription {
+    /// Whether its backend need not be asked whether its session may do this there. What a backend
+    /// has made itself is its word.
+    pub(super) fn is_agreed(&self, action: Action) -> bool {
+        self.by_server || self.agreed.has(action)
+    }
+
     /// What is left of one that a backend has ended.
     pub(super) fn ended(id: Box<str>, channel: Channel) -> Self {
         Self {
@@ -47,6 +57,7 @@ impl Subscription {
             presence: false,
             by_server: true,
             recorded: false,
+            agreed: Actions::default(),
             capability: None,
         }
     }
@@ -72,6 +83,10 @@ impl Subscriptions {
 
     pub(super) fn iter(&self) -> impl Iterator<Item = &Subscription> {
         self.0.iter()
+    }
+
+    pub(super) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Subscription> {
+        self.0.iter_mut()
     }
 
     /// Whether one of them makes the session a member at `place`.

@@ -38,12 +38,13 @@ pub(crate) fn asked_who(effect: Effect) -> (String, Option<Pending>) {
 
 /// What a backend is asked, and which answer that waits for.
 pub(crate) fn asked(question: &SubscribeQuestion) -> (String, Option<Pending>) {
-    let what = match question.action {
+    let what = question.actions.iter().map(|action| match action {
         Action::Subscribe => "to",
         Action::History => "history of",
         Action::Presence => "presence at",
         Action::Publish => unreachable!("it is asked with the publication"),
-    };
+    });
+    let what = what.collect::<Vec<_>>().join(", ");
     let line = format!("S? ask {} {what} {}", question.hook, question.destination);
     (line, Some(Pending::Decided))
 }
@@ -378,7 +379,7 @@ fn what_subscribers_get_is_read_with_the_same_consent_or_by_who_is_subscribed() 
             D> decided timeout
             S< error {"code":"timeout","id":2,"message":"the backend that decides about this did not answer in time; try again later","retry_after_ms":1000}
             C> {"type":"subscribe","to":"/topic/a","history":3,"presence":true,"id":3}
-            S? ask backend to /topic/a
+            S? ask backend to, presence at, history of /topic/a
             D> decided no
             S< error {"code":"forbidden","id":3,"message":"not yours"}
             C> {"type":"history","to":"/topic/a","limit":5,"id":4}
@@ -403,16 +404,104 @@ fn what_subscribers_get_is_read_with_the_same_consent_or_by_who_is_subscribed() 
             S! appear /topic/a as ann
             S< ok {"epoch":"e","id":6,"offset":7}
             C> {"type":"history","to":"/topic/a","limit":5,"id":7}
-            S? history /topic/a newest limit 5
-            D> history unavailable
-            S< error {"code":"unavailable","id":7,"message":"the history can't be read now; try again later","retry_after_ms":1000}
+            S? ask backend history of /topic/a
+            D> decided no
+            S< error {"code":"forbidden","id":7,"message":"not yours"}
             C> {"type":"presence","to":"/topic/a","id":8}
+            S? ask backend presence at /topic/a
+            D> decided
             S? members /topic/a 100
             D> members unavailable
             S< error {"code":"unavailable","id":8,"message":"the members can't be read now; try again later","retry_after_ms":1000}
-            C> {"type":"history","to":"/topic/b","limit":5,"id":9}
-            S? ask backend history of /topic/b
+            C> {"type":"presence","to":"/topic/a","id":9}
+            S? members /topic/a 100
+            D> members unavailable
+            S< error {"code":"unavailable","id":9,"message":"the members can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"subscribe","to":"/topic/b","history":3,"id":10}
+            S? ask backend to, history of /topic/b
+            D> decided
+            S? join /topic/b
+            D> joined
+            S? recover /topic/b with the newest 3
+            D> recovered
+            S! appear /topic/b as ann
+            S< ok {"epoch":"e","id":10,"offset":7}
+            C> {"type":"history","to":"/topic/b","limit":5,"id":11}
+            S? history /topic/b newest limit 5
+            D> history unavailable
+            S< error {"code":"unavailable","id":11,"message":"the history can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"presence","to":"/topic/b","id":12}
+            S? ask backend presence at /topic/b
         "#]],
+    );
+}
+
+#[test]
+fn a_subscription_that_shows_presence_needs_consent_to_that_too_and_one_by_a_backend_has_it_all() {
+    let history = Some(History { size: 10, ttl_ms: 60_000 });
+    let rules =
+        || rules_of(NamespaceOptions { history, presence: true, ..NamespaceOptions::default() });
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> CONNECT accept-version:1.2 login:a passcode:b
+            S? introduce a:b or b
+            D> introduced ann
+            S< CONNECTED heart-beat:10000,10000 server:fanlight/0.1.0 session:<session> user-name:ann version:1.2
+            C> SUBSCRIBE id:1 destination:/topic/a presence:true
+            S? ask backend to, presence at /topic/a
+            D> decided no
+            S< ERROR code:forbidden message:not yours
+            S| close forbidden
+        "#]],
+    );
+    check_rules(
+        rules(),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            D> order subscribe /topic/a
+            S? join /topic/a
+            D> joined
+            S? recover /topic/a from now
+            D> recovered
+            S! appear /topic/a as ann
+            S< subscribed {"epoch":"e","offset":7,"to":"/topic/a"}
+            C> {"type":"presence","to":"/topic/a","id":1}
+            S? members /topic/a 100
+            D> members unavailable
+            S< error {"code":"unavailable","id":1,"message":"the members can't be read now; try again later","retry_after_ms":1000}
+            C> {"type":"subscribe","to":"/topic/a","presence":true,"id":2}
+            S? ask backend to, presence at /topic/a
+        "#]],
+    );
+}
+
+#[test]
+fn a_new_token_is_the_backends_to_decide_about_where_it_has_decided_who_connects() {
+    let hooks = SessionHooks { connect: true, refresh: false };
+    check_rules(
+        Rules { policy: driver::role_policy(), hooks, ..Rules::default() },
+        expect![[r##"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann@3
+            S< connected {"expires":1800000003000,"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
+            C> {"type":"refresh","token":"ann+ops","id":1}
+            S? renew ann by ann+ops
+            D> renewed ann@3
+            S< ok {"id":1}
+            C> {"type":"subscribe","to":"/topic/ops","id":2}
+            S< error {"code":"forbidden","id":2,"message":"the policy does not allow this; have [[policy.rules]], the `roles` of a route or the grants of the token allow it"}
+            T> 3s
+            @3s S< error {"code":"token_expired","message":"the token has expired; connect again with a new token"}
+            @3s S| close token_expired
+        "##]],
     );
 }
 

@@ -96,6 +96,23 @@ pub(super) fn read(body: &[u8]) -> Result<AppReply, AppFailure> {
     Ok(AppReply { sends: sends.collect::<Result<_, _>>()?, reply: reply.transpose()? })
 }
 
+/// What a status that refuses says in its body, if that is told in the manner of any other answer.
+pub(super) fn refusal(body: &[u8]) -> AppFailure {
+    #[derive(Deserialize)]
+    struct Told {
+        error: ToldError,
+    }
+    #[derive(Deserialize)]
+    struct ToldError {
+        code: Option<String>,
+        message: Option<String>,
+    }
+    let told = serde_json::from_slice(body).ok();
+    let (code, message) = told.map_or((None, None), |Told { error }| (error.code, error.message));
+    let message = message.as_deref().unwrap_or("the backend does not do this");
+    AppFailure::refused(code.as_deref().unwrap_or("refused"), message)
+}
+
 /// A body from JSON: as its `encoding` says, or else its type.
 fn decoded(
     what: &str,
@@ -167,6 +184,25 @@ mod tests {
         assert_eq!(read(answer), Ok(expected));
         let refusal = read(br#"{"error": {"code": "room_full", "message": "Full"}}"#);
         assert_eq!(refusal, Err(AppFailure::refused("room_full", "Full")));
+    }
+
+    #[test]
+    fn a_status_that_refuses_may_say_why_and_need_not() {
+        let usual = "the backend does not do this";
+        for (body, code, message) in [
+            (
+                r#"{"error":{"code":"room_full","message":"Full"},"status":409}"#,
+                "room_full",
+                "Full",
+            ),
+            (r#"{"error":{"code":"room full"}}"#, "refused", usual),
+            (r#"{"error":"Not Found","status":404}"#, "refused", usual),
+            (r#"{"error":{"message":"Full"}}"#, "refused", "Full"),
+            ("<html>", "refused", usual),
+            ("", "refused", usual),
+        ] {
+            assert_eq!(refusal(body.as_bytes()), AppFailure::refused(code, message), "{body}");
+        }
     }
 
     #[test]

@@ -87,6 +87,7 @@ fn failure(error: WebhookError) -> AppFailure {
         | WebhookError::Forbidden(_)
         | WebhookError::Connect(_)
         | WebhookError::Ended => AppFailure::Unavailable,
+        WebhookError::Refused { body, .. } => answer::refusal(&body),
         WebhookError::Broken(_) | WebhookError::Redirect(_) | WebhookError::Status(_) => {
             AppFailure::Failed
         }

@@ -114,8 +114,8 @@ words! {
 #[serde(default)]
 pub struct Hooks {
     /// Asked before a session begins: it may refuse it, and say whose it is, with which roles and
-    /// claims, and until when. Tokens that no key of `auth.keys` is for are its to check. Empty:
-    /// nobody is asked.
+    /// claims, and until when. Tokens that no key of `auth.keys` is for are its to check. Without
+    /// `refresh` it is asked anew when a client sends a new token. Empty: nobody is asked.
     pub connect: String,
     /// For how long `connect` is not asked anew about `POST /publish`, once it has let a request in:
     /// for the same token, address and forwarded headers, and no longer than its `expires_at`. Who

@@ -23,6 +23,13 @@ pub(super) struct Identity {
     pub(super) passcode: Option<Token>,
 }
 
+impl Identity {
+    /// What a token is revoked by that only the backend can check.
+    pub(super) fn token_name(&self) -> Option<Box<str>> {
+        self.token.as_ref().map(|token| jwt::name_of(token.as_str()))
+    }
+}
+
 /// A token that is ours and bad is an error: no backend is asked then.
 pub(super) async fn of(
     authenticator: &Authenticator,

@@ -233,12 +233,11 @@ impl<'e> One<'e> {
 /// Whether the same event would fare no better another time. What a wrong secret, path or rate is
 /// answered by can be put right.
 fn is_final(error: &WebhookError) -> bool {
-    match error {
-        WebhookError::Status(status) => {
-            (400..500).contains(status) && !matches!(*status, 401 | 403 | 404 | 408 | 429)
+    match error.status() {
+        Some(status) => {
+            (400..500).contains(&status) && !matches!(status, 401 | 403 | 404 | 408 | 429)
         }
-        WebhookError::Unwritable(_) => true,
-        _ => false,
+        None => matches!(error, WebhookError::Unwritable(_)),
     }
 }
 

@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::connect::NotAllowed;
 use crate::causes::causes;
 
@@ -33,9 +35,17 @@ pub enum WebhookError {
     /// It sends elsewhere, and is not followed.
     #[error("it answered {0}, a redirect, which is not followed; set the url that it leads to")]
     Redirect(u16),
-    /// It answered with a status that is no success.
+    /// It answered with a status that is neither a success nor a word about the request.
     #[error("it answered {0}")]
     Status(u16),
+    /// It answered with a 4xx that is such a word: no other than 401, 408, 425 and 429 is none.
+    #[error("it answered {status}")]
+    Refused {
+        /// The status.
+        status: u16,
+        /// The body; nothing where it is larger than a refusal may be, or broke off.
+        body: Bytes,
+    },
     /// Its answer is not what was asked for.
     #[error("its answer can't be read: {0}")]
     Malformed(String),
@@ -59,7 +69,7 @@ impl WebhookError {
             Self::Broken(_) => "broken",
             Self::TooLarge => "too_large",
             Self::Redirect(_) => "redirect",
-            Self::Status(400..=499) => "client_error",
+            Self::Status(400..=499) | Self::Refused { .. } => "client_error",
             Self::Status(_) => "server_error",
             Self::Malformed(_) | Self::Unwritable(_) => "malformed",
             Self::Ended => "cancelled",
@@ -91,9 +101,38 @@ impl WebhookError {
             | Self::Redirect(_) => true,
             Self::BreakerOpen(_)
             | Self::Overloaded
+            | Self::Refused { .. }
             | Self::Malformed(_)
             | Self::Unwritable(_)
             | Self::Ended => false,
+        }
+    }
+
+    /// Whether an answer with this status is a word about the request.
+    pub(super) fn is_refusal(status: u16) -> bool {
+        (400..500).contains(&status) && !matches!(status, 401 | 408 | 425 | 429)
+    }
+
+    /// Whether it is the backend's answer to a question of this kind, and nothing to complain of.
+    /// 404 and 405 most often say that the `url` is wrong.
+    pub(super) fn is_answer(&self, kind: &str) -> bool {
+        match (self, kind) {
+            (Self::Refused { status, .. }, "message" | "request") => !matches!(status, 404 | 405),
+            (
+                Self::Refused { status: 403, .. },
+                "connect" | "refresh" | "subscribe" | "publish",
+            ) => true,
+            _ => false,
+        }
+    }
+
+    /// The status, of an answer that is no success.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Status(status) | Self::Redirect(status) | Self::Refused { status, .. } => {
+                Some(*status)
+            }
+            _ => None,
         }
     }
 

@@ -206,10 +206,15 @@ impl Line {
         if status.is_redirection() {
             return Err(WebhookError::Redirect(status.as_u16()));
         }
+        let body = Body::new(response.into_body());
+        if WebhookError::is_refusal(status.as_u16()) {
+            let most = self.answer_max_bytes.min(REFUSAL_MAX_BYTES);
+            let body = body::read(body, most, self.timeout).await.unwrap_or_default();
+            return Err(WebhookError::Refused { status: status.as_u16(), body });
+        }
         if !status.is_success() {
             return Err(WebhookError::Status(status.as_u16()));
         }
-        let body = Body::new(response.into_body());
         let body = body::read(body, self.answer_max_bytes, self.timeout).await;
         let body = body.map_err(|unread| match unread {
             Unread::TooLarge => WebhookError::TooLarge,
@@ -276,7 +281,9 @@ impl Entered {
             }
             Err(error) => {
                 outcome.is(error.result());
-                line.complain(kind, error);
+                if !error.is_answer(kind) {
+                    line.complain(kind, error);
+                }
                 if !error.is_failure() {
                     passage.succeeded();
                 } else if passage.failed(Instant::now()) {
@@ -321,5 +328,7 @@ const RETRY_PAUSE: Duration = Duration::from_millis(50);
 /// How long a connection that is not used is kept: less than servers keep theirs, or a request
 /// meets its end. Node's and uvicorn's keep them for 5 s.
 const IDLE_TIME: Duration = Duration::from_secs(4);
+/// Of an answer that refuses, which says why and nothing else.
+const REFUSAL_MAX_BYTES: usize = 16 << 10;
 /// Of an answer.
 const HEAD_MAX_BYTES: usize = 64 << 10;

@@ -140,7 +140,15 @@ async fn only_a_success_with_an_answer_of_bounded_size_is_one() {
             (StatusCode::FOUND, [("location", "/other")]).into_response(),
             WebhookError::Redirect(302),
         ),
-        (StatusCode::NOT_FOUND.into_response(), WebhookError::Status(404)),
+        (StatusCode::UNAUTHORIZED.into_response(), WebhookError::Status(401)),
+        (
+            (StatusCode::NOT_FOUND, "why").into_response(),
+            WebhookError::Refused { status: 404, body: "why".into() },
+        ),
+        (
+            (StatusCode::CONFLICT, vec![b'x'; 1025]).into_response(),
+            WebhookError::Refused { status: 409, body: Default::default() },
+        ),
         (StatusCode::INTERNAL_SERVER_ERROR.into_response(), WebhookError::Status(500)),
         (vec![b'x'; 1025].into_response(), WebhookError::TooLarge),
     ] {
@@ -240,7 +248,8 @@ async fn a_backend_that_keeps_failing_is_left_alone_until_a_trial_succeeds() {
     // What a backend does not like is no sign that it is not well.
     for _ in 0..4 {
         backend.answers(StatusCode::FORBIDDEN);
-        assert_eq!(ask(&webhook, false).await, Err(WebhookError::Status(403)));
+        let refused = ask(&webhook, false).await.unwrap_err();
+        assert!(matches!(refused, WebhookError::Refused { status: 403, .. }), "{refused:?}");
     }
     assert!(!webhook.is_broken());
 }

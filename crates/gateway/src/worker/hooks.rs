@@ -23,17 +23,22 @@ impl Worker {
         claimant: Claimant,
         now: Now,
     ) -> Option<Done> {
-        let slot = self.slots.get(key.0 as usize)?;
-        let Role::Session(session) = &slot.role else { return None };
-        let origin = Origin { session: Some(session.id()), transport: transport_of(slot).name() };
+        let origin = self.origin(key)?;
         let asked = self.shared.hooks.introduce(claimant, origin, now);
         self.start(key, asked, Done::Introduced)
     }
 
     pub(super) fn renew(&mut self, key: SessionKey, renewal: Renewal, now: Now) -> Option<Done> {
-        let session = self.session(key)?.id();
-        let asked = self.shared.hooks.renew(renewal, session, now);
+        let origin = self.origin(key)?;
+        let asked = self.shared.hooks.renew(renewal, origin, now);
         self.start(key, asked, Done::Authenticated)
+    }
+
+    /// Where a session is.
+    fn origin(&self, key: SessionKey) -> Option<Origin> {
+        let slot = self.slots.get(key.0 as usize)?;
+        let Role::Session(session) = &slot.role else { return None };
+        Some(Origin { session: Some(session.id()), transport: transport_of(slot).name() })
     }
 
     pub(super) fn ask_to_subscribe(

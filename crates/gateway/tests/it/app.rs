@@ -366,3 +366,52 @@ async fn who_only_listens_is_answered_when_it_begins_and_each_time_it_comes_back
         assert_eq!(refused.problem(), (403, code.to_owned()), "{to}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_status_that_refuses_a_message_is_no_failure_of_the_backend() {
+    let backend = crate::backend::Backend::start().await;
+    let says = |asked: &Value| {
+        let status = asked["data"]["status"].as_u64().unwrap_or(404);
+        (u16::try_from(status).unwrap(), asked["data"]["body"].clone())
+    };
+    backend.on("message", says);
+    backend.on("request", says);
+    let webhook = backend.config("breaker_failures = 2\nbreaker_pause = \"1m\"");
+    let gateway = Gateway::with_config(&format!(
+        "{CONFIG}\n{webhook}[[app.routes]]\ndestination = \"/app/x\"\nwebhook = \"backend\"\n"
+    ))
+    .await;
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    let full = json!({ "error": { "code": "room_full", "message": "Full" } });
+    let none = json!({});
+    for (id, (status, body, code, message)) in [
+        (404, &none, "refused", "does not do this"),
+        (409, &full, "room_full", "Full"),
+        (403, &full, "room_full", "Full"),
+        (422, &json!({ "error": "Unprocessable" }), "refused", "does not do this"),
+        // Not what was asked, but how, or when.
+        (401, &full, "unavailable", "has failed"),
+        (425, &full, "unavailable", "has failed"),
+        (429, &full, "unavailable", "has failed"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let data = json!({ "status": status, "body": body });
+        let send = json!({ "type": "send", "to": "/app/x", "data": data, "id": id });
+        ann.send(&send.to_string()).await;
+        let told: Value = serde_json::from_str(&ann.expect("\"error\"").await).unwrap();
+        assert_eq!((&told["id"], &told["code"]), (&json!(id), &json!(code)), "{status}: {told}");
+        assert!(told["message"].as_str().unwrap().contains(message), "{status}: {told}");
+    }
+    ann.send(r#"{"type":"subscribe","to":"/app/x","id":9}"#).await;
+    assert!(ann.expect("\"id\":9").await.contains("\"code\":\"refused\""));
+    let cy = bearer("cy").await;
+    let body = json!({ "to": "/app/x", "data": { "status": 410, "body": full } }).to_string();
+    let answer = http::post(gateway.public, "/publish", &[("Authorization", &cy)], &body).await;
+    assert_eq!(answer.problem(), (422, "room_full".into()));
+    for (result, count) in [("refused", 6), ("failed", 3)] {
+        let series = format!("fanlight_app_messages_total{{route=\"/app/x\",result=\"{result}\"}}");
+        assert_eq!(gateway.metric_of(&series).await, count, "{series}");
+    }
+}

@@ -1,6 +1,8 @@
 //! Backends that have a say: who connects, for how long, who subscribes and publishes.
 
+mod actions;
 mod requests;
+mod standing;
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -426,14 +428,4 @@ async fn whom_a_backend_does_not_let_subscribe_it_does_not_let_read_either() {
     let asked = backend.seen(&["subscribe"]);
     let actions: Vec<_> = asked.iter().map(|event| event["action"].as_str().unwrap()).collect();
     assert_eq!(actions, ["history", "presence", "history", "history"]);
-
-    // Who is subscribed is not asked about again.
-    ann.send(r#"{"type":"subscribe","to":"/topic/open.guarded.a","id":3}"#).await;
-    ann.expect(r#"{"type":"ok","id":3"#).await;
-    assert_eq!(backend.seen(&["subscribe"])[4]["action"], "subscribe");
-    for (id, kind) in [(4, "history"), (5, "presence")] {
-        ann.send(&request(kind, "a", id)).await;
-        ann.expect(&format!("\"id\":{id}")).await;
-    }
-    assert_eq!(backend.seen(&["subscribe"]).len(), 5);
 }
