@@ -360,7 +360,7 @@ fn a_backend_that_can_not_be_asked_about_a_renewal_is_asked_again_for_a_while() 
 }
 
 #[test]
-fn what_subscribers_get_is_read_with_the_same_consent_or_by_who_is_subscribed() {
+fn what_subscribers_get_is_read_with_the_same_consent() {
     let history = Some(History { size: 10, ttl_ms: 60_000 });
     check_rules(
         rules_of(NamespaceOptions { history, presence: true, ..NamespaceOptions::default() }),
@@ -394,6 +394,21 @@ fn what_subscribers_get_is_read_with_the_same_consent_or_by_who_is_subscribed() 
             S? members /topic/a 7
             D> members unavailable
             S< error {"code":"unavailable","id":5,"message":"the members can't be read now; try again later","retry_after_ms":1000}
+        "#]],
+    );
+}
+
+#[test]
+fn who_is_subscribed_reads_what_the_backend_has_agreed_to_with_that_or_since() {
+    let history = Some(History { size: 10, ttl_ms: 60_000 });
+    check_rules(
+        rules_of(NamespaceOptions { history, presence: true, ..NamespaceOptions::default() }),
+        expect![[r#"
+            D> hold
+            C> {"type":"connect","token":"x"}
+            S? introduce x
+            D> introduced ann
+            S< connected {"heartbeat_ms":25000,"limits":{"message_bytes":65536,"subscriptions":128},"session":"<session>","user":"ann"}
             C> {"type":"subscribe","to":"/topic/a","id":6}
             S? ask backend to /topic/a
             D> decided

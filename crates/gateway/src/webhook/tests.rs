@@ -147,7 +147,7 @@ async fn only_a_success_with_an_answer_of_bounded_size_is_one() {
         ),
         (
             (StatusCode::CONFLICT, vec![b'x'; 1025]).into_response(),
-            WebhookError::Refused { status: 409, body: Default::default() },
+            WebhookError::Refused { status: 409, body: "".into() },
         ),
         (StatusCode::INTERNAL_SERVER_ERROR.into_response(), WebhookError::Status(500)),
         (vec![b'x'; 1025].into_response(), WebhookError::TooLarge),

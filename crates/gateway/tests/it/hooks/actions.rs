@@ -31,25 +31,29 @@ fn assert_refused(told: &str, action: &str) {
     assert!(told.contains("forbidden") && told.contains(&format!("no {action}")), "{told}");
 }
 
+/// With a history and presence where the backend has a say, and the server API.
+async fn readable(backend: &Backend) -> Gateway {
+    let pattern = "match = \"/topic/open.guarded.*\"\n";
+    let more = "history = { size = 10, ttl = \"1m\" }\npresence = true\n";
+    let config = guarded(backend, "")
+        .replace(pattern, &format!("{pattern}{more}"))
+        .replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
+    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
+    Gateway::with_config(&format!("{config}\n{keys}")).await
+}
+
+/// What it was asked about, in this order.
+fn actions(backend: &Backend) -> Vec<String> {
+    let questions = backend.seen(&["subscribe"]).into_iter();
+    questions.map(|event| event["action"].as_str().unwrap().to_owned()).collect()
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn presence_and_history_with_a_subscription_need_the_backends_consent_to_each() {
     let backend = Backend::start().await;
     agrees_to(&backend, &["subscribe"]);
-    let config = guarded(&backend, "")
-        .replace(
-            "match = \"/topic/open.guarded.*\"\n",
-            "match = \"/topic/open.guarded.*\"\nhistory = { size = 10, ttl = \"1m\" }\npresence = true\n",
-        )
-        .replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
-    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
-    let gateway = Gateway::with_config(&format!("{config}\n{keys}")).await;
-    let orders = api::Backend(&gateway, KEY);
+    let gateway = readable(&backend).await;
     let mut ann = RawClient::native(&gateway, "ann").await;
-    let actions = || -> Vec<_> {
-        let questions = backend.seen(&["subscribe"]).into_iter();
-        questions.map(|event| event["action"].as_str().unwrap().to_owned()).collect()
-    };
-
     // As options, and with a subscription that has none of them.
     let told = asked(&mut ann, "subscribe", json!({ "presence": true }), 1).await;
     assert_refused(&told, "presence");
@@ -59,61 +63,74 @@ async fn presence_and_history_with_a_subscription_need_the_backends_consent_to_e
     assert!(asked(&mut ann, "subscribe", json!({}), 3).await.contains("\"ok\""));
     assert_refused(&asked(&mut ann, "presence", json!({}), 4).await, "presence");
     assert_refused(&asked(&mut ann, "history", json!({ "limit": 5 }), 5).await, "history");
-    let mut first = actions();
+    let mut first = actions(&backend);
     // What is asked at the same time comes in any order.
     first.chunks_mut(2).for_each(<[String]>::sort);
-    let each = ["presence", "subscribe", "history", "subscribe", "presence", "subscribe"];
-    assert_eq!(
-        (&first[..6], &first[6..]),
-        (&each.map(String::from)[..], &["history".to_owned()][..])
-    );
+    let (three, last) = (["presence", "history", "presence"], ["history".to_owned()]);
+    let each = three.iter().flat_map(|action| {
+        let mut both = [(*action).to_owned(), "subscribe".to_owned()];
+        both.sort();
+        both
+    });
+    assert_eq!(first, each.chain(last).collect::<Vec<_>>());
+
     let mut stomp = RawClient::stomp(&gateway, "bob").await;
     stomp.send(&format!("SUBSCRIBE\nid:1\ndestination:{A}\npresence:true\n\n\0")).await;
     assert_refused(&stomp.expect("ERROR").await, "presence");
-
     // Before the status of streams and polls.
     let fay = bearer("fay").await;
     let lines = [("Authorization", &*fay)];
     for path in ["/events", "/poll"] {
-        let target = format!("{path}?destination={A}&wait=0");
-        let refused = get(gateway.public, &format!("{target}&presence=true"), &lines).await;
+        let target = format!("{path}?destination={A}&wait=0&presence=true");
+        let refused = get(gateway.public, &target, &lines).await;
         assert_eq!(refused.problem(), (403, "forbidden".into()), "{path}");
         assert!(refused.json()["detail"].as_str().unwrap().contains("presence: no presence"));
     }
     let poll = format!("/poll?destination={A}&wait=0");
     assert_eq!(get(gateway.public, &poll, &lines).await.status, 200);
+}
 
-    // Whom a backend has subscribed may read, until a subscription of its own takes that over.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_backend_has_agreed_to_or_made_it_is_not_asked_about_again() {
+    let backend = Backend::start().await;
+    agrees_to(&backend, &["subscribe"]);
+    let gateway = readable(&backend).await;
+    let asked_so_far = || actions(&backend).len();
+    let mut ann = RawClient::native(&gateway, "ann").await;
+    assert!(asked(&mut ann, "subscribe", json!({}), 1).await.contains("\"ok\""));
+
+    // Whom it has subscribed may read, until a subscription of its own takes that over.
     let mut dan = RawClient::native(&gateway, "dan").await;
-    let subscribed = orders.post("/users/dan/subscribe", &json!({ "destination": A })).await;
+    let order = json!({ "destination": A });
+    let subscribed = api::Backend(&gateway, KEY).post("/users/dan/subscribe", &order).await;
     assert_eq!(subscribed.status, 200, "{subscribed:?}");
     dan.expect("\"subscribed\"").await;
-    let before = actions().len();
     assert!(asked(&mut dan, "presence", json!({}), 1).await.contains("\"members\""));
     assert!(!asked(&mut dan, "history", json!({ "limit": 5 }), 2).await.contains("\"error\""));
-    assert_eq!(actions().len(), before);
+    assert_eq!(asked_so_far(), 1);
     let told = asked(&mut dan, "subscribe", json!({ "presence": true }), 3).await;
     assert_refused(&told, "presence");
 
-    // What was agreed to is not asked about again, with the subscription or since.
+    // With the subscription, or since.
     agrees_to(&backend, &["subscribe", "presence", "history"]);
     let mut eve = RawClient::native(&gateway, "eve").await;
-    let before = actions().len();
+    let before = asked_so_far();
     let options = json!({ "presence": true, "history": 3 });
     assert!(asked(&mut eve, "subscribe", options, 1).await.contains("\"ok\""));
     assert!(asked(&mut eve, "presence", json!({}), 2).await.contains("\"members\""));
     assert!(!asked(&mut eve, "history", json!({ "limit": 5 }), 3).await.contains("\"error\""));
-    assert_eq!(actions().len(), before + 3);
-    for id in 6..8 {
+    assert_eq!(asked_so_far(), before + 3);
+    for id in 2..4 {
         assert!(asked(&mut ann, "presence", json!({}), id).await.contains("\"members\""));
     }
-    assert_eq!(actions().len(), before + 4);
-    let events = format!("/events?destination={A}&presence=true");
+    assert_eq!(asked_so_far(), before + 4);
+    let (events, fay) = (format!("/events?destination={A}&presence=true"), bearer("fay").await);
+    let lines = [("Authorization", &*fay)];
     let mut stream = Stream::open(gateway.public, "GET", &events, headers(&lines)).await;
     for name in ["connected", "subscribed"] {
         named(&mut stream, name).await;
     }
-    assert_eq!(actions().len(), before + 6);
+    assert_eq!(asked_so_far(), before + 6);
 }
 
 #[tokio::test(flavor = "multi_thread")]
