@@ -46,7 +46,7 @@ locals {
       FANLIGHT__LIMITS__CONNECTIONS       = tostring(local.connections_limit)
       FANLIGHT__DRAIN__SHUTDOWN_TIMEOUT   = "${var.stop_timeout_s - 5}s"
       # Longer than the load balancer takes to notice, which sends clients until then.
-      FANLIGHT__DRAIN__GRACE               = "${var.load_balancer.unhealthy_after_s + 5}s"
+      FANLIGHT__DRAIN__GRACE = "${var.load_balancer.unhealthy_after_s + 5}s"
       # Deregistered minutes before SIGTERM, a task would be cut off with all its clients.
       FANLIGHT__DRAIN__WATCH_TARGET_GROUP  = var.load_balancer.target_group_arn
       FANLIGHT__DRAIN__ECS_TASK_PROTECTION = tostring(var.task_protection)
