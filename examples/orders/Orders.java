@@ -43,6 +43,7 @@ final class Orders {
     }
 
     Orders() throws IOException {
+        Fanlight.webhookKey(webhookSecret);
         shop = new Shop(Path.of(ENV.get("DATA"), "orders.json"), ENV.get("GATEWAY_API"), secret("API_KEY_FILE"));
     }
 

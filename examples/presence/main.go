@@ -102,6 +102,9 @@ func secret(variable string) string {
 }
 
 func main() {
+	if _, err := fanlight.WebhookKey(webhookSecret); err != nil {
+		log.Fatal("WEBHOOK_SECRET_FILE: ", err)
+	}
 	people, err := load(filepath.Join(os.Getenv("DATA"), "people.json"))
 	if err != nil {
 		log.Fatal(err)

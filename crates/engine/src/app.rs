@@ -33,9 +33,12 @@ pub struct AppMessage {
     pub permit: AppPermit,
     /// Its id, unique over the cluster.
     pub id: PublicationId,
-    /// Where answers go that are for one session: the one it came from, or the one that a request
-    /// over HTTP names.
+    /// Which session sent it; `None` for a request over HTTP, which has none.
     pub session: Option<SessionId>,
+    /// Where answers go that are for one session: the one that sent it, or the one that a request
+    /// over HTTP names. That may be any: it counts as one of the sender's user only, so that it
+    /// reaches nobody else's.
+    pub answer_session: Option<SessionId>,
     /// Who sent it; `None` for an anonymous session.
     pub principal: Option<Arc<Principal>>,
     /// The body, as it was sent; empty where somebody subscribes.
@@ -91,6 +94,7 @@ pub struct AppBody {
 pub struct AppError {
     code: Box<str>,
     message: Box<str>,
+    replaced: Option<Box<str>>,
 }
 
 /// Why a message to `/app/...` was not acknowledged.
@@ -164,6 +168,12 @@ impl AppMessage {
         self.principal.as_ref().map_or(&[], |principal| &principal.roles)
     }
 
+    /// The session that a request over HTTP names, to be answered. It did not send the message, and
+    /// need not be there, nor its user's.
+    pub fn named_session(&self) -> Option<SessionId> {
+        self.answer_session.filter(|_| self.session.is_none())
+    }
+
     /// What comes of it, by its handler's answer.
     pub fn outcome(
         &self,
@@ -221,22 +231,26 @@ impl AppMessage {
             return Err(bad("only an own destination, as in /user/queue/x, goes to one session"));
         }
         let path = to.user_path().filter(|_| is_own);
-        let absolute = match (path, &self.principal, self.session) {
-            (None, ..) | (Some(_), None, None) => to,
-            (Some(path), Some(principal), _) => Destination::for_user(&principal.user, path)
-                .map_err(|error| bad(&format!("{error}")))?,
-            (Some(path), None, Some(session)) => {
+        let absolute = match (path, &self.principal, self.answer_session) {
+            (None, ..) => Some(to.clone()),
+            (Some(_), None, None) => None,
+            // Of the sender's own, whatever session is named: it is no other user's there.
+            (Some(path), Some(principal), _) => Some(
+                Destination::for_user(&principal.user, path)
+                    .map_err(|error| bad(&format!("{error}")))?,
+            ),
+            (Some(path), None, Some(session)) => Some(
                 Destination::for_session(&session.to_string(), path)
-                    .map_err(|error| bad(&format!("{error}")))?
-            }
+                    .map_err(|error| bad(&format!("{error}")))?,
+            ),
         };
-        let is_nobodys = absolute.kind() == DestinationKind::OwnUser;
-        let is_for_caller = is_nobodys || only_session && self.session.is_none();
-        let session = self.session.filter(|_| only_session && self.principal.is_some());
-        if is_for_caller {
-            outcome.for_caller.push(body.publication(ids.publication(now), absolute, now));
+        let is_for_caller = only_session && self.answer_session.is_none();
+        let Some(absolute) = absolute.filter(|_| !is_for_caller) else {
+            // Its sender calls it so, too.
+            outcome.for_caller.push(body.publication(ids.publication(now), to, now));
             return Ok(());
-        }
+        };
+        let session = self.answer_session.filter(|_| only_session && self.principal.is_some());
         let addressed = addressed_by_app(rules, ids, now, absolute.as_str(), session, body);
         outcome.publish.push(addressed.map_err(|Refusal { message, .. }| bad(&message))?);
         Ok(())
@@ -327,10 +341,10 @@ impl AppBody {
 }
 
 impl AppError {
-    /// A code to switch on, of at most 64 letters, digits and `_`, and a text for people, of which
-    /// the first kilobyte is told. A code of another form becomes `refused`.
+    /// A code to switch on, of 1 to 64 ASCII letters, digits, `_`, `-` and `.`, and a text for
+    /// people, of which the first kilobyte is told. A code of another form becomes `refused`.
     pub fn new(code: &str, message: &str) -> Self {
-        let is_good = |b: u8| b.is_ascii_alphanumeric() || b == b'_';
+        let is_good = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
         let is_code = (1..=CODE_MAX_BYTES).contains(&code.len()) && code.bytes().all(is_good);
         let is_boundary = |end: &usize| message.is_char_boundary(*end);
         let most = message.len().min(MESSAGE_MAX_BYTES);
@@ -338,7 +352,13 @@ impl AppError {
         Self {
             code: if is_code { code } else { "refused" }.into(),
             message: message[..end].chars().filter(|c| !c.is_control()).collect(),
+            replaced: (!is_code).then(|| code.chars().take(CODE_MAX_BYTES).collect()),
         }
+    }
+
+    /// The beginning of the code that it was to have, where `refused` stands in its place.
+    pub fn replaced(&self) -> Option<&str> {
+        self.replaced.as_deref()
     }
 }
 

@@ -23,6 +23,7 @@ use tokio_util::task::TaskTracker;
 use crate::clock::Clock;
 use crate::config::{AppRoute, Config, Problem};
 use crate::registry::Cluster;
+use crate::repeated::Repeated;
 use crate::traces::{self, Handling, Tracer};
 use crate::webhook::Webhooks;
 
@@ -76,6 +77,8 @@ struct Route {
     backend: &'static str,
     pattern: String,
     meters: Meters,
+    /// Tells of answers that can't be used.
+    bad_answers: Repeated,
 }
 
 /// Where what handlers want sent is handed in.
@@ -99,7 +102,8 @@ impl App {
             let (backend, handler) = handler_of(config, at, route, backends)?;
             let pattern = route.destination.to_string();
             let meters = Meters::new(&pattern, backend);
-            Ok(Arc::new(Route { handler, backend, pattern, meters }))
+            let bad_answers = Repeated::new();
+            Ok(Arc::new(Route { handler, backend, pattern, meters, bad_answers }))
         };
         let routes = config.app.routes.iter().enumerate().map(route);
         let (rules, broker) = (Arc::clone(rules), Arc::clone(&backends.cluster.broker));
@@ -139,9 +143,8 @@ impl App {
             if let Some(traced) = traced {
                 traced.end(result_of(&result));
             }
-            if let Err(AppFailure::BadAnswer(fault)) = &result {
-                let route = &*route.pattern;
-                tracing::warn!(route, ?fault, "a backend's answer can't be used");
+            if let Err(failure) = &result {
+                route.tell(failure);
             }
             result
         }
@@ -187,6 +190,29 @@ impl Route {
             traced.pass_on(&mut reply.headers);
         }
         Ok(Handled { reply, for_caller })
+    }
+
+    /// Logs what a backend is to mend in its answers.
+    fn tell(&self, failure: &AppFailure) {
+        let route = &*self.pattern;
+        let suppressed = || self.bad_answers.happened(Instant::now());
+        match failure {
+            AppFailure::BadAnswer(fault) => {
+                if let Some(suppressed) = suppressed() {
+                    tracing::warn!(route, ?fault, suppressed, "a backend's answer can't be used");
+                }
+            }
+            AppFailure::Refused(error) => {
+                if let Some(code) = error.replaced()
+                    && let Some(suppressed) = suppressed()
+                {
+                    let told = "a backend's error code is told as `refused`; use 1 to 64 letters, \
+                                digits, `_`, `-` and `.`";
+                    tracing::warn!(route, ?code, suppressed, "{told}");
+                }
+            }
+            _ => {}
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! a node that is alone keeps them itself, as long as it lives.
 
 mod delivery;
+mod hand;
 mod memory;
 mod streams;
 
@@ -40,6 +41,14 @@ pub struct Event {
     pub at_unix_ms: u64,
     /// The rest.
     pub about: About,
+}
+
+impl Event {
+    /// What it is in order with: others of its session, or where it has none of its destination.
+    fn lane(&self) -> &str {
+        let About { session, destination, .. } = &self.about;
+        session.as_deref().or(destination.as_deref()).unwrap_or_default()
+    }
 }
 
 /// What an event is about.

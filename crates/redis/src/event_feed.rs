@@ -33,6 +33,14 @@ pub struct EventFeed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EventStream(Partition);
 
+/// How far whoever holds a stream has come. By default, at what was given before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventPlace(
+    /// Behind this entry of those that were given before and not acknowledged; or, if `None`, at
+    /// what nobody was given yet.
+    Option<String>,
+);
+
 /// How far a stream was read.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
@@ -77,27 +85,46 @@ impl EventFeed {
         begin(&self.shards, &self.names, stream.0, &self.group).await
     }
 
-    /// Up to `count` events: first those that were given before and not acknowledged. With how many
-    /// of these are gone, as the stream was full.
+    /// Up to `count` events from `place` on, which it moves: first those that were given before and
+    /// not acknowledged. With which of these are gone, as the stream was full; they count as
+    /// acknowledged. After an error it begins again, as something may have been given all the same:
+    /// so who reads on while it has events in hand may be given these again.
     pub async fn read(
         &self,
         stream: EventStream,
         count: usize,
-    ) -> Result<(Vec<Event>, u64), PublishError> {
-        let mut lost = 0;
+        place: &mut EventPlace,
+    ) -> Result<(Vec<Event>, Vec<EventId>), PublishError> {
+        let read = self.read_on(stream, count, place).await;
+        if read.is_err() {
+            *place = EventPlace::default();
+        }
+        read
+    }
+
+    async fn read_on(
+        &self,
+        stream: EventStream,
+        count: usize,
+        EventPlace(place): &mut EventPlace,
+    ) -> Result<(Vec<Event>, Vec<EventId>), PublishError> {
+        let mut lost = Vec::new();
         loop {
-            let Entries { events, gone } = self.read_from(stream, count, b"0").await?;
-            lost += gone.len() as u64;
+            let from = place.clone().unwrap_or_else(|| ">".to_owned());
+            let Entries { events, gone } = self.read_from(stream, count, from.as_bytes()).await?;
             self.ack(stream, &gone).await?;
-            if !events.is_empty() {
+            let is_new = place.is_none();
+            if !is_new {
+                let given = events.iter().map(|event| &event.id).chain(&gone);
+                *place = given
+                    .max_by_key(|id| id.order())
+                    .map(|last| String::from_utf8_lossy(last.entry()).into_owned());
+            }
+            lost.extend(gone);
+            if is_new || !events.is_empty() {
                 return Ok((events, lost));
             }
-            if gone.is_empty() {
-                break;
-            }
         }
-        let Entries { events, .. } = self.read_from(stream, count, b">").await?;
-        Ok((events, lost))
     }
 
     /// Acknowledges events of a stream, so that they are not given again.
@@ -186,6 +213,12 @@ impl EventFeed {
         let mut command = Vec::new();
         command::words(words, &mut command);
         self.shards.call(stream.0, |_| command).await
+    }
+}
+
+impl Default for EventPlace {
+    fn default() -> Self {
+        Self(Some("0".to_owned()))
     }
 }
 

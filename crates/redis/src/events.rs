@@ -63,6 +63,12 @@ impl EventId {
     pub(crate) fn entry(&self) -> &[u8] {
         self.entry.as_bytes()
     }
+
+    /// By which it stands in its stream: a time, and a number within that.
+    pub(crate) fn order(&self) -> (u64, u64) {
+        let (time, number) = self.entry.split_once('-').unwrap_or((&self.entry, ""));
+        (time.parse().unwrap_or_default(), number.parse().unwrap_or_default())
+    }
 }
 
 /// Unique among the events of a cluster, in ASCII.

@@ -72,7 +72,7 @@ mod writer;
 pub use app_stream::AppStream;
 pub use broker::RedisBroker;
 pub use config::{RedisConfig, UrlError};
-pub use event_feed::{Backlog, EventFeed, EventStream};
+pub use event_feed::{Backlog, EventFeed, EventPlace, EventStream};
 pub use events::{Event, EventId, Events};
 pub use lease::{Hold, Lease, LeasedNode, NodeInfo};
 pub use metric_table::METRICS;

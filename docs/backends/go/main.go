@@ -121,6 +121,10 @@ func token(w http.ResponseWriter, r *http.Request) {
 }
 
 func main() {
+	// Ends it here, rather than to take what anybody has signed.
+	if _, err := fanlight.WebhookKey(os.Getenv("WEBHOOK_SECRET")); err != nil {
+		log.Fatal("WEBHOOK_SECRET: ", err)
+	}
 	http.HandleFunc("/fanlight", webhook)
 	http.HandleFunc("/notify", notify)
 	http.HandleFunc("/token", token)

@@ -126,6 +126,8 @@ final class Backend {
     }
 
     public static void main(String[] args) throws IOException {
+        // Ends it here, rather than to take what anybody has signed.
+        Fanlight.webhookKey(ENV.get("WEBHOOK_SECRET"));
         var address = new InetSocketAddress("127.0.0.1", Integer.parseInt(ENV.get("PORT")));
         var server = HttpServer.create(address, 0);
         server.createContext("/fanlight", handler(Backend::webhook));

@@ -3,10 +3,12 @@
 import { randomUUID } from "node:crypto";
 import { createServer } from "node:http";
 
-import { Refused, isGenuine, mintToken, publish } from "./fanlight.mjs";
+import { Refused, isGenuine, mintToken, publish, webhookKey } from "./fanlight.mjs";
 
 const { PORT, WEBHOOK_SECRET, JWT_SECRET, GATEWAY_API, API_KEY } = process.env;
 const api = { url: GATEWAY_API, apiKey: API_KEY };
+// Ends it here, rather than to take what anybody has signed.
+webhookKey(WEBHOOK_SECRET);
 
 const ANSWERS = {
   connect({ user }) {

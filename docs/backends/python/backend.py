@@ -7,9 +7,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, quote, urlsplit
 from uuid import uuid4
 
-from fanlight import Refused, is_genuine, mint_token, publish
+from fanlight import Refused, is_genuine, mint_token, publish, webhook_key
 
 API = (os.environ["GATEWAY_API"], os.environ["API_KEY"])
+# Ends it here, rather than to take what anybody has signed.
+webhook_key(os.environ.get("WEBHOOK_SECRET"))
 
 
 def answer(event: dict) -> dict:

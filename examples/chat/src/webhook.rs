@@ -25,6 +25,7 @@ impl Key {
             Some(encoded) => STANDARD.decode(encoded).context("the webhooks' secret")?,
             None => secret.as_bytes().to_vec(),
         };
+        anyhow::ensure!(bytes.len() >= 24, "the webhooks' secret has fewer than 24 bytes");
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 

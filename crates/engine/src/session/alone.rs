@@ -96,11 +96,13 @@ impl Sent {
             let message = native::parse_send(text)?;
             let draft = draft_of(&message, &rules.limits)?;
             if is_app(draft.to) {
-                let session = session_to_answer(draft.session, principal)?;
+                let answer_session = session_to_answer(draft.session, principal)?;
                 let sender = AppSender { subject: &sender, principal };
                 let draft = Draft { session: None, ..draft };
                 let message = app_message(rules, ids, now, &sender, AppKind::Message, draft)?;
-                return Ok(Self::App(Box::new(AppMessage { session, ..message })));
+                // It comes from no session, whichever it says is to be answered.
+                let message = AppMessage { session: None, answer_session, ..message };
+                return Ok(Self::App(Box::new(message)));
             }
             // Its session is no other request's, so the same key would be another one each time.
             if principal.is_none() && draft.key.is_some() {

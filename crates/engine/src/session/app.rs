@@ -290,8 +290,8 @@ pub(super) struct AppSender<'s> {
     pub(super) principal: Option<&'s Arc<Principal>>,
 }
 
-/// The message that `draft` asks to have handled, if a route has it and `sender` may use it. The
-/// draft's session, if it names one, is the one to answer.
+/// The message that `draft` asks to have handled, if a route has it and the session `sender` may use
+/// it.
 pub(super) fn app_message(
     rules: &Rules,
     ids: &mut Ids,
@@ -312,6 +312,7 @@ pub(super) fn app_message(
         permit,
         id: ids.publication(now),
         session: Some(sender.subject.session),
+        answer_session: Some(sender.subject.session),
         principal: sender.principal.cloned(),
         body: draft.body,
         content_type: draft.content_type,
@@ -345,8 +346,8 @@ fn read_destination(rules: &Rules, to: &str) -> Result<Destination, Fault> {
     Ok(to.parse::<Destination>()?)
 }
 
-/// The session that a request over HTTP names to be answered: one of its own user's, since nobody
-/// else receives what is sent there.
+/// The session that a request over HTTP names to be answered. Only a user's request may: what is
+/// sent there goes to the user's own destinations, where no other user's session listens.
 pub(super) fn session_to_answer(
     text: Option<&str>,
     principal: Option<&Arc<Principal>>,

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use expect_test::expect;
-use fanlight_engine::app::{AppBody, AppFailure, AppMessage, AppReply};
+use fanlight_engine::app::{AppBody, AppError, AppFailure, AppMessage, AppReply};
 use fanlight_engine::ids::Ids;
 use fanlight_engine::policy::{AppKind, AppRoute, PolicyRule, Principal, RuleEffect, Subject};
 use fanlight_engine::publication::{ContentType, PublicationId, SessionId};
-use fanlight_engine::session::{Handshake, Rules};
+use fanlight_engine::session::{Handshake, Rules, Sent};
 use fanlight_engine::time::Now;
 
 use crate::driver;
@@ -378,6 +378,7 @@ fn message(rules: &Rules, kind: AppKind, to: &str, user: Option<&str>, known: bo
         permit: rules.policy.app(&subject, kind, &to.parse().unwrap()).unwrap(),
         id: PublicationId(uuid::Uuid::from_u128(8)),
         session: known.then_some(session),
+        answer_session: known.then_some(session),
         principal,
         body: Bytes::new(),
         content_type: ContentType::Unspecified,
@@ -422,9 +423,49 @@ fn what_a_handler_sends_goes_to_the_sender_the_session_or_whom_it_names() {
     );
     assert_eq!(
         of(Some("ann"), false)[1..],
-        ["/user/ann/queue/kept.x kept 2", "/user/bob/queue/x 4", "caller /user/ann/queue/kept.x"]
+        ["/user/ann/queue/kept.x kept 2", "/user/bob/queue/x 4", "caller /user/queue/kept.x"]
     );
     assert_eq!(of(None, false)[2..], ["caller /user/queue/kept.x", "caller /user/queue/kept.x"]);
+}
+
+/// Who is answered is what the client wants, and never who it says that it is.
+#[test]
+fn a_request_over_http_comes_from_no_session_whichever_it_names() {
+    let rules = app_rules();
+    let named = SessionId(uuid::Uuid::from_u128(9));
+    let read = |user: Option<&str>, text: &str| {
+        let principal = user.map(|user| Arc::new(Principal::of_user(user)));
+        let now = Now { mono_ms: 1, unix_ms: 1 };
+        let sent = Sent::read(&rules, &mut Ids::new(1), now, principal.as_ref(), None, text);
+        sent.map(|sent| match sent {
+            Sent::App(message) => *message,
+            Sent::Publication(_) => panic!("{text}"),
+        })
+    };
+    let plain = read(Some("ann"), r#"{"to":"/app/open/x","data":1}"#).unwrap();
+    assert_eq!((plain.session, plain.answer_session, plain.named_session()), (None, None, None));
+    let text = format!(r#"{{"to":"/app/open/x","data":1,"session":"{named}"}}"#);
+    let message = read(Some("ann"), &text).unwrap();
+    assert_eq!((message.session, message.named_session()), (None, Some(named)));
+    // Also where it is another user's, only what is ann's is sent.
+    let reply = AppReply::nothing().send_to_session("/user/queue/x", AppBody::of_json("1"));
+    assert_eq!(outcome(&message, &rules, reply).unwrap(), ["/user/ann/queue/x only one 1"]);
+    assert_eq!(read(None, &text).unwrap_err().code, "bad_session");
+}
+
+#[test]
+fn a_code_that_can_not_be_told_becomes_refused_and_is_not_forgotten() {
+    let long = "c".repeat(64);
+    for code in ["room_full", "room-full", "room.full", "E42", &long] {
+        let error = AppError::new(code, "");
+        assert_eq!((error.replaced(), AppFailure::from(error.clone()).code()), (None, code));
+    }
+    for code in ["", "room full", "room\nfull", "voll/raum", "r\u{e4}ume", &format!("{long}c")] {
+        let error = AppError::new(code, "");
+        let start = code.get(..64).unwrap_or(code);
+        assert_eq!(error.replaced(), Some(start));
+        assert_eq!(AppFailure::from(error).code(), "refused");
+    }
 }
 
 #[test]

@@ -186,7 +186,7 @@ async fn end(
 ) -> Result<Json<ToldAnswer>, Problem> {
     caller.may(Scope::Disconnect)?;
     let body = api.body(body).await?;
-    let DisconnectRequest { reason } =
-        if body.is_empty() { DisconnectRequest::default() } else { parse(&body)? };
+    let read: Option<DisconnectRequest> = if body.is_empty() { None } else { parse(&body)? };
+    let DisconnectRequest { reason } = read.unwrap_or_default();
     registry::disconnect(&api.node, target?, reason).await.map(Json)
 }

@@ -11,10 +11,12 @@ use fanlight_proto::native::is_json;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use crate::webhook::payload::null_is_absent;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Answer<'a> {
-    #[serde(borrow, default)]
+    #[serde(borrow, default, deserialize_with = "null_is_absent")]
     send: Vec<Send<'a>>,
     #[serde(borrow)]
     reply: Option<Reply<'a>>,
@@ -30,8 +32,8 @@ struct Send<'a> {
     data: Option<&'a RawValue>,
     content_type: Option<String>,
     encoding: Option<Encoding>,
-    #[serde(default)]
-    headers: BTreeMap<Box<str>, Box<str>>,
+    #[serde(default, deserialize_with = "null_is_absent")]
+    headers: Headers,
 }
 
 #[derive(Deserialize)]
@@ -41,17 +43,20 @@ struct Reply<'a> {
     data: Option<&'a RawValue>,
     content_type: Option<String>,
     encoding: Option<Encoding>,
-    #[serde(default)]
-    headers: BTreeMap<Box<str>, Box<str>>,
+    #[serde(default, deserialize_with = "null_is_absent")]
+    headers: Headers,
 }
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Refusal {
     code: String,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_absent")]
     message: String,
 }
+
+/// One that is null is not there.
+type Headers = BTreeMap<Box<str>, Option<Box<str>>>;
 
 /// Whom else than all of the sender's sessions.
 #[derive(Deserialize)]
@@ -69,9 +74,9 @@ enum Encoding {
     Base64,
 }
 
-/// Reads an answer; an empty one says that nothing is to be sent.
+/// Reads an answer; an empty one, or null, says that nothing is to be sent.
 pub(super) fn read(body: &[u8]) -> Result<AppReply, AppFailure> {
-    if body.trim_ascii().is_empty() {
+    if matches!(body.trim_ascii(), b"" | b"null") {
         return Ok(AppReply::nothing());
     }
     let answer: Answer<'_> = serde_json::from_slice(body)
@@ -119,7 +124,7 @@ fn decoded(
     data: Option<&RawValue>,
     content_type: Option<&str>,
     encoding: Option<Encoding>,
-    headers: BTreeMap<Box<str>, Box<str>>,
+    headers: Headers,
 ) -> Result<AppBody, AppFailure> {
     let bad = |fault: &str| AppFailure::BadAnswer(format!("{what}.data: {fault}"));
     let is_text = |name: &str| name.starts_with("text/");
@@ -148,7 +153,7 @@ fn decoded(
         body,
         content_type: content_type.map_or(fallback, ContentType::from),
         is_json: is_json_body,
-        headers: headers.into_iter().collect(),
+        headers: headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect(),
     })
 }
 
@@ -184,6 +189,25 @@ mod tests {
         assert_eq!(read(answer), Ok(expected));
         let refusal = read(br#"{"error": {"code": "room_full", "message": "Full"}}"#);
         assert_eq!(refusal, Err(AppFailure::refused("room_full", "Full")));
+    }
+
+    /// As most serialisers write what is not there.
+    #[test]
+    fn what_is_null_is_absent() {
+        assert_eq!(read(b"null"), Ok(AppReply::nothing()));
+        let nothing = br#"{"send": null, "reply": null, "error": null}"#;
+        assert_eq!(read(nothing), Ok(AppReply::nothing()));
+        let all = br#"{"send": [{"to": "/topic/a", "only": null, "data": 1, "content_type": null,
+            "encoding": null, "headers": null}, {"to": "/topic/b", "data": 2, "headers":
+            {"x": null, "y": "z"}}], "reply": {"data": 3, "content_type": null, "encoding": null,
+            "headers": null}, "error": null}"#;
+        let expected = AppReply::reply(AppBody::of_json("3"))
+            .send("/topic/a", AppBody::of_json("1"))
+            .send("/topic/b", AppBody::of_json("2").with_header("y", "z"));
+        assert_eq!(read(all), Ok(expected));
+        let refusal =
+            br#"{"send": null, "reply": null, "error": {"code": "room-full", "message": null}}"#;
+        assert_eq!(read(refusal), Err(AppFailure::refused("room-full", "")));
     }
 
     #[test]

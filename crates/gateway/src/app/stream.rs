@@ -1,6 +1,7 @@
 //! Messages for a stream in Redis, which backends consume.
 
 use fanlight_engine::app::{AppFailure, AppHandler, AppMessage, AppReply};
+use fanlight_engine::publication::SessionId;
 use fanlight_redis::AppStream;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -50,7 +51,9 @@ fn fields(message: &AppMessage, node: &str) -> Vec<(&'static str, Vec<u8>)> {
         ("destination", text(message.destination().as_str())),
         ("route", text(message.permit.pattern())),
     ];
-    fields.extend(message.session.map(|session| ("session", text(&session.to_string()))));
+    let session = |name, session: Option<SessionId>| Some((name, text(&session?.to_string())));
+    fields.extend(session("session", message.session));
+    fields.extend(session("answer_session", message.named_session()));
     fields.extend(message.user().map(|user| ("user", text(user))));
     if !message.roles().is_empty() {
         let roles = message.roles().iter().map(|role| Value::from(&**role)).collect();

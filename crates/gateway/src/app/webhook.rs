@@ -21,6 +21,9 @@ pub(super) struct ByWebhook(pub(super) Arc<Webhook>);
 #[derive(Serialize)]
 struct Asked<'m> {
     session: Option<String>,
+    /// What a request over HTTP names in its place, as far as `only` goes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    answer_session: Option<String>,
     user: Option<&'m str>,
     roles: &'m [Box<str>],
     destination: &'m str,
@@ -42,6 +45,7 @@ impl<'m> Asked<'m> {
         let has_body = message.kind() == AppKind::Message;
         Self {
             session: message.session.map(|session| session.to_string()),
+            answer_session: message.named_session().map(|session| session.to_string()),
             user: message.user(),
             roles: message.roles(),
             destination: message.destination().as_str(),

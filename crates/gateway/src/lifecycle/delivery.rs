@@ -1,10 +1,9 @@
 //! Delivering events to one webhook: each until it is taken, those of a session in order.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::future::join_all;
 use serde::Serialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep};
@@ -45,7 +44,35 @@ struct One<'e> {
 #[derive(Debug, Clone, Copy, Default)]
 struct Part {
     oldest_unix_ms: Option<u64>,
+    /// Not in hand yet.
     waiting: u64,
+    /// In hand, behind what is being told.
+    behind: u64,
+}
+
+/// An event that is in hand, and which it is there.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) number: u64,
+    pub(super) event: Event,
+}
+
+/// What came of events that were to be told, each list in their order.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    /// Told, or dropped for what they are.
+    pub(super) told: Vec<Held>,
+    /// Not taken, and what is behind these in the same session.
+    pub(super) parked: Vec<Held>,
+}
+
+/// Why an event was not told.
+#[derive(Debug)]
+enum Untold {
+    /// For what it is.
+    Refused(WebhookError),
+    /// The backend fails at it.
+    Fails,
 }
 
 impl Delivery {
@@ -65,80 +92,78 @@ impl Delivery {
         Arc::new(own)
     }
 
-    pub(super) fn subscriber(&self) -> &Subscriber {
-        &self.subscriber
+    /// How many events one request tells, at most.
+    pub(super) fn batch(&self) -> usize {
+        self.subscriber.webhook.event_batch().max(1)
     }
 
-    /// Delivers all of `events` that are wanted. Those of different sessions go at the same time.
-    pub(super) async fn deliver(&self, part: u8, events: &[Event]) {
-        self.note(part, |part| part.oldest_unix_ms = events.first().map(|one| one.at_unix_ms));
-        let is_wanted =
-            |event: &&Event| self.subscriber.wants(event.kind, event.about.destination.as_deref());
-        let wanted: Vec<_> = events.iter().filter(is_wanted).collect();
-        match self.subscriber.webhook.event_batch() {
-            0 | 1 => self.deliver_each(&wanted).await,
-            most => {
-                for some in wanted.chunks(most) {
-                    self.deliver_together(some).await;
-                }
+    /// Whether an event is for this webhook.
+    pub(super) fn wants(&self, event: &Event) -> bool {
+        self.subscriber.wants(event.kind, event.about.destination.as_deref())
+    }
+
+    /// Tells events, in this order: together if they are several, and where that is refused or
+    /// fails, each by itself, so that only what is refused itself is dropped. With `may_park`, what
+    /// fails itself is not told again here, nor what is behind it in the same session; else each is
+    /// told until it is taken.
+    pub(super) async fn tell_some(&self, events: Vec<Held>, may_park: bool) -> Outcome {
+        let mut outcome = Outcome::default();
+        let is_alone = events.len() == 1;
+        if !is_alone {
+            let all: Vec<_> = events.iter().map(|held| &held.event).collect();
+            if self.tell_together(&all, Some(TRIES)).await.is_ok() {
+                self.count("delivered", events.len() as u64);
+                return Outcome { told: events, ..outcome };
             }
         }
-        self.note(part, |part| part.oldest_unix_ms = None);
-    }
-
-    async fn deliver_each(&self, events: &[&Event]) {
-        let mut lanes: HashMap<&str, Vec<&Event>> = HashMap::new();
-        for &event in events {
-            let about = &event.about;
-            let of = about.session.as_deref().or(about.destination.as_deref());
-            lanes.entry(of.unwrap_or_default()).or_default().push(event);
-        }
-        join_all(lanes.into_values().map(|lane| self.deliver_in_order(lane))).await;
-    }
-
-    async fn deliver_in_order(&self, lane: Vec<&Event>) {
-        for event in lane {
-            let told = self.tell(event.kind.as_str(), &event.about, &event.id, event.at_unix_ms);
-            match told.await {
+        let tries = may_park.then_some(if is_alone { TRIES } else { 1 });
+        for held in events {
+            let lane = held.event.lane();
+            if outcome.parked.iter().any(|parked| parked.event.lane() == lane) {
+                outcome.parked.push(held);
+                continue;
+            }
+            match self.tell_one(&held.event, tries).await {
                 Ok(()) => self.count("delivered", 1),
-                Err(error) => self.refuse(event, &error),
-            }
-        }
-    }
-
-    /// In one request. Where that is refused, each by itself, so that only what is refused itself
-    /// is dropped.
-    async fn deliver_together(&self, events: &[&Event]) {
-        match (self.tell_together(events).await, events) {
-            (Ok(()), events) => self.count("delivered", events.len() as u64),
-            (Err(error), [event]) => self.refuse(event, &error),
-            (Err(_), events) => {
-                for &event in events {
-                    match self.tell_together(&[event]).await {
-                        Ok(()) => self.count("delivered", 1),
-                        Err(error) => self.refuse(event, &error),
-                    }
+                Err(Untold::Refused(error)) => self.refuse(&held.event, &error),
+                Err(Untold::Fails) => {
+                    outcome.parked.push(held);
+                    continue;
                 }
             }
+            outcome.told.push(held);
+        }
+        outcome
+    }
+
+    async fn tell_one(&self, event: &Event, tries: Option<u32>) -> Result<(), Untold> {
+        match self.batch() {
+            1 => {
+                let Event { id, kind, at_unix_ms, about } = event;
+                self.tell(kind.as_str(), about, id, *at_unix_ms, tries).await
+            }
+            _ => self.tell_together(&[event], tries).await,
         }
     }
 
-    async fn tell_together(&self, events: &[&Event]) -> Result<(), WebhookError> {
+    async fn tell_together(&self, events: &[&Event], tries: Option<u32>) -> Result<(), Untold> {
         let [first, ..] = events else { return Ok(()) };
         let id = format!("{}_{}", first.id, events.len());
         let fields = Together { events: events.iter().map(|event| One::of(event)).collect() };
-        self.tell("events", &fields, &id, first.at_unix_ms).await
+        self.tell("events", &fields, &id, first.at_unix_ms, tries).await
     }
 
-    /// Until it is taken, or refused for what it is.
+    /// Until it is taken, or refused for what it is; or, if `tries` are given, until the backend has
+    /// failed at it so often. That it can't be reached is no try.
     async fn tell(
         &self,
         kind: &'static str,
         fields: &impl Serialize,
         id: &str,
         at_unix_ms: u64,
-    ) -> Result<(), WebhookError> {
-        let mut pause = PAUSE_MIN;
+        tries: Option<u32>,
+    ) -> Result<(), Untold> {
+        let (mut pause, mut failed) = (PAUSE_MIN, 0);
         loop {
             let options = CallOptions {
                 id: Some(id.into()),
@@ -150,11 +175,15 @@ impl Delivery {
             drop(turn);
             let Err(error) = called else { return Ok(()) };
             if is_final(&error) {
-                return Err(error);
+                return Err(Untold::Refused(error));
             }
             if let Some(suppressed) = self.failures.happened(Instant::now()) {
                 let webhook = self.subscriber.webhook.name();
-                tracing::warn!(webhook, %error, suppressed, "an event was not taken; it waits");
+                tracing::warn!(webhook, id, %error, suppressed, "an event was not taken; it waits");
+            }
+            failed += u32::from(is_answer(&error));
+            if tries.is_some_and(|tries| failed >= tries) {
+                return Err(Untold::Fails);
             }
             let jitter = rand::random_range(0.5..1.0);
             sleep(error.retry_after().unwrap_or(pause).max(pause).mul_f64(jitter)).await;
@@ -182,6 +211,15 @@ impl Delivery {
         self.note(part, |part| part.waiting = waiting);
     }
 
+    /// What a part has in hand: since when the oldest of it waits, and how many wait there for others
+    /// of their session.
+    pub(super) fn in_hand(&self, part: u8, oldest_unix_ms: Option<u64>, behind: u64) {
+        self.note(part, |part| {
+            part.oldest_unix_ms = oldest_unix_ms;
+            part.behind = behind;
+        });
+    }
+
     /// Part is somebody else's from now on.
     pub(super) fn forget(&self, part: u8) {
         self.parts().remove(&part);
@@ -191,7 +229,7 @@ impl Delivery {
     pub(super) async fn report(&self) {
         loop {
             let parts: Vec<_> = self.parts().values().copied().collect();
-            let waiting: u64 = parts.iter().map(|part| part.waiting).sum();
+            let waiting: u64 = parts.iter().map(|part| part.waiting + part.behind).sum();
             let oldest_ms = parts.iter().filter_map(|part| part.oldest_unix_ms).min();
             let now_ms = self.clock.now().unix_ms;
             let age_ms = oldest_ms.map_or(0, |oldest_ms| now_ms.saturating_sub(oldest_ms));
@@ -241,6 +279,21 @@ fn is_final(error: &WebhookError) -> bool {
     }
 }
 
+/// Whether the backend was asked, so that it may be what it was asked that it fails at.
+fn is_answer(error: &WebhookError) -> bool {
+    match error {
+        WebhookError::Status(status) => !matches!(*status, 408 | 429),
+        WebhookError::Timeout(_)
+        | WebhookError::Broken(_)
+        | WebhookError::TooLarge
+        | WebhookError::Redirect(_) => true,
+        _ => false,
+    }
+}
+
+/// How often some events are told together before each is told by itself, or one by itself before
+/// others go past it.
+const TRIES: u32 = 3;
 const PAUSE_MIN: Duration = Duration::from_millis(200);
 const PAUSE_MAX: Duration = Duration::from_secs(15);
 const REPORT_EVERY: Duration = Duration::from_secs(1);

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::delivery::Delivery;
+use super::hand::Hand;
 use super::{About, Event, Stamp, Subscriber, own_id};
 use crate::clock::Clock;
 use crate::config::EventKind;
@@ -80,16 +81,15 @@ impl EventSink for MemoryEvents {
             reason: told.reason.map(|reason| reason.code().to_owned()),
             owner: self.stamp.node.to_string(),
         };
-        let of = about.session.as_deref().or(about.destination.as_deref()).unwrap_or_default();
-        let lane = (self.hasher.hash_one(of) % u64::from(LANES)) as usize;
         let event = Event {
             id: own_id(&self.stamp.node, self.made.fetch_add(1, Ordering::Relaxed)),
             kind,
             at_unix_ms: self.stamp.clock.now().unix_ms,
             about,
         };
+        let lane = (self.hasher.hash_one(event.lane()) % u64::from(LANES)) as usize;
         for waiting in &self.deliveries {
-            if waiting.delivery.subscriber().wants(kind, event.about.destination.as_deref()) {
+            if waiting.delivery.wants(&event) {
                 waiting.add(lane, event.clone());
             }
         }
@@ -111,24 +111,23 @@ impl Waiting {
     /// Until it is told to stop, and nothing waits.
     async fn deliver_all(&self, part: u8, stop: &CancellationToken) {
         let Lane { events, added } = &self.lanes[usize::from(part)];
+        let mut hand = Hand::new(&self.delivery, part);
         loop {
-            let some: Vec<_> = {
+            let (some, left): (Vec<_>, _) = {
                 let mut events = lock(events);
-                let count = events.len().min(AT_ONCE);
-                events.drain(..count).collect()
+                let count = events.len().min(hand.room());
+                (events.drain(..count).collect(), events.len())
             };
-            if !some.is_empty() {
-                self.delivery.deliver(part, &some).await;
-                self.delivery.waiting(part, lock(events).len() as u64);
-                continue;
+            self.delivery.waiting(part, left as u64);
+            hand.take(some);
+            if stop.is_cancelled() && hand.is_empty() {
+                return;
             }
+            let has_room = hand.room() > 0;
             tokio::select! {
-                () = added.notified() => {}
-                () = stop.cancelled() => {
-                    if lock(events).is_empty() {
-                        return;
-                    }
-                }
+                () = hand.settled() => drop(hand.told()),
+                () = added.notified(), if has_room => {}
+                () = stop.cancelled(), if !stop.is_cancelled() => {}
             }
         }
     }
@@ -150,5 +149,3 @@ fn kind_of(occurrence: Occurrence) -> EventKind {
 }
 
 const LANES: u8 = 8;
-/// Events that are delivered together.
-const AT_ONCE: usize = 64;

@@ -1,16 +1,17 @@
 //! The streams in Redis: each is held by one node at a time, which delivers what it has.
 
-use std::convert::Infallible;
+use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use fanlight_redis::{EventFeed, EventStream, RedisBroker};
+use fanlight_redis::{EventFeed, EventId, EventPlace, EventStream, RedisBroker};
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::delivery::Delivery;
+use super::hand::Hand;
 use super::{About, Event, Subscriber};
 
 /// Delivers the events of one stream to one webhook, while this node holds it.
@@ -90,51 +91,85 @@ impl Pump {
     }
 
     async fn deliver_all(&self) {
-        let part = self.stream.number();
         while self.feed.begin(self.stream).await.is_err() {
             sleep(RETRY_AFTER).await;
         }
-        let mut looked: Option<Instant> = None;
-        let (mut idle, mut is_behind) = (IDLE_MIN, false);
+        let mut hand = Hand::new(&self.delivery, self.stream.number());
+        let mut course = Course::new();
         loop {
-            // Before more is read: what is dropped unread is seen only until then.
-            if (is_behind || looked.is_none_or(|looked| looked.elapsed() > LOOK_EVERY))
-                && self.look().await
-            {
-                looked = Some(Instant::now());
+            let has_room = hand.room() > 0;
+            if has_room && Instant::now() >= course.read_at {
+                self.read(&mut hand, &mut course).await;
+            } else {
+                tokio::select! {
+                    () = hand.settled() => {}
+                    () = sleep_until(course.read_at), if has_room => {}
+                    // It may take as long as the backend is away until there is room.
+                    () = sleep_until(course.look_at), if !has_room => {
+                        self.look_beside(&mut hand, &mut course).await;
+                    }
+                }
             }
-            let Ok((events, lost)) = self.feed.read(self.stream, AT_ONCE).await else {
-                sleep(RETRY_AFTER).await;
-                continue;
-            };
-            self.delivery.lose(lost);
-            is_behind = events.len() == AT_ONCE;
-            if events.is_empty() {
-                self.delivery.waiting(part, 0);
-                sleep(idle).await;
-                idle = (idle * 2).min(IDLE_MAX);
-                continue;
-            }
-            idle = IDLE_MIN;
-            let (ids, events): (Vec<_>, Vec<_>) =
-                events.into_iter().map(|event| (event.id.clone(), of_redis(event))).unzip();
-            let events: Vec<_> = events.into_iter().flatten().collect();
-            tokio::select! {
-                () = self.delivery.deliver(part, &events) => {}
-                // It may take as long as the backend is away.
-                never = self.look_on() => match never {},
-            }
-            while self.feed.ack(self.stream, &ids).await.is_err() {
-                sleep(RETRY_AFTER).await;
-            }
+            self.acknowledge(&mut hand, &mut course).await;
         }
     }
 
-    async fn look_on(&self) -> Infallible {
-        loop {
-            sleep(LOOK_EVERY).await;
-            self.look().await;
+    /// Takes what the stream has next. What it takes is not acknowledged before it is told: so the
+    /// next holder begins with what this one still has in hand.
+    async fn read(&self, hand: &mut Hand, course: &mut Course) {
+        // Before more is read: what is dropped unread is seen only until then.
+        if course.is_behind || Instant::now() >= course.look_at {
+            self.look_beside(hand, course).await;
         }
+        let count = hand.room().min(AT_ONCE);
+        let read = hand.beside(self.feed.read(self.stream, count, &mut course.place)).await;
+        let Ok((events, lost)) = read else {
+            course.read_at = Instant::now() + RETRY_AFTER;
+            return;
+        };
+        let is_in_hand = |id: &EventId| course.in_hand.values().any(|own| own == id);
+        self.delivery.lose(lost.iter().filter(|id| !is_in_hand(id)).count() as u64);
+        course.is_behind = events.len() == count;
+        if events.is_empty() {
+            self.delivery.waiting(self.stream.number(), 0);
+            course.read_at = Instant::now() + course.idle;
+            course.idle = (course.idle * 2).min(IDLE_MAX);
+            return;
+        }
+        (course.idle, course.read_at) = (IDLE_MIN, Instant::now());
+        let mut taken = Vec::new();
+        for event in events {
+            let id = event.id.clone();
+            match of_redis(event).filter(|event| self.delivery.wants(event)) {
+                None => course.done.push(id),
+                // It was given again, and is told already.
+                Some(event) if course.in_hand.contains_key(&event.id) => {}
+                Some(event) => {
+                    course.in_hand.insert(event.id.clone(), id);
+                    taken.push(event);
+                }
+            }
+        }
+        hand.take(taken);
+    }
+
+    /// Has what is told, or for nobody, not given again.
+    async fn acknowledge(&self, hand: &mut Hand, course: &mut Course) {
+        let told = hand.told();
+        course.done.extend(told.iter().filter_map(|id| course.in_hand.get(id).cloned()));
+        while hand.beside(self.feed.ack(self.stream, &course.done)).await.is_err() {
+            hand.beside(sleep(RETRY_AFTER)).await;
+        }
+        course.done.clear();
+        for id in told {
+            course.in_hand.remove(&id);
+        }
+    }
+
+    async fn look_beside(&self, hand: &mut Hand, course: &mut Course) {
+        let is_seen = hand.beside(self.look()).await;
+        let again = if is_seen { LOOK_EVERY } else { RETRY_AFTER };
+        course.look_at = Instant::now() + again;
     }
 
     /// Tells how many wait and how many were lost, if that is known.
@@ -143,6 +178,38 @@ impl Pump {
         self.delivery.lose(backlog.lost);
         self.delivery.waiting(self.stream.number(), backlog.waiting);
         true
+    }
+}
+
+/// How far a stream is read.
+struct Course {
+    place: EventPlace,
+    /// The events in hand, and those told that Redis does not know of yet.
+    in_hand: HashMap<Box<str>, EventId>,
+    /// What is to be acknowledged.
+    done: Vec<EventId>,
+    /// When to read on.
+    read_at: Instant,
+    /// How soon to look again where there is nothing.
+    idle: Duration,
+    /// Whether there is more than was read.
+    is_behind: bool,
+    /// When to look how many wait.
+    look_at: Instant,
+}
+
+impl Course {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self {
+            place: EventPlace::default(),
+            in_hand: HashMap::new(),
+            done: Vec::new(),
+            read_at: now,
+            idle: IDLE_MIN,
+            is_behind: false,
+            look_at: now,
+        }
     }
 }
 
@@ -156,7 +223,7 @@ fn of_redis(event: fanlight_redis::Event) -> Option<Event> {
 
 /// The consumer group of a webhook is this and its name.
 const GROUP_PREFIX: &str = "fanlight:webhook:";
-/// Events of one stream that are delivered together.
+/// Events of one stream that are read together.
 const AT_ONCE: usize = 64;
 /// How soon to look again where there is nothing.
 const IDLE_MIN: Duration = Duration::from_millis(50);

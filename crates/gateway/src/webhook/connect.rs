@@ -2,7 +2,7 @@
 
 use std::future::ready;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -17,7 +17,7 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::time::timeout;
 use tower::Service;
 
-use super::guard::Guard;
+use super::guard::{Guard, Refused};
 
 /// Connects by TCP to the addresses of a URL's host that the guard admits.
 #[derive(Debug, Clone)]
@@ -25,9 +25,12 @@ pub(super) struct Connector(Arc<Guard>);
 
 /// Why no address of a host was even tried.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{host} is at an address that is not allowed")]
+#[error("{host} is at {address}, {why}")]
 pub(super) struct NotAllowed {
     host: String,
+    /// The first of its addresses.
+    address: IpAddr,
+    why: Refused,
 }
 
 /// The same with TLS where the URL says so.
@@ -77,16 +80,23 @@ fn admitted(
     host: &str,
     found: impl Iterator<Item = SocketAddr>,
 ) -> io::Result<Vec<SocketAddr>> {
-    let found: Vec<_> = found.collect();
-    // As what they are, or an IPv4 address would need IPv6.
-    let plain = |address: &SocketAddr| SocketAddr::new(address.ip().to_canonical(), address.port());
-    let addresses: Vec<_> =
-        found.iter().map(plain).filter(|address| guard.admits(address.ip())).collect();
-    if addresses.is_empty() && !found.is_empty() {
-        let refused = NotAllowed { host: host.to_owned() };
-        return Err(io::Error::new(io::ErrorKind::PermissionDenied, refused));
+    let mut addresses = Vec::new();
+    let mut refused = None;
+    for address in found {
+        // As what they are, or an IPv4 address would need IPv6.
+        let ip = address.ip().to_canonical();
+        match guard.check(ip) {
+            Ok(()) => addresses.push(SocketAddr::new(ip, address.port())),
+            Err(why) => refused = refused.or(Some((ip, why))),
+        }
     }
-    Ok(addresses)
+    match refused {
+        Some((address, why)) if addresses.is_empty() => {
+            let refused = NotAllowed { host: host.to_owned(), address, why };
+            Err(io::Error::new(io::ErrorKind::PermissionDenied, refused))
+        }
+        _ => Ok(addresses),
+    }
 }
 
 /// The first that can be connected to.
@@ -126,7 +136,7 @@ mod tests {
             let connected = Connector(Arc::new(guard(true))).call(url).await;
             assert!(connected.is_ok(), "{host}: {:?}", connected.err());
         }
-        for host in ["169.254.169.254", "0xa9fea9fe", "[fd00:ec2::254]", "[64:ff9b::a9fe:a9fe]"] {
+        for host in ["169.254.169.254", "0xa9fea9fe", "[fd20:ce::254]", "[64:ff9b::a9fe:a9fe]"] {
             let url: Uri = format!("http://{host}/latest/meta-data").parse().unwrap();
             let refused = Connector(Arc::new(guard(true))).call(url).await.unwrap_err();
             assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied, "{host}: {refused}");

@@ -20,8 +20,8 @@ pub enum WebhookError {
     /// It did not answer in time. It may have done what it was asked for.
     #[error("no answer within {}", humantime::format_duration(*.0))]
     Timeout(Duration),
-    /// Its address is not allowed.
-    #[error("{0}; set allow_private or allow_addresses if it is to be")]
+    /// Its address is not allowed; what would be set to allow it is told.
+    #[error("{0}")]
     Forbidden(String),
     /// It can't be connected to.
     #[error("can't connect: {0}")]

@@ -27,17 +27,36 @@ enum Reach {
     Nowhere,
 }
 
+/// Why a webhook may not be at an address, and what to set if it is to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Refused {
+    /// Anybody on the way could read and change what is sent.
+    #[error("a public address, to which only https goes; set an https url, or allow_addresses")]
+    Plain,
+    /// It is within somebody's own network, or this machine.
+    #[error("a private address; set allow_private or allow_addresses if it is to be there")]
+    Private,
+    /// No backend is there, or the cloud's own servers are, which tell secrets.
+    #[error(
+        "an address of a cloud's metadata, a local link or a special purpose, where no backend \
+         is; only allow_addresses allows it"
+    )]
+    Nowhere,
+}
+
 impl Guard {
     /// Whether a webhook may be there.
-    pub fn admits(&self, address: IpAddr) -> bool {
+    pub fn check(&self, address: IpAddr) -> Result<(), Refused> {
         let address = unwrapped(address);
         if self.allowed.iter().any(|range| range.contains(&address)) {
-            return true;
+            return Ok(());
         }
         match reach(address) {
-            Reach::Public => self.is_encrypted,
-            Reach::Private => self.allow_private,
-            Reach::Nowhere => false,
+            Reach::Public if self.is_encrypted => Ok(()),
+            Reach::Public => Err(Refused::Plain),
+            Reach::Private if self.allow_private => Ok(()),
+            Reach::Private => Err(Refused::Private),
+            Reach::Nowhere => Err(Refused::Nowhere),
         }
     }
 }
@@ -70,13 +89,29 @@ fn reach(address: IpAddr) -> Reach {
     }
 }
 
-/// What clouds have among addresses that others use: Alibaba Cloud, Azure, Amazon.
+/// What clouds have among addresses that others use. What others have (OpenStack, IBM, Hetzner and
+/// so on) is in a local link.
 fn is_metadata(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
+            // Alibaba Cloud, Azure.
             matches!(v4.octets(), [100, 100, 100, 200] | [168, 63, 129, 16])
         }
-        IpAddr::V6(v6) => matches!(v6.segments(), [0xfd00, 0x0ec2, ..]),
+        IpAddr::V6(v6) => matches!(
+            v6.segments(),
+            // Amazon: metadata, and what EKS gives its pods credentials by.
+            [0xfd00, 0x0ec2, ..]
+                // Google.
+                | [0xfd20, 0x00ce, 0, 0, 0, 0, 0, 0x0254]
+                // Oracle.
+                | [0xfd00, 0x00c1, 0, 0, 0, 0, 0xa9fe, 0xa9fe]
+                // Scaleway.
+                | [0xfd00, 0x0042, 0, 0, 0, 0, 0, 0x0042]
+                // Akamai (Linode).
+                | [0xfd00, 0xa9fe, 0xa9fe, 0, 0, 0, 0, 1]
+                // Alibaba Cloud.
+                | [0xfd00, 0x0100, 0, 0, 0, 0, 0x0100, 0x0200]
+        ),
     }
 }
 
@@ -120,7 +155,7 @@ mod tests {
     use super::*;
 
     fn admitted(guard: &Guard, addresses: &[&str]) -> Vec<bool> {
-        addresses.iter().map(|address| guard.admits(address.parse().unwrap())).collect()
+        addresses.iter().map(|address| guard.check(address.parse().unwrap()).is_ok()).collect()
     }
 
     const PUBLIC: [&str; 4] = ["8.8.8.8", "2606:4700::1", "::ffff:8.8.8.8", "64:ff9b::808:808"];
@@ -136,13 +171,20 @@ mod tests {
         "::ffff:10.0.0.1",
         "64:ff9b::7f00:1",
     ];
-    const NOWHERE: [&str; 20] = [
+    const NOWHERE: [&str; 27] = [
         "0.0.0.0",
         "169.254.169.254",
         "169.254.170.2",
         "100.100.100.200",
         "168.63.129.16",
+        "192.0.0.192",
         "fd00:ec2::254",
+        "fd00:ec2::23",
+        "fd20:ce::254",
+        "fd00:c1::a9fe:a9fe",
+        "fd00:42::42",
+        "fd00:a9fe:a9fe::1",
+        "fd00:100::100:200",
         "::ffff:169.254.169.254",
         "64:ff9b::a9fe:a9fe",
         "::169.254.169.254",
@@ -164,11 +206,29 @@ mod tests {
         let guard = Guard { allow_private: false, allowed: Box::default(), is_encrypted: true };
         assert_eq!(admitted(&guard, &PUBLIC), [true; 4]);
         assert_eq!(admitted(&guard, &PRIVATE), [false; 10]);
-        assert_eq!(admitted(&guard, &NOWHERE), [false; 20]);
+        assert_eq!(admitted(&guard, &NOWHERE), [false; 27]);
         let plain = Guard { allow_private: true, is_encrypted: false, ..guard };
         assert_eq!(admitted(&plain, &PUBLIC), [false; 4]);
         assert_eq!(admitted(&plain, &PRIVATE), [true; 10]);
-        assert_eq!(admitted(&plain, &NOWHERE), [false; 20]);
+        assert_eq!(admitted(&plain, &NOWHERE), [false; 27]);
+    }
+
+    #[test]
+    fn a_refusal_names_what_would_help() {
+        let refused = |allow_private, is_encrypted, address: &str| {
+            let guard = Guard { allow_private, allowed: Box::default(), is_encrypted };
+            guard.check(address.parse().unwrap()).unwrap_err()
+        };
+        assert_eq!(refused(false, true, "10.0.0.1"), Refused::Private);
+        assert_eq!(refused(true, true, "fd20:ce::254"), Refused::Nowhere);
+        assert_eq!(refused(true, false, "8.8.8.8"), Refused::Plain);
+        let told = |refused: Refused| refused.to_string();
+        assert!(told(Refused::Private).contains("allow_private"));
+        // It is set already, or helps nothing.
+        for why in [Refused::Nowhere, Refused::Plain] {
+            assert!(!told(why).contains("allow_private"), "{why}");
+            assert!(told(why).contains("allow_addresses"), "{why}");
+        }
     }
 
     #[test]

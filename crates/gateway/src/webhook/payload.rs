@@ -5,7 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use fanlight_engine::publication::ContentType;
 use fanlight_proto::native::is_json;
-use serde::Serialize;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 use super::WebhookError;
@@ -47,6 +47,15 @@ pub struct Body {
     pub content_type: ContentType,
     /// Whether it is known to be JSON.
     pub is_json: bool,
+}
+
+/// Reads a field of an answer that need not be there, and by many serialisers is null then.
+pub fn null_is_absent<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 impl<'p> Payload<'p> {

@@ -21,6 +21,10 @@ secret = "the key of a backend that may only read orders"
 scopes = ["history", "presence"]
 destinations = ["/topic/open.orders.**", "/user/???/queue/orders"]
 [[api.keys]]
+name = "support"
+secret = "the key of a backend that may only look at users"
+scopes = ["users"]
+[[api.keys]]
 name = "orders"
 secret = "the key of a backend that publishes orders"
 scopes = ["publish"]
@@ -279,6 +283,9 @@ async fn who_is_where_and_online_is_read_on_any_node_and_sessions_are_ended() {
     let ended = backend.ask("POST", "/users/bob/disconnect", &[], "").await;
     assert_eq!((ended.status, &ended.json()["sessions"]), (200, &json!(1)));
     eventually("bob is gone", async || session("bob").await.is_none()).await;
+    // As the document says, which has the body optional.
+    let null = backend.post("/users/bob/disconnect", &Value::Null).await;
+    assert_eq!((null.status, &null.json()["sessions"]), (200, &json!(0)), "{null:?}");
     let refused = backend.ask("POST", "/sessions/x/disconnect", &[], "").await;
     assert_eq!(refused.problem().0, 400);
 }

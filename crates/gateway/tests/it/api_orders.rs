@@ -526,8 +526,12 @@ async fn one_session_is_sent_to_by_its_id() {
 
 /// Runs the product's own command with the key in a file: success, standard output and error.
 async fn command(args: &[&str]) -> (bool, String, String) {
+    command_with(KEY, args).await
+}
+
+async fn command_with(key: &str, args: &[&str]) -> (bool, String, String) {
     let file = tempfile::NamedTempFile::new().unwrap();
-    std::fs::write(file.path(), format!("{KEY}\n")).unwrap();
+    std::fs::write(file.path(), format!("{key}\n")).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_fanlight"));
     command.args(args).args(["--key-file", file.path().to_str().unwrap()]);
     let output = command.env_remove("FANLIGHT_API_KEY").output().await.unwrap();
@@ -572,6 +576,20 @@ async fn the_command_line_publishes_as_a_backend_and_shows_the_cluster_and_users
     let (ok, out, err) = command(&[&by_id[..], &["--json"]].concat()).await;
     assert!(ok, "{err}");
     assert_eq!(parsed(&out)["sessions"][0]["user"], "ann", "{out}");
+    // A key for users alone shows these, and that it may not show nodes.
+    let support = "the key of a backend that may only look at users";
+    let users = ["status", "--api", &api, "--user", "ann"];
+    let (ok, out, err) = command_with(support, &users).await;
+    assert!(ok && out.contains("websocket  native"), "{out}{err}");
+    assert!(out.contains("scope \"cluster\"") && !out.contains("LEASE"), "{out}");
+    let (ok, out, err) = command_with(support, &[&users[..], &["--json"]].concat()).await;
+    assert!(ok, "{err}");
+    assert_eq!(
+        (&parsed(&out)["cluster"], &parsed(&out)["users"][0]["user"]),
+        (&Value::Null, &json!("ann"))
+    );
+    let (ok, _, err) = command_with(support, &["status", "--api", &api]).await;
+    assert!(!ok && err.contains("scope \"cluster\""), "{err}");
     for (args, remedy) in [
         (["pub", &api, "/topic/open.a", "1", "--capability", "x"], "--capability"),
         (["pub", "ws://127.0.0.1:1/ws", "/topic/open.a", "1", "--key", "k"], "--key-file"),

@@ -303,13 +303,28 @@ async fn who_only_listens_sends_by_post_and_is_answered_there_or_in_the_session_
     assert_eq!(answer.status, 200, "{answer:?}");
     let answer = answer.json();
     assert_eq!(answer["messages"][0]["data"], 1, "{answer}");
-    assert_eq!(answer["messages"][0]["to"], "/user/ann/queue/replies", "{answer}");
+    // As those who subscribe know it.
+    assert_eq!(answer["messages"][0]["to"], "/user/queue/replies", "{answer}");
     let session = &connected["session"];
     let answer = post(json!({ "to": "/app/mine", "data": 2, "session": session })).await;
     assert_eq!((answer.status, &answer.json()["messages"]), (200, &Value::Null), "{answer:?}");
     // Of what went before, only what named the session came there.
     let event: Value = serde_json::from_str(&named(&mut events, "message").await.data).unwrap();
     assert_eq!(event["data"], 2);
+    // To be answered is all that naming a session does. It sends nothing, whoever names it, and of
+    // another user nothing reaches it.
+    let bob = bearer("bob").await;
+    let by_bob = json!({ "to": "/app/mine", "data": 3, "session": session }).to_string();
+    let answer = http::post(b.public, "/publish", &[("Authorization", &*bob)], &by_bob).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let asked = backend.asked("/app/mine");
+    let told: Vec<_> = asked.iter().map(|one| (&one["session"], &one["answer_session"])).collect();
+    let (none, named_one) = (&Value::Null, (&Value::Null, session));
+    assert_eq!(told, [(none, none), named_one, named_one]);
+    assert!(asked.iter().all(|one| one.as_object().unwrap().contains_key("session")));
+    post(json!({ "to": "/app/mine", "data": 4, "session": session })).await;
+    let event: Value = serde_json::from_str(&named(&mut events, "message").await.data).unwrap();
+    assert_eq!(event["data"], 4);
     for (to, problem) in [
         ("/app/no", (422, "room_full")),
         ("/app/broken", (502, "unavailable")),

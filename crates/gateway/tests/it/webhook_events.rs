@@ -1,6 +1,8 @@
 //! Lifecycle events that are told to webhooks: in order per session, at least once, whatever dies.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use fanlight_testkit::RedisServer;
 use serde_json::{Value, json};
@@ -141,6 +143,107 @@ async fn a_backend_may_be_told_many_events_at_once_and_only_what_it_refuses_is_d
         .filter(|list| !list.is_empty() && list != "connected")
         .collect();
     assert_eq!(lists, ["a bad b", "a", "bad", "b"]);
+}
+
+/// Has a backend fail at whatever has to do with one user, until it is told that it is well; with
+/// what it has taken, each event by itself.
+fn fails_at(
+    backend: &Backend,
+    user: &'static str,
+) -> (Arc<AtomicBool>, impl Fn() -> Vec<Value> + use<>) {
+    let (is_well, taken) = (Arc::<AtomicBool>::default(), Arc::<Mutex<Vec<Value>>>::default());
+    for kind in ALL.into_iter().chain(["events"]) {
+        let (is_well, taken) = (Arc::clone(&is_well), Arc::clone(&taken));
+        backend.on(kind, move |told| {
+            let events = told["events"].as_array().cloned();
+            let events = events.unwrap_or_else(|| vec![told.clone()]);
+            if !is_well.load(Ordering::SeqCst) && events.iter().any(|event| event["user"] == user) {
+                return (500, Value::Null);
+            }
+            taken.lock().unwrap().extend(events);
+            (200, Value::Null)
+        });
+    }
+    (is_well, move || taken.lock().unwrap().clone())
+}
+
+async fn what_is_never_taken_holds_up_its_own_session_only(more: &str) {
+    let backend = Backend::start().await;
+    let config = config(&backend).replace("breaker_pause", &format!("{more}breaker_pause"));
+    let gateway = Gateway::with_config(&config).await;
+    let (is_well, taken) = fails_at(&backend, "poison");
+    let poison = subscribed(&gateway, "poison", "/topic/open.p").await;
+    let mut others = Vec::new();
+    for number in 0..40 {
+        others.push(subscribed(&gateway, &format!("user{number}"), "/topic/open.a").await);
+    }
+    drop(others);
+    eventually("all others are told of", async || {
+        let stories = stories(&taken());
+        stories.values().filter(|story| story.len() == STORY.len()).count() == 40
+    })
+    .await;
+    drop(poison);
+    let of_poison = |event: &Value| event["user"] == "poison";
+    assert!(!taken().iter().any(of_poison));
+    is_well.store(true, Ordering::SeqCst);
+    eventually("it is told too", async || {
+        stories(&taken()).get("poison").is_some_and(|story| story.len() == STORY.len())
+    })
+    .await;
+    for (user, story) in stories(&taken()) {
+        assert_eq!(story, STORY, "{user}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_that_is_never_taken_holds_up_its_own_session_only() {
+    what_is_never_taken_holds_up_its_own_session_only("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_many_events_in_one_request_only_those_that_fail_and_what_is_behind_them_wait() {
+    what_is_never_taken_holds_up_its_own_session_only("event_batch = 20\n").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_never_taken_outlives_the_node_that_had_it_and_still_holds_up_nobody_else() {
+    let redis = RedisServer::start().unwrap();
+    let backend = Backend::start().await;
+    let config = with_redis(&config(&backend), &redis);
+    let (is_well, taken) = fails_at(&backend, "poison");
+    let (a, b) = (Gateway::with_config(&config).await, Gateway::with_config(&config).await);
+    for node in [&a, &b] {
+        eventually("it is ready", async || node.admin_get("/readyz").await.0 == 200).await;
+    }
+    let poison = RawClient::native(&a, "poison").await;
+    let failed = backend.until(&["connected"], 1).await;
+    // The id begins with the stream, of which there are 32.
+    let stream_of = |event: &Value| {
+        let id = event["id"].as_str().unwrap();
+        id.rsplit_once('_').unwrap().0.to_owned()
+    };
+    let stream = stream_of(&failed[0]);
+    let mut others = Vec::new();
+    let neighbours = || taken().iter().filter(|event| stream_of(event) == stream).count();
+    while neighbours() == 0 {
+        assert!(others.len() < 400, "nobody of the same stream is told of");
+        others.push(RawClient::native(&a, &format!("user{}", others.len())).await);
+    }
+    let all = others.len();
+    a.signal("KILL").await;
+    drop((poison, others));
+    let is_over = |story: &Vec<String>| story.last().is_some_and(|last| last == "disconnected");
+    eventually("the others' ends are told by the other node", async || {
+        stories(&taken()).values().filter(|story| is_over(story)).count() == all
+    })
+    .await;
+    is_well.store(true, Ordering::SeqCst);
+    eventually("it is told too", async || stories(&taken()).get("poison").is_some_and(is_over))
+        .await;
+    for (user, story) in stories(&taken()) {
+        assert_eq!(story, ["connected", "disconnected"], "{user}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use fanlight_redis::{Backlog, EventFeed, EventStream};
+use fanlight_redis::{Backlog, EventFeed, EventPlace, EventStream};
 use fanlight_testkit::RedisServer;
 
 use crate::nodes::{RedisNode, config};
@@ -22,14 +22,18 @@ fn add(server: &RedisServer, range: std::ops::Range<u32>) {
     }
 }
 
-/// The numbers of what is read, and how much was lost.
-async fn read(feed: &EventFeed, count: usize) -> (Vec<u64>, u64) {
-    let (events, lost) = feed.read(stream().0, count).await.unwrap();
-    (events.iter().map(|event| event.at_unix_ms).collect(), lost)
+/// The numbers of what is read by who begins, and how much was lost.
+async fn read(feed: &EventFeed, count: usize) -> (Vec<u64>, usize) {
+    read_on(feed, count, &mut EventPlace::default()).await
+}
+
+async fn read_on(feed: &EventFeed, count: usize, place: &mut EventPlace) -> (Vec<u64>, usize) {
+    let (events, lost) = feed.read(stream().0, count, place).await.unwrap();
+    (events.iter().map(|event| event.at_unix_ms).collect(), lost.len())
 }
 
 async fn acknowledge(feed: &EventFeed, count: usize) {
-    let (events, _) = feed.read(stream().0, count).await.unwrap();
+    let (events, _) = feed.read(stream().0, count, &mut EventPlace::default()).await.unwrap();
     let ids: Vec<_> = events.into_iter().map(|event| event.id).collect();
     feed.ack(stream().0, &ids).await.unwrap();
 }
@@ -90,6 +94,39 @@ async fn what_was_dropped_unread_is_told_once_with_how_much_waits() {
     acknowledge(&feed, 9).await;
     server.command(&format!("XADD {} 9-0 foreign 1", stream().1)).unwrap();
     add(&server, 10..11);
-    assert_eq!(read(&feed, 1).await, (vec![], 0));
-    assert_eq!(read(&feed, 9).await, (vec![10], 1));
+    assert_eq!(read(&feed, 1).await, (vec![], 1));
+    assert_eq!(read(&feed, 9).await, (vec![10], 0));
+}
+
+#[tokio::test]
+async fn who_reads_on_gets_each_event_once_and_who_begins_all_that_was_not_acknowledged() {
+    let server = RedisServer::start().unwrap();
+    let node = RedisNode::ready(config(&server.url()), 1).await;
+    let feed = EventFeed::new(&node.redis, "g");
+    let mut place = EventPlace::default();
+    assert_eq!(read_on(&feed, 2, &mut place).await, (vec![], 0));
+    add(&server, 1..6);
+    assert_eq!(read_on(&feed, 2, &mut place).await, (vec![1, 2], 0));
+    assert_eq!(read_on(&feed, 2, &mut place).await, (vec![3, 4], 0));
+    // Another holder, after a restart: page by page, then what is new.
+    let mut next = EventPlace::default();
+    server.command(&format!("XDEL {} 3-0", stream().1)).unwrap();
+    assert_eq!(read_on(&feed, 1, &mut next).await, (vec![1], 0));
+    assert_eq!(read_on(&feed, 1, &mut next).await, (vec![2], 0));
+    assert_eq!(read_on(&feed, 1, &mut next).await, (vec![4], 1));
+    assert_eq!(read_on(&feed, 9, &mut next).await, (vec![5], 0));
+    assert_eq!(read_on(&feed, 9, &mut next).await, (vec![], 0));
+    // An answer that did not come may have had events: so all comes again.
+    server.pause().unwrap();
+    assert!(feed.read(stream().0, 9, &mut next).await.is_err());
+    server.resume().unwrap();
+    assert_eq!(next, EventPlace::default());
+    let again = async || loop {
+        if let Ok((events, _)) = feed.read(stream().0, 9, &mut EventPlace::default()).await {
+            return events.iter().map(|event| event.at_unix_ms).collect::<Vec<_>>();
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
+    let again = tokio::time::timeout(MINUTE, again()).await.unwrap();
+    assert_eq!(again, [1, 2, 4, 5]);
 }

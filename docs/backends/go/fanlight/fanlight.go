@@ -16,17 +16,31 @@ import (
 	"time"
 )
 
+// WebhookKey is what webhooks are signed with. A secret that is missing or short would let anybody
+// sign them.
+func WebhookKey(secret string) ([]byte, error) {
+	key := []byte(secret)
+	if encoded, is := strings.CutPrefix(secret, "whsec_"); is {
+		var err error
+		if key, err = base64.StdEncoding.DecodeString(encoded); err != nil {
+			return nil, errors.New("the webhooks' secret is no base64 behind whsec_")
+		}
+	}
+	if len(key) < 24 {
+		return nil, errors.New("the webhooks' secret is missing, or has fewer than 24 bytes")
+	}
+	return key, nil
+}
+
 // Verify checks that a webhook comes from the gateway, unchanged and just now (Standard Webhooks).
 func Verify(header http.Header, body []byte, secret string, now time.Time) error {
 	seconds, err := strconv.ParseInt(header.Get("webhook-timestamp"), 10, 64)
 	if err != nil || now.Sub(time.Unix(seconds, 0)).Abs() > 5*time.Minute {
 		return errors.New("webhook-timestamp is missing, or too far from now")
 	}
-	key := []byte(secret)
-	if strings.HasPrefix(secret, "whsec_") {
-		if key, err = base64.StdEncoding.DecodeString(secret[len("whsec_"):]); err != nil {
-			return errors.New("the secret is no base64")
-		}
+	key, err := WebhookKey(secret)
+	if err != nil {
+		return err
 	}
 	mac := hmac.New(sha256.New, key)
 	fmt.Fprintf(mac, "%s.%d.%s", header.Get("webhook-id"), seconds, body)

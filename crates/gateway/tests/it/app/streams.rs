@@ -92,6 +92,19 @@ async fn consumed(gateway: &Gateway, redis: &mut RedisConnection, key: &str) {
     for client in [&mut ann, &mut other] {
         client.expect("for all").await;
     }
+
+    // A request over HTTP comes from no session, whichever it names.
+    let named = text("session");
+    let bearer = crate::returning::bearer("ann").await;
+    let body = json!({ "to": "/app/in/8", "data": 1, "session": named }).to_string();
+    let headers = [("Authorization", &*bearer)];
+    let answer = http::post(gateway.public, "/publish", &headers, &body).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let (id, fields) = next(redis, key);
+    redis.call(&["XACK", key, "g", &id]).unwrap().ok().unwrap();
+    let field = |name: &str| fields.iter().find(|(own, _)| own == name).map(|(_, value)| value);
+    assert_eq!(field("session"), None, "{fields:?}");
+    assert_eq!(field("answer_session"), Some(&named.into_bytes()), "{fields:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,6 +9,7 @@ import java.nio.ByteBuffer;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
 import java.security.MessageDigest;
+import java.time.DateTimeException;
 import java.time.Duration;
 import java.time.Instant;
 import java.util.Base64;
@@ -21,24 +22,34 @@ import javax.crypto.spec.SecretKeySpec;
 public final class Fanlight {
     private static final HttpClient HTTP = HttpClient.newHttpClient();
 
+    /** What webhooks are signed with. A secret that is missing or short would let anybody sign them. */
+    public static byte[] webhookKey(String secret) {
+        String text = secret == null ? "" : secret;
+        byte[] key = text.startsWith("whsec_")
+            ? Base64.getDecoder().decode(text.substring(6))
+            : text.getBytes(StandardCharsets.UTF_8);
+        if (key.length < 24) {
+            throw new IllegalArgumentException("the webhooks' secret is missing, or has fewer than 24 bytes");
+        }
+        return key;
+    }
+
     /** Whether a webhook comes from the gateway, unchanged and just now (Standard Webhooks). */
     public static boolean isGenuine(
             String id, String timestamp, String signatures, byte[] body, String secret, Instant now) {
         try {
             long seconds = Long.parseLong(timestamp);
-            if (Duration.between(Instant.ofEpochSecond(seconds), now).abs().toMinutes() >= 5) return false;
-            byte[] key = secret.startsWith("whsec_")
-                ? Base64.getDecoder().decode(secret.substring(6))
-                : secret.getBytes(StandardCharsets.UTF_8);
+            Duration age = Duration.between(Instant.ofEpochSecond(seconds), now).abs();
+            if (age.compareTo(Duration.ofMinutes(5)) > 0) return false;
             byte[] head = (id + "." + timestamp + ".").getBytes(StandardCharsets.UTF_8);
             byte[] signed = ByteBuffer.allocate(head.length + body.length).put(head).put(body).array();
-            byte[] expected = ("v1," + Base64.getEncoder().encodeToString(hmac(key, signed))).getBytes();
+            byte[] expected = ("v1," + Base64.getEncoder().encodeToString(hmac(webhookKey(secret), signed))).getBytes();
             // There are several while a secret is being replaced by another.
             for (String given : signatures.split(" ")) {
                 if (MessageDigest.isEqual(given.getBytes(), expected)) return true;
             }
             return false;
-        } catch (NumberFormatException | NullPointerException headerMissing) {
+        } catch (NumberFormatException | DateTimeException | NullPointerException badHeader) {
             return false;
         }
     }

@@ -33,6 +33,8 @@ class FanlightBackend {
       @Value("${fanlight.api-key}") String key,
       ObjectMapper json,
       RestClient.Builder builder) {
+    // Ends it here, rather than to take what anybody has signed.
+    Fanlight.webhookKey(secret);
     this.secret = secret;
     this.json = json;
     this.api = builder.baseUrl(api).defaultHeader("Authorization", "Bearer " + key).build();
