@@ -122,12 +122,11 @@ impl Hand {
             self.since.remove(&held.number);
             self.told.push(held.event.id);
         }
-        match lane {
-            Some(of) => self.go_on_with(of),
-            None => {
-                self.is_telling = false;
-                self.park(parked);
-            }
+        if let Some(of) = lane {
+            self.go_on_with(of);
+        } else {
+            self.is_telling = false;
+            self.park(parked);
         }
         self.go_on();
     }

@@ -89,8 +89,8 @@ fn reach(address: IpAddr) -> Reach {
     }
 }
 
-/// What clouds have among addresses that others use. What others have (OpenStack, IBM, Hetzner and
-/// so on) is in a local link.
+/// What clouds have among addresses that others use. What the rest have is in a local link,
+/// as 169.254.169.254.
 fn is_metadata(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => {
