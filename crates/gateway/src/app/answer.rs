@@ -219,7 +219,7 @@ mod tests {
                 "room_full",
                 "Full",
             ),
-            (r#"{"error":{"code":"room full"}}"#, "refused", usual),
+            (r#"{"error":{"code":"room full"}}"#, "room full", usual),
             (r#"{"error":"Not Found","status":404}"#, "refused", usual),
             (r#"{"error":{"message":"Full"}}"#, "refused", "Full"),
             ("<html>", "refused", usual),

@@ -262,7 +262,7 @@ run "a_shell_and_a_private_image_bring_their_rights" {
   }
 
   assert {
-    condition     = [for statement in local.task_statements : statement.Sid] == ["ProtectTasks", "ExecuteCommand"] && !local.gateway.readonlyRootFilesystem
+    condition     = [for statement in local.task_statements : statement.Sid] == ["SeeDeregistration", "ProtectTasks", "ExecuteCommand"] && !local.gateway.readonlyRootFilesystem
     error_message = "the agent of ECS Exec talks to SSM, and writes to the root"
   }
   assert {
