@@ -65,9 +65,7 @@ fn rust_tests() -> anyhow::Result<Vec<String>> {
         bail!("{} Rust tests failed: {}", names.len(), names.join(", "));
     }
     println!("\n── once more: {}", names.join(", "));
-    let exact: Vec<_> = ["--".to_owned(), "--exact".to_owned()].into_iter().chain(names).collect();
-    let second = failing::watch(&mut rust(&exact))?;
-    let names = &exact[2..];
+    let second = failing::watch(rust(&[]).args(["--", "--exact"]).args(&names))?;
     if second.otherwise {
         bail!("Rust tests failed, and a binary crashed then: {}", names.join(", "));
     }
@@ -75,7 +73,7 @@ fn rust_tests() -> anyhow::Result<Vec<String>> {
         let twice: Vec<_> = second.failed.into_iter().collect();
         bail!("Rust tests failed twice: {}", twice.join(", "));
     }
-    Ok(names.to_vec())
+    Ok(names)
 }
 
 /// The command that runs the Rust tests.

@@ -375,15 +375,11 @@ impl Fault {
     pub(super) fn commit_cut_short(error: &Unpublished, published: u32) -> Self {
         let error = match error {
             Unpublished::ByBroker(error) => *error,
-            Unpublished::ByHook(error) => {
+            Unpublished::ByHook(_) | Unpublished::CapabilityRevoked => {
                 let done = format!("the first {published} of the transaction's sends");
                 return Self::commit_incomplete(format!("{error}; published before: {done}"));
             }
             Unpublished::Revoked => return Self::revoked(),
-            Unpublished::CapabilityRevoked => {
-                let done = format!("the first {published} of the transaction's sends");
-                return Self::commit_incomplete(format!("{error}; published before: {done}"));
-            }
         };
         let (why, also) = match error {
             PublishError::Unavailable => ("the broker can't be reached", ""),

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::api::{self, KEY};
 use crate::backend::Backend;
 use crate::http::{BARE, With, ask, get, post};
 use crate::support::{CONFIG, Gateway, PATIENCE, RawClient};
@@ -36,6 +37,13 @@ fn lets_in_ann(backend: &Backend) {
             None => (200, json!({ "allow": true })),
         }
     });
+}
+
+/// A gateway that has the server API too, by [`KEY`].
+async fn with_api(config: &str, more: &str) -> Gateway {
+    let config = config.replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
+    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
+    Gateway::with_config(&format!("{config}\n{more}{keys}")).await
 }
 
 fn unix_s() -> u64 {
@@ -141,14 +149,9 @@ async fn a_backend_decides_about_requests_too_and_a_refusal_is_a_status() {
 async fn who_was_let_in_publishes_for_a_while_without_a_question_but_not_once_revoked() {
     let backend = Backend::start().await;
     lets_in_ann(&backend);
-    let key = crate::api::KEY;
-    let more = format!(
-        "[hooks]\nconnect = \"backend\"\nconnect_reuse = \"5m\"\nforward_headers = [\"x-page\"]\n\
-         [[api.keys]]\nname = \"a\"\nsecret = \"{key}\"\n"
-    );
-    let config =
-        keyless(&backend, &more).replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
-    let gateway = Gateway::with_config(&config).await;
+    let more =
+        "[hooks]\nconnect = \"backend\"\nconnect_reuse = \"5m\"\nforward_headers = [\"x-page\"]\n";
+    let gateway = with_api(&keyless(&backend, ""), more).await;
     let publish = async |token: &str, page: &str| {
         let bearer = format!("Bearer {token}");
         let headers = [("Authorization", &*bearer), ("X-Page", page)];
@@ -169,7 +172,7 @@ async fn who_was_let_in_publishes_for_a_while_without_a_question_but_not_once_re
         let got = publish(token, page).await;
         assert_eq!((got, asked()), (status, questions), "{token} {page}");
     }
-    let revoked = crate::api::Backend(&gateway, key);
+    let revoked = api::Backend(&gateway, KEY);
     let revoked = revoked.post("/revoke", &json!({ "user": "ann", "ttl_s": 60 })).await;
     assert_eq!(revoked.status, 200, "{revoked:?}");
     for (token, status) in [("t-ann", 401), ("t-bob", 200)] {

@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::guarded;
+use super::{guarded, with_api};
 use crate::api::{self, KEY};
 use crate::backend::Backend;
 use crate::http::{Stream, get, headers};
@@ -35,11 +35,8 @@ fn assert_refused(told: &str, action: &str) {
 async fn readable(backend: &Backend) -> Gateway {
     let pattern = "match = \"/topic/open.guarded.*\"\n";
     let more = "history = { size = 10, ttl = \"1m\" }\npresence = true\n";
-    let config = guarded(backend, "")
-        .replace(pattern, &format!("{pattern}{more}"))
-        .replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
-    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
-    Gateway::with_config(&format!("{config}\n{keys}")).await
+    let config = guarded(backend, "").replace(pattern, &format!("{pattern}{more}"));
+    with_api(&config, "").await
 }
 
 /// What it was asked about, in this order.

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 use tokio::process::Command;
 use tokio::time::timeout;
 
-use super::guarded;
-use crate::api;
+use super::{guarded, with_api};
+use crate::api::{self, KEY};
 use crate::backend::Backend;
 use crate::http::{Response, Stream, get, headers, post};
 use crate::returning::{bearer, named};
@@ -156,11 +156,9 @@ async fn what_waits_for_a_backend_is_published_though_its_sender_has_left_but_no
  {
     let backend = Backend::start().await;
     let config = guarded(&backend, "timeout = \"20s\"")
-        .replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n")
         .replace("publish_hook", "anonymous = true\npublish_hook");
-    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{}\"\n", api::KEY);
-    let gateway = Gateway::with_config(&format!("{config}\n{keys}")).await;
-    let orders = api::Backend(&gateway, api::KEY);
+    let gateway = with_api(&config, "").await;
+    let orders = api::Backend(&gateway, KEY);
     let mut bob = RawClient::native(&gateway, "bob").await;
     bob.send(&json!({ "type": "subscribe", "to": YES, "id": 0 }).to_string()).await;
     bob.expect("\"ok\"").await;
@@ -225,14 +223,11 @@ async fn what_waits_for_a_backend_is_published_though_its_sender_has_left_but_no
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_for_a_backend_by_a_capability_is_not_published_once_that_is_revoked() {
     let backend = Backend::start().await;
-    let config = guarded(&backend, "timeout = \"20s\"")
-        .replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n")
-        .replace(
-            "destination = \"/topic/open",
-            "actions = [\"subscribe\"]\ndestination = \"/topic/open",
-        );
-    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{}\"\n", api::KEY);
-    let gateway = Gateway::with_config(&format!("{config}\n{keys}")).await;
+    let config = guarded(&backend, "timeout = \"20s\"").replace(
+        "destination = \"/topic/open",
+        "actions = [\"subscribe\"]\ndestination = \"/topic/open",
+    );
+    let gateway = with_api(&config, "").await;
     let mut bob = RawClient::native(&gateway, "bob").await;
     bob.send(&json!({ "type": "subscribe", "to": YES, "id": 0 }).to_string()).await;
     bob.expect("\"ok\"").await;
@@ -256,7 +251,7 @@ async fn what_waits_for_a_backend_by_a_capability_is_not_published_once_that_is_
     let revoke = async {
         backend.until(&["publish"], 3).await;
         let order = json!({ "token": "bad", "ttl_s": 60 });
-        assert_eq!(api::Backend(&gateway, api::KEY).post("/revoke", &order).await.status, 200);
+        assert_eq!(api::Backend(&gateway, KEY).post("/revoke", &order).await.status, 200);
         backend.hang(false);
     };
     let (refused, ()) = tokio::join!(request, revoke);

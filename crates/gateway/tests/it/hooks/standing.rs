@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Value, json};
 
-use super::{keyless, lets_in_ann, unix_s};
+use super::{keyless, lets_in_ann, unix_s, with_api};
 use crate::api::{self, KEY};
 use crate::backend::Backend;
 use crate::http::post;
@@ -21,12 +21,6 @@ async fn hooked(backend: &Backend, hooks: &[&str]) -> Gateway {
 fn table(hooks: &[&str]) -> String {
     let hooks = hooks.iter().map(|hook| format!("{hook} = \"backend\"\n"));
     format!("[hooks]\n{}", hooks.collect::<String>())
-}
-
-async fn with_api(config: &str, more: &str) -> Gateway {
-    let config = config.replace("[listen]\n", "[listen]\napi = \"127.0.0.1:0\"\n");
-    let keys = format!("[[api.keys]]\nname = \"a\"\nsecret = \"{KEY}\"\n");
-    Gateway::with_config(&format!("{config}\n{more}{keys}")).await
 }
 
 /// A client that has connected by this token, and what it was told.
